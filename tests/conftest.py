@@ -1,0 +1,45 @@
+"""What every test shares: how long hypothesis searches, and that CI never passes by skipping for want of a tool."""
+
+import os
+import re
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+IN_CI = os.environ.get("CI") == "true"
+WANTS_SOMETHING = re.compile(
+    r"could not import|no module named|missing|unavailable|not (?:available|found|installed|reachable|running)",
+    re.IGNORECASE,
+)
+
+# No deadlines: on two shared cores they measure the neighbours.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("deep", deadline=None, max_examples=5_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
+
+
+def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure when its reason says that a server, a tool or a package is not there."""
+    if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
+        return
+    path, line, reason = report.longrepr
+    if WANTS_SOMETHING.search(reason):
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: CI has everything installed, yet this was skipped: {reason}"
+
+
+if IN_CI:
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        fail_if_skipped_for_want(report)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        report = yield
+        fail_if_skipped_for_want(report)
+        return report
