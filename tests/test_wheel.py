@@ -16,7 +16,6 @@ from policyengine import __version__
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
 ELSEWHERE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-pytestmark = pytest.mark.xdist_group("wheel")
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -1,0 +1,66 @@
+# Every target installs what it needs into .venv first; the stamp makes the second time free.
+#   make serve PORT=9000            make test PYTHON=python3.13 (with a fresh .venv)
+
+PYTHON    ?= python3
+PYTHON313 ?= python3.13
+PORT      ?= 8080
+BIN       := .venv/bin
+EXAMPLES  := policies/examples
+PAYMENTS  := $(EXAMPLES)/payments
+
+# $(call install,PYTHON,FOLDER): a virtual environment with everything pinned and this checkout in it, editable.
+define install
+@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  echo 'policyengine needs Python 3.11 or newer, and `$(1)` is not: name one with `make PYTHON=/path/to/python3`' >&2; exit 1; }
+@$(1) -c 'import ensurepip, venv' 2>/dev/null || { \
+  echo '`$(1)` cannot make virtual environments: install its venv package (on Debian: `apt install python3-venv`)' >&2; exit 1; }
+@$(2)/bin/python -c 'import pip' 2>/dev/null || $(1) -m venv --clear $(2)
+@echo 'installing into $(2)'
+@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling
+@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+@touch $(2)/.installed
+endef
+
+.PHONY: help install serve test test-deep test-313 check fmt
+help:
+	@echo 'make serve | test | test-deep | test-313 | check | fmt'
+
+install: .venv/.installed
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,$(PYTHON),.venv)
+.venv-313/.installed: pyproject.toml constraints.txt
+	$(call install,$(PYTHON313),.venv-313)
+
+serve: install
+	@echo 'try: curl -s http://127.0.0.1:$(PORT)/decide -H "content-type: application/json" -d @$(PAYMENTS)/request.json'
+	@$(BIN)/policyengine serve $(PAYMENTS) --host 127.0.0.1 --port $(PORT)
+
+test: install
+	$(BIN)/python -m pytest -n 2 --session-timeout=300
+	$(BIN)/policyengine check $(EXAMPLES)
+	$(BIN)/policyengine fmt --check $(EXAMPLES)
+	$(BIN)/policyengine test $(EXAMPLES)
+
+test-deep: install
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1700 --session-timeout=1700
+
+# The same suite on the newest Python we promise.
+test-313: .venv-313/.installed
+	.venv-313/bin/python -m pytest -n 2 --session-timeout=300
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+fmt: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/policyengine fmt $(EXAMPLES)
+
+ifneq ($(wildcard bench/__main__.py),)
+.PHONY: bench
+bench: install
+	$(BIN)/python -m bench
+endif
