@@ -1,0 +1,104 @@
+"""What is wrong with a policy, as data; and how it is shown to people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from policyengine.source import Span
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """Another place that has to do with a diagnostic: `first declared here`."""
+
+    message: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `code` is stable and documented (`policyengine explain-code E201`); the first letter is its severity."""
+
+    code: str
+    message: str
+    span: Span
+    hint: str | None = None
+    related: tuple[Related, ...] = field(default=())
+
+    @property
+    def severity(self) -> Severity:
+        return Severity.ERROR if self.code.startswith("E") else Severity.WARNING
+
+    @property
+    def is_error(self) -> bool:
+        return self.severity is Severity.ERROR
+
+    def render(self) -> str:
+        """The finding in plain text: place, code, message, the underlined line, the hint."""
+        lines = [f"{place(self.span)}: {self.code} {self.message}", *underlined(self.span)]
+        for other in self.related:
+            lines += [f"{place(other.span)}: note: {other.message}", *underlined(other.span)]
+        if self.hint:
+            lines.append(f"  hint: {self.hint}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "severity": str(self.severity),
+            "message": self.message,
+            "hint": self.hint,
+            **location(self.span),
+            "related": [{"message": other.message, **location(other.span)} for other in self.related],
+        }
+
+
+class PolicyError(Exception):
+    """A policy cannot be used. `diagnostics` says every reason, errors and warnings alike, in source order."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = in_order(diagnostics)
+        super().__init__(render_all(self.diagnostics))
+
+
+def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Each finding once, by file, place and code."""
+    unique = dict.fromkeys(diagnostics)
+    return tuple(sorted(unique, key=lambda d: (d.span.source.name, d.span.start, d.span.end, d.code, d.message)))
+
+
+def render_all(diagnostics: Iterable[Diagnostic]) -> str:
+    return "\n\n".join(diagnostic.render() for diagnostic in diagnostics)
+
+
+def place(span: Span) -> str:
+    return f"{span.source.name}:{span.line}:{span.column}"
+
+
+def location(span: Span) -> dict[str, Any]:
+    end_line, end_column = span.source.position(span.end)
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": end_line,
+        "end_column": end_column,
+    }
+
+
+def underlined(span: Span) -> list[str]:
+    """The first line of the span, and a line of carets under it; control characters are shown as spaces."""
+    line = span.source.line(span.line)
+    width = max(1, min(span.end - span.start, len(line) - span.column + 1))
+    first = max(0, span.column - 100)
+    shown = "".join(char if char.isprintable() else " " for char in line[first : first + 160])
+    indent = " " * (span.column - 1 - first)
+    return [f"  {shown}", f"  {indent}{'^' * min(width, max(1, 160 - len(indent)))}"]

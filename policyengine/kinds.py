@@ -1,0 +1,102 @@
+"""The types of the `.policy` language; every expression of the kernel has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+
+class Scalar(StrEnum):
+    """A type without parts. The value is the word that policies use for it."""
+
+    BOOL = "bool"
+    INT = "int"
+    NUMBER = "number"
+    STRING = "string"
+    DURATION = "duration"
+    TIME = "time"
+    IP = "ip"
+    CIDR = "cidr"
+
+
+@dataclass(frozen=True, slots=True)
+class Enum:
+    """Named values in rising order (`free < team`); built-in ones are not `ordered` and compare for equality only."""
+
+    name: str
+    values: tuple[str, ...]
+    ordered: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A reference to an entity of one of the named types: `user`, `user or team`."""
+
+    entities: frozenset[str]
+
+    def __str__(self) -> str:
+        return " or ".join(sorted(self.entities))
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    element: Type
+
+    def __str__(self) -> str:
+        return f"set<{self.element}>"
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    element: Type
+
+    def __str__(self) -> str:
+        return f"list<{self.element}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A member of a record or an attribute of an entity. `optional` is `T?`; `inherited` unions a set along `in`."""
+
+    name: str
+    type: Type
+    optional: bool = False
+    inherited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    fields: tuple[Field, ...]
+
+    def field(self, name: str) -> Field | None:
+        return next((f for f in self.fields if f.name == name), None)
+
+    def __str__(self) -> str:
+        return "{ " + "  ".join(f"{f.name}: {f.type}{'?' if f.optional else ''}" for f in self.fields) + " }"
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """The type of an expression that already has an error: it fits everything, so that one mistake is told once."""
+
+    def __str__(self) -> str:
+        return "unknown type"
+
+
+Type: TypeAlias = Scalar | Enum | Ref | Set | List | Record | Unresolved
+Collection: TypeAlias = Set | List
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRef:
+    """A value: one entity, by type and id."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f'{self.type} "{self.id}"'
