@@ -1,0 +1,140 @@
+"""Comparing and calculating with known values: exactly, or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal, DecimalException
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from policyengine.runtime.values import EXACT, TOO_MANY_DIGITS, Known, Unknown, Value, describe
+
+INTS_END = 10**34  # from here on an int would be written with more digits than a number may have
+
+
+def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a comparison") -> bool | Unknown:
+    """Whether two values of one kind are the same; `ordered` is False for sets. Objects have no equality."""
+    match left, right:
+        case tuple(), tuple():
+            return equal_lists(left, right, fact) if ordered else equal_sets(left, right, fact)
+        case _ if family(left) == family(right) and not isinstance(left, Mapping):
+            return left == right
+        case _:
+            return no_way("compare", left, right, fact)
+
+
+def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
+    """One pair known to differ settles it, whatever the unknown ones are."""
+    if len(left) != len(right):
+        return False
+    pairs = [equal_elements(a, b, fact) for a, b in zip(left, right, strict=True)]
+    return False if False in pairs else unknown_in(pairs) or True
+
+
+def equal_elements(left: Value, right: Value, fact: str) -> bool | Unknown:
+    match left, right:
+        case (Unknown(), _) | (_, Unknown()):
+            return Unknown.merge(*(side for side in (left, right) if isinstance(side, Unknown)))
+        case _:
+            return equal(left, right, fact=fact)
+
+
+def equal_sets(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
+    if any(isinstance(element, tuple | Mapping) for element in (*left, *right)):
+        return no_way("compare", left, right, fact)
+    return unknown_in((*left, *right)) or frozenset(left) == frozenset(right)
+
+
+def unknown_in(values: Iterable[Value]) -> Unknown | None:
+    """All causes of the unknown ones among the values; None when every value is known."""
+    unknowns = [value for value in values if isinstance(value, Unknown)]
+    return Unknown.merge(*unknowns) if unknowns else None
+
+
+def family(value: Known) -> type[object]:
+    """What may be compared with what: numbers with numbers, addresses with addresses, else the same type only."""
+    match value:
+        case bool():
+            return bool
+        case int() | Decimal():
+            return Decimal
+        case IPv4Address() | IPv6Address():
+            return IPv4Address
+        case IPv4Network() | IPv6Network():
+            return IPv4Network
+        case _:
+            return type(value)
+
+
+def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
+    """Numbers, durations, or a time and a duration. `fact` is what a reason calls the result that cannot be had."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return no_way("add", left, right, fact)
+        case (int() | Decimal(), int() | Decimal()):
+            return number(EXACT.add, left, right, fact)
+        case timedelta(), timedelta():
+            return ranged(lambda: left + right, fact)
+        case (datetime() as time, timedelta() as span) | (timedelta() as span, datetime() as time):
+            return ranged(lambda: time + span, fact)
+        case _:
+            return no_way("add", left, right, fact)
+
+
+def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknown:
+    """Numbers, durations, or a time minus a duration."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return no_way("subtract", left, right, fact)
+        case (int() | Decimal(), int() | Decimal()):
+            return number(EXACT.subtract, left, right, fact)
+        case timedelta(), timedelta():
+            return ranged(lambda: left - right, fact)
+        case datetime(), timedelta():
+            return ranged(lambda: left - right, fact)
+        case _:
+            return no_way("subtract", left, right, fact)
+
+
+def mul(left: Known, right: Known, fact: str = "a product") -> Known | Unknown:
+    """Numbers, or a duration and a whole number."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return no_way("multiply", left, right, fact)
+        case (int() | Decimal(), int() | Decimal()):
+            return number(EXACT.multiply, left, right, fact)
+        case (timedelta() as span, int() as count) | (int() as count, timedelta() as span):
+            return ranged(lambda: span * count, fact)
+        case _:
+            return no_way("multiply", left, right, fact)
+
+
+def neg(value: Known, fact: str = "a negative") -> Known | Unknown:
+    match value:
+        case timedelta():
+            return ranged(lambda: -value, fact)
+        case _:
+            return sub(0, value, fact)
+
+
+def number(
+    operation: Callable[[Decimal, Decimal], Decimal], left: int | Decimal, right: int | Decimal, fact: str
+) -> int | Decimal | Unknown:
+    """The exact result; an int when both operands are ints and 34 digits show it."""
+    try:
+        result = operation(Decimal(left), Decimal(right))
+    except DecimalException:
+        return Unknown.of(fact, TOO_MANY_DIGITS)
+    whole = isinstance(left, int) and isinstance(right, int) and abs(result) < INTS_END
+    return int(result) if whole else result
+
+
+def ranged(calculate: Callable[[], datetime | timedelta], fact: str) -> datetime | timedelta | Unknown:
+    try:
+        return calculate()
+    except OverflowError:
+        return Unknown.of(fact, "beyond the range of times and durations")
+
+
+def no_way(verb: str, left: Known, right: Known, fact: str) -> Unknown:
+    return Unknown.of(fact, f"cannot {verb} {describe(left)} and {describe(right)}")

@@ -1,0 +1,90 @@
+"""Text that stands for a duration, a time, an address or a network; policies and requests spell them the same way."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+LONGEST = 64  # no duration, time or address needs more; it keeps the arithmetic below small
+UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
+DURATION = re.compile(rf"(?:{PART.pattern})+")
+RFC3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
+    r"(?:([Zz])|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
+)
+PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """`10m`, `1h30m`, `500ms`; None when it is no duration. There are no negative and no fractional ones."""
+    if len(text) > LONGEST or not DURATION.fullmatch(text):
+        return None
+    milliseconds = sum(int(count) * UNITS[unit] for count, unit in PART.findall(text))
+    try:
+        return timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return None
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time with its zone, in UTC; None when it is none. What is finer than a microsecond is cut off."""
+    match = RFC3339.fullmatch(text) if len(text) <= LONGEST else None
+    if match is None:
+        return None
+    date, clock, fraction, _, sign, hours, minutes = match.groups()
+    try:
+        local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=offset(sign, hours, minutes))
+        return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
+    except (ValueError, OverflowError):  # no such day; before year 1 or after 9999 in UTC
+        return None
+
+
+def offset(sign: str | None, hours: str, minutes: str) -> timezone:
+    if sign is None:
+        return UTC
+    east = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(east if sign == "+" else -east)
+
+
+def to_utc(moment: datetime) -> datetime:
+    """An aware time in UTC. Raises OverflowError where UTC leaves the years 1 to 9999."""
+    return moment.astimezone(UTC)
+
+
+def parse_ip(text: str) -> Address | None:
+    """An address without scope and leading zeros; an IPv6 address that only wraps an IPv4 one is that IPv4 one."""
+    try:
+        return plain_address(ip_address(text)) if len(text) <= LONGEST else None
+    except ValueError:
+        return None
+
+
+def plain_address(address: Address) -> Address | None:
+    if isinstance(address, IPv4Address):
+        return address
+    return None if address.scope_id is not None else address.ipv4_mapped or address
+
+
+def parse_cidr(text: str) -> Network | None:
+    """`10.0.0.0/8`: an address, a slash, a prefix length; bits beyond the prefix must be zero."""
+    address, _, prefix = text.partition("/")
+    if len(text) > LONGEST or "%" in address or not PREFIX.fullmatch(prefix):
+        return None
+    try:
+        return plain_network(ip_network(text))
+    except ValueError:
+        return None
+
+
+def plain_network(network: Network) -> Network:
+    """Networks inside `::ffff:0:0/96` are IPv4 networks, as their addresses are IPv4 addresses."""
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
+    return network

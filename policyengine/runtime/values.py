@@ -1,0 +1,339 @@
+"""The values a decision works with: how a raw fact becomes one of its type, or unknown with the reason why."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final, TypeAlias, assert_never
+
+from policyengine import kinds
+from policyengine.kinds import EntityRef
+from policyengine.runtime.literals import (
+    parse_cidr,
+    parse_duration,
+    parse_ip,
+    parse_time,
+    plain_address,
+    plain_network,
+    to_utc,
+)
+
+MOST_ELEMENTS = 10_000
+LONGEST_STRING = 65_536
+SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
+# Decimals of 34 digits, as in IEEE 754 decimal128; whatever would have to be rounded traps.
+EXACT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
+TOO_MANY_DIGITS = "beyond 34 digits"
+TOO_LARGE_INT = "beyond 64 bits"
+TOO_MANY_ELEMENTS = "more than 10,000 elements"
+ID_NAMES = frozenset({"id", "issuer"})
+
+
+class Missing(Enum):
+    """Not values: nothing is there, or it is not known yet (partial evaluation)."""
+
+    ABSENT = "absent"
+    PENDING = "pending"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ABSENT: Final = Missing.ABSENT
+PENDING: Final = Missing.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """What a decoder leaves where the wire held something hazardous; it coerces to unknown."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why one fact is unknown."""
+
+    fact: str
+    why: str
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An unknown value, with every cause that made it so."""
+
+    causes: frozenset[Cause]
+
+    @classmethod
+    def of(cls, fact: str, why: str) -> Unknown:
+        return cls(frozenset({Cause(fact, why)}))
+
+    @classmethod
+    def missing(cls, fact: str) -> Unknown:
+        return cls(frozenset({Cause(fact, "absent", absent=True)}))
+
+    @classmethod
+    def merge(cls, *unknowns: Unknown) -> Unknown:
+        return cls(frozenset().union(*(unknown.causes for unknown in unknowns)))
+
+    @property
+    def absent(self) -> bool:
+        """Exactly one fact is at fault and it is not there: the only unknown that `else` may replace."""
+        return len(self.causes) == 1 and all(cause.absent for cause in self.causes)
+
+
+Known: TypeAlias = (
+    bool
+    | int
+    | Decimal
+    | str
+    | timedelta
+    | datetime
+    | IPv4Address
+    | IPv6Address
+    | IPv4Network
+    | IPv6Network
+    | EntityRef
+    | tuple["Value", ...]
+    | Mapping[str, object]
+)
+Value: TypeAlias = Known | Unknown
+
+
+# ── Raw facts to values ───────────────────────────────────────────────────────────────────────
+
+
+def coerce(raw: object, type: kinds.Type, fact: str) -> Value:
+    """The raw fact as a value of the type, or Unknown; `fact` is what reasons call it (`body.amount`)."""
+    match raw:
+        case None | Missing.ABSENT:
+            return Unknown.missing(fact)
+        case Missing.PENDING:
+            return Unknown.of(fact, "pending")
+        case Invalid(why):
+            return Unknown.of(fact, why)
+        case Unknown():
+            return raw
+        case _:
+            return coerce_present(raw, type, fact)
+
+
+def coerce_present(raw: object, type: kinds.Type, fact: str) -> Value:
+    match type:
+        case kinds.Scalar():
+            return coerce_scalar(raw, type, fact)
+        case kinds.Enum():
+            return coerce_enum(raw, type, fact)
+        case kinds.Ref():
+            return coerce_ref(raw, type, fact)
+        case kinds.Set() | kinds.List():
+            return coerce_elements(raw, type, fact)
+        case kinds.Record():
+            return raw if isinstance(raw, Mapping) else mismatch("object", raw, fact)
+        case kinds.Unresolved():
+            return Unknown.of(fact, "its type is not known")
+        case _:
+            assert_never(type)
+
+
+def coerce_scalar(raw: object, type: kinds.Scalar, fact: str) -> Value:
+    match type:
+        case kinds.Scalar.BOOL:
+            return raw if isinstance(raw, bool) else mismatch(type, raw, fact)
+        case kinds.Scalar.INT:
+            return coerce_int(raw, fact)
+        case kinds.Scalar.NUMBER:
+            return coerce_number(raw, fact)
+        case kinds.Scalar.STRING:
+            return coerce_string(raw, fact)
+        case kinds.Scalar.DURATION:
+            return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, type, fact)
+        case kinds.Scalar.TIME:
+            return coerce_time(raw, fact)
+        case kinds.Scalar.IP:
+            return coerce_ip(raw, fact)
+        case kinds.Scalar.CIDR:
+            return coerce_cidr(raw, fact)
+        case _:
+            assert_never(type)
+
+
+def coerce_int(raw: object, fact: str) -> Value:
+    if isinstance(raw, bool) or not isinstance(raw, int):
+        return mismatch("int", raw, fact)
+    return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Unknown.of(fact, TOO_LARGE_INT)
+
+
+def coerce_number(raw: object, fact: str) -> Value:
+    if isinstance(raw, Decimal):
+        return exact(raw, fact)
+    return (
+        coerce_int(raw, fact) if isinstance(raw, int) and not isinstance(raw, bool) else mismatch("number", raw, fact)
+    )
+
+
+def exact(number: Decimal, fact: str) -> Decimal | Unknown:
+    """The number itself when 34 digits hold it; never a rounded one."""
+    if not number.is_finite():
+        return Unknown.of(fact, "not a finite number")
+    try:
+        return EXACT.create_decimal(number)
+    except DecimalException:
+        return Unknown.of(fact, TOO_MANY_DIGITS)
+
+
+def coerce_string(raw: object, fact: str) -> Value:
+    if not isinstance(raw, str):
+        return mismatch("string", raw, fact)
+    if names_an_id(fact):
+        return coerce_id(raw, fact)
+    why = text_hazard(raw)
+    return Unknown.of(fact, why) if why else str.__str__(raw)
+
+
+def names_an_id(fact: str) -> bool:
+    """Ids are compared as identities: an empty one is absent and each has one spelling only."""
+    return fact.rpartition(".")[2] in ID_NAMES
+
+
+def coerce_id(raw: str, fact: str) -> str | Unknown:
+    if raw == "":
+        return Unknown.missing(fact)
+    why = text_hazard(raw) or ("not in Unicode NFC" if not unicodedata.is_normalized("NFC", raw) else None)
+    return Unknown.of(fact, why) if why else str.__str__(raw)
+
+
+def text_hazard(text: str) -> str | None:
+    """Why a text cannot be a string value, if it cannot."""
+    if len(text) > LONGEST_STRING:
+        return "longer than 65,536 characters"
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        return "a lone surrogate"
+    return None
+
+
+def coerce_enum(raw: object, type: kinds.Enum, fact: str) -> Value:
+    if not isinstance(raw, str):
+        return mismatch(type, raw, fact)
+    return str.__str__(raw) if raw in type.values else Unknown.of(fact, f"no value of {type}")
+
+
+def coerce_time(raw: object, fact: str) -> Value:
+    if not isinstance(raw, datetime):
+        return spelled(raw, parse_time, kinds.Scalar.TIME, fact)
+    if raw.utcoffset() is None:
+        return Unknown.of(fact, "a time without a zone")
+    try:
+        return to_utc(raw)
+    except OverflowError:
+        return Unknown.of(fact, "beyond the years 1 to 9999")
+
+
+def coerce_ip(raw: object, fact: str) -> Value:
+    if not isinstance(raw, IPv4Address | IPv6Address):
+        return spelled(raw, parse_ip, kinds.Scalar.IP, fact)
+    return plain_address(raw) or Unknown.of(fact, "an address with a scope")
+
+
+def coerce_cidr(raw: object, fact: str) -> Value:
+    if not isinstance(raw, IPv4Network | IPv6Network):
+        return spelled(raw, parse_cidr, kinds.Scalar.CIDR, fact)
+    return plain_network(raw)
+
+
+def spelled(raw: object, parse: Callable[[str], Known | None], type: kinds.Scalar, fact: str) -> Value:
+    """A value that travels as text."""
+    if not isinstance(raw, str):
+        return mismatch(type, raw, fact)
+    value = parse(raw)
+    return Unknown.of(fact, f"not a valid {type}") if value is None else value
+
+
+def coerce_ref(raw: object, type: kinds.Ref, fact: str) -> Value:
+    match raw:
+        case EntityRef(name, id):
+            return referred(name, id, type, fact)
+        case str() if len(type.entities) == 1:
+            return entity(next(iter(type.entities)), raw, fact)
+        case Mapping() if raw.keys() == {"type", "id"}:
+            return referred(raw["type"], raw["id"], type, fact)
+        case _:
+            return mismatch(type, raw, fact)
+
+
+def referred(name: object, id: object, type: kinds.Ref, fact: str) -> EntityRef | Unknown:
+    if isinstance(name, str) and name in type.entities:
+        return entity(str.__str__(name), id, fact)
+    return Unknown.of(fact, f"expected {type}, got another entity")
+
+
+def entity(type: str, id: object, fact: str) -> EntityRef | Unknown:
+    """`invoice(args.invoice_id)`: a reference from a raw id; an empty id is absent."""
+    known = coerce(id, kinds.Scalar.STRING, fact)
+    if isinstance(known, str):
+        known = coerce_id(known, fact)
+    match known:
+        case str():
+            return EntityRef(type, known)
+        case Unknown():
+            return known
+        case _:
+            return mismatch("string", id, fact)
+
+
+def coerce_elements(raw: object, type: kinds.Collection, fact: str) -> Value:
+    if not isinstance(raw, list | tuple | Set):
+        return mismatch(type, raw, fact)
+    if len(raw) > MOST_ELEMENTS:
+        return Unknown.of(fact, TOO_MANY_ELEMENTS)
+    items = sorted(raw, key=repr) if isinstance(raw, Set) else raw
+    elements = tuple(coerce(item, type.element, fact) for item in items)
+    return distinct(elements) if isinstance(type, kinds.Set) else elements
+
+
+def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Each element once, in the order of its first appearance; records have no equality and all stay."""
+    if any(isinstance(element, tuple | Mapping) for element in elements):
+        return elements
+    return tuple(dict.fromkeys(elements))
+
+
+def mismatch(expected: object, raw: object, fact: str) -> Unknown:
+    return Unknown.of(fact, f"expected {expected}, got {describe(raw)}")
+
+
+def describe(raw: object) -> str:
+    """What something is, in the words of policies and JSON."""
+    match raw:
+        case bool():
+            return "bool"
+        case int():
+            return "int"
+        case Decimal():
+            return "number"
+        case str():
+            return "string"
+        case list() | tuple():
+            return "list"
+        case Set():
+            return "set"
+        case Mapping():
+            return "object"
+        case EntityRef(type):
+            return type
+        case timedelta():
+            return "duration"
+        case datetime():
+            return "time"
+        case IPv4Address() | IPv6Address():
+            return "ip"
+        case IPv4Network() | IPv6Network():
+            return "cidr"
+        case _:
+            return "something else"
