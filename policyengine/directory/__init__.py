@@ -1,0 +1,1 @@
+"""The directory: entities, their attributes and their membership at any depth."""

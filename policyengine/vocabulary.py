@@ -1,0 +1,182 @@
+"""Built-in facts, functions, words of levels: one table for checker, evaluator, editor and documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policyengine.kinds import Enum, Field, List, Record, Ref, Scalar, Set, Type
+
+
+class Origin(StrEnum):
+    """Who says so: the caller's own request, a verified credential, the gateway, or the engine itself."""
+
+    REQUEST = "request"
+    CREDENTIAL = "credential"
+    GATEWAY = "gateway"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A fact that every policy knows. `later` names the capability that it waits for."""
+
+    path: tuple[str, ...]
+    type: Type
+    doc: str
+    origin: Origin = Origin.REQUEST
+    optional: bool = False
+    volatile: bool = False  # changes from moment to moment: an approval is not bound to it
+    later: str | None = None
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+CREDENTIAL_KIND = Enum(
+    "credential kind",
+    ("jwt", "mtls", "dpop", "spiffe", "txn_token", "id_jag", "signature", "api_key", "basic", "session"),
+    ordered=False,
+)
+STRINGS = Set(Scalar.STRING)
+HOP = Record(
+    (
+        Field("agent", Scalar.STRING),
+        Field("issuer", Scalar.STRING),
+        Field("issued_at", Scalar.TIME, optional=True),
+        Field("scopes", STRINGS, optional=True),
+    )
+)
+
+
+def _facts(
+    root: str, origin: Origin, rows: list[tuple[str, Type, str]], optional: str = "", volatile: str = "",
+    later: str | None = None,
+) -> tuple[BuiltIn, ...]:  # fmt: skip
+    maybe, moving = optional.split(), volatile.split()
+    return tuple(
+        BuiltIn((root, name), type_, doc, origin, name in maybe, name in moving, later) for name, type_, doc in rows
+    )
+
+
+_S, _N, _B, _D = Scalar.STRING, Scalar.NUMBER, Scalar.BOOL, Scalar.DURATION
+
+FACTS: tuple[BuiltIn, ...] = (
+    *_facts("agent", Origin.CREDENTIAL, [
+        ("id", _S, "the presenting agent's name at its issuer"),
+        ("issuer", _S, "the issuer, as the policy names it"),
+        ("instance", _S, "which running copy of the agent"),
+        ("groups", STRINGS, "groups the issuer puts the agent in"),
+        ("publisher", _S, "who publishes the agent"),
+        ("model", _S, "the model it says it runs"),
+    ], optional="instance groups publisher model"),
+    *_facts("user", Origin.CREDENTIAL, [("id", _S, "the person the agent acts for, or who calls")]),
+    *_facts("credential", Origin.CREDENTIAL, [
+        ("kind", CREDENTIAL_KIND, "what was presented"),
+        ("issuer", _S, "who issued it, as the policy names it"),
+        ("subject", _S, "whom it names"),
+        ("scopes", STRINGS, "the scopes it carries"),
+        ("lifetime", _D, "from issue to expiry"),
+        ("age", _D, "since issue"),
+        ("bound", _B, "whether the caller proved possession of its key"),
+    ], optional="subject scopes", volatile="age"),
+    *_facts("task", Origin.CREDENTIAL, [
+        ("id", _S, "the task the agent was started for"),
+        ("tools", STRINGS, "the tools the task may use"),
+        ("entities", STRINGS, "ids of what the task is about"),
+        ("age", _D, "since the task began"),
+    ], optional="id tools entities age", volatile="age"),
+    *_facts("attestation", Origin.CREDENTIAL, [
+        ("verified", _B, "whether an attestation was checked and holds"),
+        ("by", _S, "the attester, as the policy names it"),
+        ("model", _S, "the attested model"),
+        ("model_hash", _S, "its hash, `sha256:…`"),
+        ("environment", _S, "where it runs: `sev-snp`, `tdx` …"),
+        ("age", _D, "since the attestation was made"),
+    ], optional="by model model_hash environment age", volatile="age"),
+    *_facts("chain", Origin.CREDENTIAL, [
+        ("depth", Scalar.INT, "how many agents handed the work on before the presenter; unknown unless the issuer `records chains`"),
+        ("root", _S, "the first agent of the chain; the presenter itself when alone"),
+        ("agents", List(_S), "all agents, first to last"),
+        ("hops", List(HOP), "the hops before the presenter"),
+    ]),
+    *_facts("request", Origin.REQUEST, [
+        ("method", _S, "HTTP method; HEAD reads as GET"),
+        ("path", _S, "the canonical path"),
+        ("host", _S, "the host asked for"),
+        ("ip", Scalar.IP, "where the request came from"),
+        ("size", Scalar.INT, "bytes in the body"),
+    ], optional="host ip size method path"),
+    *_facts("tool", Origin.REQUEST, [
+        ("name", _S, "the tool called"),
+        ("server", _S, "the server that offers it"),
+    ], optional="server"),
+    BuiltIn(("time",), Scalar.TIME, "the moment of the decision", Origin.ENGINE, volatile=True),
+    *_facts("approval", Origin.ENGINE, [
+        ("granted", _B, "whether a confirm that covers this request has its approval; false without one"),
+        ("by", _S, "who approved"),
+        ("age", _D, "since the approval was granted"),
+    ], optional="by age", volatile="granted by age"),
+    *_facts("behavior", Origin.ENGINE, [
+        ("trust", _N, "slow to rise, fast to fall, 0 … 1"),
+        ("burst", _B, "arrivals far above the caller's own rate"),
+        ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
+        ("deviation", _N, "how surprising the last requests are, 0 … 1"),
+        ("error_rate", _N, "recent failures, 0 … 1"),
+        ("sequence", _B, "whether the declared profile is followed"),
+        ("ready", _B, "whether enough was seen to judge"),
+    ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned behaviour"),
+    *_facts("cluster", Origin.ENGINE, [
+        ("id", _S, "the group of keys that move in lock-step; oneself when alone"),
+        ("size", Scalar.INT, "how many keys are in it"),
+    ], volatile="id size", later="clusters"),
+)  # fmt: skip
+
+# Roots with free members: what stands under them is a string, or declared by `facts`.
+OPEN_ROOTS = {
+    "body": "the request's body; members are declared by `facts`",
+    "args": "a tool's arguments; members are declared by `facts`",
+    "context": "what the gateway adds; members are declared by `facts`",
+    "params": "captures of the path, `{id}`: strings, or references when typed `{id: invoice}`",
+}
+STRING_MAPS = {
+    ("request", "headers"): "HTTP headers, names in lower case, in brackets: `request.headers[\"x-id\"]`",
+    ("request", "query"): "query parameters, in brackets: `request.query[\"page\"]`",
+}
+ENTITY_ROOTS = ("user", "agent", "tool", "resource")
+ROOTS = frozenset({fact.path[0] for fact in FACTS} | set(OPEN_ROOTS) | set(ENTITY_ROOTS))
+SECRET_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "dpop", "txn-token"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function: what it takes (`any` of the scalars or collections named), what it gives, what it means."""
+
+    name: str
+    parameters: tuple[tuple[str, Type | str], ...]
+    result: Type | str
+    doc: str
+    example: str
+
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function("lower", (("text", _S),), _S, "the text in lower case", 'lower("ABC") == "abc"'),
+    Function("upper", (("text", _S),), _S, "the text in upper case", 'upper("abc") == "ABC"'),
+    Function("starts_with", (("text", _S), ("prefix", _S)), _B, "whether the text begins so", 'starts_with("abc", "a")'),
+    Function("ends_with", (("text", _S), ("suffix", _S)), _B, "whether the text ends so", 'ends_with("abc", "c")'),
+    Function("contains", (("text", _S), ("part", _S)), _B, "whether the part is anywhere in the text", 'contains("abc", "b")'),
+    Function("size", (("value", "text or collection"),), Scalar.INT, "characters of a text, elements of a set or list", "size([1, 2]) == 2"),
+    Function("host", (("url", _S),), _S, "the host of an absolute URL, in lower case; unknown for anything else", 'host("https://API.example/x") == "api.example"'),
+    Function("domain", (("address", _S),), _S, "what stands after the `@` of a mail address, in lower case", 'domain("a@Acme.example") == "acme.example"'),
+    Function("bucket", (("text", _S), ("buckets", Scalar.INT)), Scalar.INT, "a stable bucket from 0 to buckets - 1, for gradual roll-outs", 'bucket("alice", 1) == 0'),
+    Function("min", (("a", "number or duration"), ("b", "same")), "same", "the smaller", "min(1, 2) == 1"),
+    Function("max", (("a", "number or duration"), ("b", "same")), "same", "the larger", "max(1, 2) == 2"),
+    Function("abs", (("a", "number or duration"),), "same", "without its sign", "abs(-1) == 1"),
+)  # fmt: skip
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+AUDIT_LEVELS = ("none", "brief", "full")
+USER = Ref(frozenset({"user"}))
