@@ -1,0 +1,129 @@
+"""What a request wants to reach: one HTTP endpoint, one tool or one action, in canonical spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from policyengine.runtime import paths
+from policyengine.runtime.shape import RequestError, id_at, object_at, text_at, wrong_kind
+from policyengine.runtime.values import Invalid
+from policyengine.runtime.wire import DUPLICATE_KEY
+
+ENDPOINTS = "`request.method` and `request.path`, or `tool`, or `action` with `resource`"
+Facts: TypeAlias = dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpEndpoint:
+    """In canonical spelling; HEAD is already GET. `segments` are the decoded parts of `path`."""
+
+    method: str
+    path: str
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEndpoint:
+    server: str | None
+    name: str
+
+    @property
+    def qualified(self) -> str:
+        """`billing/refund`; a server holds no slash and neither does the name of a tool without one."""
+        return self.name if self.server is None else f"{self.server}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionEndpoint:
+    """An action on a thing of a type; which thing is the fact `resource`."""
+
+    verb: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedEndpoint:
+    """An HTTP endpoint without a canonical spelling; `path` is as it came and may hold anything."""
+
+    why: str
+    method: str
+    path: str
+
+
+Endpoint: TypeAlias = HttpEndpoint | ToolEndpoint | ActionEndpoint | MalformedEndpoint
+
+
+def read_endpoint(facts: Facts) -> Endpoint:
+    http = [f"request.{name}" for name in ("method", "path") if facts.get("request", {}).get(name) is not None]
+    given = [*http[:1], *(root for root in ("tool", "action") if root in facts)]
+    match given:
+        case ["tool"]:
+            return read_tool(facts["tool"])
+        case ["action"]:
+            return read_action(facts["action"], facts.get("resource", {}))
+        case [_]:
+            return read_http(facts)
+        case []:
+            raise RequestError("", "no endpoint", f"give {ENDPOINTS}")
+        case _:
+            raise RequestError(given[-1], f"more than one endpoint: {', '.join(given)}", f"give {ENDPOINTS}")
+
+
+def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
+    """A slash separates server and name, so the server has none, and a name only when there is a server before it."""
+    name = id_at(given.get("name"), "tool.name")
+    if given.get("server") is None:
+        if "/" in name:
+            raise RequestError("tool.name", "`tool.name` holds a `/` and there is no `tool.server`")
+        return ToolEndpoint(None, name)
+    server = id_at(given["server"], "tool.server")
+    if "/" in server:
+        raise RequestError("tool.server", "`tool.server` holds a `/`")
+    return ToolEndpoint(server, name)
+
+
+def read_action(action: Mapping[str, object], resource: Mapping[str, object]) -> ActionEndpoint:
+    return ActionEndpoint(id_at(action.get("name"), "action.name"), id_at(resource.get("type"), "resource.type"))
+
+
+def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
+    """Puts the canonical method and path in place of the given ones, so that rules cannot see another spelling."""
+    given = facts["request"]
+    method, path = text_at(given.get("method"), "request.method"), path_at(given.get("path"))
+    match canonical_endpoint(method, path, facts):
+        case paths.Malformed(why):
+            return MalformedEndpoint(why, method, path if isinstance(path, str) else "")
+        case HttpEndpoint() as endpoint:
+            given.update(method=endpoint.method, path=endpoint.path)
+            return endpoint
+
+
+def path_at(raw: object) -> str | Invalid:
+    """The text of a path may be hazardous; that it is given twice, or is no text, is another matter."""
+    match raw:
+        case None:
+            raise RequestError("request.path", "`request.path` is missing")
+        case str():
+            return raw
+        case Invalid() if raw != DUPLICATE_KEY:
+            return raw
+        case _:
+            raise wrong_kind(raw, "request.path", "a string")
+
+
+def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEndpoint | paths.Malformed:
+    if isinstance(path, Invalid):
+        return paths.Malformed(path.why)
+    request = facts["request"]
+    if paths.overrides_method(members(request, "headers"), members(request, "query"), facts.get("body", {})):
+        return paths.Malformed("a method override")
+    verb, place = paths.method_of(method), paths.canonical(path)
+    if isinstance(verb, paths.Malformed):
+        return verb
+    return place if isinstance(place, paths.Malformed) else HttpEndpoint(verb, place.path, place.segments)
+
+
+def members(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
+    return object_at(facts.get(name), f"request.{name}") or {}

@@ -1,0 +1,50 @@
+"""Directory rows as data: what is known of one entity, and how rows are read from a raw tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime.shape import RequestError, id_at, items_at, object_at, only
+
+ROW = ("type", "id", "attributes", "in")
+REFERENCE = ("type", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class EntityData:
+    """One row. The attributes are raw; they become values when a policy that declares them reads them."""
+
+    ref: EntityRef
+    attributes: Mapping[str, object]
+    parents: tuple[EntityRef, ...] = ()
+
+
+def entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
+    """`[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`, each entity once."""
+    rows: dict[EntityRef, EntityData] = {}
+    for place, item in items_at(raw, member):
+        row = entity_row(item, place)
+        if row.ref in rows:
+            raise RequestError(place, f"`{place}` gives an entity that an earlier item already gives")
+        rows[row.ref] = row
+    return tuple(rows.values())
+
+
+def entity_row(raw: object, member: str) -> EntityData:
+    given = object_at(raw, member) or {}
+    only(given, ROW, member)
+    attributes = object_at(given.get("attributes"), f"{member}.attributes") or {}
+    parents = tuple(reference(item, place) for place, item in items_at(given.get("in"), f"{member}.in"))
+    return EntityData(identified(given, member), attributes, parents)
+
+
+def reference(raw: object, member: str) -> EntityRef:
+    given = object_at(raw, member) or {}
+    only(given, REFERENCE, member)
+    return identified(given, member)
+
+
+def identified(given: Mapping[str, object], member: str) -> EntityRef:
+    return EntityRef(id_at(given.get("type"), f"{member}.type"), id_at(given.get("id"), f"{member}.id"))

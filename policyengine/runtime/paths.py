@@ -1,0 +1,135 @@
+"""Methods and paths in their one canonical spelling, or malformed: the first step of every HTTP decision.
+
+A path is decoded once and compared decoded. Whatever a server behind us could read differently is malformed: what is
+listed below, segments that end in a dot or begin or end with white space (some file systems drop those), and
+characters that become separators or dots under compatibility normalisation.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
+
+LONGEST_PATH = 8_192
+MOST_SEGMENTS = 128
+METHOD = re.compile(r"[A-Z]{1,16}")
+BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+HAZARDS = {
+    "/": "an encoded slash",
+    "\\": "a backslash",
+    "\0": "a NUL character",
+    ";": "a `;`",
+    "?": "a `?`",
+    "#": "a `#`",
+    "%": "an escape that changes under a second decoding",
+}
+# Spelled as `override_name` leaves them.
+OVERRIDE_HEADERS = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {"-method"}
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """`path` is the decoded text without a trailing slash; `segments` are its parts, none of them empty."""
+
+    path: str
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    why: str
+
+
+Checked: TypeAlias = Canonical | Malformed
+
+
+def canonical(path: str) -> Checked:
+    """The one spelling of a path as it stands in a request line, without query."""
+    why = unusable(path)
+    if why:
+        return Malformed(why)
+    raw = path[1:].removesuffix("/").split("/") if path != "/" else []
+    if len(raw) > MOST_SEGMENTS:
+        return Malformed(f"more than {MOST_SEGMENTS} segments")
+    segments = []
+    for part in raw:
+        segment = decoded(part)
+        why = "invalid UTF-8" if segment is None else hazard(segment)
+        if segment is None or why:
+            return Malformed(why or "")
+        segments.append(segment)
+    return Canonical("/" + "/".join(segments), tuple(segments))
+
+
+def unusable(path: str) -> str | None:
+    """What is wrong with the path as a whole, before it is taken apart."""
+    if len(path) > LONGEST_PATH:
+        return f"longer than {LONGEST_PATH:,} characters"
+    if not path.startswith("/"):
+        return "no slash at the start"
+    if BAD_ESCAPE.search(path):
+        return "a `%` that begins no escape"
+    return next((HAZARDS[char] for char in "?#" if char in path), None)
+
+
+def decoded(segment: str) -> str | None:
+    """The segment with its escapes resolved once; None when that is not valid UTF-8."""
+    try:
+        return unquote_to_bytes(segment.encode("utf-8")).decode("utf-8")
+    except UnicodeError:
+        return None
+
+
+def hazard(segment: str) -> str | None:
+    """Why a decoded segment could mean something else to the server behind us."""
+    if segment == "":
+        return "an empty segment"
+    if not unicodedata.is_normalized("NFC", segment):
+        return "not in Unicode NFC"
+    compatible = unicodedata.normalize("NFKC", segment)
+    found = next((HAZARDS[char] for char in (*segment, *compatible) if char in HAZARDS), None)
+    return found or odd_characters(segment) or odd_edges(segment) or odd_edges(compatible)
+
+
+def odd_characters(segment: str) -> str | None:
+    """Control characters and line separators have no place in a path."""
+    odd = any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in segment)
+    return "a control character" if odd else None
+
+
+def odd_edges(segment: str) -> str | None:
+    if set(segment) == {"."}:
+        return "a dot segment"
+    if segment.endswith("."):
+        return "a segment that ends in a dot"
+    return "a segment with white space at its edge" if segment != segment.strip() else None
+
+
+def method_of(text: str) -> str | Malformed:
+    """An upper-case token; HEAD is decided as GET."""
+    if not METHOD.fullmatch(text):
+        return Malformed("a method that is no upper-case word")
+    return "GET" if text == "HEAD" else text
+
+
+def overrides_method(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> bool:
+    """Whether a server could take another method than the request line's from a header or a parameter."""
+    return (
+        any(override_name(name) in OVERRIDE_HEADERS for name in given(headers))
+        or any(override_name(name) in OVERRIDE_PARAMETERS for name in given(query))
+        or any(override_name(name) == "-method" for name in given(body))
+    )
+
+
+def given(members: Mapping[str, object]) -> Iterable[str]:
+    return (name for name, value in members.items() if value is not None)
+
+
+def override_name(name: str) -> str:
+    """Servers disagree about case, white space and underscores in names; here they are all the same."""
+    return name.strip().lower().replace("_", "-")

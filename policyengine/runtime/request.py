@@ -1,0 +1,289 @@
+"""A question as the decision sees it: one endpoint, raw facts by root, approvals, rows and options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from policyengine.runtime import wire
+from policyengine.runtime.endpoints import (
+    ActionEndpoint,
+    Endpoint,
+    Facts,
+    HttpEndpoint,
+    MalformedEndpoint,
+    ToolEndpoint,
+    read_endpoint,
+)
+from policyengine.runtime.entities import EntityData, entity_rows
+from policyengine.runtime.shape import (
+    RequestError,
+    did_you_mean,
+    flag_at,
+    id_at,
+    items_at,
+    object_at,
+    only,
+    quoted,
+    text_at,
+)
+from policyengine.runtime.values import ABSENT, PENDING, Invalid, Missing, coerce_time, describe
+
+__all__ = [
+    "ActionEndpoint",
+    "Approval",
+    "Endpoint",
+    "EntityData",
+    "HttpEndpoint",
+    "MalformedEndpoint",
+    "Options",
+    "Request",
+    "RequestError",
+    "ToolEndpoint",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a trusted caller says a person granted. Without `granted_at` its age is unknown."""
+
+    id: str
+    by: str
+    granted_at: datetime | None
+    binding: str | None
+    rule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`obligations_supported` None: the caller did not say; `at`: decide as of that time, if the engine allows it."""
+
+    consume: bool = True
+    explain: bool = False
+    obligations_supported: frozenset[str] | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there."""
+
+    endpoint: Endpoint
+    facts: Mapping[str, object] = field(default_factory=dict)
+    approvals: tuple[Approval, ...] = ()
+    entities: tuple[EntityData, ...] = ()
+    pending: frozenset[str] = frozenset()
+    options: Options = Options()
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Request:
+        return decoded(wire.from_json, data)
+
+    @classmethod
+    def from_msgpack(cls, data: bytes) -> Request:
+        return decoded(wire.from_msgpack, data)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, object]) -> Request:
+        """From Python objects: floats, Decimals, times, sets, addresses and EntityRefs are welcome as facts."""
+        return decoded(wire.from_python, data)
+
+    def fact(self, *path: str) -> object:
+        """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
+        if path[:2] == ("request", "headers"):
+            path = (*path[:2], *(name.lower() for name in path[2:]))
+        current: object = self.facts
+        for name in path:
+            current = member_of(current, name)
+        return ABSENT if current is None else current
+
+
+def member_of(raw: object, name: str) -> object:
+    match raw:
+        case Mapping():
+            return raw.get(name, ABSENT)
+        case Invalid() | Missing():
+            return raw
+        case None:
+            return ABSENT
+        case _:
+            return Invalid(f"expected object, got {describe(raw)}")
+
+
+# ── The raw tree to a request ─────────────────────────────────────────────────────────────────
+
+# The roots of facts with their members; None is free. `user.roles` and the like are no members on purpose.
+ROOTS: dict[str, tuple[str, ...] | None] = {
+    "request": ("method", "path", "host", "ip", "headers", "query", "size"),
+    "tool": ("server", "name"),
+    "action": ("name",),
+    "agent": ("id", "issuer", "instance", "groups", "publisher", "model"),
+    "user": ("id",),
+    "chain": ("hops",),
+    "credential": (
+        "kind", "issuer", "subject", "scopes", "issued_at", "expires_at", "lifetime", "age", "bound", "claims",
+    ),
+    "attestation": ("verified", "by", "model", "model_hash", "environment", "issued_at", "age"),
+    "task": ("id", "tools", "entities", "issued_at", "age"),
+    "resource": ("type", "id"),
+    "body": None,
+    "args": None,
+    "context": None,
+}  # fmt: skip
+OTHERS = ("credentials", "approvals", "entities", "pending", "options")
+HOP = ("agent", "issuer", "issued_at", "scopes", "groups")
+APPROVAL = ("id", "by", "granted_at", "binding")
+OPTIONS = ("consume", "explain", "obligations_supported", "at")
+ENTITY_ROOTS = ("agent", "user", "tool", "resource")
+FROM_ELSEWHERE = (
+    "attributes of a declared entity come from the directory, from the credential's `claims`, "
+    "or from `entities` in this request"
+)
+PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
+STEP = re.compile(r"""[A-Za-z_][A-Za-z0-9_]*|(?<=\[")[^"]+""")
+LONGEST_NAME = 1_000
+# A question about no definite endpoint is none.
+OF_THE_ENDPOINT = {
+    ("request",), ("request", "method"), ("request", "path"), ("tool",), ("tool", "server"), ("tool", "name"),
+    ("action",), ("action", "name"),
+}  # fmt: skip
+
+Data = TypeVar("Data")
+
+
+def decoded(decode: Callable[[Data], object], data: Data) -> Request:
+    try:
+        raw = decode(data)
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
+    if not isinstance(raw, dict):
+        raise RequestError("", f"a request is an object, got {describe(raw)}")
+    return read_request(raw)
+
+
+def read_request(raw: Mapping[str, object]) -> Request:
+    only(raw, (*ROOTS, *OTHERS), "")
+    if raw.get("credentials") is not None:
+        raise RequestError("credentials", "raw credentials are not verified yet", "send `credential`")
+    by_root = read_facts(raw)
+    endpoint = read_endpoint(by_root)
+    facts: dict[str, object] = dict(by_root)
+    pending = [(text_at(item, place), place) for place, item in items_at(raw.get("pending"), "pending")]
+    for name, place in pending:
+        mark_pending(facts, name, place)
+    return Request(
+        endpoint,
+        facts,
+        approvals=tuple(read_approval(item, place) for place, item in items_at(raw.get("approvals"), "approvals")),
+        entities=entity_rows(raw.get("entities"), "entities"),
+        pending=frozenset(name for name, _ in pending),
+        options=read_options(raw.get("options")),
+    )
+
+
+def read_facts(raw: Mapping[str, object]) -> Facts:
+    """Every root that is given, its structure checked; leaves of a wrong type stay and turn out unknown."""
+    facts = {root: read_root(root, raw.get(root)) for root in ROOTS if raw.get(root) is not None}
+    object_at(facts.get("credential", {}).get("claims"), "credential.claims")
+    for place, item in items_at(facts.get("chain", {}).get("hops"), "chain.hops"):
+        only(object_at(item, place) or {}, HOP, place)
+    if "request" in facts:
+        facts["request"] = read_http_facts(facts["request"])
+    return facts
+
+
+def read_root(root: str, raw: object) -> dict[str, object]:
+    given = object_at(raw, root) or {}
+    allowed = ROOTS[root]
+    if allowed is not None:
+        only(given, allowed, root, FROM_ELSEWHERE if root in ENTITY_ROOTS else None)
+    return dict(given)
+
+
+def read_http_facts(given: dict[str, object]) -> dict[str, object]:
+    """Header and host names have no case: both are lower-cased here, so that no spelling slips past a guard."""
+    object_at(given.get("query"), "request.query")
+    headers = object_at(given.get("headers"), "request.headers")
+    host = given.get("host")
+    return {
+        **given,
+        **({} if headers is None else {"headers": lower_cased(headers)}),
+        **({"host": host.lower()} if isinstance(host, str) else {}),
+    }
+
+
+def lower_cased(headers: Mapping[str, object]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        result[lower] = Invalid("a duplicate header") if lower in result else value
+    return result
+
+
+# ── What is not yet known; what came along ────────────────────────────────────────────────────
+
+
+def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
+    """Put PENDING where the fact will be. Pending attributes of entities stand in `Request.pending` only."""
+    path = pending_path(name, place)
+    if path[0] in ENTITY_ROOTS and path[1:2] and path[1] not in (ROOTS[path[0]] or ()):
+        return
+    tree: dict[str, object] = facts
+    for step in path[:-1]:
+        below = tree.setdefault(step, {})
+        if not isinstance(below, dict):
+            raise RequestError(place, f"`{name}` is pending, but `{step}` is no object")
+        tree = below
+    if tree.get(path[-1]) not in (None, PENDING):
+        raise RequestError(place, f"`{name}` is both given and pending")
+    tree[path[-1]] = PENDING
+
+
+def pending_path(name: str, place: str) -> tuple[str, ...]:
+    if len(name) > LONGEST_NAME or not PENDING_FACT.fullmatch(name):
+        raise RequestError(place, f"`{quoted(name)}` is no name of a fact")
+    root, *steps = STEP.findall(name)
+    allowed = ROOTS.get(root, ())
+    if root not in ROOTS:
+        raise RequestError(place, f"unknown fact `{quoted(name)}`", did_you_mean(root, ROOTS))
+    if (root, *steps[:1]) in OF_THE_ENDPOINT:
+        raise RequestError(place, f"`{name}` names the endpoint and cannot be pending")
+    if steps and allowed is not None and root not in ENTITY_ROOTS and steps[0] not in allowed:
+        raise RequestError(place, f"unknown fact `{quoted(name)}`", did_you_mean(steps[0], allowed))
+    return (root, *steps)
+
+
+def read_approval(raw: object, member: str) -> Approval:
+    given = object_at(raw, member) or {}
+    only(given, APPROVAL, member)
+    return Approval(
+        id=id_at(given.get("id"), f"{member}.id"),
+        by=id_at(given.get("by"), f"{member}.by"),
+        granted_at=time_at(given.get("granted_at"), f"{member}.granted_at"),
+        binding=None if given.get("binding") is None else text_at(given["binding"], f"{member}.binding"),
+    )
+
+
+def read_options(raw: object) -> Options:
+    given = object_at(raw, "options") or {}
+    only(given, OPTIONS, "options")
+    supported = given.get("obligations_supported")
+    kinds = (text_at(item, place) for place, item in items_at(supported, "options.obligations_supported"))
+    return Options(
+        consume=flag_at(given.get("consume"), "options.consume", default=True),
+        explain=flag_at(given.get("explain"), "options.explain", default=False),
+        obligations_supported=None if supported is None else frozenset(kinds),
+        at=time_at(given.get("at"), "options.at"),
+    )
+
+
+def time_at(raw: object, member: str) -> datetime | None:
+    if raw is None:
+        return None
+    time = coerce_time(raw, member)
+    if not isinstance(time, datetime):
+        raise RequestError(member, f"`{member}` is no time with a zone", "write it like `2027-01-01T09:00:00Z`")
+    return time

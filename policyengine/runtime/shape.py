@@ -1,0 +1,92 @@
+"""Checks on the structure of a raw tree: what is missing or misspelt there is the caller's mistake, told by member."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+
+from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe
+
+
+class RequestError(Exception):
+    """A question that cannot be understood; `member` is where (`user.roles`, empty for the whole)."""
+
+    def __init__(self, member: str, message: str, hint: str | None = None) -> None:
+        self.member = member
+        self.message = message
+        self.hint = hint
+        super().__init__(message if hint is None else f"{message} ({hint})")
+
+
+def object_at(raw: object, member: str) -> Mapping[str, object] | None:
+    """The object there; None when nothing is given."""
+    match raw:
+        case None:
+            return None
+        case dict():
+            return raw
+        case _:
+            raise wrong_kind(raw, member, "an object")
+
+
+def items_at(raw: object, member: str) -> Iterator[tuple[str, object]]:
+    """The items of the list there, each with its name (`entities[0]`); none when nothing is given."""
+    match raw:
+        case None:
+            return
+        case tuple():
+            yield from ((f"{member}[{index}]", item) for index, item in enumerate(raw))
+        case _:
+            raise wrong_kind(raw, member, "a list")
+
+
+def text_at(raw: object, member: str) -> str:
+    """The text that has to be there."""
+    match raw:
+        case None | "":
+            raise RequestError(member, f"`{member}` is missing")
+        case str():
+            return raw
+        case _:
+            raise wrong_kind(raw, member, "a string")
+
+
+def id_at(raw: object, member: str) -> str:
+    text = coerce_id(text_at(raw, member), member)
+    if isinstance(text, Unknown):
+        raise RequestError(member, f"`{member}` is {', '.join(cause.why for cause in text.causes)}")
+    return text
+
+
+def flag_at(raw: object, member: str, default: bool) -> bool:
+    match raw:
+        case None:
+            return default
+        case bool():
+            return raw
+        case _:
+            raise wrong_kind(raw, member, "true or false")
+
+
+def only(given: Mapping[str, object], allowed: Collection[str], member: str, hint: str | None = None) -> None:
+    """Refuse members that mean nothing here; `hint` is for names that resemble none of the allowed ones."""
+    for name in given:
+        if name not in allowed:
+            full = f"{member}.{name}" if member else name
+            raise RequestError(full, f"unknown member `{quoted(full)}`", did_you_mean(name, allowed) or hint)
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str | None:
+    close = get_close_matches(word[:64], known, n=1)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+def quoted(text: str) -> str:
+    """User input as messages show it: on one line, cut."""
+    shown = "".join(char if char.isprintable() else "?" for char in text[:100])
+    return shown if len(text) <= 100 else shown + "…"
+
+
+def wrong_kind(raw: object, member: str, expected: str) -> RequestError:
+    got = raw.why if isinstance(raw, Invalid) else describe(raw)
+    return RequestError(member, f"`{quoted(member)}` must be {expected}, got {got}")
