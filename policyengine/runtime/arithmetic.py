@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from policyengine.runtime.literals import to_utc
 from policyengine.runtime.values import EXACT, TOO_MANY_DIGITS, Known, Unknown, Value, describe
 
 INTS_END = 10**34  # from here on an int would be written with more digits than a number may have
@@ -131,7 +132,8 @@ def number(
 
 def ranged(calculate: Callable[[], datetime | timedelta], fact: str) -> datetime | timedelta | Unknown:
     try:
-        return calculate()
+        result = calculate()
+        return to_utc(result) if isinstance(result, datetime) else result
     except OverflowError:
         return Unknown.of(fact, "beyond the range of times and durations")
 

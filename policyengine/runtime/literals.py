@@ -42,7 +42,7 @@ def parse_time(text: str) -> datetime | None:
     try:
         local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=offset(sign, hours, minutes))
         return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
-    except (ValueError, OverflowError):  # no such day; before year 1 or after 9999 in UTC
+    except (ValueError, OverflowError):  # no such day, or far beyond every calendar
         return None
 
 
@@ -54,8 +54,11 @@ def offset(sign: str | None, hours: str, minutes: str) -> timezone:
 
 
 def to_utc(moment: datetime) -> datetime:
-    """An aware time in UTC. Raises OverflowError where UTC leaves the years 1 to 9999."""
-    return moment.astimezone(UTC)
+    """An aware time in UTC. Raises OverflowError outside the years 2 to 9998, whose times exist in every zone."""
+    utc = moment.astimezone(UTC)
+    if not 2 <= utc.year <= 9998:
+        raise OverflowError
+    return utc
 
 
 def parse_ip(text: str) -> Address | None:

@@ -232,7 +232,7 @@ def coerce_time(raw: object, fact: str) -> Value:
     try:
         return to_utc(raw)
     except OverflowError:
-        return Unknown.of(fact, "beyond the years 1 to 9999")
+        return Unknown.of(fact, "beyond the years 2 to 9998")
 
 
 def coerce_ip(raw: object, fact: str) -> Value:

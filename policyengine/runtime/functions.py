@@ -1,0 +1,125 @@
+"""The functions of the language on known values: pure, total, and unknown where there is no answer."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+
+from policyengine.runtime.arithmetic import neg, unknown_in
+from policyengine.runtime.literals import parse_ip
+from policyengine.runtime.values import Known, Unknown, Value, describe
+
+# Nothing that two readers of URLs understand differently: no userinfo, no backslash, no escapes in the host.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?(?:[/?#][^\\]*)?")
+MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
+LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
+LONGEST_HOST = 253
+
+
+def call(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
+    """The value of a function of the vocabulary, by name."""
+    match name, arguments:
+        case "lower", (str() as text,):
+            return text.lower()
+        case "upper", (str() as text,):
+            return text.upper()
+        case "starts_with", (str() as text, str() as prefix):
+            return text.startswith(prefix)
+        case "ends_with", (str() as text, str() as suffix):
+            return text.endswith(suffix)
+        case "contains", (str() as text, str() as part):
+            return part in text
+        case "size", (str() | tuple() as value,):
+            return size(value)
+        case "host", (str() as url,):
+            return host(url)
+        case "domain", (str() as address,):
+            return domain(address)
+        case "bucket", (str() as text, int() as buckets):
+            return bucket(text, buckets)
+        case "abs", (value,):
+            return magnitude(value)
+        case (("min" | "max"), (left, right)):
+            return extreme(name, left, right)
+        case _:
+            return no_answer(name, f"not for {' and '.join(describe(argument) for argument in arguments)}")
+
+
+def no_answer(name: str, why: str) -> Unknown:
+    return Unknown.of(f"{name}()", why)
+
+
+def size(value: str | tuple[Value, ...]) -> int | Unknown:
+    """Characters, or elements; an element that is unknown could be the same as another."""
+    if isinstance(value, str):
+        return len(value)
+    return unknown_in(value) or len(value)
+
+
+def host(url: str) -> str | Unknown:
+    """The host of an absolute URL in lower case, without port and final dot; an address in its usual spelling."""
+    match = URL.fullmatch(url)
+    if match is None or not url.isprintable() or " " in url:
+        return no_answer("host", "not a plain URL with a host")
+    name = match[1].lower()
+    found = address_name(name[1:-1]) if name.startswith("[") else host_name(name)
+    return found or no_answer("host", "not a plain URL with a host")
+
+
+def address_name(text: str) -> str | None:
+    address = parse_ip(text) if ":" in text else None
+    return None if address is None else str(address)
+
+
+def host_name(text: str) -> str | None:
+    """A name of labels. One whose last label is a number is an IPv4 address, or a trick (`0x7f.1`)."""
+    name = text.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > LONGEST_HOST or not all(LABEL.fullmatch(label) for label in labels):
+        return None
+    return name if not NUMERIC.fullmatch(labels[-1]) or parse_ip(name) is not None else None
+
+
+def domain(address: str) -> str | Unknown:
+    """What follows the one `@` of a mail address, in lower case."""
+    match = MAIL.fullmatch(address)
+    name = host_name(match[1].lower()) if match and address.isprintable() else None
+    return name or no_answer("domain", "not a plain mail address")
+
+
+def bucket(text: str, buckets: int) -> int | Unknown:
+    """The same for ever: SHA-256 of the text, as one large number, modulo the number of buckets."""
+    if isinstance(buckets, bool) or buckets < 1:
+        return no_answer("bucket", "fewer than one bucket")
+    return int.from_bytes(sha256(text.encode("utf-8")).digest(), "big") % buckets
+
+
+def magnitude(value: Known) -> Known | Unknown:
+    match value:
+        case bool():
+            return no_answer("abs", "not for bool")
+        case int() | Decimal():
+            return neg(value) if value < 0 else value
+        case timedelta():
+            return neg(value) if value < timedelta() else value
+        case _:
+            return no_answer("abs", f"not for {describe(value)}")
+
+
+def extreme(name: str, left: Known, right: Known) -> Known | Unknown:
+    """The smaller or the larger; the left one of two equal ones."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return no_answer(name, "not for bool")
+        case (int() | Decimal(), int() | Decimal()):
+            swap = right < left if name == "min" else right > left
+        case (timedelta(), timedelta()):
+            swap = right < left if name == "min" else right > left
+        case (datetime(), datetime()):
+            swap = right < left if name == "min" else right > left
+        case _:
+            return no_answer(name, f"not for {describe(left)} and {describe(right)}")
+    return right if swap else left

@@ -1,0 +1,249 @@
+"""Proof that Python's backtracking `re` matches a pattern in linear time; where there is no proof, there is no claim.
+
+The idea: at every choice (one more round or go on; this alternative or that) the possible next characters must not
+overlap. Then a wrong choice fails at its first character, and going back costs a constant per character read. Two
+exceptions keep that bound: alternatives that are plain words none of which begins another (`PUT|POST`), and a short
+rest without unbounded repeats, which may be tried from every place where what stands before it could end (`.*@acme`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from re import _constants as op  # type: ignore[attr-defined]  # the parser of `re` has no public name
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any, TypeAlias
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, both ends included
+Word: TypeAlias = tuple[Ranges, ...]
+
+LAST_CHARACTER = 0x10FFFF
+MOST_POSITIONS = 1_000
+MOST_BEHIND = 64
+MOST_ALTERNATIVES = 200
+DIGITS: Ranges = ((48, 57),)
+SPACES: Ranges = ((9, 13), (32, 32))
+WORDS: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What matters of a part of a pattern.
+
+    `first`: what it can begin with; `tail`: what may continue it after a complete match; `positions`: its length with
+    all counted repeats written out; `word`: its characters one by one, if it has no choice in it; `bounded`: no match
+    is longer than `positions`.
+    """
+
+    nullable: bool
+    first: Ranges
+    tail: Ranges
+    positions: int
+    bounded: bool = True
+    word: Word | None = None
+
+
+EMPTY = Shape(nullable=True, first=(), tail=(), positions=0, word=())
+
+
+class Unproved(Exception):
+    """No proof was found. That says nothing about the pattern."""
+
+
+def proved_linear(pattern: str) -> bool:
+    """Whether `re.compile(pattern, re.ASCII).fullmatch` takes time proportional to the text. Raises re.error."""
+    tree = parser.parse(pattern, re.ASCII)
+    try:
+        if tree.state.flags != re.ASCII:
+            raise Unproved
+        prove_top([shape_of(item) for item in without_anchors(list(tree))])
+    except Unproved:
+        return False
+    return True
+
+
+def without_anchors(items: list[Any]) -> list[Any]:
+    """`^` at the start and `$` at the end say nothing new, because the whole text has to match."""
+    if items and items[0] == (op.AT, op.AT_BEGINNING):
+        items = items[1:]
+    if items and items[-1] == (op.AT, op.AT_END):
+        items = items[:-1]
+    return items
+
+
+def prove_top(shapes: Sequence[Shape]) -> None:
+    """One way through everything; or one through a front and, wherever that may end, one through a short rest."""
+    if sum(shape.positions for shape in shapes) > MOST_POSITIONS:
+        raise Unproved
+    fronts = (split for split in range(len(shapes), -1, -1) if is_short(shapes[split:]))
+    if not any(is_determined(shapes[:split]) and is_determined(shapes[split:]) for split in fronts):
+        raise Unproved
+
+
+def is_short(shapes: Sequence[Shape]) -> bool:
+    return all(shape.bounded for shape in shapes) and sum(shape.positions for shape in shapes) <= MOST_BEHIND
+
+
+def is_determined(shapes: Sequence[Shape]) -> bool:
+    try:
+        sequence(shapes)
+    except Unproved:
+        return False
+    return True
+
+
+def shape_of_all(items: Any) -> Shape:
+    return sequence([shape_of(item) for item in items])
+
+
+def sequence(shapes: Sequence[Shape]) -> Shape:
+    result = EMPTY
+    for shape in shapes:
+        result = joined(result, shape)
+    return result
+
+
+def joined(left: Shape, right: Shape) -> Shape:
+    """One after the other. What may continue the left one must not look like the start of the right one."""
+    separate(left.tail, right.first)
+    if left.nullable:
+        separate(left.first, right.first)
+    return Shape(
+        nullable=left.nullable and right.nullable,
+        first=union(left.first, right.first) if left.nullable else left.first,
+        tail=union(right.tail, left.tail, right.first) if right.nullable else right.tail,
+        positions=left.positions + right.positions,
+        bounded=left.bounded and right.bounded,
+        word=None if left.word is None or right.word is None else left.word + right.word,
+    )
+
+
+def shape_of(item: Any) -> Shape:
+    code, argument = item
+    match code:
+        case op.LITERAL:
+            return character(((argument, argument),))
+        case op.NOT_LITERAL:
+            return character(complement(((argument, argument),)))
+        case op.ANY:
+            return character(complement(((10, 10),)))
+        case op.IN:
+            return character(class_ranges(argument))
+        case op.BRANCH:
+            return alternatives([shape_of_all(branch) for branch in argument[1]])
+        case op.SUBPATTERN if argument[1:3] == (0, 0):
+            return shape_of_all(argument[3])
+        case op.MAX_REPEAT | op.MIN_REPEAT:
+            least, most, body = argument
+            return repeated(shape_of_all(body), least, None if most is op.MAXREPEAT else most)
+        case _:
+            raise Unproved
+
+
+def character(ranges: Ranges) -> Shape:
+    return Shape(nullable=False, first=ranges, tail=(), positions=1, word=(ranges,))
+
+
+def alternatives(shapes: Sequence[Shape]) -> Shape:
+    """Told apart by their first character, or plain words none of which could begin another."""
+    if len(shapes) > MOST_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
+        raise Unproved
+    for index, left in enumerate(shapes):
+        for right in shapes[index + 1 :]:
+            if overlap(left.first, right.first) and not different_words(left.word, right.word):
+                raise Unproved
+    return Shape(
+        nullable=any(shape.nullable for shape in shapes),
+        first=union(*(shape.first for shape in shapes)),
+        tail=union(*(shape.tail for shape in shapes)),
+        positions=sum(shape.positions for shape in shapes),
+        bounded=all(shape.bounded for shape in shapes),
+    )
+
+
+def different_words(left: Word | None, right: Word | None) -> bool:
+    if left is None or right is None:
+        return False
+    return any(not overlap(a, b) for a, b in zip(left, right, strict=False))
+
+
+def repeated(body: Shape, least: int, most: int | None) -> Shape:
+    """Another round must not look like more of the last one; an empty round has no end."""
+    if body.nullable:
+        raise Unproved
+    if most != 1:
+        separate(body.tail, body.first)
+    positions = body.positions * max(least if most is None else most, 1)
+    if positions > MOST_POSITIONS:
+        raise Unproved
+    return Shape(
+        nullable=least == 0,
+        first=body.first,
+        tail=body.tail if most == least else union(body.tail, body.first),
+        positions=positions,
+        bounded=body.bounded and most is not None,
+        word=body.word * least if body.word is not None and most == least else None,
+    )
+
+
+# ── Sets of characters ────────────────────────────────────────────────────────────────────────
+
+
+def class_ranges(items: Sequence[Any]) -> Ranges:
+    negated = items[0] == (op.NEGATE, None)
+    parts = [part_ranges(code, argument) for code, argument in items[1 if negated else 0 :]]
+    ranges = union(*parts)
+    return complement(ranges) if negated else ranges
+
+
+def part_ranges(code: Any, argument: Any) -> Ranges:
+    match code, argument:
+        case op.LITERAL, _:
+            return ((argument, argument),)
+        case op.RANGE, (low, high):
+            return ((low, high),)
+        case op.CATEGORY, op.CATEGORY_DIGIT:
+            return DIGITS
+        case op.CATEGORY, op.CATEGORY_NOT_DIGIT:
+            return complement(DIGITS)
+        case op.CATEGORY, op.CATEGORY_SPACE:
+            return SPACES
+        case op.CATEGORY, op.CATEGORY_NOT_SPACE:
+            return complement(SPACES)
+        case op.CATEGORY, op.CATEGORY_WORD:
+            return WORDS
+        case op.CATEGORY, op.CATEGORY_NOT_WORD:
+            return complement(WORDS)
+        case _:
+            raise Unproved
+
+
+def separate(left: Ranges, right: Ranges) -> None:
+    if overlap(left, right):
+        raise Unproved
+
+
+def overlap(left: Ranges, right: Ranges) -> bool:
+    return any(low <= last and first <= high for low, high in left for first, last in right)
+
+
+def union(*sets: Ranges) -> Ranges:
+    """Sorted and merged, so that every set has one spelling and stays small."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(part for ranges in sets for part in ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def complement(ranges: Ranges) -> Ranges:
+    result = []
+    start = 0
+    for low, high in union(ranges):
+        if start < low:
+            result.append((start, low - 1))
+        start = high + 1
+    return (*result, (start, LAST_CHARACTER)) if start <= LAST_CHARACTER else tuple(result)

@@ -1,0 +1,120 @@
+"""Patterns on whole texts: globs for `like` and tools, regular expressions for `matches`, both in linear time."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from policyengine.runtime.linear import proved_linear
+from policyengine.runtime.shape import quoted
+
+try:
+    import re2  # type: ignore[import-untyped]
+except ImportError:  # an optional dependency; what only it can match is refused when a policy is loaded
+    re2 = None
+
+LONGEST_PATTERN = 1_000
+MEMORY = 8 << 20
+INSTALL = 'install re2, which matches every pattern in linear time: pip install "agent-policyengine[re2]"'
+LEFT_OUT = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
+# `\s` leaves out the vertical tab in re2; here it means one thing in both.
+SPACE = re.compile(r"\\.|\[\^?\]?|\]|[^\\\[\]]+", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """`*` is any run of characters, the empty one too; everything else is itself."""
+
+    pattern: str
+
+    def matches(self, text: str) -> bool:
+        head, *rest = self.pattern.split("*")
+        if not rest:
+            return text == head
+        *middle, last = rest
+        end = len(text) - len(last)
+        if end < len(head) or not text.startswith(head) or not text.endswith(last):
+            return False
+        place = len(head)
+        for part in middle:  # the leftmost place is never worse than a later one
+            found = text.find(part, place, end)
+            if found < 0:
+                return False
+            place = found + len(part)
+        return True
+
+
+class PatternError(Exception):
+    """A pattern that cannot be used: `why`, and what to do about it."""
+
+    def __init__(self, why: str, hint: str | None = None) -> None:
+        self.why = why
+        self.hint = hint
+        super().__init__(why)
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """A compiled pattern; `engine` is what matches it."""
+
+    pattern: str
+    engine: str
+    compiled: Any = field(repr=False, compare=False)  # re.Pattern[str], or re2's pattern, which has no type
+
+    def matches(self, text: str) -> bool:
+        return self.compiled.fullmatch(text) is not None
+
+
+def compile_regex(pattern: str) -> Regex:
+    """A pattern for whole texts. Classes such as `\\w` are ASCII. Raises PatternError unless linear time is certain."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise PatternError(f"a regular expression longer than {LONGEST_PATTERN:,} characters")
+    if "{," in pattern:
+        raise PatternError("a repeat without its least number", "write `{0,3}`")
+    mistake = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # re warns where a later Python may read a class differently
+            if proved_linear(pattern):
+                return Regex(pattern, "re", re.compile(pattern, re.ASCII))
+    except (re.error, Warning) as error:
+        mistake = quoted(str(error))
+    except (RecursionError, OverflowError):
+        mistake = "too deeply nested or too large"
+    return with_re2(pattern, mistake)
+
+
+def with_re2(pattern: str, mistake: str | None) -> Regex:
+    """`mistake` is what `re` found wrong; re2 may still understand the pattern (`\\p{L}`)."""
+    if re2 is None:
+        helps = mistake is None or mistake.startswith("bad escape")
+        raise PatternError(mistake or "a regular expression that could take long", INSTALL if helps else None)
+    options = re2.Options()
+    options.max_mem = MEMORY
+    options.log_errors = False
+    try:
+        return Regex(pattern, "re2", re2.compile(same_spaces(pattern), options))
+    except (re2.error, UnicodeError) as error:
+        raise PatternError(mistake or refusal(error), None if mistake else LEFT_OUT) from None
+
+
+def refusal(error: Exception) -> str:
+    text = error.args[0] if error.args else ""
+    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return f"not a regular expression that matches in linear time: {quoted(shown)}"
+
+
+def same_spaces(pattern: str) -> str:
+    inside = False
+    result = []
+    for token in SPACE.findall(pattern):
+        if token == "\\s":
+            token = r"\s\v" if inside else r"[\s\v]"
+        elif token == "\\S" and not inside:
+            token = r"[^\s\v]"
+        elif token[0] in "[]":
+            inside = token[0] == "["
+        result.append(token)
+    return "".join(result)
