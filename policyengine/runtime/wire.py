@@ -37,11 +37,16 @@ class WireError(Exception):
 
 
 def from_json(data: bytes | str) -> object:
+    return clean(json_tree(data))
+
+
+def json_tree(data: bytes | str) -> object:
+    """As decoded, hazards of text, size and depth still in it: for what holds several trees, each to be cleaned."""
     text = data if isinstance(data, str) else utf8(data)
     if text.startswith("\ufeff"):
         raise WireError("a byte order mark at the start of the JSON")
     try:
-        raw = json.loads(
+        return json.loads(
             text,
             object_pairs_hook=pairs,
             parse_int=json_int,
@@ -52,7 +57,6 @@ def from_json(data: bytes | str) -> object:
         raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise WireError(TOO_DEEP) from None
-    return clean(raw)
 
 
 def utf8(data: bytes) -> str:
@@ -63,16 +67,19 @@ def utf8(data: bytes) -> str:
 
 
 def from_msgpack(data: bytes) -> object:
+    return clean(msgpack_tree(data))
+
+
+def msgpack_tree(data: bytes) -> object:
     """Sizes are bounded by the length of the data, so that a header cannot ask for memory."""
     try:
-        raw = msgpack.unpackb(
+        return msgpack.unpackb(
             data, strict_map_key=True, raw=False, timestamp=3, object_pairs_hook=pairs, ext_hook=extension
         )
     except UnicodeDecodeError:
         raise WireError("not valid UTF-8") from None
     except (msgpack.UnpackException, ValueError, OverflowError, RecursionError):
         raise WireError("not valid MessagePack") from None
-    return clean(raw)
 
 
 def from_python(data: object) -> object:
