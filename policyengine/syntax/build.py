@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from lark import Token
@@ -17,7 +18,7 @@ VALUES = frozenset(
     "NAME METHOD RESERVED PATH TOOLPAT STRING NUMBER DURATION RATE DATE CLOCK IP HASH FACTOR OPTIONAL".split()
 )
 WORDS = frozenset(
-    "comparison connective plus times quantifier inherited modality effect result denied whose repeat".split()
+    "comparison connective plus times quantifier inherited modality effect result denied whose repeat per".split()
 )
 
 
@@ -150,7 +151,7 @@ class Builder:
         return word
 
     def named_type(self, span: Span, name: Token, *parts: Part) -> ast.NamedType:
-        parameters = tuple(part for part in parts if isinstance(part, ast.Node))
+        parameters = tuple(part for part in parts if isinstance(part, ast.NamedType | ast.RecordType))
         return ast.NamedType(self._name(name), parameters, len(parameters) != len(parts), span=span)
 
     def record_type(self, span: Span, fields: tuple[ast.FieldDecl, ...], *optional: Token) -> ast.RecordType:
@@ -168,7 +169,7 @@ class Builder:
     # ── Scopes, endpoints, places ─────────────────────────────────────────────────────────────
     def scope(self, span: Span, name: Token, *parts: Part) -> ast.ScopeDecl:
         alias = self._text(parts[0]) if parts and isinstance(parts[0], Token) else None
-        items = tuple(part for part in parts if isinstance(part, ast.Node))
+        items = tuple(part for part in parts if isinstance(part, ast.Include | ast.ScopeEndpoint))
         return ast.ScopeDecl(self._name(name), alias, items, span=span)
 
     def include(self, span: Span, scopes: tuple[ast.Name, ...]) -> ast.Include:
@@ -185,11 +186,11 @@ class Builder:
     def binding(self, span: Span, fact: Token, value: ast.Expr) -> ast.Binding:
         return ast.Binding(self._name(fact), value, span=span)
 
-    def http(self, span: Span, methods: tuple[str, ...], path: Token) -> ast.Http:
-        return ast.Http(methods, str(path), span=span, path_span=self._at(path))
+    def http(self, span: Span, methods: tuple[Token, ...], path: Token) -> ast.Http:
+        return ast.Http(tuple(map(str, methods)), str(path), span=span, path_span=self._at(path))
 
-    def methods(self, span: Span, *methods: Token) -> tuple[str, ...]:
-        return tuple(str(method) for method in methods)
+    def methods(self, span: Span, *methods: Token) -> tuple[Token, ...]:
+        return methods
 
     def any_method(self, span: Span, path: Token) -> ast.Http:
         return ast.Http((), str(path), span=span, path_span=self._at(path))
@@ -415,8 +416,8 @@ class Builder:
         """name, per, place, when, items: what a rate and a budget share."""
         place = self._only(ast.Place, parts)
         found = tuple(part for part in parts[1:] if isinstance(part, items))
-        when = next((p for p in parts[1:] if isinstance(p, ast.Node) and p is not place and p not in found), None)
-        return self._text(name), parts[0], place, when, found
+        when = self._only(ast.Node, tuple(p for p in parts[1:] if p is not place and not isinstance(p, items)))
+        return self._text(name), self._keys(parts[0]), place, when, found
 
     def rate(self, span: Span, name: Token, *parts: Part) -> ast.RateDecl:
         kinds = (ast.RateLimit, ast.RateFloor, ast.CountingDenials, ast.Raise, ast.Clamp)
@@ -453,17 +454,17 @@ class Builder:
     def name(self, span: Span, token: Token) -> ast.Name:
         return self._name(token)
 
-    def per(self, span: Span, *names: Token) -> tuple[ast.Name, ...]:
-        return tuple(self._name(name) for name in names)
+    def per(self, span: Span, *tokens: Token) -> tuple[Token, ...]:
+        return tokens  # with its parentheses, so that a phrase that ends with it has its place
+
+    def _keys(self, per: tuple[Token, ...]) -> tuple[ast.Name, ...]:
+        return tuple(self._name(token) for token in per if token.type == "NAME")
 
     def profile(self, span: Span, name: Token, agent: ast.AgentRef, *steps: ast.ProfileStep) -> ast.ProfileDecl:
         return ast.ProfileDecl(self._text(name), agent, steps, span=span)
 
     def step(self, span: Span, target: ast.Target, repeat: Any = None) -> ast.ProfileStep:
-        return ast.ProfileStep(target, repeat, span=span)
-
-    def repeat(self, span: Span, word: Token) -> str:
-        return str(word)
+        return ast.ProfileStep(target, repeat.text if repeat else None, span=span)
 
     def invariant(self, span: Span, name: Token, *claims: ast.Claim) -> ast.InvariantDecl:
         return ast.InvariantDecl(self._text(name), claims, span=span)
@@ -475,6 +476,7 @@ class Builder:
         return ast.Name(str(word), span=span)  # a node, so that a phrase that begins with it has its place
 
     effect = modality
+    repeat = modality
     result = modality
     quantifier = modality
 
@@ -522,8 +524,8 @@ class Builder:
     def at(self, span: Span, date: Token) -> ast.At:
         return ast.At(self._literal("date", date), span=span)
 
-    def raw_http(self, span: Span, methods: tuple[str, ...], path: Token) -> ast.RawHttp:
-        return ast.RawHttp(methods, self._text(path), span=span)
+    def raw_http(self, span: Span, methods: tuple[Token, ...], path: Token) -> ast.RawHttp:
+        return ast.RawHttp(tuple(map(str, methods)), self._text(path), span=span)
 
     def action_on(self, span: Span, verb: Token, type_: Token, id_: Token) -> ast.ActionOn:
         return ast.ActionOn(self._name(verb), self._name(type_), self._text(id_), span=span)
@@ -656,7 +658,7 @@ class Builder:
         return ast.Call(self._name(function), arguments, span=span)
 
     def parenthesised(self, span: Span, inner: ast.Expr) -> ast.Expr:
-        return inner
+        return replace(inner, span=span)  # with its parentheses, so that a phrase that ends with it has its place
 
     def reference(self, span: Span, name: Token, *keys: Token) -> ast.Reference:
         return ast.Reference(str(name), tuple(self._text(key) for key in keys), span=span)
@@ -700,7 +702,7 @@ class Builder:
     def daily(self, span: Span, *tokens: Token) -> ast.DailyWindow:
         days = [self._name(token) for token in tokens if token.type == "NAME"]
         start, end = (self._literal("clock", token) for token in tokens if token.type == "CLOCK")
-        first, last = (days + [None, None])[:2]
+        first, last = [*days, None, None][:2]
         return ast.DailyWindow(first, last, start, end, self._text(tokens[-1]), span=span)
 
     def whole_days(self, span: Span, first: Token, last: Token, zone: Token) -> ast.WholeDaysWindow:
@@ -734,7 +736,7 @@ class Builder:
         return ast.Aggregate("distinct", self._name(field), history, span=span)
 
     def history(self, span: Span, event: ast.Event, within: Token, *parts: Part) -> ast.History:
-        per = next((part for part in parts if isinstance(part, tuple)), ())
+        per = self._keys(next((part for part in parts if isinstance(part, tuple)), ()))
         since = self._only(ast.Event, parts)
         return ast.History(event, self._literal("duration", within), since, per, span=span)
 

@@ -88,8 +88,8 @@ class Logic(Node):
 
 
 BinaryOperator: TypeAlias = Word[
-    "==", "!=", "<", "<=", ">", ">=", "in", "not in", "below", "has", "within", "like", "matches", "overlaps", "subset of",
-    "+", "-", "*",
+    "==", "!=", "<", "<=", ">", ">=", "in", "not in", "below", "has", "within", "like", "matches", "overlaps",
+    "subset of", "+", "-", "*",
 ]  # fmt: skip
 
 

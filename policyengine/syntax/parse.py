@@ -16,9 +16,14 @@ from lark.exceptions import UnexpectedInput
 from policyengine.diagnostics import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
+from policyengine.syntax.bounds import within_bounds
 from policyengine.syntax.build import Builder, Phrases
+from policyengine.syntax.errors import explain
+from policyengine.syntax.recover import Reader, tables
+from policyengine.syntax.text import bad_escapes, unfit
 
 _PACKAGE = Path(__file__).parent.parent
+MAX_ERRORS = 25
 _LOCK = Lock()  # one builder serves all parses, one at a time
 
 
@@ -27,6 +32,15 @@ def grammar() -> str:
     installed = _PACKAGE / "grammar" / "policy.lark"
     found = installed if installed.is_file() else _PACKAGE.parent / "grammar" / "policy.lark"
     return found.read_text(encoding="utf-8")
+
+
+class WholeWords:
+    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
+
+    always_accept = ("NAME",)
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        return stream
 
 
 @cache
@@ -39,7 +53,8 @@ def _parser() -> tuple[Lark, Builder, list[Token]]:
         maybe_placeholders=False,
         keep_all_tokens=True,
         transformer=Phrases(builder),
-        lexer_callbacks={"COMMENT": comments.append},  # type: ignore[dict-item]
+        postlex=WholeWords(),
+        lexer_callbacks={"COMMENT": comments.append},
     )
     return lark, builder, comments
 
@@ -57,15 +72,33 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
-    """The module a text spells, and what is wrong with its syntax. With diagnostics the module holds what could be read."""
+    """The module a text spells, and what is wrong with its syntax. With diagnostics the module holds what could be
+    read; it is None when the text is no policy at all."""
+    if found := unfit(source):
+        return None, found
     lark, builder, comments = _parser()
     with _LOCK, _without_garbage_collection():
         builder.source = source
         comments.clear()
-        try:
-            module: ast.Module = lark.parse(source.text)  # type: ignore[assignment]
-        except UnexpectedInput as error:
-            at = error.pos_in_stream or 0
-            return None, [Diagnostic("E101", "unexpected text", Span(source, at, at + 1))]
-        found = tuple(ast.Comment(str(c), span=Span(source, c.start_pos or 0, c.end_pos or 0)) for c in comments)
-    return replace(module, comments=found), []
+        module, diagnostics = _read(lark, source, comments)
+        written = tuple(ast.Comment(str(c), span=Span(source, c.start_pos or 0, c.end_pos or 0)) for c in comments)
+    diagnostics += bad_escapes(source)
+    if module is None:
+        return None, diagnostics
+    declarations, too_much = within_bounds(module)
+    return replace(module, declarations=declarations, comments=written), diagnostics + too_much
+
+
+def _read(lark: Lark, source: Source, comments: list[Token]) -> tuple[ast.Module | None, list[Diagnostic]]:
+    try:
+        module: ast.Module = lark.parse(source.text)  # type: ignore[assignment]
+        return module, []
+    except UnexpectedInput:
+        comments.clear()
+    rest, stops = Reader(lark, source.text).read(MAX_ERRORS)
+    diagnostics = [explain(source, stop, tables(lark)) for stop in stops]
+    if len(stops) >= MAX_ERRORS:
+        last = Span(source, stops[-1].offset, stops[-1].offset)
+        message = f"{MAX_ERRORS} mistakes so far; what follows was not read"
+        diagnostics.append(Diagnostic("E123", message, last, "mend these first"))
+    return rest, diagnostics

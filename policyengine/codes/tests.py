@@ -1,0 +1,5 @@
+"""E6xx: fixtures and tests."""
+
+from policyengine.codes.code import Code
+
+CODES: tuple[Code, ...] = ()

@@ -1,0 +1,102 @@
+"""What could have stood at the place of a syntax error, in the words of whoever writes policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+VALUES = frozenset("NUMBER STRING DURATION DATE CLOCK IP HASH true false NAME [ -".split())
+OPERANDS = VALUES | frozenset("( count sum distinct".split())
+CONDITIONS = OPERANDS | frozenset("not after no".split())
+QUANTIFIED = CONDITIONS | frozenset("any all".split())
+GIVEN = VALUES | {"{"}
+COMPARISONS = frozenset("== != < <= > >= in not below has like matches overlaps subset within is".split())
+OPERATORS = COMPARISONS | frozenset("and or + - * else".split())
+HEADS = frozenset(
+    "export enum entity let define scope issuer attester facts users user anyone agent delegation guard rate budget "
+    "profile invariant fixture test map".split()
+)
+OUTCOMES = frozenset("allow deny throttle confirm not first".split())
+CLOSERS = ("}", ")", "]")
+END = "$END"
+
+GROUPS: tuple[tuple[frozenset[str], str], ...] = (
+    (QUANTIFIED, "a condition"),
+    (CONDITIONS, "a condition"),
+    (OPERANDS, "a value"),
+    (GIVEN, "a value"),
+    (HEADS, "a declaration (`agent`, `guard`, `scope`, …)"),
+    (OUTCOMES, "an outcome (`allow`, `deny`, …)"),
+)
+DESCRIBED = {
+    "NAME": "a name",
+    "METHOD": "a method",
+    "PATH": "a path",
+    "TOOLPAT": "a tool",
+    "STRING": "a text in quotes",
+    "NUMBER": "a number",
+    "DURATION": "a duration",
+    "DATE": "a date",
+    "CLOCK": "a time of day",
+    "IP": "an address",
+    "HASH": "a hash",
+    "RATE": "a rate",
+    "FACTOR": "a factor",
+}
+EXAMPLES = {
+    "METHOD": "`GET`",
+    "PATH": "`/v1/invoices/{id}`",
+    "TOOLPAT": "`billing/refund`",
+    "DURATION": "`15m`",
+    "DATE": "`2028-01-01`",
+    "CLOCK": "`08:00`",
+    "HASH": "`sha256:9f2c`",
+    "RATE": "`100/1m`",
+    "FACTOR": "`x3`",
+}
+UNSAID = frozenset(["RESERVED", "OPTIONAL"])
+SHOWN = 4
+
+
+def continues_expression(accepted: frozenset[str]) -> bool:
+    """Whether an operand stands before the place, so that an operator may follow."""
+    return "*" in accepted or {"and", "or"} <= accepted
+
+
+def alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
+    """What is accepted, in groups that a reader knows, at most four of them; `order` is that of the grammar."""
+    rest, groups = set(accepted - UNSAID), []
+    if continues_expression(accepted):
+        rest -= OPERATORS | {"[", "(", "STRING"}
+        if not rest:
+            return ["an operator"]
+    for members, phrase in GROUPS:
+        if members <= rest:
+            groups.append(phrase)
+            rest -= members
+    if {"METHOD", "TOOL", "ACTION", "NAME"} <= rest:
+        groups.append("a scope")
+        rest.discard("NAME")
+    values = [DESCRIBED[name] for name in DESCRIBED if name in rest]
+    words = [
+        f"`{word}`" for word in order if word in rest and word not in DESCRIBED and word not in CLOSERS and word != END
+    ]
+    closers = [f"`{closer}`" for closer in CLOSERS if closer in rest]
+    return _cut(groups + values + words, closers + (["the end of the file"] if END in rest and not groups else []))
+
+
+def _cut(choices: list[str], endings: list[str]) -> list[str]:
+    room = SHOWN - len(endings)
+    return (choices if len(choices) <= room else [*choices[:room], "…"]) + endings
+
+
+def spoken(choices: list[str]) -> str:
+    """`a method, a path or `TOOL``; an ellipsis needs no `or`."""
+    if len(choices) < 2 or choices[-1] == "…":
+        return ", ".join(choices)
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+
+def example(accepted: frozenset[str]) -> str | None:
+    """How the one thing that fits looks like, when just one kind of thing does."""
+    kinds = [name for name in EXAMPLES if name in accepted]
+    return EXAMPLES[kinds[0]] if len(kinds) == 1 == len(accepted - UNSAID) else None

@@ -1,0 +1,641 @@
+"""Syntax errors speak the user's words: each row is a policy, then code, message, hint and the underlined text."""
+
+import re
+
+import pytest
+
+from policyengine.diagnostics import Diagnostic, suggest
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+
+# fmt: off
+CASES: list[tuple[str, str, str, str | None, str]] = [
+    (
+        "define x = a < b < c",
+        "E110",
+        "comparisons do not chain",
+        "write two, joined by `and`: `a < x and x < b`",
+        "<",
+    ),
+    (
+        "define x = a = b",
+        "E108",
+        "`=` does not compare",
+        "write `==`",
+        "=",
+    ),
+    (
+        "let x == 1",
+        "E108",
+        "`==` compares and gives no name",
+        "write `=`",
+        "=",
+    ),
+    (
+        "define x = !c",
+        "E109",
+        "`!` is spelled `not` here",
+        "write `not`",
+        "!",
+    ),
+    (
+        "define x = a || b",
+        "E109",
+        "`||` is spelled `or` here",
+        "write `or`",
+        "||",
+    ),
+    (
+        "define x = 'abc'",
+        "E106",
+        "texts stand in straight double quotes, not in `'`",
+        'write `"…"`',
+        "'",
+    ),
+    (
+        "define x = “abc”",
+        "E106",
+        "texts stand in straight double quotes, not in `“`",
+        'write `"…"`',
+        "“",
+    ),
+    (
+        "// hello\ndefine x = a",
+        "E107",
+        "a comment begins with `#`, not with `//`",
+        "write `# …`",
+        "//",
+    ),
+    (
+        "scope s { GET /a // x\n}",
+        "E107",
+        "a comment begins with `#`, not with `//`",
+        "write `# …`",
+        "//",
+    ),
+    (
+        "/* hi */\ndefine x = a",
+        "E107",
+        "a comment begins with `#`, not with `/*`",
+        "write `# …`",
+        "/*",
+    ),
+    (
+        "scope s {\n  GET /a\n\nguard \"x\" { deny }",
+        "E103",
+        "`}` is missing before this `guard`",
+        None,
+        "guard",
+    ),
+    (
+        "guard \"x\" { deny when (a and b\n  deny when c\n}",
+        "E103",
+        "`)` is missing before this `deny`",
+        None,
+        "deny",
+    ),
+    (
+        'guard "x" { deny when f(a, b }',
+        "E103",
+        "`)` is missing before this `}`",
+        None,
+        "}",
+    ),
+    (
+        "scope s { /a }",
+        "E113",
+        "a path needs its method here",
+        "write the method: `GET /a`; only after `on` may it be left out",
+        "/a",
+    ),
+    (
+        'agent "x" { issued by a acts alone may /v1/x }',
+        "E113",
+        "a path needs its method here",
+        "write the method: `GET /v1/x`; only after `on` may it be left out",
+        "/v1/x",
+    ),
+    (
+        "scope s { get /x }",
+        "E114",
+        "methods are written in capitals",
+        "write `GET`",
+        "get",
+    ),
+    (
+        'agent "x" { issued by a acts alone may get /x, post /y }',
+        "E114",
+        "methods are written in capitals",
+        "write `GET /x`",
+        "get",
+    ),
+    (
+        "define x = \"abc\ndefine y = 1",
+        "E105",
+        "this text has no closing quote on its line",
+        "close it with `\"`; a line break in a text is `\\n`",
+        '"',
+    ),
+    (
+        "define x = a / b",
+        "E111",
+        "there is no division",
+        "multiply the other side instead",
+        "/",
+    ),
+    (
+        "define x = a/2",
+        "E111",
+        "there is no division",
+        "multiply the other side instead",
+        "/",
+    ),
+    (
+        "define x = a % 2",
+        "E111",
+        "there is no operator `%`",
+        "the operators on numbers are `+`, `-` and `*`",
+        "%",
+    ),
+    (
+        "scope s { GET /a; GET /b }",
+        "E112",
+        "nothing is separated by `;`",
+        "leave it out: every item begins with a word of its own",
+        ";",
+    ),
+    (
+        "scope s { GET /a, GET /b }",
+        "E112",
+        "no `,` belongs here",
+        "leave it out: every item begins with a word of its own",
+        ",",
+    ),
+    (
+        "agent \"x\" { issued by a acts alone may a,\n}",
+        "E112",
+        "after this `,` another one must follow: a scope, a method, `TOOL` or `ACTION`",
+        "or leave it out",
+        ",",
+    ),
+    (
+        "gaurd \"x\" { deny }\nguard \"y\" { denny when a }",
+        "E115",
+        "unknown word `gaurd`",
+        "did you mean `guard`?",
+        "gaurd",
+    ),
+    (
+        "agent bot { issued by acme }",
+        "E116",
+        "`bot` needs quotes",
+        'write `"bot"`',
+        "bot",
+    ),
+    (
+        "guard large { deny }",
+        "E116",
+        "`large` needs quotes",
+        'write `"large"`',
+        "large",
+    ),
+    (
+        'scope "x" { GET /a }',
+        "E117",
+        'a name stands without quotes, not as `"x"`',
+        "write `x`",
+        '"x"',
+    ),
+    (
+        "entity User { a: int }",
+        "E127",
+        "a name begins with a lower-case letter, unlike `User`",
+        "write `user`",
+        "User",
+    ),
+    (
+        "scope invoices-read { GET /a }",
+        "E127",
+        "`invoices-read` is not a name",
+        "names are ASCII letters, digits, `_` and `.`",
+        "invoices-read",
+    ),
+    (
+        'guard "x" on a { confirm by role f within 5min when a }',
+        "E119",
+        "`5min` is neither a number nor a duration",
+        "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`",
+        "5min",
+    ),
+    (
+        "define x = a > 1e5",
+        "E119",
+        "`1e5` is neither a number nor a duration",
+        "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`",
+        "1e5",
+    ),
+    (
+        "define x = a > .5",
+        "E119",
+        "a number begins with a digit",
+        "write `0.5`, not `.5`",
+        ".",
+    ),
+    (
+        "define x = a\nimport b",
+        "E120",
+        "`import` comes too late",
+        "a file begins with `language`, `package` and its imports, in this order",
+        "import",
+    ),
+    (
+        'export guard "x" {}',
+        "E129",
+        "`guard` cannot be exported",
+        "guards, rates and invariants apply everywhere; "
+        "names can be: `enum`, `entity`, `let`, `define`, `scope`, `issuer`, `attester`",
+        "guard",
+    ),
+    (
+        "}\ndefine x = a",
+        "E104",
+        "this `}` closes nothing",
+        "leave it out, or look for what was closed too early",
+        "}",
+    ),
+    (
+        "guard \"x\" { deny } }\nguard \"y\" { deny }",
+        "E104",
+        "this `}` closes nothing",
+        "leave it out, or look for what was closed too early",
+        "}",
+    ),
+    (
+        "define x = a b",
+        "E101",
+        "expected an operator or a declaration (`agent`, `guard`, `scope`, …), got `b`",
+        None,
+        "b",
+    ),
+    (
+        'guard "x" { deny when a b }',
+        "E101",
+        "expected an operator, `deny`, `confirm`, `require`, … or `}`, got `b`",
+        None,
+        "b",
+    ),
+    (
+        'guard "x" { deny when }',
+        "E101",
+        "expected a condition, got `}`",
+        None,
+        "}",
+    ),
+    (
+        "define x =",
+        "E101",
+        "expected a condition, got the end of the file",
+        None,
+        "",
+    ),
+    (
+        "entity a { b int }",
+        "E101",
+        "expected `:`, got `int`",
+        None,
+        "int",
+    ),
+    (
+        "enum a = b > c",
+        "E101",
+        "expected a declaration (`agent`, `guard`, `scope`, …) or `<`, got `>`",
+        None,
+        ">",
+    ),
+    (
+        'test "x" { GET /a -> allow }',
+        "E101",
+        "expected `{` or `=>`, got `->`",
+        None,
+        "->",
+    ),
+    (
+        'test "x" { GET /a => allowed }',
+        "E115",
+        "unknown word `allowed`",
+        "did you mean `allow`?",
+        "allowed",
+    ),
+    (
+        'test "x" { GET /a => }',
+        "E101",
+        "expected an outcome (`allow`, `deny`, …), got `}`",
+        None,
+        "}",
+    ),
+    (
+        'rate "x" per a { 100 per minute }',
+        "E101",
+        "expected a rate, `floor`, `counting`, … or `}`, got `100`",
+        None,
+        "100",
+    ),
+    (
+        'agent "x" { issued acme }',
+        "E101",
+        "expected `by`, got `acme`",
+        None,
+        "acme",
+    ),
+    (
+        'agent "x" { isued by acme }',
+        "E115",
+        "unknown word `isued`",
+        "did you mean `issued`?",
+        "isued",
+    ),
+    (
+        'guard "x" on POST { deny }',
+        "E101",
+        "expected a path or `|`, got `{`",
+        None,
+        "{",
+    ),
+    (
+        "define entité = 1",
+        "E127",
+        "`entité` is not a name",
+        "names are ASCII letters, digits, `_` and `.`",
+        "entité",
+    ),
+    (
+        'guard "x" { require a message b }',
+        "E116",
+        "`b` needs quotes",
+        'write `"b"`',
+        "b",
+    ),
+    (
+        "define x = time within mon..fri 08:00..18:00",
+        "E101",
+        "expected a text in quotes, got the end of the file",
+        None,
+        "",
+    ),
+    (
+        "define x = \"\\d\"",
+        "E126",
+        "`\\d` stands for no character",
+        "write `\\\\d` for a backslash itself",
+        "\\d",
+    ),
+    (
+        'agent "x" { issued by acme credential { lifetime < 15m } }',
+        "E101",
+        "expected `<=`, got `<`",
+        None,
+        "<",
+    ),
+    (
+        "define x = a in [1, 2 3]",
+        "E101",
+        "expected an operator, `,` or `]`, got `3`",
+        None,
+        "3",
+    ),
+    (
+        "define x = a in [1, 2",
+        "E103",
+        "`]` is missing before the end of the file",
+        None,
+        "",
+    ),
+    (
+        "test \"x\" { cases { | a | => | \n| 1 | allow\n} }",
+        "E101",
+        "expected `|` or `by`, got `}`",
+        None,
+        "}",
+    ),
+    (
+        'fixture f { given user "alice" { a: 1 } }',
+        "E101",
+        "expected `use`, `given` or `}`, got `{`",
+        None,
+        "{",
+    ),
+    (
+        'rate "x" per a { 100/1m burst }',
+        "E101",
+        "expected a number, got `}`",
+        None,
+        "}",
+    ),
+    (
+        'guard "x" { deny when a mesage "m" }',
+        "E115",
+        "unknown word `mesage`",
+        "did you mean `message`?",
+        "mesage",
+    ),
+    (
+        'guard "x" { require (a or b }',
+        "E103",
+        "`)` is missing before this `}`",
+        None,
+        "}",
+    ),
+    (
+        'agent "x" { may , b }',
+        "E101",
+        "expected a scope, a method, `TOOL`, `ACTION`, …, got `,`",
+        None,
+        ",",
+    ),
+    (
+        "anyone { may GET }",
+        "E101",
+        "expected a path or `|`, got `}`",
+        None,
+        "}",
+    ),
+    (
+        'agent "x" { valid until tomorrow }',
+        "E101",
+        "expected a date, got `tomorrow`",
+        "for example `2028-01-01`",
+        "tomorrow",
+    ),
+    (
+        'map authzen { subject "user" -> user }',
+        "E101",
+        "expected `=>`, got `->`",
+        None,
+        "->",
+    ),
+    (
+        "define x = a == b == c",
+        "E110",
+        "comparisons do not chain",
+        "write two, joined by `and`: `a < x and x < b`",
+        "==",
+    ),
+    (
+        "guard \"x\" {\n  -- no\n  deny\n}",
+        "E107",
+        "a comment begins with `#`, not with `--`",
+        "write `# …`",
+        "-",
+    ),
+    (
+        'guard "x" { denywhen a }',
+        "E101",
+        "expected `deny`, `confirm`, `require`, … or `}`, got `denywhen`",
+        None,
+        "denywhen",
+    ),
+    (
+        "enum plan = Free",
+        "E127",
+        "a name begins with a lower-case letter, unlike `Free`",
+        "write `free`",
+        "Free",
+    ),
+    (
+        'agent "x" { credential { kind in jwt } }',
+        "E101",
+        "expected `[`, got `jwt`",
+        None,
+        "jwt",
+    ),
+    (
+        'guard "x" on a { confirm by role f withing 5m }',
+        "E115",
+        "unknown word `withing`",
+        "did you mean `within`?",
+        "withing",
+    ),
+    (
+        "delegation { depth < 3 }",
+        "E101",
+        "expected `<=`, got `<`",
+        None,
+        "<",
+    ),
+    (
+        'package "acme"',
+        "E117",
+        'a name stands without quotes, not as `"acme"`',
+        "write `acme`",
+        '"acme"',
+    ),
+    (
+        "fixture f { given entities { user alice {} } }",
+        "E116",
+        "`alice` needs quotes",
+        'write `"alice"`',
+        "alice",
+    ),
+    (
+        'guard "x" on TOOL { deny }',
+        "E101",
+        "expected a tool or a text in quotes, got `{`",
+        None,
+        "{",
+    ),
+    (
+        "define x = \"a\\u12\"",
+        "E126",
+        "`\\u` stands for no character",
+        "write `\\\\u` for a backslash itself",
+        "\\u",
+    ),
+    (
+        "define x = \"\\ud800\"",
+        "E126",
+        "`\\u` stands for no character",
+        "write `\\\\u` for a backslash itself",
+        "\\u",
+    ),
+]
+# fmt: on
+
+
+def diagnostics(text: str) -> list[Diagnostic]:
+    return parse(Source("x.policy", text))[1]
+
+
+@pytest.mark.parametrize(("text", "code", "message", "hint", "underlined"), CASES)
+def test_a_mistake_is_told_in_the_words_of_the_language(
+    text: str, code: str, message: str, hint: str | None, underlined: str
+) -> None:
+    first = diagnostics(text)[0]
+    assert (first.code, first.message, first.hint, first.span.text) == (code, message, hint, underlined)
+
+
+@pytest.mark.parametrize("text", [case[0] for case in CASES])
+def test_a_message_names_nothing_internal(text: str) -> None:
+    for diagnostic in diagnostics(text):
+        words = re.sub(r"`[^`]*`", "", diagnostic.message)
+        assert not re.search(r"[A-Z]{2,}(?<!ASCII)(?<!UTF)|__|\$|token|unexpected", words)
+        assert not diagnostic.message.endswith(".")
+        assert not diagnostic.message[0].isupper()
+
+
+def test_a_missing_bracket_points_at_the_one_that_is_open() -> None:
+    (diagnostic,) = diagnostics('scope s {\n  GET /a\n\nguard "x" { deny }\n')
+    (related,) = diagnostic.related
+    assert (diagnostic.code, related.span.line, related.span.text) == ("E103", 1, "{")
+
+
+def test_the_end_of_the_file_is_where_its_last_word_ends() -> None:
+    (diagnostic,) = diagnostics("define x =\n\n# more to come\n")
+    assert (diagnostic.span.line, diagnostic.span.column) == (1, 11)
+
+
+def test_one_run_finds_every_mistake() -> None:
+    text = 'gaurd "a" { deny }\nguard "b" { deny when x = y }\nscope c { /d }\nguard "e" { deny }\nscope f { get /g }\n'
+    assert [(d.code, d.span.line) for d in diagnostics(text)] == [("E115", 1), ("E108", 2), ("E113", 3), ("E114", 5)]
+
+
+def test_what_could_be_read_is_in_the_module() -> None:
+    text = 'package p\nimport q\nguard "a" { deny }\nguard "b" { dany }\nguard "c" { deny }\n'
+    module, found = parse(Source("x.policy", text))
+    assert module is not None
+    assert module.package is not None
+    assert [d.code for d in found] == ["E115"]
+    assert [(d.name.value, d.span.line) for d in module.declarations] == [("a", 3), ("c", 5)]  # type: ignore[union-attr]
+
+
+def test_a_declaration_before_a_stray_bracket_is_kept() -> None:
+    module, found = parse(Source("x.policy", 'guard "a" { deny }\n}\nguard "b" { deny }\n'))
+    assert module is not None
+    assert ([d.code for d in found], len(module.declarations)) == (["E104"], 2)
+
+
+def test_a_missing_bracket_costs_no_other_declaration() -> None:
+    module, found = parse(Source("x.policy", 'guard "a" { deny\nguard "b" { deny }\nguard "c" { deny }\n'))
+    assert module is not None
+    assert ([d.code for d in found], len(module.declarations)) == (["E103"], 2)
+
+
+def test_mixing_and_with_or_is_not_a_matter_of_syntax() -> None:
+    assert diagnostics("define x = a and b or c") == []
+
+
+def test_windows_line_ends_and_tabs_are_fine() -> None:
+    assert diagnostics('guard "a" {\r\n\tdeny\r\n}\r\n') == []
+
+
+@pytest.mark.parametrize(
+    ("word", "candidates", "meant"),
+    [
+        ("gaurd", ["guard", "agent"], "guard"),
+        ("user.rolle", ["user.role", "user.id"], "user.role"),
+        ("Guard", ["guard"], "guard"),
+        ("xyz", ["guard"], None),
+        ("guard", [], None),
+    ],
+)
+def test_a_suggestion_is_close_or_none(word: str, candidates: list[str], meant: str | None) -> None:
+    assert suggest(word, candidates) == meant
