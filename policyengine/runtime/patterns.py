@@ -19,8 +19,9 @@ LONGEST_PATTERN = 1_000
 MEMORY = 8 << 20
 INSTALL = 'install re2, which matches every pattern in linear time: pip install "agent-policyengine[re2]"'
 LEFT_OUT = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
-# `\s` leaves out the vertical tab in re2; here it means one thing in both.
-SPACE = re.compile(r"\\.|\[\^?\]?|\]|[^\\\[\]]+", re.DOTALL)
+# One token of a pattern, outside and inside a class of characters.
+OUTSIDE = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)
+INSIDE = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,26 @@ def refusal(error: Exception) -> str:
 
 
 def same_spaces(pattern: str) -> str:
-    inside = False
+    """The class of white space lacks the vertical tab in re2; spelled out, it means one thing in both engines."""
     result = []
-    for token in SPACE.findall(pattern):
-        if token == "\\s":
-            token = r"\s\v" if inside else r"[\s\v]"
-        elif token == "\\S" and not inside:
-            token = r"[^\s\v]"
-        elif token[0] in "[]":
-            inside = token[0] == "["
-        result.append(token)
+    inside, place = False, 0
+    while place < len(pattern):
+        match = (INSIDE if inside else OUTSIDE).match(pattern, place)
+        assert match is not None  # one of the alternatives fits any character
+        token = match[0]
+        result.append(spelled_out(token, inside))
+        inside = token != "]" if inside else token.startswith("[")
+        place = match.end()
     return "".join(result)
+
+
+def spelled_out(token: str, inside: bool) -> str:
+    match token, inside:
+        case "\\s", True:
+            return r"\s\v"
+        case "\\s", False:
+            return r"[\s\v]"
+        case "\\S", False:
+            return r"[^\s\v]"
+        case _:
+            return token

@@ -93,12 +93,15 @@ class Request:
 
     def fact(self, *path: str) -> object:
         """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
-        if path[:2] == ("request", "headers"):
-            path = (*path[:2], *(name.lower() for name in path[2:]))
         current: object = self.facts
-        for name in path:
+        for name in spelled(path):
             current = member_of(current, name)
         return ABSENT if current is None else current
+
+
+def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path as `facts` spell it: header names have no case."""
+    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 
 def member_of(raw: object, name: str) -> object:
@@ -143,7 +146,7 @@ FROM_ELSEWHERE = (
     "or from `entities` in this request"
 )
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
-STEP = re.compile(r"""[A-Za-z_][A-Za-z0-9_]*|(?<=\[")[^"]+""")
+STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 LONGEST_NAME = 1_000
 # A question about no definite endpoint is none.
 OF_THE_ENDPOINT = {
@@ -253,7 +256,7 @@ def pending_path(name: str, place: str) -> tuple[str, ...]:
         raise RequestError(place, f"`{name}` names the endpoint and cannot be pending")
     if steps and allowed is not None and root not in ENTITY_ROOTS and steps[0] not in allowed:
         raise RequestError(place, f"unknown fact `{quoted(name)}`", did_you_mean(steps[0], allowed))
-    return (root, *steps)
+    return spelled((root, *steps))
 
 
 def read_approval(raw: object, member: str) -> Approval:

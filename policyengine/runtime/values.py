@@ -311,6 +311,8 @@ def mismatch(expected: object, raw: object, fact: str) -> Unknown:
 def describe(raw: object) -> str:
     """What something is, in the words of policies and JSON."""
     match raw:
+        case None:
+            return "null"
         case bool():
             return "bool"
         case int():

@@ -1,0 +1,256 @@
+"""From raw facts to values: the right type, or unknown with the reason."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+
+from policyengine.kinds import EntityRef, Enum, Field, List, Record, Ref, Scalar, Set, Unresolved
+from policyengine.runtime.literals import parse_duration, parse_time
+from policyengine.runtime.values import ABSENT, PENDING, Cause, Invalid, Unknown, coerce
+
+PLAN = Enum("plan", ("free", "team"))
+USER = Ref(frozenset({"user"}))
+USER_OR_TEAM = Ref(frozenset({"user", "team"}))
+ADDRESS = Record((Field("city", Scalar.STRING),))
+NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
+
+
+def why(value: object) -> str:
+    assert isinstance(value, Unknown), f"expected unknown, got {value!r}"
+    (cause,) = value.causes
+    assert cause.fact == "body.x"
+    return cause.why
+
+
+@pytest.mark.parametrize(
+    ("raw", "type", "reason"),
+    [
+        (1, Scalar.BOOL, "expected bool, got int"),
+        ("true", Scalar.BOOL, "expected bool, got string"),
+        ((True,), Scalar.BOOL, "expected bool, got list"),
+        (True, Scalar.INT, "expected int, got bool"),
+        ("900", Scalar.INT, "expected int, got string"),
+        (Decimal("900.0"), Scalar.INT, "expected int, got number"),
+        (2**63, Scalar.INT, "beyond 64 bits"),
+        (-(2**63) - 1, Scalar.INT, "beyond 64 bits"),
+        (False, Scalar.NUMBER, "expected number, got bool"),
+        ("15000", Scalar.NUMBER, "expected number, got string"),
+        (10**20, Scalar.NUMBER, "beyond 64 bits"),
+        (Decimal("1." + "1" * 34), Scalar.NUMBER, "beyond 34 digits"),
+        (Decimal("1E+7000"), Scalar.NUMBER, "beyond 34 digits"),
+        (Decimal("1E-7000"), Scalar.NUMBER, "beyond 34 digits"),
+        (Decimal("NaN"), Scalar.NUMBER, "not a finite number"),
+        (Decimal("sNaN"), Scalar.NUMBER, "not a finite number"),
+        (Decimal("-Infinity"), Scalar.NUMBER, "not a finite number"),
+        ({"amount": 1}, Scalar.NUMBER, "expected number, got object"),
+        (900, Scalar.STRING, "expected string, got int"),
+        (b"abc", Scalar.STRING, "expected string, got something else"),
+        ("\ud800", Scalar.STRING, "a lone surrogate"),
+        ("x" * 65_537, Scalar.STRING, "longer than 65,536 characters"),
+        ("Free", PLAN, "no value of plan"),
+        ("", PLAN, "no value of plan"),
+        (1, PLAN, "expected plan, got int"),
+        (600, Scalar.DURATION, "expected duration, got int"),
+        ("10", Scalar.DURATION, "not a valid duration"),
+        ("-10m", Scalar.DURATION, "not a valid duration"),
+        (1_800_000_000, Scalar.TIME, "expected time, got int"),
+        ("2027-01-01", Scalar.TIME, "not a valid time"),
+        ("2027-01-01T12:00:00", Scalar.TIME, "not a valid time"),
+        (datetime(2027, 1, 1), Scalar.TIME, "a time without a zone"),
+        (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), Scalar.TIME, "beyond the years 2 to 9998"),
+        (167_772_161, Scalar.IP, "expected ip, got int"),
+        ("10.0.0.01", Scalar.IP, "not a valid ip"),
+        ("10.1", Scalar.IP, "not a valid ip"),
+        ("10.0.0.1 ", Scalar.IP, "not a valid ip"),
+        ("10.0.0.0/8", Scalar.IP, "not a valid ip"),
+        ("fe80::1%eth0", Scalar.IP, "not a valid ip"),
+        (IPv6Address("fe80::1%eth0"), Scalar.IP, "an address with a scope"),
+        ("10.0.0.1", Scalar.CIDR, "not a valid cidr"),
+        ("10.1.2.3/8", Scalar.CIDR, "not a valid cidr"),
+        ("10.0.0.0/255.0.0.0", Scalar.CIDR, "not a valid cidr"),
+        ("10.0.0.0/08", Scalar.CIDR, "not a valid cidr"),
+        (ip_address("10.0.0.1"), Scalar.CIDR, "expected cidr, got ip"),
+        (EntityRef("team", "x"), USER, "expected user, got another entity"),
+        ({"type": "team", "id": "x"}, USER, "expected user, got another entity"),
+        ({"type": ["user"], "id": "x"}, USER, "expected user, got another entity"),
+        ({"type": "user", "id": "x", "admin": True}, USER, "expected user, got object"),
+        ({"type": "user", "id": 7}, USER, "expected string, got int"),
+        ("alice", USER_OR_TEAM, "expected team or user, got string"),
+        (7, USER, "expected user, got int"),
+        ("e\u0301", USER, "not in Unicode NFC"),
+        (EntityRef("user", "e\u0301"), USER, "not in Unicode NFC"),
+        ("clerk", Set(Scalar.STRING), "expected set<string>, got string"),
+        ({"clerk": True}, Set(Scalar.STRING), "expected set<string>, got object"),
+        ("abc", List(Scalar.STRING), "expected list<string>, got string"),
+        ((0,) * 10_001, List(Scalar.INT), "more than 10,000 elements"),
+        (("Berlin",), ADDRESS, "expected object, got list"),
+        (PENDING, Scalar.INT, "pending"),
+        (Invalid("a duplicate key"), Scalar.INT, "a duplicate key"),
+        (1, Unresolved(), "its type is not known"),
+    ],
+)
+def test_a_wrong_typed_fact_is_unknown(raw, type, reason):
+    assert why(coerce(raw, type, "body.x")) == reason
+
+
+@pytest.mark.parametrize(
+    ("raw", "type", "value"),
+    [
+        (True, Scalar.BOOL, True),
+        (-(2**63), Scalar.INT, -(2**63)),
+        (7, Scalar.NUMBER, 7),
+        (Decimal("0.1"), Scalar.NUMBER, Decimal("0.1")),
+        (Decimal("9" * 34), Scalar.NUMBER, Decimal("9" * 34)),
+        ("", Scalar.STRING, ""),
+        ("x" * 65_536, Scalar.STRING, "x" * 65_536),
+        ("e\u0301", Scalar.STRING, "e\u0301"),
+        ("team", PLAN, "team"),
+        ("1h30m", Scalar.DURATION, timedelta(minutes=90)),
+        (timedelta(seconds=-1), Scalar.DURATION, timedelta(seconds=-1)),
+        ("2027-01-01T13:00:00+01:00", Scalar.TIME, NOON),
+        (NOON.astimezone(timezone(timedelta(hours=-8))), Scalar.TIME, NOON),
+        ("10.0.0.1", Scalar.IP, IPv4Address("10.0.0.1")),
+        ("::ffff:10.0.0.1", Scalar.IP, IPv4Address("10.0.0.1")),
+        (IPv6Address("::ffff:a00:1"), Scalar.IP, IPv4Address("10.0.0.1")),
+        ("2001:DB8::1", Scalar.IP, ip_address("2001:db8::1")),
+        ("10.0.0.0/8", Scalar.CIDR, ip_network("10.0.0.0/8")),
+        ("::ffff:10.0.0.0/104", Scalar.CIDR, ip_network("10.0.0.0/8")),
+        ("::/0", Scalar.CIDR, ip_network("::/0")),
+        ("alice", USER, EntityRef("user", "alice")),
+        (EntityRef("team", "x"), USER_OR_TEAM, EntityRef("team", "x")),
+        ({"type": "user", "id": "alice"}, USER_OR_TEAM, EntityRef("user", "alice")),
+        ([2, 1, 2], Set(Scalar.INT), (2, 1)),
+        ([2, 1, 2], List(Scalar.INT), (2, 1, 2)),
+        ({"b", "a"}, Set(Scalar.STRING), ("a", "b")),
+        ((), Set(Scalar.STRING), ()),
+        ({"city": 7}, ADDRESS, {"city": 7}),
+        ([{"city": "x"}, {"city": "x"}], Set(ADDRESS), ({"city": "x"}, {"city": "x"})),
+    ],
+)
+def test_a_fact_of_its_type_becomes_a_value(raw, type, value):
+    assert coerce(raw, type, "body.x") == value
+
+
+@pytest.mark.parametrize("raw", [None, ABSENT])
+def test_null_is_absent(raw):
+    unknown = coerce(raw, Scalar.INT, "body.x")
+    assert unknown == Unknown(frozenset({Cause("body.x", "absent", absent=True)}))
+    assert unknown.absent
+
+
+@pytest.mark.parametrize(
+    ("raw", "type", "fact"),
+    [
+        ("", Scalar.STRING, "user.id"),
+        ("", Scalar.STRING, "agent.issuer"),
+        ("", USER, "resource.owner"),
+        (EntityRef("user", ""), USER, "resource.owner"),
+        ({"type": "user", "id": None}, USER, "resource.owner"),
+    ],
+)
+def test_an_empty_id_is_absent(raw, type, fact):
+    unknown = coerce(raw, type, fact)
+    assert isinstance(unknown, Unknown)
+    assert unknown.absent
+
+
+def test_an_id_that_is_not_in_nfc_is_unknown_though_it_is_a_string():
+    assert isinstance(coerce("e\u0301", Scalar.STRING, "user.id"), Unknown)
+
+
+def test_a_wrong_typed_fact_is_not_absent():
+    assert not coerce("900", Scalar.INT, "body.x").absent
+
+
+def test_a_bad_element_leaves_the_others_known():
+    good, bad = coerce(["clerk", 7], Set(Scalar.STRING), "body.x")
+    assert good == "clerk"
+    assert why(bad) == "expected string, got int"
+
+
+def test_a_true_among_ints_is_not_the_one_it_equals_in_python():
+    one, bad = coerce([1, True], Set(Scalar.INT), "body.x")
+    assert one == 1
+    assert why(bad) == "expected int, got bool"
+
+
+def test_equal_numbers_are_one_element():
+    assert coerce([1, Decimal("1.0")], Set(Scalar.NUMBER), "body.x") == (1,)
+
+
+def test_a_subclass_of_str_becomes_plain_text():
+    class Level(StrEnum):
+        FREE = "free"
+
+    assert type(coerce(Level.FREE, Scalar.STRING, "body.x")) is str
+    assert type(coerce(Level.FREE, PLAN, "body.x")) is str
+
+
+def test_a_record_is_handed_on_as_it_is():
+    raw: Mapping[str, object] = {"city": None}
+    assert coerce(raw, ADDRESS, "body.x") is raw
+
+
+def test_merged_unknowns_keep_every_cause():
+    merged = Unknown.merge(Unknown.missing("a"), Unknown.of("b", "pending"))
+    assert {cause.fact for cause in merged.causes} == {"a", "b"}
+
+
+def test_two_absences_are_not_one_that_a_default_could_replace():
+    assert not Unknown.merge(Unknown.missing("a"), Unknown.missing("b")).absent
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("500ms", timedelta(milliseconds=500)),
+        ("10m", timedelta(minutes=10)),
+        ("1h30m", timedelta(minutes=90)),
+        ("2w1d", timedelta(days=15)),
+        ("0s", timedelta()),
+        ("", None),
+        ("10", None),
+        ("m", None),
+        ("1.5h", None),
+        (" 1h", None),
+        ("1h\n", None),
+        ("1H", None),
+        ("\u0661m", None),
+        ("9" * 40 + "w", None),
+        ("1s" * 40, None),
+    ],
+)
+def test_durations_have_one_form(text, duration):
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2027-01-01T12:00:00Z", NOON),
+        ("2027-01-01t12:00:00z", NOON),
+        ("2027-01-01 12:00:00.000Z", NOON),
+        ("2027-01-01T12:00:00.5Z", NOON + timedelta(milliseconds=500)),
+        ("2027-01-01T12:00:00.000001999Z", NOON + timedelta(microseconds=1)),
+        ("2027-01-01T06:30:00-05:30", NOON),
+        ("2027-01-01T12:00:00-00:00", NOON),
+        ("2027-02-29T12:00:00Z", None),
+        ("2027-01-01T24:00:00Z", None),
+        ("2027-01-01T12:00:60Z", None),
+        ("2027-01-01T12:00Z", None),
+        ("2027-01-01T12:00:00+25:00", None),
+        ("2027-01-01T12:00:00+01:60", None),
+        ("2027-01-01T12:00:00Z\n", None),
+        ("2027-W01-1T12:00:00Z", None),
+        ("20270101T120000Z", None),
+        ("0000-01-01T00:00:00Z", None),
+        ("9999-12-31T23:59:59Z", None),
+        ("\u0662027-01-01T12:00:00Z", None),
+    ],
+)
+def test_times_are_rfc_3339_with_a_zone(text, time):
+    assert parse_time(text) == time
