@@ -47,20 +47,24 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and words for the caller."""
+    """Why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and words for the caller.
+
+    `outcome` is what this reason alone would come to: a denied request may also have been in need of a confirmation.
+    """
 
     gate: Gate
     message: str
     rule: str | None = None
     at: str | None = None
+    outcome: Outcome = Outcome.DENY
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """What would change the answer.
 
-    `approval` names who (`by`), how long one lasts (`within`, seconds) and what it must be bound to (`binding`); `scope` the
-    credential scopes any of which would do; `credential` and `attestation` what is needed, in words.
+    `approval` names who (`by`), how long one lasts (`within`, seconds) and what it must be bound to (`binding`);
+    `scope` the credential scopes any of which would do; `credential` and `attestation` what is needed, in words.
     """
 
     kind: str

@@ -1,0 +1,72 @@
+"""Values as people read them in messages, and as approvals are bound to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from policyengine.runtime.values import Missing, Unknown
+
+LONGEST_SHOWN = 64
+
+
+def shown(value: object) -> str:
+    """A value inside a message: strings quoted, escaped and cut; never a line break or a control character."""
+    match value:
+        case Unknown():
+            return "(unknown)"
+        case bool():
+            return "true" if value else "false"
+        case int() | Decimal():
+            return format(value, "f") if isinstance(value, Decimal) else str(value)
+        case str():
+            cut = value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
+            return '"' + "".join(_escaped(char) for char in cut) + '"'
+        case timedelta():
+            return duration(value)
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case tuple():
+            items = [shown(item) for item in value[:8]]
+            return "[" + ", ".join(items + ["…"] * (len(value) > len(items))) + "]"
+        case Mapping():
+            return "{…}"
+        case _:
+            return str(value)
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else json.dumps(char)[1:-1]
+
+
+def duration(value: timedelta) -> str:
+    """`1h30m`, as policies write it."""
+    milliseconds = round(value / timedelta(milliseconds=1))
+    if milliseconds == 0:
+        return "0s"
+    words, rest = "-" if milliseconds < 0 else "", abs(milliseconds)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)):
+        count, rest = divmod(rest, size)
+        words += f"{count}{unit}" if count else ""
+    return words
+
+
+def canonical(value: object) -> object:
+    """JSON that is equal exactly when two values are: what an approval is bound to. Unknown is a value."""
+    match value:
+        case Unknown() | Missing():
+            return {"unknown": True}
+        case bool() | str() | None:
+            return value
+        case int() | Decimal():
+            return {"number": format(Decimal(value).normalize(), "f")}
+        case tuple() | list():
+            return [canonical(item) for item in value]
+        case Mapping():
+            return {"object": {str(name): canonical(item) for name, item in sorted(value.items())}}
+        case _:
+            return {type(value).__name__: str(value)}

@@ -1,0 +1,40 @@
+"""The state that a decision may depend on, read before it and never during."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime.entities import EntityData
+
+
+class Membership(Protocol):
+    """What an entity is in; `complete` is false where the directory does not know enough to be sure."""
+
+    @property
+    def refs(self) -> Sequence[EntityRef]: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+
+class Entities(Protocol):
+    """What a decision asks of a directory."""
+
+    def attribute(self, ref: EntityRef, name: str) -> object: ...
+
+    def parents(self, ref: EntityRef) -> Membership: ...
+
+    def ancestors(self, ref: EntityRef) -> Membership: ...
+
+    def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`spent` are the ids of approvals that an earlier allow has used."""
+
+    entities: Entities
+    spent: frozenset[str] = frozenset()

@@ -1,0 +1,77 @@
+"""Approvals: what a confirm is bound to, and which approvals lift it. Part of the executable specification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime.request import Approval
+from policyengine.runtime.show import canonical
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import Unknown, coerce
+from policyengine.semantics import kernel as k
+from policyengine.semantics import walk as w
+from policyengine.semantics.facts import STRINGS, Facts, hops_of, presenter_of
+from policyengine.semantics.kleene import elements, lift
+from policyengine.semantics.meaning import contains, value
+from policyengine.vocabulary import FACTS
+
+VOLATILE = frozenset(fact.name for fact in FACTS if fact.volatile)
+
+
+def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
+    """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
+    binding = bound_to(guard, index, confirm, facts)
+    fitting = [
+        approval
+        for approval in sorted(facts.request.approvals, key=lambda approval: approval.id)
+        if approval.binding == binding and approval.id not in snapshot.spent
+        if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
+    ]
+    by_person = {approval.by: approval for approval in reversed(fitting)}
+    counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
+    return w.ApprovalSeen(binding, counted, len(counted) == confirm.approvers.count)
+
+
+def bound_to(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> str:
+    """A digest of all an approval is for: rule, principal and chain, endpoint, revision, every fact read."""
+    reading = replace(facts, seen={})
+    for node in (confirm.condition, *(part.expression for part in confirm.message or () if isinstance(part, k.Shown))):
+        if node is not None:
+            value(node, reading)
+    seen = {name: canonical(one) for name, one in sorted((reading.seen or {}).items()) if name not in VOLATILE}
+    presenter, hops = presenter_of(facts), hops_of(facts)
+    chain = [] if isinstance(hops, Unknown) else [[canonical(hop.issuer), canonical(hop.id)] for hop in hops]
+    who = [canonical(presenter.issuer), canonical(presenter.id), canonical(facts.read(("user", "id"))), chain]
+    what = [type(facts.request.endpoint).__name__, str(facts.request.endpoint), canonical(facts.read(("resource",)))]
+    everything = [guard.package, guard.name, index, who, what, facts.kernel.revision, seen]
+    return "sha256:" + hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
+    """Granted already, and not longer ago than `within`, which runs from the grant."""
+    if approval.granted_at is None or approval.granted_at > now:
+        return False
+    return confirm.within is None or now - approval.granted_at <= confirm.within
+
+
+def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
+    """The approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
+    match confirm.approvers.of:
+        case k.UserServed():
+            return approval.by == user
+        case k.RoleOf(role):
+            roles = coerce(facts.entities.attribute(person, "roles"), STRINGS, "approver.roles")
+            fits = lift(lambda known: contains(known, role, False, facts), roles)
+        case k.MemberOf(expression):
+            among = value(expression, facts)
+            fits = lift(lambda known: contains(elements(known), person, True, facts), among)
+        case _:
+            assert_never(confirm.approvers.of)
+    involved = {user, presenter_of(facts).id, *(hop.id for hop in (() if isinstance(hops, Unknown) else hops))}
+    return fits is True and approval.by not in involved

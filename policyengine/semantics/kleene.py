@@ -1,0 +1,53 @@
+"""Kleene's three values: True, False, and Unknown with its causes. An unknown fact never opens a door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from policyengine.runtime.values import Unknown, Value
+from policyengine.semantics import kernel as k
+
+
+def is_absent(one: object) -> bool:
+    """Not there, rather than unusable: what `else` and `is absent` speak of."""
+    return isinstance(one, Unknown) and one.absent
+
+
+def lift(function: Callable[..., Value], *values: Value) -> Value:
+    """Apply to known values; unknown when any of them is."""
+    unknown = [one for one in values if isinstance(one, Unknown)]
+    return Unknown.merge(*unknown) if unknown else function(*values)
+
+
+def conjunction(values: Iterable[Value]) -> Value:
+    """Kleene's and: one false settles it, else one unknown, else true."""
+    values = tuple(values)
+    unknown = [one for one in values if isinstance(one, Unknown)]
+    return False if False in values else Unknown.merge(*unknown) if unknown else True
+
+
+def negation(one: Value) -> Value:
+    return lift(lambda known: not known, one)
+
+
+def disjunction(values: Iterable[Value]) -> Value:
+    """Kleene's or: one true settles it, else one unknown, else false."""
+    return negation(conjunction(negation(one) for one in values))
+
+
+def elements(collection: Value) -> tuple[Value, ...]:
+    """What a set or list holds; an unknown one holds one unknown element."""
+    return collection if isinstance(collection, tuple) else (collection,)
+
+
+def describe(node: k.Expr) -> str:
+    """What reasons call a fact: `resource.owner.tenant`."""
+    match node:
+        case k.Fact(path):
+            return ".".join(path)
+        case k.Attribute(base, name) | k.Member(base, name):
+            return f"{describe(base)}.{name}"
+        case k.Variable(name):
+            return name
+        case _:
+            return node.span.text

@@ -1,0 +1,164 @@
+"""What an expression of the kernel means for the facts of one request: a value, or Unknown with its causes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
+
+from policyengine import kinds
+from policyengine.kinds import EntityRef
+from policyengine.runtime import arithmetic, functions, windows
+from policyengine.runtime.patterns import Glob, compile_regex
+from policyengine.runtime.request import Request
+from policyengine.runtime.show import shown
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts, Path, ages, chain_facts, claims_of
+from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
+from policyengine.semantics.matching import match_pattern
+
+
+def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
+    """The facts of a request: what it says, what follows from the time, the path and the chain."""
+    facts = Facts(kernel, request, snapshot.entities.with_rows(request.entities), now, {}, {})
+    times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
+    facts = facts.bind(times)
+    facts = facts.bind(_bindings(facts))
+    facts = replace(facts, claims=claims_of(facts))
+    return facts.bind(chain_facts(facts))
+
+
+def _bindings(facts: Facts) -> dict[Path, object]:
+    """What the patterns that match bind: captures, the resource, facts by `with`; two that differ bind nothing."""
+    found: dict[Path, object] = {}
+
+    def bind(path: Path, value: object) -> None:
+        differs = path in found and found[path] != value
+        found[path] = Invalid("two patterns bind it differently") if differs else value
+
+    for binder in facts.kernel.binders:
+        captures = match_pattern(binder.pattern, facts.request.endpoint)
+        if captures is None:
+            continue
+        for name, text in captures.items():
+            bind(("params", name), text)
+        if binder.resource is not None:
+            bind(("resource",), EntityRef(binder.resource[0], captures[binder.resource[1]]))
+        for path, expression in binder.facts:
+            bind(path, value(expression, facts))
+    return found
+
+
+def value(node: k.Expr, facts: Facts) -> Value:
+    match node:
+        case k.Constant(known):
+            return known
+        case k.Fact(path, type_):
+            return facts.read(path, type_)
+        case k.Attribute(base):
+            return lift(lambda entity: facts.attribute(entity, node), value(base, facts))
+        case k.Member(base, name, type_):
+            return lift(lambda record: coerce(record.get(name, ABSENT), type_, describe(node)), value(base, facts))
+        case k.Variable(name):
+            return facts.bound["", name]  # type: ignore[return-value]  # bound below, by its quantifier
+        case k.Collection(items):
+            return tuple(value(item, facts) for item in items)
+        case k.Named(_, expression):
+            return value(expression, facts)
+        case k.Not(operand):
+            return negation(value(operand, facts))
+        case k.And(items):
+            return conjunction([value(item, facts) for item in items])
+        case k.Or(items):
+            return disjunction([value(item, facts) for item in items])
+        case k.Compare(operator, left, right):
+            return lift(lambda a, b: compare(operator, a, b, node), value(left, facts), value(right, facts))
+        case k.Contains(collection, item, deep):
+            return lift(lambda c, i: contains(c, i, deep, facts), value(collection, facts), value(item, facts))
+        case k.Below(item, ancestor, strict, direct):
+            return lift(lambda i, a: below(i, a, facts, strict, direct), value(item, facts), value(ancestor, facts))
+        case k.InNetwork(address, networks):
+            return lift(in_networks, value(address, facts), value(networks, facts))
+        case k.InWindow(instant, window):
+            return lift(lambda moment: windows.contains(window, moment), value(instant, facts))
+        case k.Like(operand, pattern):
+            return lift(lambda text: Glob(pattern).matches(text), value(operand, facts))
+        case k.Matches(operand, pattern):
+            return lift(lambda text: compile_regex(pattern).matches(text), value(operand, facts))
+        case k.Overlaps(left, right):
+            both = value(left, facts), value(right, facts)
+            return lift(lambda a, b: disjunction(contains(b, one, False, facts) for one in a), *both)
+        case k.Subset(left, right):
+            both = value(left, facts), value(right, facts)
+            return lift(lambda a, b: conjunction(contains(b, one, False, facts) for one in a), *both)
+        case k.Present(operand):
+            one = value(operand, facts)
+            return not one.absent and one if isinstance(one, Unknown) else True
+        case k.Default(operand, fallback):
+            one = value(operand, facts)
+            return value(fallback, facts) if is_absent(one) else one
+        case k.Arithmetic(operator, left, right):
+            calculate = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}[operator]
+            return lift(lambda a, b: calculate(a, b, node.span.text), value(left, facts), value(right, facts))
+        case k.Negative(operand):
+            return lift(lambda a: arithmetic.neg(a, node.span.text), value(operand, facts))
+        case k.Quantifier(word, variable, domain, condition):
+            fold = disjunction if word == "any" else conjunction
+            tests = lambda items: [value(condition, facts.bind({("", variable): one})) for one in items]  # noqa: E731
+            return lift(lambda items: fold(tests(items)), value(domain, facts))
+        case k.Apply(function, arguments):
+            given = [value(argument, facts) for argument in arguments]
+            return lift(lambda *known: functions.call(function, known), *given)
+        case _:
+            assert_never(node)
+
+
+def compare(operator: str, left: Value, right: Value, node: k.Compare) -> Value:
+    if operator in ("==", "!="):
+        is_set = any(isinstance(getattr(side, "type", None), kinds.Set) for side in (node.left, node.right))
+        same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
+        return negation(same) if operator == "!=" else same
+    ranks = next((s.type for s in (node.left, node.right) if isinstance(getattr(s, "type", None), kinds.Enum)), None)  # type: ignore[union-attr]
+    a, b = (ranks.values.index(s) if ranks else s for s in (left, right))  # type: ignore[arg-type, union-attr]
+    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
+
+
+def contains(collection: tuple[Value, ...], item: Value, deep: bool, facts: Facts) -> Value:
+    """Whether the item is an element, or (`deep`) an entity within one of the elements."""
+
+    def found(one: Value) -> Value:
+        if deep and isinstance(item, EntityRef):
+            return lift(lambda ancestor: below(item, ancestor, facts), one)
+        return lift(lambda a, b: arithmetic.equal(a, b), one, item)
+
+    return disjunction(found(one) for one in collection)
+
+
+def below(item: EntityRef, ancestor: EntityRef, facts: Facts, strict: bool = False, direct: bool = False) -> Value:
+    """Membership at any depth; unknown where the directory has no row to tell."""
+    if item == ancestor and not strict and not direct:
+        return True
+    above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
+    if ancestor in above.refs:
+        return True
+    return False if above.complete else Unknown.of(f"{item} in {ancestor}", "not in the directory")
+
+
+def in_networks(address: Value, networks: Value) -> Value:
+    def within(network: Value) -> Value:
+        return address in network if hasattr(network, "prefixlen") else address == network  # type: ignore[operator]
+
+    return disjunction(lift(within, network) for network in elements(networks))
+
+
+def message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
+    """A message with its facts. The caller sees those that came with the request; the approver sees all."""
+
+    def part(one: str | k.Shown) -> str:
+        if isinstance(one, str):
+            return one
+        return shown(value(one.expression, facts)) if one.to_caller or not to_caller else "(not shown)"
+
+    return "".join(part(one) for one in parts)

@@ -1,0 +1,449 @@
+"""The executable specification: `(kernel, request, snapshot, now) → (decision, effects)`, plain and obviously right.
+
+It reads top to bottom: what is seen at each gate, and what follows from that. Beside it, `meaning.py` says what an
+expression means, `facts.py` where facts come from, `walk.py` what acts when. Nothing is skipped for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from policyengine.kinds import Scalar
+from policyengine.runtime.decision import (
+    Decision,
+    Effects,
+    Gate,
+    Obligation,
+    OpenedApproval,
+    Outcome,
+    Principal,
+    Reason,
+    Remedy,
+    UnknownFact,
+)
+from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.request import Request
+from policyengine.runtime.show import shown
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
+from policyengine.semantics import kernel as k
+from policyengine.semantics import walk as w
+from policyengine.semantics.approvals import approval_of
+from policyengine.semantics.facts import (
+    NOT_RECORDED,
+    Facts,
+    Path,
+    has_agent,
+    hops_of,
+    presenter_of,
+    records_chains,
+)
+from policyengine.semantics.kleene import conjunction, disjunction, is_absent, lift
+from policyengine.semantics.matching import match_pattern, place_covers
+from policyengine.semantics.meaning import contains, facts_of, message, value
+
+STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
+FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
+FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
+
+
+def decide(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
+    """What a policy says to a request, and what spending that decision does."""
+    facts = facts_of(kernel, request, snapshot, now)
+    return conclude(facts, walk(facts, snapshot))
+
+
+# ── The walk: what is seen at each gate ───────────────────────────────────────────────────────
+
+
+def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
+    kernel, request = facts.kernel, facts.request
+    if isinstance(request.endpoint, MalformedEndpoint):
+        return w.Walk(request.endpoint.why)
+    presenter, by_agent = presenter_of(facts), has_agent(request)
+    anyone = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.anyones)
+    blocks = kernel.agents if by_agent else kernel.users
+    doors = tuple(_block(block, facts, presenter, True) for block in blocks)
+    served = by_agent and not is_absent(facts.read(("user", "id")))
+    users = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.users) if served else None
+    opening = [block for block in doors if block.opens] or [block for block in doors if block.stands]
+    waived = any(seen.block.package in kernel.unrestricted for seen in opening)
+    hops, known, limits = _chain(facts, presenter) if by_agent else ((), True, ())
+    guards = _guards(facts, snapshot)
+    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards)
+
+
+def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
+    """A block's requirements guard that block's doors; `credential` and `attested` bind the presenter alone."""
+    requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
+    asked = [r for r in requirements if presents or isinstance(r, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)]
+    seen = tuple(w.RequirementSeen(r, _holds(r, facts, agent, presents)) for r in asked)
+    grants = tuple(_grant(grant, facts, agent, carried) for grant in block.grants)
+    return w.BlockSeen(block, _applies(block, facts, agent), seen, grants)
+
+
+def _applies(block: w.Block, facts: Facts, agent: w.Agent) -> Value:
+    if isinstance(block, k.AnyoneBlock):
+        return True
+    name = agent.id if isinstance(block, k.AgentBlock) else facts.read(("user", "id"))
+    match block.who:
+        case k.Called(wanted):
+            return lift(lambda known: known == wanted, name)
+        case k.Everybody():
+            return lift(lambda _: True, name)
+        case k.InGroup(group):
+            return lift(lambda _, groups: contains(groups, group, False, facts), name, agent.groups)
+        case k.Where(condition):
+            return lift(lambda _: value(condition, facts), name)
+        case _:
+            assert_never(block.who)
+
+
+def _holds(requirement: k.Requirement, facts: Facts, agent: w.Agent, presents: bool) -> Value:
+    user, subject = facts.read(("user", "id")), facts.read(("credential", "subject"))
+    match requirement:
+        case k.IssuedBy(issuers):
+            return lift(lambda issuer: issuer in issuers, agent.issuer)
+        case k.ActsAlone():
+            own = True if not presents or is_absent(subject) else lift(lambda a, b: a == b, subject, agent.id)
+            return conjunction([is_absent(user), own]) if is_absent(user) or isinstance(user, str) else user
+        case k.ActsFor(condition):
+            return lift(lambda _: True if condition is None else value(condition, facts), user)
+        case k.Valid(start, end):
+            return (start is None or start <= facts.now) and (end is None or facts.now < end)
+        case k.CredentialKind(kinds_):
+            return lift(lambda kind: kind in kinds_, facts.read(("credential", "kind")))
+        case k.CredentialLifetime(limit):
+            return lift(lambda lasts: lasts <= limit, facts.read(("credential", "lifetime"), Scalar.DURATION))
+        case k.CredentialAge(limit):
+            return lift(lambda age: age <= limit, facts.read(("credential", "age"), Scalar.DURATION))
+        case k.CredentialBound():
+            return facts.read(("credential", "bound"), Scalar.BOOL)
+        case k.AttestedBy(attesters):
+            verified, by = facts.read(("attestation", "verified"), Scalar.BOOL), facts.read(("attestation", "by"))
+            trusted = [_attests(facts.kernel.attesters[name], by, facts) for name in attesters]
+            return conjunction([verified, disjunction(trusted)])
+        case _:
+            assert_never(requirement)
+
+
+def _attests(attester: k.Attester, by: Value, facts: Facts) -> Value:
+    """Whether the attestation is this attester's word, fresh, for a model and an environment it names."""
+    model, digest = facts.read(("attestation", "model")), facts.read(("attestation", "model_hash"))
+    tests = [lift(lambda name: name == attester.name, by)]
+    if attester.age is not None:
+        age = facts.read(("attestation", "age"), Scalar.DURATION)
+        tests.append(lift(lambda known: known <= attester.age, age))
+    if attester.models:
+        hashes = [True if h is None else lift(lambda d, h=h: d == h, digest) for _, h in attester.models]
+        names = [lift(lambda m, name=name: m == name, model) for name, _ in attester.models]
+        tests.append(disjunction(conjunction(pair) for pair in zip(names, hashes, strict=True)))
+    if attester.environments:
+        where = facts.read(("attestation", "environment"))
+        tests.append(lift(lambda known: known in attester.environments, where))
+    return conjunction(tests)
+
+
+def _grant(grant: k.Grant, facts: Facts, agent: w.Agent, carried: bool) -> w.GrantSeen:
+    """A `may`, through a scope that the credential carries unless its issuer says `scopes none`."""
+    endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
+    covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
+    held = agent.scopes if isinstance(agent.scopes, tuple) else ()
+    carries = carried or (issuer is not None and issuer.scopes_none)
+    carries = carries or any(scope in held for opening in covering for scope in opening.carriers)
+    condition = True if grant.when is None else value(grant.when, facts)
+    return w.GrantSeen(grant, bool(covering), carries, condition)
+
+
+def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Value, tuple[w.LimitSeen, ...]]:
+    """Authority only narrows along a chain: every hop opens the endpoint itself and names the next."""
+    agents = hops_of(facts)
+    recorded = records_chains(facts, presenter)
+    if isinstance(agents, Unknown) or (agents and not recorded):
+        unknown = agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", NOT_RECORDED)
+        return (), unknown, ()
+    hops = tuple(_hop(one, then, facts) for one, then in zip(agents, (*agents[1:], presenter), strict=True))
+    limits = [seen for limits in facts.kernel.delegation for seen in _limits(limits, agents, presenter)]
+    if not recorded:
+        limits = [replace(seen, holds=Unknown.of("chain.depth", NOT_RECORDED)) for seen in limits]
+    return hops, True, tuple(limits)
+
+
+def _hop(agent: w.Agent, then: w.Agent, facts: Facts) -> w.HopSeen:
+    own: dict[Path, object] = {
+        ("agent", "id"): agent.id,
+        ("agent", "issuer"): agent.issuer,
+        ("agent", "groups"): agent.groups,
+    }
+    nothing: dict[Path, object] = {("agent", name): ABSENT for name in ("instance", "publisher", "model")}
+    facts = facts.bind(own).bind(nothing)
+    blocks = [_block(block, facts, agent, False) for block in facts.kernel.agents]
+    return w.HopSeen(
+        agent, then, tuple(replace(seen, delegates=_delegates(seen, agent, then, facts)) for seen in blocks)
+    )
+
+
+def _delegates(seen: w.BlockSeen, agent: w.Agent, then: w.Agent, facts: Facts) -> tuple[w.DelegateSeen, ...]:
+    def one(delegate: k.Delegate) -> w.DelegateSeen:
+        covers = any(match_pattern(pattern, facts.request.endpoint) is not None for pattern in delegate.patterns)
+        lasts = True if delegate.lifetime is None else lift(lambda age: age <= delegate.lifetime, agent.age)
+        condition = True if delegate.when is None else value(delegate.when, facts)
+        return w.DelegateSeen(delegate, covers, _names(delegate.to, then, facts), lasts, condition)
+
+    return tuple(one(delegate) for delegate in seen.block.delegates) if isinstance(seen.block, k.AgentBlock) else ()
+
+
+def _names(to: k.Called | k.InGroup, agent: w.Agent, facts: Facts) -> Value:
+    if isinstance(to, k.Called):
+        return lift(lambda name: name == to.name, agent.id)
+    return lift(lambda groups: contains(groups, to.group, False, facts), agent.groups)
+
+
+def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.Agent) -> Iterable[w.LimitSeen]:
+    if limits.depth is not None:
+        yield w.LimitSeen(f"depth <= {limits.depth}", limits, len(hops) <= limits.depth)
+    if limits.lifetime is not None:
+        lasting = conjunction(lift(lambda age: age <= limits.lifetime, hop.age) for hop in hops)
+        yield w.LimitSeen("lifetime", limits, lasting)
+    if limits.no_cycles:
+        members = [(hop.issuer, hop.id) for hop in (*hops, presenter)]
+        unknown = [one for member in members for one in member if isinstance(one, Unknown)]
+        distinct_members = len(set(members)) == len(members)
+        yield w.LimitSeen("no cycles", limits, Unknown.merge(*unknown) if unknown and hops else distinct_members)
+
+
+# ── Guards and approvals ──────────────────────────────────────────────────────────────────────
+
+
+def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
+    endpoint = facts.request.endpoint
+    covering = [guard for guard in facts.kernel.guards if place_covers(guard.place, endpoint)]
+    approvals = {
+        (id(guard), id(effect)): approval_of(guard, index, effect, facts, snapshot)
+        for guard in covering
+        for index, effect in enumerate(guard.effects)
+        if isinstance(effect, k.Confirm)
+    }
+    facts = facts.bind(_approval_facts(approvals.values(), facts.now))
+
+    def seen(guard: k.Guard) -> w.GuardSeen:
+        effects = [
+            w.EffectSeen(effect, True if effect.condition is None else value(effect.condition, facts),
+                         approvals.get((id(guard), id(effect))))
+            for effect in guard.effects
+        ]  # fmt: skip
+        return w.GuardSeen(guard, True, tuple(effects))
+
+    return tuple(seen(guard) if guard in covering else w.GuardSeen(guard, False, ()) for guard in facts.kernel.guards)
+
+
+def _approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:
+    granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
+    if not granted:
+        return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}
+    last = max(granted, key=lambda approval: (approval.granted_at, approval.id))
+    return {("approval", "granted"): True, ("approval", "by"): last.by, ("approval", "age"): now - last.granted_at}  # type: ignore[operator]
+
+
+# ── What follows: the strongest outcome stands, and nothing said means deny ───────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it."""
+
+    reason: Reason
+    causes: frozenset[Cause] = frozenset()
+    remedies: tuple[Remedy, ...] = ()
+
+
+def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
+    """The decision that a walk comes to, and its effects."""
+    stops = tuple(_stops(facts, seen))
+    outcome = min((stop.reason.outcome for stop in stops), key=STRENGTH.index, default=Outcome.ALLOW)
+    if outcome is Outcome.ALLOW and (unmet := tuple(_unmet(facts, seen))):
+        stops, outcome = unmet, Outcome.DENY
+    stops = tuple(sorted(stops, key=lambda stop: STRENGTH.index(stop.reason.outcome)))
+    duties = [duty for duty in _duties(seen) if outcome is Outcome.ALLOW or duty.duty.kind in FOR_THE_OPERATOR]
+    causes = frozenset().union(*(stop.causes for stop in stops), _causes(*(duty.condition for duty in duties)))
+    if not seen.malformed and not seen.identified:
+        causes = frozenset()
+    decision = Decision(
+        outcome=outcome,
+        gate=stops[0].reason.gate if stops else None,
+        reasons=tuple(stop.reason for stop in stops),
+        remedies=tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
+        obligations=tuple(_obligation(facts, duty) for duty in duties),
+        unknown=tuple(UnknownFact(cause.fact, cause.why) for cause in sorted(causes, key=lambda c: (c.fact, c.why))),
+        principal=_principal(facts),
+        package=facts.kernel.package,
+        revision=facts.kernel.revision,
+    )
+    return decision, _effects(facts, seen, outcome)
+
+
+def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
+    """Every reason against the request, gate by gate. Without a block that stands the caller learns `identity` only."""
+    if seen.malformed is not None:
+        yield Stop(Reason(Gate.MALFORMED_PATH, f"the path is not canonical: {seen.malformed}"))
+        return
+    if not seen.identified:
+        yield Stop(Reason(Gate.IDENTITY, "no block of the policy accepts this caller with these credentials"))
+        return
+    if not seen.door_open:
+        yield _closed_door(seen)
+    if not seen.user_allowed:
+        grants = [grant.condition for block in seen.user or () for grant in block.grants if grant.covers]
+        causes = _causes(*grants, *(block.applies for block in seen.user or ()))
+        yield Stop(Reason(Gate.USER, "no user block opens this to the person served"), causes)
+    if not seen.chain_sound:
+        yield from _broken_chain(seen)
+    for guard in seen.guards:
+        for one in guard.effects:
+            if one.acts and isinstance(one.effect, k.Deny):
+                yield _denied(facts, guard.guard, one, one.effect)
+            elif one.acts and isinstance(one.effect, k.Confirm):
+                yield _unconfirmed(facts, guard.guard, one, one.effect)
+
+
+def _closed_door(seen: w.Walk) -> Stop:
+    """Nothing opened the endpoint: say whether a scope, a better credential or an attestation would have."""
+    standing = [grant for block in seen.presenter if block.stands for grant in block.grants if grant.covers]
+    uncarried = [grant.grant for grant in standing if grant.condition is True and not grant.carried]
+    scopes = dict.fromkeys(scope for grant in uncarried for o in grant.openings for scope in o.carriers)
+    remedies = [Remedy("scope", scopes=tuple(scopes))] if scopes else []
+    for block in seen.presenter:
+        missing = [asked.requirement for asked in block.requirements if asked.holds is not True]
+        about_proof = all(not isinstance(one, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid) for one in missing)
+        if block.applies is True and about_proof and any(grant.opens for grant in block.grants):
+            remedies += [Remedy(_proof(one), need=one.span.text) for one in missing]
+    message = "the credential carries no scope that opens this" if uncarried else "nothing opens this to the caller"
+    return Stop(Reason(Gate.DEFAULT, message), _causes(*(grant.condition for grant in standing)), tuple(remedies))
+
+
+def _proof(requirement: k.Requirement) -> str:
+    return "attestation" if isinstance(requirement, k.AttestedBy) else "credential"
+
+
+def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
+    if seen.chain_known is not True:
+        yield Stop(Reason(Gate.CHAIN, "who handed the work on is not known"), _causes(seen.chain_known))
+    for hop in seen.hops:
+        blocks = [block for block in hop.blocks if block.applies is not False]
+        void = [one.holds for block in blocks for one in block.requirements]
+        if not hop.opens:
+            causes = _causes(*void, *(grant.condition for block in blocks for grant in block.grants if grant.covers))
+            yield Stop(Reason(Gate.CHAIN, f"agent {shown(hop.agent.id)} may not do this itself"), causes)
+        if not hop.hands_on:
+            handed = [one for block in blocks for one in block.delegates if one.covers]
+            causes = _causes(*void, *(one for d in handed for one in (d.names_next, d.lasts, d.condition)))
+            words = f"agent {shown(hop.agent.id)} does not hand this on to agent {shown(hop.next.id)}"
+            yield Stop(Reason(Gate.CHAIN, words), causes)
+    for limit in seen.limits:
+        if limit.holds is not True:
+            words = f"the limit of delegation `{limit.words}` does not hold"
+            yield Stop(Reason(Gate.CHAIN, words, at=limit.limits.span.at), _causes(limit.holds))
+
+
+def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> Stop:
+    reason = Reason(Gate.GUARD, _words(facts, seen), guard.name, deny.span.at)
+    proofs: dict[tuple[str, str], dict[Path, object]] = {
+        ("attestation", "a verified attestation"): {("attestation", "verified"): True},
+        ("attestation", "a fresh attestation"): {("attestation", "age"): timedelta(0)},
+        ("credential", "a bound credential"): {("credential", "bound"): True},
+        ("credential", "a fresh credential"): {("credential", "age"): timedelta(0)},
+    }  # fmt: skip
+    helping = [] if deny.condition is None else [
+        Remedy(kind, guard.name, need=need)
+        for (kind, need), better in proofs.items()
+        if value(deny.condition, facts.bind(better)) is False
+    ]  # fmt: skip
+    return Stop(reason, _causes(seen.condition), tuple(helping[:1]))
+
+
+def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:
+    reason = Reason(Gate.GUARD, _words(facts, seen), guard.name, confirm.span.at, Outcome.CONFIRM)
+    within = None if confirm.within is None else confirm.within.total_seconds()
+    binding = seen.approval.binding if seen.approval else None
+    remedy = Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
+    return Stop(reason, _causes(seen.condition), (remedy,))
+
+
+def _words(facts: Facts, seen: w.EffectSeen) -> str:
+    """The rule's message for the caller, or the rule itself; and the facts that were unknown."""
+    effect = seen.effect
+    words = f"`{effect.words}`" if effect.message is None else message(effect.message, facts, to_caller=True)
+    unknown = sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in _causes(seen.condition))
+    return f"{words} ({'; '.join(unknown)})" if unknown else words
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    guard: k.Guard
+    duty: k.Oblige
+    condition: Value
+
+
+def _duties(seen: w.Walk) -> Iterator[Duty]:
+    """The obligations that apply."""
+    for guard in seen.guards:
+        for one in guard.effects:
+            if one.acts and isinstance(one.effect, k.Oblige):
+                yield Duty(guard.guard, one.effect, one.condition)
+
+
+def _obligation(facts: Facts, duty: Duty) -> Obligation:
+    words = None if duty.duty.message is None else message(duty.duty.message, facts, to_caller=True)
+    return Obligation(duty.duty.kind, duty.duty.arguments, duty.guard.name, duty.duty.span.at, words)
+
+
+def _unmet(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
+    """A gateway that says which obligations it can meet is denied what it cannot."""
+    supported = facts.request.options.obligations_supported
+    for one in _duties(seen) if supported is not None else ():
+        if one.duty.kind in FOR_THE_GATEWAY and one.duty.kind not in (supported or ()):
+            words = f"the gateway cannot meet the obligation `{one.duty.kind}`"
+            yield Stop(Reason(Gate.GUARD, words, one.guard.name, one.duty.span.at))
+
+
+def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
+    """An allow spends the approvals it needed; a confirm opens those it lacks."""
+    confirms = [
+        (guard.guard, one.effect, one.approval)
+        for guard in seen.guards
+        for one in guard.effects
+        if isinstance(one.effect, k.Confirm) and one.approval is not None and one.triggered
+    ]
+    if outcome is Outcome.ALLOW:
+        return Effects(spends=tuple(dict.fromkeys(a.id for _, _, seen_ in confirms for a in seen_.counted)))
+    if outcome is not Outcome.CONFIRM:
+        return Effects()
+    return Effects(opens=tuple(
+        OpenedApproval(
+            guard.name, approval.binding, confirm.approvers.words, confirm.approvers.count,
+            None if confirm.within is None else confirm.within.total_seconds(),
+            message(confirm.message or (confirm.words,), facts, to_caller=False),
+        )
+        for guard, confirm, approval in confirms
+        if not approval.granted
+    ))  # fmt: skip
+
+
+def _principal(facts: Facts) -> Principal:
+    presenter, hops = presenter_of(facts), hops_of(facts)
+    before = [] if isinstance(hops, Unknown) else [hop.id for hop in hops]
+    user = _name(facts.read(("user", "id")))
+    agent = _name(presenter.id) if has_agent(facts.request) else None
+    names = [name for name in (user, *map(_name, before), agent) if name is not None]
+    return Principal(agent, _name(presenter.issuer), user, tuple(names), cluster=agent)
+
+
+def _name(one: Value) -> str | None:
+    return one if isinstance(one, str) else None
+
+
+def _causes(*values: Value) -> frozenset[Cause]:
+    return frozenset().union(*(one.causes for one in values if isinstance(one, Unknown)))

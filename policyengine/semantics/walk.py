@@ -1,0 +1,183 @@
+"""The walk of one request through every gate, as data: what the specification saw, for decisions and explanations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from policyengine.runtime.request import Approval
+from policyengine.runtime.values import Value
+from policyengine.semantics import kernel as k
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A principal of the chain: (issuer, name); the scopes of its own credential, and its age."""
+
+    id: Value
+    issuer: Value
+    scopes: Value
+    groups: Value
+    age: Value
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementSeen:
+    requirement: k.Requirement
+    holds: Value
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSeen:
+    """A `may`: whether it covers the endpoint, whether the credential carries it, and its condition."""
+
+    grant: k.Grant
+    covers: bool
+    carried: bool
+    condition: Value
+
+    @property
+    def opens(self) -> bool:
+        return self.covers and self.carried and self.condition is True
+
+
+@dataclass(frozen=True, slots=True)
+class DelegateSeen:
+    """A `may delegate`: whether it covers the endpoint, names the next agent, still lasts, and its condition."""
+
+    delegate: k.Delegate
+    covers: bool
+    names_next: Value
+    lasts: Value
+    condition: Value
+
+    @property
+    def hands_on(self) -> bool:
+        return self.covers and self.names_next is True and self.lasts is True and self.condition is True
+
+
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSeen:
+    """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds."""
+
+    block: Block
+    applies: Value
+    requirements: tuple[RequirementSeen, ...]
+    grants: tuple[GrantSeen, ...]
+    delegates: tuple[DelegateSeen, ...] = ()
+
+    @property
+    def stands(self) -> bool:
+        return self.applies is True and all(seen.holds is True for seen in self.requirements)
+
+    @property
+    def opens(self) -> bool:
+        return self.stands and any(grant.opens for grant in self.grants)
+
+
+@dataclass(frozen=True, slots=True)
+class HopSeen:
+    """One agent before the presenter, and whether it opens the endpoint itself and hands it to the next."""
+
+    agent: Agent
+    next: Agent
+    blocks: tuple[BlockSeen, ...]
+
+    @property
+    def opens(self) -> bool:
+        return any(block.opens for block in self.blocks)
+
+    @property
+    def hands_on(self) -> bool:
+        return any(block.stands and any(seen.hands_on for seen in block.delegates) for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSeen:
+    """One limit of a `delegation`: `words` as the policy writes it."""
+
+    words: str
+    limits: k.DelegationLimits
+    holds: Value
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalSeen:
+    """What a confirm must be bound to, the approvals that count, and whether they are enough."""
+
+    binding: str
+    counted: tuple[Approval, ...]
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EffectSeen:
+    """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval."""
+
+    effect: k.Effect
+    condition: Value
+    approval: ApprovalSeen | None = None
+
+    @property
+    def triggered(self) -> bool:
+        return self.condition is not False
+
+    @property
+    def acts(self) -> bool:
+        return self.triggered and not (self.approval and self.approval.granted)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSeen:
+    """A guard; one whose place does not cover the endpoint has no effects here."""
+
+    guard: k.Guard
+    covers: bool
+    effects: tuple[EffectSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at.
+
+    `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
+    where nobody is served by an agent.
+    """
+
+    malformed: str | None
+    anyone: tuple[BlockSeen, ...] = ()
+    presenter: tuple[BlockSeen, ...] = ()
+    user: tuple[BlockSeen, ...] | None = None
+    user_waived: bool = False
+    chain_known: Value = True
+    hops: tuple[HopSeen, ...] = ()
+    limits: tuple[LimitSeen, ...] = ()
+    guards: tuple[GuardSeen, ...] = ()
+
+    @property
+    def open_to_anyone(self) -> bool:
+        return any(block.opens for block in self.anyone)
+
+    @property
+    def identified(self) -> bool:
+        return self.open_to_anyone or any(block.stands for block in self.presenter)
+
+    @property
+    def door_open(self) -> bool:
+        return self.open_to_anyone or any(block.opens for block in self.presenter)
+
+    @property
+    def user_allowed(self) -> bool:
+        if self.user is None or self.user_waived or self.open_to_anyone:
+            return True
+        return any(block.opens for block in self.user)
+
+    @property
+    def chain_sound(self) -> bool:
+        if self.open_to_anyone:
+            return True
+        unbroken = all(hop.opens and hop.hands_on for hop in self.hops)
+        return unbroken and self.chain_known is True and all(limit.holds is True for limit in self.limits)
