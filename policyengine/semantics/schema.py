@@ -10,6 +10,7 @@ from policyengine.diagnostics import Related, suggest
 from policyengine.kinds import Enum, Field, List, Record, Ref, Scalar, Set, Type, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import place_overlaps
+from policyengine.semantics.definitions import Measures, measure_all
 from policyengine.semantics.symbols import (
     BUILT_IN_ENTITIES,
     IMPLICIT_USER,
@@ -89,6 +90,7 @@ class Schema:
     facts: tuple[DeclaredFact, ...]
     places: Places
     by_path: Mapping[Path, tuple[DeclaredFact, ...]]
+    measures: Measures  # of each `let` and `define` that can be used
 
     @classmethod
     def of(cls, program: Program, places: Places, report: Reporter | None = None) -> Schema:
@@ -100,7 +102,7 @@ class Schema:
         for fact in facts:
             by_path[fact.path] = (*by_path.get(fact.path, ()), fact)
         check_agreement(by_path, reader.report)
-        return cls(enums, entities, facts, places, by_path)
+        return cls(enums, entities, facts, places, by_path, measure_all(program, reader.report))
 
     def enums_in(self, program: Program, package: str) -> Iterator[Enum]:
         """Every enum whose words the package may use, built-in ones last."""
