@@ -1,0 +1,205 @@
+"""The engine: loads policies, decides, keeps what a decision spends. Its drivers fetch, decide and commit."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import TypeAlias
+
+from policyengine.diagnostics import Diagnostic, PolicyError
+from policyengine.directory.entities import Directory
+from policyengine.directory.files import read_directory
+from policyengine.loading import load_sources
+from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics.check import check
+from policyengine.semantics.explain import Explanation, explain
+from policyengine.semantics.kernel import Kernel
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.reference import conclude, decide, walk
+from policyengine.source import Source
+from policyengine.stores.memory import MemoryStore
+from policyengine.syntax.parse import parse
+
+Question: TypeAlias = Request | Mapping[str, object] | str | bytes
+Clock: TypeAlias = Callable[[], datetime]
+
+_LOG = logging.getLogger("policyengine")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id(now: datetime) -> str:
+    """A ULID: 48 bits of milliseconds, 80 of chance, in 26 characters that sort by time."""
+    number = int(now.timestamp() * 1000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
+
+
+class Engine:
+    """Decides by one set of policies. Threads may share it; every method is quick and none blocks.
+
+    `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
+    RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        warnings: Sequence[Diagnostic] = (),
+        directory: Directory | None = None,
+        clock: Clock = utc_now,
+        ids: Callable[[datetime], str] = new_id,
+    ) -> None:
+        self.kernel = kernel
+        self.warnings = tuple(warnings)
+        self.failures = 0
+        self._directory = Directory() if directory is None else directory
+        self._clock, self._ids = clock, ids
+        self._store = MemoryStore()
+        self._counting = Lock()
+
+    @classmethod
+    def load(
+        cls,
+        *paths: Path | str,
+        entities: Path | str | None = None,
+        clock: Clock = utc_now,
+        ids: Callable[[datetime], str] = new_id,
+    ) -> Engine:
+        """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
+
+        Raises PolicyError with every mistake found, EntitiesError when the file of entities cannot be used.
+        """
+        sources, problems = load_sources(paths)
+        directory = None if entities is None else read_directory(entities)
+        return cls._checked(sources, problems, directory, clock, ids)
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        name: str = "policy.policy",
+        *,
+        directory: Directory | None = None,
+        clock: Clock = utc_now,
+        ids: Callable[[datetime], str] = new_id,
+    ) -> Engine:
+        """From the text of one policy; `name` is what messages and reasons call it."""
+        return cls._checked([Source(name, text)], (), directory, clock, ids)
+
+    @classmethod
+    def _checked(
+        cls,
+        sources: Sequence[Source],
+        problems: Sequence[Diagnostic],
+        directory: Directory | None,
+        clock: Clock,
+        ids: Callable[[datetime], str],
+    ) -> Engine:
+        parsed = [parse(source) for source in sources]
+        syntax = [diagnostic for _, found in parsed for diagnostic in found]
+        checked = check([module for module, _ in parsed if module is not None], [*problems, *syntax])
+        if checked.kernel is None:
+            raise PolicyError(checked.diagnostics)
+        return cls(checked.kernel, warnings=checked.diagnostics, directory=directory, clock=clock, ids=ids)
+
+    @property
+    def revision(self) -> str:
+        """`sha256:…`: the same for the same meaning, whatever the order of files and declarations."""
+        return self.kernel.revision
+
+    @property
+    def package(self) -> str:
+        return self.kernel.package
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return self.kernel.packages
+
+    def decide(self, question: Question) -> Decision:
+        """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks."""
+        request = _read(question)
+        if not request.options.consume:
+            return self._evaluate(request)
+        if request.options.at is not None:
+            raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+        while True:
+            decision, effects = self._answer(request, self._clock())
+            if self._store.commit(effects):
+                return decision
+
+    def evaluate(self, question: Question) -> Decision:
+        """Decide without spending anything: asked again, the answer is the same."""
+        return self._evaluate(_read(question))
+
+    def explain(self, question: Question) -> Explanation:
+        """The decision that `evaluate` gives, with the whole walk: every rule considered and why."""
+        request = _read(question)
+        now = request.options.at or self._clock()
+        snapshot = self._snapshot(request)
+        facts = facts_of(self.kernel, request, snapshot, now)
+        seen = walk(facts, snapshot)
+        decision, effects = conclude(facts, seen)
+        return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
+
+    async def decide_async(self, question: Question) -> Decision:
+        return self.decide(question)
+
+    async def evaluate_async(self, question: Question) -> Decision:
+        return self.evaluate(question)
+
+    async def explain_async(self, question: Question) -> Explanation:
+        return self.explain(question)
+
+    def _evaluate(self, request: Request) -> Decision:
+        decision, effects = self._answer(request, request.options.at or self._clock())
+        return self._peeked(decision, effects)
+
+    def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
+        """Fails closed: an exception inside is a deny that says so, and never more than that."""
+        try:
+            decision, effects = decide(self.kernel, request, self._snapshot(request), now)
+        except Exception:
+            decision, effects = self._failed(), Effects()
+        return replace(decision, id=self._ids(now)), effects
+
+    def _failed(self) -> Decision:
+        with self._counting:
+            self.failures += 1
+        _LOG.exception("a decision failed and was denied")
+        reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
+        package, revision = self.kernel.package, self.kernel.revision
+        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision)
+
+    def _snapshot(self, request: Request) -> Snapshot:
+        return Snapshot(self._directory, self._store.spent_among(approval.id for approval in request.approvals))
+
+    @staticmethod
+    def _peeked(decision: Decision, effects: Effects) -> Decision:
+        """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
+        if not effects.spends:
+            return decision
+        consume = Obligation("consume", (), rule="approval", at="")
+        return replace(decision, obligations=(*decision.obligations, consume))
+
+
+def _read(question: Question) -> Request:
+    match question:
+        case Request():
+            return question
+        case str() | bytes():
+            return Request.from_json(question)
+        case Mapping():
+            return Request.from_mapping(question)
+        case _:
+            raise RequestError("", f"a question is a mapping or JSON, not {type(question).__name__}")

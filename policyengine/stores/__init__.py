@@ -1,0 +1,1 @@
+"""State that outlives a decision: read before it, changed after it in one atomic step."""
