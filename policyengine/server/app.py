@@ -1,0 +1,199 @@
+"""The routes: each reads a question, asks the engine and writes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse
+
+from policyengine.runtime.request import Request as Question
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.shape import quoted
+from policyengine.server import schema
+from policyengine.server.deciding import batch_of, decided, decided_in_turn, question_of
+from policyengine.server.frame import Frame
+from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
+from policyengine.server.page import POLICY, page_of
+from policyengine.server.problems import Problem
+from policyengine.server.tokens import Tokens
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+CHALLENGE = 'Bearer realm="policyengine"'
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionApi:
+    """The endpoints. Deciding is quick and synchronous, so it runs right here."""
+
+    engine: Engine
+    tokens: Tokens | None
+    body_timeout: float
+
+    async def decide(self, http: Request) -> Response:
+        """Decide and spend. `options.consume: false` only looks."""
+        question = await self._question(http)
+        return answer(http, decided(self.engine, question, spend=question.options.consume))
+
+    async def evaluate(self, http: Request) -> Response:
+        """Decide without spending anything: the same question gets the same answer."""
+        return answer(http, decided(self.engine, await self._question(http), spend=False))
+
+    async def decide_batch(self, http: Request) -> Response:
+        """Decide many questions in order. What is no question is denied and spoils no other."""
+        batch = batch_of(*await self._body(http))
+        return answer(http, {"decisions": await decided_in_turn(self.engine, batch)})
+
+    async def explain(self, http: Request) -> Response:
+        """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
+        return answer(http, self.engine.explain(await self._question(http)).to_dict())
+
+    async def healthz(self, http: Request) -> Response:
+        """The process is alive."""
+        return answer(http, {"status": "ok"})
+
+    async def readyz(self, http: Request) -> Response:
+        """A policy is armed: which one."""
+        armed = {"revision": self.engine.revision, "packages": list(self.engine.packages)}
+        return answer(http, {"status": "ready", **armed})
+
+    async def docs(self, http: Request) -> Response:
+        html = page_of(http.app.openapi(), str(http.base_url).rstrip("/"))
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
+
+    async def root(self, http: Request) -> Response:
+        return answer(http, {"service": "policyengine", "docs": "/docs", "openapi": "/openapi.json"})
+
+    async def _question(self, http: Request) -> Question:
+        return question_of(*await self._body(http))
+
+    async def _body(self, http: Request) -> tuple[bytes, Form]:
+        self._authenticate(http)
+        form = form_of_body(http.headers)
+        return await read_body(http, self.body_timeout), form
+
+    def _authenticate(self, http: Request) -> None:
+        given = http.headers.getlist("authorization")
+        if self.tokens is None or (len(given) == 1 and self.tokens.accept(given[0])):
+            return
+        said = f'{CHALLENGE}, error="invalid_token"' if given else CHALLENGE
+        detail = "the token is not accepted" if given else "a token is needed"
+        raise Problem(
+            401,
+            detail,
+            hint="send `Authorization: Bearer …` with a token of `--token-file`",
+            headers={"WWW-Authenticate": said},
+        )
+
+
+# ── What is no answer ─────────────────────────────────────────────────────────────────────────
+
+
+async def on_problem(http: Request, error: Exception) -> Response:
+    match error:
+        case Problem():
+            return problem_answer(http, error)
+        case RequestError():
+            return problem_answer(http, Problem.of(error))
+        case HTTPException():
+            return problem_answer(http, of_routing(http, error))
+        case _:
+            raise error
+
+
+def of_routing(http: Request, error: HTTPException) -> Problem:
+    path = f"`{quoted(http.url.path)}`"
+    match error.status_code:
+        case 404:
+            return Problem(404, f"there is nothing at {path}", hint="`/docs` lists what there is")
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            return Problem(405, f"{path} takes {allowed}, not {quoted(http.method)}", headers=error.headers)
+        case _:
+            return Problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+# ── The application ───────────────────────────────────────────────────────────────────────────
+
+
+class DecisionApp(FastAPI):
+    """Routes and documentation; models of bodies join the OpenAPI document here, as no route parses with them."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes
+            )
+            document.setdefault("components", {})["schemas"] = schema.components()
+            document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def create_app(
+    engine: Engine, *, token: str | Collection[str] | None = None, body_timeout: float = SLOWEST_BODY
+) -> FastAPI:
+    """The decision API as an ASGI application.
+
+    With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
+    is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
+    """
+    api = DecisionApi(engine, None if token is None else Tokens.of(token), body_timeout)
+    app = DecisionApp(
+        title="policyengine",
+        description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
+        version=version("agent-policyengine"),
+        docs_url=None,  # FastAPI's pages run scripts of other people from another server
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(Frame)],
+        exception_handlers=dict.fromkeys((Problem, RequestError, HTTPException), on_problem),
+    )
+    add_questions(app, api)
+    add_status(app, api)
+    return app
+
+
+def add_questions(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    explanation = {"decision": schema.CONFIRM, "walk": {}}
+    questions = schema.request_body(schema.Question, schema.QUESTIONS)
+    batches = schema.request_body(schema.Batch, {"batch": schema.BATCH})
+    for path, handler, body, responses in (
+        ("/decide", api.decide, questions, schema.responses(schema.Decision, schema.CONFIRM)),
+        ("/evaluate", api.evaluate, questions, schema.responses(schema.Decision, schema.CONFIRM)),
+        (
+            "/decide/batch",
+            api.decide_batch,
+            batches,
+            schema.responses(schema.Decisions, {"decisions": [schema.CONFIRM]}),
+        ),
+        ("/explain", api.explain, questions, schema.responses(schema.Explanation, explanation)),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["POST"],
+            response_class=Response,
+            openapi_extra={**body, **security},
+            responses=responses,
+            tags=["decisions"],
+        )
+
+
+def add_status(app: FastAPI, api: DecisionApi) -> None:
+    for path, handler, model in (("/healthz", api.healthz, schema.Health), ("/readyz", api.readyz, schema.Readiness)):
+        described = {"description": "It is.", "content": schema.content(model, {})}
+        app.add_api_route(
+            path, handler, methods=["GET"], response_class=Response, responses={200: described}, tags=["status"]
+        )
+    app.add_api_route("/docs", api.docs, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/", api.root, methods=["GET"], include_in_schema=False)

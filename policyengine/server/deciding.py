@@ -1,0 +1,146 @@
+"""A question in bytes to an answer as plain data: one at a time, or a batch in which each stands for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policyengine.runtime import wire
+from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.shape import did_you_mean, only, wrong_kind
+from policyengine.server.media import Form
+from policyengine.server.problems import Problem
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+MOST_ITEMS = 1_000
+Answer = dict[str, object]
+
+
+class Semantics(StrEnum):
+    """When a batch ends: at its end, at the first that is not allowed, or at the first that is."""
+
+    EXECUTE_ALL = "execute_all"
+    DENY_ON_FIRST_DENY = "deny_on_first_deny"
+    PERMIT_ON_FIRST_PERMIT = "permit_on_first_permit"
+
+    def ends_with(self, allowed: bool) -> bool:
+        match self:
+            case Semantics.EXECUTE_ALL:
+                return False
+            case Semantics.DENY_ON_FIRST_DENY:
+                return not allowed
+            case Semantics.PERMIT_ON_FIRST_PERMIT:
+                return allowed
+
+
+# ── One ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def question_of(body: bytes, form: Form) -> Request:
+    """Raises RequestError, whatever the bytes are."""
+    match form:
+        case Form.JSON:
+            return Request.from_json(body)
+        case Form.MSGPACK:
+            return Request.from_msgpack(body)
+
+
+def decided(engine: Engine, question: Request, spend: bool) -> Answer:
+    """The decision, with the walk if that is asked for: taken first, as it shows what was there to decide upon."""
+    walk = {"explanation": engine.explain(question).to_dict()["walk"]} if question.options.explain else {}
+    decision = engine.decide(question) if spend else engine.evaluate(question)
+    return {**decision.to_dict(), **walk}
+
+
+# ── Many ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items are raw: each is read when its turn comes, and only then turns out to be no question."""
+
+    items: tuple[object, ...]
+    semantics: Semantics
+
+
+def batch_of(body: bytes, form: Form) -> Batch:
+    """Raises RequestError."""
+    try:
+        raw = wire.json_tree(body) if form is Form.JSON else wire.msgpack_tree(body)
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
+    if not isinstance(raw, dict):
+        raise RequestError("", "a batch is an object", 'send `{"requests": […]}`')
+    only({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
+    return Batch(items_of(raw.get("requests")), semantics_of(raw.get("semantics")))
+
+
+def items_of(raw: object) -> tuple[object, ...]:
+    match raw:
+        case None:
+            raise RequestError("requests", "`requests` is missing")
+        case list() if len(raw) > MOST_ITEMS:
+            raise RequestError("requests", f"a batch holds at most {MOST_ITEMS:,} requests, got {len(raw):,}")
+        case list():
+            return tuple(raw)
+        case _:
+            raise wrong_kind(raw, "requests", "a list")
+
+
+def semantics_of(raw: object) -> Semantics:
+    match raw:
+        case None:
+            return Semantics.EXECUTE_ALL
+        case str() if raw in list(Semantics):
+            return Semantics(raw)
+        case str():
+            known = ", ".join(f"`{one}`" for one in Semantics)
+            raise RequestError("semantics", f"`semantics` is one of {known}", did_you_mean(raw, list(Semantics)))
+        case _:
+            raise wrong_kind(raw, "semantics", "a string")
+
+
+async def decided_in_turn(engine: Engine, batch: Batch) -> list[Answer]:
+    """In order, up to and including the one that ends the batch."""
+    answers: list[Answer] = []
+    for index, raw in enumerate(batch.items):
+        answers.append(decided_item(engine, raw, f"requests[{index}]"))
+        if batch.semantics.ends_with(answers[-1]["allowed"] is True):
+            break
+        await asyncio.sleep(0)  # a long batch lets others have their turn
+    return answers
+
+
+def decided_item(engine: Engine, raw: object, place: str) -> Answer:
+    try:
+        if not isinstance(raw, dict):
+            raise RequestError("", "a request is an object")
+        return decided(engine, Request.from_mapping(raw), spend=asks_to_spend(raw))
+    except RequestError as error:
+        return undecided(engine, error, place)
+
+
+def asks_to_spend(raw: Mapping[object, object]) -> bool:
+    """In a batch only an item that says so spends."""
+    options = raw.get("options")
+    return isinstance(options, Mapping) and options.get("consume") is True
+
+
+def undecided(engine: Engine, error: RequestError, place: str) -> Answer:
+    """What is no question is denied, in the shape of every other answer and with its problem."""
+    problem = Problem.of(error)
+    problem.member = f"{place}.{problem.member}" if problem.member else place
+    decision = Decision(
+        Outcome.DENY,
+        Gate.FAILURE,
+        (Reason(Gate.FAILURE, error.message),),
+        package=engine.package,
+        revision=engine.revision,
+    )
+    return {**decision.to_dict(), "error": problem.to_dict()}

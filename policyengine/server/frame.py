@@ -1,0 +1,56 @@
+"""Around every exchange: the headers each answer carries, the caller's label on it, and no exception that gets out."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from policyengine.server.media import problem_answer
+from policyengine.server.problems import Problem
+
+LABEL = re.compile(r"[\x21-\x7e]{1,128}")
+LOGGER = logging.getLogger("policyengine")
+
+
+class Frame:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        label = label_of(Headers(scope=scope))
+        started = False
+
+        async def framed(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                add_headers(MutableHeaders(scope=message), label)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, framed)
+        except Exception:
+            if started:
+                raise
+            LOGGER.exception("an answer failed: %s %s", scope["method"], label or "(no X-Request-ID)")
+            failed = Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")
+            await problem_answer(Request(scope), failed)(scope, receive, framed)
+
+
+def label_of(headers: Headers) -> str | None:
+    """A label only: it is echoed and means nothing here."""
+    given = headers.getlist("x-request-id")
+    return given[0] if len(given) == 1 and LABEL.fullmatch(given[0]) else None
+
+
+def add_headers(headers: MutableHeaders, label: str | None) -> None:
+    headers["Cache-Control"] = "no-store"
+    headers["X-Content-Type-Options"] = "nosniff"
+    if label is not None:
+        headers["X-Request-ID"] = label

@@ -1,0 +1,55 @@
+"""What went wrong with an exchange, as RFC 9457 problem details: no decision, so a gateway that gets one denies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.shape import quoted
+
+# Spelt out: the names in `http` differ between versions of Python.
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    500: "Internal Server Error",
+}
+
+
+class Problem(Exception):
+    """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`)."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        member: str | None = None,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.member = member
+        self.hint = hint
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def of(cls, error: RequestError) -> Problem:
+        return cls(400, error.message, member=quoted(error.member) or None, hint=error.hint)
+
+    def to_dict(self) -> dict[str, object]:
+        members = {
+            "type": "about:blank",
+            "title": TITLES.get(self.status, "Error"),
+            "status": self.status,
+            "detail": self.detail,
+            "member": self.member,
+            "hint": self.hint,
+        }
+        return {name: value for name, value in members.items() if value is not None}

@@ -1,0 +1,350 @@
+"""What the exchange looks like, for OpenAPI only: bodies are read by `Request`, these models never see one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
+from policyengine.server.deciding import MOST_ITEMS, Semantics
+from policyengine.server.media import PROBLEM_TYPES, Form
+
+Free = dict[str, Any]
+
+
+class Closed(BaseModel):
+    """Unknown members are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# ── The question ──────────────────────────────────────────────────────────────────────────────
+
+
+class HttpFacts(Closed):
+    """The HTTP request that is asked about. Header names have no case."""
+
+    method: str | None = None
+    path: str | None = None
+    host: str | None = None
+    ip: str | None = None
+    headers: Free | None = None
+    query: Free | None = None
+    size: int | None = None
+
+
+class ToolFacts(Closed):
+    """The tool that is to be called; its arguments are in `args`."""
+
+    name: str
+    server: str | None = None
+
+
+class ActionFacts(Closed):
+    """What is to be done with `resource`."""
+
+    name: str
+
+
+class ResourceFacts(Closed):
+    type: str
+    id: str
+
+
+class AgentFacts(Closed):
+    """The agent that presents the credential."""
+
+    id: str | None = None
+    issuer: str | None = None
+    instance: str | None = None
+    groups: list[str] | None = None
+    publisher: str | None = None
+    model: str | None = None
+
+
+class UserFacts(Closed):
+    """The person the agent acts for."""
+
+    id: str | None = None
+
+
+class Hop(Closed):
+    agent: str | None = None
+    issuer: str | None = None
+    issued_at: str | None = None
+    scopes: list[str] | None = None
+    groups: list[str] | None = None
+
+
+class ChainFacts(Closed):
+    """The agents between the user and the presenter, first the one closest to the user."""
+
+    hops: list[Hop] | None = None
+
+
+class CredentialFacts(Closed):
+    """The credential as the gateway verified it."""
+
+    kind: str | None = None
+    issuer: str | None = None
+    subject: str | None = None
+    scopes: list[str] | None = None
+    issued_at: str | None = None
+    expires_at: str | None = None
+    lifetime: str | None = None
+    age: str | None = None
+    bound: bool | None = None
+    claims: Free | None = None
+
+
+class AttestationFacts(Closed):
+    verified: bool | None = None
+    by: str | None = None
+    model: str | None = None
+    model_hash: str | None = None
+    environment: str | None = None
+    issued_at: str | None = None
+    age: str | None = None
+
+
+class TaskFacts(Closed):
+    id: str | None = None
+    tools: list[str] | None = None
+    entities: list[str] | None = None
+    issued_at: str | None = None
+    age: str | None = None
+
+
+class Approval(Closed):
+    """What a person granted, as the gateway knows it."""
+
+    id: str
+    by: str
+    granted_at: str | None = None
+    binding: str | None = None
+
+
+class EntityName(Closed):
+    type: str
+    id: str
+
+
+class Entity(Closed):
+    """A row of the directory that counts for this question only."""
+
+    type: str
+    id: str
+    attributes: Free | None = None
+    in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
+
+
+class Options(Closed):
+    """`consume` defaults to true for `/decide` and to false for the items of a batch."""
+
+    consume: bool | None = None
+    explain: bool | None = None
+    obligations_supported: list[str] | None = None
+    at: str | None = None
+
+
+class Question(Closed):
+    """Exactly one endpoint: `request` with method and path, or `tool`, or `action`. Everything else is facts."""
+
+    request: HttpFacts | None = None
+    tool: ToolFacts | None = None
+    action: ActionFacts | None = None
+    agent: AgentFacts | None = None
+    user: UserFacts | None = None
+    chain: ChainFacts | None = None
+    credential: CredentialFacts | None = None
+    attestation: AttestationFacts | None = None
+    task: TaskFacts | None = None
+    resource: ResourceFacts | None = None
+    body: Free | None = None
+    args: Free | None = None
+    context: Free | None = None
+    approvals: list[Approval] | None = None
+    entities: list[Entity] | None = None
+    pending: list[str] | None = None
+    options: Options | None = None
+
+
+class Batch(Closed):
+    """Up to 1,000 questions, decided in order. None spends unless its own `options.consume` is true."""
+
+    requests: Annotated[list[Question], Field(max_length=MOST_ITEMS)]
+    semantics: Semantics = Semantics.EXECUTE_ALL
+
+
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
+
+
+class Problem(BaseModel):
+    """RFC 9457. `member` names the member of the question at fault."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str
+    member: str | None = None
+    hint: str | None = None
+
+
+class Decision(BaseModel):
+    outcome: Outcome
+    allowed: bool
+    id: str
+    revision: str
+    package: str
+    gate: Gate | None
+    reasons: list[Reason]
+    remedies: list[Remedy]
+    principal: Principal
+    rates: list[RateState]
+    obligations: list[Obligation]
+    unknown: list[UnknownFact]
+    explanation: Annotated[Free | None, Field(description="the walk, with `options.explain`")] = None
+
+
+class Item(Decision):
+    """An item of a batch; `error` says why it was no question and is therefore denied."""
+
+    error: Problem | None = None
+
+
+class Decisions(BaseModel):
+    """In the order of the questions; shorter when `semantics` ended the batch early."""
+
+    decisions: list[Item]
+
+
+class Explanation(BaseModel):
+    decision: Decision
+    walk: Annotated[Free, Field(description="what was seen, gate by gate")]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    status: Literal["ready"]
+    revision: str
+    packages: list[str]
+
+
+MODELS = (Question, Batch, Decision, Decisions, Explanation, Problem, Health, Readiness)
+
+# ── Examples ──────────────────────────────────────────────────────────────────────────────────
+
+REFUND: Free = {
+    "request": {"method": "POST", "path": "/v1/invoices/42/refunds"},
+    "agent": {"id": "invoice-bot", "issuer": "acme"},
+    "user": {"id": "alice"},
+    "credential": {
+        "kind": "jwt",
+        "issuer": "acme",
+        "scopes": ["create:refunds"],
+        "lifetime": "10m",
+        "bound": True,
+    },
+    "attestation": {"verified": True, "by": "lab", "age": "5m"},
+    "body": {"amount": 900, "recipient": "bob"},
+}
+TOOL_CALL: Free = {
+    "tool": {"server": "billing", "name": "refund_invoice"},
+    "args": {"invoice_id": "42", "amount": 90},
+    "agent": {"id": "invoice-bot", "issuer": "acme"},
+    "user": {"id": "alice"},
+    "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["create:refunds"]},
+}
+ACTION: Free = {
+    "action": {"name": "view"},
+    "resource": {"type": "invoice", "id": "42"},
+    "user": {"id": "alice"},
+    "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:invoices"]},
+}
+QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
+CONFIRM: Free = {
+    "outcome": "confirm",
+    "allowed": False,
+    "id": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
+    "revision": "sha256:5b1c0d7e0c5f7a3f3c9a6a2f4a2f0f8f8a1f7f9b5d4c3b2a1908f7e6d5c4b3a2",
+    "package": "acme.payments",
+    "gate": "guard",
+    "reasons": [
+        {
+            "gate": "guard",
+            "message": 'refund of 900 to "bob"',
+            "rule": "large refunds need a human",
+            "at": "payments.policy:47",
+        }
+    ],
+    "remedies": [
+        {
+            "kind": "approval",
+            "rule": "large refunds need a human",
+            "by": "role:finance",
+            "within": 900.0,
+            "binding": "…",
+        }
+    ],
+    "principal": {"agent": "invoice-bot", "issuer": "acme", "user": "alice", "chain": ["alice", "invoice-bot"]},
+    "rates": [],
+    "obligations": [],
+    "unknown": [],
+}
+BAD_MEMBER: Free = {
+    "type": "about:blank",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": "unknown member `user.roles`",
+    "member": "user.roles",
+    "hint": "attributes of a declared entity come from the directory, from the credential's `claims`, "
+    "or from `entities` in this request",
+}
+BATCH: Free = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}
+
+# ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
+
+
+def components() -> Free:
+    _, document = models_json_schema(
+        [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
+    )
+    schemas: Free = document["$defs"]
+    return schemas
+
+
+def content(model: type[BaseModel], examples: Free) -> Free:
+    """One schema in both forms; examples are shown in the form that people can read."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    shown = {name: {"value": value} for name, value in examples.items()}
+    return {Form.JSON.value[0]: {"schema": schema, "examples": shown}, Form.MSGPACK.value[0]: {"schema": schema}}
+
+
+def request_body(model: type[BaseModel], examples: Free) -> Free:
+    return {"requestBody": {"required": True, "content": content(model, examples)}}
+
+
+def responses(model: type[BaseModel], example: Free) -> dict[int | str, Free]:
+    return {
+        200: {"description": "An answer was found; deny is one too.", "content": content(model, {"answer": example})},
+        400: problem("The question is malformed.", BAD_MEMBER),
+        401: problem("No token, or a wrong one."),
+        408: problem("The body did not arrive in time."),
+        413: problem("The body is larger than 1 MiB."),
+        415: problem("The body is neither JSON nor MessagePack."),
+        500: problem("The server failed; nothing was decided. Deny."),
+    }
+
+
+def problem(description: str, example: Free | None = None) -> Free:
+    schema: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    shown = schema if example is None else {**schema, "example": example}
+    return {
+        "description": description,
+        "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: schema},
+    }

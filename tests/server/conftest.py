@@ -1,0 +1,121 @@
+"""An engine with a small policy, watched for what it is asked, and a client that needs no network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
+from policyengine.runtime.request import HttpEndpoint, Request
+from policyengine.server import create_app
+
+TOKEN = "a-token-of-the-gateway"
+OPEN = {"request": {"method": "GET", "path": "/health"}}
+SHUT = {"request": {"method": "GET", "path": "/secrets"}}
+
+
+class FakeEngine:
+    revision = "sha256:" + "0" * 64
+    package = "shop"
+    packages = ("shop",)
+
+    def decide(self, request: Request) -> Decision:
+        match request.endpoint:
+            case HttpEndpoint(path="/health"):
+                return Decision(Outcome.ALLOW, package="shop", id="1", revision=self.revision)
+            case _:
+                return Decision(
+                    Outcome.DENY,
+                    Gate.DEFAULT,
+                    (Reason(Gate.DEFAULT, "nothing opens this"),),
+                    package="shop",
+                    id="2",
+                    revision=self.revision,
+                )
+
+    evaluate = decide
+
+    def explain(self, request: Request) -> Any:
+        decision = self.decide(request)
+
+        class Explanation:
+            def to_dict(self) -> dict[str, Any]:
+                return {"decision": decision.to_dict(), "walk": {"door": []}}
+
+        return Explanation()
+
+
+@dataclass
+class Watched:
+    """A real engine; `asked` lists what was called. `broken` makes it raise what no engine should."""
+
+    engine: Any
+    asked: list[str] = field(default_factory=list)
+    broken: Exception | None = None
+
+    @property
+    def revision(self) -> str:
+        return self.engine.revision
+
+    @property
+    def package(self) -> str:
+        return self.engine.package
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return self.engine.packages
+
+    def decide(self, request: Request) -> Decision:
+        return self._call("decide", request)
+
+    def evaluate(self, request: Request) -> Decision:
+        return self._call("evaluate", request)
+
+    def explain(self, request: Request) -> Any:
+        return self._call("explain", request)
+
+    def _call(self, name: str, request: Request) -> Any:
+        self.asked.append(name)
+        if self.broken is not None:
+            raise self.broken
+        return getattr(self.engine, name)(request)
+
+
+def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(engine, **options))
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway.example")
+
+
+def small() -> Any:
+    return FakeEngine()
+
+
+@pytest.fixture(scope="session")
+def small_engine() -> Any:
+    return small()
+
+
+@pytest.fixture
+def engine(small_engine: Any) -> Watched:
+    return Watched(small_engine)
+
+
+@pytest.fixture
+def call(engine: Watched) -> Callable[..., httpx.Response]:
+    """One exchange: `call("POST", "/decide", json=…)`; `token` is the one the server knows."""
+
+    def exchange(
+        method: str, path: str, *, token: Any = None, body_timeout: float = 30.0, **request: Any
+    ) -> httpx.Response:
+        async def run() -> httpx.Response:
+            async with client_of(engine, token=token, body_timeout=body_timeout) as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(run())
+
+    return exchange

@@ -1,0 +1,174 @@
+"""The documentation of the exchange: valid, complete, and true to what is really read and written."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.request import APPROVAL, HOP, OPTIONS, OTHERS, ROOTS, Request
+from policyengine.server import schema
+from tests.server.conftest import TOKEN
+
+Call = Callable[..., httpx.Response]
+QUESTIONS = ("/decide", "/evaluate", "/explain")
+
+
+@pytest.fixture
+def document(call: Call) -> dict[str, Any]:
+    return call("GET", "/openapi.json").json()
+
+
+def every(node: object, name: str) -> Iterator[Any]:
+    match node:
+        case dict():
+            yield from (value for key, value in node.items() if key == name)
+            for value in node.values():
+                yield from every(value, name)
+        case list():
+            for item in node:
+                yield from every(item, name)
+
+
+def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
+    assert OpenAPI.model_validate(document).openapi.startswith("3.")
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = set(every(document, "$ref"))
+    assert "#/components/schemas/Question" in references
+    for reference in references:
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def test_every_route_is_documented(document: dict[str, Any]) -> None:
+    assert set(document["paths"]) == {"/decide", "/evaluate", "/decide/batch", "/explain", "/healthz", "/readyz"}
+
+
+@pytest.mark.parametrize("path", [*QUESTIONS, "/decide/batch"])
+def test_every_status_of_a_question_is_documented(document: dict[str, Any], path: str) -> None:
+    responses = document["paths"][path]["post"]["responses"]
+    assert set(responses) == {"200", "400", "401", "408", "413", "415", "500"}
+
+
+@pytest.mark.parametrize("path", [*QUESTIONS, "/decide/batch"])
+def test_both_forms_are_documented(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+    for content in (operation["requestBody"]["content"], operation["responses"]["200"]["content"]):
+        assert set(content) == {"application/json", "application/msgpack"}
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+def test_every_example_of_a_question_is_answered(call: Call, document: dict[str, Any], path: str) -> None:
+    examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert len(examples) == 3
+    for example in examples.values():
+        assert call("POST", path, json=example["value"]).status_code == 200
+
+
+def test_the_example_of_a_batch_has_no_bad_item(call: Call, document: dict[str, Any]) -> None:
+    body = document["paths"]["/decide/batch"]["post"]["requestBody"]["content"]["application/json"]
+    answer = call("POST", "/decide/batch", json=body["examples"]["batch"]["value"])
+    assert [item.get("error") for item in answer.json()["decisions"]] == [None] * len(answer.json()["decisions"])
+
+
+def test_the_example_of_a_problem_is_what_is_really_said(call: Call) -> None:
+    assert call("POST", "/decide", json={"user": {"roles": []}}).json() == schema.BAD_MEMBER
+
+
+def test_an_answer_has_the_documented_members() -> None:
+    assert [*Decision(Outcome.DENY).to_dict(), "explanation"] == list(schema.Decision.model_fields)
+
+
+def test_the_example_of_an_answer_is_one() -> None:
+    schema.Decision.model_validate(schema.CONFIRM)
+    assert list(schema.CONFIRM) == list(Decision(Outcome.DENY).to_dict())
+
+
+def members(model: Any) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (schema.Question, {*ROOTS, *OTHERS} - {"credentials"}),
+        (schema.HttpFacts, ROOTS["request"]),
+        (schema.ToolFacts, ROOTS["tool"]),
+        (schema.ActionFacts, ROOTS["action"]),
+        (schema.AgentFacts, ROOTS["agent"]),
+        (schema.UserFacts, ROOTS["user"]),
+        (schema.ChainFacts, ROOTS["chain"]),
+        (schema.Hop, HOP),
+        (schema.CredentialFacts, ROOTS["credential"]),
+        (schema.AttestationFacts, ROOTS["attestation"]),
+        (schema.TaskFacts, ROOTS["task"]),
+        (schema.ResourceFacts, ROOTS["resource"]),
+        (schema.Approval, APPROVAL),
+        (schema.Options, OPTIONS),
+    ],
+)
+def test_a_question_has_the_documented_members(model: Any, names: Any) -> None:
+    assert members(model) == set(names)
+
+
+def test_a_documented_row_of_the_directory_is_read() -> None:
+    row = {"type": "user", "id": "alice", "attributes": {"plan": "team"}, "in": [{"type": "team", "id": "x"}]}
+    assert members(schema.Entity) == set(row)
+    question = {"tool": {"name": "x"}, "entities": [row]}
+    assert len(Request.from_mapping(question).entities) == 1
+
+
+def test_the_token_is_documented_where_one_is_needed(call: Call) -> None:
+    secured = call("GET", "/openapi.json", token=TOKEN).json()
+    assert secured["paths"]["/decide"]["post"]["security"] == [{"token": []}]
+    assert secured["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+    assert "security" not in secured["paths"]["/healthz"]["get"]
+
+
+def test_no_token_is_documented_where_none_is_needed(document: dict[str, Any]) -> None:
+    assert list(every(document, "security")) == []
+
+
+# ── The page ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_documentation_is_a_page_that_shows_every_route(call: Call, document: dict[str, Any]) -> None:
+    page = call("GET", "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in document["paths"]:
+        assert f" {path}</code>" in page.text
+
+
+def test_the_page_loads_and_runs_nothing_from_elsewhere(call: Call) -> None:
+    page = call("GET", "/docs")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in page.text
+    assert set(re.findall(r"""(?:src|href)=["']([^"']*)""", page.text)) == {"/openapi.json"}
+
+
+def test_the_page_shows_a_command_that_works_here(call: Call) -> None:
+    """As a shell would read it, from the address under which the page was asked for."""
+    page = call("GET", "/docs", headers={"host": "pdp.example:9000"})
+    shown = html.unescape(re.findall(r"<pre>(curl .*?)</pre>", page.text, re.DOTALL)[0])
+    words = shlex.split(shown)
+    assert words[2] == "http://pdp.example:9000/decide"
+    assert json.loads(words[words.index("-d") + 1]) == schema.REFUND
+    assert "authorization" not in shown
+
+
+def test_the_page_shows_the_token_where_one_is_needed(call: Call) -> None:
+    assert "authorization: Bearer $TOKEN" in call("GET", "/docs", token=TOKEN).text
+
+
+def test_nothing_the_caller_says_becomes_markup(call: Call) -> None:
+    page = call("GET", "/docs", headers={"host": "<script>alert(1)</script>"})
+    assert "<script" not in page.text

@@ -1,0 +1,99 @@
+"""Tokens from a file: what is taken, what is refused, and what nobody gets to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policyengine.server import TokenError, create_app, read_token_file
+from policyengine.server.tokens import Tokens
+from tests.server.conftest import TOKEN, Watched
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.touch(mode=0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        (f"{TOKEN}\n", (TOKEN,)),
+        (TOKEN, (TOKEN,)),
+        (f"\n  {TOKEN}  \r\n\nthe-token-that-comes-next\n", (TOKEN, "the-token-that-comes-next")),
+    ],
+)
+def test_a_token_file_holds_one_token_per_line(file: Path, text: str, tokens: tuple[str, ...]) -> None:
+    file.write_bytes(text.encode())
+    assert read_token_file(file).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the token file `{file}` holds no token"),
+        (b"\n \n", "the token file `{file}` holds no token"),
+        (b"fifteen-letters", "the token in line 1 of `{file}` is shorter than 16 characters"),
+        (b"\nsixteen-letters!\nshort\n", "the token in line 3 of `{file}` is shorter than 16 characters"),
+        (b"a token with blanks", "the token in line 1 of `{file}` has a character that is no visible ASCII character"),
+        (
+            "sixteen-lettérs!".encode(),
+            "the token in line 1 of `{file}` has a character that is no visible ASCII character",
+        ),
+        (b"\xff\xfe\x00", "the token file `{file}` is no text"),
+    ],
+)
+def test_a_token_file_that_cannot_be_used_is_refused(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(TokenError) as error:
+        read_token_file(file)
+    assert error.value.message == message.format(file=file)
+
+
+def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenError) as error:
+        read_token_file(tmp_path / "none")
+    assert error.value.message == f"cannot read the token file `{tmp_path / 'none'}`: no such file or directory"
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_token_file_that_everybody_can_read_is_warned_about(file: Path, mode: int, warns: bool) -> None:
+    file.write_text(TOKEN)
+    file.chmod(mode)
+    warning = read_token_file(file).warning
+    assert (warning is not None) is warns
+    assert not warns or f"chmod 600 {file}" in str(warning)
+
+
+def test_a_token_is_not_shown_by_what_holds_it(file: Path) -> None:
+    file.write_text(TOKEN)
+    assert TOKEN not in repr(read_token_file(file))
+
+
+def test_a_refused_token_is_not_shown(file: Path) -> None:
+    file.write_text("fifteen-letters")
+    with pytest.raises(TokenError) as error:
+        read_token_file(file)
+    assert "fifteen-letters" not in str(error.value)
+
+
+def test_every_token_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return one == other
+
+    monkeypatch.setattr("policyengine.server.tokens.compare_digest", compare)
+    tokens = Tokens.of((TOKEN, "the-token-that-comes-next"))
+    assert tokens.accept(f"Bearer {TOKEN}")
+    assert compared == list(tokens.digests)
+
+
+@pytest.mark.parametrize("token", ["", "short", ("a-token-long-enough", "short")])
+def test_an_application_takes_no_token_that_is_too_short(engine: Watched, token: str | tuple[str, ...]) -> None:
+    with pytest.raises(TokenError):
+        create_app(engine, token=token)
