@@ -1,0 +1,56 @@
+"""The command line: the outermost way in. What it prints and how it ends is in docs/cli.md.
+
+This module stays light, and every command imports what it needs when it runs: a shell that asks for `--version` or
+`--help` does not wait for a parser or a web server.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from io import BytesIO, StringIO, TextIOWrapper
+
+from policyengine import __version__
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` asks for; the exit code."""
+    _open_closed_streams()
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        # The reader has gone, as `head` does: nobody is left to tell.
+        _drop_output()
+        return 1
+    except OSError as error:
+        _drop_output()
+        what = "cannot write the answer" if error.filename is None else f"`{error.filename}`"
+        print(f"error: {what}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"policyengine {__version__}", flush=True)
+        return 0
+    from policyengine.cli.app import run
+
+    return run(arguments)
+
+
+def _open_closed_streams() -> None:
+    """A shell may start us without one (`>&-`); Python then has None in its place."""
+    sys.stdin = sys.stdin or TextIOWrapper(BytesIO())
+    sys.stdout = sys.stdout or StringIO()
+    sys.stderr = sys.stderr or StringIO()
+
+
+def _drop_output() -> None:
+    """What is still buffered would fail again, loudly, when Python closes the stream."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,152 @@
+"""All commands in one place, and what becomes of everything that can go wrong in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from policyengine import __version__
+from policyengine.cli import check, decide, explain, explain_code, fmt, init, serve, test
+from policyengine.cli.failures import CommandError, tell
+from policyengine.cli.terminal import Format
+
+USAGE = 2
+# Typer exports only this child of the class of all usage errors.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+HELP = """Decide what AI agents may do, for whom and through whom.
+
+Policies are files ending in `.policy`, or folders of them.
+
+\b
+Exit codes that all commands share:
+  0    it went well; `decide` and `explain`: allow
+  1    it did not: errors in a policy, a file, a request
+  2    the command was not used as `--help` says
+  130  interrupted
+
+\b
+Examples:
+  policyengine init my-policies
+  policyengine check my-policies
+  policyengine test my-policies
+  policyengine decide my-policies --request my-policies/request.json
+"""
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "check": check.check,
+    "fmt": fmt.fmt,
+    "test": test.run_tests,
+    "decide": decide.decide,
+    "explain": explain.explain,
+    "explain-code": explain_code.explain_code,
+    "serve": serve.serve,
+    "init": init.init,
+}
+
+
+def application(commands: Collection[str], *, alone: bool) -> typer.Typer:
+    """The commands as one program, or one command as a program of its own."""
+    app = typer.Typer(
+        name="policyengine",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=not alone,
+        rich_markup_mode=None,  # Rich alone would take longer than everything else that --help needs
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    )
+    if not alone:
+        app.callback()(_shared)
+    for name in commands:
+        app.command(name)(COMMANDS[name])
+    return app
+
+
+def _invoke(arguments: list[str]) -> int | None:
+    """A command that is named first runs without the others: reading everybody's options takes a tenth of a second."""
+    if arguments[:1] and arguments[0] in COMMANDS:
+        app, name, rest = application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
+    else:
+        app, name, rest = application(COMMANDS, alone=False), "policyengine", arguments
+    code: int | None = get_command(app).main(args=rest, prog_name=name, standalone_mode=False)
+    return code
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"policyengine {__version__}")
+        raise typer.Exit
+
+
+def _shared(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option("--traceback", help="Show where in the program an internal error came from."),
+    ] = False,
+) -> None:
+    """`--traceback` is read before anything else, so that it may stand anywhere; here it is only for `--help`."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit code. What goes wrong is told on stderr, and as JSON too where JSON was asked for."""
+    _never_fail_to_encode()
+    arguments, with_traceback = _without_traceback(arguments)
+    as_json = _wants_json(arguments)
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+        return code or 0
+    except CommandError as error:
+        return tell(error, as_json=as_json)
+    except UsageError as error:
+        return _tell_usage(error, as_json)
+    except (OSError, typer.Abort):
+        raise  # files that commands read are dealt with there: what fails here is writing the answer
+    except Exception as error:
+        return _tell_internal(error, as_json, with_traceback)
+
+
+def _never_fail_to_encode() -> None:
+    """A terminal that knows no `ü` shows it escaped; that is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _without_traceback(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    asked = "--traceback" in arguments[:end] or bool(os.environ.get("POLICYENGINE_TRACEBACK"))
+    return [word for i, word in enumerate(arguments) if i >= end or word != "--traceback"], asked
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Also known when the arguments are wrong."""
+    pairs = pairwise(arguments)
+    return "--format=json" in arguments or any(pair == ("--format", Format.JSON) for pair in pairs)
+
+
+def _tell_usage(error: Exception, as_json: bool) -> int:
+    if as_json:
+        message = getattr(error, "format_message", error.__str__)()
+        return tell(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)
+    error.show()  # type: ignore[attr-defined]
+    return USAGE
+
+
+def _tell_internal(error: Exception, as_json: bool, with_traceback: bool) -> int:
+    if with_traceback:
+        traceback.print_exception(error)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hint = "this is a mistake in policyengine: please report it, with what `--traceback` shows"
+    return tell(CommandError("internal", f"internal error: {what}", hint), as_json=as_json)

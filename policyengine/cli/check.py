@@ -1,0 +1,96 @@
+"""`policyengine check`: what is wrong with policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.failures import CommandError
+from policyengine.cli.options import Policies
+from policyengine.cli.terminal import Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.diagnostics import Diagnostic
+    from policyengine.semantics.check import Checked
+
+
+class Report(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+
+
+def check(
+    paths: Policies,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
+    format: Annotated[
+        Report, typer.Option("--format", help="For people, for programs, or for code scanning.")
+    ] = Report.TEXT,
+) -> int:
+    """Find what is wrong with policies: every mistake in one run.
+
+    Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
+
+    \b
+    Example:
+      policyengine check payments/
+      policyengine check --strict --format sarif payments/ > policies.sarif
+    """
+    from policyengine.diagnostics import in_order
+
+    checked, files = check_files(paths)
+    found = in_order(checked.diagnostics)
+    if format is Report.TEXT:
+        _show(found, files)
+    elif format is Report.JSON:
+        print_json({"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]})
+    else:
+        from policyengine.cli.sarif import document
+
+        print_json(document(found))
+    return int(any(diagnostic.is_error or strict for diagnostic in found))
+
+
+def check_files(paths: Sequence[Path]) -> tuple[Checked, int]:
+    """All policies under the paths, checked together with what they import; and how many files that were."""
+    from policyengine.loading import load_sources
+    from policyengine.semantics.check import check
+    from policyengine.syntax.parse import parse
+
+    with busy("reading the policies"):
+        sources, problems = load_sources(paths)
+    if not sources and not problems:
+        raise no_policies(paths)
+    with busy(f"checking {len(sources)} files"):
+        parsed = [parse(source) for source in sources]
+        modules = [module for module, _ in parsed if module is not None]
+        return check(modules, [*problems, *(found for _, several in parsed for found in several)]), len(sources)
+
+
+def no_policies(paths: Iterable[Path]) -> CommandError:
+    named = ", ".join(f"`{path}`" for path in paths)
+    return CommandError("file", f"no policies in {named}", "policies are files that end in `.policy`")
+
+
+def counts(found: Iterable[Diagnostic]) -> dict[str, int]:
+    severities = [diagnostic.is_error for diagnostic in found]
+    return {"errors": severities.count(True), "warnings": severities.count(False)}
+
+
+def _show(found: Sequence[Diagnostic], files: int) -> None:
+    screen = Screen()
+    for diagnostic in found:
+        screen.diagnostics(diagnostic.render())
+        screen.line()
+    number = counts(found)
+    style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
+    says = ", ".join(several(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
+    screen.line((says, style), f" in {several(files, 'file')}")
+
+
+def several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,120 @@
+"""`policyengine decide`: one decision, or one for each line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from policyengine.cli.failures import CommandError
+from policyengine.cli.loaded import load_engine, told_of
+from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
+from policyengine.cli.questions import Question, read_questions
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+    from policyengine.runtime.decision import Decision
+
+EXIT_CODES = {"allow": 0, "deny": 10, "confirm": 11, "throttle": 12}
+FAILED = 1
+STRONGEST_FIRST = (FAILED, EXIT_CODES["deny"], EXIT_CODES["throttle"], EXIT_CODES["confirm"], EXIT_CODES["allow"])
+
+
+def decide(
+    paths: Policies,
+    request: RequestFile,
+    entities: EntitiesFile = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Decide one request, or one on each line.
+
+    A file that ends in `.jsonl` holds a request on each line, and so does stdin if its first line is one; they are
+    decided one after another, as they come, and what one spends the next finds spent.
+
+    \b
+    Exit codes:
+      0   allow
+      10  deny
+      11  confirm
+      12  throttle
+      1   no decision: an error in the policy or in a request
+    With many requests the strongest outcome counts: error, deny, throttle, confirm, allow.
+
+    \b
+    Example:
+      policyengine decide payments/ --request request.json --entities entities.json
+      tail -f requests.jsonl | policyengine decide payments/ -r - --format json
+    """
+    engine = load_engine(paths, entities)
+    answers = _answers(engine, read_questions(request))
+    codes = _show_json(answers) if format is Format.JSON else _show_text(answers)
+    return strongest(codes)
+
+
+def strongest(codes: Iterable[int]) -> int:
+    return min(codes, key=STRONGEST_FIRST.index)
+
+
+def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Question, Decision | CommandError]]:
+    """The answer to each question. On a line of many, a broken request spoils only its own answer."""
+    for question in questions:
+        answer: Decision | CommandError
+        try:
+            with told_of(question):
+                answer = engine.decide(question.data)
+        except CommandError as error:
+            if question.line is None:
+                raise
+            answer = error
+        yield question, answer
+
+
+def _code(answer: Decision | CommandError) -> int:
+    return answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome]
+
+
+def _show_json(answers: Iterable[tuple[Question, Decision | CommandError]]) -> set[int]:
+    codes = set()
+    for question, answer in answers:
+        print_json(answer.to_dict(), indent=2 if question.line is None else None)
+        codes.add(_code(answer))
+    return codes
+
+
+def _show_text(answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
+    codes, screen = set(), Screen()
+    for question, answer in answers:
+        codes.add(_code(answer))
+        if question.line is None and not isinstance(answer, CommandError):
+            show_decision(screen, answer)
+        else:
+            screen.line(f"{question.line}: ", *_in_short(answer))
+            screen.stream.flush()
+    return codes
+
+
+def show_decision(screen: Screen, decision: Decision) -> None:
+    """One decision for a person: the outcome, why, and what would change it."""
+    from policyengine.semantics.explain import remedy_words
+
+    screen.line(*_in_short(decision))
+    for reason in decision.reasons:
+        by = "" if reason.rule is None else f' "{reason.rule}"'
+        at = "" if reason.at is None else f"  ({reason.at})"
+        screen.text(f"  {reason.gate}{by}: {reason.message}{at}")
+    for fact in decision.unknown:
+        screen.text(f"  unknown: {fact.fact} ({fact.why})")
+    for remedy in decision.remedies:
+        screen.text(f"  would help: {remedy_words(remedy)}")
+    for obligation in decision.obligations:
+        at = f"  ({obligation.at})" if obligation.at else ""
+        screen.text(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}")
+
+
+def _in_short(answer: Decision | CommandError) -> tuple[Part, ...]:
+    from policyengine.semantics.explain import headline
+
+    if isinstance(answer, CommandError):
+        return ("error", "bold red"), f": {printable(answer.message)}"
+    outcome = str(answer.outcome)
+    return (outcome, OUTCOME_STYLES[outcome]), printable(headline(answer).removeprefix(outcome))

@@ -1,0 +1,45 @@
+"""`policyengine explain`: the walk to a decision, gate by gate."""
+
+from __future__ import annotations
+
+from policyengine.cli.decide import EXIT_CODES
+from policyengine.cli.loaded import load_engine, told_of
+from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
+from policyengine.cli.questions import read_question
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json, printable
+
+
+def explain(
+    paths: Policies,
+    request: RequestFile,
+    entities: EntitiesFile = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Show how one request is decided, gate by gate.
+
+    Every rule that had a say is there, and every fact that was missing. Nothing is spent.
+
+    Exit codes are those of `decide`.
+
+    \b
+    Example:
+      policyengine explain payments/ --request request.json
+    """
+    engine = load_engine(paths, entities)
+    question = read_question(request)
+    with told_of(question):
+        explanation = engine.explain(question.data)
+    if format is Format.JSON:
+        print_json(explanation.to_dict())
+    else:
+        _show(explanation.render())
+    return EXIT_CODES[explanation.decision.outcome]
+
+
+def _show(walk: str) -> None:
+    """The walk as it is, with the outcome in colour where a line begins with one."""
+    screen = Screen()
+    for line in walk.rstrip("\n").split("\n"):
+        word = line.split(" ", 1)[0].rstrip(":")
+        style = OUTCOME_STYLES.get(word)
+        screen.line(*([(word, style), printable(line[len(word) :])] if style else [printable(line)]))

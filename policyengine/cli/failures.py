@@ -1,0 +1,59 @@
+"""What ends a command early: one clear message on stderr, and with `--format json` the same as data on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from policyengine.cli.terminal import Screen, ascii_only, printable
+
+
+@dataclass(eq=False)
+class CommandError(Exception):
+    """A command cannot go on. `kind` is stable (`file`, `policy`, `request` …); `facts` are what else is known."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    facts: tuple[tuple[str, Any], ...] = ()
+    code: int = 1
+    detail: str = ""  # lines for people that come before the message: the diagnostics of a policy
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint, **dict(self.facts)}}
+
+
+def tell(error: CommandError, *, as_json: bool) -> int:
+    """Say what went wrong in every form that was asked for; the exit code."""
+    if as_json:
+        print(json.dumps(error.to_dict(), ensure_ascii=ascii_only()), flush=True)
+    screen = Screen(sys.stderr)
+    if error.detail:
+        screen.diagnostics(error.detail)
+        screen.line()
+    screen.line(("error: ", "bold red"), printable(error.message))
+    if error.hint:
+        screen.line(("hint: ", "cyan"), printable(error.hint))
+    return error.code
+
+
+def file_error(path: object, error: OSError) -> CommandError:
+    """`cannot read …: no such file`, in words."""
+    words = (error.strerror or type(error).__name__).lower()
+    return CommandError("file", f"`{path}`: {words}", facts=(("file", str(path)),))
+
+
+def policy_error(error: Any, code: int = 1) -> CommandError:
+    """A PolicyError: the diagnostics themselves, then how many there are."""
+    errors = [diagnostic for diagnostic in error.diagnostics if diagnostic.is_error]
+    count = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
+    return CommandError(
+        "policy",
+        f"the policy cannot be used: {count}",
+        "`policyengine explain-code CODE` tells more about each",
+        (("diagnostics", [diagnostic.to_dict() for diagnostic in error.diagnostics]),),
+        code,
+        "\n\n".join(diagnostic.render() for diagnostic in errors),
+    )

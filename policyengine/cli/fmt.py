@@ -1,0 +1,180 @@
+"""`policyengine fmt`: policies in their canonical form."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.check import no_policies, several
+from policyengine.cli.failures import CommandError, file_error
+from policyengine.cli.options import Policies, TextOrJson
+from policyengine.cli.terminal import Format, Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.diagnostics import Diagnostic
+
+STDIN = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Formatted:
+    """One policy before and after; `after` is None where mistakes keep it from being formatted."""
+
+    path: Path
+    before: str
+    after: str | None
+    mistakes: tuple[Diagnostic, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return called(self.path)
+
+    @property
+    def changed(self) -> bool:
+        return self.after is not None and self.after != self.before
+
+    def diff(self) -> list[str]:
+        before, after = self.before.splitlines(), (self.after or self.before).splitlines()
+        return list(unified_diff(before, after, self.name, self.name, lineterm=""))
+
+
+def fmt(
+    paths: Policies,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if something would.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would.")] = False,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Bring policies into their canonical form.
+
+    Files are changed in place; `-` reads from stdin and writes to stdout. A file with syntax errors is left as it is.
+
+    Exit code 0: done, or nothing to do; 1: syntax errors, or with --check something would change.
+
+    \b
+    Example:
+      policyengine fmt payments/
+      policyengine fmt --check --diff payments/
+      policyengine fmt - < payments.policy
+    """
+    if STDIN in paths and len(paths) > 1:
+        raise CommandError("usage", "`-` stands alone", code=2)
+    with busy("formatting"):
+        results = [_formatted(path) for path in _files(paths)]
+    if not check and not diff and STDIN not in paths:
+        for result in results:
+            _write(result)
+    changes_nothing = check or diff
+    if format is Format.JSON:
+        _show_json(results, with_text=not changes_nothing and STDIN in paths)
+    elif STDIN in paths and not changes_nothing:
+        sys.stdout.write(results[0].after or "")
+        _show_mistakes(results)
+    else:
+        _show(results, diff, would=changes_nothing)
+    wrong = any(result.mistakes or (check and result.changed) for result in results)
+    return int(wrong)
+
+
+def called(path: Path) -> str:
+    return "stdin" if path == STDIN else str(path)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The named files, and all policies in the named folders; not what they import: that is somebody else's."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+        elif found := sorted(_policies(path)):
+            yield from found
+        else:
+            raise no_policies([path])
+
+
+def _policies(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*.policy"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _formatted(path: Path) -> Formatted:
+    from policyengine.diagnostics import PolicyError
+    from policyengine.source import Source
+    from policyengine.syntax.format import format_module
+
+    text = _text(path)
+    try:
+        return Formatted(path, text, format_module(Source(called(path), text)))
+    except PolicyError as error:
+        return Formatted(path, text, None, error.diagnostics)
+
+
+def _text(path: Path) -> str:
+    try:
+        return (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
+    except OSError as error:
+        raise file_error(path, error) from None
+    except UnicodeDecodeError:
+        raise CommandError("file", f"`{called(path)}`: not valid UTF-8", facts=(("file", called(path)),)) from None
+
+
+def _write(result: Formatted) -> None:
+    """Put the new text in place of the old in one step, so that no reader sees half a policy."""
+    if not result.changed or result.after is None:
+        return
+    target = result.path.resolve()
+    try:
+        mode = target.stat().st_mode
+        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as new:
+            new.write(result.after.encode())
+        os.chmod(new.name, mode)
+        os.replace(new.name, target)
+    except OSError as error:
+        raise file_error(result.path, error) from None
+
+
+def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
+    screen = Screen()
+    changed = [result for result in results if result.changed]
+    for result in changed:
+        if diff:
+            screen.diff(result.diff())
+        else:
+            screen.text(f"{'would reformat' if would else 'reformatted'} {result.name}")
+    _show_mistakes(results)
+    summary = Screen(sys.stderr) if diff else screen
+    left = len(results) - len(changed) - sum(1 for result in results if result.mistakes)
+    verb = "would change" if would else "changed"
+    summary.line(f"{several(len(changed), 'file')} {verb}, {several(left, 'file')} already canonical")
+
+
+def _show_mistakes(results: Sequence[Formatted]) -> None:
+    screen = Screen(sys.stderr)
+    for result in results:
+        for mistake in result.mistakes:
+            screen.diagnostics(mistake.render())
+            screen.line()
+
+
+def _show_json(results: Sequence[Formatted], with_text: bool) -> None:
+    print_json(
+        {
+            "files": [
+                {
+                    "file": result.name,
+                    "changed": result.changed,
+                    "diff": result.diff() if result.changed else [],
+                    "diagnostics": [mistake.to_dict() for mistake in result.mistakes],
+                    **({"text": result.after} if with_text else {}),
+                }
+                for result in results
+            ]
+        }
+    )

@@ -1,0 +1,51 @@
+"""Policies on disk to an engine, and requests to its answers, for the commands that decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.failures import CommandError, file_error, policy_error
+from policyengine.cli.questions import Question, called
+from policyengine.cli.terminal import busy
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+
+def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
+    from policyengine.diagnostics import PolicyError
+    from policyengine.directory.files import EntitiesError
+    from policyengine.engine import Engine
+
+    try:
+        with busy("reading the policies"):
+            return Engine.load(*paths, entities=entities)
+    except PolicyError as error:
+        raise policy_error(error) from None
+    except EntitiesError as error:
+        facts = (("file", error.file), ("member", error.member or None))
+        raise CommandError(
+            "entities", f"`{error.file}`{_at(error.member)}: {error.message}", error.hint, facts
+        ) from None
+    except OSError as error:
+        raise file_error(error.filename or paths[0], error) from None
+
+
+@contextmanager
+def told_of(question: Question) -> Iterator[None]:
+    """A request that is wrong is the asker's mistake: say where it stands and which member it is."""
+    from policyengine.runtime.shape import RequestError
+
+    try:
+        yield
+    except RequestError as error:
+        place = called(question.file) if question.line is None else f"{called(question.file)}:{question.line}"
+        facts = (("file", question.file), ("line", question.line), ("member", error.member or None))
+        raise CommandError("request", f"{place}{_at(error.member)}: {error.message}", error.hint, facts) from None
+
+
+def _at(member: str) -> str:
+    return f" at `{member}`" if member else ""

@@ -1,0 +1,27 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from policyengine.cli.terminal import Format
+
+Policies: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="PATH", help="Policies, or folders of them.", show_default=False)
+]
+TextOrJson: TypeAlias = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+RequestFile: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--request", "-r", metavar="FILE|-", help="The question, as JSON; `-` reads it from stdin.", show_default=False
+    ),
+]
+EntitiesFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--entities", "-e", metavar="FILE", help="Who is who: users, teams, things, as JSON.", show_default=False
+    ),
+]

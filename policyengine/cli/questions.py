@@ -1,0 +1,94 @@
+"""Requests from a file or stdin: one JSON document, or one on each line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from policyengine.cli.failures import CommandError, file_error
+
+STDIN = "-"
+LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The bytes of one request. `line` is where it stands when it is one of many."""
+
+    data: bytes
+    file: str
+    line: int | None = None
+
+
+def read_questions(name: str) -> Iterator[Question]:
+    """Every request in the file, as they come: a stream is not waited for. None at all is an error."""
+    empty = True
+    try:
+        for question in _from_stdin() if name == STDIN else _from_file(name):
+            empty = False
+            yield question
+    except OSError as error:
+        raise file_error(name, error) from None
+    if empty:
+        raise CommandError("request", f"no request in {called(name)}", facts=(("file", name),))
+
+
+def read_question(name: str) -> Question:
+    """The only request in the file."""
+    questions = read_questions(name)
+    first = next(questions)
+    if next(questions, None) is not None:
+        hint = "`policyengine decide` answers many"
+        raise CommandError("request", f"more than one request in {called(name)}", hint, (("file", name),))
+    return first
+
+
+def _from_file(name: str) -> Iterator[Question]:
+    if name.endswith(LINES):
+        with Path(name).open("rb") as lines:
+            yield from _from_lines(enumerate(lines, 1), name)
+    else:
+        yield from _from_whole(Path(name).read_bytes(), name)
+
+
+def _from_stdin() -> Iterator[Question]:
+    """Stdin holds lines if its first line is a document by itself."""
+    stream: BinaryIO = sys.stdin.buffer
+    numbered = enumerate(stream, 1)
+    first = next(((number, line) for number, line in numbered if line.strip()), (1, b""))
+    if _documents(first[1]):
+        yield from _from_lines(chain([first], numbered), STDIN)
+    else:
+        yield from _from_whole(first[1] + stream.read(), STDIN)
+
+
+def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[Question]:
+    return (Question(line.strip(), file, number) for number, line in lines if line.strip())
+
+
+def _from_whole(data: bytes, file: str) -> Iterator[Question]:
+    if _documents(data) > 1:
+        hint = "write each request on a line of its own, in a file that ends in `.jsonl`"
+        raise CommandError("request", f"more than one document in {called(file)}", hint, (("file", file),))
+    if data.strip():
+        yield Question(data, file)
+
+
+def _documents(data: bytes) -> int:
+    """How many JSON documents these bytes begin with: 0, 1, or 2 for more; what is wrong with them is told later."""
+    try:
+        text = data.decode().strip()
+        decoder = json.JSONDecoder()
+        end = decoder.raw_decode(text)[1]
+        return 2 if text[end:].lstrip().startswith("{") else int(end == len(text))
+    except (ValueError, RecursionError):
+        return 0
+
+
+def called(name: str) -> str:
+    return "stdin" if name == STDIN else f"`{name}`"

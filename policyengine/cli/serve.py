@@ -1,0 +1,98 @@
+"""`policyengine serve`: the decision API."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.check import several
+from policyengine.cli.failures import CommandError
+from policyengine.cli.loaded import load_engine
+from policyengine.cli.options import EntitiesFile, Policies, TextOrJson
+from policyengine.cli.terminal import Format, Screen, print_json, printable
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+ASK = '{"request": {"method": "GET", "path": "/"}}'
+
+
+def serve(
+    paths: Policies,
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
+    ] = None,
+    entities: EntitiesFile = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Answer requests over HTTP.
+
+    It runs until it is interrupted. Facts in a request are claims, so only a trusted gateway may make them: to listen
+    elsewhere than on this machine needs a token file, with a token on each line.
+
+    \b
+    Example:
+      policyengine serve payments/ --port 8080
+      curl -s http://127.0.0.1:8080/decide -H 'content-type: application/json' -d @request.json
+    """
+    from policyengine.server import ServeError, TokenError
+    from policyengine.server import serve as answer
+
+    engine = load_engine(paths, entities)
+    try:
+        tokens = _tokens(token_file)
+        answer(engine, host, port, tokens, listening=lambda url: _greet(engine, url, token_file, format))
+    except (ServeError, TokenError) as error:
+        raise CommandError("serve", error.message, error.hint) from None
+    return 0
+
+
+def _tokens(path: Path | None) -> tuple[str, ...] | None:
+    from policyengine.server import read_token_file
+
+    if path is None:
+        return None
+    found = read_token_file(path)
+    if found.warning:
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(found.warning))
+    return found.tokens
+
+
+def _greet(engine: Engine, url: str, token_file: Path | None, format: Format) -> None:
+    """Say what is served, at once: whoever started this may wait for it."""
+    rules, warnings = rules_of(engine), len(engine.warnings)
+    if format is Format.JSON:
+        packages = list(engine.packages)
+        facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
+        print_json({"listening": url, **facts}, indent=None)
+        return
+    screen = Screen()
+    screen.line("listening on ", (url, "bold"))
+    screen.text(f"packages: {', '.join(engine.packages)}")
+    screen.text(f"revision: {engine.revision}")
+    screen.text(f"rules:    {rules:,}")
+    if warnings:
+        screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+    screen.text(f"try:      {_curl(url, token_file)}")
+    screen.stream.flush()
+
+
+def _curl(url: str, token_file: Path | None) -> str:
+    token = "" if token_file is None else f' -H "authorization: Bearer $(head -n 1 {shlex.quote(str(token_file))})"'
+    return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d '{ASK}'"
+
+
+def rules_of(engine: Engine) -> int:
+    """How many ways to open a door and to keep one shut there are."""
+    kernel = engine.kernel
+    agents = [len(block.grants) for block in kernel.agents]
+    users = [len(block.grants) for block in kernel.users]
+    anyones = [len(block.grants) for block in kernel.anyones]
+    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards])

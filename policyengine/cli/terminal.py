@@ -1,0 +1,152 @@
+"""What commands print: colour and tables for a person at a terminal, plain text for a pipe, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, TextIO
+
+PATIENCE = 2.0  # seconds before a progress display appears
+OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
+
+Part = str | tuple[str, str]  # plain text, or text and its style
+_PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<code>(?P<kind>[EW])\d{3}) (?P<message>.*)")
+_CARETS = re.compile(r"\s*\^+")
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class Screen:
+    """Prints lines to a stream; with styles only if it is a terminal that wants them."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stdout if stream is None else stream
+        self.styled = is_terminal(self.stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def line(self, *parts: Part) -> None:
+        if self.styled:
+            self._styled_line(parts)
+        else:
+            print("".join(part if isinstance(part, str) else part[0] for part in parts), file=self.stream)
+
+    def _styled_line(self, parts: Sequence[Part]) -> None:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(file=self.stream, highlight=False, soft_wrap=True)
+        console.print(Text.assemble(*parts), soft_wrap=True)
+
+    def text(self, text: str) -> None:
+        for line in text.split("\n"):
+            self.line(printable(line))
+
+    def diagnostics(self, rendered: str) -> None:
+        """Diagnostics as `Diagnostic.render` shows them, the important parts in colour."""
+        for line in rendered.split("\n"):
+            self.line(*_diagnostic_line(printable(line)))
+
+    def diff(self, lines: Sequence[str]) -> None:
+        styles = {"+": "green", "-": "red", "@": "cyan"}
+        for line in lines:
+            self.line((printable(line), styles.get(line[:1], "")))
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Rows of cells under one another; the first cell of each is what the row is about."""
+        if not self.styled:
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for row in rows:
+                self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for first, *others in rows:
+            table.add_row(Text(first, style="bold"), *map(Text, others))
+        Console(file=self.stream, highlight=False).print(table)
+
+
+def _diagnostic_line(line: str) -> tuple[Part, ...]:
+    if found := _PLACE.fullmatch(line):
+        style = "bold red" if found["kind"] == "E" else "bold yellow"
+        return (found["place"], "bold"), ": ", (found["code"], style), " ", found["message"]
+    if _CARETS.fullmatch(line):
+        return ((line, "red"),)
+    if line.startswith("  hint:"):
+        return ((line, "cyan"),)
+    return (line,)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    return not stream.closed and stream.isatty()
+
+
+def printable(text: str) -> str:
+    """The text without power over the terminal: what comes from a policy or a request may hold anything."""
+    return "".join(char if char.isprintable() or char in "\t\n" else repr(char)[1:-1] for char in text)
+
+
+def ascii_only() -> bool:
+    """Whether stdout takes no other characters, so that JSON must escape them."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return not encoding.lower().replace("-", "").startswith("utf8")
+
+
+def print_json(data: Any, *, indent: int | None = 2) -> None:
+    """One document; without indent on one line, as JSON Lines want it, and at once."""
+    print(json.dumps(data, ensure_ascii=ascii_only(), indent=indent), flush=indent is None)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Tell a person at the terminal what takes so long, once it does."""
+    if not Screen(sys.stderr).styled:
+        yield
+        return
+    spinner = _Spinner(what)
+    timer = threading.Timer(PATIENCE, spinner.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        spinner.stop()
+
+
+class _Spinner:
+    """A line on stderr that moves. `stop` may come before, while or after `start` runs on the timer's thread."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.lock = threading.Lock()
+        self.stopped = False
+        self.progress: Any = None
+
+    def start(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        with self.lock:
+            if self.stopped:
+                return
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.progress.add_task(self.what, total=None)
+            self.progress.start()
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            if self.progress is not None:
+                self.progress.stop()

@@ -1,0 +1,157 @@
+"""`policyengine check`: every mistake, for people, for programs and for code scanning."""
+
+import os
+
+import pytest
+
+GOOD = "anyone { may GET /health }\n"
+BAD = "anyone { may GET /health when nonsense }\n"
+WARNED = "language 1\nlet unused = 5\nanyone { may GET /health }\n"
+
+
+@pytest.fixture
+def files(run, tmp_path):
+    def write(**texts: str | bytes) -> None:
+        for name, text in texts.items():
+            (tmp_path / f"{name}.policy").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return write
+
+
+def test_a_policy_without_mistakes_ends_with_0(run, files):
+    files(good=GOOD)
+    ended = run("check", "good.policy")
+    assert (ended.code, ended.out, ended.err) == (0, "no mistakes in 1 file\n", "")
+
+
+def test_a_policy_with_errors_ends_with_1_and_says_where(run, files):
+    files(bad=BAD)
+    ended = run("check", "bad.policy")
+    assert ended.code == 1
+    assert ended.out.startswith("bad.policy:1:31: E")
+    assert "^^^^^^^^" in ended.out
+    assert ended.out.endswith("1 error in 1 file\n")
+
+
+def test_warnings_end_with_0(run, files):
+    files(warned=WARNED)
+    ended = run("check", "warned.policy")
+    assert ended.code == 0
+    assert ended.out.endswith("1 warning in 1 file\n")
+
+
+def test_warnings_end_with_1_where_they_count(run, files):
+    files(warned=WARNED)
+    assert run("check", "--strict", "warned.policy").code == 1
+
+
+def test_all_files_of_a_folder_are_checked(run, files, tmp_path):
+    files(good=GOOD, bad=BAD, worse=BAD)
+    out = run("check", ".").out
+    assert "bad.policy:1:31" in out
+    assert "worse.policy:1:31" in out
+    assert out.endswith("2 errors in 3 files\n")
+
+
+def test_the_findings_as_json_are_one_document(run, files):
+    files(good=GOOD, bad=BAD)
+    ended = run("check", ".", "--format", "json")
+    assert ended.code == 1
+    assert {key: ended.json[key] for key in ("files", "errors", "warnings")} == {"files": 2, "errors": 1, "warnings": 0}
+    (found,) = ended.json["diagnostics"]
+    assert found.keys() >= {"code", "severity", "message", "hint", "file", "line", "column", "end_line", "end_column"}
+    assert (found["severity"], found["line"], found["column"]) == ("error", 1, 31)
+
+
+def test_no_findings_as_json_are_a_document_too(run, files):
+    files(good=GOOD)
+    assert run("check", ".", "--format", "json").json == {"files": 1, "errors": 0, "warnings": 0, "diagnostics": []}
+
+
+BROKEN = [
+    (b"\xff\xfe\x00", "binary"),
+    (b"guard \x00\x01", "control characters"),
+    (b"\xef\xbb\xbfanyone { may GET /health }", "a byte order mark"),
+    (b"<html></html>", "no policy at all"),
+]
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for data, name in BROKEN])
+@pytest.mark.parametrize("form", ["text", "json", "sarif"])
+def test_a_file_that_is_no_policy_is_a_finding(run, files, data, form):
+    files(broken=data)
+    ended = run("check", "broken.policy", "--format", form)
+    assert ended.code == 1
+    assert "broken.policy" in ended.out
+    assert ended.err == ""
+
+
+def test_a_missing_file_is_an_error(run):
+    ended = run("check", "nowhere.policy")
+    assert ended.code == 1
+    assert "nowhere.policy" in ended.out + ended.err
+    assert "internal" not in ended.err
+
+
+def test_a_folder_without_policies_is_an_error(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ended = run("check", "empty")
+    assert ended.code == 1
+    assert "`empty`" in ended.out + ended.err
+    assert "internal" not in ended.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error(run, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    assert run("check", "closed").code == 1
+
+
+# ── SARIF ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def sarif(run, files):
+    files(bad=BAD, warned=WARNED)
+    return run("check", ".", "--format", "sarif").json
+
+
+def test_sarif_says_which_version_it_is(sarif):
+    assert sarif["version"] == "2.1.0"
+    assert sarif["$schema"].endswith("sarif-2.1.0.json")
+    assert len(sarif["runs"]) == 1
+
+
+def test_every_result_has_its_rule_and_the_rule_its_help(sarif):
+    (run,) = sarif["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert len(run["results"]) == 2
+    for result in run["results"]:
+        rule = rules[result["ruleIndex"]]
+        assert rule["id"] == result["ruleId"]
+        assert rule["defaultConfiguration"]["level"] == result["level"]
+        assert rule["shortDescription"]["text"]
+        assert "But like this:" in rule["help"]["text"]
+
+
+def test_a_result_has_its_region_with_columns(sarif):
+    location = sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert location["artifactLocation"] == {"uri": "bad.policy"}
+    assert location["region"] == {"startLine": 1, "startColumn": 31, "endLine": 1, "endColumn": 39}
+    assert sarif["runs"][0]["columnKind"] == "unicodeCodePoints"
+
+
+def test_the_levels_of_sarif_are_error_and_warning(sarif):
+    assert [result["level"] for result in sarif["runs"][0]["results"]] == ["error", "warning"]
+
+
+def test_a_name_with_odd_characters_is_a_valid_uri(run, files, tmp_path):
+    (tmp_path / "a b#ü.policy").write_text(BAD)
+    document = run("check", "a b#ü.policy", "--format", "sarif").json
+    location = document["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert location["artifactLocation"]["uri"] == "a%20b%23%C3%BC.policy"
+
+
+def test_sarif_without_findings_has_no_results(run, files):
+    files(good=GOOD)
+    assert run("check", ".", "--format", "sarif").json["runs"][0]["results"] == []

@@ -1,0 +1,203 @@
+"""`policyengine decide` and `explain`: from a request on disk or stdin to an answer and an exit code."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+POLICY = """
+anyone { may GET /health, GET /asked, GET /closed }
+guard "ask first" on /asked { confirm by user  message "asked" }
+guard "closed" on /closed { deny }
+"""
+
+
+def ask(path: str) -> bytes:
+    return json.dumps({"request": {"method": "GET", "path": path}}).encode()
+
+
+@pytest.fixture
+def policy(run, tmp_path) -> Path:
+    path = tmp_path / "small.policy"
+    path.write_text(POLICY)
+    return path
+
+
+OUTCOMES = [("/health", "allow", 0), ("/closed", "deny", 10), ("/asked", "confirm", 11), ("/nowhere", "deny", 10)]
+
+
+@pytest.mark.parametrize(("path", "outcome", "code"), OUTCOMES)
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_the_exit_code_is_the_outcome(run, policy, command, path, outcome, code):
+    ended = run(command, policy, "--request", "-", stdin=ask(path))
+    assert (ended.code, ended.err) == (code, "")
+    assert outcome in ended.out
+
+
+@pytest.mark.parametrize(("path", "outcome", "code"), OUTCOMES)
+def test_a_decision_as_json_is_the_decision(run, policy, tmp_path, path, outcome, code):
+    (tmp_path / "request.json").write_bytes(ask(path))
+    ended = run("decide", policy, "--request", "request.json", "--format", "json")
+    assert ended.code == code
+    assert ended.json["outcome"] == outcome
+
+
+def test_an_explanation_as_json_holds_the_decision_and_the_walk(run, policy):
+    ended = run("explain", policy, "--request", "-", "--format", "json", stdin=ask("/closed"))
+    assert ended.json.keys() >= {"decision", "walk"}
+    assert ended.json["decision"]["outcome"] == "deny"
+
+
+def test_a_refusal_names_the_rule_and_its_place(run, policy):
+    out = run("decide", "small.policy", "--request", "-", stdin=ask("/closed")).out
+    assert out.startswith('deny by "closed"\n')
+    assert "small.policy:4" in out
+
+
+def test_a_missing_fact_is_named(run, project):
+    request = {"request": {"method": "GET", "path": "/documents/9"}, "agent": {"id": "assistant", "issuer": "corp"}}
+    request |= {"user": {"id": "alice"}, "credential": {"kind": "jwt", "scopes": ["read:documents"], "lifetime": "5m"}}
+    stdin = json.dumps(request).encode()
+    ended = run("decide", project, "-e", project / "entities.json", "-r", "-", stdin=stdin)
+    assert ended.code == 10
+    assert "resource.tenant" in ended.out
+
+
+# ── One on each line ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("paths", "code"),
+    [
+        (["/health", "/health"], 0),
+        (["/health", "/asked"], 11),
+        (["/asked", "/closed", "/health"], 10),
+    ],
+)
+def test_of_many_requests_the_strongest_outcome_counts(run, policy, paths, code):
+    ended = run("decide", policy, "-r", "-", "--format", "json", stdin=b"\n".join(map(ask, paths)))
+    assert ended.code == code
+    assert len(ended.lines) == len(paths)
+
+
+def test_requests_on_lines_are_answered_in_their_order(run, policy, tmp_path):
+    (tmp_path / "requests.jsonl").write_bytes(b"\n".join(ask(path) for path, _, _ in OUTCOMES) + b"\n\n")
+    ended = run("decide", policy, "-r", "requests.jsonl", "--format", "json")
+    assert [answer["outcome"] for answer in ended.lines] == [outcome for _, outcome, _ in OUTCOMES]
+
+
+def test_requests_on_lines_are_answered_on_lines_for_people_too(run, policy):
+    ended = run("decide", policy, "-r", "-", stdin=ask("/health") + b"\n\n" + ask("/closed"))
+    assert ended.out == '1: allow\n3: deny by "closed"\n'
+
+
+def test_a_broken_line_spoils_only_its_own_answer(run, policy):
+    stdin = b"\n".join([ask("/health"), b"{", b'{"usr": {}}', ask("/health")])
+    ended = run("decide", policy, "-r", "-", "--format", "json", stdin=stdin)
+    assert ended.code == 1
+    assert [answer.get("outcome") for answer in ended.lines] == ["allow", None, None, "allow"]
+    assert ended.lines[1]["error"]["line"] == 2
+    assert ended.lines[2]["error"]["member"] == "usr"
+
+
+def test_one_request_on_several_lines_is_one_request(run, policy):
+    stdin = json.dumps(json.loads(ask("/health")), indent=2).encode()
+    ended = run("decide", policy, "-r", "-", "--format", "json", stdin=stdin)
+    assert (ended.code, ended.json["outcome"]) == (0, "allow")
+
+
+def test_one_request_on_one_line_of_stdin_is_told_in_full(run, policy):
+    assert run("decide", policy, "-r", "-", stdin=ask("/health")).out == "allow\n"
+
+
+# ── What is broken ────────────────────────────────────────────────────────────────────────────
+
+BROKEN_REQUESTS = [
+    (b"", "no request in `request.json`", None),
+    (b" \n ", "no request in `request.json`", None),
+    (b"{", "request.json: not valid JSON at line 1", None),
+    (b"[]", "request.json: a request is an object", None),
+    (b"\xff\xfe", "request.json: not valid UTF-8", None),
+    (b"\x00\x01\x02", "request.json: not valid JSON", None),
+    (b"{}\n{}", "more than one document in `request.json`", None),
+    (b'{"request": {"method": "GET", "path": "/"}, "usr": {}}', "request.json at `usr`", "usr"),
+    (
+        b'{"request": {"method": "GET", "path": "/"}, "user": {"roles": []}}',
+        "request.json at `user.roles`",
+        "user.roles",
+    ),
+    (b'{"request": {"method": "GET", "path": "/"}, "agent": 5}', "request.json at `agent`", "agent"),
+    (b"{}", "request.json", None),
+]
+
+
+@pytest.mark.parametrize(("data", "message", "member"), BROKEN_REQUESTS)
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_a_broken_request_is_an_error_that_names_the_member(run, policy, tmp_path, command, data, message, member):
+    (tmp_path / "request.json").write_bytes(data)
+    ended = run(command, policy, "--request", "request.json", "--format", "json")
+    assert ended.code == 1
+    assert message in ended.err
+    assert ended.json["error"]["kind"] == "request"
+    assert ended.json["error"].get("member") == member
+
+
+def test_a_missing_request_is_an_error(run, policy):
+    ended = run("decide", policy, "--request", "nowhere.json")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "error: `nowhere.json`: no such file or directory\n"
+
+
+def test_a_folder_is_no_request(run, policy):
+    assert run("decide", policy, "--request", ".").err == "error: `.`: is a directory\n"
+
+
+def test_nothing_on_stdin_is_no_request(run, policy):
+    assert run("decide", policy, "--request", "-").err == "error: no request in stdin\n"
+
+
+def test_explain_explains_one_request_only(run, policy):
+    ended = run("explain", policy, "--request", "-", stdin=ask("/health") + b"\n" + ask("/health"))
+    assert ended.code == 1
+    assert ended.err.startswith("error: more than one request in stdin\n")
+
+
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_a_policy_with_errors_decides_nothing(run, tmp_path, command):
+    (tmp_path / "bad.policy").write_text("anyone { may GET /health when nonsense }\n")
+    ended = run(command, "bad.policy", "--request", "-", "--format", "json", stdin=ask("/health"))
+    assert ended.code == 1
+    assert ended.json["error"]["kind"] == "policy"
+    assert ended.json["error"]["diagnostics"][0]["file"] == "bad.policy"
+    assert "bad.policy:1:" in ended.err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"entities": 5}', '{"entities": [{"type": "user"}]}', '{"other": []}'])
+def test_broken_entities_are_an_error(run, policy, tmp_path, content):
+    (tmp_path / "entities.json").write_text(content)
+    ended = run("decide", policy, "-e", "entities.json", "-r", "-", "--format", "json", stdin=ask("/health"))
+    assert ended.code == 1
+    assert ended.json["error"]["kind"] == "entities"
+    assert "entities.json" in ended.err
+
+
+def test_missing_entities_are_an_error(run, policy):
+    ended = run("decide", policy, "-e", "nowhere.json", "-r", "-", stdin=ask("/health"))
+    assert ended.code == 1
+    assert "nowhere.json" in ended.err
+    assert "internal" not in ended.err
+
+
+def test_a_missing_policy_is_an_error(run):
+    ended = run("decide", "nowhere.policy", "--request", "-", stdin=ask("/health"))
+    assert ended.code == 1
+    assert "nowhere.policy" in ended.err
+    assert "internal" not in ended.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_request_that_may_not_be_read_is_an_error(run, policy, tmp_path):
+    (tmp_path / "request.json").write_bytes(ask("/health"))
+    (tmp_path / "request.json").chmod(0)
+    assert run("decide", policy, "--request", "request.json").err == "error: `request.json`: permission denied\n"

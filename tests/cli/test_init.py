@@ -1,0 +1,68 @@
+"""`policyengine init`: a project that is right from the start."""
+
+import json
+
+import pytest
+
+from policyengine.cli.init import FILES
+
+
+def test_a_project_is_made(run, tmp_path):
+    ended = run("init", "new/project")
+    assert ended.code == 0
+    assert sorted(path.name for path in (tmp_path / "new" / "project").iterdir()) == sorted(FILES)
+    assert "next: policyengine test new/project" in ended.out
+
+
+def test_what_was_made_is_told_as_json(run):
+    assert run("init", "project", "--format", "json").json == {"created": [f"project/{name}" for name in FILES]}
+
+
+@pytest.mark.parametrize("command", [["check", "--strict"], ["fmt", "--check"], ["test"]])
+def test_a_new_project_passes_its_own_checks(run, project, command):
+    ended = run(*command, project)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_the_request_of_a_new_project_is_allowed(run, project):
+    ended = run("decide", project, "--entities", project / "entities.json", "--request", project / "request.json")
+    assert (ended.code, ended.out) == (0, "allow\n")
+
+
+def test_a_project_may_go_into_a_folder_that_is_there(run, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "notes.txt").write_text("mine")
+    assert run("init", "project").code == 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_is_overwritten_and_then_none_is_made(run, tmp_path, name):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    ended = run("init", "project")
+    assert ended.code == 1
+    assert f"`project/{name}` is already there, nothing was made" in ended.err
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
+
+
+def test_a_link_to_nowhere_is_not_overwritten(run, tmp_path):
+    (tmp_path / "README.md").symlink_to(tmp_path / "nowhere")
+    assert run("init", ".").code == 1
+
+
+def test_a_file_is_no_folder(run, tmp_path):
+    (tmp_path / "project").write_text("")
+    ended = run("init", "project", "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"] == {
+        "kind": "file",
+        "message": "`project`: file exists",
+        "hint": None,
+        "file": "project",
+    }
+
+
+def test_the_documents_of_a_new_project_are_valid_json(project):
+    assert json.loads((project / "entities.json").read_text()).keys() == {"entities"}
+    assert json.loads((project / "request.json").read_text())["request"]["method"] == "GET"

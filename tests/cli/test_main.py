@@ -1,0 +1,184 @@
+"""What all commands share: versions, help, usage, and ends that nobody planned."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from policyengine import __version__
+from policyengine.cli import app, main
+
+COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
+COMMANDS = ["check", "fmt", "test", "decide", "explain", "explain-code", "serve", "init"]
+HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
+
+
+def test_the_version_is_told(run):
+    assert run("--version").out == f"policyengine {__version__}\n"
+
+
+def test_the_version_is_told_whatever_else_is_there(run):
+    ended = run("--version", "check")
+    assert (ended.code, ended.out) == (0, f"policyengine {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["check", "--help"]])
+def test_a_question_about_the_command_waits_for_no_parser_and_no_server(arguments):
+    program = "import sys; from policyengine.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stderr.split())
+
+
+def test_only_the_version_needs_not_even_typer():
+    program = "import sys; from policyengine.cli import main; main(['--version']); sys.exit('typer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_shows_an_example(run, name):
+    ended = run(name, "--help")
+    assert ended.code == 0
+    assert f"\n    policyengine {name} " in ended.out
+
+
+def test_the_help_says_what_the_exit_codes_are(run):
+    assert "130  interrupted" in run("--help").out
+
+
+def test_the_help_lists_every_command(run):
+    listed = run("--help").out.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.strip().splitlines()] == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_does_in_full(run, name):
+    line = next(line for line in run("--help").out.splitlines() if line.startswith(f"  {name} "))
+    assert line.endswith(".")
+    assert not line.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Usage: policyengine"),
+        (["chekc"], "Did you mean 'check'?"),
+        (["check"], "Missing argument 'PATH'"),
+        (["check", "--nope", "x"], "No such option: --nope"),
+        (["check", "--format", "xml", "x"], "'xml'"),
+        (["decide", "x"], "Missing option '--request'"),
+        (["serve", "x", "--port", "99999"], "65535"),
+        (["fmt", "-", "x"], "`-` stands alone"),
+    ],
+)
+def test_wrong_usage_ends_with_2(run, arguments, message):
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert message in ended.err
+    assert ended.out == ""
+
+
+def test_wrong_usage_is_json_for_who_asks_for_json(run):
+    ended = run("chekc", "--format", "json")
+    assert ended.code == 2
+    assert ended.json["error"]["kind"] == "usage"
+    assert "Did you mean 'check'?" in ended.json["error"]["message"]
+
+
+def break_with(monkeypatch, error):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(app, "get_command", lambda _: type("Broken", (), {"main": lambda *_, **__: broken()}))
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError("too deep"), MemoryError(), AssertionError()])
+def test_a_mistake_of_ours_is_one_clear_message(run, monkeypatch, error):
+    break_with(monkeypatch, error)
+    ended = run("check", "x")
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: internal error: {type(error).__name__}")
+    assert "please report it" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_mistake_of_ours_is_json_for_who_asks_for_json(run, monkeypatch):
+    break_with(monkeypatch, KeyError("x"))
+    assert run("check", "x", "--format=json").json["error"]["kind"] == "internal"
+
+
+@pytest.mark.parametrize("arguments", [["--traceback", "check", "x"], ["check", "x", "--traceback"]])
+def test_the_place_of_a_mistake_of_ours_is_shown_on_request(run, monkeypatch, arguments):
+    break_with(monkeypatch, KeyError("x"))
+    assert "Traceback (most recent call last)" in run(*arguments).err
+
+
+def test_the_place_of_a_mistake_of_ours_is_shown_where_the_environment_says_so(run, monkeypatch):
+    break_with(monkeypatch, KeyError("x"))
+    monkeypatch.setenv("POLICYENGINE_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in run("check", "x").err
+
+
+def test_an_interrupt_ends_with_130(run, monkeypatch):
+    break_with(monkeypatch, KeyboardInterrupt())
+    assert run("check", "x") == (ended := run("check", "x"))
+    assert (ended.code, ended.out, ended.err) == (130, "", "")
+
+
+def test_an_interrupt_while_waiting_for_requests_ends_with_130(project):
+    program = [*COMMAND, "decide", str(project), "--request", "-", "--format", "json"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b'{"request": {"method": "GET", "path": "/health"}}\n')
+        process.stdin.flush()
+        assert b'"allow"' in process.stdout.readline()  # an answer before the stream ends
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["explain-code"], ["--help"]])
+def test_a_closed_pipe_is_no_matter_of_words(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only some systems have a disk that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["explain-code"]])
+def test_an_answer_that_cannot_be_written_is_an_error(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write the answer: no space left on device\n"
+
+
+def test_streams_that_are_closed_are_no_reason_to_fail():
+    program = (
+        "import sys; sys.stdout = sys.stderr = sys.stdin = None; from policyengine.cli import main; sys.exit(main())"
+    )
+    assert subprocess.run([sys.executable, "-c", program, "explain-code"]).returncode == 0
+
+
+def test_a_terminal_that_knows_few_characters_shows_the_others_escaped(tmp_path):
+    missing = tmp_path / "ü.policy"
+    done = subprocess.run(
+        [*COMMAND, "init", str(missing)], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert done.returncode == 0
+    assert b"\\xfc.policy" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion(monkeypatch, capsys, name):
+    monkeypatch.setenv("_POLICYENGINE_COMPLETE", f"source_{name}")
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert "_POLICYENGINE_COMPLETE" in capsys.readouterr().out

@@ -1,0 +1,118 @@
+"""`policyengine serve`: what it says before it answers, and why it does not start."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
+
+
+@pytest.fixture
+def serving(project):
+    """Starts the server on a free port; gives its process. Stops it by the signal that Ctrl-C sends."""
+    started = []
+
+    def start(*options: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", str(project), "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def decide(url: str, **headers: str) -> int:
+    request = urllib.request.Request(
+        f"{url}/decide",
+        data=b'{"request": {"method": "GET", "path": "/health"}}',
+        headers={"content-type": "application/json", **headers},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        return answer.status
+
+
+def test_it_says_where_it_listens_and_answers_there_until_interrupted(serving):
+    process = serving()
+    first = process.stdout.readline()
+    assert first.startswith("listening on http://127.0.0.1:")
+    assert decide(first.split()[-1]) == 200
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert [line.split(":")[0] for line in out.splitlines()] == ["packages", "revision", "rules", "try"]
+
+
+def test_the_curl_that_it_shows_works(serving):
+    process = serving()
+    lines = [process.stdout.readline() for _ in range(5)]
+    curl = lines[-1].removeprefix("try:").strip()
+    answer = subprocess.run(
+        ["sh", "-c", curl.replace("curl ", "curl --noproxy '*' ", 1)], capture_output=True, check=True
+    )
+    assert json.loads(answer.stdout)["outcome"] == "deny"
+
+
+def test_it_says_so_as_json_too(serving):
+    said = json.loads(serving("--format", "json").stdout.readline())
+    assert said.keys() == {"listening", "packages", "revision", "rules", "warnings"}
+    assert said["rules"] == 6
+    assert decide(said["listening"]) == 200
+
+
+def test_the_curl_shows_a_token_where_one_is_needed(serving, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("0123456789abcdef0123456789abcdef\n")
+    tokens.chmod(0o600)
+    process = serving("--token-file", str(tokens))
+    lines = [process.stdout.readline() for _ in range(5)]
+    assert f'-H "authorization: Bearer $(head -n 1 {tokens})"' in lines[-1]
+    url = lines[0].split()[-1]
+    assert decide(url, authorization="Bearer 0123456789abcdef0123456789abcdef") == 200
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        decide(url)
+
+
+def test_a_port_in_use_is_an_error(run, project):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", project, "--port", port, "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"]["kind"] == "serve"
+    assert f"port {port} on `127.0.0.1` is in use" in ended.err
+
+
+def test_other_machines_are_not_answered_without_a_token(run, project):
+    ended = run("serve", project, "--host", "0.0.0.0", "--port", "0")
+    assert ended.code == 1
+    assert "no token is set" in ended.err
+    assert "--token-file" in ended.err
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot read"), ("", "no token"), ("short", "shorter than 16")])
+def test_a_token_file_that_is_of_no_use_is_an_error(run, project, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "tokens").write_text(text)
+    ended = run("serve", project, "--port", "0", "--token-file", "tokens")
+    assert ended.code == 1
+    assert message in ended.err
+
+
+def test_a_policy_with_errors_is_not_served(run, tmp_path):
+    (tmp_path / "bad.policy").write_text("anyone { may GET /health when nonsense }\n")
+    ended = run("serve", "bad.policy", "--port", "0")
+    assert ended.code == 1
+    assert "bad.policy:1:" in ended.err

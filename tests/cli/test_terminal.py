@@ -1,0 +1,103 @@
+"""Colour and tables for a person at a terminal, plain text for a pipe."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from policyengine.cli.terminal import Screen, busy, printable
+
+COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
+ESCAPE = "\x1b["
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What the command writes when its output is a terminal."""
+    leader, follower = pty.openpty()
+    plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=follower, stderr=follower, env={**plain, "TERM": "xterm", **environment}
+    )
+    os.close(follower)
+    written = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            written += chunk
+    except OSError:  # how Linux says that the other side has closed
+        pass
+    finally:
+        os.close(leader)
+        process.wait(timeout=30)
+    return written.decode()
+
+
+def test_a_terminal_gets_colour():
+    assert f"{ESCAPE}1;31mE101" in on_a_terminal("explain-code", "E101")
+
+
+def test_a_terminal_gets_errors_in_colour():
+    assert f"{ESCAPE}1;31merror: " in on_a_terminal("explain-code", "nonsense")
+
+
+def test_a_terminal_gets_the_table_of_codes_in_colour():
+    assert f"{ESCAPE}1mE101" in on_a_terminal("explain-code")
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_wants_no_colour_gets_none(environment):
+    assert ESCAPE not in on_a_terminal("explain-code", "E101", **environment)
+
+
+def test_a_pipe_gets_plain_text(run):
+    assert ESCAPE not in run("explain-code", "E101").out + run("explain-code").out
+
+
+def test_json_has_no_colour_on_a_terminal_either():
+    assert ESCAPE not in on_a_terminal("explain-code", "E101", "--format", "json")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ü", "plain ü"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\rb", "a\\rb"),
+        ("\u202eright to left", "\\u202eright to left"),
+        ("\udcff", "\\udcff"),
+        ("two\n\tlines", "two\n\tlines"),
+    ],
+)
+def test_text_from_elsewhere_has_no_power_over_the_terminal(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_table_in_a_pipe_is_aligned(capsys):
+    Screen().table([("E1", "short"), ("E1000", "longer")])
+    assert capsys.readouterr().out == "E1     short\nE1000  longer\n"
+
+
+def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
+    monkeypatch.setattr("policyengine.cli.terminal.PATIENCE", 0)
+    with busy("thinking"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+WAITING = """
+import sys, threading
+from policyengine.cli import terminal
+terminal.PATIENCE = float(sys.argv[1])
+shown = threading.Event()
+start = terminal._Spinner.start
+terminal._Spinner.start = lambda self: (start(self), shown.set())
+with terminal.busy("thinking"):
+    shown.wait(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("patience", "takes", "shown"), [("0", "30", True), ("30", "0", False)])
+def test_a_terminal_is_told_only_about_what_takes_long(monkeypatch, patience, takes, shown):
+    monkeypatch.setattr(f"{__name__}.COMMAND", (sys.executable, "-c", WAITING))
+    assert ("thinking" in on_a_terminal(patience, takes)) is shown
