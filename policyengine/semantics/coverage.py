@@ -1,0 +1,241 @@
+"""Which patterns and places lie within others, and which meet: what the checker asks about endpoints.
+
+A pattern stands for the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns.
+`place_covers` never says yes wrongly, but patterns that cover another one only together go unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from policyengine.semantics.kernel import ActionPattern, HttpPattern, Pattern, Place, Segment, ToolPattern
+
+Item = TypeVar("Item")
+
+
+def covers(outer: Pattern, inner: Pattern) -> bool:
+    """Every endpoint that `inner` matches is one that `outer` matches."""
+    match outer, inner:
+        case HttpPattern(), HttpPattern():
+            return _methods_cover(outer.methods, inner.methods) and _path_covers(outer, inner)
+        case ToolPattern(), ToolPattern():
+            return _glob_covers(outer.glob, inner.glob)
+        case ActionPattern(), ActionPattern():
+            return outer == inner
+        case _:
+            return False
+
+
+def overlaps(a: Pattern, b: Pattern) -> bool:
+    """Some endpoint matches both."""
+    match a, b:
+        case HttpPattern(), HttpPattern():
+            return _methods_meet(a.methods, b.methods) and _paths_meet(a, b)
+        case ToolPattern(), ToolPattern():
+            return _globs_meet(a.glob, b.glob)
+        case ActionPattern(), ActionPattern():
+            return a == b
+        case _:
+            return False
+
+
+def place_covers(outer: Place, inner: Place) -> bool:
+    """Wherever a rule at `inner` applies, one at `outer` applies too."""
+    if inner.patterns is None:
+        return outer.patterns is None and all(_hidden(hole, inner) for hole in outer.excepts)
+    return all(_within(piece, outer, inner) for pattern in inner.patterns for piece in _by_method(pattern))
+
+
+def place_overlaps(place: Place, pattern: Pattern) -> bool:
+    """Some endpoint of the pattern is in the place; what is left out is left out only when the whole pattern is."""
+    inside = place.patterns is None or any(overlaps(p, pattern) for p in place.patterns)
+    return inside and not all(any(covers(hole, piece) for hole in place.excepts) for piece in _by_method(pattern))
+
+
+def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
+    """What `inner` keeps of one of its patterns is in `outer`."""
+    if any(covers(hole, piece) for hole in inner.excepts):
+        return True
+    inside = outer.patterns is None or any(covers(p, piece) for p in outer.patterns)
+    return inside and all(_hidden(hole, inner) for hole in outer.excepts if overlaps(hole, piece))
+
+
+def _hidden(hole: Pattern, inner: Place) -> bool:
+    """What `outer` leaves out here, `inner` leaves out as well."""
+    return all(any(covers(other, piece) for other in inner.excepts) for piece in _by_method(hole))
+
+
+def _by_method(pattern: Pattern) -> Iterator[Pattern]:
+    """The pattern for each of its methods: `GET|POST /a` is covered by `GET /a` and `POST /a` together."""
+    if isinstance(pattern, HttpPattern) and pattern.methods is not None:
+        yield from (replace(pattern, methods=(method,)) for method in pattern.methods)
+    else:
+        yield pattern
+
+
+# ── Methods and paths ─────────────────────────────────────────────────────────────────────────
+
+
+def _methods_cover(outer: tuple[str, ...] | None, inner: tuple[str, ...] | None) -> bool:
+    return outer is None or (inner is not None and set(inner) <= set(outer))
+
+
+def _methods_meet(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> bool:
+    return a is None or b is None or not set(a).isdisjoint(b)
+
+
+def _path_covers(outer: HttpPattern, inner: HttpPattern) -> bool:
+    long_enough = len(inner.segments) >= len(outer.segments)
+    same_length = len(inner.segments) == len(outer.segments) and not inner.rest
+    if not (long_enough if outer.rest else same_length):
+        return False
+    return all(_segment_covers(o, i) for o, i in zip(outer.segments, inner.segments, strict=False))
+
+
+def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
+    short, long = sorted((a, b), key=lambda pattern: len(pattern.segments))
+    if len(short.segments) < len(long.segments) and not short.rest:
+        return False
+    return all(segments_meet(x, y) for x, y in zip(short.segments, long.segments, strict=False))
+
+
+def _segment_covers(outer: Segment, inner: Segment) -> bool:
+    if not outer.wild:
+        return not inner.wild and inner.prefix == outer.prefix
+    if not inner.wild:
+        return _fits(inner.prefix, outer)
+    return inner.prefix.startswith(outer.prefix) and inner.suffix.endswith(outer.suffix)
+
+
+def segments_meet(a: Segment, b: Segment) -> bool:
+    """Some text is matched by both segments of a path."""
+    if not a.wild:
+        return b.prefix == a.prefix if not b.wild else _fits(a.prefix, b)
+    if not b.wild:
+        return _fits(b.prefix, a)
+    prefixes = a.prefix.startswith(b.prefix) or b.prefix.startswith(a.prefix)
+    return prefixes and (a.suffix.endswith(b.suffix) or b.suffix.endswith(a.suffix))
+
+
+def _fits(text: str, wild: Segment) -> bool:
+    """The wild part of a segment is never empty."""
+    long_enough = len(text) > len(wild.prefix) + len(wild.suffix)
+    return long_enough and text.startswith(wild.prefix) and text.endswith(wild.suffix)
+
+
+# ── Globs: `*` is any run of characters ───────────────────────────────────────────────────────
+
+
+def _glob_covers(outer: str, inner: str) -> bool:
+    """Exact: were `inner`'s `*` a character that `outer` does not hold, only a `*` of `outer` could take it."""
+    reached = _skip_stars(outer, {0})
+    for char in inner:
+        stay = {i for i in reached if i < len(outer) and outer[i] == "*"}
+        step = {i + 1 for i in reached if i < len(outer) and outer[i] == char != "*"}
+        reached = _skip_stars(outer, stay | step)
+    return len(outer) in reached
+
+
+def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
+    """The positions, and those behind the `*`s that stand there."""
+    found = set()
+    for position in positions:
+        found.add(position)
+        while position < len(glob) and glob[position] == "*":
+            position += 1
+            found.add(position)
+    return found
+
+
+def _globs_meet(a: str, b: str) -> bool:
+    """Some text matches both: row by row through `a`, the positions of `b` that a common text can have reached."""
+    row = _skip_stars(b, {0})
+    for char in a:
+        if char == "*":
+            row = set(range(min(row), len(b) + 1)) if row else row
+        else:
+            stay = {j for j in row if j < len(b) and b[j] == "*"}
+            step = {j + 1 for j in row if j < len(b) and b[j] == char}
+            row = _skip_stars(b, stay | step)
+    return len(b) in row
+
+
+# ── An index, so that ten thousand patterns need not be compared with each other ──────────────
+
+
+@dataclass(slots=True)
+class _Branch(Generic[Item]):
+    literal: dict[str, _Branch[Item]] = field(default_factory=dict)
+    wild: dict[Segment, _Branch[Item]] = field(default_factory=dict)
+    here: list[tuple[Pattern, Item]] = field(default_factory=list)
+
+
+class PatternIndex(Generic[Item]):
+    """Items by pattern; finds those whose pattern overlaps a given one. Paths are kept in a trie of segments."""
+
+    def __init__(self) -> None:
+        self._paths: _Branch[Item] = _Branch()
+        self._exact: dict[Pattern, list[Item]] = {}
+        self._globs: list[tuple[Pattern, Item]] = []
+
+    def add(self, pattern: Pattern, item: Item) -> None:
+        if not isinstance(pattern, HttpPattern):
+            self._add_plain(pattern, item)
+            return
+        branch = self._paths
+        for segment in pattern.segments:
+            plain = replace(segment, capture=None, entity=None)
+            branch = (
+                branch.wild.setdefault(plain, _Branch())
+                if segment.wild
+                else branch.literal.setdefault(segment.prefix, _Branch())
+            )
+        branch.here.append((pattern, item))
+
+    def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:
+        if _is_glob(pattern):
+            self._globs.append((pattern, item))
+        else:
+            self._exact.setdefault(pattern, []).append(item)
+
+    def overlapping(self, pattern: Pattern | None) -> Iterator[Item]:
+        """The items whose pattern meets this one; all of them for None."""
+        if pattern is None:
+            yield from (item for items in self._exact.values() for item in items)
+            yield from (item for _, item in (*self._globs, *_all_below(self._paths)))
+        elif isinstance(pattern, HttpPattern):
+            yield from (item for found, item in self._candidates(pattern) if overlaps(found, pattern))
+        else:
+            yield from (item for found, item in self._globs if overlaps(found, pattern))
+            same = (pattern,) if not _is_glob(pattern) else (p for p in self._exact if overlaps(p, pattern))
+            yield from (item for found in same for item in self._exact.get(found, ()))
+
+    def _candidates(self, pattern: HttpPattern) -> Iterator[tuple[Pattern, Item]]:
+        level = [self._paths]
+        for segment in pattern.segments:
+            yield from (entry for branch in level for entry in branch.here)
+            level = [inner for branch in level for inner in _next(branch, segment)]
+        for branch in level:
+            yield from _all_below(branch) if pattern.rest else branch.here
+
+
+def _is_glob(pattern: Pattern) -> bool:
+    return isinstance(pattern, ToolPattern) and "*" in pattern.glob
+
+
+def _next(branch: _Branch[Item], segment: Segment) -> Iterator[_Branch[Item]]:
+    if segment.wild:
+        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment))
+    elif segment.prefix in branch.literal:
+        yield branch.literal[segment.prefix]
+    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other))
+
+
+def _all_below(branch: _Branch[Item]) -> Iterator[tuple[Pattern, Item]]:
+    pending = [branch]
+    while pending:
+        current = pending.pop()
+        yield from current.here
+        pending += [*current.literal.values(), *current.wild.values()]

@@ -1,0 +1,106 @@
+"""The kernel in the making: what lowering doors, guards and limits has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from policyengine.diagnostics import Related
+from policyengine.semantics import kernel as k
+from policyengine.semantics.constants import lower_literal
+from policyengine.semantics.context import Context, Purpose
+from policyengine.semantics.expressions import lower_condition
+from policyengine.semantics.places import Places
+from policyengine.semantics.schema import FactsHere, Schema
+from policyengine.semantics.symbols import Program, Reporter, declarations
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+Declaration = TypeVar("Declaration", bound=ast.Node)
+NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoint exists there
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that is known before the rules are read."""
+
+    program: Program
+    schema: Schema
+    places: Places
+
+    @property
+    def report(self) -> Reporter:
+        return self.program.report
+
+    def context(self, package: str, here: FactsHere, purpose: Purpose = "condition") -> Context:
+        return Context(self.program, self.schema, package, here, {}, self.report, purpose)
+
+    def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
+        """Every declaration of a kind, with its package."""
+        for package in self.program.packages.values():
+            for module in package.modules:
+                yield from ((package.name, d) for d, _ in declarations(module) if isinstance(d, kind))
+
+    def condition(self, written: ast.Expr, package: str, here: FactsHere) -> k.Expr | None:
+        return lower_condition(written, self.context(package, here))
+
+    def duration(self, literal: ast.Literal, code: str) -> timedelta | None:
+        return positive_duration(literal, code, self.report)
+
+    def moment(self, literal: ast.Literal) -> datetime | None:
+        constant = lower_literal(literal, self.report)
+        return constant.value if constant and isinstance(constant.value, datetime) else None
+
+    def whole(self, literal: ast.Literal, least: int, code: str, what: str) -> int | None:
+        digits = literal.text.replace("_", "")
+        if digits.isdigit() and len(digits) <= 9 and int(digits) >= least:
+            return int(digits)
+        self.report(code, f"{what} is a whole number, {least} or more", literal.span, f"write `{least}` or more")
+        return None
+
+    def once(self, items: Iterable[tuple[str, Span]], code: str, hint: str) -> None:
+        """Each thing is said once; the first one is shown beside the second."""
+        first: dict[str, Span] = {}
+        for what, span in items:
+            where = first.setdefault(what, span)
+            if where is not span:
+                self.report(code, f"{what} is said twice", span, hint, [Related("first said here", where)])
+
+
+def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
+    """A limit of time; one of zero would let nothing through."""
+    constant = lower_literal(literal, report)
+    value = constant.value if constant else None
+    if value == timedelta(0):
+        report(code, f"`{literal.text}` lets nothing through", literal.span, "write a longer time: `15m`")
+        return None
+    return value if isinstance(value, timedelta) else None
+
+
+def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
+    """Each fact in the expression, and where the rule mentions it: for one inside a `define`, the use of its name."""
+    pending: list[tuple[k.Expr, Span | None]] = [(expression, None)]
+    while pending:
+        node, use = pending.pop()
+        if isinstance(node, k.Fact):
+            yield node, use or node.span
+        elif isinstance(node, k.Named):
+            pending.append((node.expression, use or node.span))
+        else:
+            pending += [(part, use) for part in reversed(list(k.parts(node)))]
+
+
+def words(span: Span) -> str:
+    """The text of a rule as written, on one line."""
+    return " ".join(span.text.split())
+
+
+def head_of(declaration: ast.Node, head: ast.Node) -> Span:
+    """`agent "x"`: a block's first words."""
+    return Span(declaration.span.source, declaration.span.start, max(head.span.end, declaration.span.start + 1))
+
+
+def first_of(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaration | None:
+    return next((item for item in items if isinstance(item, kind)), None)

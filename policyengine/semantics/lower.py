@@ -1,0 +1,36 @@
+"""Declarations to kernel: all packages that are loaded become one, and every rule of each of them applies."""
+
+from __future__ import annotations
+
+from policyengine.semantics import anchors, doors, guards
+from policyengine.semantics import kernel as k
+from policyengine.semantics.draft import Draft
+from policyengine.semantics.later import check_later
+from policyengine.semantics.revision import ordered
+
+
+def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str) -> k.Kernel:
+    """The kernel without what was reported; it may be used only when no error was."""
+    issuers = anchors.issuers(draft)
+    agents = doors.agent_blocks(draft, issuers)
+    users, anyones = doors.user_blocks(draft), doors.anyone_blocks(draft)
+    doors.check_delegates(agents, draft)
+    if agents or users or anyones:
+        guards.check_reach(draft, doors.index_of([*agents, *users, *anyones]))
+    check_later(draft)
+    return ordered(
+        k.Kernel(
+            package=package,
+            packages=tuple(draft.program.packages),
+            entities=draft.schema.entities,
+            issuers=issuers,
+            attesters=anchors.attesters(draft),
+            binders=binders,
+            agents=agents,
+            users=users,
+            anyones=anyones,
+            unrestricted=doors.unrestricted(draft),
+            delegation=doors.delegation_limits(draft),
+            guards=guards.guards(draft),
+        )
+    )

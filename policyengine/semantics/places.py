@@ -1,0 +1,283 @@
+"""Where rules apply: targets to patterns, scopes with what they include, and which facts exist at a place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from policyengine.diagnostics import Related
+from policyengine.kinds import Ref, Scalar, Type
+from policyengine.semantics import coverage
+from policyengine.semantics import kernel as k
+from policyengine.semantics.coverage import PatternIndex, covers, overlaps, place_covers
+from policyengine.semantics.endpoints import read_endpoint
+from policyengine.semantics.fitting import type_of
+from policyengine.semantics.schema import FactsHere
+from policyengine.semantics.symbols import Program, Symbol
+from policyengine.syntax import nodes as ast
+
+__all__ = ["Binding", "Places", "Position", "binding_of", "covers", "overlaps", "place_covers"]
+
+Key = tuple[str, str]  # of a scope: its package and its name
+Position = tuple[int, str, str]  # of a capture: the segment, and what stands around it there
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What one pattern binds: `captures` by name with the entity of typed ones, `facts` by `with`.
+
+    `resource` is the last typed capture or what `with` says. `resource_types` are the types that it can have, those of
+    an action included, which binds nothing itself: the request says what it acts on.
+    """
+
+    pattern: k.Pattern
+    captures: Mapping[str, tuple[Position, str | None]]
+    resource: tuple[str, str] | None
+    resource_types: frozenset[str]
+    facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.pattern, self.facts))
+
+
+def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()) -> Binding:
+    captures: dict[str, tuple[Position, str | None]] = {}
+    typed: tuple[str, str] | None = None
+    types: set[str] = set()
+    if isinstance(pattern, k.HttpPattern):
+        for number, segment in enumerate(pattern.segments):
+            if segment.capture is not None:
+                captures[segment.capture] = ((number, segment.prefix, segment.suffix), segment.entity)
+                typed = (segment.entity, segment.capture) if segment.entity is not None else typed
+    elif isinstance(pattern, k.ActionPattern):
+        types.add(pattern.type)
+    bound = dict(facts).get(("resource",))
+    if bound is not None:
+        typed, types = None, _entities(type_of(bound))
+    elif typed is not None:
+        types.add(typed[0])
+    return Binding(pattern, captures, typed, frozenset(types), facts)
+
+
+@dataclass(slots=True)
+class Places:
+    """Reads targets and places. `bindings` is filled once, before any rule is lowered; then `facts_here` can tell."""
+
+    program: Program
+    bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
+    _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
+    _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
+    _carriers: dict[Key, set[str]] = field(default_factory=dict)
+
+    def know(self, bindings: Iterable[Binding]) -> None:
+        """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
+        for binding in bindings:
+            if binding.captures or binding.resource_types or binding.facts:
+                self.bindings.add(binding.pattern, binding)
+        self._here.clear()
+
+    # ── Targets ───────────────────────────────────────────────────────────────────────────────
+
+    def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
+        """The pattern of an endpoint; `opening` in a `may`, where `ANY` is the standard methods only."""
+        return read_endpoint(endpoint, package, self.program, opening)
+
+    def of_scope(self, scope: Symbol, opening: bool) -> list[tuple[Symbol, k.Pattern]]:
+        """Each pattern of the scope and of what it includes, with the scope that writes it."""
+        key = (scope.package, scope.name, opening)
+        if key not in self._scopes:
+            self._scopes[key] = [
+                (owner, pattern)
+                for owner in self.reach(scope)
+                for item in _endpoints(owner)
+                if (pattern := self.pattern(item.endpoint, owner.package, opening))
+            ]
+        return self._scopes[key]
+
+    def patterns(self, targets: Iterable[ast.Target], package: str, opening: bool = False) -> list[k.Pattern] | None:
+        """All patterns that the targets stand for; None when one of them was reported."""
+        found: list[k.Pattern] = []
+        sound = True
+        for target in targets:
+            some = self.target(target, package, opening)
+            sound = sound and some is not None
+            found += some or ()
+        return list(dict.fromkeys(found)) if sound else None
+
+    def target(self, target: ast.Target, package: str, opening: bool = False) -> list[k.Pattern] | None:
+        if not isinstance(target, ast.Name):
+            pattern = self.pattern(target, package, opening)
+            return [pattern] if pattern else None
+        scope = self.program.find(package, "scope", target)
+        return [pattern for _, pattern in self.of_scope(scope, opening)] if scope else None
+
+    # ── Places: what the schema and the expressions ask for ───────────────────────────────────
+
+    def place(self, place: ast.Place, package: str) -> k.Place | None:
+        """`on A, B except C`; None when something in it was reported."""
+        inside, outside = self.patterns(place.targets, package), self.patterns(place.excepts, package)
+        if inside is None or outside is None:
+            return None
+        self._check_excepts(place, inside, outside, package)
+        return k.Place(tuple(inside), tuple(outside), span=place.span)
+
+    def covers(self, outer: k.Place, inner: k.Place) -> bool:
+        return coverage.place_covers(outer, inner)
+
+    def overlaps(self, a: k.Place, b: k.Place) -> bool:
+        if a.patterns is None or b.patterns is None:
+            return True
+        return any(coverage.place_overlaps(b, pattern) for pattern in a.patterns) and any(
+            coverage.place_overlaps(a, pattern) for pattern in b.patterns
+        )
+
+    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
+        """Which facts exist at the targets; None when one of them was reported."""
+        patterns = self.patterns(targets, package)
+        if patterns is None:
+            return None
+        span = targets[0].span.to(targets[-1].span)
+        return self.here(k.Place(tuple(patterns), span=span))
+
+    def here(self, place: k.Place) -> FactsHere:
+        """Which facts exist in the place: what any pattern that meets it may bind."""
+        key = (place.patterns, place.excepts)
+        if key not in self._here:
+            found = [b for b in self._meeting(place) if coverage.place_overlaps(place, b.pattern)]
+            found += [binding_of(pattern) for pattern in place.patterns or ()]
+            types = frozenset(name for binding in found for name in binding.resource_types)
+            self._here[key] = FactsHere(Ref(types) if types else None, _params(found), place)
+        return self._here[key]
+
+    def _meeting(self, place: k.Place) -> Iterator[Binding]:
+        for pattern in place.patterns if place.patterns is not None else (None,):
+            yield from self.bindings.overlapping(pattern)
+
+    def _check_excepts(
+        self, place: ast.Place, inside: list[k.Pattern], outside: list[k.Pattern], package: str
+    ) -> None:
+        report = self.program.report
+        for target in place.excepts:
+            some = self.target(target, package) or ()
+            if some and not any(overlaps(hole, pattern) for hole in some for pattern in inside):
+                message = f"`except {target.span.text}` leaves nothing out"
+                report("W322", message, target.span, "it meets none of the places before `except`: remove it")
+        if inside and all(any(covers(hole, pattern) for hole in outside) for pattern in inside):
+            report("E318", "`except` leaves no place", place.span, "the rule would never apply: remove one of both")
+
+    # ── Scopes ────────────────────────────────────────────────────────────────────────────────
+
+    def reach(self, scope: Symbol) -> tuple[Symbol, ...]:
+        """The scope and all that it includes, each once; cycles are reported by `check_scopes`."""
+        key = (scope.package, scope.name)
+        if key not in self._reach:
+            found: dict[Key, Symbol] = {}
+            pending = [scope]
+            while pending:
+                current = pending.pop()
+                if found.setdefault((current.package, current.name), current) is current:
+                    pending += [inner for _, inner in self.included(current) if not _known(inner, found)]
+            self._reach[key] = tuple(found.values())
+        return self._reach[key]
+
+    def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
+        for item in _items(scope):
+            for name in item.scopes if isinstance(item, ast.Include) else ():
+                found = self.program.find(scope.package, "scope", name)
+                if found is not None:
+                    yield name, found
+
+    def scopes(self) -> Iterator[Symbol]:
+        for package in self.program.packages.values():
+            yield from (symbol for symbol in package.symbols.values() if symbol.kind == "scope")
+
+    def carriers(self, owner: Symbol) -> tuple[str, ...]:
+        """What a credential may carry to reach what `owner` writes: the names of all scopes that hold it."""
+        if not self._carriers:
+            for scope in self.scopes():
+                for inner in self.reach(scope):
+                    self._carriers.setdefault((inner.package, inner.name), set()).add(alias_of(scope))
+        return tuple(sorted(self._carriers[owner.package, owner.name]))
+
+    def check_scopes(self) -> None:
+        """Every scope opens something, includes no circle, and is called otherwise than its neighbours."""
+        aliases: dict[Key, Symbol] = {}
+        in_circles: set[Key] = set()
+        for scope in self.scopes():
+            self._check_alias(scope, aliases)
+            self._check_circle(scope, in_circles)
+            for item in _endpoints(scope):
+                self.pattern(item.endpoint, scope.package, opening=True)
+            if not any(_endpoints(inner) for inner in self.reach(scope)):
+                hint = "write an endpoint, a tool or an action in it"
+                self.program.report("E311", f"the scope `{scope.name}` holds nothing", scope.span, hint)
+
+    def _check_alias(self, scope: Symbol, aliases: dict[Key, Symbol]) -> None:
+        assert isinstance(scope.declaration, ast.ScopeDecl)
+        written = scope.declaration.alias or scope.declaration.name
+        alias = alias_of(scope)
+        if not alias or any(char.isspace() for char in alias):
+            hint = "write the scope as the issuer writes it in the credential"
+            self.program.report("E314", "no credential carries a scope with this name", written.span, hint)
+        first = aliases.setdefault((scope.package, alias), scope)
+        if first is not scope:
+            related = [Related("first used here", first.span)]
+            message = f"two scopes are carried as `{alias}`"
+            self.program.report("E313", message, written.span, "give one of them another `as` name", related)
+
+    def _check_circle(self, scope: Symbol, in_circles: set[Key]) -> None:
+        """Told once for a circle, where its first scope includes the next."""
+        key = (scope.package, scope.name)
+        if key in in_circles:
+            return
+        for name, inner in self.included(scope):
+            if _known(scope, {(s.package, s.name): s for s in self.reach(inner)}):
+                message = f"the scope `{scope.name}` includes itself"
+                through = f" through `{name.text}`" if inner is not scope else ""
+                self.program.report("E312", message + through, name.span, "remove one of the includes")
+                in_circles.update((s.package, s.name) for s in self.reach(scope) if scope in self.reach(s))
+                return
+
+
+def _entities(type_: Type) -> set[str]:
+    return set(type_.entities) if isinstance(type_, Ref) else set()
+
+
+def alias_of(scope: Symbol) -> str:
+    """What a credential calls the scope."""
+    assert isinstance(scope.declaration, ast.ScopeDecl)
+    return scope.declaration.alias.value if scope.declaration.alias else scope.name
+
+
+def _items(scope: Symbol) -> tuple[ast.Include | ast.ScopeEndpoint, ...]:
+    assert isinstance(scope.declaration, ast.ScopeDecl)
+    return scope.declaration.items
+
+
+def _endpoints(scope: Symbol) -> list[ast.ScopeEndpoint]:
+    return [item for item in _items(scope) if isinstance(item, ast.ScopeEndpoint)]
+
+
+def _known(scope: Symbol, found: Mapping[Key, Symbol]) -> bool:
+    return (scope.package, scope.name) in found
+
+
+def _params(found: list[Binding]) -> dict[str, Type]:
+    """A capture is a reference where all that capture it, or others at the same endpoints, say of which type."""
+    typed: dict[str, PatternIndex[str]] = {}
+    types: dict[str, set[str]] = {}
+    for binding in found:
+        for name, (_, entity) in binding.captures.items():
+            if entity is not None:
+                types.setdefault(name, set()).add(entity)
+                typed.setdefault(name, PatternIndex()).add(binding.pattern, entity)
+    untyped = {
+        name
+        for binding in found
+        for name, (_, entity) in binding.captures.items()
+        if entity is None and not (name in typed and any(typed[name].overlapping(binding.pattern)))
+    }
+    plain = {name for name, entities in types.items() if len(entities) > 1} | untyped
+    names: dict[str, Type] = {name: Ref(frozenset(some)) for name, some in types.items()}
+    return names | dict.fromkeys(plain, Scalar.STRING)

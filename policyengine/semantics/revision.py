@@ -1,0 +1,70 @@
+"""The name of what a policy means: equal for equal kernels, wherever and in whatever order they were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from zoneinfo import ZoneInfo
+
+from policyengine.semantics import kernel as k
+
+# What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
+SETS = frozenset(
+    "agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants guards "
+    "issuers kinds models openings packages parents patterns requirements scopes unrestricted users".split()
+)
+
+
+def ordered(kernel: k.Kernel) -> k.Kernel:
+    """The kernel with its declarations in one set order and its revision: what order they came in is forgotten."""
+    found = replace(
+        kernel,
+        packages=tuple(sorted(kernel.packages)),
+        binders=tuple(sorted(kernel.binders, key=canonical)),
+        agents=tuple(sorted(kernel.agents, key=canonical)),
+        users=tuple(sorted(kernel.users, key=canonical)),
+        anyones=tuple(sorted(kernel.anyones, key=canonical)),
+        delegation=tuple(sorted(kernel.delegation, key=canonical)),
+        guards=tuple(sorted(kernel.guards, key=lambda guard: (guard.package, guard.name, canonical(guard)))),
+    )
+    return replace(found, revision=revision(found))
+
+
+def revision(kernel: k.Kernel) -> str:
+    """`sha256:` and 64 hexadecimal digits."""
+    text = canonical(replace(kernel, package="", revision=""))
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def canonical(part: object) -> str:
+    """One text for one meaning. Every kind of part is named, so that no two meanings share a text."""
+    match part:
+        case Enum():
+            return f"{type(part).__name__}.{part.value}"
+        case None | bool() | int() | str():
+            return repr(part)
+        case ZoneInfo():
+            return f"ZoneInfo({part.key!r})"
+        case tuple() | list():
+            return f"[{','.join(map(canonical, part))}]"
+        case frozenset() | set():
+            return f"{{{','.join(sorted(map(canonical, part)))}}}"
+        case Mapping():
+            return f"{{{','.join(sorted(f'{canonical(key)}:{canonical(value)}' for key, value in part.items()))}}}"
+        case k.Named(expression=expression):
+            return canonical(expression)  # a name for a condition means what the condition means
+        case _ if is_dataclass(part):
+            return f"{type(part).__name__}({','.join(members(part))})"
+        case _:
+            return f"{type(part).__name__}({part})"
+
+
+def members(part: object) -> Iterator[str]:
+    for field in fields(part):  # type: ignore[arg-type]  # only dataclasses come here
+        value = getattr(part, field.name)
+        if field.name in SETS and isinstance(value, tuple):
+            yield f"{field.name}=[{','.join(sorted(map(canonical, value)))}]"
+        elif field.name != "span":
+            yield f"{field.name}={canonical(value)}"
