@@ -207,10 +207,11 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E128",
-        "a character that cannot be seen",
-        "Control characters and those that turn the direction of writing make a policy look unlike what it says.",
-        "anyone { may GET /health } # \u202e nothing\n",
-        "anyone { may GET /health } # nothing\n",
+        "a control character",
+        "A control character, or a line end of another system, makes a policy look unlike what it says: "
+        "some editors show the part of a comment that follows one as if it were not part of the comment.",
+        'anyone { may GET /health } # closed otherwise\rguard "night" { deny }\n',
+        'anyone { may GET /health } # closed otherwise\nguard "night" { deny }\n',
     ),
     Code(
         "E129",

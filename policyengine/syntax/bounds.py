@@ -29,7 +29,7 @@ def within_bounds(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
 
 def _too_deep(declaration: ast.Declaration | ast.Export) -> Diagnostic | None:
     text = declaration.span.text
-    if len(text) <= FEW or sum(1 for _ in NESTS.finditer(text)) <= FEW:
+    if len(text) <= FEW or len(NESTS.findall(text)) <= FEW:
         return None
     pending: list[tuple[ast.Node, int]] = [(declaration, 0)]
     while pending:

@@ -102,3 +102,11 @@ def _read(lark: Lark, source: Source, comments: list[Token]) -> tuple[ast.Module
         message = f"{MAX_ERRORS} mistakes so far; what follows was not read"
         diagnostics.append(Diagnostic("E123", message, last, "mend these first"))
     return rest, diagnostics
+
+
+def tokens(source: Source) -> list[Token]:
+    """The tokens of a text that `parse` has found to be without mistakes, comments left out."""
+    lark, builder, _ = _parser()
+    with _LOCK, _without_garbage_collection():
+        builder.source = source
+        return list(lark.parse_interactive(source.text).iter_parse())

@@ -11,9 +11,9 @@ from policyengine.source import Source, Span
 MAX_CHARACTERS = 4 * 1024 * 1024
 MAX_BRACKETS = 64
 
-# What a reviewer may not see, or sees elsewhere than the parser reads it: controls, line ends of other systems,
-# characters that turn the direction of writing, halves of characters, a byte order mark.
-HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# Controls, line ends of other systems, halves of characters, a byte order mark. What else may mislead the eye is for
+# the checker, which knows what is a name and what is prose.
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\\A\ufeff")
 STRINGS_COMMENTS_BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 ESCAPE = re.compile(
     r'\\(?:["\\/bfnrt]|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})'
@@ -59,7 +59,7 @@ def _hidden_at(source: Source, place: int) -> Diagnostic:
     if char == "\r":
         return Diagnostic("E128", "a carriage return alone ends no line", span, "end lines with a line feed")
     message = f"a hidden character, U+{ord(char):04X}"
-    return Diagnostic("E128", message, span, "remove it: what a reviewer sees must be what is read")
+    return Diagnostic("E128", message, span, "remove it, or write it as an escape")
 
 
 def _too_deep(source: Source) -> list[Diagnostic]:

@@ -1,0 +1,222 @@
+"""Text to the same text in canonical form, beside the pipeline: what was parsed decides which spaces to write.
+
+The author's line breaks and comments stay. Everything else is normalised: what lies inside of a bracket that is still
+open at the end of its line is indented by two, items side by side stand three spaces apart, tokens one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lark import Token
+
+from policyengine.diagnostics import PolicyError
+from policyengine.source import Source
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.columns import Line, aligned
+from policyengine.syntax.parse import parse, tokens
+
+INDENT = 2
+BETWEEN_ITEMS = "   "
+
+ITEMS = (
+    ast.Export | ast.Import | ast.Declaration | ast.FieldDecl
+    | ast.Include | ast.ScopeEndpoint | ast.Setting | ast.ClaimMap | ast.Claims
+    | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.Acts | ast.CredentialDecl | ast.CredentialKinds
+    | ast.CredentialLimit | ast.CredentialBound | ast.AttestedBy | ast.May | ast.MayDelegate | ast.Valid
+    | ast.DelegationLimit | ast.GuardItem | ast.RateLimit | ast.RateFloor | ast.CountingDenials | ast.Raise | ast.Clamp
+    | ast.BudgetLimit | ast.Claim | ast.TestItem | ast.EntityRow | ast.Row | ast.Pair
+    | ast.MapEntity | ast.MapAction | ast.MapFact
+)  # fmt: skip
+FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # begin an item that is no node of its own
+OPENING = frozenset(["LBRACE", "LPAR", "LSQB"])
+CLOSING = frozenset(["RBRACE", "RPAR", "RSQB"])
+OPERANDS = frozenset("NAME NUMBER STRING DURATION DATE CLOCK IP HASH TRUE FALSE RPAR RSQB".split())
+TIGHT_BEFORE = frozenset(["COMMA", "COLON", "RPAR", "RSQB", "OPTIONAL"])
+TIGHT_AFTER = frozenset(["LPAR", "LSQB"])
+
+
+def format_module(source: Source) -> str:
+    """The canonical form. Raises PolicyError when the text has syntax errors: nobody knows what it means."""
+    module, diagnostics = parse(source)
+    if module is None or diagnostics:
+        raise PolicyError(diagnostics)
+    lexemes = _lexemes(source, module)
+    lines = list(_indented(_lines(source, lexemes)))
+    return "".join(f"{line}\n" for line in aligned(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Lexeme:
+    """A token or a comment, and the space before it when it does not begin its line."""
+
+    text: str
+    type: str
+    start: int
+    end: int
+    space: str = " "
+    begins_item: bool = False
+    begins_shot: bool = False
+
+
+# ── Spaces ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
+    places = Places.of(module)
+    written = tokens(source)
+    before = [None, None, *written]
+    code = [_lexeme(places, *three) for three in zip(before, before[1:], written, strict=False)]
+    comments = [Lexeme(c.text.rstrip(), "COMMENT", c.span.start, c.span.end) for c in module.comments]
+    return sorted(code + comments, key=lambda lexeme: lexeme.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Offsets that say more than a token can: where items, shots and the parameters of types are."""
+
+    items: frozenset[int]
+    shots: frozenset[int]
+    angles: frozenset[int]  # `<` and `>` of `set<…>`
+
+    @classmethod
+    def of(cls, module: ast.Module) -> Places:
+        items, shots, angles = set[int](), set[int](), set[int]()
+        for node in ast.walk(module):
+            if isinstance(node, ITEMS):
+                items.add(node.span.start)
+            if isinstance(node, ast.Shot):
+                shots.add(node.span.start)
+            if isinstance(node, ast.NamedType):
+                text = node.span.text
+                angles.update(node.span.start + i for i, char in enumerate(text) if char in "<>")
+        return cls(frozenset(items), frozenset(shots), frozenset(angles))
+
+
+def _lexeme(places: Places, before: Token | None, previous: Token | None, token: Token) -> Lexeme:
+    start, end = token.start_pos or 0, token.end_pos or 0
+    begins = start in places.items or token.type in FIRST_WORDS or (previous is not None and previous.type == "LBRACE")
+    return Lexeme(
+        str(token),
+        token.type,
+        start,
+        end,
+        _space(places, before, previous, token),
+        begins and not (previous is not None and previous.type == "EXPORT"),
+        start in places.shots,
+    )
+
+
+def _space(places: Places, before: Token | None, previous: Token | None, token: Token) -> str:
+    """What stands between two tokens of a line."""
+    if previous is None or _tight(places, before, previous, token):
+        return ""
+    separated = previous.type not in ("LBRACE", "COMMA", "EXPORT")
+    return BETWEEN_ITEMS if token.start_pos in places.items and separated else " "
+
+
+def _tight(places: Places, before: Token | None, previous: Token, token: Token) -> bool:
+    match previous.type, token.type:
+        case "LBRACE", "RBRACE":
+            return True
+        case ("METHOD", "VBAR") | ("VBAR", "METHOD"):
+            return previous.type == "METHOD" or (before is not None and before.type == "METHOD")
+        case "NAME", "LPAR":
+            return True
+        case (("NAME" | "RSQB"), "LSQB"):
+            return before is None or before.type != "GIVEN"
+        case "MINUS", _:
+            return before is None or before.type not in OPERANDS
+    if previous == ".." or token == "..":
+        return True
+    if token.start_pos in places.angles or (previous.start_pos in places.angles and previous == "<"):
+        return True
+    return token.type in TIGHT_BEFORE or previous.type in TIGHT_AFTER
+
+
+# ── Lines ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lines(source: Source, lexemes: list[Lexeme]) -> Iterator[list[Lexeme]]:
+    """The lexemes of each line; an empty list is a blank line."""
+    line: list[Lexeme] = []
+    for previous, lexeme in zip([None, *lexemes], lexemes, strict=False):
+        breaks = source.text.count("\n", previous.end, lexeme.start) if previous else 0
+        if breaks:
+            yield line
+            line = []
+        if breaks > 1 and previous and previous.type not in OPENING and lexeme.type not in CLOSING:
+            yield []
+        line.append(lexeme)
+    if line:
+        yield line
+
+
+@dataclass(slots=True)
+class Bracket:
+    """An open bracket: how far the line that opened it is indented, and whether it holds items."""
+
+    indent: int
+    holds_items: bool
+
+
+def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[Line]:
+    opened: list[Bracket] = []
+    waiting: list[list[Lexeme]] = []  # comments and blank lines, indented as the code that follows them
+    for line in lines:
+        if not line or line[0].type == "COMMENT":
+            waiting.append(line)
+            continue
+        indent = _indent(opened, line[0])
+        inner = _indent(opened, None) if line[0].type in CLOSING else indent
+        yield from (_line(comment, inner) for comment in waiting)
+        waiting.clear()
+        yield _line(line, indent)
+        _track(opened, line, indent)
+    yield from (_line(comment, 0) for comment in waiting)
+
+
+def _indent(opened: list[Bracket], first: Lexeme | None) -> int:
+    """How far a line that begins with this lexeme is indented; with none, a line that begins an item."""
+    innermost = opened[-1] if opened else None
+    if first is not None and first.type in CLOSING and innermost is not None:
+        return innermost.indent
+    inner = innermost.indent + INDENT if innermost is not None else 0
+    continues = first is not None and not first.begins_item and first.type not in OPENING
+    return inner + INDENT if continues and (innermost is None or innermost.holds_items) else inner
+
+
+def _track(opened: list[Bracket], line: list[Lexeme], indent: int) -> None:
+    for lexeme in line:
+        if lexeme.type in OPENING:
+            opened.append(Bracket(indent, lexeme.type == "LBRACE"))
+        elif lexeme.type in CLOSING and opened:
+            opened.pop()
+
+
+def _line(lexemes: list[Lexeme], indent: int) -> Line:
+    comment = lexemes[-1].text if lexemes and lexemes[-1].type == "COMMENT" else ""
+    code = lexemes[:-1] if comment else lexemes
+    return Line(" " * indent, _joined(code), comment, _arrow(code), _cells(code))
+
+
+def _joined(lexemes: list[Lexeme]) -> str:
+    return "".join(lexeme.text if i == 0 else lexeme.space + lexeme.text for i, lexeme in enumerate(lexemes))
+
+
+def _arrow(code: list[Lexeme]) -> int | None:
+    """Where the `=>` of the one test on this line is."""
+    arrows = [i for i, lexeme in enumerate(code) if lexeme.text == "=>"]
+    if len(arrows) != 1 or not code[0].begins_shot or sum(lexeme.begins_shot for lexeme in code) != 1:
+        return None
+    return len(_joined(code[: arrows[0]]))
+
+
+def _cells(code: list[Lexeme]) -> tuple[str, ...]:
+    """The cells of a table's row that fills its line."""
+    if len(code) < 2 or code[0].text != "|" or code[-1].text != "|":
+        return ()
+    bars = [i for i, lexeme in enumerate(code) if lexeme.text == "|" and lexeme.space]
+    return tuple(_joined(code[left + 1 : right]) for left, right in pairwise([0, *(bar for bar in bars if bar)]))

@@ -1,0 +1,118 @@
+"""The canonical form: the same policy, the author's line breaks and comments, one way to write the rest."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+
+from policyengine.diagnostics import PolicyError
+from policyengine.source import Source
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.format import format_module
+from policyengine.syntax.parse import parse
+from tests.syntax.layouts import CORPUS, layouts
+
+
+def formatted(text: str) -> str:
+    return format_module(Source("x.policy", text))
+
+
+def module(text: str) -> ast.Module:
+    found, diagnostics = parse(Source("x.policy", text))
+    assert diagnostics == []
+    assert found is not None
+    return found
+
+
+def without_space(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@settings(max_examples=60)
+@given(layouts())
+def test_the_canonical_form_means_the_same(text: str) -> None:
+    assert module(formatted(text)) == module(text)
+
+
+@settings(max_examples=60)
+@given(layouts())
+def test_nothing_but_space_is_changed(text: str) -> None:
+    assert without_space(formatted(text)) == without_space(text)
+
+
+@settings(max_examples=60)
+@given(layouts())
+def test_the_canonical_form_of_the_canonical_form_is_itself(text: str) -> None:
+    once = formatted(text)
+    assert formatted(once) == once
+
+
+@settings(max_examples=60)
+@given(layouts())
+def test_there_is_no_space_that_nobody_sees(text: str) -> None:
+    result = formatted(text)
+    assert not re.search(r"[ \t\r]\n|\n\n\n|\A\n|\n\n\Z|[^\n]\Z", result)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_the_corpus_keeps_its_meaning_and_its_comments(name: str) -> None:
+    before, after = module(CORPUS[name]), module(formatted(CORPUS[name]))
+    assert after == before
+    assert [c.text for c in after.comments] == [c.text.rstrip() for c in before.comments]
+
+
+CASES = [
+    ("spaces are one", "define   x=a   ==b", "define x = a == b\n"),
+    ("items stand three apart", 'guard "x"{deny  when a audit full}', 'guard "x" { deny when a   audit full }\n'),
+    ("line breaks stay", 'guard "x" {\ndeny\naudit full }', 'guard "x" {\n  deny\n  audit full }\n'),
+    ("nothing in braces", "anyone {  }", "anyone {}\n"),
+    ("a list is tight", "let x = [ 1,2 , 3,]", "let x = [1, 2, 3,]\n"),
+    ("parentheses are tight", "define x = ( a  or b )and not( c )", "define x = (a or b) and not (c)\n"),
+    ("a call is tight", "define x = lower ( a )", "define x = lower(a)\n"),
+    ("a key is tight", 'define x = args [ "a" ] [ "b" ]', 'define x = args["a"]["b"]\n'),
+    ("a list is no key", 'fixture f { given a.b["x"] }', 'fixture f { given a.b ["x"] }\n'),
+    ("types are tight", "entity e { a : set < b or c > ? }", "entity e { a: set<b or c>? }\n"),
+    ("comparisons are not", "define x = a<b", "define x = a < b\n"),
+    ("a sign is tight", "define x = - a - - 1", "define x = -a - -1\n"),
+    ("methods are tight", "scope s { GET | HEAD /a }", "scope s { GET|HEAD /a }\n"),
+    ("windows are tight", 'define x = time within mon .. fri 08:00 .. 09:00 "UTC"', None),
+    ("an export is one item", "export   enum a=b", "export enum a = b\n"),
+    ("a continued line is indented", "define x = a\nor b", "define x = a\n  or b\n"),
+    ("a continued item too", 'guard "x" {\ndeny\nwhen a\n}', 'guard "x" {\n  deny\n    when a\n}\n'),
+    ("a list over lines", "let x = [\n1,\n2\n]", "let x = [\n  1,\n  2\n]\n"),
+    ("one blank line", "anyone {}\n\n\n\nanyone {}", "anyone {}\n\nanyone {}\n"),
+    ("no blank line inside of braces", "anyone {\n\nmay a\n\n}", "anyone {\n  may a\n}\n"),
+    ("a comment has one space", "anyone {}     # x  ", "anyone {} # x\n"),
+    ("comments are aligned", "anyone {} # x\nenum a = b # y", "anyone {}  # x\nenum a = b # y\n"),
+    ("a comment is indented as what follows", "anyone {\n# x\nmay a\n# y\n}", "anyone {\n  # x\n  may a\n  # y\n}\n"),
+    ("only a comment", "   # x", "# x\n"),
+    ("nothing", "  \n ", ""),
+    (
+        "outcomes are aligned",
+        'test "t" {\nGET /a => deny\nGET /abc   => allow\n\nGET /a => deny\n}',
+        'test "t" {\n  GET /a   => deny\n  GET /abc => allow\n\n  GET /a => deny\n}\n',
+    ),
+    (
+        "a long test pushes no other",
+        f'test "t" {{\nGET /a => deny\nGET /{"a" * 90} => deny\nGET /abc => deny\n}}',
+        f'test "t" {{\n  GET /a   => deny\n  GET /{"a" * 90} => deny\n  GET /abc => deny\n}}\n',
+    ),
+    (
+        "tables are aligned",
+        'test "t" { cases {\n|a.b|=>|\n|GET|HEAD /x|not allow|\n|1|deny|\n} }',
+        'test "t" { cases {\n  | a.b         | =>        |\n  | GET|HEAD /x | not allow |\n'
+        "  | 1           | deny      |\n} }\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "result"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_there_is_one_way_to_write_it(text: str, result: str | None) -> None:
+    expected = 'define x = time within mon..fri 08:00..09:00 "UTC"\n' if result is None else result
+    assert formatted(text) == expected
+
+
+def test_what_has_mistakes_is_not_formatted() -> None:
+    with pytest.raises(PolicyError) as caught:
+        formatted("anyone { may /a }")
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E113"]
