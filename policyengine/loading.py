@@ -1,0 +1,157 @@
+"""Policies on disk to sources: files, folders, and what they import. The only reader of policy files."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.source import Source, Span
+from policyengine.syntax.text import MAX_CHARACTERS, read_source
+
+SUFFIX = ".policy"
+MAX_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
+GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
+NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+HEAD = re.compile(
+    rf"{GAP}*+(?:language{GAP}++[0-9]++{GAP}*+)?(?:package{GAP}++(?P<package>{NAME}){GAP}*+)?"
+    rf"(?P<imports>(?:import{GAP}++{NAME}{GAP}*+(?:as{GAP}++{NAME}{GAP}*+)?)*)"
+)
+IMPORT = re.compile(rf"import{GAP}++({NAME})")
+COMMENT = re.compile(r"#[^\n]*")
+
+
+def load_sources(paths: Sequence[Path | str]) -> tuple[list[Source], list[Diagnostic]]:
+    """Every policy in the files and folders and in the packages they import, each once, and what could not be read.
+
+    An imported package is looked for from the policy root: the folder given, or for a file the folder above its
+    package. What is not there is for the checker to say, who knows where the import stands.
+    """
+    loading = Loading()
+    for path in map(Path, paths):
+        loading.given(path)
+    loading.imported()
+    return loading.sources, loading.problems
+
+
+@dataclass(slots=True)
+class Loading:
+    """`seen` are real paths, so that no link makes a file count twice; `roots` are where each source's imports are."""
+
+    sources: list[Source] = field(default_factory=list)
+    problems: list[Diagnostic] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    roots: list[tuple[Source, Path, Path | None]] = field(default_factory=list)
+
+    def given(self, path: Path) -> None:
+        if os.path.isdir(path):
+            for file in policies_in(path, self.unlisted):
+                self.read(file, path)
+        else:
+            self.read(path, None)
+
+    def imported(self) -> None:
+        for source, file, root in self.roots:  # grows while it is walked
+            package, imports = head_of(source)
+            for where in dict.fromkeys((root or root_of(file, package), root_of(file, package))):
+                for found in (file for name in imports for file in files_of(name, where, self.unlisted)):
+                    self.read(found, where)
+
+    def unlisted(self, error: OSError) -> None:
+        """A folder whose files cannot be listed may hold a guard: leaving it out unsaid would open doors."""
+        message = f"this folder cannot be read: {(error.strerror or str(error)).lower()}"
+        self.problems.append(problem("E152", name_of(Path(error.filename)), message, None))
+
+    def read(self, file: Path, root: Path | None) -> None:
+        real = os.path.realpath(file) if "\0" not in str(file) else str(file)
+        if real in self.seen:
+            return
+        self.seen.add(real)
+        found = read_file(file)
+        if isinstance(found, Diagnostic):
+            self.problems.append(found)
+        else:
+            self.sources.append(found)
+            self.roots.append((found, file, root))
+
+
+def read_file(file: Path) -> Source | Diagnostic:
+    """The policy in a file; a Diagnostic when there is none that can be read."""
+    name = name_of(file)
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return problem("E152", name, "this is no file", "name a policy, or a folder of policies")
+        if status.st_size > MAX_BYTES:
+            message = f"this file has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}"
+            return problem("E153", name, message, "split it into several packages")
+        with file.open("rb") as stream:
+            return read_source(name, stream.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        return problem("E151", name, "there is no such file", "paths are read from the current folder")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return problem("E152", name, f"this file cannot be read: {why.lower()}", None)
+
+
+def problem(code: str, name: str, message: str, hint: str | None) -> Diagnostic:
+    return Diagnostic(code, message, Span(Source(name, ""), 0, 0), hint)
+
+
+def name_of(file: Path) -> str:
+    """The path as given; from the current folder where it lies in it."""
+    try:
+        return file.relative_to(Path.cwd()).as_posix() if file.is_absolute() else file.as_posix()
+    except (ValueError, OSError):  # it lies elsewhere, or the current folder is gone
+        return file.as_posix()
+
+
+def policies_in(folder: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
+    """All `.policy` files at any depth, in one order on every system. Hidden files and folders are left out."""
+    walked: set[str] = set()
+    for inside, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
+        real = os.path.realpath(inside)
+        folders[:] = [] if real in walked else sorted(name for name in folders if not name.startswith("."))
+        if real not in walked:
+            yield from (Path(inside, name) for name in sorted(files) if is_policy(name))
+        walked.add(real)
+
+
+def is_policy(name: str) -> bool:
+    return name.endswith(SUFFIX) and not name.startswith(".")
+
+
+def head_of(source: Source) -> tuple[str | None, list[str]]:
+    """The package a text says it is, and those it imports: what stands before its first declaration."""
+    match = HEAD.match(source.text)
+    imports = COMMENT.sub("", match["imports"]) if match else ""
+    return match["package"] if match else None, list(dict.fromkeys(IMPORT.findall(imports)))
+
+
+def root_of(file: Path, package: str | None) -> Path:
+    """The folder above `acme/common.policy` or `acme/common/*.policy`; otherwise the file's own folder."""
+    names = tuple(package.split(".")) if package else ()
+    for parts in ((*file.parent.parts, file.stem), file.parent.parts):
+        if names and parts[-len(names) :] == names:
+            above = parts[: -len(names)]
+            return Path(*above) if above else Path()
+    return file.parent
+
+
+def files_of(package: str, root: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
+    """Where a package lies: in a file of its name, in a folder of its name, or in both."""
+    folder = root.joinpath(*package.split("."))
+    file = folder.with_name(folder.name + SUFFIX)
+    if os.path.isfile(file):
+        yield file
+    if os.path.isdir(folder):
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            unlisted(error)
+            return
+        yield from (folder / name for name in names if is_policy(name) and os.path.isfile(folder / name))

@@ -1,0 +1,173 @@
+"""Which files are read, in which order, under which names; and what is said about those that cannot be."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from policyengine.loading import MAX_BYTES, load_sources
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: str, text: str = "") -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def names(*paths: str | Path) -> list[str]:
+    sources, problems = load_sources(paths)
+    assert not problems
+    return [source.name for source in sources]
+
+
+def told(*paths: str | Path) -> list[tuple[str, str, str]]:
+    return [(p.code, p.span.source.name, p.message) for p in load_sources(paths)[1]]
+
+
+def test_a_folder_gives_its_policies_at_any_depth_in_order() -> None:
+    for path in ("p/b.policy", "p/a.policy", "p/in/c.policy", "p/notes.md"):
+        write(path)
+    assert names("p") == ["p/a.policy", "p/b.policy", "p/in/c.policy"]
+
+
+def test_hidden_files_and_folders_are_left_out() -> None:
+    for path in ("p/a.policy", "p/.b.policy", "p/.git/c.policy"):
+        write(path)
+    assert names("p") == ["p/a.policy"]
+
+
+def test_a_file_is_read_whatever_its_name() -> None:
+    write("x.txt", "anyone { }")
+    assert load_sources(["x.txt"])[0][0].text == "anyone { }"
+
+
+def test_a_file_given_twice_counts_once(here: Path) -> None:
+    write("p/a.policy")
+    assert names("p/a.policy", "p", here / "p") == ["p/a.policy"]
+
+
+def test_an_absolute_path_inside_the_current_folder_is_named_from_there(here: Path) -> None:
+    write("p/a.policy")
+    assert names(here / "p/a.policy") == ["p/a.policy"]
+
+
+def test_an_absolute_path_elsewhere_keeps_its_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p/a.policy")
+    write("q/b.policy")
+    monkeypatch.chdir("q")
+    assert names(here / "p/a.policy") == [(here / "p/a.policy").as_posix()]
+
+
+@pytest.mark.parametrize("common", ["acme/common.policy", "acme/common/one.policy"])
+@pytest.mark.parametrize("given", ["acme/pay.policy", "acme/pay/all.policy"])
+def test_imports_are_found_from_the_folder_above_the_package(common: str, given: str) -> None:
+    write(given, "# pay\nlanguage 1\npackage acme.pay # it is\nimport acme.common as c # shared\n")
+    write(common, "package acme.common\n")
+    assert names(given) == [given, common]
+
+
+def test_imports_are_found_from_the_folder_given() -> None:
+    write("root/any/pay.policy", "package x.y import acme.common")
+    write("root/acme/common.policy", "package acme.common")
+    assert sorted(names("root")) == ["root/acme/common.policy", "root/any/pay.policy"]
+
+
+def test_imports_of_a_file_without_a_package_are_found_beside_it() -> None:
+    write("p/a.policy", "import common")
+    write("p/common.policy", "package common")
+    assert names("p/a.policy") == ["p/a.policy", "p/common.policy"]
+
+
+def test_imports_of_imports_are_followed_in_circles_too() -> None:
+    write("a.policy", "package a import b")
+    write("b.policy", "package b import c")
+    write("c.policy", "package c import a")
+    assert names("a.policy") == ["a.policy", "b.policy", "c.policy"]
+
+
+@pytest.mark.parametrize("text", ["# import b\n", "anyone { }\nimport b", 'let x = "import b"'])
+def test_only_imports_at_the_head_count(text: str) -> None:
+    write("a.policy", text)
+    write("b.policy")
+    assert names("a.policy") == ["a.policy"]
+
+
+def test_an_import_that_is_nowhere_is_left_to_the_checker() -> None:
+    write("a.policy", "import nowhere.to.be.found")
+    assert names("a.policy") == ["a.policy"]
+
+
+def test_a_folder_that_links_to_itself_ends() -> None:
+    write("p/a.policy")
+    os.symlink("../p", "p/again")
+    assert names("p") == ["p/a.policy"]
+
+
+def test_a_linked_folder_is_followed() -> None:
+    write("elsewhere/a.policy")
+    os.makedirs("p")
+    os.symlink("../elsewhere", "p/in")
+    assert names("p") == ["p/in/a.policy"]
+
+
+def test_a_missing_file_is_told() -> None:
+    assert told("none.policy") == [("E151", "none.policy", "there is no such file")]
+
+
+def test_a_link_to_nothing_is_told() -> None:
+    os.makedirs("p")
+    os.symlink("gone.policy", "p/a.policy")
+    assert told("p") == [("E151", "p/a.policy", "there is no such file")]
+
+
+def test_a_link_to_itself_is_told() -> None:
+    os.symlink("a.policy", "a.policy")
+    assert [code for code, *_ in told("a.policy")] == ["E152"]
+
+
+def test_a_pipe_is_no_file() -> None:
+    os.mkfifo("a.policy")
+    assert told("a.policy") == [("E152", "a.policy", "this is no file")]
+
+
+def test_a_path_with_a_nul_is_told() -> None:
+    assert [code for code, *_ in told("a\0b")] == ["E152"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_told() -> None:
+    write("a.policy")
+    os.chmod("a.policy", 0)
+    assert told("a.policy") == [("E152", "a.policy", "this file cannot be read: permission denied")]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p/in/a.policy")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("in"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert told("p") == [("E152", "p/in", "this folder cannot be read: permission denied")]
+
+
+def test_a_file_beyond_the_limit_is_told_without_being_read() -> None:
+    with open("a.policy", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert [code for code, *_ in told("a.policy")] == ["E153"]
+
+
+def test_a_file_that_is_no_text_is_told_and_the_others_are_read() -> None:
+    write("p/a.policy")
+    Path("p/b.policy").write_bytes(b"\xff")
+    sources, problems = load_sources(["p"])
+    assert [source.name for source in sources] == ["p/a.policy"]
+    assert [(p.code, p.span.source.name) for p in problems] == [("E100", "p/b.policy")]
