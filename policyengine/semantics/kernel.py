@@ -209,7 +209,7 @@ class Quantifier(Part):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Part):
-    """A function of the vocabulary, by name."""
+    """A function of the vocabulary, by name; where the type is a reference, the entity whose id is the argument."""
 
     function: str
     arguments: tuple[Expr, ...]

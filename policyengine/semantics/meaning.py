@@ -108,6 +108,8 @@ def value(node: k.Expr, facts: Facts) -> Value:
             fold = disjunction if word == "any" else conjunction
             tests = lambda items: [value(condition, facts.bind({("", variable): one})) for one in items]  # noqa: E731
             return lift(lambda items: fold(tests(items)), value(domain, facts))
+        case k.Apply(_, (id_,), kinds.Ref() as type_):  # `invoice(args.id)`
+            return lift(lambda known: coerce(known, type_, describe(node)), value(id_, facts))
         case k.Apply(function, arguments):
             given = [value(argument, facts) for argument in arguments]
             return lift(lambda *known: functions.call(function, known), *given)
