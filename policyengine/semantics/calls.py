@@ -17,10 +17,11 @@ TABLE = {function.name: function for function in FUNCTIONS}
 Arguments = tuple[k.Expr | None, ...]
 
 
+# A type of the table that is a Scalar is one; other strings there say several (`number or duration`).
 def expected_arguments(call: ast.Call) -> list[Type | None]:
     """What is expected of each argument that is written."""
     function = TABLE.get(call.function.text)
-    known = [type_ if not isinstance(type_, str) else None for _, type_ in function.parameters] if function else []
+    known = [type_ if isinstance(type_, Scalar) else None for _, type_ in function.parameters] if function else []
     return [*known, *[None] * len(call.arguments)][: len(call.arguments)]
 
 
@@ -55,7 +56,7 @@ def lower_function(function: Function, call: ast.Call, arguments: Arguments, con
     ]
     if not all(good) or not has_buckets(function, known, context):
         return None
-    result = joined([type_of(one) for one in known]) if isinstance(function.result, str) else function.result
+    result = function.result if isinstance(function.result, Scalar) else joined([type_of(one) for one in known])
     return k.Apply(function.name, tuple(known), result, span=call.span)
 
 
@@ -85,17 +86,15 @@ def takes(parameter: Type | str, actual: Type, first: Type) -> bool:
             return actual in (*NUMBERS, Scalar.DURATION)
         case "same":
             return actual == first or isinstance(first, Unresolved) or (actual in NUMBERS and first in NUMBERS)
-        case str():
-            return False
         case _:
-            return fits(actual, parameter)
+            return isinstance(parameter, Scalar) and fits(actual, parameter)
 
 
 def refuse(
     function: Function, name: str, parameter: Type | str, argument: k.Expr, first: Type, context: Context
 ) -> bool:
-    wanted = {"same": a(first), "text or collection": "a string, a set or a list"}.get(str(parameter))
-    wanted = wanted or (f"a {parameter}" if isinstance(parameter, str) else a(parameter))
+    wanted = {"same": a(first), "text or collection": "a string, a set or a list"}.get(str(parameter), f"a {parameter}")
+    wanted = a(parameter) if isinstance(parameter, Scalar) else wanted
     message = f"`{function.name}` takes {wanted}, and {quote(argument.span)} is {a(type_of(argument))}"
     context.report("E232", message, argument.span, f"for example `{function.example}`")
     return False

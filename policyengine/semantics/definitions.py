@@ -73,7 +73,7 @@ def measure_all(program: Program, report: Reporter) -> dict[Key, Measure]:
                 report_size(found, symbol.declaration.name, symbol.name, report)
             else:
                 measures[key] = found
-    report_circles({key: uses[key] for key in circular(uses)}, symbols, report)
+    report_circles(uses, symbols, report)
     return measures
 
 
@@ -133,7 +133,20 @@ def name_or_this(name: str) -> str:
 
 
 def report_circles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbol], report: Reporter) -> None:
-    """Each circle once, at the name where it begins."""
+    """Each circle once; where one is found its members are set aside, for another may lie behind them."""
+    left = {key: list(uses[key]) for key in circular(uses)}
+    while left:
+        circles = list(circles_in(left))
+        for circle in circles:
+            report_circle([symbols[key] for key in circle], report)
+        told = {key for circle in circles for key in circle}
+        left = {key: [one for one in inner if one not in told] for key, inner in left.items() if key not in told}
+        left = {key: [one for one in left[key] if one in left] for key in left}
+        left = {key: left[key] for key in circular(left)}
+
+
+def circles_in(uses: Mapping[Key, list[Key]]) -> Iterator[list[Key]]:
+    """Circles found by going from each to the first that it uses; each key is walked once."""
     seen: set[Key] = set()
     for start in uses:
         walked: list[Key] = []
@@ -143,7 +156,7 @@ def report_circles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symb
             walked.append(key)
             key = next(inner for inner in uses[key] if inner in uses)
         if key in walked:
-            report_circle([symbols[one] for one in walked[walked.index(key) :]], report)
+            yield walked[walked.index(key) :]
 
 
 def report_circle(circle: list[Symbol], report: Reporter) -> None:

@@ -21,7 +21,7 @@ from policyengine.semantics.operators import Operation, lower_operation
 from policyengine.semantics.presence import lower_else, lower_presence
 from policyengine.semantics.references import enum_word, lone_word, lower_fact, report_unknown_name
 from policyengine.semantics.schema import EVERYWHERE, UNRESOLVED, FactsHere, Schema
-from policyengine.semantics.symbols import Program, Reporter, Symbol, article, report_private
+from policyengine.semantics.symbols import Program, Reporter, Symbol, article, check_usable, report_private
 from policyengine.semantics.wording import a, quote
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -200,6 +200,8 @@ def is_fresh(name: ast.Name, context: Context) -> bool:
     reference = ast.Reference(name.text, span=name.span)
     if "." in name.text:
         context.report("E215", "the name of a variable has no dots", name.span, "write one word: `any x in …`")
+        return False
+    if not check_usable(name, "variable", context.report):
         return False
     if name.text in ROOTS:
         hidden = "the built-in facts of that name"

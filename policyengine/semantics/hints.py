@@ -38,7 +38,8 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
                 else f"declare {quote(mine.span)} as {a(wanted)}"
             )
         case ((Scalar.INT | Scalar.NUMBER), Scalar.DURATION):
-            return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else "multiply it: `… * 1s`"
+            fact = f"declare {quote(mine.span)} as a duration, or compare it with a number"
+            return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
         case Scalar.DURATION, Scalar.TIME:
             return f"a moment is told by `time - {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:

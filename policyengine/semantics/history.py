@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
+from policyengine.diagnostics import suggest
 from policyengine.kinds import Scalar
 from policyengine.runtime.literals import parse_duration
 from policyengine.semantics import kernel as k
@@ -15,6 +16,7 @@ from policyengine.semantics.members import head
 from policyengine.semantics.schema import EVERYWHERE, UNRESOLVED
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
+from policyengine.vocabulary import ROOTS
 
 Lower: TypeAlias = Callable[[ast.Expr, Context], k.Expr | None]
 
@@ -75,6 +77,15 @@ def lower_past(reference: ast.Reference, context: Context, value: Lower) -> k.Ex
             return k.Fact(("past", "status"), Scalar.INT, span=reference.span)
         case ["past", "output", _, *_]:
             return k.Fact(tuple(reference.name.split(".")), UNRESOLVED, True, span=reference.span)
+        case [_, root, *_] if root not in ROOTS:
+            meant = suggest(root, ROOTS)
+            hint = (
+                f"did you mean `past.{meant}`?"
+                if meant
+                else "name a fact of that request: `past.user.id`, or `past.status`"
+            )
+            context.report("E201", f"unknown fact `{reference.name}`", reference.span, hint)
+            return None
         case _:
             after = len(head(reference, 1).text) + 1
             rest = Span(reference.span.source, reference.span.start + after, reference.span.end)

@@ -20,21 +20,21 @@ def wanted_element(expected: Type | None) -> Type | None:
     match expected:
         case Set(element) | List(element):
             return element
-        case None:
-            return None
-        case _:
+        case Unresolved():
             return UNRESOLVED
+        case _:
+            return None
 
 
 def collect(
     written: ast.ListLiteral, items: Sequence[k.Expr | None], expected: Type | None, report: Reporter
 ) -> k.Expr | None:
     """The list of items that are lowered already; a set where a set is expected."""
-    known = [item for item in items if item is not None]
-    if not items and expected is None:
+    known, wanted = [item for item in items if item is not None], wanted_element(expected)
+    if not items and wanted is None:
         report("E249", "an empty list does not say what it holds", written.span, "compare it with a set or a list")
         return None
-    element = common_type(known, wanted_element(expected), report) if len(known) == len(items) else None
+    element = common_type(known, wanted, report) if len(known) == len(items) else None
     if element is None:
         return None
     type_ = Set(element) if isinstance(expected, Set) else List(element)

@@ -58,11 +58,15 @@ def attribute(base: Navigable, type_: Ref, name: str, span: Span, context: Conte
     fields = {entity.name: entity.field(name) for entity in entities}
     having = [field for field in fields.values() if field is not None]
     lacking = [entity for entity, field in fields.items() if field is None]
+    lenient = base.span.text == "resource" and context.here.everywhere
+    if not having and lenient:
+        hint = f"declare it: `entity invoice {{ {name}: … }}`"
+        context.report("E203", f"no entity has an attribute `{name}`", span, hint)
+        return None
     if not having:
         known = {field.name for entity in entities for field in entity.fields} | {"id"}
         report_no_member(span, name, known, "attribute", context, type_)
         return None
-    lenient = base.span.text == "resource" and context.here.everywhere
     if lacking and not lenient:
         message = f"`{lacking[0]}` has no attribute `{name}`, and `{base.span.text}` may be one"
         context.report("E203", message, span, f"`{base.span.text}` is {a(type_)}: declare `{name}` for each")

@@ -62,7 +62,7 @@ def lower_built_in(reference: ast.Reference, path: Path, context: Context) -> k.
 def navigate_built_in(fact: BuiltIn, reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
     if fact.later is not None:
         message = f"`{fact.name}` is not known yet: it waits for {fact.later}"
-        context.report("E902", message, reference.span, "remove this condition until then")
+        context.report("E902", message, reference.span, "remove it until then")
         return None
     length = len(fact.path)
     found = k.Fact(fact.path, fact.type, fact.optional, span=head(reference, length))
@@ -111,9 +111,7 @@ def report_group(reference: ast.Reference, context: Context) -> None:
 
 
 def report_unknown_fact(reference: ast.Reference, span: Span, context: Context, hint: str | None = None) -> None:
-    meant = suggest(span.text, known_facts(context))
-    if meant is None and span.text.count(".") == 1:
-        meant = in_another_group(span.text, context)
+    meant = in_this_group(span.text, context) or in_another_group(span.text, context)
     hint = f"did you mean `{meant}`?" if meant else hint
     context.report("E201", f"unknown fact `{span.text}`", span, hint or members_hint(span.text.split(".")[0], context))
 
@@ -125,6 +123,13 @@ def known_facts(context: Context) -> set[str]:
         entity = context.schema.entities.get(root)
         names |= {f"{root}.{field.name}" for field in entity.fields} if entity else set()
     return names
+
+
+def in_this_group(text: str, context: Context) -> str | None:
+    """Only what differs is compared: the root is right."""
+    root, _, member = text.partition(".")
+    meant = suggest(member, [name.partition(".")[2] for name in known_facts(context) if name.startswith(f"{root}.")])
+    return f"{root}.{meant}" if meant else None
 
 
 def in_another_group(text: str, context: Context) -> str | None:
@@ -264,8 +269,8 @@ def lower_capture(reference: ast.Reference, path: Path, context: Context) -> k.E
     type_ = UNRESOLVED if context.here.everywhere else context.here.params.get(name)
     if type_ is None:
         known = [f"params.{one}" for one in sorted(context.here.params)]
-        meant = suggest(span.text, known)
-        hint = f"did you mean `{meant}`?" if meant else f"captured are {listed(known)}" if known else None
+        meant = suggest(name, context.here.params)
+        hint = f"did you mean `params.{meant}`?" if meant else f"captured are {listed(known)}" if known else None
         message = f"the path of this rule captures no `{name}`"
         context.report("E243", message, span, hint or f"write `{{{name}}}` in the path that the rule is on")
         return None
@@ -285,7 +290,8 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: Context) ->
         return navigate_built_in(fact, reference, path, context)
     if symbol is None or entity is None:
         if len(path) == 1:
-            report_group(reference, context)
+            hint = f"declare `entity {root}`, or name one of its facts: `{root}.{'id' if root == 'agent' else 'name'}`"
+            context.report("E250", f"`{root}` is not declared as an entity", reference.span, hint)
             return None
         report_unknown_fact(reference, head(reference, 2), context, f"or declare `entity {root} {{ {path[1]}: … }}`")
         return None
@@ -347,6 +353,10 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
         context.report("E206", f"`{name}` is not a value of {expected}", reference.span, hint)
         return
     values = [*context.program.visible(context.package, "let", "define"), *context.variables]
+    if context.program.lookup(context.package, "enum", first) is not None:
+        word = name.rpartition(".")[2]
+        context.report("E202", f"`{name}` is not a value", reference.span, f"write a word of the enum alone: `{word}`")
+        return
     if "." in name and first not in context.program.packages[context.package].imports:
         meant = suggest(name, known_facts(context)) or suggest(first, ROOTS)
         hint = f"did you mean `{meant}`?" if meant else f"facts begin with {listed(sorted(ROOTS))}"

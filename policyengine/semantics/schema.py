@@ -158,7 +158,11 @@ class Reader:
         if symbol is None:
             known = [*self.program.visible(package, "enum", "entity"), *SCALARS, *COLLECTIONS]
             meant = suggest(name.text, known)
-            hint = f"did you mean `{meant}`?" if meant else f"types are {listed([*SCALARS, *COLLECTIONS])}, or declared"
+            hint = (
+                f"did you mean `{meant}`?"
+                if meant
+                else f"types are {listed([*SCALARS, *COLLECTIONS])}, or one that is declared"
+            )
             self.report("E205", f"unknown type `{name.text}`", name.span, hint)
             return UNRESOLVED
         if not self.program.is_visible(package, symbol):

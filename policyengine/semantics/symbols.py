@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.diagnostics import Diagnostic, Related, suggest
+from policyengine.diagnostics import Related, suggest
+from policyengine.kinds import Scalar
+from policyengine.semantics.reporting import Reporter as Reporter
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
+from policyengine.syntax.words import UNUSABLE
 from policyengine.vocabulary import ROOTS
 
 Kind: TypeAlias = Word["enum", "entity", "let", "define", "scope", "issuer", "attester", "fixture"]
@@ -35,7 +38,7 @@ DECLARED: Mapping[type[object], Kind] = {
     ast.FixtureDecl: "fixture",
 }
 # Names of these kinds stand in the same places, so one name cannot be both.
-SPACES: Mapping[Kind, str] = {
+SPACES: Mapping[str, str] = {
     "enum": "type",
     "entity": "type",
     "let": "value",
@@ -45,27 +48,10 @@ SPACES: Mapping[Kind, str] = {
     "attester": "attester",
     "fixture": "fixture",
 }
+TYPE_WORDS = frozenset(scalar.value for scalar in Scalar) | {"set", "list"}
 MAIN = "main"  # the package of a file that names none
 BUILT_IN_ENTITIES = ("user", "agent", "tool")  # their names are everybody's: facts of the same name speak of them
 NOTHING = Span(Source("built in", ""), 0, 0)
-
-
-@dataclass(slots=True)
-class Reporter:
-    """Collects what is wrong, each finding once."""
-
-    found: dict[Diagnostic, None] = field(default_factory=dict)
-
-    def report(
-        self, code: str, message: str, span: Span, hint: str | None = None, related: Iterable[Related] = ()
-    ) -> None:
-        self.found[Diagnostic(code, message, span, hint, tuple(related))] = None
-
-    __call__ = report
-
-    @property
-    def diagnostics(self) -> tuple[Diagnostic, ...]:
-        return tuple(self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +266,7 @@ def check_name(
         case _:
             pass
     name, first = symbol.declaration.name, symbol.name.partition(".")[0]
+    check_usable(name, symbol.kind, report)
     if symbol.kind != "scope" and "." in symbol.name:
         undotted = symbol.name.replace(".", "_")
         report.report("E215", f"the name of {article(symbol.kind)} has no dots", name.span, f"write `{undotted}`")
@@ -287,6 +274,17 @@ def check_name(
         message = f"`{symbol.name}` reads like a name of the imported package `{imports[first].package}`"
         where = [Related("imported here", imports[first].span)]
         report.report("E211", message, name.span, "give the scope or the import another name", where)
+
+
+def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
+    """Some words mean something else wherever the name would be used."""
+    usable = name.text not in UNUSABLE.get(what, ())
+    if SPACES.get(what) == "type" and name.text in TYPE_WORDS:
+        report("E212", f"`{name.text}` is a type already", name.span, "choose another name")
+    elif not usable:
+        message = f"`{name.text}` cannot be {article(what)}: it is a word of the language where that would be used"
+        report("E212", message, name.span, "choose another name")
+    return usable
 
 
 def check_value_name(name: ast.Name, kind: str, values: Mapping[str, tuple[Symbol, Span]], report: Reporter) -> None:
@@ -307,6 +305,8 @@ def check_enum_values(values: tuple[ast.Name, ...], report: Reporter) -> None:
         if first is not value:
             where = [Related("first written here", first.span)]
             report.report("E210", f"the value `{value.text}` is written twice", value.span, "remove one", where)
+        elif not check_usable(value, "enum value", report):
+            continue
         elif value.text in ROOTS:
             message = f"the value `{value.text}` hides the built-in facts of that name"
             report.report("E211", message, value.span, "choose another name")
