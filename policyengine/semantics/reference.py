@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import assert_never
 
 from policyengine.kinds import Scalar
@@ -165,7 +166,7 @@ def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Val
     if isinstance(agents, Unknown) or (agents and not recorded):
         unknown = agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", NOT_RECORDED)
         return (), unknown, ()
-    hops = tuple(_hop(one, then, facts) for one, then in zip(agents, (*agents[1:], presenter), strict=True))
+    hops = tuple(_hop(one, then, facts) for one, then in pairwise((*agents, presenter)))
     limits = [seen for limits in facts.kernel.delegation for seen in _limits(limits, agents, presenter)]
     if not recorded:
         limits = [replace(seen, holds=Unknown.of("chain.depth", NOT_RECORDED)) for seen in limits]
