@@ -1,0 +1,178 @@
+"""What is allowed and probably not meant; `# lint: allow CODE "reason"` beside the place silences a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from policyengine.diagnostics import Diagnostic, Related
+from policyengine.semantics import kernel as k
+from policyengine.semantics.twins import laxer_twins
+from policyengine.semantics.unused import package_of, unused
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    for meaning in ON_THE_KERNEL:
+        yield from meaning(kernel)
+    yield from unused(modules)
+    yield from unrestricted_users(modules)
+    yield from untold_chains(kernel, modules)
+    for module in modules:
+        for node in ast.walk(module):
+            yield from written(node)
+
+
+# ── What is written ───────────────────────────────────────────────────────────────────────────
+
+
+def written(node: ast.Node) -> Iterator[Diagnostic]:
+    match node:
+        case ast.Http(methods=methods) if "HEAD" in methods:
+            yield head(node)
+        case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
+            yield Diagnostic("W453", "this agent opens no door", who.span, "add `may …`, or remove the block")
+        case ast.GuardDecl(name=name, items=()):
+            hint = "add `deny`, `require`, `confirm` or an obligation"
+            yield Diagnostic("W550", f"guard `{name.value}` does nothing", name.span, hint)
+        case ast.TestDecl(name=name, items=items) if not any(isinstance(i, CHECKING) for i in items):
+            hint = "add a request: `GET /a => allow`"
+            yield Diagnostic("W651", f"test `{name.value}` checks nothing", name.span, hint)
+        case _ if (word := empty_block(node)) is not None:
+            yield Diagnostic("W455", f"this `{word}` block is empty", node.span, "fill it, or remove it")
+
+
+CHECKING = ast.Shot | ast.Table | ast.Matrix | ast.Forall | ast.Skip
+
+
+def head(node: ast.Http) -> Diagnostic:
+    at = node.span.text.find("HEAD")
+    span = Span(node.span.source, node.span.start + at, node.span.start + at + len("HEAD"))
+    return Diagnostic("W350", "`HEAD` is decided as `GET`", span, "write `GET`: it covers both")
+
+
+def empty_block(node: ast.Node) -> str | None:
+    match node:
+        case ast.UserDecl(items=()):
+            return "user"
+        case ast.AnyoneDecl(items=()):
+            return "anyone"
+        case ast.DelegationDecl(limits=()):
+            return "delegation"
+        case ast.CredentialDecl(items=()):
+            return "credential"
+        case ast.FactsDecl(fields=()):
+            return "facts"
+        case ast.FixtureDecl(setup=()):
+            return "fixture"
+        case _:
+            return None
+
+
+def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    ordered = sorted(modules, key=package_of)
+    for package, files in groupby(ordered, key=package_of):
+        declarations = [declaration for module in files for declaration in module.declarations]
+        user = next((d for d in declarations if isinstance(d, ast.UserDecl)), None)
+        for line in (d for d in declarations if isinstance(d, ast.UsersUnrestricted)):
+            if user is not None:
+                message = f"`users unrestricted` lets the agents of `{package}` pass by its user blocks"
+                hint = "keep one of the two: user blocks then bind only users who come without an agent"
+                yield Diagnostic("W454", message, line.span, hint, (Related("a user block", user.head.span),))
+
+
+# ── What it means ─────────────────────────────────────────────────────────────────────────────
+
+
+def untold_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    limit = next((limit for limit in kernel.delegation if limit.depth is not None), None)
+    if limit is None:
+        return
+    for module in modules:
+        for node in ast.walk(module):
+            if isinstance(node, ast.IssuerDecl) and not any(is_recording(item) for item in node.items):
+                message = f"issuer `{node.name.text}` does not record chains, so all its agents fail the limit of depth"
+                related = (Related("the limit", limit.span),)
+                yield Diagnostic("W452", message, node.name.span, "add `records chains` if it does", related)
+
+
+def is_recording(item: ast.Node) -> bool:
+    return isinstance(item, ast.Setting) and item.name == "records chains"
+
+
+def doors_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
+    for block in blocks:
+        for condition in door_conditions(block):
+            yield from over_nothing(condition, True, "W451", "open")
+
+
+def door_conditions(block: Block) -> Iterator[k.Expr]:
+    if not isinstance(block, k.AnyoneBlock):
+        if isinstance(block.who, k.Where):
+            yield block.who.condition
+        yield from (r.condition for r in block.requirements if isinstance(r, k.ActsFor) and r.condition is not None)
+    if isinstance(block, k.AgentBlock):
+        yield from (delegate.when for delegate in block.delegates if delegate.when is not None)
+    yield from (grant.when for grant in block.grants if grant.when is not None)
+
+
+def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """`require c` has become `deny when not c`, so what lets a request pass stands under a `not`."""
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if isinstance(effect, k.Deny) and effect.condition is not None:
+                yield from over_nothing(effect.condition, False, "W551", "pass")
+
+
+def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
+    """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
+    sized = {domain for part in k.walk(condition) for domain in shown_to_hold(part)}
+    pending = [(condition, positive)]
+    while pending:
+        expr, sign = pending.pop()
+        match expr:
+            case k.Not(operand):
+                pending.append((operand, not sign))
+            case k.Named(expression=inner):
+                pending.append((inner, sign))
+            case k.And(items) | k.Or(items):
+                pending.extend((item, sign) for item in items)
+            case k.Quantifier(word, _, domain, inner):
+                if word == "all" and sign and domain not in sized and not isinstance(domain, k.Constant | k.Collection):
+                    yield nothing_found(expr, code, verb)
+                pending.append((inner, sign))
+            case _:
+                pass
+
+
+def nothing_found(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:
+    domain = " ".join(quantifier.domain.span.text.split())
+    message = f"an empty `{domain}` lets this {verb}: `all` is true of nothing"
+    hint = f"add `size({domain}) > 0 and` if it must hold something"
+    return Diagnostic(code, message, quantifier.span, hint)
+
+
+def shown_to_hold(part: k.Expr) -> tuple[k.Expr, ...]:
+    """The sets that a part of a condition looks into."""
+    match part:
+        case k.Apply(function="size", arguments=arguments):
+            return arguments
+        case k.Quantifier(word="any", domain=domain):
+            return (domain,)
+        case k.Contains(collection=collection):
+            return (collection,)
+        case k.Overlaps(left, right):
+            return (left, right)
+        case _:
+            return ()
+
+
+ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
+    laxer_twins,
+    doors_over_nothing,
+    demands_over_nothing,
+)

@@ -1,0 +1,123 @@
+"""Declared and never used: by name, over all modules, exported names aside."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.syntax import nodes as ast
+
+MAIN = "main"
+Key = tuple[str, str]  # package and name
+
+# The engine itself speaks of these.
+ALWAYS_USED = frozenset({"user", "agent", "tool"})
+NAME_IN_BRACES = re.compile(r"\{(?:[a-z_]\w*:[ \t]*)?([a-z_][\w.]*)")
+
+VOCABULARY: Mapping[type[ast.Node], str] = {
+    ast.EnumDecl: "enum",
+    ast.EntityDecl: "entity",
+    ast.LetDecl: "let",
+    ast.DefineDecl: "define",
+}
+
+
+def unused(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    everywhere, places_of_facts = Counter[Key](), Counter[Key]()
+    for module in modules:
+        for declaration in module.declarations:
+            names = mentions(declaration, module)
+            everywhere.update(names)
+            if isinstance(declaration, ast.FactsDecl):
+                places_of_facts.update(names)
+    for module in modules:
+        for declaration in module.declarations:
+            yield from unused_declaration(declaration, module, everywhere, places_of_facts)
+
+
+def unused_declaration(
+    declaration: ast.Declaration | ast.Export, module: ast.Module, everywhere: Counter[Key], facts: Counter[Key]
+) -> Iterator[Diagnostic]:
+    """A declaration that only itself speaks of is unused."""
+    own = mentions(declaration, module)
+
+    def uses(name: ast.Name) -> int:
+        key = package_of(module), name.text
+        return everywhere[key] - (key in own)
+
+    match declaration:
+        case ast.ScopeDecl(name) if uses(name) == facts[package_of(module), name.text]:
+            hint = f"grant it with `may {name.text}`, or remove it"
+            yield Diagnostic("W351", f"scope `{name.text}` is granted by no block", name.span, hint)
+        case ast.FixtureDecl(name) if uses(name) == 0:
+            yield Diagnostic(
+                "W650", f"fixture `{name.text}` is never used", name.span, "use it in a test, or remove it"
+            )
+        case ast.EnumDecl(name) | ast.EntityDecl(name) | ast.LetDecl(name) | ast.DefineDecl(name) if uses(name) == 0:
+            word = VOCABULARY[type(declaration)]
+            if not (word == "entity" and name.text in ALWAYS_USED):
+                yield Diagnostic("W260", f"{word} `{name.text}` is never used", name.span, "remove it")
+        case _:
+            pass
+
+
+def package_of(module: ast.Module) -> str:
+    return module.package.text if module.package else MAIN
+
+
+def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module) -> set[Key]:
+    """Every name that a declaration may speak of: too many rather than too few."""
+    imported = {
+        (entry.alias.text if entry.alias else entry.package.text.rpartition(".")[2]): entry.package.text
+        for entry in module.imports
+    }
+    found = set[Key]()
+    for name in spoken(declaration):
+        found.update((package_of(module), prefix) for prefix in prefixes(name))
+        for alias, package in imported.items():
+            if name.startswith(f"{alias}."):
+                found.update((package, prefix) for prefix in prefixes(name.removeprefix(f"{alias}.")))
+    return found
+
+
+def prefixes(name: str) -> Iterator[str]:
+    """`a.b.c` may be member `c` of `a.b`, or of what `a` names."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def spoken(declaration: ast.Node) -> Iterator[str]:
+    silent = {id(name) for node in ast.walk(declaration) for name in introduced(node)}
+    for node in ast.walk(declaration):
+        if id(node) in silent:
+            continue
+        match node:
+            case ast.Name(text) | ast.WordValue(text):
+                yield text
+            case ast.Reference(name):
+                yield name
+            case ast.Http(path=text) | ast.Text(text):  # captures of paths, facts in messages
+                yield from NAME_IN_BRACES.findall(text)
+            case _:
+                pass
+
+
+def introduced(node: ast.Node) -> tuple[ast.Node, ...]:
+    """Names that stand for themselves: they speak of nothing declared elsewhere."""
+    match node:
+        case ast.EnumDecl(name, values):
+            return (name, *values)
+        case (
+            ast.EntityDecl(name) | ast.LetDecl(name) | ast.DefineDecl(name) | ast.ScopeDecl(name) | ast.IssuerDecl(name)
+            | ast.AttesterDecl(name) | ast.FixtureDecl(name) | ast.FieldDecl(name)
+        ):  # fmt: skip
+            return (name,)
+        case ast.Quantified(variable=variable):
+            return (variable,)
+        case ast.Pair(key):
+            return (key,)
+        case _:
+            return ()
