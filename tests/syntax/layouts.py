@@ -14,24 +14,28 @@ BREAKS = ["\n", "\n\n", "\n\n\n\n", "\n   ", "\r\n\t"]
 SPACES = [" ", "    ", "\t", "\n", "\n\n", "\n\n\n", " # a\n", "\n# b  \n\n", "\n  #c\n# d\n", "\r\n"]
 
 
-def blocks(text: str) -> list[str]:
-    """A policy, cut before each declaration at the left margin."""
-    return re.split(r"(?m)^(?=[a-z]|#)", text)
+HEADS = ["", "language 1\n", "package a\n", "import b as c # d\nimport e\n", "language 1 package a.b import c\n"]
+
+
+def _declarations(text: str) -> list[str]:
+    """A policy's declarations and comments, cut at the left margin."""
+    blocks = re.split(r"(?m)^(?=[a-z]|#)", text)
+    return [block for block in blocks if block and not re.match("language|package|import", block)]
+
+
+DECLARATIONS = [declaration for text in CORPUS.values() for declaration in _declarations(text)]
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> str:
-    """Some declarations of the corpus, their white space replaced here and there."""
-    chosen = draw(
-        st.lists(st.sampled_from(blocks(CORPUS["payments"])[3:] + blocks(CORPUS["constructs"])[4:]), max_size=6)
-    )
-    pieces = PIECE.findall("\n".join(chosen))
-    result: list[str] = []
-    for piece in pieces:
-        after_comment = bool(result) and result[-1].startswith("#")
-        replace = piece.isspace() and draw(st.booleans())
-        result.append(draw(st.sampled_from(BREAKS if after_comment else SPACES)) if replace else piece)
-    return "".join(result)
+    """A head and some declarations of the corpus, their white space replaced here and there."""
+    text = "\n".join([draw(st.sampled_from(HEADS)), *draw(st.lists(st.sampled_from(DECLARATIONS), max_size=5))])
+    pieces = PIECE.findall(text)
+    gaps = [i for i, piece in enumerate(pieces) if piece.isspace()]
+    for gap in draw(st.lists(st.sampled_from(gaps), max_size=20, unique=True)) if gaps else ():
+        after_comment = gap > 0 and pieces[gap - 1].startswith("#")
+        pieces[gap] = draw(st.sampled_from(BREAKS if after_comment else SPACES))
+    return "".join(pieces)
 
 
 @st.composite
