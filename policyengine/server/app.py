@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
+from policyengine.engine import Engine
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
@@ -23,9 +24,6 @@ from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, 
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
-
-if TYPE_CHECKING:
-    from policyengine.engine import Engine
 
 CHALLENGE = 'Bearer realm="policyengine"'
 
@@ -164,7 +162,7 @@ def create_app(
 
 def add_questions(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    explanation = {"decision": schema.CONFIRM, "walk": {}}
+    explanation = {"decision": schema.CONFIRM, "walk": schema.WALK}
     questions = schema.request_body(schema.Question, schema.QUESTIONS)
     batches = schema.request_body(schema.Batch, {"batch": schema.BATCH})
     for path, handler, body, responses in (

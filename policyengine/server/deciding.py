@@ -6,17 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from policyengine.engine import Engine
 from policyengine.runtime import wire
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.shape import did_you_mean, only, wrong_kind
 from policyengine.server.media import Form
 from policyengine.server.problems import Problem
-
-if TYPE_CHECKING:
-    from policyengine.engine import Engine
 
 MOST_ITEMS = 1_000
 Answer = dict[str, object]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
+from policyengine.semantics.explain import Mark
 from policyengine.server.deciding import MOST_ITEMS, Semantics
 from policyengine.server.media import PROBLEM_TYPES, Form
 
@@ -192,6 +193,23 @@ class Problem(BaseModel):
     hint: str | None = None
 
 
+class Line(BaseModel):
+    """One thing that was considered, how it came out, and what it is made of."""
+
+    mark: Mark
+    text: str
+    note: str | None = None
+    at: str | None = None
+    parts: list[Line] | None = None
+
+
+class Walk(BaseModel):
+    """What was seen, gate by gate. It tells everything: not for the caller."""
+
+    endpoint: str
+    gates: list[Line]
+
+
 class Decision(BaseModel):
     outcome: Outcome
     allowed: bool
@@ -205,7 +223,7 @@ class Decision(BaseModel):
     rates: list[RateState]
     obligations: list[Obligation]
     unknown: list[UnknownFact]
-    explanation: Annotated[Free | None, Field(description="the walk, with `options.explain`")] = None
+    explanation: Annotated[Walk | None, Field(description="with `options.explain`")] = None
 
 
 class Item(Decision):
@@ -222,7 +240,7 @@ class Decisions(BaseModel):
 
 class Explanation(BaseModel):
     decision: Decision
-    walk: Annotated[Free, Field(description="what was seen, gate by gate")]
+    walk: Walk
 
 
 class Health(BaseModel):
@@ -280,13 +298,14 @@ CONFIRM: Free = {
             "message": 'refund of 900 to "bob"',
             "rule": "large refunds need a human",
             "at": "payments.policy:47",
+            "outcome": "confirm",
         }
     ],
     "remedies": [
         {
             "kind": "approval",
             "rule": "large refunds need a human",
-            "by": "role:finance",
+            "by": "role finance",
             "within": 900.0,
             "binding": "…",
         }
@@ -295,6 +314,17 @@ CONFIRM: Free = {
     "rates": [],
     "obligations": [],
     "unknown": [],
+}
+WALK: Free = {
+    "endpoint": "POST /v1/invoices/42/refunds",
+    "gates": [
+        {"mark": "yes", "text": "identity", "note": 'agent "invoice-bot" of issuer "acme"'},
+        {
+            "mark": "no",
+            "text": "guards",
+            "parts": [{"mark": "no", "text": 'guard "large refunds need a human"', "at": "payments.policy:45"}],
+        },
+    ],
 }
 BAD_MEMBER: Free = {
     "type": "about:blank",

@@ -6,15 +6,12 @@ import errno
 import socket
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from policyengine.engine import Engine
 from policyengine.server.app import create_app
-
-if TYPE_CHECKING:
-    from policyengine.engine import Engine
 
 LONGEST_QUEUE = 2048
 LAST_ANSWERS = 5  # seconds

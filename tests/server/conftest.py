@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
-from policyengine.runtime.request import HttpEndpoint, Request
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.request import Request
+from policyengine.semantics.explain import Explanation
 from policyengine.server import create_app
 
 TOKEN = "a-token-of-the-gateway"
@@ -19,42 +21,21 @@ OPEN = {"request": {"method": "GET", "path": "/health"}}
 SHUT = {"request": {"method": "GET", "path": "/secrets"}}
 
 
-class FakeEngine:
-    revision = "sha256:" + "0" * 64
-    package = "shop"
-    packages = ("shop",)
-
-    def decide(self, request: Request) -> Decision:
-        match request.endpoint:
-            case HttpEndpoint(path="/health"):
-                return Decision(Outcome.ALLOW, package="shop", id="1", revision=self.revision)
-            case _:
-                return Decision(
-                    Outcome.DENY,
-                    Gate.DEFAULT,
-                    (Reason(Gate.DEFAULT, "nothing opens this"),),
-                    package="shop",
-                    id="2",
-                    revision=self.revision,
-                )
-
-    evaluate = decide
-
-    def explain(self, request: Request) -> Any:
-        decision = self.decide(request)
-
-        class Explanation:
-            def to_dict(self) -> dict[str, Any]:
-                return {"decision": decision.to_dict(), "walk": {"door": []}}
-
-        return Explanation()
+ORDER = {"request": {"method": "POST", "path": "/orders"}}
+POLICY = """
+language 1
+package shop
+entity user { roles: set<string> }
+anyone { may GET /health, POST /orders }
+guard "orders need a person" on POST /orders { confirm by role finance within 15m }
+"""
 
 
 @dataclass
 class Watched:
     """A real engine; `asked` lists what was called. `broken` makes it raise what no engine should."""
 
-    engine: Any
+    engine: Engine
     asked: list[str] = field(default_factory=list)
     broken: Exception | None = None
 
@@ -76,7 +57,7 @@ class Watched:
     def evaluate(self, request: Request) -> Decision:
         return self._call("evaluate", request)
 
-    def explain(self, request: Request) -> Any:
+    def explain(self, request: Request) -> Explanation:
         return self._call("explain", request)
 
     def _call(self, name: str, request: Request) -> Any:
@@ -91,17 +72,17 @@ def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.example")
 
 
-def small() -> Any:
-    return FakeEngine()
+def small() -> Engine:
+    return Engine.from_text(POLICY)
 
 
 @pytest.fixture(scope="session")
-def small_engine() -> Any:
+def small_engine() -> Engine:
     return small()
 
 
 @pytest.fixture
-def engine(small_engine: Any) -> Watched:
+def engine(small_engine: Engine) -> Watched:
     return Watched(small_engine)
 
 

@@ -16,7 +16,7 @@ from fastapi.openapi.models import OpenAPI
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import APPROVAL, HOP, OPTIONS, OTHERS, ROOTS, Request
 from policyengine.server import schema
-from tests.server.conftest import TOKEN
+from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
 Call = Callable[..., httpx.Response]
 QUESTIONS = ("/decide", "/evaluate", "/explain")
@@ -91,6 +91,17 @@ def test_an_answer_has_the_documented_members() -> None:
 def test_the_example_of_an_answer_is_one() -> None:
     schema.Decision.model_validate(schema.CONFIRM)
     assert list(schema.CONFIRM) == list(Decision(Outcome.DENY).to_dict())
+
+
+@pytest.mark.parametrize("question", [OPEN, SHUT, ORDER])
+def test_a_real_explanation_is_as_documented(call: Call, question: dict[str, Any]) -> None:
+    said = call("POST", "/explain", json=question).json()
+    assert schema.Explanation.model_validate(said).model_dump(exclude_unset=True, mode="json") == said
+
+
+def test_the_example_of_an_explanation_is_one(document: dict[str, Any]) -> None:
+    example = document["paths"]["/explain"]["post"]["responses"]["200"]["content"]["application/json"]["examples"]
+    schema.Explanation.model_validate(example["answer"]["value"])
 
 
 def members(model: Any) -> set[str]:
