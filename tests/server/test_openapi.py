@@ -96,7 +96,9 @@ def test_the_example_of_an_answer_is_one() -> None:
 @pytest.mark.parametrize("question", [OPEN, SHUT, ORDER])
 def test_a_real_explanation_is_as_documented(call: Call, question: dict[str, Any]) -> None:
     said = call("POST", "/explain", json=question).json()
-    assert schema.Explanation.model_validate(said).model_dump(exclude_unset=True, mode="json") == said
+    read = schema.Explanation.model_validate(said)
+    assert read.walk.model_dump(exclude_unset=True, mode="json") == said["walk"]
+    assert read.decision.outcome == said["decision"]["outcome"]
 
 
 def test_the_example_of_an_explanation_is_one(document: dict[str, Any]) -> None:
