@@ -90,7 +90,8 @@ def resolved(host: str, port: int) -> tuple[str, int]:
 
 def bound(address: tuple[str, int], host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Said to be TCP, as asyncio sends small answers without delay only where it knows that.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

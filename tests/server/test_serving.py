@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from policyengine.server import ServeError, TokenError, serve
-from policyengine.server.serving import resolved
+from policyengine.server.serving import bound, resolved
 from tests.server.conftest import OPEN, SHUT, TOKEN, Watched
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +174,12 @@ def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pyte
 def test_a_token_that_is_too_short_is_told(engine: Watched) -> None:
     with pytest.raises(TokenError):
         serve(engine, "127.0.0.1", 0, "short")
+
+
+def test_answers_are_not_held_back() -> None:
+    """asyncio turns Nagle's algorithm off, 40 ms per answer, only for sockets whose protocol is said to be TCP."""
+    with bound(("127.0.0.1", 0), "127.0.0.1") as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_localhost_is_this_machine() -> None:
