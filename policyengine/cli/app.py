@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import Annotated
@@ -14,7 +13,7 @@ from typer.main import get_command
 
 from policyengine import __version__
 from policyengine.cli import check, decide, explain, explain_code, fmt, init, serve, test
-from policyengine.cli.failures import CommandError, tell
+from policyengine.cli.failures import TRACEBACK, CommandError, in_short, show_traceback, tell
 from policyengine.cli.terminal import Format
 
 USAGE = 2
@@ -101,7 +100,7 @@ def _shared(
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code. What goes wrong is told on stderr, and as JSON too where JSON was asked for."""
     _never_fail_to_encode()
-    arguments, with_traceback = _without_traceback(arguments)
+    arguments = _without_traceback(arguments)
     as_json = _wants_json(arguments)
     try:
         code = _invoke(arguments)
@@ -114,7 +113,7 @@ def run(arguments: list[str]) -> int:
     except (OSError, typer.Abort):
         raise  # files that commands read are dealt with there: what fails here is writing the answer
     except Exception as error:
-        return _tell_internal(error, as_json, with_traceback)
+        return _tell_internal(error, as_json)
 
 
 def _never_fail_to_encode() -> None:
@@ -124,10 +123,12 @@ def _never_fail_to_encode() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _without_traceback(arguments: Sequence[str]) -> tuple[list[str], bool]:
+def _without_traceback(arguments: list[str]) -> list[str]:
+    """The option, wherever it stands, is the same as the environment variable."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    asked = "--traceback" in arguments[:end] or bool(os.environ.get("POLICYENGINE_TRACEBACK"))
-    return [word for i, word in enumerate(arguments) if i >= end or word != "--traceback"], asked
+    if "--traceback" in arguments[:end]:
+        os.environ[TRACEBACK] = "1"
+    return [word for i, word in enumerate(arguments) if i >= end or word != "--traceback"]
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -144,9 +145,7 @@ def _tell_usage(error: Exception, as_json: bool) -> int:
     return USAGE
 
 
-def _tell_internal(error: Exception, as_json: bool, with_traceback: bool) -> int:
-    if with_traceback:
-        traceback.print_exception(error)
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _tell_internal(error: Exception, as_json: bool) -> int:
+    show_traceback(error)
     hint = "this is a mistake in policyengine: please report it, with what `--traceback` shows"
-    return tell(CommandError("internal", f"internal error: {what}", hint), as_json=as_json)
+    return tell(CommandError("internal", f"internal error: {in_short(error)}", hint), as_json=as_json)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyengine.cli.failures import CommandError
+from policyengine.cli.failures import CommandError, in_short, show_traceback, tell
 from policyengine.cli.loaded import load_engine, told_of
 from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
 from policyengine.cli.questions import Question, read_questions
@@ -46,13 +48,38 @@ def decide(
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
     engine = load_engine(paths, entities)
-    answers = _answers(engine, read_questions(request))
-    codes = _show_json(answers) if format is Format.JSON else _show_text(answers)
-    return strongest(codes)
+    _log_in_short()
+    questions = read_questions(request)
+    if format is Format.JSON:
+        return strongest(_show_json(_answers(engine, questions)))
+    return strongest(_show_text(_answers(engine, _alone_in_full(questions))))
 
 
 def strongest(codes: Iterable[int]) -> int:
     return min(codes, key=STRONGEST_FIRST.index)
+
+
+def _log_in_short() -> None:
+    """A decision that failed inside is a deny; what the engine logs about it is one line here, not a traceback."""
+    import logging
+
+    class InShort(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = sys.exception() or RuntimeError()
+            show_traceback(error)
+            Screen(sys.stderr).text(f"error: {record.getMessage()}: {in_short(error)}")
+
+    logger = logging.getLogger("policyengine")
+    logger.handlers, logger.propagate = [InShort()], False
+
+
+def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:
+    """A person who pipes one request in sees its whole answer, though it came on one line."""
+    first, second = next(questions), next(questions, None)
+    yield first if second is not None else replace(first, line=None)
+    if second is not None:
+        yield second
+        yield from questions
 
 
 def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Question, Decision | CommandError]]:
@@ -69,22 +96,21 @@ def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Qu
         yield question, answer
 
 
-def _code(answer: Decision | CommandError) -> int:
-    return answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome]
-
-
 def _show_json(answers: Iterable[tuple[Question, Decision | CommandError]]) -> set[int]:
     codes = set()
     for question, answer in answers:
-        print_json(answer.to_dict(), indent=2 if question.line is None else None)
-        codes.add(_code(answer))
+        if isinstance(answer, CommandError):
+            codes.add(tell(answer, as_json=True))
+        else:
+            print_json(answer.to_dict(), indent=2 if question.line is None else None)
+            codes.add(EXIT_CODES[answer.outcome])
     return codes
 
 
 def _show_text(answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
     codes, screen = set(), Screen()
     for question, answer in answers:
-        codes.add(_code(answer))
+        codes.add(answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome])
         if question.line is None and not isinstance(answer, CommandError):
             show_decision(screen, answer)
         else:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from policyengine.cli.terminal import Screen, ascii_only, printable
+
+TRACEBACK = "POLICYENGINE_TRACEBACK"
 
 
 @dataclass(eq=False)
@@ -37,6 +41,16 @@ def tell(error: CommandError, *, as_json: bool) -> int:
     if error.hint:
         screen.line(("hint: ", "cyan"), printable(error.hint))
     return error.code
+
+
+def in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def show_traceback(error: BaseException) -> None:
+    """Where in the program it came from, for those who asked."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
 
 
 def file_error(path: object, error: OSError) -> CommandError:

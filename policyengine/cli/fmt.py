@@ -89,40 +89,39 @@ def called(path: Path) -> str:
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """The named files, and all policies in the named folders; not what they import: that is somebody else's."""
+    from policyengine.loading import policies_in
+
     for path in paths:
-        if not path.is_dir():
-            yield path
-        elif found := sorted(_policies(path)):
-            yield from found
-        else:
+        found = list(policies_in(path, _unlisted)) if path.is_dir() else [path]
+        if not found:
             raise no_policies([path])
+        yield from found
 
 
-def _policies(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*.policy"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _unlisted(error: OSError) -> None:
+    raise file_error(error.filename, error) from None
 
 
 def _formatted(path: Path) -> Formatted:
-    from policyengine.diagnostics import PolicyError
-    from policyengine.source import Source
+    from policyengine.diagnostics import Diagnostic, PolicyError
     from policyengine.syntax.format import format_module
+    from policyengine.syntax.text import read_source
 
-    text = _text(path)
+    data = _bytes(path)
+    source = read_source(called(path), data)
     try:
-        return Formatted(path, text, format_module(Source(called(path), text)))
+        if isinstance(source, Diagnostic):
+            raise PolicyError([source])
+        return Formatted(path, source.text, format_module(source))
     except PolicyError as error:
-        return Formatted(path, text, None, error.diagnostics)
+        return Formatted(path, data.decode(errors="replace"), None, error.diagnostics)
 
 
-def _text(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
     try:
-        return (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
+        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except OSError as error:
         raise file_error(path, error) from None
-    except UnicodeDecodeError:
-        raise CommandError("file", f"`{called(path)}`: not valid UTF-8", facts=(("file", called(path)),)) from None
 
 
 def _write(result: Formatted) -> None:

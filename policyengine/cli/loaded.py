@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policyengine.cli.check import no_policies
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.questions import Question, called
 from policyengine.cli.terminal import busy
@@ -22,7 +23,7 @@ def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
 
     try:
         with busy("reading the policies"):
-            return Engine.load(*paths, entities=entities)
+            engine = Engine.load(*paths, entities=entities)
     except PolicyError as error:
         raise policy_error(error) from None
     except EntitiesError as error:
@@ -32,6 +33,9 @@ def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
         ) from None
     except OSError as error:
         raise file_error(error.filename or paths[0], error) from None
+    if not engine.packages:
+        raise no_policies(paths)
+    return engine
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def told_of(question: Question) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        place = called(question.file) if question.line is None else f"{called(question.file)}:{question.line}"
+        place = called(question.file, question.line)
         facts = (("file", question.file), ("line", question.line), ("member", error.member or None))
         raise CommandError("request", f"{place}{_at(error.member)}: {error.message}", error.hint, facts) from None
 

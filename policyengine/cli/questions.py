@@ -90,5 +90,7 @@ def _documents(data: bytes) -> int:
         return 0
 
 
-def called(name: str) -> str:
-    return "stdin" if name == STDIN else f"`{name}`"
+def called(name: str, line: int | None = None) -> str:
+    """What messages call a place in a file of requests."""
+    at = "" if line is None else f":{line}"
+    return f"stdin{at}" if name == STDIN else f"`{name}{at}`"

@@ -30,6 +30,7 @@ class Screen:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
+        self._console: Any = None
         self.styled = is_terminal(self.stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, *parts: Part) -> None:
@@ -42,8 +43,8 @@ class Screen:
         from rich.console import Console
         from rich.text import Text
 
-        console = Console(file=self.stream, highlight=False, soft_wrap=True)
-        console.print(Text.assemble(*parts), soft_wrap=True)
+        self._console = self._console or Console(file=self.stream, highlight=False)
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
 
     def text(self, text: str) -> None:
         for line in text.split("\n"):

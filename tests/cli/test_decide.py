@@ -51,7 +51,7 @@ def test_an_explanation_as_json_holds_the_decision_and_the_walk(run, policy):
 
 def test_a_refusal_names_the_rule_and_its_place(run, policy):
     out = run("decide", "small.policy", "--request", "-", stdin=ask("/closed")).out
-    assert out.startswith('deny by "closed"\n')
+    assert out.startswith('deny by guard "closed"\n')
     assert "small.policy:4" in out
 
 
@@ -89,7 +89,7 @@ def test_requests_on_lines_are_answered_in_their_order(run, policy, tmp_path):
 
 def test_requests_on_lines_are_answered_on_lines_for_people_too(run, policy):
     ended = run("decide", policy, "-r", "-", stdin=ask("/health") + b"\n\n" + ask("/closed"))
-    assert ended.out == '1: allow\n3: deny by "closed"\n'
+    assert ended.out == '1: allow\n3: deny by guard "closed"\n'
 
 
 def test_a_broken_line_spoils_only_its_own_answer(run, policy):
@@ -116,19 +116,19 @@ def test_one_request_on_one_line_of_stdin_is_told_in_full(run, policy):
 BROKEN_REQUESTS = [
     (b"", "no request in `request.json`", None),
     (b" \n ", "no request in `request.json`", None),
-    (b"{", "request.json: not valid JSON at line 1", None),
-    (b"[]", "request.json: a request is an object", None),
-    (b"\xff\xfe", "request.json: not valid UTF-8", None),
-    (b"\x00\x01\x02", "request.json: not valid JSON", None),
+    (b"{", "`request.json`: not valid JSON at line 1", None),
+    (b"[]", "`request.json`: a request is an object", None),
+    (b"\xff\xfe", "`request.json`: not valid UTF-8", None),
+    (b"\x00\x01\x02", "`request.json`: not valid JSON", None),
     (b"{}\n{}", "more than one document in `request.json`", None),
-    (b'{"request": {"method": "GET", "path": "/"}, "usr": {}}', "request.json at `usr`", "usr"),
+    (b'{"request": {"method": "GET", "path": "/"}, "usr": {}}', "`request.json` at `usr`", "usr"),
     (
         b'{"request": {"method": "GET", "path": "/"}, "user": {"roles": []}}',
-        "request.json at `user.roles`",
+        "`request.json` at `user.roles`",
         "user.roles",
     ),
-    (b'{"request": {"method": "GET", "path": "/"}, "agent": 5}', "request.json at `agent`", "agent"),
-    (b"{}", "request.json", None),
+    (b'{"request": {"method": "GET", "path": "/"}, "agent": 5}', "`request.json` at `agent`", "agent"),
+    (b"{}", "`request.json`", None),
 ]
 
 
@@ -187,6 +187,13 @@ def test_missing_entities_are_an_error(run, policy):
     assert ended.code == 1
     assert "nowhere.json" in ended.err
     assert "internal" not in ended.err
+
+
+def test_a_folder_without_policies_decides_nothing(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ended = run("decide", "empty", "--request", "-", stdin=ask("/health"))
+    assert ended.code == 1
+    assert ended.err.startswith("error: no policies in `empty`\n")
 
 
 def test_a_missing_policy_is_an_error(run):
