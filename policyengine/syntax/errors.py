@@ -17,6 +17,25 @@ FOUND = re.compile(
 CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS ANY CONNECT TRACE".split())
+GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\b")
+# What other languages say, and what to say here where it fits.
+FOREIGN = {
+    "allow": "may",
+    "assert": "require",
+    "can": "may",
+    "const": "let",
+    "def": "define",
+    "extends": "in",
+    "forbid": "deny",
+    "if": "when",
+    "permit": "may",
+    "policy": "guard",
+    "reject": "deny",
+    "rule": "guard",
+    "type": "entity",
+    "var": "let",
+}
+MEMBERSHIP = re.compile(r"\b(?:in|below)\s+\Z")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 QUOTES = {
     "'": "straight double",
@@ -222,6 +241,13 @@ def number(s: Situation) -> Diagnostic | None:
         return s.report(
             "E119", message, "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
         )
+    if s.found == "," and "," not in s.accepted and s.stop.previous is not None:
+        grouped = GROUPED.match(s.source.text, s.stop.previous.start_pos or 0)
+        if grouped is not None and grouped.end() > s.at:
+            span = Span(s.source, *grouped.span())
+            return Diagnostic(
+                "E119", "digits are not grouped by commas", span, f"write `{span.text.replace(',', '_')}`"
+            )
     if s.found == "." and s.source.text[s.at + 1 : s.at + 2].isdigit() and "NUMBER" in s.accepted:
         return s.report("E119", "a number begins with a digit", "write `0.5`, not `.5`")
     return None
@@ -292,7 +318,8 @@ def _words(s: Situation) -> list[str]:
 def misspelled(s: Situation) -> Diagnostic | None:
     if not s.is_word or s.found in s.accepted:
         return None
-    meant = suggest(s.found, [w for w in _words(s) if w != s.found])
+    foreign = FOREIGN.get(s.found)
+    meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
     if meant is None:
         return None
     return s.report("E115", f"unknown word `{s.found}`", f"did you mean `{meant}`?")
@@ -331,8 +358,17 @@ def _choices(s: Situation) -> list[str]:
 
 def unexpected(s: Situation) -> Diagnostic | None:
     got = f"`{_cut(s.found)}`" if s.found else "the end of the file"
+    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", _hint(s))
+
+
+def _hint(s: Situation) -> str | None:
+    if "present" in s.accepted and s.previous == "is":
+        return "`is` asks only whether something is there; compare with `==` or `!=`"
+    before = s.source.text[s.stop.declaration : s.stop.previous.start_pos] if s.stop.previous is not None else ""
+    if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
+        return f'an entity is written `{s.previous} "{s.found}"`'
     shape = example(s.accepted)
-    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", f"for example {shape}" if shape else None)
+    return f"for example {shape}" if shape else None
 
 
 def _cut(text: str) -> str:

@@ -65,6 +65,8 @@ def continues_expression(accepted: frozenset[str]) -> bool:
 def alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
     """What is accepted, in groups that a reader knows, at most four of them; `order` is that of the grammar."""
     rest, groups = set(accepted - UNSAID), []
+    if "PATH" in rest:
+        rest.discard("|")  # a second method: right, and seldom what is missing
     if continues_expression(accepted):
         rest -= OPERATORS | {"[", "(", "STRING"}
         if not rest:
@@ -98,5 +100,5 @@ def spoken(choices: list[str]) -> str:
 
 def example(accepted: frozenset[str]) -> str | None:
     """How the one thing that fits looks like, when just one kind of thing does."""
-    kinds = [name for name in EXAMPLES if name in accepted]
-    return EXAMPLES[kinds[0]] if len(kinds) == 1 == len(accepted - UNSAID) else None
+    kinds = accepted - UNSAID - ({"|"} if "PATH" in accepted else set())
+    return EXAMPLES.get(min(kinds)) if len(kinds) == 1 else None

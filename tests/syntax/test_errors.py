@@ -357,8 +357,8 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         'guard "x" on POST { deny }',
         "E101",
-        "expected a path or `|`, got `{`",
-        None,
+        "expected a path, got `{`",
+        "for example `/v1/invoices/{id}`",
         "{",
     ),
     (
@@ -455,8 +455,8 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         "anyone { may GET }",
         "E101",
-        "expected a path or `|`, got `}`",
-        None,
+        "expected a path, got `}`",
+        "for example `/v1/invoices/{id}`",
         "}",
     ),
     (
@@ -556,6 +556,69 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "`\\u` stands for no character",
         "write `\\\\u` for a backslash itself",
         "\\u",
+    ),
+    (
+        'guard "x" { deny if a }',
+        "E115",
+        "unknown word `if`",
+        "did you mean `when`?",
+        "if",
+    ),
+    (
+        'agent "x" { issued by acme   acts alone   can a }',
+        "E115",
+        "unknown word `can`",
+        "did you mean `may`?",
+        "can",
+    ),
+    (
+        "entity invoice extends folder",
+        "E115",
+        "unknown word `extends`",
+        "did you mean `in`?",
+        "extends",
+    ),
+    (
+        'define x = user.role is "admin"',
+        "E101",
+        'expected `present` or `absent`, got `"admin"`',
+        "`is` asks only whether something is there; compare with `==` or `!=`",
+        '"admin"',
+    ),
+    (
+        "define x = user in team legal",
+        "E101",
+        "expected an operator or a declaration (`agent`, `guard`, `scope`, …), got `legal`",
+        'an entity is written `team "legal"`',
+        "legal",
+    ),
+    (
+        'guard "x" { deny when body.amount > 1,000 }',
+        "E119",
+        "digits are not grouped by commas",
+        "write `1_000`",
+        "1,000",
+    ),
+    (
+        "anyone { may GET /a, /b }",
+        "E113",
+        "a path needs its method here",
+        "write the method: `GET /b`; only after `on` may it be left out",
+        "/b",
+    ),
+    (
+        "issuer acme { claims { tenant: user.tenant } }",
+        "E101",
+        "expected `->`, got `:`",
+        None,
+        ":",
+    ),
+    (
+        'rule "x" { deny }',
+        "E115",
+        "unknown word `rule`",
+        "did you mean `guard`?",
+        "rule",
     ),
 ]
 # fmt: on
