@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
+from policyengine import syntax
 from policyengine.codes import CODES, Code
 from policyengine.codes.syntax import CODES as SYNTAX
 from policyengine.diagnostics import Diagnostic
@@ -54,3 +56,9 @@ def test_a_code_is_explained_in_sentences(code: Code) -> None:
 def test_every_code_has_one_place() -> None:
     assert len(CODES) >= len(SYNTAX)
     assert set(CODES) >= {code.code for code in SYNTAX}
+
+
+def test_syntax_reports_no_code_that_is_not_documented() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in Path(syntax.__file__).parent.glob("*.py")]
+    reported = {code for text in texts for code in re.findall(r'"([EW]\d{3})"', text)}
+    assert reported == {code.code for code in SYNTAX}
