@@ -2,4 +2,56 @@
 
 from policyengine.codes.code import Code
 
-CODES: tuple[Code, ...] = ()
+_WHY = (
+    "The language has it and the engine does not enforce it yet. A policy that only seems to limit something is worse "
+    "than one that does not, so it is refused."
+)
+_GOOD = "anyone { may GET /a }\n"
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E901",
+        "history is not enforced yet",
+        _WHY,
+        _GOOD + 'guard "g" on GET /a { require after (POST /b) within 1h }\n',
+        _GOOD,
+    ),
+    Code(
+        "E902",
+        "a fact that is not known yet",
+        _WHY,
+        _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
+        _GOOD,
+    ),
+    Code("E903", "rates are not enforced yet", _WHY, _GOOD + 'rate "r" per agent.id { 100/1m }\n', _GOOD),
+    Code(
+        "E904",
+        "budgets are not enforced yet",
+        _WHY,
+        _GOOD + 'budget "b" per user.id { count <= 5 within 1h }\n',
+        _GOOD,
+    ),
+    Code(
+        "E905",
+        "profiles are not enforced yet",
+        _WHY,
+        _GOOD + 'profile "p" for agent "x" { expect GET /a -> GET /b }\n',
+        _GOOD,
+    ),
+    Code(
+        "E906",
+        "invariants are not proved yet",
+        _WHY,
+        _GOOD + 'invariant "i" { never allow GET /b }\n',
+        _GOOD,
+    ),
+    Code("E907", "maps are not used yet", _WHY, _GOOD + 'map authzen { subject "user" => user }\n', _GOOD),
+    Code("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
+    Code(
+        "E910",
+        "a rate or budget that makes no sense",
+        "A rate says how many in how long, neither of them zero. `floor` and `clamp` go below it, `raise` above it.",
+        "",
+        "",
+    ),
+)

@@ -142,14 +142,10 @@ def about(written: ast.Expr, roots: frozenset[str], whom: str, package: str, dra
     found = draft.condition(written, package, NO_PLACE)
     for fact, span in facts_read(found) if found else ():
         if fact.path[0] not in roots:
-            hint = f"it may read {listed(roots)}; ask for the rest in `may … when`"
+            hint = "only who asks is known here: ask for the rest in `may … when`"
             draft.report("E414", f"this is about the {whom}, and `{fact.path[0]}` is not", span, hint)
             return None
     return found
-
-
-def listed(roots: Iterable[str]) -> str:
-    return ", ".join(f"`{root}`" for root in sorted(roots))
 
 
 def check_required_words(declared: ast.AgentDecl, draft: Draft) -> None:
@@ -255,7 +251,7 @@ def valid(item: ast.Valid, draft: Draft) -> k.Valid:
     start = draft.moment(item.start) if item.start else None
     end = draft.moment(item.end) if item.end else None
     if start is not None and end is not None and start >= end:
-        draft.report("E407", "this ends before it begins", item.span, "the day after `until` is the first one outside")
+        draft.report("E407", "this ends before it begins", item.span, "write the earlier date first")
     return k.Valid(start, end, span=item.span)
 
 

@@ -33,7 +33,8 @@ def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, openin
         case ast.Tool(pattern):
             why = tool_mistake(pattern)
             if why:
-                program.report("E319", f"no tool can be called `{pattern}`: {why}", endpoint.span)
+                hint = "tools are called `server/name`, or `name` alone"
+                program.report("E319", f"no tool is called so: {why}", endpoint.span, hint)
             return None if why else k.ToolPattern(pattern, span=endpoint.span)
         case ast.Action(verb, type_):
             found = program.find(package, "entity", type_)
@@ -80,13 +81,15 @@ def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool)
 def read_methods(endpoint: ast.Http, program: Program, opening: bool) -> tuple[str, ...] | None:
     """In a set order, HEAD as GET; None is every method, `()` a mistake."""
     for method in endpoint.methods:
+        at = endpoint.span.start + endpoint.span.text.find(method)
+        span = Span(endpoint.span.source, at, at + len(method))
         if isinstance(paths.method_of(method), paths.Malformed):
-            program.report("E309", f"`{method}` is no method that a request can have", endpoint.span)
+            program.report("E309", f"`{method}` is no method of any request", span, "a method has at most 16 letters")
             return ()
         if method not in HTTP_METHODS:
             meant = suggest(method, HTTP_METHODS)
             hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
-            program.report("W321", f"HTTP knows no method `{method}`", endpoint.span, hint)
+            program.report("W321", f"HTTP knows no method `{method}`", span, hint)
     if not endpoint.methods or ("ANY" in endpoint.methods and not opening):
         return None
     named = {"GET" if method == "HEAD" else method for method in endpoint.methods}

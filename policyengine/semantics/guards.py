@@ -194,7 +194,7 @@ def holds_persons(found: k.Expr, context: Context) -> bool:
         context.report("E505", message, found.span, "name a user, a group of users, or a set of them")
         return False
     if entities and entities.isdisjoint(holding(PERSON, context)):
-        message = f"no user is in {a(type_of(found))}"
+        message = f"users are never in {' or '.join(f'`{name}`' for name in sorted(entities))}"
         hint = f"declare what users are in: `entity user {{ … }} in {min(entities)}`"
         context.report("E505", message, found.span, hint)
         return False

@@ -1,0 +1,22 @@
+"""E15x: files, and the version of the language they are written in."""
+
+from policyengine.codes.code import Code
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E150",
+        "another version of the language",
+        "This engine reads version 1. A policy of another version could mean something else by the same words.",
+        "language 2\nanyone { may GET /health }\n",
+        "language 1\nanyone { may GET /health }\n",
+    ),
+    Code("E151", "no such file", "A file that was named, or that a link points to, is not there.", "", ""),
+    Code(
+        "E152",
+        "a file or folder that cannot be read",
+        "What cannot be read may hold a guard, so nothing is decided without it.",
+        "",
+        "",
+    ),
+    Code("E153", "a file that is too large", "A policy has four million characters at most.", "", ""),
+)
