@@ -144,11 +144,11 @@ class Builder:
     def fields(self, span: Span, *fields: ast.FieldDecl) -> tuple[ast.FieldDecl, ...]:
         return fields
 
-    def field(self, span: Span, name: Token, type_: ast.TypeExpr, *inherited: str) -> ast.FieldDecl:
+    def field(self, span: Span, name: Token, type_: ast.TypeExpr, *inherited: ast.Name) -> ast.FieldDecl:
         return ast.FieldDecl(self._name(name), type_, bool(inherited), span=span)
 
-    def inherited(self, span: Span, word: Token) -> Token:
-        return word
+    def inherited(self, span: Span, word: Token) -> ast.Name:
+        return ast.Name(str(word), span=span)  # no token: `field` is given only those that hold a value
 
     def named_type(self, span: Span, name: Token, *parts: Part) -> ast.NamedType:
         parameters = tuple(part for part in parts if isinstance(part, ast.NamedType | ast.RecordType))
