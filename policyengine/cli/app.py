@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli import check, decide, explain, explain_code, fmt, init, serve, test
+from policyengine.cli import INTERRUPTED, check, decide, explain, explain_code, fmt, init, serve, test
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, show_traceback, tell
 from policyengine.cli.terminal import Format
 
@@ -110,7 +110,9 @@ def run(arguments: list[str]) -> int:
         return tell(error, as_json=as_json)
     except UsageError as error:
         return _tell_usage(error, as_json)
-    except (OSError, typer.Abort):
+    except typer.Abort:
+        return INTERRUPTED
+    except OSError:
         raise  # files that commands read are dealt with there: what fails here is writing the answer
     except Exception as error:
         return _tell_internal(error, as_json)

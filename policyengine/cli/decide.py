@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -48,18 +49,19 @@ def decide(
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
     engine = load_engine(paths, entities)
-    _log_in_short()
     questions = read_questions(request)
-    if format is Format.JSON:
-        return strongest(_show_json(_answers(engine, questions)))
-    return strongest(_show_text(_answers(engine, _alone_in_full(questions))))
+    with _failures_in_short():
+        if format is Format.JSON:
+            return strongest(_show_json(_answers(engine, questions)))
+        return strongest(_show_text(_answers(engine, _alone_in_full(questions))))
 
 
 def strongest(codes: Iterable[int]) -> int:
     return min(codes, key=STRONGEST_FIRST.index)
 
 
-def _log_in_short() -> None:
+@contextmanager
+def _failures_in_short() -> Iterator[None]:
     """A decision that failed inside is a deny; what the engine logs about it is one line here, not a traceback."""
     import logging
 
@@ -69,8 +71,12 @@ def _log_in_short() -> None:
             show_traceback(error)
             Screen(sys.stderr).text(f"error: {record.getMessage()}: {in_short(error)}")
 
-    logger = logging.getLogger("policyengine")
-    logger.handlers, logger.propagate = [InShort()], False
+    logger, handler = logging.getLogger("policyengine"), InShort()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:

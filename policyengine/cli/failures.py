@@ -26,7 +26,8 @@ class CommandError(Exception):
     detail: str = ""  # lines for people that come before the message: the diagnostics of a policy
 
     def to_dict(self) -> dict[str, Any]:
-        return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint, **dict(self.facts)}}
+        known = {name: value for name, value in self.facts if value is not None}
+        return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint, **known}}
 
 
 def tell(error: CommandError, *, as_json: bool) -> int:

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -42,7 +43,8 @@ class Formatted:
         return self.after is not None and self.after != self.before
 
     def diff(self) -> list[str]:
-        before, after = self.before.splitlines(), (self.after or self.before).splitlines()
+        """Split at line feeds only, so that other line ends are seen to change."""
+        before, after = self.before.split("\n"), (self.after or self.before).split("\n")
         return list(unified_diff(before, after, self.name, self.name, lineterm=""))
 
 
@@ -130,13 +132,23 @@ def _write(result: Formatted) -> None:
         return
     target = result.path.resolve()
     try:
-        mode = target.stat().st_mode
-        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as new:
-            new.write(result.after.encode())
-        os.chmod(new.name, mode)
-        os.replace(new.name, target)
+        with _beside(target) as new:
+            new.write_bytes(result.after.encode())
+            new.chmod(target.stat().st_mode)
+            new.replace(target)
     except OSError as error:
         raise file_error(result.path, error) from None
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A new file in the same folder, gone in the end unless it was moved."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
@@ -149,9 +161,12 @@ def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
             screen.text(f"{'would reformat' if would else 'reformatted'} {result.name}")
     _show_mistakes(results)
     summary = Screen(sys.stderr) if diff else screen
-    left = len(results) - len(changed) - sum(1 for result in results if result.mistakes)
-    verb = "would change" if would else "changed"
-    summary.line(f"{several(len(changed), 'file')} {verb}, {several(left, 'file')} already canonical")
+    broken = sum(1 for result in results if result.mistakes)
+    left = len(results) - len(changed) - broken
+    says = [f"{several(len(changed), 'file')} {'would change' if would else 'changed'}"]
+    says += [f"{several(left, 'file')} already canonical"] if left else []
+    says += [f"{several(broken, 'file')} with mistakes left alone"] if broken else []
+    summary.line(", ".join(says))
 
 
 def _show_mistakes(results: Sequence[Formatted]) -> None:

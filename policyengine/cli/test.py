@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
+from policyengine.cli.check import check_files
+from policyengine.cli.failures import CommandError, policy_error
 from policyengine.cli.options import Policies, TextOrJson
-from policyengine.cli.terminal import Format
+from policyengine.cli.terminal import Format, Screen, busy, print_json
+
+FAILURES = 1
+NO_TESTS = 3
+BAD_POLICY = 4
 
 
-def run_tests(paths: Policies, format: TextOrJson = Format.TEXT) -> int:
-    """x"""
-    raise NotImplementedError
+def run_tests(
+    paths: Policies,
+    only: Annotated[
+        str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the tests that pass, too.")] = False,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Run the tests that policies carry.
+
+    A failure shows the request, what was expected, what was decided and how, and the line of the test.
+
+    \b
+    Exit codes:
+      0  all passed
+      1  a test failed
+      3  there are no tests
+      4  the policy has errors
+
+    \b
+    Example:
+      policyengine test payments/
+      policyengine test payments/ -k refund -v
+    """
+    from policyengine.testing import collect, run
+
+    checked, _ = check_files(paths)
+    if checked.kernel is None:
+        raise policy_error(checked, BAD_POLICY)
+    with busy("running the tests"):
+        report = run(collect(checked), checked.kernel, only)
+    if not report.results:
+        raise CommandError("tests", "no tests", "a policy shows what it decides in `test` blocks", code=NO_TESTS)
+    if format is Format.JSON:
+        print_json(report.to_dict())
+    else:
+        Screen().text(report.render(verbose=verbose))
+    return 0 if report.ok else FAILURES

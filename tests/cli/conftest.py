@@ -31,7 +31,7 @@ class Ended:
 def run(capsys, monkeypatch, tmp_path):
     """Runs the command in this process, in an empty folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POLICYENGINE_TRACEBACK", raising=False)
+    monkeypatch.setenv("POLICYENGINE_TRACEBACK", "")
 
     def run_command(*arguments: object, stdin: bytes = b"") -> Ended:
         monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin)))

@@ -208,3 +208,22 @@ def test_a_request_that_may_not_be_read_is_an_error(run, policy, tmp_path):
     (tmp_path / "request.json").write_bytes(ask("/health"))
     (tmp_path / "request.json").chmod(0)
     assert run("decide", policy, "--request", "request.json").err == "error: `request.json`: permission denied\n"
+
+
+@pytest.fixture
+def failing_engine(monkeypatch):
+    def fail(*_: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("policyengine.engine.decide", fail)
+
+
+def test_a_decision_that_fails_inside_is_a_deny_and_one_line_says_why(run, policy, failing_engine):
+    ended = run("decide", policy, "--request", "-", "--format", "json", stdin=ask("/health"))
+    assert (ended.code, ended.json["outcome"], ended.json["gate"]) == (10, "deny", "failure")
+    assert ended.err == "error: a decision failed and was denied: ValueError: a mistake of ours\n"
+
+
+def test_a_decision_that_fails_inside_shows_where_on_request(run, policy, failing_engine):
+    ended = run("decide", policy, "--request", "-", "--traceback", stdin=ask("/health"))
+    assert "Traceback (most recent call last)" in ended.err

@@ -70,6 +70,7 @@ def test_a_file_with_syntax_errors_is_left_alone_and_the_others_are_not(run, oth
     ended = run("fmt", ".")
     assert ended.code == 1
     assert "broken.policy:" in ended.err
+    assert ended.out.endswith("1 file changed, 1 file with mistakes left alone\n")
     assert (tmp_path / "broken.policy").read_text() == BROKEN
     assert other.read_text() == CANONICAL
 
@@ -95,6 +96,11 @@ def test_the_result_as_json_is_one_document(run, other, tmp_path):
 
 def test_formatted_stdin_as_json_holds_the_text(run):
     assert run("fmt", "-", "--format", "json", stdin=OTHER.encode()).json["files"][0]["text"] == CANONICAL
+
+
+def test_a_diff_shows_line_ends_that_would_change(run, other):
+    other.write_bytes(CANONICAL.replace("\n", "\r\n").encode())
+    assert "-anyone { may GET /health }\\r\n" in run("fmt", "--diff", "other.policy").out
 
 
 def test_the_mode_of_a_file_is_kept(run, other):
