@@ -310,7 +310,13 @@ CONFIRM: Free = {
             "binding": "…",
         }
     ],
-    "principal": {"agent": "invoice-bot", "issuer": "acme", "user": "alice", "chain": ["alice", "invoice-bot"]},
+    "principal": {
+        "agent": "invoice-bot",
+        "issuer": "acme",
+        "user": "alice",
+        "chain": ["alice", "invoice-bot"],
+        "cluster": "invoice-bot",
+    },
     "rates": [],
     "obligations": [],
     "unknown": [],
