@@ -21,9 +21,9 @@ define install
 @touch $(2)/.installed
 endef
 
-.PHONY: help install serve test test-deep test-313 check fmt
+.PHONY: help install serve test test-deep test-313 check fmt docs
 help:
-	@echo 'make serve | test | test-deep | test-313 | check | fmt'
+	@echo 'make serve | test | test-deep | test-313 | check | fmt | docs'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -58,6 +58,10 @@ fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/policyengine fmt $(EXAMPLES)
+
+# The parts of docs/ that come from the tables of facts, functions and diagnostics.
+docs: install
+	$(BIN)/python docs/generate.py
 
 ifneq ($(wildcard bench/__main__.py),)
 .PHONY: bench

@@ -1,0 +1,99 @@
+"""Write the parts of the documentation that come from tables: `python docs/generate.py`, or with `--check` only compare."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from policyengine import vocabulary
+from policyengine.codes import CODES
+from policyengine.codes.code import Code
+from policyengine.kinds import Type
+from policyengine.semantics.logic import DECIDED
+
+DOCS = Path(__file__).parent
+
+
+def cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def table(head: str, rows: list[str]) -> str:
+    rule = "|".join("---" for _ in head.strip("| ").split("|"))
+    return "\n".join([head, f"|{rule}|", *rows])
+
+
+def facts() -> str:
+    rows = []
+    for fact in vocabulary.FACTS:
+        doc = fact.doc + (f" (not yet: {fact.later})" if fact.later else "")
+        rows.append(f"| `{fact.name}` | `{fact.type}`{' ?' if fact.optional else ''} | {cell(doc)} |")
+    rows += [f'| `{".".join(path)}["…"]` | `string` ? | {cell(doc)} |' for path, doc in vocabulary.STRING_MAPS.items()]
+    rows += [f"| `{root}.*` | declared | {cell(doc)} |" for root, doc in vocabulary.OPEN_ROOTS.items()]
+    rows.append("| `user`, `agent`, `tool`, `resource` | a reference | the entity itself; `.id` and its attributes |")
+    return table("| fact | type (`?`: may be absent) | meaning |", rows)
+
+
+def signature(function: vocabulary.Function) -> str:
+    def word(type_: Type | str) -> str:
+        return str(type_)
+
+    given = ", ".join(f"{name}: {word(type_)}" for name, type_ in function.parameters)
+    return f"{function.name}({given}) → {word(function.result)}"
+
+
+def functions() -> str:
+    rows = [f"| `{cell(signature(f))}` | {cell(f.doc)} | `{cell(f.example)}` |" for f in vocabulary.FUNCTIONS]
+    return table("| function | meaning | example |", rows)
+
+
+def decided() -> str:
+    return table("| case | example |", [f"| {cell(name)} | `{cell(example)}` |" for name, example in DECIDED])
+
+
+def diagnostics() -> str:
+    head = (
+        "# Diagnostics\n\nEvery finding of the checker has a stable code. E is an error, W a warning; "
+        "`policyengine explain-code CODE` prints the same page. Generated from `policyengine/codes/`.\n"
+    )
+    return head + "".join(page(CODES[code]) for code in sorted(CODES))
+
+
+def page(code: Code) -> str:
+    return (
+        f"\n## {code.code}: {code.title}\n\n{code.explanation}\n\n"
+        f"<!-- error: {code.code} -->\n```policy\n{code.bad.strip()}\n```\n\nBetter:\n\n```policy\n{code.good.strip()}\n```\n"
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {"facts": facts, "functions": functions, "decided": decided}
+
+
+def filled(text: str) -> str:
+    """The text with each generated part written anew."""
+
+    def part(match: re.Match[str]) -> str:
+        return f"<!-- generated: {match[1]} -->\n{PARTS[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", part, text, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    language = DOCS / "language.md"
+    return {language: filled(language.read_text(encoding="utf-8")), DOCS / "diagnostics.md": diagnostics()}
+
+
+def main(check: bool) -> int:
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if check:
+            print(f"{path.name} is not what the tables say: run `make docs`")
+        else:
+            path.write_text(pages()[path], encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
