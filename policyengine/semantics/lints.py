@@ -7,8 +7,10 @@ from itertools import groupby
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
+from policyengine.semantics.logic import as_written
+from policyengine.semantics.symbols import package_of
 from policyengine.semantics.twins import laxer_twins
-from policyengine.semantics.unused import package_of, unused
+from policyengine.semantics.unused import unused
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
@@ -16,8 +18,9 @@ Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    in_order = as_written(kernel)
     for meaning in ON_THE_KERNEL:
-        yield from meaning(kernel)
+        yield from meaning(in_order)
     yield from unused(modules)
     yield from unrestricted_users(modules)
     yield from untold_chains(kernel, modules)

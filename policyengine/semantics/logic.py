@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import assert_never
+from dataclasses import replace
+from typing import TypeVar, assert_never
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
@@ -30,12 +31,29 @@ MOST_COMPARED = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
 WRITTEN_AS_DEMAND = re.compile(r"\b(require|unless)[\s(]*$")
 
+Written = TypeVar("Written", bound=k.Part)
 Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    written = as_written(kernel)
     for check in CHECKS:
-        yield from check(kernel)
+        yield from check(written)
+
+
+def as_written(kernel: k.Kernel) -> k.Kernel:
+    """The rules in the order of their texts: a kernel has an order of its own, and of two rules the later is told."""
+    return replace(
+        kernel,
+        agents=by_place(kernel.agents),
+        users=by_place(kernel.users),
+        anyones=by_place(kernel.anyones),
+        guards=by_place(kernel.guards),
+    )
+
+
+def by_place(parts: Iterable[Written]) -> tuple[Written, ...]:
+    return tuple(sorted(parts, key=lambda part: (part.span.source.name, part.span.start)))
 
 
 def blocks(kernel: k.Kernel) -> tuple[Block, ...]:
@@ -177,18 +195,18 @@ def words(expr: k.Expr) -> str:
 
 def parts_that_decide_nothing(expr: k.Expr, truths: frozenset[Truth], what: str = "condition") -> Iterator[Diagnostic]:
     """The outermost parts that are never true or never false; the whole, if a door's is never false."""
-    if True not in truths or False not in truths:
+    if isinstance(expr, k.Named):  # what is wrong with a definition is told where it is written, once
+        yield from parts_that_decide_nothing(expr.expression, truths, what)
+    elif True not in truths or False not in truths:
         message = f"this {what} is {always(truths)}"
         yield Diagnostic("W704", message, expr.span, contradiction(expr) if True not in truths else None)
-        return
-    for part in parts_of(expr):
-        yield from parts_that_decide_nothing(part, possible(part), "part of a condition")
+    else:
+        for part in parts_of(expr):
+            yield from parts_that_decide_nothing(part, possible(part), "part of a condition")
 
 
 def parts_of(expr: k.Expr) -> tuple[k.Expr, ...]:
     match expr:
-        case k.Named():
-            return (expr.expression,)
         case k.Not():
             return (expr.operand,)
         case k.And() | k.Or():

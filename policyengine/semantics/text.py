@@ -19,6 +19,7 @@ MOST_FINDINGS = 100  # of one kind in one file: more would help nobody
 
 # Not drawn, and no format characters by their category.
 FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Alphabets with letters that look like those of another one.
 LOOK_ALIKES = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
 # Latin letters in another dress: each looks like a letter of a plain word and is another character.
@@ -47,7 +48,11 @@ def unseen_characters(source: Source) -> Iterator[Diagnostic]:
     for start, end in runs(source.text):
         span = Span(source, start, end)
         hint = "remove it: what a reviewer sees must be what is read"
-        yield Diagnostic("E140", f"{described(span.text)} cannot be seen", span, hint)
+        if TURNS.search(span.text):
+            message = f"{described(TURNS.findall(span.text)[0])} turns the direction of writing"
+            yield Diagnostic("E144", message, span, hint)
+        else:
+            yield Diagnostic("E140", f"{described(span.text)} cannot be seen", span, hint)
 
 
 def runs(text: str) -> Iterator[tuple[int, int]]:

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from policyengine.diagnostics import Diagnostic
+from policyengine.semantics.symbols import BUILT_IN_ENTITIES, package_of
 from policyengine.syntax import nodes as ast
 
-MAIN = "main"
 Key = tuple[str, str]  # package and name
 
-# The engine itself speaks of these.
-ALWAYS_USED = frozenset({"user", "agent", "tool"})
 NAME_IN_BRACES = re.compile(r"\{(?:[a-z_]\w*:[ \t]*)?([a-z_][\w.]*)")
 
 VOCABULARY: Mapping[type[ast.Node], str] = {
@@ -41,30 +39,24 @@ def unused_declaration(
     declaration: ast.Declaration | ast.Export, module: ast.Module, everywhere: Counter[Key], facts: Counter[Key]
 ) -> Iterator[Diagnostic]:
     """A declaration that only itself speaks of is unused."""
-    own = mentions(declaration, module)
 
     def uses(name: ast.Name) -> int:
         key = package_of(module), name.text
-        return everywhere[key] - (key in own)
+        return everywhere[key] - (key in mentions(declaration, module))
 
     match declaration:
         case ast.ScopeDecl(name) if uses(name) == facts[package_of(module), name.text]:
             hint = f"grant it with `may {name.text}`, or remove it"
             yield Diagnostic("W351", f"scope `{name.text}` is granted by no block", name.span, hint)
         case ast.FixtureDecl(name) if uses(name) == 0:
-            yield Diagnostic(
-                "W650", f"fixture `{name.text}` is never used", name.span, "use it in a test, or remove it"
-            )
+            hint = "use it in a test, or remove it"
+            yield Diagnostic("W650", f"fixture `{name.text}` is never used", name.span, hint)
         case ast.EnumDecl(name) | ast.EntityDecl(name) | ast.LetDecl(name) | ast.DefineDecl(name) if uses(name) == 0:
             word = VOCABULARY[type(declaration)]
-            if not (word == "entity" and name.text in ALWAYS_USED):
+            if not (word == "entity" and name.text in BUILT_IN_ENTITIES):
                 yield Diagnostic("W260", f"{word} `{name.text}` is never used", name.span, "remove it")
         case _:
             pass
-
-
-def package_of(module: ast.Module) -> str:
-    return module.package.text if module.package else MAIN
 
 
 def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module) -> set[Key]:
@@ -90,10 +82,11 @@ def prefixes(name: str) -> Iterator[str]:
 
 
 def spoken(declaration: ast.Node) -> Iterator[str]:
-    silent = {id(name) for node in ast.walk(declaration) for name in introduced(node)}
+    silent = set[int]()
     for node in ast.walk(declaration):
         if id(node) in silent:
             continue
+        silent.update(id(name) for name in introduced(node))
         match node:
             case ast.Name(text) | ast.WordValue(text):
                 yield text
