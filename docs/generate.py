@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that come from tables: `python docs/generate.py`, or with `--check` only compare."""
+"""Write the parts of the documentation that come from tables; with `--check` only compare."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ def diagnostics() -> str:
 
 
 def page(code: Code) -> str:
-    return (
-        f"\n## {code.code}: {code.title}\n\n{code.explanation}\n\n"
-        f"<!-- error: {code.code} -->\n```policy\n{code.bad.strip()}\n```\n\nBetter:\n\n```policy\n{code.good.strip()}\n```\n"
-    )
+    told = f"\n## {code.code}: {code.title}\n\n{code.explanation}\n"
+    if not code.bad:
+        return told  # an example would fill pages
+    bad, good = (f"```policy\n{text.strip()}\n```\n" for text in (code.bad, code.good))
+    return f"{told}\n<!-- error: {code.code} -->\n{bad}\nBetter:\n\n{good}"
 
 
 PARTS: dict[str, Callable[[], str]] = {"facts": facts, "functions": functions, "decided": decided}
