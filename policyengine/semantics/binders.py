@@ -113,9 +113,7 @@ def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context)
     return lower_value(binding.value, context, type_of(target)) if target is not None else None
 
 
-def reads_only_the_request(
-    value: k.Expr, binding: ast.Binding, bound: set[tuple[str, ...]], context: Context
-) -> bool:
+def reads_only_the_request(value: k.Expr, binding: ast.Binding, bound: set[tuple[str, ...]], context: Context) -> bool:
     for node in k.walk(value):
         if isinstance(node, k.Attribute) or (isinstance(node, k.Fact) and node.path[0] not in READABLE):
             message = f"`{node.span.text}` is more than the request says"

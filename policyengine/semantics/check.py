@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policyengine.diagnostics import Diagnostic, in_order
-from policyengine.semantics import binders, lints, logic, text
+from policyengine.semantics import binders, examples, lints, logic, text
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
@@ -22,19 +22,20 @@ from policyengine.syntax.parse import parse
 LANGUAGE = "1"
 ALLOWED = re.compile(r"#\s*lint:\s*allow\s+(?P<codes>W\d{3}(?:\s*,\s*W\d{3})*)\s+\"[^\"]+\"\s*$")
 # What a declaration that could not be read may have said: told only once the syntax is right.
-NEEDS_ALL = frozenset(
-    "E201 E202 E203 E204 E205 E206 E207 E208 E209 E212 E404 E412 E504 W209 W421 W521".split()
-)
+NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E212 E404 E412 E504 W209".split())
+# Doors with an error are not in the kernel: only without any is it known what they open.
+NEEDS_DOORS = frozenset({"W421", "W521"})
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check came to. `kernel` is None exactly when a diagnostic is an error."""
+    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` are those of all tests."""
 
     kernel: k.Kernel | None
     diagnostics: tuple[Diagnostic, ...]
     program: Program
     schema: Schema
+    cases: tuple[examples.Case, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -53,8 +54,9 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
     draft = Draft(program, schema, places)
     check_languages(modules, report)
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
+    cases = () if syntax else examples.lower(program, schema)
     report_unused_imports(program)
-    return concluded(kernel, modules, program, schema, syntax)
+    return replace(concluded(kernel, modules, program, schema, syntax), cases=cases)
 
 
 def concluded(
@@ -63,7 +65,9 @@ def concluded(
     """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
     found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
     found += [*syntax, *(finding for module in modules for finding in text.findings(module))]
-    if not has_error(found):
+    if has_error(found):
+        found = [finding for finding in found if finding.code not in NEEDS_DOORS]
+    else:
         found += [*logic.findings(kernel), *lints.findings(kernel, modules)]
     kept = in_order(without_allowed(found, modules))
     return Checked(None if has_error(kept) else kernel, kept, program, schema)

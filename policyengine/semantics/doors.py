@@ -10,6 +10,7 @@ from policyengine.kinds import Scalar
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import PatternIndex
 from policyengine.semantics.draft import NO_PLACE, Draft, facts_read, first_of, head_of, words
+from policyengine.semantics.schema import EVERYWHERE
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import CREDENTIAL_KIND
@@ -74,7 +75,8 @@ def condition_of_may(written: ast.Expr | None, place: k.Place, package: str, dra
     for node in ast.walk(written):
         if isinstance(node, ast.Reference):
             refuse_key(node.name.partition(".")[0], node.span, draft)
-    found = draft.condition(written, package, draft.places.here(place))
+    here = draft.places.here(place) if place.patterns else EVERYWHERE  # no pattern: all of them were reported
+    found = draft.condition(written, package, here)
     for fact, span in facts_read(found) if found else ():
         refuse_key(fact.path[0], span, draft)
     return found
@@ -94,9 +96,7 @@ def agent_blocks(draft: Draft, issuers: Mapping[str, k.Issuer]) -> tuple[k.Agent
     return tuple(agent_block(declared, package, draft, issuers) for package, declared in draft.declared(ast.AgentDecl))
 
 
-def agent_block(
-    declared: ast.AgentDecl, package: str, draft: Draft, issuers: Mapping[str, k.Issuer]
-) -> k.AgentBlock:
+def agent_block(declared: ast.AgentDecl, package: str, draft: Draft, issuers: Mapping[str, k.Issuer]) -> k.AgentBlock:
     check_required_words(declared, draft)
     found = tuple(requirements(declared.items, package, draft))
     opened = grants(declared.items, package, draft)

@@ -152,4 +152,3 @@ def check_map(mapped: ast.MapDecl, package: str, draft: Draft) -> None:
     for item in mapped.items:
         if isinstance(item, ast.MapEntity):
             draft.program.find(package, "entity", item.entity)
-

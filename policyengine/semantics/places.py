@@ -96,7 +96,7 @@ class Places:
         return self._scopes[key]
 
     def patterns(self, targets: Iterable[ast.Target], package: str, opening: bool = False) -> list[k.Pattern] | None:
-        """All patterns that the targets stand for; None when one of them was reported."""
+        """All patterns that the targets stand for; None when one of them was reported, as empty scopes are too."""
         found: list[k.Pattern] = []
         sound = True
         for target in targets:
@@ -110,7 +110,7 @@ class Places:
             pattern = self.pattern(target, package, opening)
             return [pattern] if pattern else None
         scope = self.program.find(package, "scope", target)
-        return [pattern for _, pattern in self.of_scope(scope, opening)] if scope else None
+        return [pattern for _, pattern in self.of_scope(scope, opening)] or None if scope else None
 
     # ── Places: what the schema and the expressions ask for ───────────────────────────────────
 
@@ -154,9 +154,7 @@ class Places:
         for pattern in place.patterns if place.patterns is not None else (None,):
             yield from self.bindings.overlapping(pattern)
 
-    def _check_excepts(
-        self, place: ast.Place, inside: list[k.Pattern], outside: list[k.Pattern], package: str
-    ) -> None:
+    def _check_excepts(self, place: ast.Place, inside: list[k.Pattern], outside: list[k.Pattern], package: str) -> None:
         report = self.program.report
         for target in place.excepts:
             some = self.target(target, package) or ()
