@@ -51,7 +51,7 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
     places.check_scopes()
     bound = binders.collect(program, places, schema)
     check_definitions(program, schema)
-    draft = Draft(program, schema, places)
+    draft = Draft.of(program, schema, places)
     check_languages(modules, report)
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
     cases = () if syntax else examples.lower(program, schema)

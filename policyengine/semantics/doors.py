@@ -291,15 +291,20 @@ def delegates(items: Sequence[ast.Node], package: str, draft: Draft) -> Iterator
 
 def check_delegates(blocks: Sequence[k.AgentBlock], draft: Draft) -> None:
     """What an agent hands on it must itself be let do: by its block, or by another one that may be about it."""
+    if not any(block.delegates for block in blocks):
+        return
     by_name: dict[str, list[k.AgentBlock]] = {}
-    open_blocks: list[k.AgentBlock] = []
     for block in blocks:
-        (by_name.setdefault(block.who.name, []) if isinstance(block.who, k.Called) else open_blocks).append(block)
-    for block in (block for block in blocks if block.delegates):
-        own = by_name[block.who.name] if isinstance(block.who, k.Called) else list(blocks)
-        opened = index_of([*own, *open_blocks])
+        if isinstance(block.who, k.Called):
+            by_name.setdefault(block.who.name, []).append(block)
+    opened_by_all = index_of(blocks)
+    opened_to_several = index_of(block for block in blocks if not isinstance(block.who, k.Called))
+    for block in blocks:
+        own = [opened_by_all]
+        if isinstance(block.who, k.Called):
+            own = [opened_to_several, index_of(by_name[block.who.name] if block.delegates else ())]
         for delegate in block.delegates:
-            if delegate.patterns and not any(any(opened.overlapping(pattern)) for pattern in delegate.patterns):
+            if delegate.patterns and not any(any(index.overlapping(p)) for index in own for p in delegate.patterns):
                 message = f"{block.label} hands on what it may not do itself"
                 hint = f"add `may {', '.join(delegate.scopes)}` to the block: authority only narrows along a chain"
                 draft.report("W421", message, delegate.span, hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -29,6 +29,15 @@ class Draft:
     program: Program
     schema: Schema
     places: Places
+    by_kind: Mapping[type[ast.Node], list[tuple[str, ast.Declaration]]]
+
+    @classmethod
+    def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
+        by_kind: dict[type[ast.Node], list[tuple[str, ast.Declaration]]] = {}
+        for package in program.packages.values():
+            for declaration, _ in (pair for module in package.modules for pair in declarations(module)):
+                by_kind.setdefault(type(declaration), []).append((package.name, declaration))
+        return cls(program, schema, places, by_kind)
 
     @property
     def report(self) -> Reporter:
@@ -39,9 +48,7 @@ class Draft:
 
     def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
         """Every declaration of a kind, with its package."""
-        for package in self.program.packages.values():
-            for module in package.modules:
-                yield from ((package.name, d) for d, _ in declarations(module) if isinstance(d, kind))
+        yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
 
     def condition(self, written: ast.Expr, package: str, here: FactsHere) -> k.Expr | None:
         return lower_condition(written, self.context(package, here))

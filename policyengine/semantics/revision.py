@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from functools import cache
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from policyengine.semantics import kernel as k
@@ -17,25 +19,34 @@ SETS = frozenset(
 )
 
 
+Declared = TypeVar("Declared", bound=k.Part)
+# Whose package was asked for is told in decisions and changes none.
+LEFT_OUT = frozenset({"span", "package", "revision"})
+
+
 def ordered(kernel: k.Kernel) -> k.Kernel:
     """The kernel with its declarations in one set order and its revision: what order they came in is forgotten."""
     found = replace(
         kernel,
         packages=tuple(sorted(kernel.packages)),
-        binders=tuple(sorted(kernel.binders, key=canonical)),
-        agents=tuple(sorted(kernel.agents, key=canonical)),
-        users=tuple(sorted(kernel.users, key=canonical)),
-        anyones=tuple(sorted(kernel.anyones, key=canonical)),
-        delegation=tuple(sorted(kernel.delegation, key=canonical)),
-        guards=tuple(sorted(kernel.guards, key=lambda guard: (guard.package, guard.name, canonical(guard)))),
+        binders=in_order(kernel.binders),
+        agents=in_order(kernel.agents),
+        users=in_order(kernel.users),
+        anyones=in_order(kernel.anyones),
+        delegation=in_order(kernel.delegation),
+        guards=tuple(sorted(in_order(kernel.guards), key=lambda guard: (guard.package, guard.name))),
     )
     return replace(found, revision=revision(found))
 
 
+def in_order(declared: tuple[Declared, ...]) -> tuple[Declared, ...]:
+    return tuple(sorted(declared, key=canonical))
+
+
 def revision(kernel: k.Kernel) -> str:
     """`sha256:` and 64 hexadecimal digits."""
-    text = canonical(replace(kernel, package="", revision=""))
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    whole = ",".join(members(kernel, LEFT_OUT))
+    return "sha256:" + hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def canonical(part: object) -> str:
@@ -61,10 +72,15 @@ def canonical(part: object) -> str:
             return f"{type(part).__name__}({part})"
 
 
-def members(part: object) -> Iterator[str]:
-    for field in fields(part):  # type: ignore[arg-type]  # only dataclasses come here
-        value = getattr(part, field.name)
-        if field.name in SETS and isinstance(value, tuple):
-            yield f"{field.name}=[{','.join(sorted(map(canonical, value)))}]"
-        elif field.name != "span":
-            yield f"{field.name}={canonical(value)}"
+def members(part: object, left_out: frozenset[str] = frozenset({"span"})) -> Iterator[str]:
+    for name in names(type(part)):
+        value = getattr(part, name)
+        if name in SETS and isinstance(value, tuple):
+            yield f"{name}=[{','.join(sorted(map(canonical, value)))}]"
+        elif name not in left_out:
+            yield f"{name}={canonical(value)}"
+
+
+@cache
+def names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
