@@ -26,7 +26,7 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
         case Ref(), Scalar.STRING:
             return f"compare the id: `{mine.span.text}.id`"
         case Ref(), Ref():
-            return f"{a(type_)} is never {a(wanted)}"
+            return "no entity is both: compare attributes of them that have one type"
         case Scalar.STRING, Enum() if isinstance(mine, k.Constant) and mine.value in wanted.values:
             return f"write `{mine.value}` without quotes"
         case Enum(), Scalar.STRING if isinstance(mine, k.Constant):
@@ -44,12 +44,12 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             return f"a moment is told by `time - {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{mine.span.text} within {other.span.text}`"
+        case ((Record() | List(Record())), _):
+            return "records are compared member by member"
         case ((Set() | List()), (Set() | List())):
             return "a set equals a set of the same things only"
         case ((Set() | List()), _):
             return f"write `{other.span.text} in {mine.span.text}`"
-        case Record(), _:
-            return "compare its members"
         case Scalar.BOOL, _:
             return f"{quote(mine.span)} is a condition by itself"
         case _:

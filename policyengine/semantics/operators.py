@@ -142,6 +142,8 @@ def element_in(operation: Operation, item: Type, element: Type, deep: bool) -> k
         hint = one_sided_hint(operation.left, item, operation.right, element)
         if item == Scalar.IP and element == Scalar.CIDR:
             hint = f"write `{operation.left.span.text} within {operation.right.span.text}`"
+        if isinstance(item, Enum) and element == Scalar.STRING and isinstance(operation.right, k.Constant):
+            hint = f"values of {item} are written without quotes"
         operation.refuse(
             "E222", message, hint or f"the elements of {quote(operation.right.span)} are {plural(element)}"
         )

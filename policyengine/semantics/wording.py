@@ -22,6 +22,8 @@ def a(type_: Type) -> str:
             return f"a value of {name}"
         case Ref():
             return f"a reference to {type_}"
+        case Set(Record()) | List(Record()):
+            return "a list of records"
         case Set() | List():
             return f"a {type_}"
         case Record():
