@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from policyengine.runtime.values import Missing, Unknown
+from policyengine.runtime.values import EXACT, Missing, Unknown
 
 LONGEST_SHOWN = 64
 
@@ -67,7 +67,7 @@ def canonical(value: object) -> object:
         case bool() | str() | None:
             return value
         case int() | Decimal():
-            return {"number": format(Decimal(value).normalize(), "f")}
+            return {"number": format(EXACT.normalize(Decimal(value)), "f")}
         case tuple() | list():
             return [canonical(item) for item in value]
         case Mapping():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -12,24 +13,27 @@ from policyengine.kinds import EntityRef
 from policyengine.runtime.request import Approval
 from policyengine.runtime.show import canonical
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.runtime.values import Unknown, coerce
+from policyengine.runtime.values import ABSENT, Unknown, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
-from policyengine.semantics.facts import STRINGS, Facts, hops_of, presenter_of
+from policyengine.semantics.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
 from policyengine.semantics.kleene import elements, lift
 from policyengine.semantics.meaning import contains, value
 from policyengine.vocabulary import FACTS
 
-VOLATILE = frozenset(fact.name for fact in FACTS if fact.volatile)
+VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
 
 
 def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
     """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
     binding = bound_to(guard, index, confirm, facts)
+    given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
+    ids = [approval.id for approval in given]
     fitting = [
         approval
-        for approval in sorted(facts.request.approvals, key=lambda approval: approval.id)
+        for approval in given
         if approval.binding == binding and approval.id not in snapshot.spent
+        if ids.count(approval.id) == 1  # one id is one grant of one person
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
@@ -43,13 +47,27 @@ def bound_to(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> st
     for node in (confirm.condition, *(part.expression for part in confirm.message or () if isinstance(part, k.Shown))):
         if node is not None:
             value(node, reading)
-    seen = {name: canonical(one) for name, one in sorted((reading.seen or {}).items()) if name not in VOLATILE}
+    seen = [[key, _canonical(one)] for key, one in sorted((reading.seen or {}).items()) if key not in VOLATILE]
     presenter, hops = presenter_of(facts), hops_of(facts)
     chain = [] if isinstance(hops, Unknown) else [[canonical(hop.issuer), canonical(hop.id)] for hop in hops]
     who = [canonical(presenter.issuer), canonical(presenter.id), canonical(facts.read(("user", "id"))), chain]
-    what = [type(facts.request.endpoint).__name__, str(facts.request.endpoint), canonical(facts.read(("resource",)))]
+    what = [type(facts.request.endpoint).__name__, str(facts.request.endpoint), canonical(facts.raw(("resource",)))]
     everything = [guard.package, guard.name, index, who, what, facts.kernel.revision, seen]
     return "sha256:" + hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(one: object) -> object:
+    in_any_order = isinstance(one, frozenset)
+    return {"set": sorted(json.dumps(canonical(item)) for item in one)} if in_any_order else canonical(one)  # type: ignore[attr-defined]
+
+
+def approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:
+    """`approval.*`, once it is known which approvals count: the last one granted speaks."""
+    granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
+    if not granted:
+        return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}
+    last = max(granted, key=lambda approval: (approval.granted_at, approval.id))
+    return {("approval", "granted"): True, ("approval", "by"): last.by, ("approval", "age"): now - last.granted_at}  # type: ignore[operator]
 
 
 def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
@@ -62,9 +80,11 @@ def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
     """The approver has the role, and is neither the user (unless `by user`) nor in the chain."""
     person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
+    chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []
+    involved = {agent.id for agent in chain}
     match confirm.approvers.of:
         case k.UserServed():
-            return approval.by == user
+            return approval.by == user and approval.by not in involved
         case k.RoleOf(role):
             roles = coerce(facts.entities.attribute(person, "roles"), STRINGS, "approver.roles")
             fits = lift(lambda known: contains(known, role, False, facts), roles)
@@ -73,5 +93,4 @@ def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
             fits = lift(lambda known: contains(elements(known), person, True, facts), among)
         case _:
             assert_never(confirm.approvers.of)
-    involved = {user, presenter_of(facts).id, *(hop.id for hop in (() if isinstance(hops, Unknown) else hops))}
-    return fits is True and approval.by not in involved
+    return fits is True and approval.by not in {user, *involved}

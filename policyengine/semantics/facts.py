@@ -9,13 +9,14 @@ from typing import TypeAlias
 
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
-from policyengine.runtime.endpoints import ToolEndpoint
-from policyengine.runtime.request import Request
+from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.request import Request, member_of, pending_path
 from policyengine.runtime.snapshot import Entities
-from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce, distinct
+from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce, distinct
 from policyengine.semantics import kernel as k
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
 from policyengine.semantics.walk import Agent
+from policyengine.vocabulary import ENTITY_ROOTS
 
 Path: TypeAlias = tuple[str, ...]
 STRINGS = kinds.Set(Scalar.STRING)
@@ -24,7 +25,10 @@ NOT_RECORDED = "its issuer does not record chains"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about one request. `bound` comes before what the request says; `seen` collects what is read."""
+    """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
+
+    `claims` are attributes that come before the directory: what the credential vouches for, and what is pending.
+    """
 
     kernel: k.Kernel
     request: Request
@@ -32,46 +36,63 @@ class Facts:
     now: datetime
     bound: Mapping[Path, object]
     claims: Mapping[tuple[EntityRef, str], object]
-    seen: dict[str, Value] | None = None
+    seen: dict[Path, object] | None = None
 
     def bind(self, more: Mapping[Path, object]) -> Facts:
         return replace(self, bound={**self.bound, **more})
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
-        return self._saw(".".join(path), coerce(self._raw(path), type_, ".".join(path)))
+        raw = self.raw(path)
+        return self._saw(path, raw, coerce(raw, type_, ".".join(path)), type_)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
-        name = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
-        own = self.entities.attribute(entity, node.name) if name is ABSENT else name
-        value = coerce(own, node.type, describe(node))
-        return self._saw(f"{entity}.{node.name}", self._inherited(entity, node, value) if node.inherited else value)
+        raw = entity.id if node.name == "id" else self._own(entity, node.name)
+        value = coerce(raw, node.type, describe(node))
+        value = self._inherited(entity, node, value) if node.inherited else value
+        return self._saw((str(entity), node.name), raw, value, node.type)
+
+    def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
+        """Remembers, as what is read is, whether one entity is in another."""
+        return self._saw((str(item), "in", str(ancestor)), ABSENT, found)
+
+    def _own(self, entity: EntityRef, name: str) -> object:
+        known = self.claims.get((entity, name), ABSENT)
+        return self.entities.attribute(entity, name) if known is ABSENT else known
 
     def _inherited(self, entity: EntityRef, node: k.Attribute, own: Value) -> Value:
         above = self.entities.ancestors(entity)
-        raws = [self.entities.attribute(ref, node.name) for ref in above.refs]
+        raws = [self._own(ref, node.name) for ref in above.refs]
         sets = [own, *(coerce(raw, node.type, describe(node)) for raw in raws)]
         if not above.complete:
             sets.append(Unknown.of(describe(node), "not all of what it is in is in the directory"))
         known = [one for one in sets if not (isinstance(one, Unknown) and one.absent)]
         return distinct(tuple(item for one in known for item in elements(one))) if known else own
 
-    def _raw(self, path: Path) -> object:
+    def raw(self, path: Path) -> object:
         match path:
             case _ if path in self.bound:
                 return self.bound[path]
             case ("agent",) | ("user",):
-                return self._raw((path[0], "id"))
+                return self.raw((path[0], "id"))
             case ("tool",) if isinstance(self.request.endpoint, ToolEndpoint):
                 return self.request.endpoint.qualified
-            case ("params", _):
+            case ("params", *_):
                 return ABSENT
+            case ("resource", *_) if not isinstance(self.request.endpoint, ActionEndpoint):
+                return ABSENT  # only an action says itself what it is about
+            case ("body" | "args" | "context", _, _, *_):
+                outer = self.raw(path[:-1])  # may be bound
+                return outer if isinstance(outer, Unknown) else member_of(outer, path[-1])
             case _:
                 return self.request.fact(*path)
 
-    def _saw(self, name: str, value: Value) -> Value:
+    def _saw(self, key: Path, raw: object, value: Value, type_: kinds.Type = Scalar.STRING) -> Value:
+        """What an approval is bound to: an unknown value by what was given in its place, a set without its order."""
         if self.seen is not None:
-            self.seen[name] = value
+            unknown = any(isinstance(one, Unknown) for one in elements(value))
+            in_any_order = isinstance(type_, kinds.Set) and isinstance(value, tuple)
+            self.seen[key] = raw if unknown else frozenset(value) if in_any_order else value  # type: ignore[arg-type]
         return value
 
 
@@ -88,6 +109,8 @@ def ages(request: Request, now: datetime) -> dict[Path, object]:
         issued = coerce(request.fact("credential", "issued_at"), Scalar.TIME, "credential.issued_at")
         expires = coerce(request.fact("credential", "expires_at"), Scalar.TIME, "credential.expires_at")
         lifetime = lift(lambda start, end: end - start, issued, expires)
+    if isinstance(lifetime, timedelta) and lifetime < timedelta(0):
+        lifetime = Unknown.of("credential.lifetime", "it expires before it is issued")
     found["credential", "lifetime"] = lifetime
     return found
 
@@ -110,11 +133,23 @@ def claims_of(facts: Facts) -> dict[tuple[EntityRef, str], object]:
     return found
 
 
+def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
+    """Attributes that the caller says are not known yet: `user.roles` is in no tree of facts."""
+    found: dict[tuple[EntityRef, str], object] = {}
+    for name in facts.request.pending:
+        root, *steps = pending_path(name, "pending")
+        if root in ENTITY_ROOTS and steps:
+            types = facts.kernel.entities if root == "resource" else (root,)
+            holder = facts.read((root,), kinds.Ref(frozenset(types)))
+            found |= {(holder, steps[0]): PENDING} if isinstance(holder, EntityRef) else {}
+    return found
+
+
 def chain_facts(facts: Facts) -> dict[Path, object]:
     """`chain.*`: the root is oneself when alone; the rest is unknown unless the issuer records chains."""
     presenter, hops = presenter_of(facts), hops_of(facts)
     if isinstance(hops, Unknown) or not records_chains(facts, presenter):
-        unknown = {("chain", name): Invalid(NOT_RECORDED) for name in ("depth", "agents", "hops")}
+        unknown: dict[Path, object] = {("chain", name): Invalid(NOT_RECORDED) for name in ("depth", "agents", "hops")}
         return {**unknown, ("chain", "root"): presenter.id}
     agents = (*(hop.id for hop in hops), presenter.id)
     raw = facts.request.fact("chain", "hops")
@@ -130,8 +165,9 @@ def presenter_of(facts: Facts) -> Agent:
     """Who presents the credential: an agent, or a user where no agent asks. Two issuers that differ are none."""
     by_agent, by_credential = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     issuer = by_credential if is_absent(by_agent) else by_agent
-    if isinstance(by_agent, str) and isinstance(by_credential, str) and by_agent != by_credential:
-        issuer = Unknown.of("agent.issuer", "the credential names another issuer")
+    if not is_absent(by_agent) and not is_absent(by_credential):
+        other = Unknown.of("agent.issuer", "the credential names another issuer")
+        issuer = lift(lambda one, two: one if one == two else other, by_agent, by_credential)
     name = facts.read(("agent" if has_agent(facts.request) else "user", "id"))
     scopes, groups = facts.read(("credential", "scopes"), STRINGS), facts.read(("agent", "groups"), STRINGS)
     return Agent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
@@ -139,11 +175,11 @@ def presenter_of(facts: Facts) -> Agent:
 
 def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
     """The agents before the presenter, first to last."""
-    raw = facts.request.fact("chain", "hops")
-    if raw is ABSENT:
+    given = coerce(facts.request.fact("chain", "hops"), kinds.List(kinds.Record(())), "chain.hops")
+    if is_absent(given):
         return ()
-    if not isinstance(raw, tuple | list) or not all(isinstance(hop, Mapping) for hop in raw):
-        return Unknown.of("chain.hops", "not a list of hops")
+    if unusable := [one for one in elements(given) if isinstance(one, Unknown)]:
+        return Unknown.merge(*unusable)
 
     def hop(given: Mapping[str, object], name: str) -> Agent:
         def member(key: str, type_: kinds.Type = Scalar.STRING) -> Value:
@@ -153,7 +189,7 @@ def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
         age = age_since(given.get("issued_at", ABSENT), facts.now, name)
         return Agent(id_, member("issuer"), member("scopes", STRINGS), member("groups", STRINGS), age)
 
-    return tuple(hop(given, f"chain.hops[{i}]") for i, given in enumerate(raw))
+    return tuple(hop(one, f"chain.hops[{i}]") for i, one in enumerate(elements(given)))  # type: ignore[arg-type]
 
 
 def has_agent(request: Request) -> bool:

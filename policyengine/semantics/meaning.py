@@ -15,7 +15,7 @@ from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import Facts, Path, ages, chain_facts, claims_of
+from policyengine.semantics.facts import Facts, Path, ages, chain_facts, claims_of, pending_attributes
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import match_pattern
 
@@ -26,7 +26,7 @@ def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dateti
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
     facts = facts.bind(times)
     facts = facts.bind(_bindings(facts))
-    facts = replace(facts, claims=claims_of(facts))
+    facts = replace(facts, claims={**claims_of(facts), **pending_attributes(facts)})
     return facts.bind(chain_facts(facts))
 
 
@@ -76,9 +76,11 @@ def value(node: k.Expr, facts: Facts) -> Value:
         case k.Compare(operator, left, right):
             return lift(lambda a, b: compare(operator, a, b, node), value(left, facts), value(right, facts))
         case k.Contains(collection, item, deep):
-            return lift(lambda c, i: contains(c, i, deep, facts), value(collection, facts), value(item, facts))
+            both = value(collection, facts), value(item, facts)
+            return lift(lambda c, i: contains(c, i, deep, facts, node.span.text), *both)
         case k.Below(item, ancestor, strict, direct):
-            return lift(lambda i, a: below(i, a, facts, strict, direct), value(item, facts), value(ancestor, facts))
+            both = value(item, facts), value(ancestor, facts)
+            return lift(lambda i, a: below(i, a, facts, node.span.text, strict, direct), *both)
         case k.InNetwork(address, networks):
             return lift(in_networks, value(address, facts), value(networks, facts))
         case k.InWindow(instant, window):
@@ -106,8 +108,8 @@ def value(node: k.Expr, facts: Facts) -> Value:
             return lift(lambda a: arithmetic.neg(a, node.span.text), value(operand, facts))
         case k.Quantifier(word, variable, domain, condition):
             fold = disjunction if word == "any" else conjunction
-            tests = lambda items: [value(condition, facts.bind({("", variable): one})) for one in items]  # noqa: E731
-            return lift(lambda items: fold(tests(items)), value(domain, facts))
+            test = lambda one: value(condition, facts.bind({("", variable): one}))  # noqa: E731
+            return lift(lambda items: fold(lift(test, one) for one in items), value(domain, facts))
         case k.Apply(_, (id_,), kinds.Ref() as type_):  # `invoice(args.id)`
             return lift(lambda known: coerce(known, type_, describe(node)), value(id_, facts))
         case k.Apply(function, arguments):
@@ -123,29 +125,31 @@ def compare(operator: str, left: Value, right: Value, node: k.Compare) -> Value:
         same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
         return negation(same) if operator == "!=" else same
     ranks = next((s.type for s in (node.left, node.right) if isinstance(getattr(s, "type", None), kinds.Enum)), None)  # type: ignore[union-attr]
-    a, b = (ranks.values.index(s) if ranks else s for s in (left, right))  # type: ignore[arg-type, union-attr]
+    a, b = (ranks.values.index(s) if ranks else s for s in (left, right))  # type: ignore[union-attr]
     return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
 
 
-def contains(collection: tuple[Value, ...], item: Value, deep: bool, facts: Facts) -> Value:
+def contains(collection: tuple[Value, ...], item: Value, deep: bool, facts: Facts, fact: str = "membership") -> Value:
     """Whether the item is an element, or (`deep`) an entity within one of the elements."""
 
     def found(one: Value) -> Value:
         if deep and isinstance(item, EntityRef):
-            return lift(lambda ancestor: below(item, ancestor, facts), one)
+            return lift(lambda ancestor: below(item, ancestor, facts, fact), one)
         return lift(lambda a, b: arithmetic.equal(a, b), one, item)
 
     return disjunction(found(one) for one in collection)
 
 
-def below(item: EntityRef, ancestor: EntityRef, facts: Facts, strict: bool = False, direct: bool = False) -> Value:
-    """Membership at any depth; unknown where the directory has no row to tell."""
+def below(
+    item: EntityRef, ancestor: EntityRef, facts: Facts, fact: str, strict: bool = False, direct: bool = False
+) -> Value:
+    """Membership at any depth; unknown where the directory has no row to tell. `fact` is how the policy says it."""
     if item == ancestor and not strict and not direct:
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
-    if ancestor in above.refs:
-        return True
-    return False if above.complete else Unknown.of(f"{item} in {ancestor}", "not in the directory")
+    unsure = ancestor not in above.refs and not above.complete
+    found = Unknown.of(fact, "not all of the way up is in the directory") if unsure else ancestor in above.refs
+    return facts.membership(item, ancestor, found)
 
 
 def in_networks(address: Value, networks: Value) -> Value:

@@ -32,7 +32,7 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
-from policyengine.semantics.approvals import approval_of
+from policyengine.semantics.approvals import approval_facts, approval_of
 from policyengine.semantics.facts import (
     NOT_RECORDED,
     Facts,
@@ -42,9 +42,10 @@ from policyengine.semantics.facts import (
     presenter_of,
     records_chains,
 )
-from policyengine.semantics.kleene import conjunction, disjunction, is_absent, lift
+from policyengine.semantics.kleene import conjunction, disjunction, elements, is_absent, lift
 from policyengine.semantics.matching import match_pattern, place_covers
 from policyengine.semantics.meaning import contains, facts_of, message, value
+from policyengine.vocabulary import FACTS
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
@@ -72,7 +73,7 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     users = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.users) if served else None
     opening = [block for block in doors if block.opens] or [block for block in doors if block.stands]
     waived = any(seen.block.package in kernel.unrestricted for seen in opening)
-    hops, known, limits = _chain(facts, presenter) if by_agent else ((), True, ())
+    hops, known, limits = _chain(facts, presenter)
     guards = _guards(facts, snapshot)
     return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards)
 
@@ -153,19 +154,21 @@ def _grant(grant: k.Grant, facts: Facts, agent: w.Agent, carried: bool) -> w.Gra
     endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
     covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
     held = agent.scopes if isinstance(agent.scopes, tuple) else ()
-    carries = carried or (issuer is not None and issuer.scopes_none)
-    carries = carries or any(scope in held for opening in covering for scope in opening.carriers)
+    named = any(scope in held for opening in covering for scope in opening.carriers)
+    carries = carried or (issuer is not None and (issuer.scopes_none or named))
     condition = True if grant.when is None else value(grant.when, facts)
     return w.GrantSeen(grant, bool(covering), carries, condition)
 
 
 def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Value, tuple[w.LimitSeen, ...]]:
     """Authority only narrows along a chain: every hop opens the endpoint itself and names the next."""
-    agents = hops_of(facts)
-    recorded = records_chains(facts, presenter)
+    agents, by_agent = hops_of(facts), has_agent(facts.request)
+    recorded = by_agent and records_chains(facts, presenter)
     if isinstance(agents, Unknown) or (agents and not recorded):
-        unknown = agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", NOT_RECORDED)
-        return (), unknown, ()
+        why = NOT_RECORDED if by_agent else "no agent was handed this"
+        return (), agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", why), ()
+    if not by_agent:
+        return (), True, ()
     hops = tuple(_hop(one, then, facts) for one, then in pairwise((*agents, presenter)))
     limits = [seen for limits in facts.kernel.delegation for seen in _limits(limits, agents, presenter)]
     if not recorded:
@@ -174,13 +177,12 @@ def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Val
 
 
 def _hop(agent: w.Agent, then: w.Agent, facts: Facts) -> w.HopSeen:
-    own: dict[Path, object] = {
-        ("agent", "id"): agent.id,
-        ("agent", "issuer"): agent.issuer,
-        ("agent", "groups"): agent.groups,
-    }
-    nothing: dict[Path, object] = {("agent", name): ABSENT for name in ("instance", "publisher", "model")}
-    facts = facts.bind(own).bind(nothing)
+    """What a hop says of itself; nothing that the presenter proves speaks for it."""
+    nothing = {fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")}
+    own: dict[Path, object] = {("agent", "id"): agent.id, ("agent", "groups"): agent.groups}
+    own |= {("agent", "issuer"): agent.issuer, ("credential", "issuer"): agent.issuer}
+    own |= {("credential", "scopes"): agent.scopes, ("credential", "age"): agent.age}
+    facts = facts.bind(nothing).bind(own)
     blocks = [_block(block, facts, agent, False) for block in facts.kernel.agents]
     return w.HopSeen(
         agent, then, tuple(replace(seen, delegates=_delegates(seen, agent, then, facts)) for seen in blocks)
@@ -228,7 +230,7 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
         for index, effect in enumerate(guard.effects)
         if isinstance(effect, k.Confirm)
     }
-    facts = facts.bind(_approval_facts(approvals.values(), facts.now))
+    facts = facts.bind(approval_facts(approvals.values(), facts.now))
 
     def seen(guard: k.Guard) -> w.GuardSeen:
         effects = [
@@ -241,14 +243,6 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
     return tuple(seen(guard) if guard in covering else w.GuardSeen(guard, False, ()) for guard in facts.kernel.guards)
 
 
-def _approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:
-    granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
-    if not granted:
-        return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}
-    last = max(granted, key=lambda approval: (approval.granted_at, approval.id))
-    return {("approval", "granted"): True, ("approval", "by"): last.by, ("approval", "age"): now - last.granted_at}  # type: ignore[operator]
-
-
 # ── What follows: the strongest outcome stands, and nothing said means deny ───────────────────
 
 
@@ -259,6 +253,12 @@ class Stop:
     reason: Reason
     causes: frozenset[Cause] = frozenset()
     remedies: tuple[Remedy, ...] = ()
+
+    @property
+    def named(self) -> Reason:
+        """The reason, which names the facts that were unknown."""
+        unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
+        return replace(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
@@ -275,7 +275,7 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
     decision = Decision(
         outcome=outcome,
         gate=stops[0].reason.gate if stops else None,
-        reasons=tuple(stop.reason for stop in stops),
+        reasons=tuple(stop.named for stop in stops),
         remedies=tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
         obligations=tuple(_obligation(facts, duty) for duty in duties),
         unknown=tuple(UnknownFact(cause.fact, cause.why) for cause in sorted(causes, key=lambda c: (c.fact, c.why))),
@@ -295,11 +295,10 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
         yield Stop(Reason(Gate.IDENTITY, "no block of the policy accepts this caller with these credentials"))
         return
     if not seen.door_open:
-        yield _closed_door(seen)
+        yield _closed_door(facts, seen)
     if not seen.user_allowed:
-        grants = [grant.condition for block in seen.user or () for grant in block.grants if grant.covers]
-        causes = _causes(*grants, *(block.applies for block in seen.user or ()))
-        yield Stop(Reason(Gate.USER, "no user block opens this to the person served"), causes)
+        words = "no user block opens this to the person served"
+        yield Stop(Reason(Gate.USER, words), _causes(facts.read(("user", "id")), *w.doubts(seen.user or ())))
     if not seen.chain_sound:
         yield from _broken_chain(seen)
     for guard in seen.guards:
@@ -310,11 +309,13 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
                 yield _unconfirmed(facts, guard.guard, one, one.effect)
 
 
-def _closed_door(seen: w.Walk) -> Stop:
+def _closed_door(facts: Facts, seen: w.Walk) -> Stop:
     """Nothing opened the endpoint: say whether a scope, a better credential or an attestation would have."""
+    endpoint = facts.request.endpoint
     standing = [grant for block in seen.presenter if block.stands for grant in block.grants if grant.covers]
     uncarried = [grant.grant for grant in standing if grant.condition is True and not grant.carried]
-    scopes = dict.fromkeys(scope for grant in uncarried for o in grant.openings for scope in o.carriers)
+    openings = [o for grant in uncarried for o in grant.openings if match_pattern(o.pattern, endpoint) is not None]
+    scopes = dict.fromkeys(scope for opening in openings for scope in opening.carriers)
     remedies = [Remedy("scope", scopes=tuple(scopes))] if scopes else []
     for block in seen.presenter:
         missing = [asked.requirement for asked in block.requirements if asked.holds is not True]
@@ -322,7 +323,8 @@ def _closed_door(seen: w.Walk) -> Stop:
         if block.applies is True and about_proof and any(grant.opens for grant in block.grants):
             remedies += [Remedy(_proof(one), need=one.span.text) for one in missing]
     message = "the credential carries no scope that opens this" if uncarried else "nothing opens this to the caller"
-    return Stop(Reason(Gate.DEFAULT, message), _causes(*(grant.condition for grant in standing)), tuple(remedies))
+    held = elements(presenter_of(facts).scopes) if uncarried else ()
+    return Stop(Reason(Gate.DEFAULT, message), _causes(*w.doubts(seen.presenter), *held), tuple(remedies))
 
 
 def _proof(requirement: k.Requirement) -> str:
@@ -333,16 +335,12 @@ def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
     if seen.chain_known is not True:
         yield Stop(Reason(Gate.CHAIN, "who handed the work on is not known"), _causes(seen.chain_known))
     for hop in seen.hops:
-        blocks = [block for block in hop.blocks if block.applies is not False]
-        void = [one.holds for block in blocks for one in block.requirements]
         if not hop.opens:
-            causes = _causes(*void, *(grant.condition for block in blocks for grant in block.grants if grant.covers))
+            causes = _causes(*w.doubts(hop.blocks), *elements(hop.agent.scopes))
             yield Stop(Reason(Gate.CHAIN, f"agent {shown(hop.agent.id)} may not do this itself"), causes)
         if not hop.hands_on:
-            handed = [one for block in blocks for one in block.delegates if one.covers]
-            causes = _causes(*void, *(one for d in handed for one in (d.names_next, d.lasts, d.condition)))
             words = f"agent {shown(hop.agent.id)} does not hand this on to agent {shown(hop.next.id)}"
-            yield Stop(Reason(Gate.CHAIN, words), causes)
+            yield Stop(Reason(Gate.CHAIN, words), _causes(*w.doubts(hop.blocks, handing_on=True)))
     for limit in seen.limits:
         if limit.holds is not True:
             words = f"the limit of delegation `{limit.words}` does not hold"
@@ -350,7 +348,7 @@ def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
 
 
 def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> Stop:
-    reason = Reason(Gate.GUARD, _words(facts, seen), guard.name, deny.span.at)
+    reason = Reason(Gate.GUARD, _words(facts, deny), guard.name, deny.span.at)
     proofs: dict[tuple[str, str], dict[Path, object]] = {
         ("attestation", "a verified attestation"): {("attestation", "verified"): True},
         ("attestation", "a fresh attestation"): {("attestation", "age"): timedelta(0)},
@@ -366,19 +364,16 @@ def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> S
 
 
 def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:
-    reason = Reason(Gate.GUARD, _words(facts, seen), guard.name, confirm.span.at, Outcome.CONFIRM)
+    reason = Reason(Gate.GUARD, _words(facts, confirm), guard.name, confirm.span.at, Outcome.CONFIRM)
     within = None if confirm.within is None else confirm.within.total_seconds()
     binding = seen.approval.binding if seen.approval else None
     remedy = Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
     return Stop(reason, _causes(seen.condition), (remedy,))
 
 
-def _words(facts: Facts, seen: w.EffectSeen) -> str:
-    """The rule's message for the caller, or the rule itself; and the facts that were unknown."""
-    effect = seen.effect
-    words = f"`{effect.words}`" if effect.message is None else message(effect.message, facts, to_caller=True)
-    unknown = sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in _causes(seen.condition))
-    return f"{words} ({'; '.join(unknown)})" if unknown else words
+def _words(facts: Facts, effect: k.Deny | k.Confirm) -> str:
+    """The rule's message for the caller, or the rule itself."""
+    return f"`{effect.words}`" if effect.message is None else message(effect.message, facts, to_caller=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +411,8 @@ def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
         (guard.guard, one.effect, one.approval)
         for guard in seen.guards
         for one in guard.effects
-        if isinstance(one.effect, k.Confirm) and one.approval is not None and one.triggered
+        if isinstance(one.effect, k.Confirm) and one.approval is not None
+        if one.triggered or one.approval.granted  # `approval.granted` may rest on it
     ]
     if outcome is Outcome.ALLOW:
         return Effects(spends=tuple(dict.fromkeys(a.id for _, _, seen_ in confirms for a in seen_.counted)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -76,6 +77,19 @@ class BlockSeen:
     @property
     def opens(self) -> bool:
         return self.stands and any(grant.opens for grant in self.grants)
+
+
+def doubts(blocks: Iterable[BlockSeen], *, handing_on: bool = False) -> Iterator[Value]:
+    """What blocks asked that might have opened the endpoint, or handed it on: an unknown among it may be why not."""
+    for block in blocks:
+        grants = [grant for grant in block.grants if grant.covers]
+        delegates = [one for one in block.delegates if one.covers]
+        if block.applies is not False and (delegates if handing_on else grants):
+            yield from (block.applies, *(one.holds for one in block.requirements))
+            if handing_on:
+                yield from (value for one in delegates for value in (one.names_next, one.lasts, one.condition))
+            else:
+                yield from (grant.condition for grant in grants)
 
 
 @dataclass(frozen=True, slots=True)
