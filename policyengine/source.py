@@ -60,3 +60,8 @@ class Span:
     def to(self, other: Span) -> Span:
         """From the start of this one to the end of the other."""
         return Span(self.source, self.start, other.end)
+
+
+def is_test_file(name: str) -> bool:
+    """Files named `payments_test.policy` hold tests of a package; no engine loads them."""
+    return name.endswith("_test.policy")

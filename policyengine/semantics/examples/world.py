@@ -1,0 +1,136 @@
+"""What a test has given so far, the steps that change it, and the case that comes of it: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias, assert_never
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime.decision import Gate, Outcome
+from policyengine.runtime.entities import EntityData
+from policyengine.source import Span
+
+Path: TypeAlias = tuple[str, ...]
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)  # when a test takes place that does not say
+
+
+@dataclass(frozen=True, slots=True)
+class GivenApproval:
+    """An approval of exactly what is asked, by `rule`, granted `age` before the request. `id` is unique in its test."""
+
+    id: str
+    rule: str
+    by: str
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class PutFact:
+    """A raw fact where the wire has it; None takes it away."""
+
+    path: Path
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class PutAttribute:
+    """An attribute of whatever `user`, `agent`, `tool` or `resource` turns out to be; None takes it away."""
+
+    root: str
+    name: str
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class PutRow:
+    row: EntityData
+
+
+@dataclass(frozen=True, slots=True)
+class PutApprovals:
+    approvals: tuple[GivenApproval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutTime:
+    moment: datetime
+
+
+Step: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTime
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`facts` are as the wire has them, `rows` the directory, `attributes` by root and name."""
+
+    facts: Mapping[str, object] = field(default_factory=dict)
+    rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)
+    attributes: Mapping[tuple[str, str], object] = field(default_factory=dict)
+    approvals: tuple[GivenApproval, ...] = ()
+    now: datetime = BEGINNING
+
+    def then(self, steps: Iterable[Step]) -> World:
+        """The world after the steps, later ones over earlier ones. Rows are copied once for all, and only to change."""
+        rows: dict[EntityRef, EntityData] = {}
+        facts, attributes, approvals, now = self.facts, dict(self.attributes), self.approvals, self.now
+        for step in steps:
+            match step:
+                case PutFact(path, value):
+                    facts = put(facts, path, value)
+                case PutAttribute(root, name, value):
+                    attributes[root, name] = value
+                case PutRow(row):
+                    rows[row.ref] = row
+                case PutApprovals(given):
+                    approvals = given
+                case PutTime(moment):
+                    now = moment
+                case _:
+                    assert_never(step)
+        return World(facts, {**self.rows, **rows} if rows else self.rows, attributes, approvals, now)
+
+    def at(self, moment: datetime) -> World:
+        return replace(self, now=moment)
+
+
+def put(tree: Mapping[str, object], path: Path, value: object) -> dict[str, object]:
+    """The tree with another leaf."""
+    first, rest = path[0], path[1:]
+    inner = tree.get(first)
+    return {**tree, first: put(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written."""
+
+    outcome: Outcome
+    text: str
+    negated: bool = False
+    rule: str | None = None
+    gate: Gate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request of a test, and what must come of it.
+
+    `question` is the request in its wire shape. Cases of one test with the same `sequence` share what they spend;
+    `skip` says why a case is not run.
+    """
+
+    test: str
+    package: str
+    number: int
+    sequence: int
+    request: str
+    question: Mapping[str, object]
+    rows: Mapping[EntityRef, EntityData]
+    attributes: Mapping[tuple[str, str], object]
+    approvals: tuple[GivenApproval, ...]
+    now: datetime
+    expected: Expected
+    skip: str | None
+    span: Span = field(compare=False, repr=False)

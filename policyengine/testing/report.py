@@ -1,0 +1,121 @@
+"""What came of tests: a result for each request, counted, as text for people and as data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from policyengine.diagnostics import place, underlined
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.show import shown
+from policyengine.semantics.examples import Case
+from policyengine.semantics.explain import Explanation, headline
+
+
+class Status(StrEnum):
+    """FAILED: something else came of it; ERRORED: it could not be asked at all."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERRORED = "errored"
+    SKIPPED = "skipped"
+
+
+SIGNS = {Status.PASSED: "✓", Status.FAILED: "✗", Status.ERRORED: "!", Status.SKIPPED: "·"}
+BAD = (Status.FAILED, Status.ERRORED)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One request of one test. `walk` is there when it failed; `problem` says why it errored."""
+
+    case: Case
+    status: Status
+    decision: Decision | None = None
+    walk: Explanation | None = None
+    problem: str | None = None
+
+    def render(self) -> str:
+        """All about a request that did not come out as expected: where, what, what came instead, and how."""
+        lines = [f"{place(self.case.span)}: {self.status} test {shown(self.case.test)}", *underlined(self.case.span)]
+        lines += [f"  request:  {self.case.request}", f"  expected: {self.case.expected.text}"]
+        if self.problem is not None:
+            return "\n".join([*lines, f"  problem:  {self.problem}"])
+        if self.decision is not None:
+            lines.append(f"  actual:   {headline(self.decision)}")
+            lines += [f"            {reason}" for reason in reasons(self.decision)]
+        walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.render()]
+        return "\n".join([*lines, *(["  walk:", *(f"    {line}" for line in walk)] if walk else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        case = self.case
+        found: dict[str, Any] = {
+            "test": case.test,
+            "package": case.package,
+            "number": case.number,
+            "file": case.span.source.name,
+            "line": case.span.line,
+            "column": case.span.column,
+            "request": case.request,
+            "expected": case.expected.text,
+            "status": str(self.status),
+            "outcome": None if self.decision is None else str(self.decision.outcome),
+        }
+        found |= {} if case.skip is None else {"reason": case.skip}
+        found |= {} if self.problem is None else {"problem": self.problem}
+        return found if self.walk is None else {**found, **self.walk.to_dict()}
+
+
+def reasons(decision: Decision) -> Iterator[str]:
+    for reason in decision.reasons:
+        rule = f" {shown(reason.rule)}" if reason.rule else ""
+        at = f"  ({reason.at})" if reason.at else ""
+        yield f"{reason.outcome} by {reason.gate}{rule}: {reason.message}{at}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of all requests, in the order of the text; `revision` names the policy they were asked of."""
+
+    results: tuple[Result, ...]
+    revision: str = ""
+
+    @cached_property
+    def counts(self) -> dict[Status, int]:
+        every = [result.status for result in self.results]
+        return {status: every.count(status) for status in Status}
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed. Without any result it is true as well: whoever calls decides what no tests mean."""
+        return not any(self.counts[status] for status in BAD)
+
+    @property
+    def summary(self) -> str:
+        """`12 passed, 1 failed, 1 skipped`."""
+        return ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count) or "no tests"
+
+    def render(self, verbose: bool = False) -> str:
+        """Plain text: every request when `verbose`, then all about those that failed, then the summary."""
+        blocks = list(self._overview()) if verbose else []
+        blocks += [result.render() for result in self.results if result.status in BAD]
+        return "\n\n".join([*blocks, self.summary])
+
+    def _overview(self) -> Iterator[str]:
+        for (package, test), results in groupby(
+            self.results, key=lambda result: (result.case.package, result.case.test)
+        ):
+            lines = [f"  {SIGNS[r.status]} {r.case.request} => {r.case.expected.text}{skipped(r)}" for r in results]
+            yield "\n".join([f"{package}: {test}", *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = {str(status): count for status, count in self.counts.items()}
+        return {"revision": self.revision, **counts, "results": [result.to_dict() for result in self.results]}
+
+
+def skipped(result: Result) -> str:
+    return f" — skipped: {result.case.skip}" if result.status is Status.SKIPPED else ""
