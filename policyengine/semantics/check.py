@@ -29,7 +29,7 @@ NEEDS_DOORS = frozenset({"W421", "W521"})
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` are those of all tests."""
+    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` are of its tests."""
 
     kernel: k.Kernel | None
     diagnostics: tuple[Diagnostic, ...]
