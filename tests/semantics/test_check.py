@@ -58,6 +58,21 @@ def test_names_are_not_missed_where_the_syntax_hides_declarations() -> None:
     assert {code[:2] for code in codes(text)} == {"E1", "E3"}
 
 
+@pytest.mark.parametrize(
+    ("broken", "rest"),
+    [
+        ("scope a { GET }", "scope b { include a }\nuser any { may b }"),
+        ("entity user { x }", 'guard "g" { confirm by role boss }'),
+        ("user any { may }", 'issuer i { scopes none }\nagent "a" { issued by i   acts for any user   may GET /a }'),
+        ("scope a { GET /{id: user} with }", 'guard "g" on /{id} { deny when resource.id == "x" }'),
+        ("define c = =", "anyone { may GET /a when c }"),
+    ],
+)
+def test_what_a_broken_declaration_would_have_said_is_not_missed(broken: str, rest: str) -> None:
+    assert {code[:2] for code in codes(f"{broken}\n{rest}")} == {"E1"}
+    assert "E1" not in {code[:2] for code in codes(rest)} != set()
+
+
 def test_lints_wait_until_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> list[object]:
         raise AssertionError("asked too early")
