@@ -21,7 +21,9 @@ Arguments = tuple[k.Expr | None, ...]
 def expected_arguments(call: ast.Call) -> list[Type | None]:
     """What is expected of each argument that is written."""
     function = TABLE.get(call.function.text)
-    known = [type_ if isinstance(type_, Scalar) else None for _, type_ in function.parameters] if function else []
+    known: list[Type | None] = []
+    for _, type_ in function.parameters if function else ():
+        known.append(type_ if isinstance(type_, Scalar) else None)
     return [*known, *[None] * len(call.arguments)][: len(call.arguments)]
 
 

@@ -58,11 +58,13 @@ def lower_value(expression: ast.Expr, context: Context, expected: Type | None = 
 
 def check_definitions(program: Program, schema: Schema) -> None:
     """Every `let` and `define` by itself, used or not: what is wrong with it wherever it stands."""
-    for package in program.packages.values():
-        context = Context(program, schema, package.name, EVERYWHERE, {}, program.report, "condition")
-        for symbol in package.symbols.values():
-            if key_of(symbol) in schema.measures:
-                lower_body(symbol, context, None)
+    for package, name in schema.measures:  # innermost first, so that a mistake is told where it is
+        symbol = program.packages[package].symbols["value", name]
+        context = Context(program, schema, package, EVERYWHERE, {}, Reporter(), "condition")
+        lower_body(symbol, context, None)
+        program.report.found.update(context.report.found)
+        if any(finding.is_error for finding in context.report.diagnostics):
+            program.broken.add(key_of(symbol))
 
 
 def is_bounded(expression: ast.Expr, context: Context) -> bool:
@@ -343,8 +345,8 @@ def lower_named(
     if not context.program.is_visible(context.package, symbol):
         report_private(symbol, reference.name, reference.span, context.report)
         return None
-    if key_of(symbol) not in context.schema.measures:
-        return None  # circular or too large, and told as such
+    if key_of(symbol) not in context.schema.measures or key_of(symbol) in context.program.broken:
+        return None  # circular, too large or wrong by itself, and told as such
     if reference.keys:
         context.report("E244", f"`{reference.name}` takes no name in brackets", reference.span, "remove the brackets")
         return None
@@ -384,9 +386,8 @@ def placed(found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int,
 
 def forward(inner: Reporter, symbol: Symbol, reference: ast.Reference, context: Context) -> None:
     """What is wrong with a definition by itself is told there; what is wrong with using it here is told here."""
-    known = context.program.report.found.keys() | context.report.found.keys()
     for finding in inner.diagnostics:
-        if finding.is_error and finding not in known:
+        if finding.is_error and finding not in context.program.report.found:
             message = f"`{reference.name}` cannot be used here: {finding.message.rpartition('used here: ')[2]}"
             where = [Related("written here", finding.span), *finding.related]
             context.report(finding.code, message, reference.span, finding.hint, where)

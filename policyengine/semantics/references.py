@@ -128,7 +128,9 @@ def known_facts(context: Context) -> set[str]:
 def in_this_group(text: str, context: Context) -> str | None:
     """Only what differs is compared: the root is right."""
     root, _, member = text.partition(".")
-    meant = suggest(member, [name.partition(".")[2] for name in known_facts(context) if name.startswith(f"{root}.")])
+    meant = context.report.nearest(
+        member, lambda: [name.partition(".")[2] for name in known_facts(context) if name.startswith(f"{root}.")]
+    )
     return f"{root}.{meant}" if meant else None
 
 
@@ -338,6 +340,10 @@ def enum_word(reference: ast.Reference, enum: Enum) -> k.Constant | None:
 def lone_word(reference: ast.Reference, context: Context) -> k.Constant | None:
     """A word where no enum is expected: a value of the only enum that has it."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
+    if len(enums) > 1 and context.constant and context.here.everywhere:
+        return k.Constant(
+            reference.name, UNRESOLVED, span=reference.span
+        )  # of a `let`: where it is used will say which
     if len(enums) > 1:
         message = f"`{reference.name}` is a value of {listed(one.name for one in enums)}"
         context.report("E206", message, reference.span, "compare it with a fact of its type, so that it is clear which")
@@ -358,11 +364,11 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
         context.report("E202", f"`{name}` is not a value", reference.span, f"write a word of the enum alone: `{word}`")
         return
     if "." in name and first not in context.program.packages[context.package].imports:
-        meant = suggest(name, known_facts(context)) or suggest(first, ROOTS)
+        meant = context.report.nearest(name, lambda: known_facts(context)) or suggest(first, ROOTS)
         hint = f"did you mean `{meant}`?" if meant else f"facts begin with {listed(sorted(ROOTS))}"
         context.report("E201", f"unknown fact `{name}`", reference.span, hint)
         return
     words = [word for enum in context.schema.enums_in(context.program, context.package) for word in enum.values]
-    meant = suggest(name, values) or suggest(name, [*words, *ROOTS])
+    meant = context.report.nearest(name, lambda: values) or context.report.nearest(name, lambda: [*words, *ROOTS])
     hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a text, or declare `let {name} = …`'
     context.report("E202", f"unknown name `{name}`", reference.span, hint)

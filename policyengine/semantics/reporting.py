@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from policyengine.diagnostics import Diagnostic, Related
+from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.source import Span
+
+MOST_GUESSES = 200
 
 
 @dataclass(slots=True)
@@ -21,6 +23,10 @@ class Reporter:
         self.found[Diagnostic(code, message, span, hint, tuple(related))] = None
 
     __call__ = report
+
+    def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
+        """What was probably meant; after very many findings no more is guessed, for it takes time and helps nobody."""
+        return suggest(word, candidates()) if len(self.found) < MOST_GUESSES else None
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

@@ -97,6 +97,7 @@ class Program:
     report: Reporter
     entities: Mapping[str, Symbol]
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
+    broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions told to be wrong
 
     @classmethod
     def of(cls, modules: Sequence[ast.Module], report: Reporter) -> Program:
@@ -155,7 +156,7 @@ class Program:
 
     def report_unknown(self, package: str, kind: Kind, name: ast.Name, tell: Reporter) -> None:
         code = "E205" if kind in ("enum", "entity") else "E207"
-        meant = suggest(name.text, self.visible(package, kind))
+        meant = tell.nearest(name.text, lambda: self.visible(package, kind))
         elsewhere = None if meant else self.exporter(package, kind, name.text)
         hint = f"did you mean `{meant}`?" if meant else elsewhere or self.unknown_alias(package, name.text)
         tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint or f"declare it: `{EXAMPLES[kind]}`")
