@@ -23,8 +23,8 @@ LANGUAGE = "1"
 ALLOWED = re.compile(r"#\s*lint:\s*allow\s+(?P<codes>W\d{3}(?:\s*,\s*W\d{3})*)\s+\"[^\"]+\"\s*$")
 # What a declaration that could not be read may have said: told only once the syntax is right.
 NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split())
-# Doors with an error are not in the kernel: only without any is it known what they open.
-NEEDS_DOORS = frozenset({"W421", "W521"})
+# What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
+NEEDS_DOORS = frozenset({"W322", "W421", "W521"})
 
 
 @dataclass(frozen=True, slots=True)
