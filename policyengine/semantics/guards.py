@@ -238,7 +238,8 @@ def obligation_arguments(item: ast.Obligation, context: Context) -> Iterator[str
         case "notify":
             yield from (whom.value for whom in texts(item) if is_filled(whom, context))
         case "header":
-            check_header(*texts(item), context=context)
+            name, value = texts(item)
+            check_header(name, value, context)
             yield from (part.value for part in texts(item))
         case "step_up":
             yield from (level.text for level in names(item))
