@@ -43,8 +43,6 @@ def findings(module: ast.Module) -> Iterator[Diagnostic]:
 
 
 def unseen_characters(source: Source) -> Iterator[Diagnostic]:
-    if source.text.isascii() and source.text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
-        return
     for start, end in runs(source.text):
         span = Span(source, start, end)
         hint = "remove it: what a reviewer sees must be what is read"
@@ -57,9 +55,10 @@ def unseen_characters(source: Source) -> Iterator[Diagnostic]:
 
 def runs(text: str) -> Iterator[tuple[int, int]]:
     """Where unseen characters stand, neighbours together."""
+    unseen = {char for char in set(text) if is_unseen(char)}
     start: int | None = None
-    for i, char in enumerate(text):
-        if is_unseen(char) and not is_emoji_style(text, i):
+    for i, char in enumerate(text if unseen else ""):
+        if char in unseen and not is_emoji_style(text, i):
             start = i if start is None else start
         elif start is not None:
             yield start, i
@@ -120,6 +119,8 @@ def prose_in(node: ast.Node) -> tuple[ast.Text | None, ...]:
             return (node.name,)
         case ast.Skip():
             return (node.reason,)
+        case ast.Binary(operator="matches", right=ast.Text() as pattern):  # `[a-z\u0430-\u044f]` is no word
+            return (pattern,)
         case _:
             return ()
 

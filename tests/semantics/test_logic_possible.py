@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import product
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.kinds import Enum, Scalar, Set, Type
+from policyengine.runtime import values
 from policyengine.semantics import kernel as k
 from policyengine.semantics import possibilities
+from policyengine.semantics.facts import Facts
 from policyengine.semantics.logic import UNKNOWN, implies, possible
+from policyengine.semantics.meaning import value
 from policyengine.source import Source, Span
 
 HERE = Span(Source("t", ""), 0, 0)
@@ -112,8 +117,8 @@ def kleene(expr: k.Expr, world: Mapping[k.Expr, Any]) -> bool | None:
 
 def worlds(fields: tuple[Field, ...]) -> Iterator[dict[k.Expr, Any]]:
     states = [f.values if f.fact == GRANTED else (*f.values, ABSENT, BROKEN) for f in fields]
-    for values in product(*states):
-        yield dict(zip((f.fact for f in fields), values, strict=True))
+    for chosen in product(*states):
+        yield dict(zip((f.fact for f in fields), chosen, strict=True))
 
 
 # ── Conditions at random ──────────────────────────────────────────────────────────────────────
@@ -201,6 +206,26 @@ def test_an_implication_that_is_shown_holds_in_every_world(
     if implies(premise, conclusion, acting):
         for world in worlds(fields):
             assert kleene(premise, world) not in acting or kleene(conclusion, world) in acting
+
+
+def facts_in(world: Mapping[k.Expr, Any]) -> Facts:
+    """The world as the specification sees it; nothing but the facts bound here is asked for."""
+    missing = {ABSENT: values.ABSENT, BROKEN: values.Invalid("broken")}
+    bound = {fact.path: missing.get(v, v) for fact, v in world.items() if isinstance(fact, k.Fact)}
+    nothing: Any = None
+    return Facts(nothing, nothing, nothing, datetime(2026, 1, 1, tzinfo=UTC), bound, {})
+
+
+@settings(max_examples=60)
+@given(conditions(), st.randoms(use_true_random=False))
+def test_the_specification_answers_nothing_impossible(
+    case: tuple[tuple[Field, ...], list[k.Expr]], random: Random
+) -> None:
+    fields, (condition,) = case
+    everywhere = list(worlds(fields))
+    for world in random.sample(everywhere, min(20, len(everywhere))):
+        answer = value(condition, facts_in(world))
+        assert (UNKNOWN if isinstance(answer, values.Unknown) else answer) in possible(condition)
 
 
 # ── Cases ─────────────────────────────────────────────────────────────────────────────────────

@@ -114,6 +114,11 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
             id="a message",
         ),
         pytest.param(
+            'define x = user.id matches "[\u0430-\u044fa-z]+"',
+            ("W142", "the word `\u044fa` mixes Cyrillic and Latin letters", "\u044fa", ALPHABETS),
+            id="a pattern, whose letters are no word",
+        ),
+        pytest.param(
             'guard "p\u0430y" { deny }',
             ("W142", "the word `p\u0430y` mixes Latin and Cyrillic letters", "p\u0430y", ALPHABETS),
             id="the name of a guard",
