@@ -74,8 +74,8 @@ def check_rate(rate: ast.RateDecl, context: Context) -> None:
     base = pace(limits[0].rate, limits[0].span, context) if limits else None
     if not limits:
         context.report("E910", "this rate has no limit", rate.name.span, "write how many in how long: `100/1m`")
-    for item in limits[1:]:
-        context.report("E910", "a rate has one limit", item.span, "write another rate for another limit")
+    for extra in limits[1:]:
+        context.report("E910", "a rate has one limit", extra.span, "write another rate for another limit")
     for item in rate.items:
         match item:
             case ast.RateLimit(_, burst):

@@ -73,7 +73,7 @@ def canonical(part: object) -> str:
 
 
 def members(part: object, left_out: frozenset[str] = frozenset({"span"})) -> Iterator[str]:
-    for name in names(type(part)):
+    for name in names(type(part)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
         value = getattr(part, name)
         if name in SETS and isinstance(value, tuple):
             yield f"{name}=[{','.join(sorted(map(canonical, value)))}]"
