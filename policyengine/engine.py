@@ -80,7 +80,7 @@ class Engine:
 
         Raises PolicyError with every mistake found, EntitiesError when the file of entities cannot be used.
         """
-        sources, problems = load_sources(paths)
+        sources, problems = load_sources(paths, tests=False)
         directory = None if entities is None else read_directory(entities)
         return cls._checked(sources, problems, directory, clock, ids)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policyengine.diagnostics import Diagnostic
-from policyengine.source import Source, Span
+from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text import MAX_CHARACTERS, read_source
 
 SUFFIX = ".policy"
@@ -25,13 +25,15 @@ IMPORT = re.compile(rf"import{GAP}++({NAME})")
 COMMENT = re.compile(r"#[^\n]*")
 
 
-def load_sources(paths: Sequence[Path | str]) -> tuple[list[Source], list[Diagnostic]]:
+def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[list[Source], list[Diagnostic]]:
     """Every policy in the files and folders and in the packages they import, each once, and what could not be read.
+
+    Without `tests` files named `…_test.policy` are left out, even where one is named.
 
     An imported package is looked for from the policy root: the folder given, or for a file the folder above its
     package. What is not there is for the checker to say, who knows where the import stands.
     """
-    loading = Loading()
+    loading = Loading(tests)
     for path in map(Path, paths):
         loading.given(path)
     loading.imported()
@@ -42,6 +44,7 @@ def load_sources(paths: Sequence[Path | str]) -> tuple[list[Source], list[Diagno
 class Loading:
     """`seen` are real paths, so that no link makes a file count twice; `roots` are where each source's imports are."""
 
+    tests: bool = True
     sources: list[Source] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -68,7 +71,7 @@ class Loading:
 
     def read(self, file: Path, root: Path | None) -> None:
         real = os.path.realpath(file) if "\0" not in str(file) else str(file)
-        if real in self.seen:
+        if real in self.seen or (is_test_file(file.name) and not self.tests):
             return
         self.seen.add(real)
         found = read_file(file)

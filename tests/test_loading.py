@@ -171,3 +171,10 @@ def test_a_file_that_is_no_text_is_told_and_the_others_are_read() -> None:
     sources, problems = load_sources(["p"])
     assert [source.name for source in sources] == ["p/a.policy"]
     assert [(p.code, p.span.source.name) for p in problems] == [("E100", "p/b.policy")]
+
+
+def test_files_of_tests_are_left_out_on_request() -> None:
+    for path in ("p/a.policy", "p/a_test.policy"):
+        write(path)
+    assert names("p") == ["p/a.policy", "p/a_test.policy"]
+    assert [source.name for source in load_sources(["p", "p/a_test.policy"], tests=False)[0]] == ["p/a.policy"]
