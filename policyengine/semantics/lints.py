@@ -7,14 +7,12 @@ from itertools import groupby
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
-from policyengine.semantics.logic import as_written
+from policyengine.semantics.logic import as_written, blocks, conditions_of
 from policyengine.semantics.symbols import package_of
 from policyengine.semantics.twins import laxer_twins
 from policyengine.semantics.unused import unused
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-
-Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
@@ -107,20 +105,9 @@ def is_recording(item: ast.Node) -> bool:
 
 
 def doors_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
-    for block in blocks:
-        for condition in door_conditions(block):
+    for block in blocks(kernel):
+        for condition, _ in conditions_of(block):
             yield from over_nothing(condition, True, "W451", "open")
-
-
-def door_conditions(block: Block) -> Iterator[k.Expr]:
-    if not isinstance(block, k.AnyoneBlock):
-        if isinstance(block.who, k.Where):
-            yield block.who.condition
-        yield from (r.condition for r in block.requirements if isinstance(r, k.ActsFor) and r.condition is not None)
-    if isinstance(block, k.AgentBlock):
-        yield from (delegate.when for delegate in block.delegates if delegate.when is not None)
-    yield from (grant.when for grant in block.grants if grant.when is not None)
 
 
 def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
