@@ -29,18 +29,18 @@ class CannotAsk(Exception):
     """A case whose world does not fit together, such as attributes of a user where there is no user."""
 
 
-def collect(checked: Checked) -> tuple[Case, ...]:
-    """Every request of every test of a policy without errors, in the order of the text."""
-    return checked.cases if checked.ok else ()
-
-
-def run(cases: Iterable[Case], kernel: k.Kernel, only: str | None = None) -> Report:
-    """Asks the cases in their order; nothing of one test reaches another.
+def collect(checked: Checked, only: str | None = None) -> tuple[Case, ...]:
+    """Every request of the tests of a policy without errors, in the order of the text.
 
     `only` leaves out tests whose name does not hold that text, in upper or lower case.
     """
     wanted = (only or "").casefold()
-    return Report(tuple(_results((case for case in cases if wanted in case.test.casefold()), kernel)), kernel.revision)
+    return tuple(case for case in checked.cases if checked.ok and wanted in case.test.casefold())
+
+
+def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
+    """Asks the cases in their order; nothing of one test reaches another."""
+    return Report(tuple(_results(cases, kernel)), kernel.revision)
 
 
 def _results(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
