@@ -84,7 +84,7 @@ def counts(found: Iterable[Diagnostic]) -> dict[str, int]:
 def _show(found: Sequence[Diagnostic], files: int) -> None:
     screen = Screen()
     for diagnostic in found:
-        screen.diagnostics(diagnostic.render())
+        screen.findings(diagnostic.render())
         screen.line()
     number = counts(found)
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyengine.cli.failures import CommandError, in_short, show_traceback, tell
+from policyengine.cli.failures import CommandError, logged_in_short, tell
 from policyengine.cli.loaded import load_engine, told_of
 from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
 from policyengine.cli.questions import Question, read_questions
@@ -50,7 +48,7 @@ def decide(
     """
     engine = load_engine(paths, entities)
     questions = read_questions(request)
-    with _failures_in_short():
+    with logged_in_short():
         if format is Format.JSON:
             return strongest(_show_json(_answers(engine, questions)))
         return strongest(_show_text(_answers(engine, _alone_in_full(questions))))
@@ -58,25 +56,6 @@ def decide(
 
 def strongest(codes: Iterable[int]) -> int:
     return min(codes, key=STRONGEST_FIRST.index)
-
-
-@contextmanager
-def _failures_in_short() -> Iterator[None]:
-    """A decision that failed inside is a deny; what the engine logs about it is one line here, not a traceback."""
-    import logging
-
-    class InShort(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = sys.exception() or RuntimeError()
-            show_traceback(error)
-            Screen(sys.stderr).text(f"error: {record.getMessage()}: {in_short(error)}")
-
-    logger, handler = logging.getLogger("policyengine"), InShort()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:

@@ -32,14 +32,13 @@ def explain(
     if format is Format.JSON:
         print_json(explanation.to_dict())
     else:
-        _show(explanation.render())
+        _show(str(explanation.decision.outcome), explanation.render())
     return EXIT_CODES[explanation.decision.outcome]
 
 
-def _show(walk: str) -> None:
-    """The walk as it is, with the outcome in colour where a line begins with one."""
+def _show(outcome: str, walk: str) -> None:
+    """The walk as it is; its first word is the outcome."""
     screen = Screen()
-    for line in walk.rstrip("\n").split("\n"):
-        word = line.split(" ", 1)[0].rstrip(":")
-        style = OUTCOME_STYLES.get(word)
-        screen.line(*([(word, style), printable(line[len(word) :])] if style else [printable(line)]))
+    first, _, others = walk.partition("\n")
+    screen.line((outcome, OUTCOME_STYLES[outcome]), printable(first.removeprefix(outcome)))
+    screen.findings(others.rstrip("\n"))

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,7 @@ def tell(error: CommandError, *, as_json: bool) -> int:
         print(json.dumps(error.to_dict(), ensure_ascii=ascii_only()), flush=True)
     screen = Screen(sys.stderr)
     if error.detail:
-        screen.diagnostics(error.detail)
+        screen.findings(error.detail)
         screen.line()
     screen.line(("error: ", "bold red"), printable(error.message))
     if error.hint:
@@ -52,6 +54,25 @@ def show_traceback(error: BaseException) -> None:
     """Where in the program it came from, for those who asked."""
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
+
+
+@contextmanager
+def logged_in_short() -> Iterator[None]:
+    """What fails inside of a decision is denied and logged; the log is one line here, not a traceback."""
+    import logging
+
+    class InShort(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = sys.exception() or RuntimeError()
+            show_traceback(error)
+            Screen(sys.stderr).text(f"error: {record.getMessage()}: {in_short(error)}")
+
+    logger, handler = logging.getLogger("policyengine"), InShort()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def file_error(path: object, error: OSError) -> CommandError:

@@ -173,7 +173,7 @@ def _show_mistakes(results: Sequence[Formatted]) -> None:
     screen = Screen(sys.stderr)
     for result in results:
         for mistake in result.mistakes:
-            screen.diagnostics(mistake.render())
+            screen.findings(mistake.render())
             screen.line()
 
 

@@ -16,7 +16,8 @@ PATIENCE = 2.0  # seconds before a progress display appears
 OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
 
 Part = str | tuple[str, str]  # plain text, or text and its style
-_PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<code>(?P<kind>[EW])\d{3}) (?P<message>.*)")
+_PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
+_SIGNS = {"✓": "green", "✗": "red"}
 _CARETS = re.compile(r"\s*\^+")
 
 
@@ -50,10 +51,10 @@ class Screen:
         for line in text.split("\n"):
             self.line(printable(line))
 
-    def diagnostics(self, rendered: str) -> None:
-        """Diagnostics as `Diagnostic.render` shows them, the important parts in colour."""
+    def findings(self, rendered: str) -> None:
+        """Diagnostics and results of tests as their `render` shows them, the important parts in colour."""
         for line in rendered.split("\n"):
-            self.line(*_diagnostic_line(printable(line)))
+            self.line(*_finding_line(printable(line)))
 
     def diff(self, lines: Sequence[str]) -> None:
         styles = {"+": "green", "-": "red", "@": "cyan"}
@@ -77,14 +78,16 @@ class Screen:
         Console(file=self.stream, highlight=False).print(table)
 
 
-def _diagnostic_line(line: str) -> tuple[Part, ...]:
+def _finding_line(line: str) -> tuple[Part, ...]:
     if found := _PLACE.fullmatch(line):
-        style = "bold red" if found["kind"] == "E" else "bold yellow"
-        return (found["place"], "bold"), ": ", (found["code"], style), " ", found["message"]
+        style = "bold yellow" if found["kind"].startswith("W") else "bold red"
+        return (found["place"], "bold"), ": ", (found["kind"], style), " ", found["message"]
     if _CARETS.fullmatch(line):
         return ((line, "red"),)
     if line.startswith("  hint:"):
         return ((line, "cyan"),)
+    if (bare := line.lstrip()) and bare[0] in _SIGNS:
+        return line[: len(line) - len(bare)], (bare[0], _SIGNS[bare[0]]), bare[1:]
     return (line,)
 
 
@@ -136,12 +139,12 @@ class _Spinner:
 
     def start(self) -> None:
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress, SpinnerColumn, TextColumn
 
         with self.lock:
             if self.stopped:
                 return
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = SpinnerColumn(), TextColumn("{task.description}")
             self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self.progress.add_task(self.what, total=None)
             self.progress.start()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from policyengine.cli.check import check_files
-from policyengine.cli.failures import CommandError, policy_error
+from policyengine.cli.failures import CommandError, logged_in_short, policy_error
 from policyengine.cli.options import Policies, TextOrJson
 from policyengine.cli.terminal import Format, Screen, busy, print_json
 
@@ -45,12 +45,14 @@ def run_tests(
     checked, _ = check_files(paths)
     if checked.kernel is None:
         raise policy_error(checked, BAD_POLICY)
-    with busy("running the tests"):
-        report = run(collect(checked), checked.kernel, only)
+    with busy("running the tests"), logged_in_short():
+        report = run(collect(checked, only), checked.kernel)
     if not report.results:
-        raise CommandError("tests", "no tests", "a policy shows what it decides in `test` blocks", code=NO_TESTS)
+        fitting = "" if only is None else f" with `{only}` in their names"
+        hint = "a policy shows what it decides in `test` blocks" if only is None else None
+        raise CommandError("tests", f"no tests{fitting}", hint, code=NO_TESTS)
     if format is Format.JSON:
         print_json(report.to_dict())
     else:
-        Screen().text(report.render(verbose=verbose))
+        Screen().findings(report.render(verbose=verbose))
     return 0 if report.ok else FAILURES

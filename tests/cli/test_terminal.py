@@ -101,3 +101,10 @@ with terminal.busy("thinking"):
 def test_a_terminal_is_told_only_about_what_takes_long(monkeypatch, patience, takes, shown):
     monkeypatch.setattr(f"{__name__}.COMMAND", (sys.executable, "-c", WAITING))
     assert ("thinking" in on_a_terminal(patience, takes)) is shown
+
+
+def test_a_terminal_gets_the_walk_in_colour(tmp_path):
+    (tmp_path / "some.policy").write_text('anyone { may GET /health }\ntest "shut" { GET /health => deny }\n')
+    shown = on_a_terminal("test", str(tmp_path / "some.policy"))
+    assert f"{ESCAPE}1;31mfailed" in shown
+    assert f"{ESCAPE}32m✓" in shown

@@ -1,0 +1,81 @@
+"""`policyengine test`: the tests of policies, as a command; how tests run is tested with the runner."""
+
+import pytest
+
+DOOR = "anyone { may GET /health }\n"
+PASSES = 'test "health is open" {\n  GET /health => allow\n}\n'
+FAILS = 'test "health is shut" {\n  GET /health => deny by default\n}\n'
+
+
+@pytest.fixture
+def policy(run, tmp_path):
+    def write(text: str) -> None:
+        (tmp_path / "some.policy").write_text(text)
+
+    return write
+
+
+def test_tests_that_pass_end_with_0(run, policy):
+    policy(DOOR + PASSES)
+    ended = run("test", "some.policy")
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 passed" in ended.out
+
+
+def test_a_test_that_fails_ends_with_1_and_shows_what_was_asked_expected_and_decided(run, policy):
+    policy(DOOR + PASSES + FAILS)
+    ended = run("test", "some.policy")
+    assert ended.code == 1
+    for shown in ("some.policy:6", "health is shut", "GET /health", "deny by default", "allow", "1 passed", "1 failed"):
+        assert shown in ended.out
+
+
+def test_a_policy_without_tests_ends_with_3(run, policy):
+    policy(DOOR)
+    ended = run("test", "some.policy")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.startswith("error: no tests")
+
+
+def test_a_filter_that_no_test_fits_ends_with_3(run, policy):
+    policy(DOOR + PASSES)
+    assert run("test", "some.policy", "-k", "refund").code == 3
+
+
+def test_a_filter_leaves_out_what_does_not_fit(run, policy):
+    policy(DOOR + PASSES + FAILS)
+    assert run("test", "some.policy", "-k", "open").code == 0
+
+
+def test_a_policy_with_errors_ends_with_4(run, policy):
+    policy("anyone { may GET /health when nonsense }\n" + PASSES)
+    ended = run("test", "some.policy")
+    assert (ended.code, ended.out) == (4, "")
+    assert "some.policy:1:31: E" in ended.err
+
+
+def test_tests_that_pass_are_named_on_request(run, policy):
+    policy(DOOR + PASSES)
+    assert "health is open" not in run("test", "some.policy").out
+    assert "health is open" in run("test", "some.policy", "-v").out
+
+
+@pytest.mark.parametrize(("text", "code"), [(PASSES, 0), (FAILS, 1)])
+def test_the_results_as_json_are_one_document(run, policy, text, code):
+    policy(DOOR + text)
+    ended = run("test", "some.policy", "--format", "json")
+    assert ended.code == code
+    assert isinstance(ended.json, dict)
+
+
+def test_no_tests_as_json_are_an_error(run, policy):
+    policy(DOOR)
+    ended = run("test", "some.policy", "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (3, "tests")
+
+
+def test_errors_of_a_policy_as_json_are_an_error_with_all_diagnostics(run, policy):
+    policy("anyone { may GET /health when nonsense }\n")
+    error = run("test", "some.policy", "--format", "json").json["error"]
+    assert error["kind"] == "policy"
+    assert error["diagnostics"][0]["line"] == 1
