@@ -97,6 +97,8 @@ def location(span: Span) -> dict[str, Any]:
 
 def underlined(span: Span) -> list[str]:
     """The first line of the span, and a line of carets under it; control characters are shown as spaces."""
+    if not span.source.text:
+        return []  # a file that could not be read
     line = span.source.line(span.line)
     width = max(1, min(span.end - span.start, len(line) - span.column + 1))
     first = max(0, span.column - 100)
