@@ -27,6 +27,7 @@ MAPS = frozenset({("request", "headers"), ("request", "query"), ("credential", "
 THE_REQUEST = "the request itself says it: `GET /path`, `TOOL server/name`"
 HOPS = 'give who handed the work on: `given chain [agent "planner"]`'
 APPROVAL = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
+NOT_YET = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {fact.path[0] for fact in FACTS if not fact.later}
 # Facts that follow from others.
 DERIVED: Mapping[Path, str] = {
     ("params",): "write it in the path of the request",
@@ -89,7 +90,7 @@ class Catalogue:
         guards = [item for item in every if isinstance(item, ast.GuardDecl)]
         confirming = {g.name.value for g in guards if any(isinstance(item, ast.Confirm) for item in g.items)}
         rules = {item.name.value for item in every if isinstance(item, ast.GuardDecl | ast.RateDecl | ast.BudgetDecl)}
-        groups = frozenset(prefixes | {(root,) for root in ROOTS if root != "time"} | {("chain",)})
+        groups = frozenset(prefixes | {(root,) for root in ROOTS - NOT_YET - {"time"}})
         attesters = {item.name.text: item for item in every if isinstance(item, ast.AttesterDecl)}
         return cls(program, schema, leaves, groups, frozenset(rules), frozenset(confirming), attesters)
 

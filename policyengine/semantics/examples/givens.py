@@ -154,8 +154,17 @@ def moment(value: ast.Value, reading: Reading) -> Iterator[Step]:
     found = raw(value, reading)
     if isinstance(found, datetime):
         yield PutTime(found)
-    elif not (isinstance(value, ast.Literal) and value.kind in ("date", "clock")):  # those were reported
+    elif not has_kind(value, "date", "clock"):
         reading.report("E605", "the time is a moment", value.span, "write `given time 2026-01-31T09:00:00Z`")
+
+
+def has_kind(value: ast.Value, *kinds: ast.LiteralKind) -> bool:
+    """A literal like that has a value of its own, or a mistake of its own."""
+    return isinstance(value, ast.Literal) and value.kind in kinds
+
+
+def is_absent(value: ast.Value) -> bool:
+    return isinstance(value, ast.WordValue) and value.text == ABSENT
 
 
 # ── Chains ────────────────────────────────────────────────────────────────────────────────────
@@ -203,8 +212,9 @@ def member(pair: ast.Pair, reading: Reading) -> object:
 
 
 def duration(value: ast.Value, reading: Reading) -> timedelta | None:
+    """None for `absent`, and where something was reported."""
     age = raw(value, reading)
-    if not isinstance(age, timedelta) and not (isinstance(value, ast.Literal) and value.kind == "duration"):
+    if not isinstance(age, timedelta) and not is_absent(value) and not has_kind(value, "duration"):
         reading.report("E605", "an age is a duration", value.span, "write how long ago: `5m`")
     return age if isinstance(age, timedelta) else None
 
@@ -214,7 +224,7 @@ def check_member(pair: ast.Pair, allowed: tuple[str, ...], what: str, reading: R
     if name not in allowed:
         meant = suggest(name, allowed)
         hint = f"did you mean `{meant}`?" if meant else f"it has {listed(allowed)}"
-        reading.report("E602", f"a {what} has no `{name}`", pair.key.span, hint)
+        reading.report("E602", f"{a_or_an(what)} has no `{name}`", pair.key.span, hint)
 
 
 # ── Approvals ─────────────────────────────────────────────────────────────────────────────────
@@ -241,10 +251,10 @@ def approval(value: ast.Value, reading: Reading) -> GivenApproval | None:
         check_member(pair, APPROVAL_MEMBERS, "approval", reading)
     given = {pair.key.span.text: pair.value for pair in value.pairs}
     rule, by = text(given.get("rule"), "rule", value, reading), text(given.get("by"), "by", value, reading)
-    age = duration(given["age"], reading) if "age" in given else timedelta(0)
+    age = (duration(given["age"], reading) if "age" in given else None) or timedelta(0)
     if rule is not None and rule not in reading.catalogue.confirming:
         report_rule(rule, given["rule"].span, reading)
-    if rule is None or by is None or age is None:
+    if rule is None or by is None:
         return None
     where = value.span
     return GivenApproval(f"{where.at}:{where.column}", rule, by, age)

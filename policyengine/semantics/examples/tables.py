@@ -85,12 +85,15 @@ def once(columns: Sequence[ast.Column], what: str, reading: Reading) -> None:
         first = seen.setdefault(name_of(column), column.span)
         if first is not column.span:
             code, related = "E613" if what == "column" else "E614", [Related("the other one", first)]
-            reading.report(code, f"two {what}s are `{name_of(column)}`", column.span, "remove one of both", related)
+            reading.report(
+                code, f"the {what} `{name_of(column)}` is there twice", column.span, "remove one of both", related
+            )
 
 
 def fits(row: ast.Row, width: int, reading: Reading) -> bool:
     if len(row.cells) != width:
-        message = f"this row has {len(row.cells)} cells, and {width} are wanted"
+        count = "one cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+        message = f"this row has {count}, and {width} are wanted"
         hint = "one for each column, and the outcome in the last"
         reading.report("E613", message, row.span, hint)
     return len(row.cells) == width

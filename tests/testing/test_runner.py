@@ -1,0 +1,269 @@
+"""What tests of policies come to: the world they give, the request they make, what they expect of it."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from policyengine.testing import Status, collect, run
+from tests.testing.running import PAYMENTS, REFUND, checked, failures, outcomes, report, results, written
+
+DENIED = "deny by tenants are islands"
+CONFIRM = "confirm by large refunds need a human"
+APPROVED = 'given approval { rule: "large refunds need a human", by: "carol"'
+
+
+def test_the_example_of_the_language_holds() -> None:
+    assert failures("""use clerks_bot
+      GET   /v1/invoices/42                                    => allow
+      GET   /v1/invoices/66                                    => deny by "tenants are islands"
+      POST  /v1/invoices/42/refunds { body.amount: 90 }        => allow
+      POST  /v1/invoices/42/refunds { body.amount: 900 }       => confirm by "large refunds need a human"
+      POST  /v1/invoices/42/refunds { body.amount: "900" }     => deny by "large refunds need a human"
+      TOOL  billing/refund_invoice { args.invoice_id: "42", args.amount: 90 }  => allow
+      DELETE /v1/invoices/42                                   => deny by default
+      GET "/v1//x" => deny by malformed_path
+      ACTION view invoice "42" => allow""") == []  # fmt: skip
+
+
+# ── Expectations ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected", "passes"),
+    [
+        ("GET /v1/invoices/42", "allow", True),
+        ("GET /v1/invoices/42", "deny", False),
+        ("GET /v1/invoices/42", "not deny", True),
+        ("GET /v1/invoices/42", "not allow", False),
+        ("GET /v1/invoices/66", "deny", True),
+        ("GET /v1/invoices/66", "confirm", False),
+        ("GET /v1/invoices/66", "not allow", True),
+        ("GET /v1/invoices/66", 'not allow by "tenants are islands"', True),
+        ("GET /v1/invoices/66", "not allow by default", False),
+        ("GET /v1/invoices/66", "deny by guard", True),
+        ("GET /v1/invoices/66", 'deny by "few headers"', False),
+        ("DELETE /v1/invoices/42", "deny by default", True),
+        ("DELETE /v1/invoices/42", "deny by user", True),
+        ("DELETE /v1/invoices/42", "deny by identity", False),
+        # Also in need of a confirmation, but that is no reason for the denial.
+        ("POST /v1/invoices/66/refunds { body.amount: 900 }", 'deny by "tenants are islands"', True),
+        ("POST /v1/invoices/66/refunds { body.amount: 900 }", 'deny by "large refunds need a human"', False),
+    ],
+)
+def test_an_expectation_holds_when_outcome_and_reason_are_the_decisions(
+    request_: str, expected: str, passes: bool
+) -> None:
+    [result] = results(f"use clerks_bot {request_} => {expected}")
+    assert result.status is (Status.PASSED if passes else Status.FAILED)
+
+
+# ── The world ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_later_givens_take_the_place_of_earlier_ones_from_there_on() -> None:
+    inside = "use clerks_bot GET /v1/invoices/42 => allow given user.tenant 7 GET /v1/invoices/42 => allow"
+    assert outcomes(inside) == ["allow", DENIED]
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [
+        ("given credential { lifetime: 1h }", "deny by identity"),
+        ("given credential { bound: absent }", "deny by identity"),
+        ("given credential.kind api_key", "deny by identity"),
+        ('given credential { issuer: "other" }', "deny by identity"),
+        ("given credential absent", "deny by identity"),
+        ("given credential.scopes [\"read:invoices\"]", "allow"),
+        ("given attestation { age: 2h }", "deny by identity"),
+        ('given attestation { model: "other-7b" }', "deny by identity"),
+        ("given attestation { environment: absent }", "deny by identity"),
+        ('given attestation { environment: "tdx" }', "allow"),
+        ('given agent "invoice-bot" from other', "deny by identity"),
+        ('given agent "invoice-bot"', "deny by identity"),
+        ('given user "bob"', "deny by identity"),
+        ("given user absent", "deny by identity"),
+        ('given user.roles ["guest"]', "deny by identity"),
+        ('given resource.tenant "evil"', DENIED),
+        ("given resource.tenant absent", DENIED),
+        ("given user.tenant 5", DENIED),
+        ("given time 2028-01-01", "deny by identity"),
+        ("given time 2027-12-31T23:59:59Z", "allow"),
+        ('given request { headers: { "X-Odd": "yes" } }', "deny by few headers"),
+        ('given request.headers { "x-odd": "no" }', "allow"),
+    ],
+)  # fmt: skip
+def test_a_given_is_part_of_the_world(given: str, outcome: str) -> None:
+    assert outcomes(f"use clerks_bot {given} GET /v1/invoices/42 => allow") == [outcome]
+
+
+def test_what_a_request_brings_along_goes_before_what_is_given_and_only_there() -> None:
+    inside = 'use clerks_bot GET /v1/invoices/42 { user.tenant: "evil" } => deny GET /v1/invoices/42 => allow'
+    assert failures(inside) == []
+
+
+def test_a_row_given_again_is_replaced_as_a_whole() -> None:
+    again = 'given entities { user "alice" { roles: ["clerk"] } }'
+    assert outcomes(f"use clerks_bot {again} GET /v1/invoices/42 => allow") == [DENIED]
+
+
+def test_attributes_reach_a_resource_that_a_tool_binds() -> None:
+    call = 'TOOL billing/refund_invoice { args.invoice_id: "42", args.amount: 9, resource.tenant: "evil" }'
+    assert outcomes(f"use clerks_bot {call} => deny") == ["deny by default"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "problem"),
+    [
+        ('use clerks_bot GET /v1/invoices { resource.tenant: "a" } => allow',
+         "`resource.tenant` is given, but nothing binds `resource` at this endpoint"),
+        ('GET /health { user.tenant: "a" } => allow', "`user.tenant` is given, but there is no user"),
+    ],
+)  # fmt: skip
+def test_a_world_that_does_not_fit_together_is_an_error_of_the_test(inside: str, problem: str) -> None:
+    [result] = results(inside)
+    assert (result.status, result.problem) == (Status.ERRORED, problem)
+
+
+def test_fixtures_use_each_other_across_the_files_of_a_package() -> None:
+    text = 'anyone { may GET /a when request.size == 5 } test "t" { use mine GET /a => allow }'
+    assert report(text, "fixture mine { use base } fixture base { given request.size 5 }").ok
+
+
+def test_the_later_of_two_fixtures_wins() -> None:
+    text = """anyone { may GET /a when request.size == 5 }
+      fixture a { given request.size 1 }
+      fixture b { given request.size 5 }
+      test "t" { use a, b GET /a => allow }
+      test "u" { use b, a GET /a => deny }"""
+    assert report(text).ok
+
+
+# ── Clock and chain ───────────────────────────────────────────────────────────────────────────
+
+
+def test_the_clock_starts_with_2026_and_moves_with_after_and_at() -> None:
+    cases = collect(checked(written("""use clerks_bot
+      GET /health => allow
+      after 90s GET /health => allow
+      after 1m after 30s GET /health => allow
+      at 2026-02-01T10:00:00+02:00 GET /health => allow
+      GET /health => allow""")))  # fmt: skip
+    times = ["01-01T00:00:00", "01-01T00:01:30", "01-01T00:03:00", "02-01T08:00:00", "02-01T08:00:00"]
+    assert [case.now.isoformat() for case in cases] == [f"2026-{time}+00:00" for time in times]
+
+
+def test_a_condition_on_the_time_sees_the_clock_of_the_test() -> None:
+    night = 'given credential { scopes: ["read:invoices"] } given time 2026-03-01T21:59:59Z'
+    shots = "GET /v1/invoices => deny by default after 1s GET /v1/invoices => allow"
+    assert failures(f'use people given agent "night-bot" from other for user "alice" {night} {shots}') == []
+
+
+CHAIN = 'use people given agent "summarizer" from acme for user "alice" given credential.scopes ["read:invoices"]'
+HOP = 'agent: "planner", scopes: ["read:invoices"]'
+
+
+@pytest.mark.parametrize(
+    ("chain", "outcome"),
+    [
+        (f"[{{ {HOP} }}]", "allow"),
+        (f"{{ hops: [{{ {HOP} }}] }}", "allow"),
+        (f"[{{ {HOP}, age: 30m }}]", "allow"),
+        (f"[{{ {HOP}, age: 31m }}]", "deny by chain"),
+        (f"[{{ {HOP}, age: absent }}]", "deny by chain"),
+        (f"[{{ {HOP}, issuer: other }}]", "deny by chain"),
+        (f"[{{ {HOP}, issued_at: 2025-12-31T23:45:00Z }}]", "allow"),
+        ('[agent "planner"]', "deny by chain"),
+        ("[]", "allow"),
+        ("absent", "allow"),
+    ],
+)
+def test_hops_are_issued_by_the_presenters_issuer_at_the_time_of_the_request(chain: str, outcome: str) -> None:
+    assert outcomes(f"{CHAIN} given chain {chain} GET /v1/invoices => allow") == [outcome]
+
+
+# ── Approvals ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("approval", "outcome"),
+    [
+        (f"{APPROVED} }}", "allow"),
+        (f"{APPROVED}, age: 15m }}", "allow"),
+        (f"{APPROVED}, age: 16m }}", CONFIRM),
+        ('given approval { rule: "large refunds need a human", by: user "dave" }', "allow"),
+        ('given approval { rule: "large refunds need a human", by: "alice" }', CONFIRM),
+        ('given approval { rule: "two of legal", by: "lea" }', CONFIRM),
+        (f"{APPROVED} }} given approval absent", CONFIRM),
+        (f"{APPROVED} }} given approval []", CONFIRM),
+    ],
+)
+def test_an_approval_is_of_exactly_the_request_that_is_made(approval: str, outcome: str) -> None:
+    assert outcomes(f"use clerks_bot {approval} {REFUND} {{ body.amount: 900 }} => allow") == [outcome]
+
+
+def test_an_approval_does_not_lift_what_denies() -> None:
+    assert outcomes(f"use clerks_bot {APPROVED} }} {REFUND} {{ body.amount: 90_000 }} => deny") == [
+        "deny by large refunds need a human"
+    ]
+
+
+def test_an_approval_is_spent_by_the_allow_it_produced() -> None:
+    shots = f"{REFUND} {{ body.amount: 900 }} => allow\n" * 2
+    assert outcomes(f"use clerks_bot {APPROVED} }} {shots}") == ["allow", CONFIRM]
+
+
+def test_what_one_test_spends_is_there_for_the_next() -> None:
+    shot = f"use clerks_bot {APPROVED} }} {REFUND} {{ body.amount: 900 }} => allow"
+    assert report(f'{PAYMENTS} test "a" {{ {shot} }} test "b" {{ {shot} }}').ok
+
+
+def test_each_row_of_a_table_has_its_own_approvals() -> None:
+    table = f"cases {{ | request | body.amount | => |\n| {REFUND} | 900 | allow |\n| {REFUND} | 900 | allow | }}"
+    assert failures(f"use clerks_bot {APPROVED} }} {table}") == []
+
+
+@pytest.mark.parametrize(("second", "outcome"), [("lou", "allow"), ("lea", "confirm by two of legal")])
+def test_a_quorum_takes_a_list_of_approvals(second: str, outcome: str) -> None:
+    both = ", ".join(f'{{ rule: "two of legal", by: "{by}" }}' for by in ("lea", second))
+    inside = f"given user.plan enterprise given approval [{both}] PATCH /v1/invoices/42 => allow"
+    assert outcomes(f"use clerks_bot {inside}") == [outcome]
+
+
+# ── Running ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_skipped_test_is_checked_and_not_asked() -> None:
+    [result] = results('skip "waits for #12" GET /health => deny')
+    assert (result.status, result.decision, result.case.skip) == (Status.SKIPPED, None, "waits for #12")
+
+
+@pytest.mark.parametrize(("only", "names"), [(None, ["Refunds", "health"]), ("FUND", ["Refunds"]), ("x", [])])
+def test_tests_are_chosen_by_a_part_of_their_name(only: str | None, names: list[str]) -> None:
+    text = 'anyone { may GET /h } test "Refunds" { GET /h => allow } test "health" { GET /h => allow }'
+    assert [case.test for case in collect(checked(text), only)] == names
+
+
+def test_a_policy_with_errors_has_no_tests() -> None:
+    assert collect(checked('anyone { may GET /h when nonsense } test "t" { GET /h => allow }')) == ()
+
+
+def test_tests_run_in_any_order_come_to_the_same() -> None:
+    found = checked(
+        f'{PAYMENTS} test "a" {{ use clerks_bot GET /v1/invoices/66 => deny }} test "b" {{ GET /v1/x => allow }}'
+    )
+    assert found.kernel
+    cases = collect(found)
+    forwards, backwards = run(cases, found.kernel), run(cases[::-1], found.kernel)
+    assert forwards.results == backwards.results[::-1]
+
+
+def test_a_failure_inside_of_a_decision_errors_that_test_only(caplog: pytest.LogCaptureFixture) -> None:
+    found = checked('anyone { may GET /h } test "t" { GET /h => allow GET /h => allow }')
+    assert found.kernel
+    first, second = collect(found)
+    broken = replace(first, rows=None)  # type: ignore[arg-type]
+    with caplog.at_level(logging.CRITICAL, "policyengine"):
+        results_ = run([broken, second], found.kernel).results
+    assert [result.status for result in results_] == [Status.ERRORED, Status.PASSED]
+    assert (results_[0].problem or "").startswith("deciding failed: AttributeError: ")
