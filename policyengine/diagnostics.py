@@ -26,7 +26,7 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `code` is stable and documented (`policyengine explain-code E201`); the first letter is its severity."""
+    """One finding. `code` is stable and documented (`policyengine explain-code E201`); E is an error, W a warning."""
 
     code: str
     message: str

@@ -96,7 +96,7 @@ FACTS: tuple[BuiltIn, ...] = (
         ("age", _D, "since the attestation was made"),
     ], optional="by model model_hash environment age", volatile="age"),
     *_facts("chain", Origin.CREDENTIAL, [
-        ("depth", Scalar.INT, "how many agents handed the work on before the presenter; unknown unless the issuer `records chains`"),
+        ("depth", Scalar.INT, "how many agents handed the work on; unknown unless the issuer `records chains`"),
         ("root", _S, "the first agent of the chain; the presenter itself when alone"),
         ("agents", List(_S), "all agents, first to last"),
         ("hops", List(HOP), "the hops before the presenter"),
@@ -141,8 +141,8 @@ OPEN_ROOTS = {
     "params": "captures of the path, `{id}`: strings, or references when typed `{id: invoice}`",
 }
 STRING_MAPS = {
-    ("request", "headers"): "HTTP headers, names in lower case, in brackets: `request.headers[\"x-id\"]`",
-    ("request", "query"): "query parameters, in brackets: `request.query[\"page\"]`",
+    ("request", "headers"): 'HTTP headers, names in lower case, in brackets: `request.headers["x-id"]`',
+    ("request", "query"): 'query parameters, in brackets: `request.query["page"]`',
 }
 ENTITY_ROOTS = ("user", "agent", "tool", "resource")
 ROOTS = frozenset({fact.path[0] for fact in FACTS} | set(OPEN_ROOTS) | set(ENTITY_ROOTS))
@@ -162,20 +162,45 @@ class Function:
     example: str
 
 
+_TEXT, _NUMERIC = ("text", _S), "number or duration"
 FUNCTIONS: tuple[Function, ...] = (
-    Function("lower", (("text", _S),), _S, "the text in lower case", 'lower("ABC") == "abc"'),
-    Function("upper", (("text", _S),), _S, "the text in upper case", 'upper("abc") == "ABC"'),
-    Function("starts_with", (("text", _S), ("prefix", _S)), _B, "whether the text begins so", 'starts_with("abc", "a")'),
-    Function("ends_with", (("text", _S), ("suffix", _S)), _B, "whether the text ends so", 'ends_with("abc", "c")'),
-    Function("contains", (("text", _S), ("part", _S)), _B, "whether the part is anywhere in the text", 'contains("abc", "b")'),
-    Function("size", (("value", "text or collection"),), Scalar.INT, "characters of a text, elements of a set or list", "size([1, 2]) == 2"),
-    Function("host", (("url", _S),), _S, "the host of an absolute URL, in lower case; unknown for anything else", 'host("https://API.example/x") == "api.example"'),
-    Function("domain", (("address", _S),), _S, "what stands after the `@` of a mail address, in lower case", 'domain("a@Acme.example") == "acme.example"'),
-    Function("bucket", (("text", _S), ("buckets", Scalar.INT)), Scalar.INT, "a stable bucket from 0 to buckets - 1, for gradual roll-outs", 'bucket("alice", 1) == 0'),
-    Function("min", (("a", "number or duration"), ("b", "same")), "same", "the smaller", "min(1, 2) == 1"),
-    Function("max", (("a", "number or duration"), ("b", "same")), "same", "the larger", "max(1, 2) == 2"),
-    Function("abs", (("a", "number or duration"),), "same", "without its sign", "abs(-1) == 1"),
-)  # fmt: skip
+    Function("lower", (_TEXT,), _S, "the text in lower case", 'lower("ABC") == "abc"'),
+    Function("upper", (_TEXT,), _S, "the text in upper case", 'upper("abc") == "ABC"'),
+    Function("starts_with", (_TEXT, ("prefix", _S)), _B, "whether the text begins so", 'starts_with("abc", "a")'),
+    Function("ends_with", (_TEXT, ("suffix", _S)), _B, "whether the text ends so", 'ends_with("abc", "c")'),
+    Function("contains", (_TEXT, ("part", _S)), _B, "whether the part is in the text", 'contains("abc", "b")'),
+    Function(
+        "size",
+        (("value", "text or collection"),),
+        Scalar.INT,
+        "characters of a text, elements of a set or list",
+        "size([1, 2]) == 2",
+    ),
+    Function(
+        "host",
+        (("url", _S),),
+        _S,
+        "the host of an absolute URL, in lower case; unknown for anything else",
+        'host("https://API.example/x") == "api.example"',
+    ),
+    Function(
+        "domain",
+        (("address", _S),),
+        _S,
+        "what stands after the `@` of a mail address, in lower case",
+        'domain("a@Acme.example") == "acme.example"',
+    ),
+    Function(
+        "bucket",
+        (_TEXT, ("buckets", Scalar.INT)),
+        Scalar.INT,
+        "a stable bucket from 0 to buckets - 1, for gradual roll-outs",
+        'bucket("alice", 1) == 0',
+    ),
+    Function("min", (("a", _NUMERIC), ("b", "same")), "same", "the smaller", "min(1, 2) == 1"),
+    Function("max", (("a", _NUMERIC), ("b", "same")), "same", "the larger", "max(1, 2) == 2"),
+    Function("abs", (("a", _NUMERIC),), "same", "without its sign", "abs(-1) == 1"),
+)
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 AUDIT_LEVELS = ("none", "brief", "full")

@@ -136,6 +136,14 @@ CODES: tuple[Code, ...] = (
         _agent("may read"),
     ),
     Code(
+        "E418",
+        "a user's name with a `*`",
+        "In an agent's name `*` is any run of characters. A user is one person, called by the whole name; several are "
+        "told by a condition.",
+        _agent("may read", _BASE) + 'user "*@acme.example" { may read }\n',
+        _agent("may read", _BASE) + 'user where user.id like "*@acme.example" { may read }\n',
+    ),
+    Code(
         "E419",
         "no name of an environment",
         "An attester names environments by strings.",

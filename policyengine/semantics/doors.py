@@ -112,11 +112,11 @@ def agent_block(declared: ast.AgentDecl, package: str, draft: Draft, issuers: Ma
 
 def agent_head(
     head: ast.Called | ast.InGroup | ast.Matching, package: str, draft: Draft
-) -> tuple[str, str, k.Called | k.InGroup | k.Where]:
+) -> tuple[str, str, k.Called | k.CalledLike | k.InGroup | k.Where]:
     """The block's label, its package, and whom it is about."""
     match head:
         case ast.Called(name):
-            return f'agent "{name.value}"', package, k.Called(not_empty(name, draft))
+            return f'agent "{name.value}"', package, agent_called(name, draft)
         case ast.InGroup(group):
             return f'agent group "{group.value}"', package, k.InGroup(not_empty(group, draft))
         case ast.Matching(condition):
@@ -124,6 +124,12 @@ def agent_head(
             return f"agent where {words(condition.span)}", package, k.Where(found)
         case _:
             assert_never(head)
+
+
+def agent_called(name: ast.Text, draft: Draft) -> k.Called | k.CalledLike:
+    """An agent by its name, in which `*` is any run of characters."""
+    written = not_empty(name, draft)
+    return k.CalledLike(written) if "*" in written else k.Called(written)
 
 
 def not_empty(name: ast.Text, draft: Draft) -> str:
@@ -283,10 +289,14 @@ def delegates(items: Sequence[ast.Node], package: str, draft: Draft) -> Iterator
         place = k.Place(tuple(dict.fromkeys(patterns)), span=item.span)
         lifetime = draft.duration(item.lifetime, "E409") if item.lifetime else None
         when = condition_of_may(item.when, place, package, draft)
-        to = k.Called(not_empty(item.to.name, draft)) if isinstance(item.to, ast.Called) else None
-        group = k.InGroup(not_empty(item.to.group, draft)) if isinstance(item.to, ast.InGroup) else None
         names = tuple(scope.name for scope in scopes)
-        yield k.Delegate(names, place.patterns or (), to or group or k.Called(""), lifetime, when, span=item.span)
+        yield k.Delegate(names, place.patterns or (), receiver(item.to, draft), lifetime, when, span=item.span)
+
+
+def receiver(to: ast.AgentRef, draft: Draft) -> k.Called | k.CalledLike | k.InGroup:
+    if isinstance(to, ast.Called):
+        return agent_called(to.name, draft)
+    return k.InGroup(not_empty(to.group, draft))
 
 
 def check_delegates(blocks: Sequence[k.AgentBlock], draft: Draft) -> None:
@@ -354,6 +364,9 @@ def user_head(
 ) -> tuple[str, str, k.Called | k.Everybody | k.Where]:
     match head:
         case ast.Called(name):
+            if "*" in name.value:
+                hint = f'write `user where user.id like "{name.value}"`'
+                draft.report("E418", "a user is called by the whole name", name.span, hint)
             return f'user "{name.value}"', package, k.Called(not_empty(name, draft))
         case ast.Anybody():
             return "user any", package, k.Everybody()

@@ -1,7 +1,7 @@
 """The kernel: what a policy means. Every name is resolved and every expression typed, so later stages hold no doubts.
 
-Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition of
-a guard acts when it is true or unknown; a condition of a door (`may`, `acts`, `delegate`, `where`) acts only when true.
+Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
+of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.kinds import Type
 from policyengine.kinds import Field as FieldType
+from policyengine.kinds import Type
 from policyengine.runtime.values import Value
 from policyengine.runtime.windows import Window
 from policyengine.source import Span
@@ -313,6 +313,13 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledLike:
+    """Agents whose name fits a glob: `agent "report-*"`."""
+
+    glob: str
+
+
+@dataclass(frozen=True, slots=True)
 class InGroup:
     group: str
 
@@ -349,7 +356,7 @@ class Delegate(Part):
 
     scopes: tuple[str, ...]
     patterns: tuple[Pattern, ...]
-    to: Called | InGroup
+    to: Called | CalledLike | InGroup
     lifetime: timedelta | None
     when: Expr | None
 
@@ -407,7 +414,9 @@ class Valid(Part):
 # These bind every hop of a chain …
 HopRequirement: TypeAlias = IssuedBy | ActsAlone | ActsFor | Valid
 # … and these the presenter only.
-Requirement: TypeAlias = HopRequirement | CredentialKind | CredentialLifetime | CredentialAge | CredentialBound | AttestedBy
+Requirement: TypeAlias = (
+    HopRequirement | CredentialKind | CredentialLifetime | CredentialAge | CredentialBound | AttestedBy
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +425,7 @@ class AgentBlock(Part):
 
     label: str
     package: str
-    who: Called | InGroup | Where
+    who: Called | CalledLike | InGroup | Where
     requirements: tuple[Requirement, ...]
     grants: tuple[Grant, ...]
     delegates: tuple[Delegate, ...]
@@ -566,7 +575,7 @@ class Entity(Part):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Everything loaded, as one value: `package` is the first one asked for, `unrestricted` the packages that say so."""
+    """Everything loaded, as one value: `package` is the first one asked for, `unrestricted` those that say so."""
 
     package: str
     packages: tuple[str, ...]
@@ -599,5 +608,3 @@ def walk(expression: Expr) -> Iterator[Expr]:
         current = pending.pop()
         yield current
         pending.extend(reversed(list(parts(current))))
-
-

@@ -26,6 +26,7 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import Snapshot
@@ -90,18 +91,28 @@ def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried
 def _applies(block: w.Block, facts: Facts, agent: w.Agent) -> Value:
     if isinstance(block, k.AnyoneBlock):
         return True
-    name = agent.id if isinstance(block, k.AgentBlock) else facts.read(("user", "id"))
+    user = facts.read(("user", "id"))
     match block.who:
-        case k.Called(wanted):
-            return lift(lambda known: known == wanted, name)
-        case k.Everybody():
-            return lift(lambda _: True, name)
-        case k.InGroup(group):
-            return lift(lambda _, groups: contains(groups, group, False, facts), name, agent.groups)
         case k.Where(condition):
-            return lift(lambda _: value(condition, facts), name)
+            return lift(lambda _: value(condition, facts), agent.id if isinstance(block, k.AgentBlock) else user)
+        case k.Everybody():
+            return lift(lambda _: True, user)
+        case k.Called(wanted) if isinstance(block, k.UserBlock):
+            return lift(lambda known: known == wanted, user)
+        case who:
+            return _is(agent, who, facts)
+
+
+def _is(agent: w.Agent, who: k.Called | k.CalledLike | k.InGroup, facts: Facts) -> Value:
+    match who:
+        case k.Called(wanted):
+            return lift(lambda name: name == wanted, agent.id)
+        case k.CalledLike(glob):
+            return lift(lambda name: Glob(glob).matches(name), agent.id)
+        case k.InGroup(group):
+            return lift(lambda _, groups: contains(groups, group, False, facts), agent.id, agent.groups)
         case _:
-            assert_never(block.who)
+            assert_never(who)
 
 
 def _holds(requirement: k.Requirement, facts: Facts, agent: w.Agent, presents: bool) -> Value:
@@ -194,15 +205,9 @@ def _delegates(seen: w.BlockSeen, agent: w.Agent, then: w.Agent, facts: Facts) -
         covers = any(match_pattern(pattern, facts.request.endpoint) is not None for pattern in delegate.patterns)
         lasts = True if delegate.lifetime is None else lift(lambda age: age <= delegate.lifetime, agent.age)
         condition = True if delegate.when is None else value(delegate.when, facts)
-        return w.DelegateSeen(delegate, covers, _names(delegate.to, then, facts), lasts, condition)
+        return w.DelegateSeen(delegate, covers, _is(then, delegate.to, facts), lasts, condition)
 
     return tuple(one(delegate) for delegate in seen.block.delegates) if isinstance(seen.block, k.AgentBlock) else ()
-
-
-def _names(to: k.Called | k.InGroup, agent: w.Agent, facts: Facts) -> Value:
-    if isinstance(to, k.Called):
-        return lift(lambda name: name == to.name, agent.id)
-    return lift(lambda groups: contains(groups, to.group, False, facts), agent.groups)
 
 
 def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.Agent) -> Iterable[w.LimitSeen]:
