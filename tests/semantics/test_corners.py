@@ -104,9 +104,10 @@ entity folder { editors: set<user or team> inherited  tags: set<string> inherite
 entity user { tenant: string?  age: int?  plan: plan?  manager: user?  roles: set<string>
   address: { city: string?  street: { name: string? } } } in team
 entity doc { tenant: string?  owner: user  editors: set<user or team> inherited } in folder
-facts { body.n: number?  body.i: int?  body.s: string?  body.b: bool?  body.tags: set<string>?  body.list: list<number>?
-  body.rows: list<{ n: number?  zip: string? }>?  body.who: user?  body.users: set<user>?  body.t: time?  body.d: duration?
-  body.ip: ip?  body.net: cidr?  body.plan: plan?  body.rec: { a: number?  b: { c: string? } }?  body.groups: set<team>? }
+facts { body.n: number?  body.i: int?  body.s: string?  body.b: bool?  body.tags: set<string>?  
+  body.list: list<number>?  body.rows: list<{ n: number?  zip: string? }>?  body.who: user?  body.users: set<user>?  
+  body.t: time?  body.d: duration?  body.ip: ip?  body.net: cidr?  body.plan: plan?  
+  body.rec: { a: number?  b: { c: string? } }?  body.groups: set<team>? }
 anyone { may POST /x, POST /docs/{id: doc} }
 """
 
