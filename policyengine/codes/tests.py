@@ -22,16 +22,16 @@ CODES: tuple[Code, ...] = (
     Code(
         "E602",
         "an unknown fact in a test",
-        "A test gives facts that policies know: built-in ones, those that `facts` declares, and attributes of entities. "
-        "A misspelt one would change nothing, and the test would show something else than it says.",
+        "A test gives facts that policies know: built-in ones, those that `facts` declares, and attributes of "
+        "entities. A misspelt one would change nothing, and the test would show something else than it says.",
         _test("GET /a { request.sice: 5 } => allow"),
         _test("GET /a { request.size: 5 } => allow"),
     ),
     Code(
         "E603",
         "a word that means nothing",
-        "A bare word in a test is `absent`, the value of an enum, a variable of its matrix, or the name of an issuer or "
-        "attester where one is wanted. Everything else is a text and stands in quotes.",
+        "A bare word in a test is `absent`, the value of an enum, a variable of its matrix, or the name of an issuer "
+        "or attester where one is wanted. Everything else is a text and stands in quotes.",
         _test("GET /a { credential.kind: jtw } => allow"),
         _test("GET /a { credential.kind: jwt } => allow"),
     ),
