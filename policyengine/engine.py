@@ -19,7 +19,7 @@ from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, O
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import check
-from policyengine.semantics.explain import Explanation, explain
+from policyengine.semantics.explain import Explanation, endpoint_words, explain
 from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, decide, walk
@@ -146,11 +146,15 @@ class Engine:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why."""
         request = _read(question)
         now = request.options.at or self._clock()
-        snapshot = self._snapshot(request)
-        facts = facts_of(self.kernel, request, snapshot, now)
-        seen = walk(facts, snapshot)
-        decision, effects = conclude(facts, seen)
-        return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
+        try:
+            snapshot = self._snapshot(request)
+            facts = facts_of(self.kernel, request, snapshot, now)
+            seen = walk(facts, snapshot)
+            decision, effects = conclude(facts, seen)
+            return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
+        except Exception:
+            failed = replace(self._failed(), id=self._ids(now))
+            return Explanation(failed, endpoint_words(request.endpoint), ())
 
     async def decide_async(self, question: Question) -> Decision:
         return self.decide(question)

@@ -1,0 +1,354 @@
+"""The engine: loads, decides, explains, spends; and whatever breaks inside it ends in a deny."""
+
+import asyncio
+import json
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from policyengine import engine as module
+from policyengine.diagnostics import PolicyError
+from policyengine.directory.entities import Directory
+from policyengine.directory.files import EntitiesError
+from policyengine.engine import Engine, new_id
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.request import Approval, Request, RequestError
+from tests.semantics.deciding import row
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+POLICY = """
+package shop
+entity user { roles: set<string> }
+facts on POST /pay { body.amount: number }
+anyone { may GET /health, POST /pay, GET /night }
+guard "large" on POST /pay { confirm by role finance within 1h when body.amount > 500 }
+guard "night" on GET /night { require time within 22:00..06:00 "UTC" }
+"""
+HEALTH = {"request": {"method": "GET", "path": "/health"}}
+STAFF = Directory([row("user fin", {"roles": ["finance"]})])
+
+
+@pytest.fixture
+def shop() -> Engine:
+    return Engine.from_text(POLICY, "shop.policy", directory=STAFF, clock=lambda: NOW)
+
+
+def pay(amount: object = 900, **more: object) -> dict[str, object]:
+    return {"request": {"method": "POST", "path": "/pay"}, "body": {"amount": amount}, **more}
+
+
+def approved(engine: Engine, ask: dict[str, object], id: str = "a1") -> dict[str, object]:
+    [remedy] = engine.evaluate(ask).remedies
+    grant = {"id": id, "by": "fin", "granted_at": NOW.isoformat(), "binding": remedy.binding}
+    return {**ask, "approvals": [grant]}
+
+
+# ── Loading ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_text_becomes_an_engine_that_knows_its_package_and_revision(shop):
+    assert (shop.package, shop.packages) == ("shop", ("shop",))
+    assert shop.revision.startswith("sha256:")
+    assert len(shop.revision) == len("sha256:") + 64
+    assert shop.failures == 0
+
+
+def test_every_mistake_in_a_text_is_told_at_once():
+    with pytest.raises(PolicyError) as told:
+        Engine.from_text('anyone { may GET /x when user.rolle == "a" }\nguard "g" { require nothing }', "p.policy")
+    assert {one.code for one in told.value.diagnostics} >= {"E201", "E202"}
+    assert {one.span.source.name for one in told.value.diagnostics} == {"p.policy"}
+
+
+@pytest.mark.parametrize("text", ["anyone {", "%", "anyone { may GET }", "language 9\nanyone { may GET /x }", "\x00"])
+def test_what_is_no_policy_is_an_error(text):
+    with pytest.raises(PolicyError):
+        Engine.from_text(text)
+
+
+def test_files_and_folders_are_loaded_with_their_directory(tmp_path):
+    (tmp_path / "shop.policy").write_text(POLICY)
+    (tmp_path / "people.json").write_text(
+        json.dumps({"entities": [{"type": "user", "id": "fin", "attributes": {"roles": ["finance"]}}]})
+    )
+    for given in (tmp_path, tmp_path / "shop.policy"):
+        engine = Engine.load(given, entities=tmp_path / "people.json", clock=lambda: NOW)
+        assert engine.decide(approved(engine, pay())).allowed
+    assert engine.revision == Engine.from_text(POLICY).revision
+
+
+def test_a_reason_names_the_file_and_the_line(tmp_path):
+    (tmp_path / "g.policy").write_text('anyone { may GET /health }\nguard "g" {\n  deny\n}')
+    [reason] = Engine.load(tmp_path / "g.policy").decide(HEALTH).reasons
+    assert reason.at is not None
+    assert reason.at.endswith("g.policy:3")
+
+
+def test_a_missing_policy_is_an_error(tmp_path):
+    with pytest.raises((PolicyError, OSError)):
+        Engine.load(tmp_path / "none.policy")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"entities": 5}',
+        '{"entities": [{"type": "user"}]}',
+        '{"people": []}',
+        '{"entities": [{"type": "u", "id": "e\\u0301"}]}',
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_an_error(tmp_path, text):
+    (tmp_path / "p.policy").write_text(POLICY)
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(EntitiesError):
+        Engine.load(tmp_path / "p.policy", entities=tmp_path / "e.json")
+
+
+# ── Questions ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_question_may_be_a_mapping_json_or_a_request(shop):
+    text = json.dumps(HEALTH)
+    for question in (HEALTH, text, text.encode(), Request.from_mapping(HEALTH)):
+        assert shop.decide(question).allowed
+        assert shop.evaluate(question).allowed
+        assert shop.explain(question).decision.allowed
+
+
+@pytest.mark.parametrize(
+    ("question", "member"),
+    [(b"\xff", ""), ("{", ""), ("[]", ""), ({}, ""), ({"request": 5}, "request"), ({**HEALTH, "user": {"id": "a", "roles": []}}, "user.roles"),
+     (7, ""), (None, ""), ([HEALTH], ""), ({**HEALTH, "tool": {"name": "t"}}, "tool")],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["decide", "evaluate", "explain"])
+def test_a_malformed_question_is_an_error_that_names_its_member(shop, question, member, way):
+    with pytest.raises(RequestError) as told:
+        getattr(shop, way)(question)
+    assert told.value.member == member
+    assert shop.failures == 0
+
+
+# ── Failing closed ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("secret"), RecursionError(), KeyError("x"), AssertionError(), MemoryError()]
+)
+@pytest.mark.parametrize("way", ["decide", "evaluate"])
+def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog, error, way):
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "decide", broken)
+    with caplog.at_level(logging.ERROR, logger="policyengine"):
+        decision = getattr(shop, way)(HEALTH)
+    assert (decision.outcome, decision.gate) == (Outcome.DENY, Gate.FAILURE)
+    assert "secret" not in str(decision.to_dict())
+    assert (decision.revision, decision.package) == (shop.revision, "shop")
+    assert len(decision.id) == 26
+    assert shop.failures == 1
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_an_explanation_that_fails_explains_a_deny(shop, monkeypatch, caplog):
+    monkeypatch.setattr(module, "walk", lambda *_: 1 / 0)
+    explained = shop.explain(HEALTH)
+    assert (explained.decision.outcome, explained.decision.gate) == (Outcome.DENY, Gate.FAILURE)
+    assert explained.render()
+    assert (shop.failures, len(caplog.records)) == (1, 1)
+
+
+def test_a_directory_that_breaks_is_a_failure_and_no_approval_is_spent(shop):
+    class Broken(Directory):
+        def attribute(self, ref: object, name: str) -> object:
+            raise RuntimeError("the database is gone")
+
+    ask = approved(shop, pay())
+    directory, shop._directory = shop._directory, Broken()
+    assert shop.decide(ask).gate is Gate.FAILURE
+    shop._directory = directory
+    assert shop.decide(ask).allowed
+
+
+def test_a_clock_without_a_zone_is_a_failure():
+    engine = Engine.from_text(POLICY, clock=lambda: datetime(2027, 1, 4, 23))
+    assert engine.decide({"request": {"method": "GET", "path": "/night"}}).outcome is Outcome.DENY
+
+
+def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
+    monkeypatch.setattr(module, "decide", lambda *_: 1 / 0)
+    logging.getLogger("policyengine").setLevel(logging.CRITICAL + 1)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            decisions = list(pool.map(lambda _: shop.decide(HEALTH), range(80)))
+    finally:
+        logging.getLogger("policyengine").setLevel(logging.NOTSET)
+    assert {one.gate for one in decisions} == {Gate.FAILURE}
+    assert shop.failures == 80
+
+
+# ── Spending and peeking ──────────────────────────────────────────────────────────────────────
+
+
+def test_decide_spends_an_approval_and_evaluate_does_not(shop):
+    ask = approved(shop, pay())
+    for _ in range(3):
+        assert shop.evaluate(ask).allowed
+    assert shop.decide(ask).allowed
+    assert shop.decide(ask).outcome is Outcome.CONFIRM
+    assert shop.evaluate(ask).outcome is Outcome.CONFIRM
+
+
+def test_an_allow_that_was_only_peeked_says_that_it_must_be_consumed(shop):
+    ask = approved(shop, pay())
+    assert [one.kind for one in shop.evaluate(ask).obligations] == ["consume"]
+    assert [one.kind for one in shop.explain(ask).decision.obligations] == ["consume"]
+    assert [one.kind for one in shop.evaluate(HEALTH).obligations] == []
+    assert [one.kind for one in shop.decide(ask).obligations] == []
+
+
+def test_a_decision_that_is_told_not_to_consume_peeks(shop):
+    ask = approved(shop, pay())
+    peek = {**ask, "options": {"consume": False}}
+    assert [one.kind for one in shop.decide(peek).obligations] == ["consume"]
+    assert shop.decide(ask).allowed
+
+
+def test_an_approval_is_spent_exactly_once_by_eight_threads(shop):
+    ask = approved(shop, pay())
+    start = threading.Barrier(8)
+
+    def decide(_: int) -> Decision:
+        start.wait()
+        return shop.decide(ask)
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [one.outcome for one in pool.map(decide, range(8))]
+    assert sorted(outcomes) == [Outcome.ALLOW, *[Outcome.CONFIRM] * 7]
+
+
+def test_two_that_need_one_of_two_approvals_each_get_their_own(shop):
+    asks = [approved(shop, pay(amount), f"a{amount}") for amount in (900, 901, 902, 903)]
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [one.outcome for one in pool.map(shop.decide, asks * 4)]
+    assert outcomes.count(Outcome.ALLOW) == 4
+
+
+def test_a_denied_decision_spends_nothing():
+    engine = Engine.from_text(
+        POLICY + 'guard "no" on POST /pay { deny when request.size > 5 }', directory=STAFF, clock=lambda: NOW
+    )
+    small = {"request": {"method": "POST", "path": "/pay", "size": 1}, "body": {"amount": 900}}
+    ask = approved(engine, small)
+    assert engine.decide({**ask, "request": {**small["request"], "size": 9}}).outcome is Outcome.DENY
+    assert engine.decide(ask).allowed
+
+
+# ── Time and ids ──────────────────────────────────────────────────────────────────────────────
+
+NIGHT = {"request": {"method": "GET", "path": "/night"}}
+
+
+def test_a_peek_may_be_about_another_time(shop):
+    late = {**NIGHT, "options": {"consume": False, "at": "2027-01-04T23:00:00Z"}}
+    assert not shop.evaluate(NIGHT).allowed
+    assert shop.evaluate(late).allowed
+    assert shop.decide(late).allowed
+    assert shop.explain(late).decision.allowed
+
+
+def test_a_decision_that_spends_is_made_now(shop):
+    with pytest.raises(RequestError) as told:
+        shop.decide({**NIGHT, "options": {"at": "2027-01-04T23:00:00Z"}})
+    assert told.value.member == "options.at"
+
+
+def test_ids_are_unique_and_sort_by_time():
+    moments = [NOW + timedelta(milliseconds=step) for step in range(200)]
+    ids = [new_id(moment) for moment in moments]
+    assert ids == sorted(ids)
+    assert len({new_id(NOW) for _ in range(1000)}) == 1000
+    assert all(len(one) == 26 and set(one) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for one in ids)
+
+
+def test_every_decision_has_its_own_id(shop):
+    assert len({shop.decide(HEALTH).id, shop.evaluate(HEALTH).id, shop.explain(HEALTH).decision.id}) == 3
+
+
+def test_the_same_question_at_the_same_time_has_the_same_answer():
+    one, other = (Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=lambda _: "id") for _ in range(2))
+    for ask in (HEALTH, NIGHT, pay(), pay("9"), {**HEALTH, "agent": {"id": "x"}}):
+        assert one.decide(ask) == other.decide(ask)
+
+
+# ── Async twins, answers, explanations ────────────────────────────────────────────────────────
+
+
+def test_the_async_twins_say_the_same():
+    engine = Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=lambda _: "id")
+
+    async def ask() -> tuple[Decision, Decision, Decision]:
+        explained = await engine.explain_async(HEALTH)
+        return await engine.decide_async(HEALTH), await engine.evaluate_async(HEALTH), explained.decision
+
+    assert set(asyncio.run(ask())) == {engine.decide(HEALTH)}
+
+
+def test_a_caller_is_denied_obligations_that_it_does_not_support():
+    engine = Engine.from_text(POLICY + 'guard "tag" on GET /health { header "X" "1" }')
+    for supported, allowed in ((None, True), (["header"], True), ([], False)):
+        assert engine.decide({**HEALTH, "options": {"obligations_supported": supported}}).allowed is allowed
+
+
+def test_a_decision_as_data_has_the_names_and_order_of_the_wire(shop):
+    data = shop.decide(pay()).to_dict()
+    assert list(data) == [
+        "outcome", "allowed", "id", "revision", "package", "gate", "reasons", "remedies", "principal", "rates",
+        "obligations", "unknown",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(data)) == data
+    assert (data["outcome"], data["allowed"], data["gate"], data["package"]) == ("confirm", False, "guard", "shop")
+    [reason], [remedy] = data["reasons"], data["remedies"]
+    assert reason.keys() == {"gate", "message", "rule", "at", "outcome"}
+    assert (reason["rule"], reason["at"]) == ("large", "shop.policy:6")
+    assert remedy.keys() == {"kind", "rule", "by", "within", "binding"}
+    assert data["rates"] == data["obligations"] == data["unknown"] == []
+
+
+def test_an_unknown_fact_is_data_too(shop):
+    assert shop.decide(pay("900")).to_dict()["unknown"] == [
+        {"fact": "body.amount", "why": "expected number, got string"}
+    ]
+
+
+def test_an_explanation_holds_the_decision_that_evaluate_gives(shop):
+    for ask in (HEALTH, NIGHT, pay(), pay("9"), {"request": {"method": "GET", "path": "/a//b"}}):
+        explained = shop.explain(ask)
+        assert explained.decision.outcome is shop.evaluate(ask).outcome
+        assert explained.decision.reasons == shop.evaluate(ask).reasons
+        assert str(explained.decision.outcome) in explained.render()
+        assert json.dumps(explained.to_dict())
+
+
+def test_approvals_may_be_given_in_python_too(shop):
+    [remedy] = shop.evaluate(pay()).remedies
+    request = Request.from_mapping(pay())
+    given = Approval("a1", "fin", NOW, remedy.binding)
+    request = Request(request.endpoint, request.facts, approvals=(given,))
+    assert shop.decide(request).allowed
+    assert not shop.decide(request).allowed
+
+
+def test_loading_needs_no_network_and_no_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "p.policy").write_text(POLICY)
+    monkeypatch.chdir(tmp_path)
+    assert Engine.load("p.policy").package == "shop"
+    assert Engine.load(Path("p.policy")).revision == Engine.load(tmp_path).revision
