@@ -33,13 +33,12 @@ install: .venv/.installed
 
 serve: install
 	@echo 'try: curl -s http://127.0.0.1:$(PORT)/decide -H "content-type: application/json" -d @$(PAYMENTS)/request.json'
-	@$(BIN)/policyengine serve $(PAYMENTS) --host 127.0.0.1 --port $(PORT)
+	@$(BIN)/policyengine serve $(PAYMENTS) --entities $(PAYMENTS)/entities.json --host 127.0.0.1 --port $(PORT)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --session-timeout=300
-	$(BIN)/policyengine check $(EXAMPLES)
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
-	$(BIN)/policyengine test $(EXAMPLES)
+	@set -e; for example in $(EXAMPLES)/*/; do $(BIN)/policyengine check --strict $$example; $(BIN)/policyengine test $$example; done
 
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1700 --session-timeout=1700

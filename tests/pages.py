@@ -1,0 +1,109 @@
+"""Pages of documentation as what they promise: blocks in order, what their commands print, what may differ from run to run.
+
+A comment on the line before a fence says what a block is: `<!-- error: E201 -->` shows a mistake, `<!-- fragment -->`
+is a piece of a policy, `<!-- file: notes.policy -->` is a file that later commands find.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+EXAMPLES = CHECKOUT / "policies" / "examples"
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<marker>[^\n]+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+SERVED = "http://127.0.0.1:8080"
+TIMEOUT = 60
+VARYING = (
+    (re.compile(r"\bsha256:[0-9a-f]{64}"), "sha256:…"),
+    (re.compile(r"\b[0-9A-HJKMNP-TV-Z]{26}\b"), "01…"),  # the id of a decision
+    (re.compile(r"\b\d+(?:\.\d+)? ?m?s\b(?= *\)?$)", re.MULTILINE), "…s"),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+    marker: str | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(CHECKOUT)}:{self.line}"
+
+    def marked(self, word: str) -> str | None:
+        """What the marker says after a word: `E201` of `error: E201`."""
+        said = self.marker or ""
+        return said.removeprefix(f"{word}:").strip() if said.startswith(f"{word}:") else None
+
+
+@dataclass(frozen=True)
+class Command:
+    """`$ command` and the lines printed below it."""
+
+    line: str
+    printed: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Line ends stay as they are: some pages show what they do to a policy."""
+    with page.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    return [
+        Block(page, text.count("\n", 0, found.start("text")) + 1, found["language"], found["text"], found["marker"])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def commands(block: Block) -> list[Command]:
+    before, *rest = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    assert not before, f"{block.place}: a console block begins with a command"
+    return [Command(command, printed) for command, _, printed in (one.partition("\n") for one in rest)]
+
+
+def ran(command: str, folder: Path, served: str = SERVED) -> str:
+    """What a command prints on both streams, in a folder, with our commands first on the path."""
+    tools = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1", "no_proxy": "*"}
+    done = subprocess.run(
+        ["bash", "-c", command.replace(SERVED, served)],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return done.stdout.replace(served, SERVED)
+
+
+def matches(documented: str, printed: str) -> bool:
+    """Equal but for what varies; `…` on a line of its own is any lines, and within one any text."""
+    wanted, found = masked(documented), masked(printed)
+    pattern = "".join(r"(?:.*\n)*?" if line.strip() == "…" else f"{within(line)}\n" for line in wanted.splitlines())
+    return re.fullmatch(pattern, f"{found}\n" if found else "") is not None
+
+
+def within(line: str) -> str:
+    return re.escape(line.rstrip()).replace("…", ".*")
+
+
+def masked(text: str) -> str:
+    for varying, instead in VARYING:
+        text = varying.sub(instead, text)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def copy_examples(folder: Path) -> None:
+    shutil.copytree(EXAMPLES, folder / "policies" / "examples")

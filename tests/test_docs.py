@@ -1,0 +1,192 @@
+"""The documentation is true: its policies check and pass their tests, its commands print what is shown, its code runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from policyengine.runtime.request import Request
+from policyengine.semantics.check import Checked, check
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+from policyengine.testing import collect, run
+from tests.pages import CHECKOUT, EXAMPLES, SERVED, Block, blocks, commands, copy_examples, matches, ran
+
+DOCS = CHECKOUT / "docs"
+PAGES = sorted([CHECKOUT / "README.md", *DOCS.glob("*.md"), *EXAMPLES.glob("*/README.md")])
+# Held to more than this by tests of their own: tests/test_codes.py, tests/testing/test_docs.py.
+HELD_ELSEWHERE = (DOCS / "diagnostics.md", DOCS / "testing.md")
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+# What pieces of policies speak of, and no more.
+PRELUDE = """
+entity team in team
+entity user in team
+entity folder { editors: set<user or team> } in folder
+entity document { owner: user   editors: set<user or team> inherited } in folder
+"""
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def each(found: list[Block]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in found])
+
+
+def in_language(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def checked(block: Block, prelude: str = "") -> Checked:
+    module, found = parse(Source(block.place, prelude + block.text))
+    return check([module] if module else [], found)
+
+
+# ── Policies ──────────────────────────────────────────────────────────────────────────────────
+
+POLICIES = in_language("policy")
+WHOLE = [block for block in POLICIES if block.marker is None and block.page not in HELD_ELSEWHERE]
+
+
+@each(WHOLE)
+def test_a_policy_has_no_findings(block: Block) -> None:
+    assert [diagnostic.render() for diagnostic in checked(block).diagnostics] == []
+
+
+@each([block for block in WHOLE if re.search(r"^test ", block.text, re.MULTILINE)])
+def test_a_policy_decides_as_its_tests_say(block: Block) -> None:
+    policy = checked(block)
+    assert policy.kernel is not None
+    report = run(collect(policy), policy.kernel)
+    assert report.results
+    assert report.ok, report.render()
+
+
+@each([block for block in POLICIES if block.marked("error")])
+def test_a_mistake_that_is_shown_is_found(block: Block) -> None:
+    assert block.marked("error") in {diagnostic.code for diagnostic in checked(block).diagnostics}
+
+
+@each([block for block in POLICIES if block.marker == "fragment"])
+def test_a_piece_of_a_policy_fits_into_one(block: Block) -> None:
+    assert [diagnostic.render() for diagnostic in checked(block, PRELUDE).diagnostics if diagnostic.is_error] == []
+
+
+@each([block for block in POLICIES if block.marker])
+def test_a_marker_is_one_that_means_something(block: Block) -> None:
+    marked = any(block.marked(word) for word in ("error", "file", "append"))
+    assert marked or block.marker == "fragment", f"what is `<!-- {block.marker} -->`?"
+
+
+# ── Commands and programs, page by page: a file on a page is there for what follows ───────────
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What `make serve` serves, on a free port."""
+    folder = tmp_path_factory.mktemp("served")
+    copy_examples(folder)
+    example = "policies/examples/payments"
+    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())"]
+    options = ["--entities", f"{example}/entities.json", "--port", "0", "--format", "json"]
+    with subprocess.Popen([*command, "serve", example, *options], cwd=folder, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        try:
+            yield json.loads(server.stdout.readline())["listening"]
+        finally:
+            server.terminate()
+
+
+RUN = [page for page in PAGES if any(block.language in ("console", "python") for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(CHECKOUT))) for page in RUN])
+def test_commands_print_what_the_page_shows(
+    page: Path, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_examples(tmp_path)
+    of_an_example = page.parent.parent == EXAMPLES
+    own_files = any(block.marked("file") for block in blocks(page))
+    folder = tmp_path / (page.parent.relative_to(CHECKOUT) if of_an_example else "own" if own_files else "")
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    for block in blocks(page):
+        if block.marked("file") or block.marked("append"):
+            put(block, folder)
+        elif block.language == "python":
+            execute(block, served)
+        elif block.language == "console":
+            wrong = [one for one in commands(block) if not matches(one.printed, ran(one.line, folder, served))]
+            assert not wrong, f"{block.place}: `{wrong[0].line}` prints\n{ran(wrong[0].line, folder, served)}"
+
+
+def put(block: Block, folder: Path) -> None:
+    name, mode = (block.marked("file"), "w") if block.marked("file") else (block.marked("append"), "a")
+    with (folder / str(name)).open(mode, encoding="utf-8") as file:
+        file.write(block.text)
+
+
+def execute(block: Block, served: str) -> None:
+    """Failures point into the page."""
+    text = "\n" * (block.line - 1) + block.text.replace(SERVED, served)
+    exec(compile(text, str(block.page), "exec"), {"__name__": "__documented__"})
+
+
+# ── The rest ──────────────────────────────────────────────────────────────────────────────────
+
+
+@each(in_language("json"))
+def test_json_is_json_and_what_asks_is_a_request(block: Block) -> None:
+    found = json.loads(block.text)
+    if {"request", "tool", "action"} & set(found):
+        Request.from_mapping(found)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(CHECKOUT))) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    broken = [path for path, _ in links if not (page.parent / path).exists()]
+    assert broken == []
+
+
+def test_generated_parts_say_what_the_tables_say() -> None:
+    pages = run_path(str(DOCS / "generate.py"))["pages"]()
+    stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run `python docs/generate.py`"
+
+
+# ── What keeps these tests honest ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("documented", "printed", "same"),
+    [
+        ("a\nb", "a\nb\n", True),
+        ("a\nb", "a\nc\n", False),
+        ("a", "a\nb\n", False),
+        ("a\nb", "a\n", False),
+        ("", "", True),
+        ("", "surprise\n", False),
+        ("a\n…\nd", "a\nb\nc\nd\n", True),
+        ("a\n…\nd", "a\nd\n", True),
+        ("a\n…\nd", "a\nb\n", False),
+        ("took … to run", "took long to run\n", True),
+        ("1 + 1 = 2", "1 + 1 = 2\n", True),
+        ("1 . 1", "1 + 1\n", False),
+        (f"sha256:{'0' * 64}", f"sha256:{'1' * 64}\n", True),
+        ("sha256:00", "sha256:11\n", False),
+        ('"id": "01M874BN1FBKKCX6K4X7XFQD60"', '"id": "01M874BN1FBKKCX6K4X7XFQD61"\n', True),
+    ],
+)
+def test_output_is_compared_but_for_what_varies(documented: str, printed: str, same: bool) -> None:
+    assert matches(documented, printed) is same
+
+
+def test_every_kind_of_block_is_found() -> None:
+    assert len(WHOLE) >= 10
+    assert {"policy", "console", "python", "json"} <= {block.language for block in BLOCKS}

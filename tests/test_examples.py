@@ -1,0 +1,153 @@
+"""The examples are what a newcomer may copy: without findings, in canonical form, tested, and as their READMEs say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine.cli.check import check_files
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.semantics.check import Checked
+from policyengine.semantics.kernel import Confirm, Deny
+from policyengine.source import Source
+from policyengine.syntax.format import format_module
+from policyengine.testing import Report, collect, run
+from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
+
+FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+FILES = sorted(EXAMPLES.rglob("*.policy"))
+TODAY = {Outcome.ALLOW, Outcome.DENY, Outcome.CONFIRM}
+GATES = {Gate.MALFORMED_PATH, Gate.IDENTITY, Gate.DEFAULT, Gate.USER, Gate.CHAIN, Gate.GUARD}
+each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) for folder in FOLDERS])
+
+
+@cache
+def checked(folder: Path) -> Checked:
+    return check_files([folder])[0]
+
+
+@cache
+def tested(folder: Path) -> Report:
+    kernel = checked(folder).kernel
+    assert kernel is not None
+    return run(collect(checked(folder)), kernel)
+
+
+def question(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "request.json").read_text(encoding="utf-8"))
+
+
+def decided(folder: Path, asked: Mapping[str, Any]) -> Decision:
+    entities = folder / "entities.json"
+    return Engine.load(folder, entities=entities if entities.exists() else None).evaluate(asked)
+
+
+@each
+def test_an_example_has_no_findings(folder: Path) -> None:
+    assert [diagnostic.render() for diagnostic in checked(folder).diagnostics] == []
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=str(file.relative_to(EXAMPLES))) for file in FILES])
+def test_an_example_is_in_canonical_form(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert format_module(Source(file.name, text)) == text
+
+
+@each
+def test_an_example_decides_as_its_tests_say(folder: Path) -> None:
+    assert tested(folder).ok, tested(folder).render()
+
+
+@each
+def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> None:
+    kernel = checked(folder).kernel
+    assert kernel is not None
+    closing = {guard.name for guard in kernel.guards if any(isinstance(one, Deny | Confirm) for one in guard.effects)}
+    named = {reason.rule for decision in decisions(folder) for reason in decision.reasons}
+    assert closing <= named
+
+
+def decisions(folder: Path) -> list[Decision]:
+    return [result.decision for result in tested(folder).results if result.decision is not None]
+
+
+def test_the_examples_show_every_outcome_and_every_gate() -> None:
+    shown = [decision for folder in FOLDERS for decision in decisions(folder)]
+    assert len(shown) >= 250
+    assert {decision.outcome for decision in shown} == TODAY
+    assert {decision.gate for decision in shown} == GATES | {None}
+
+
+def test_the_examples_show_what_unknown_does() -> None:
+    whys = {fact.why for folder in FOLDERS for decision in decisions(folder) for fact in decision.unknown}
+    assert "absent" in whys
+    assert any(why.startswith("expected number, got string") for why in whys)
+
+
+def test_an_approval_is_given_and_spent_somewhere() -> None:
+    with_approval = [
+        result.decision.outcome
+        for folder in FOLDERS
+        for result in tested(folder).results
+        if result.case.approvals and result.decision is not None
+    ]
+    assert {Outcome.ALLOW, Outcome.CONFIRM, Outcome.DENY} <= set(with_approval)
+
+
+@each
+def test_a_readme_shows_its_request_and_its_tests(folder: Path) -> None:
+    shown = [
+        one.line for block in blocks(folder / "README.md") if block.language == "console" for one in commands(block)
+    ]
+    assert any(line.startswith("policyengine decide .") and "request.json" in line for line in shown)
+    assert "policyengine test ." in shown
+
+
+ASKED = {
+    "admin-guardrails": "confirm",
+    "analytics": "allow",
+    "delegation": "allow",
+    "drive": "allow",
+    "mcp-tools": "confirm",
+    "multi-tenant": "deny",
+    "payments": "confirm",
+}
+
+
+@each
+def test_a_request_comes_to_what_its_readme_says(folder: Path) -> None:
+    assert decided(folder, question(folder)).outcome == ASKED[folder.name]
+
+
+# What the READMEs say of other requests.
+VARIATIONS = [
+    ("payments", {"body": {"amount": 90}}, "allow", None),
+    ("payments", {"body": {"amount": 90000}}, "deny", Gate.GUARD),
+    ("payments", {"body": {"amount": "900"}}, "deny", Gate.GUARD),
+    ("payments", {"body": {"amount": "90"}}, "deny", Gate.GUARD),
+    ("payments", {"request": {"method": "POST", "path": "/v1/invoices/66/refunds"}}, "deny", Gate.DEFAULT),
+    ("analytics", {"request": {"method": "GET", "path": "/v1/datasets/patients/rows"}}, "deny", Gate.GUARD),
+    ("analytics", {"request": {"method": "GET", "path": "/v1/datasets/unheard-of/rows"}}, "deny", Gate.GUARD),
+    ("delegation", {"options": {"consume": False, "at": "2026-01-01T09:31:00Z"}}, "deny", Gate.CHAIN),
+    ("drive", {"credential": {"kind": "jwt", "scopes": ["drive.readonly"]}}, "deny", Gate.DEFAULT),
+    ("drive", {"user": {"id": "guest"}}, "deny", Gate.USER),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "outcome", "gate"), VARIATIONS)
+def test_another_request_comes_to_what_the_readme_says(
+    name: str, change: dict[str, Any], outcome: str, gate: Gate | None
+) -> None:
+    decision = decided(EXAMPLES / name, question(EXAMPLES / name) | change)
+    assert (decision.outcome, decision.gate) == (outcome, gate)
+
+
+def test_make_serves_the_payments_with_the_entities_that_its_request_needs() -> None:
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    assert "serve $(PAYMENTS) --entities $(PAYMENTS)/entities.json" in makefile
