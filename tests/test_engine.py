@@ -125,7 +125,8 @@ def test_a_question_may_be_a_mapping_json_or_a_request(shop):
 
 @pytest.mark.parametrize(
     ("question", "member"),
-    [(b"\xff", ""), ("{", ""), ("[]", ""), ({}, ""), ({"request": 5}, "request"), ({**HEALTH, "user": {"id": "a", "roles": []}}, "user.roles"),
+    [(b"\xff", ""), ("{", ""), ("[]", ""), ({}, ""), ({"request": 5}, "request"),
+    ({**HEALTH, "user": {"id": "a", "roles": []}}, "user.roles"),
      (7, ""), (None, ""), ([HEALTH], ""), ({**HEALTH, "tool": {"name": "t"}}, "tool")],
 )  # fmt: skip
 @pytest.mark.parametrize("way", ["decide", "evaluate", "explain"])

@@ -12,8 +12,8 @@ enum plan = free < team
 entity user { roles: set<string>  tenant: string?  plan: plan?  limit: number? }
 entity doc { tenant: string }
 facts { body.amount: number?  body.count: int?  body.flag: bool?  body.note: string?  body.scopes: set<string>?
-  body.at: time?  body.wait: duration?  body.ip: ip?  body.net: cidr?  body.plan: plan?  body.who: user?  body.id: string?
-  body.items: list<{ price: number?  tags: set<string>? }>?  body.card: { number: string?  holder: { name: string? } }? }
+  body.at: time? body.wait: duration? body.ip: ip?  body.net: cidr?  body.plan: plan?  body.who: user?  body.id: string?
+  body.items: list<{ price: number? tags: set<string>? }>?  body.card: { number: string?  holder: { name: string? } }? }
 """
 OPEN = "anyone { may POST /x }\n"
 SCOPED = "issuer acme { scopes none }\nusers unrestricted\n"
@@ -207,7 +207,8 @@ GOOD = {
 
 # Values of the list below that are right where they stand: one issuer stands for the other when that is absent.
 HONEST = {
-    ("agent", "issuer", "None"), ("agent", "issuer", "''"), ("credential", "issuer", "None"), ("credential", "issuer", "''"),
+    ("agent", "issuer", "None"), ("agent", "issuer", "''"), ("credential", "issuer", "None"),
+    ("credential", "issuer", "''"),
     ("user", "id", "'X'"), ("credential", "bound", "True"), ("attestation", "verified", "True"),
 }  # fmt: skip
 

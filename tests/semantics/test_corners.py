@@ -19,7 +19,7 @@ OPENING = {
     "agent where": "agent where context.c { issued by acme  acts for any user  may GET /x }",
     "may delegate … when": (
         'agent "bot" { issued by acme  acts for any user  may GET /x }'
-        'agent "planner" { issued by acme  acts for any user  may GET /x  may delegate x to agent "bot" when context.c }'
+        'agent "planner" { issued by acme acts for any user  may GET /x  may delegate x to agent "bot" when context.c }'
         "scope x { GET /x }"
     ),
 }
@@ -104,9 +104,9 @@ entity folder { editors: set<user or team> inherited  tags: set<string> inherite
 entity user { tenant: string?  age: int?  plan: plan?  manager: user?  roles: set<string>
   address: { city: string?  street: { name: string? } } } in team
 entity doc { tenant: string?  owner: user  editors: set<user or team> inherited } in folder
-facts { body.n: number?  body.i: int?  body.s: string?  body.b: bool?  body.tags: set<string>?  
-  body.list: list<number>?  body.rows: list<{ n: number?  zip: string? }>?  body.who: user?  body.users: set<user>?  
-  body.t: time?  body.d: duration?  body.ip: ip?  body.net: cidr?  body.plan: plan?  
+facts { body.n: number?  body.i: int?  body.s: string?  body.b: bool?  body.tags: set<string>?
+  body.list: list<number>?  body.rows: list<{ n: number?  zip: string? }>?  body.who: user?  body.users: set<user>?
+  body.t: time?  body.d: duration?  body.ip: ip?  body.net: cidr?  body.plan: plan?
   body.rec: { a: number?  b: { c: string? } }?  body.groups: set<team>? }
 anyone { may POST /x, POST /docs/{id: doc} }
 """
@@ -115,7 +115,8 @@ anyone { may POST /x, POST /docs/{id: doc} }
 def holds(condition: str, body: object = None, rows: object = None, where: str = "POST /x", **more: object) -> str:
     """`true`, `false` or `unknown`: told by three guards, which differ in exactly one of the three."""
     on = "on POST /docs/{id: doc} " if where.startswith("POST /docs") else ""
-    policy = f'{ENTITIES}guard "yes" {on}{{ audit full when {condition} }} guard "no" {on}{{ audit full unless {condition} }}'
+    policy = f'{ENTITIES}guard "yes" {on}{{ audit full when {condition} }}\n'
+    policy += f'guard "no" {on}{{ audit full unless {condition} }}'
     decision = decide(policy, question(where, body=body or {}, **more), rows)
     assert decision.allowed
     found = {one.rule for one in decision.obligations}

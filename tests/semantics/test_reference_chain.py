@@ -189,7 +189,8 @@ scope x { GET /x }
 issuer acme { records chains }
 user any { may x }
 agent where agent.issuer == "acme" {
-  issued by acme  acts for any user  may x  may delegate x to agent "a"  may delegate x to agent "b"  may delegate x to agent "c"
+  issued by acme  acts for any user  may x
+  may delegate x to agent "a"  may delegate x to agent "b"  may delegate x to agent "c"
 }
 """
 
@@ -204,7 +205,8 @@ def along(*names: str, minutes: float = 5) -> dict[str, object]:
     [
         ("depth <= 1", "a", True), ("depth <= 1", "ab", True), ("depth <= 1", "abc", False),
         ("depth <= 2", "abc", True),
-        ("no cycles", "abc", True), ("no cycles", "aba", False), ("no cycles", "aa", False), ("no cycles", "abb", False),
+        ("no cycles", "abc", True), ("no cycles", "aba", False), ("no cycles", "aa", False),
+        ("no cycles", "abb", False),
         ("lifetime <= 5m", "ab", True), ("lifetime <= 4m", "ab", False), ("lifetime <= 4m", "a", True),
     ],
 )  # fmt: skip

@@ -136,8 +136,10 @@ REQUIREMENTS = [
     ("credential { lifetime <= 15m }", {"credential": {"lifetime": "15m"}}, {"credential": {"lifetime": "15m1s"}}),
     ("credential { age <= 5m }", {"credential": {"age": "5m"}}, {"credential": {"age": "301s"}}),
     ("credential { bound }", {"credential": {"bound": True}}, {"credential": {"bound": False}}),
-    ("attested by lab", {"attestation": {"verified": True, "by": "lab"}}, {"attestation": {"verified": True, "by": "me"}}),
-    ("attested by lab", {"attestation": {"verified": True, "by": "lab"}}, {"attestation": {"verified": False, "by": "lab"}}),
+    ("attested by lab", {"attestation": {"verified": True, "by": "lab"}},
+    {"attestation": {"verified": True, "by": "me"}}),
+    ("attested by lab", {"attestation": {"verified": True, "by": "lab"}},
+    {"attestation": {"verified": False, "by": "lab"}}),
     ("attested by lab", {"attestation": {"verified": True, "by": "lab"}}, {"attestation": {"by": "lab"}}),
     ("valid from 2027-01-04", {}, None),
     ("valid until 2027-01-05", {}, None),
@@ -210,8 +212,9 @@ def test_an_agent_is_matched_by_name_by_group_and_by_condition():
 
 @pytest.mark.parametrize("groups", ["ops", ["dev"], [], None, {"ops": True}, [["ops"]]])
 def test_a_group_that_is_not_surely_there_opens_nothing(groups):
-    policy = 'issuer acme { scopes none }\nusers unrestricted\nagent group "ops" { issued by acme  acts for any user  may GET /x }'
-    asked = question("GET /x", **bot(), **{})
+    policy = "issuer acme { scopes none }\nusers unrestricted\n"
+    policy += 'agent group "ops" { issued by acme  acts for any user  may GET /x }'
+    asked = question("GET /x", **bot())
     asked["agent"] = {"id": "bot", "issuer": "acme", "groups": groups}
     assert not decide(policy, asked).allowed
 
@@ -266,7 +269,8 @@ def test_a_may_without_a_scope_needs_an_issuer_that_says_scopes_none():
 
 def test_grants_are_a_union():
     policy = "issuer acme { scopes none }\nusers unrestricted\n"
-    policy += 'agent "bot" { issued by acme  acts for any user  may GET /x when agent.model == "m"  may GET /x when time > 2027-01-01 }'
+    policy += 'agent "bot" { issued by acme  acts for any user  may GET /x when agent.model == "m"\n'
+    policy += "may GET /x when time > 2027-01-01 }"
     assert decide(policy, question("GET /x", **bot())).allowed
 
 
@@ -334,7 +338,8 @@ def test_users_unrestricted_waives_the_users_door_for_its_own_package_only():
 def test_a_door_that_opens_in_an_unrestricted_package_is_waived_whichever_other_opens_too():
     one = "package one\nexport issuer acme { scopes none }\nusers unrestricted\n"
     one += 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }'
-    two = 'package two\nimport one\nuser "root" { may GET /x }\nagent "bot" { issued by one.acme  acts for any user  may GET /x }'
+    two = 'package two\nimport one\nuser "root" { may GET /x }\n'
+    two += 'agent "bot" { issued by one.acme  acts for any user  may GET /x }'
     both = kernel(one, two)
     assert decide(both, question("GET /x", **bot(bound=True))).allowed
     assert verdict(decide(both, question("GET /x", **bot(bound=False)))) == "deny by user"

@@ -1,0 +1,310 @@
+"""The sentences in bold are the language: each of them tried here, quoted in the docstring of its tests."""
+
+import re
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from tests.semantics.deciding import bot, chain, codes, decide, gates, hop, kernel, question, unknown, verdict
+
+DOCS = Path(__file__).parents[2] / "docs" / "language.md"
+HEAD = "issuer acme { scopes none  records chains }\nissuer other { scopes none }\nusers unrestricted\n"
+
+
+def test_every_sentence_in_bold_is_tried_here():
+    prose = re.sub(
+        r"```.*?```|`[^`\n]*`", lambda code: re.sub(r"\*", "∗", code[0]), DOCS.read_text("utf-8"), flags=re.DOTALL
+    )
+    bold = [" ".join(text.split()) for text in re.findall(r"\*\*(.+?)\*\*", prose, flags=re.DOTALL)]
+    tried = " ".join(Path(__file__).read_text("utf-8").split())
+    assert len(bold) >= 9
+    assert [sentence for sentence in bold if f"**{sentence}**" not in tried] == []
+
+
+# ── Doors and guards ──────────────────────────────────────────────────────────────────────────
+
+# Everything that can be declared, apart from doors, as generous as it can be said.
+NOT_DOORS = """
+enum plan = free < team
+entity team in team
+entity user { roles: set<string>  plan: plan? } in team
+facts { body.n: number?  context.ok: bool? }
+let everybody = ["a"]
+define fine = time > 2000-01-01
+scope all as "all" { GET /x }
+issuer acme { scopes none  records chains  claims { r -> user.roles } }
+attester lab { }
+delegation { depth <= 9 }
+guard "generous" { deny when not fine  audit full  warn  notify "soc" }
+"""
+
+
+def test_nothing_but_a_block_opens_a_door():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    approvals = [{"id": "a", "by": "fin", "granted_at": "2027-01-04T11:00:00Z", "binding": "sha256:x"}]
+    who = {**bot(scopes=["all"], claims={"r": ["admin"]}), "attestation": {"verified": True, "by": "lab"}}
+    rows = {"user alice": {"roles": ["admin", "root"]}, "agent bot": {}}
+    decision = decide(NOT_DOORS, question("GET /x", **who, approvals=approvals), rows)
+    assert verdict(decision) == "deny by identity"
+
+
+@pytest.mark.parametrize(
+    ("block", "who"),
+    [
+        ("anyone { may GET /x }", {}),
+        ("user any { may all }", {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}),
+        ('agent "bot" { issued by acme  acts alone  may all }', bot(user=None)),
+    ],
+)
+def test_each_kind_of_block_opens_one(block, who):
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    assert decide(NOT_DOORS + block, question("GET /x", **who)).allowed
+
+
+def test_no_block_closes_what_another_opens():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    policy = HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    policy += (
+        'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x when time < 2000-01-01 }\n'
+    )
+    policy += 'agent where agent.id != "bot" { issued by acme  acts alone  may GET /y }\nuser "mallory" { may GET /y }'
+    assert decide(policy, question("GET /x", **bot())).allowed
+
+
+def test_a_guard_closes_what_every_block_opens():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    policy = (
+        HEAD
+        + "user any { may GET /x }\nanyone { may GET /x }\n"
+        + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    )
+    asked = question("GET /x", **bot())
+    assert decide(policy, asked).allowed
+    assert gates(decide(policy + 'guard "g" { deny }', asked)) == ["guard"]
+
+
+# ── Order ─────────────────────────────────────────────────────────────────────────────────────
+
+FILES = (
+    'package one\nimport two\nimport three as t\nguard "one" on two.x { require user.plan >= t.limit }\n',
+    "package two\nimport three\nexport scope x { GET /x }\nexport issuer acme { scopes none }\nuser any { may x }\n",
+    "package three\nimport two\nexport enum plan = free < team\n"
+    "export entity user { plan: plan? }\nexport let limit = team\n"
+    'agent "bot" { issued by two.acme  acts for any user  may two.x }\n',
+    'package one\nguard "two" { audit full }\n',
+)
+
+
+def test_the_order_of_files_never_matters():
+    """**The order of files, imports and declarations never matters.**"""
+    asked = question("GET /x", **bot())
+    rows = {"user alice": {"plan": "free"}}
+    found = {(kernel(*files).revision, verdict(decide(kernel(*files), asked, rows))) for files in permutations(FILES)}
+    assert len(found) == 1
+    assert found.pop()[1] == 'deny by "one"'
+
+
+def test_the_order_of_imports_and_declarations_never_matters():
+    """**The order of files, imports and declarations never matters.**"""
+    first = FILES[0]
+    swapped = first.replace("import two\nimport three as t", "import three as t\nimport two")
+    lines = FILES[2].splitlines()
+    turned = "\n".join([*lines[:2], *reversed(lines[2:])])
+    assert swapped != first
+    assert kernel(swapped, FILES[1], turned, FILES[3]).revision == kernel(*FILES).revision
+
+
+# ── Inherited ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("member", "allowed"),
+    [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
+)
+def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
+    """**`inherited`** makes a set the union of its own and of everything it is in, at any depth."""
+    policy = """
+    entity folder { tags: set<string> inherited } in folder
+    entity doc { tags: set<string> inherited } in folder
+    anyone { may GET /docs/{id: doc} }
+    guard "g" on GET /docs/{id: doc} { require resource.tags has "TAG" }
+    """
+    rows = {
+        "doc 7": {"tags": ["own"], "in": ["folder a"]}, "folder a": {"tags": ["parent"], "in": ["folder b"]},
+        "folder b": {"tags": ["grandparent"]}, "folder c": {"tags": ["sibling"], "in": ["folder b"]},
+        "doc 8": {"tags": ["child"], "in": ["doc 7"]},
+    }  # fmt: skip
+    assert decide(policy.replace("TAG", member), question("GET /docs/7"), rows).allowed is allowed
+
+
+# ── Requirements ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_requirements_guard_their_own_block_and_nothing_else():
+    """**A block's requirements guard that block's doors and nothing else; what must hold for everybody is a guard.**"""
+    policy = HEAD + 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }\n'
+    lax = policy + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    asked = question("GET /x", **bot(bound=False))
+    assert verdict(decide(policy, asked)) == "deny by identity"
+    assert decide(lax, asked).allowed
+    assert decide(policy + "anyone { may GET /x }", asked).allowed
+    assert verdict(decide(lax + 'guard "all" { require credential.bound }', asked)) == 'deny by "all"'
+
+
+# ── Chains ────────────────────────────────────────────────────────────────────────────────────
+
+NARROW = """
+scope x { GET /x }
+scope y { GET /y }
+issuer acme { records chains }
+USER
+agent "first" { issued by acme  acts for any user  FIRST  DELEGATE }
+agent "last" { issued by acme  acts for any user  LAST }
+"""
+WHOLE = {
+    "USER": "user any { may x, y }",
+    "FIRST": "may x, y",
+    "DELEGATE": 'may delegate x, y to agent "last"',
+    "LAST": "may x, y",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "less"),
+    [
+        ("USER", "user any { may y }"), ("FIRST", "may y"), ("LAST", "may y"),
+        ("DELEGATE", 'may delegate y to agent "last"'), ("DELEGATE", 'may delegate x, y to agent "other"'),
+        ("DELEGATE", ""),
+        ("hop", ["y"]), ("hop", []), ("credential", ["y"]), ("credential", []), (None, None),
+    ],
+)  # fmt: skip
+def test_whoever_lacks_authority_takes_it_from_the_whole_chain(part, less):
+    """**Authority only narrows along a chain.**"""
+    text = NARROW
+    for name, whole in {**WHOLE, part or "": less}.items():
+        text = text.replace(name, str(whole)) if name in WHOLE else text
+    scopes = {"hop": ["x", "y"], "credential": ["x", "y"], **({part: less} if part in ("hop", "credential") else {})}
+    who = bot("last", scopes=scopes["credential"])
+    asked = question("GET /x", **who, chain=chain(hop("first", *scopes["hop"])))
+    assert decide(text, asked).allowed is (part is None)
+
+
+# ── Unknown ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("given", [{}, {"n": "1"}, {"n": True}, {"n": None}, {"n": [1]}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'agent "bot" { issued by acme  acts for any user  may GET /x when context.n < 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\nguard "g" { require context.n < 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\nguard "g" { deny when context.n >= 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+        'guard "g" { confirm by user when context.n >= 5 }',
+    ],
+)
+def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
+    """**An unknown fact never opens a door and never loosens a limit**, and the reason names the fact."""
+    policy = "facts { context.n: number }\n" + HEAD + rule
+    assert decide(policy, question("GET /x", **bot(), context={"n": 1})).allowed
+    decision = decide(policy, question("GET /x", **bot(), context=given))
+    assert not decision.allowed
+    assert unknown(decision) == {"context.n"}
+    assert "`context.n` is unknown" in decision.reasons[0].message
+
+
+# ── Outcomes ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("guards", "outcome"),
+    [
+        ("", "allow"),
+        ("A", "allow"),
+        ("C", "confirm"),
+        ("AC", "confirm"),
+        ("D", "deny"),
+        ("CD", "deny"),
+        ("ACD", "deny"),
+    ],
+)
+def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    items = {"A": "audit full", "C": "confirm by user", "D": "deny"}
+    for order in permutations(guards):
+        policy = "anyone { may GET /x }\n" + "\n".join(f'guard "{name}" {{ {items[name]} }}' for name in order)
+        assert str(decide(policy, question("GET /x")).outcome) == outcome
+
+
+@pytest.mark.parametrize(
+    "policy", ["", "language 1\npackage empty", "anyone { may GET /y }", 'guard "g" { audit full }']
+)
+def test_nothing_said_means_deny(policy):
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    for where in ("GET /x", "TOOL t", "ACTION view doc 7"):
+        assert str(decide(policy, question(where)).outcome) == "deny"
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────
+
+CANONICAL = ["/", "/a", "/a/b", "/a/b/", "/caf%C3%A9", "/a%20b", "/a.b", "/.well-known/x", "/...x", "/a:b", "/~a", "/A"]
+NOT_CANONICAL = [
+    "", "a", "*", "//", "/a//b", "/a/b//", "/.", "/..", "/a/./b", "/a/../b", "/%2e%2e/a", "/%2E", "/a%2Fb",
+    "/a%5cb", "/a\\b",
+    "/a%00b", "/a;b", "/a%3Bb", "/a\tb", "/a%0Ab", "/a?b", "/a%3Fb", "/a#b", "/a%23", "/%80", "/%C0%AF", "/%ED%A0%80",
+    "/%252e", "/%25", "/a%", "/a%g1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CANONICAL)
+def test_a_canonical_path_is_looked_at(path):
+    """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
+    assert decide("anyone { may GET /** }", question(f"GET {path}")).allowed
+
+
+@pytest.mark.parametrize("path", [path for path in NOT_CANONICAL if path])
+def test_any_other_path_is_malformed(path):
+    """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
+    decision = decide("anyone { may GET /** }", {"request": {"method": "GET", "path": path}})
+    assert gates(decision) == ["malformed_path"]
+
+
+# ── Where facts come from ─────────────────────────────────────────────────────────────────────
+
+SOURCES = """
+entity user { level: string? }
+issuer acme { scopes none  claims { lvl -> user.level } }
+users unrestricted
+agent "bot" { issued by acme  acts for any user  may GET /x }
+guard "g" { require user.level == "high" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("claim", "row", "gateway", "allowed"),
+    [
+        ("high", "low", "low", True), ("low", "high", "high", False),
+        (None, "high", "low", True), (None, "low", "high", False),
+        (None, None, "high", True), (None, None, "low", False),
+        (None, None, None, False),
+    ],
+)  # fmt: skip
+def test_the_first_source_that_knows_an_attribute_gives_it(claim, row, gateway, allowed):
+    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    sent = [] if gateway is None else [{"type": "user", "id": "alice", "attributes": {"level": gateway}}]
+    rows = {} if row is None else {"user alice": {"level": row}}
+    asked = question("GET /x", **bot(claims={} if claim is None else {"lvl": claim}), entities=sent)
+    assert decide(SOURCES, asked, rows).allowed is allowed
+
+
+@pytest.mark.parametrize("member", ["body", "args", "context", "params"])
+def test_no_other_member_of_a_request_gives_an_attribute(member):
+    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    if member == "params":
+        assert codes("anyone { may GET /x }\nfacts { params.x: string }")
+    else:
+        asked = question(
+            "GET /x", **bot(), **{member: {"level": "high", "user": {"level": "high"}, "user.level": "high"}}
+        )
+        assert not decide(SOURCES, asked).allowed
