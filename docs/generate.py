@@ -87,12 +87,12 @@ def pages() -> dict[Path, str]:
 
 
 def main(check: bool) -> int:
-    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_bytes().decode() != text]
     for path in stale:
         if check:
             print(f"{path.name} is not what the tables say: run `make docs`")
         else:
-            path.write_text(pages()[path], encoding="utf-8")
+            path.write_bytes(pages()[path].encode())
     return int(check and bool(stale))
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from policyengine.diagnostics import Diagnostic
@@ -78,8 +78,15 @@ class Loading:
         if isinstance(found, Diagnostic):
             self.problems.append(found)
         else:
+            found = replace(found, label=label_of(found, file, root))
             self.sources.append(found)
             self.roots.append((found, file, root))
+
+
+def label_of(source: Source, file: Path, root: Path | None) -> str:
+    """The path below the policy root: the same wherever the policies lie."""
+    below = root or root_of(file, head_of(source)[0])
+    return file.relative_to(below).as_posix() if file.is_relative_to(below) else file.name
 
 
 def read_file(file: Path) -> Source | Diagnostic:

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One policy file: `name` is what messages call it, `text` its whole content."""
+    """One policy file: `name` is what the checker calls it, `text` its whole content.
+
+    `label` is what decisions call it: its path below the policy root, which says nothing about the machine.
+    """
 
     name: str
     text: str = field(repr=False)
+    label: str = field(default="", repr=False, compare=False)
     _line_starts: list[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +59,7 @@ class Span:
     @property
     def at(self) -> str:
         """`payments.policy:47`: how decisions and reports name a place."""
-        return f"{self.source.name}:{self.line}"
+        return f"{self.source.label or self.source.name}:{self.line}"
 
     def to(self, other: Span) -> Span:
         """From the start of this one to the end of the other."""

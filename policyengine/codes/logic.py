@@ -142,7 +142,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
     ),
     Code(
-        "W651",
+        "E651",
         "a test that checks nothing",
         "A test without a request passes whatever the policy says.",
         'test "a" { given credential { bound: true } }\n' + _DOOR,

@@ -41,7 +41,7 @@ def written(node: ast.Node) -> Iterator[Diagnostic]:
             yield Diagnostic("W550", f"guard `{name.value}` does nothing", name.span, hint)
         case ast.TestDecl(name=name, items=items) if not any(isinstance(i, CHECKING) for i in items):
             hint = "add a request: `GET /a => allow`"
-            yield Diagnostic("W651", f"test `{name.value}` checks nothing", name.span, hint)
+            yield Diagnostic("E651", f"test `{name.value}` checks nothing", name.span, hint)
         case _ if (word := empty_block(node)) is not None:
             yield Diagnostic("W455", f"this `{word}` block is empty", node.span, "fill it, or remove it")
 

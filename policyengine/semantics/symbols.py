@@ -208,6 +208,8 @@ def package_of(module: ast.Module) -> str:
 def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None:
     message = f"`{text}` is private to package `{found.package}`"
     hint = f"write `export {found.kind} {found.name}` there"
+    if found.kind == "fixture":
+        hint = "a fixture serves its own package only: write one here"
     tell.report("E208", message, span, hint, [Related("declared here", found.span)])
 
 
