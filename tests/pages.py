@@ -1,7 +1,8 @@
-"""Pages of documentation as what they promise: blocks in order, what their commands print, what may differ from run to run.
+"""Pages of documentation as what they promise: blocks in order, what commands print, what varies from run to run.
 
 A comment on the line before a fence says what a block is: `<!-- error: E201 -->` shows a mistake, `<!-- fragment -->`
-is a piece of a policy, `<!-- file: notes.policy -->` is a file that later commands find.
+is a piece of a policy, `<!-- file: notes.policy -->` is a file that later commands find,
+`<!-- append: notes.policy -->` more of it.
 """
 
 from __future__ import annotations

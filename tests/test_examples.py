@@ -33,7 +33,7 @@ def checked(folder: Path) -> Checked:
 
 
 @cache
-def tested(folder: Path) -> Report:
+def report_of(folder: Path) -> Report:
     kernel = checked(folder).kernel
     assert kernel is not None
     return run(collect(checked(folder)), kernel)
@@ -61,7 +61,7 @@ def test_an_example_is_in_canonical_form(file: Path) -> None:
 
 @each
 def test_an_example_decides_as_its_tests_say(folder: Path) -> None:
-    assert tested(folder).ok, tested(folder).render()
+    assert report_of(folder).ok, report_of(folder).render()
 
 
 @each
@@ -74,7 +74,7 @@ def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> Non
 
 
 def decisions(folder: Path) -> list[Decision]:
-    return [result.decision for result in tested(folder).results if result.decision is not None]
+    return [result.decision for result in report_of(folder).results if result.decision is not None]
 
 
 def test_the_examples_show_every_outcome_and_every_gate() -> None:
@@ -94,7 +94,7 @@ def test_an_approval_is_given_and_spent_somewhere() -> None:
     with_approval = [
         result.decision.outcome
         for folder in FOLDERS
-        for result in tested(folder).results
+        for result in report_of(folder).results
         if result.case.approvals and result.decision is not None
     ]
     assert {Outcome.ALLOW, Outcome.CONFIRM, Outcome.DENY} <= set(with_approval)
