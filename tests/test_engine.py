@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,9 @@ from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import EntitiesError
 from policyengine.engine import Engine, new_id
-from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
+from policyengine.stores.memory import MemoryStore
 from tests.semantics.deciding import row
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -234,6 +236,32 @@ def test_an_approval_is_spent_exactly_once_by_eight_threads(shop):
     with ThreadPoolExecutor(8) as pool:
         outcomes = [one.outcome for one in pool.map(decide, range(8))]
     assert sorted(outcomes) == [Outcome.ALLOW, *[Outcome.CONFIRM] * 7]
+
+
+def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatch):
+    ask = approved(shop, pay())
+    known = shop._store.spent_among
+    spent: list[Decision] = []
+
+    def slow(ids: Iterable[str]) -> frozenset[str]:
+        """Looks, and lets another decision spend before this one can."""
+        found = known(ids)
+        if not spent:
+            spent.append(Decision(Outcome.ALLOW))
+            spent.append(shop.decide(ask))
+        return found
+
+    monkeypatch.setattr(shop._store, "spent_among", slow)
+    assert shop.decide(ask).outcome is Outcome.CONFIRM
+    assert spent[1].allowed
+
+
+def test_a_store_spends_all_or_nothing():
+    store = MemoryStore()
+    assert store.commit(Effects(spends=("a",)))
+    assert not store.commit(Effects(spends=("b", "a")))
+    assert store.spent_among(["a", "b"]) == {"a"}
+    assert store.commit(Effects())
 
 
 def test_two_that_need_one_of_two_approvals_each_get_their_own(shop):

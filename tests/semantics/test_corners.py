@@ -325,6 +325,18 @@ def test_a_pending_attribute_is_unknown_whatever_the_directory_knows(condition, 
     assert holds(condition, {}, rows, "POST /docs/7", **user, pending=[pending]) == "unknown"
 
 
+def test_what_is_inherited_from_a_pending_attribute_is_unknown():
+    policy = """
+    entity folder { tags: set<string> inherited } in folder
+    entity doc { tags: set<string> inherited } in folder
+    anyone { may GET /docs/{d: doc}/in/{f: folder} }
+    guard "g" on GET /docs/{d: doc}/in/{f: folder} { require params.d.tags has "x" }
+    """
+    rows = {"doc 7": {"in": ["folder a"]}, "folder a": {"tags": ["x"]}}
+    assert decide(policy, question("GET /docs/7/in/a"), rows).allowed
+    assert not decide(policy, question("GET /docs/7/in/a", pending=["resource.tags"]), rows).allowed
+
+
 def test_what_is_pending_is_named_as_pending():
     policy = 'entity user { roles: set<string> }\nanyone { may GET /x }\nguard "g" { require user.roles has "clerk" }'
     asked = question("GET /x", user={"id": "alice"}, pending=["user.roles"])
@@ -374,6 +386,7 @@ FOLDERS = {
     "folder b": {"editors": [{"type": "team", "id": "legal"}]},
     "doc 8": {"in": ["folder gone"]},
     "doc 9": {"in": ["folder odd"]},
+    "doc 10": {"in": ["folder gone"], "editors": [{"type": "user", "id": "alice"}]},
     "folder odd": {"editors": "everybody"},
     **TEAMS,
 }
@@ -388,6 +401,8 @@ FOLDERS = {
         ("8", 'resource.editors has team "sales"', "unknown"),
         ("9", 'resource.editors has team "sales"', "unknown"),
         ("gone", 'resource.editors has team "sales"', "unknown"),
+        ("10", 'resource.editors has user "alice"', "true"),
+        ("10", 'resource.editors has team "sales"', "unknown"),
     ],
 )
 def test_an_inherited_set_is_as_unknown_as_what_it_is_inherited_from(doc, condition, expected):

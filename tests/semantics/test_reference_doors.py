@@ -131,6 +131,13 @@ def test_two_issuers_that_differ_are_no_issuer(agent, credential, accepted):
     assert accepted or gates(decision) == ["identity"]
 
 
+def test_whoever_is_not_identified_learns_no_unknown_fact_of_an_obligation_either():
+    policy = "facts { context.n: int }\n" + NOTES + 'guard "g" { audit full when context.n > 1 }'
+    decision = decide(policy, question("GET /notes/7", **bot("stranger", **READ)))
+    assert [one.kind for one in decision.obligations] == ["audit"]
+    assert (gates(decision), decision.unknown) == (["identity"], ())
+
+
 REQUIREMENTS = [
     ("credential { kind in [jwt, mtls] }", {"credential": {"kind": "jwt"}}, {"credential": {"kind": "api_key"}}),
     ("credential { lifetime <= 15m }", {"credential": {"lifetime": "15m"}}, {"credential": {"lifetime": "15m1s"}}),
@@ -253,6 +260,13 @@ def test_a_scope_of_the_credential_must_carry_the_endpoint(scopes, reads, writes
 def test_the_remedy_names_the_scopes_that_would_do_and_no_other(asked, scopes):
     decision = decide(NOTES, question(f"{asked} /notes/7", **bot(scopes=["x"])), CLERK)
     assert [(one.kind, one.scopes) for one in decision.remedies] == [("scope", scopes)]
+
+
+def test_scopes_that_cannot_be_read_are_named_as_what_shut_the_door():
+    for scopes, named in (("read:notes", True), ([7], True), (["x"], False)):
+        decision = decide(NOTES, question("GET /notes/7", **bot(scopes=scopes)))
+        assert verdict(decision) == "deny by default"
+        assert unknown(decision) == ({"credential.scopes"} if named else set())
 
 
 def test_scopes_none_carries_everything_whatever_the_list_says():

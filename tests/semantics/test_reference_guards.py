@@ -1,8 +1,11 @@
 """How a request is decided, step 6: guards, what they oblige to, what they say, and to whom."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.semantics.deciding import NOW, bot, decide, question, spending, unknown, verdict
+from policyengine.semantics import kernel as k
+from tests.semantics.deciding import NOW, bot, decide, gates, kernel, question, spending, unknown, verdict
 
 OPEN = "anyone { may ANY /**, TOOL *, ACTION view doc }\nentity doc { tenant: string }\n"
 
@@ -303,6 +306,33 @@ def test_with_binds_what_the_rule_reads_and_nothing_the_caller_adds_replaces_it(
     rows = {"invoice 7": {"tenant": "acme"}, "invoice 8": {"tenant": "evil"}}
     more = {"body": {"amount": 5}, "resource": {"type": "invoice", "id": "7"}}
     assert decide(policy, question("TOOL refund", args=args, **more), rows).allowed is allowed
+
+
+def test_what_is_bound_covers_members_that_are_facts_of_their_own():
+    policy = TOOLS + "facts on TOOL refund { body.card.number: string }\n"
+    policy += 'guard "g" on TOOL refund { require body.card.number == "4" }'
+    asked = {"invoice": "7", "amount": 5, "card": {"number": "9"}}
+    assert not decide(policy, question("TOOL refund", args=asked, body={"card": {"number": "4"}})).allowed
+    assert decide(policy, question("TOOL refund", args={**asked, "card": {"number": "4"}})).allowed
+
+
+def test_two_patterns_that_bind_one_name_differently_bind_nothing():
+    """The checker refuses such policies; the specification does not rely on it."""
+    policy = "entity doc { }\nanyone { may GET /docs/{id: doc}/{other} }\n"
+    policy += 'guard "g" on GET /docs/{id: doc}/{other} { require params.id == doc "7"  require resource == doc "7" }'
+    one = kernel(policy)
+    asked = question("GET /docs/7/8")
+    assert decide(one, asked).allowed
+    pattern = one.binders[0].pattern
+    assert isinstance(pattern, k.HttpPattern)
+    first, *middle, last = pattern.segments
+    moved = replace(
+        pattern, segments=(first, *(replace(s, capture=None, entity=None) for s in middle), replace(last, capture="id"))
+    )
+    twice = replace(one, binders=(*one.binders, k.Binder(moved, ("doc", "id"), span=pattern.span)))
+    decision = decide(twice, asked)
+    assert unknown(decision) == {"params.id", "resource"}
+    assert gates(decision) == ["guard", "guard"]
 
 
 def test_what_is_bound_covers_its_members_too():
