@@ -60,6 +60,20 @@ def test_patterns_match_whole_canonical_paths_by_case_and_method(asked, allowed)
     assert decide(NOTES, question(asked, **bot(**WRITE)), CLERK).allowed is allowed
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/m/{id}:predict", "/m/7:predict", True), ("/m/{id}:predict", "/m/:predict", False),
+        ("/m/{id}:predict", "/m/7:Predict", False), ("/m/v{id}", "/m/v", False), ("/m/v{id}", "/m/v1", True),
+        ("/m/*", "/m/x", True), ("/m/*", "/m", False), ("/m/*", "/m/", False), ("/m/**", "/m", True),
+        ("/m/**", "/m/", True),
+        ("/m/**", "/", False), ("/**", "/", True), ("/m/{id}/**", "/m", False), ("/m/{id}/**", "/m/7", True),
+    ],
+)  # fmt: skip
+def test_a_capture_is_one_segment_that_is_not_empty_and_a_rest_is_any_number(pattern, path, matches):
+    assert decide(f"anyone {{ may GET {pattern} }}", question(f"GET {path}")).allowed is matches
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
 def test_any_is_every_method_in_a_guard_and_the_standard_ones_in_may(method):
     assert decide("anyone { may ANY /x }", question(f"{method} /x")).allowed is (
