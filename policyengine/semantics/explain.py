@@ -13,7 +13,7 @@ from policyengine.runtime.show import duration_words, shown
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
-from policyengine.semantics.facts import Facts, has_agent, presenter_of
+from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
 from policyengine.semantics.meaning import value
 from policyengine.vocabulary import SECRET_HEADERS
 
@@ -167,7 +167,7 @@ def _chain(facts: Facts, seen: w.Walk) -> Line:
 
 
 def _hop(hop: w.HopSeen, facts: Facts) -> Line:
-    parts = []
+    parts, facts = [], facts_of_hop(facts, hop.agent)
     for block in hop.blocks:
         if block.applies is False:
             continue

@@ -16,7 +16,7 @@ from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
 from policyengine.semantics.walk import Agent
-from policyengine.vocabulary import ENTITY_ROOTS
+from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 
 Path: TypeAlias = tuple[str, ...]
 STRINGS = kinds.Set(Scalar.STRING)
@@ -190,6 +190,15 @@ def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
         return Agent(id_, member("issuer"), member("scopes", STRINGS), member("groups", STRINGS), age)
 
     return tuple(hop(one, f"chain.hops[{i}]") for i, one in enumerate(elements(given)))  # type: ignore[arg-type]
+
+
+def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
+    """What a hop says of itself; nothing that the presenter proves speaks for it."""
+    nothing = {fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")}
+    own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
+    own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
+    own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
+    return facts.bind(nothing).bind(own)
 
 
 def has_agent(request: Request) -> bool:

@@ -30,7 +30,7 @@ from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
+from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
 from policyengine.semantics.approvals import approval_facts, approval_of
@@ -38,6 +38,7 @@ from policyengine.semantics.facts import (
     NOT_RECORDED,
     Facts,
     Path,
+    facts_of_hop,
     has_agent,
     hops_of,
     presenter_of,
@@ -46,7 +47,6 @@ from policyengine.semantics.facts import (
 from policyengine.semantics.kleene import conjunction, disjunction, elements, is_absent, lift
 from policyengine.semantics.matching import match_pattern, place_covers
 from policyengine.semantics.meaning import contains, facts_of, message, value
-from policyengine.vocabulary import FACTS
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
@@ -188,12 +188,7 @@ def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Val
 
 
 def _hop(agent: w.Agent, then: w.Agent, facts: Facts) -> w.HopSeen:
-    """What a hop says of itself; nothing that the presenter proves speaks for it."""
-    nothing = {fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")}
-    own: dict[Path, object] = {("agent", "id"): agent.id, ("agent", "groups"): agent.groups}
-    own |= {("agent", "issuer"): agent.issuer, ("credential", "issuer"): agent.issuer}
-    own |= {("credential", "scopes"): agent.scopes, ("credential", "age"): agent.age}
-    facts = facts.bind(nothing).bind(own)
+    facts = facts_of_hop(facts, agent)
     blocks = [_block(block, facts, agent, False) for block in facts.kernel.agents]
     return w.HopSeen(
         agent, then, tuple(replace(seen, delegates=_delegates(seen, agent, then, facts)) for seen in blocks)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.semantics.deciding import bot, chain, decide, gates, hop, question, unknown, verdict
+from policyengine.engine import Engine
+from tests.semantics.deciding import NOW, bot, chain, decide, gates, hop, question, unknown, verdict
 
 CHAINS = """
 entity user { roles: set<string> }
@@ -281,3 +282,11 @@ def test_the_principal_is_everybody_from_the_person_to_the_presenter():
     principal = decide(CHAINS, asked(ROOT, MID)).principal
     assert (principal.agent, principal.issuer, principal.user) == ("end", "acme", "alice")
     assert principal.chain == ("alice", "root", "mid", "end")
+
+
+def test_an_explanation_shows_the_facts_of_the_hop_and_not_the_presenters():
+    policy = through("acts for any user", "when credential.bound")
+    asked = handed(credential={"scopes": ["x"], "bound": True})
+    text = Engine.from_text(policy, clock=lambda: NOW).explain(asked).render()
+    assert "? credential.bound — `credential.bound` is absent" in text
+    assert "credential.bound = true" not in text
