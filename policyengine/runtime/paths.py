@@ -1,8 +1,8 @@
 """Methods and paths in their one canonical spelling, or malformed: the first step of every HTTP decision.
 
 A path is decoded once and compared decoded. Whatever a server behind us could read differently is malformed: what is
-listed below, segments that end in a dot or begin or end with white space (some file systems drop those), and
-characters that become separators or dots under compatibility normalisation.
+listed below, segments that end in a dot or begin or end with white space (some file systems drop those), characters
+that become plain ones under compatibility normalisation (`ａ` is an `a` to some), and invisible ones (dropped by some).
 """
 
 from __future__ import annotations
@@ -93,13 +93,22 @@ def hazard(segment: str) -> str | None:
         return "not in Unicode NFC"
     compatible = unicodedata.normalize("NFKC", segment)
     found = next((HAZARDS[char] for char in (*segment, *compatible) if char in HAZARDS), None)
-    return found or odd_characters(segment) or odd_edges(segment) or odd_edges(compatible)
+    return found or odd_characters(segment) or odd_edges(segment) or odd_edges(compatible) or disguise(segment)
 
 
 def odd_characters(segment: str) -> str | None:
     """Control characters and line separators have no place in a path."""
     odd = any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in segment)
     return "a control character" if odd else None
+
+
+def disguise(segment: str) -> str | None:
+    """A name that some systems read as another one: `ａdmin`, or `admin` with an invisible character in it."""
+    if any(unicodedata.category(char) == "Cf" for char in segment):
+        return "an invisible character"
+    foreign = [char for char in segment if not char.isascii()]
+    plain = any(char.isascii() for char in unicodedata.normalize("NFKC", "".join(foreign)))
+    return "a character that some systems read as another" if plain else None
 
 
 def odd_edges(segment: str) -> str | None:

@@ -1,0 +1,73 @@
+"""Questions made to fit a policy: from somebody whom a block is about, about something that it opens."""
+
+from __future__ import annotations
+
+from random import Random
+
+from policyengine.semantics import kernel as k
+from tests.generate.requests import AS_NAMES, Question, ago
+
+CAPTURED = ("7", "north", "d1", "m1", "alice")
+
+
+def aimed(random: Random, asked: Question, kernel: k.Kernel) -> Question:
+    """The question, asked by one for whom a block of the policy stands, about an endpoint which that block opens."""
+    if not kernel.agents:
+        return asked
+    block = random.choice(kernel.agents)
+    issuer = next(random.choice(one.issuers) for one in block.requirements if isinstance(one, k.IssuedBy))
+    alone = any(isinstance(one, k.ActsAlone) for one in block.requirements)
+    credential = {
+        **asked.get("credential", {}), "issuer": issuer, "scopes": list(AS_NAMES), "bound": True, "kind": "jwt",
+        "lifetime": "10m", "age": "5m",
+    }  # fmt: skip
+    credential.pop("subject", None)
+    found = {**asked, "agent": {**asked.get("agent", {}), **_named(random, block, issuer)}, "credential": credential}
+    found["attestation"] = {**asked.get("attestation", {}), "verified": True, "by": "lab", "age": "1m"}
+    if random.random() < 0.8:
+        found.pop("chain", None)
+    else:
+        found["chain"] = {"hops": [_hop(random, kernel, issuer)]}
+    found.pop("user", None)
+    found |= {} if alone else {"user": {"id": random.choice(["alice", "bob", "carol"])}}
+    found |= _endpoint(random, block, found) if random.random() < 0.8 else {}
+    found["pending"] = [
+        name for name in asked.get("pending", ()) if name.partition(".")[0] in ("context", "body", "args")
+    ]
+    return found
+
+
+def _named(random: Random, block: k.AgentBlock, issuer: str) -> Question:
+    match block.who:
+        case k.Called(name):
+            return {"id": name, "issuer": issuer}
+        case k.CalledLike(glob):
+            return {"id": glob.replace("*", "read" if glob.startswith("*") else "ot"), "issuer": issuer}
+        case k.InGroup(group):
+            return {"id": "bot", "issuer": issuer, "groups": [group]}
+        case _:
+            return {"id": random.choice(["bot", "planner", "reader"]), "issuer": issuer}
+
+
+def _hop(random: Random, kernel: k.Kernel, issuer: str) -> Question:
+    """Preferably one that may delegate at all."""
+    able = [block for block in kernel.agents if block.delegates and isinstance(block.who, k.Called)]
+    name = random.choice(able).who.name if able else "planner"  # type: ignore[union-attr]  # such blocks were chosen
+    return {"agent": name, "issuer": issuer, "issued_at": ago(5), "scopes": list(AS_NAMES), "groups": ["ops"]}
+
+
+def _endpoint(random: Random, block: k.AgentBlock, asked: Question) -> Question:
+    patterns = [opening.pattern for grant in block.grants for opening in grant.openings]
+    facts = {name: value for name, value in asked.get("request", {}).items() if name not in ("method", "path")}
+    nothing: Question = {"tool": None, "action": None}
+    match random.choice(patterns):
+        case k.HttpPattern(methods, segments, rest):
+            parts = [s.prefix + random.choice(CAPTURED) + s.suffix if s.wild else s.prefix for s in segments]
+            path = "/" + "/".join([*parts, *(["7"] if rest and random.random() < 0.7 else [])])
+            return {**nothing, "request": {**facts, "method": random.choice(methods or ("GET",)), "path": path}}
+        case k.ToolPattern(glob):
+            server, slash, name = glob.replace("*", "send").rpartition("/")
+            tool = {"server": server, "name": name} if slash else {"name": name}
+            return {**nothing, "request": facts, "tool": tool}
+        case k.ActionPattern(verb, kind):
+            return {**nothing, "request": facts, "action": {"name": verb}, "resource": {"type": kind, "id": "7"}}

@@ -1,0 +1,173 @@
+"""What must hold of every case, whoever decides it: short runs of the suite and long ones share these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.request import Request
+from policyengine.semantics import kernel as k
+from tests.generate.cases import Case, kernel_of
+from tests.generate.requests import Question, approved, directory, pendable
+
+FROM_THE_GATEWAY = ("redact", "step_up", "header")
+
+
+def engine_of(case: Case) -> Engine:
+    return Engine(case.kernel, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one")
+
+
+def meaning(decision: Decision) -> dict[str, Any]:
+    """A decision without the places in the source that it names."""
+    plain = decision.to_dict()
+    for part in (*plain["reasons"], *plain["obligations"]):
+        part.pop("at", None)
+    return plain
+
+
+# ── One property each: an AssertionError says that it does not hold ───────────────────────────
+
+
+def an_answer_is_whole(case: Case) -> None:
+    """Only an allow has no gate and no reason; only an allow carries what the gateway must do."""
+    decision = case.decide()
+    assert decision.allowed is (decision.outcome is Outcome.ALLOW)
+    assert decision.allowed is (decision.gate is None) is (not decision.reasons)
+    assert decision.allowed or all(one.kind in ("audit", "notify") for one in decision.obligations)
+    assert decision.outcome is not Outcome.CONFIRM or any(remedy.kind == "approval" for remedy in decision.remedies)
+    json.dumps(decision.to_dict())
+
+
+def no_failure_inside(case: Case) -> None:
+    """An engine would hide what the specification raises."""
+    engine = engine_of(case)
+    engine.decide(case.request)
+    assert engine.failures == 0
+
+
+def an_explanation_comes_to_the_same(case: Case) -> None:
+    engine = engine_of(case)
+    explained, decided = engine.explain(case.request), engine.evaluate(case.request)
+    assert explained.decision == decided
+    assert explained.render()
+    json.dumps(explained.to_dict())
+
+
+def asked_again_the_answer_is_the_same(case: Case) -> None:
+    engine = engine_of(case)
+    assert engine.evaluate(case.request) == engine.evaluate(case.request)
+
+
+def order_means_nothing(case: Case) -> None:
+    """Declarations, files and rows in another order mean the same policy and come to the same decision."""
+    random = Random(case.policy.files[0].text)  # one other order for a policy: checking it is what takes the time
+    other = replace(case, policy=case.policy.split().shuffled(random), rows=random.sample(case.rows, len(case.rows)))
+    found = kernel_of(other.policy)
+    assert found is not None
+    assert replace(found, package="") == replace(case.kernel, package="")
+    assert {**meaning(other.decide()), "package": ""} == {**meaning(case.decide()), "package": ""}
+
+
+def every_way_in_reads_the_same(case: Case) -> None:
+    """JSON, MessagePack and Python objects; MessagePack can write neither half characters nor numbers so large."""
+    decided = case.decide()
+    try:
+        packed = msgpack.packb(case.question)
+    except (OverflowError, UnicodeEncodeError):
+        packed = None
+    ways = [Request.from_mapping(case.question), *([Request.from_msgpack(packed)] if packed else [])]
+    engine = engine_of(case)
+    for request in ways:
+        assert replace(engine.evaluate(request), id="", obligations=()) == replace(decided, obligations=())
+
+
+def what_is_pending_opens_nothing(case: Case) -> None:
+    """An allow while facts are pending stands whatever they turn out to be."""
+    random = Random(repr(case.question))
+    for asked in pending_variants(random, case.question):
+        decision = replace(case, question=asked).decide()
+        assert not decision.allowed or case.decide().allowed, f"allowed while pending: {asked['pending']}"
+
+
+def a_guard_only_closes(case: Case) -> None:
+    if case.decide().allowed:
+        for fewer in without_each(case.kernel, "guards"):
+            assert case.decide(fewer).allowed, f"without a guard: {case.decide(fewer)}"
+        for fewer in without_each(case.kernel, "delegation"):
+            assert case.decide(fewer).allowed, "without limits on delegation"
+
+
+def a_block_only_opens(case: Case) -> None:
+    if not case.decide().allowed:
+        for name in ("agents", "users", "anyones", "unrestricted"):
+            for fewer in without_each(case.kernel, name):
+                assert not case.decide(fewer).allowed, f"allowed with less in {name}"
+
+
+def without_doors_nothing_is_allowed(case: Case) -> None:
+    assert not case.decide(replace(case.kernel, agents=(), users=(), anyones=())).allowed
+
+
+def what_the_caller_cannot_do_is_not_asked_of_it(case: Case) -> None:
+    asked = {**case.question, "options": {"obligations_supported": []}}
+    decision = replace(case, question=asked).decide()
+    assert not any(one.kind in FROM_THE_GATEWAY for one in decision.obligations)
+    assert not decision.allowed or case.decide().allowed or "options" in case.question
+
+
+def an_approval_is_spent_once(case: Case) -> None:
+    decision = case.decide()
+    if decision.outcome is not Outcome.CONFIRM:
+        return
+    asked = approved(Random(repr(case.question)), case.question, decision, case.now)
+    engine = engine_of(replace(case, question=asked))
+    first, second = engine.decide(json.dumps(asked)), engine.decide(json.dumps(asked))
+    assert not (first.allowed and second.allowed)
+
+
+PROPERTIES = (
+    an_answer_is_whole,
+    no_failure_inside,
+    an_explanation_comes_to_the_same,
+    asked_again_the_answer_is_the_same,
+    order_means_nothing,
+    every_way_in_reads_the_same,
+    what_is_pending_opens_nothing,
+    a_guard_only_closes,
+    a_block_only_opens,
+    without_doors_nothing_is_allowed,
+    what_the_caller_cannot_do_is_not_asked_of_it,
+    an_approval_is_spent_once,
+)
+
+
+# ── Variants ──────────────────────────────────────────────────────────────────────────────────
+
+
+def without_each(kernel: k.Kernel, name: str) -> Iterator[k.Kernel]:
+    """The kernel without one part of a kind, for every part."""
+    parts = getattr(kernel, name)
+    for index in range(len(parts)):
+        yield replace(kernel, **{name: parts[:index] + parts[index + 1 :]})
+
+
+def pending_variants(random: Random, asked: Question, most: int = 6) -> Iterator[Question]:
+    """The question with some of what it gives, or leaves out, pending instead."""
+    free = ("body", "args", "context", "credential", "attestation", "task", "user", "chain", "agent")
+    given = [f"{root}.{name}" for root in free for name in asked.get(root, {})]
+    for _ in range(most):
+        names = random.sample(given, min(len(given), random.randint(1, 2)))
+        names += random.sample(pendable(asked), 1) if random.random() < 0.3 else []
+        variant = deepcopy(asked)
+        for name in names:
+            root, _, member = name.partition(".")
+            variant.get(root, {}).pop(member, None)
+        yield {**variant, "pending": sorted({*asked.get("pending", ()), *names})}

@@ -1,0 +1,107 @@
+"""Generated policies and questions: the properties that must hold of every case, and that chance reaches everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.runtime.decision import Gate, Outcome
+from policyengine.semantics import kernel as k
+from tests.generate import Case, approved, cases, checked_policy, kernel_of, policy, shrunk
+from tests.generate.properties import PROPERTIES
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda one: one.__name__)
+@settings(max_examples=6)
+@given(SEEDS)
+def test_a_property_holds_of_generated_cases(holds: Callable[[Case], None], seed: int) -> None:
+    for case in cases(seed, questions=6):
+        holds(case)
+
+
+def test_a_seed_gives_the_same_case_again() -> None:
+    assert list(cases(7)) == list(cases(7))
+    assert policy(Random(7)) != policy(Random(8))
+
+
+@pytest.fixture(scope="module")
+def many() -> list[k.Kernel]:
+    """Kernels of some policies; what every policy has, such as its vocabulary, is in each."""
+    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(40)]
+    return [kernel for kernel in kernels if kernel is not None]
+
+
+def test_policies_hold_every_form_of_a_condition(many: list[k.Kernel]) -> None:
+    reached = {type(part).__name__ for kernel in many for one in conditions(kernel) for part in k.walk(one)}
+    assert reached >= {form.__name__ for form in k.Expr.__args__} - {"Constant"}  # type: ignore[attr-defined]
+
+
+def test_policies_hold_every_requirement_and_every_effect(many: list[k.Kernel]) -> None:
+    requirements = {type(r) for kernel in many for block in kernel.agents for r in block.requirements}
+    assert requirements == set(k.Requirement.__args__)  # type: ignore[attr-defined]
+    effects = [effect for kernel in many for guard in kernel.guards for effect in guard.effects]
+    assert {type(effect) for effect in effects} == set(k.Effect.__args__)  # type: ignore[attr-defined]
+    kinds = {effect.kind for effect in effects if isinstance(effect, k.Oblige)}
+    assert kinds == {"audit", "redact", "notify", "warn", "step_up", "header"}
+    approvers = {type(effect.approvers.of) for effect in effects if isinstance(effect, k.Confirm)}
+    assert approvers == {k.RoleOf, k.UserServed, k.MemberOf}
+
+
+def test_policies_hold_every_door(many: list[k.Kernel]) -> None:
+    assert {type(block.who) for kernel in many for block in kernel.agents} == {
+        k.Called,
+        k.CalledLike,
+        k.InGroup,
+        k.Where,
+    }
+    assert {type(block.who) for kernel in many for block in kernel.users} == {k.Called, k.Everybody, k.Where}
+    assert any(kernel.anyones for kernel in many)
+    assert any(kernel.unrestricted for kernel in many)
+    assert any(kernel.delegation for kernel in many)
+    delegates = [one for kernel in many for block in kernel.agents for one in block.delegates]
+    assert {type(one.to) for one in delegates} == {k.Called, k.CalledLike, k.InGroup}
+    assert any(one.lifetime for one in delegates)
+    assert any(one.when for one in delegates)
+    patterns = {type(o.pattern) for kernel in many for b in kernel.agents for g in b.grants for o in g.openings}
+    assert patterns == {k.HttpPattern, k.ToolPattern, k.ActionPattern}
+
+
+def test_questions_reach_every_gate_and_outcome() -> None:
+    decisions = [(case, case.decide()) for seed in range(40) for case in cases(seed)]
+    later = [
+        replace(case, question=approved(Random(1), case.question, one, case.now)).decide()
+        for case, one in decisions
+        if one.outcome is Outcome.CONFIRM
+    ]
+    assert {one.gate for _, one in decisions} == {None, *Gate} - {Gate.RATE, Gate.BUDGET, Gate.FAILURE}
+    assert {one.outcome for _, one in decisions} == set(Outcome) - {Outcome.THROTTLE}
+    assert sum(one.allowed for _, one in decisions) > len(decisions) / 10
+    assert any(one.allowed for one in later)
+
+
+def test_a_failing_case_is_made_small() -> None:
+    case = next(case for seed in range(50) for case in cases(seed) if case.decide().allowed)
+    small = shrunk(case, lambda one: one.decide().allowed)
+    assert small.decide().allowed
+    assert len(str(small)) < len(str(case)) / 2
+
+
+def conditions(kernel: k.Kernel) -> list[k.Expr]:
+    """Every expression that a kernel holds, messages aside."""
+    found: list[k.Expr | None] = []
+    for block in (*kernel.agents, *kernel.users, *kernel.anyones):
+        found += [grant.when for grant in block.grants]
+        if not isinstance(block, k.AnyoneBlock):
+            found += [block.who.condition] if isinstance(block.who, k.Where) else []
+            found += [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
+    for guard in kernel.guards:
+        found += [effect.condition for effect in guard.effects]
+    found += [value for binder in kernel.binders for _, value in binder.facts]
+    return [one for one in found if one is not None]
