@@ -19,11 +19,11 @@ class Ancestors:
 
 
 class Directory:
-    """Rows of entities. It never changes: `with_rows` makes another."""
+    """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked."""
 
-    def __init__(self, rows: Iterable[EntityData] = ()) -> None:
+    def __init__(self, rows: Iterable[EntityData] = (), *, for_one_request: bool = False) -> None:
         self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
-        self._ancestors = {ref: self._climb(ref) for ref in self._rows}
+        self._ancestors = {} if for_one_request else {ref: self._climb(ref) for ref in self._rows}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -34,7 +34,7 @@ class Directory:
     def with_rows(self, rows: Iterable[EntityData]) -> Directory:
         """This directory and the rows of one request; where both know an entity, this one's row stands."""
         rows = tuple(rows)
-        return Directory([*rows, *self._rows.values()]) if rows else self
+        return Directory([*rows, *self._rows.values()], for_one_request=True) if rows else self
 
     def attribute(self, ref: EntityRef, name: str) -> object:
         """The raw attribute, or ABSENT."""
@@ -48,7 +48,7 @@ class Directory:
         return Ancestors((), False) if row is None else Ancestors(row.parents, True)
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
-        return self._ancestors.get(ref, Ancestors((), False))
+        return self._ancestors.get(ref) or self._climb(ref)
 
     def _climb(self, ref: EntityRef) -> Ancestors:
         """All ancestors, nearest first; a circle of memberships is walked once."""

@@ -198,7 +198,8 @@ def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
-    return facts.bind(nothing).bind(own)
+    claims = {key: raw for key, raw in facts.claims.items() if key[0].type != "agent" or raw is PENDING}
+    return replace(facts.bind(nothing).bind(own), claims=claims)
 
 
 def has_agent(request: Request) -> bool:

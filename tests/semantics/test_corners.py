@@ -380,6 +380,15 @@ def test_membership_is_unknown_where_the_directory_has_no_row(who, condition, ex
     assert holds(condition, {"who": who, "groups": ["sales", "all"]}, TEAMS) == expected
 
 
+def test_rows_of_a_request_complete_the_directory_on_every_way_up():
+    policy = f'{ENTITIES}guard "g" {{ require body.who in team "top" }}'
+    asked = question("POST /x", body={"who": "lost"})
+    sent = [{"type": "team", "id": "gone", "in": [{"type": "team", "id": "top"}]}, {"type": "team", "id": "top"}]
+    assert not decide(policy, asked, TEAMS).allowed
+    assert decide(policy, {**asked, "entities": sent}, TEAMS).allowed
+    assert not decide(policy, {**asked, "body": {"who": "alice"}, "entities": sent}, TEAMS).allowed
+
+
 FOLDERS = {
     "doc 7": {"in": ["folder a"], "editors": [{"type": "user", "id": "alice"}]},
     "folder a": {"in": ["folder b"]},

@@ -173,6 +173,21 @@ def test_what_the_presenter_proves_does_not_speak_for_a_hop(when):
     assert unknown(decision) == {when.split()[1]}
 
 
+def test_a_claim_about_the_presenter_is_none_about_a_hop_of_the_same_name():
+    policy = """
+    entity agent { cleared: bool }
+    scope x { GET /x }
+    issuer acme { records chains  claims { ok -> agent.cleared } }
+    issuer other { records chains }
+    user any { may x }
+    agent "twin" { issued by acme, other  acts for any user  may x when agent.cleared  may delegate x to agent "twin" }
+    """
+    asked = question("GET /x", **bot("twin", scopes=["x"], claims={"ok": True}))
+    assert decide(policy, asked).allowed
+    through_the_other = {**asked, "chain": chain(hop("twin", "x", issuer="other"))}
+    assert verdict(decide(policy, through_the_other)) == "deny by chain"
+
+
 def test_a_hop_speaks_for_itself_by_its_issuer_its_scopes_and_its_age():
     for when in (
         "when credential.age <= 5m",
