@@ -21,9 +21,9 @@ define install
 @touch $(2)/.installed
 endef
 
-.PHONY: help install serve test test-deep test-313 check fmt docs
+.PHONY: help install serve test test-deep test-313 check fmt docs table
 help:
-	@echo 'make serve | test | test-deep | test-313 | check | fmt | docs'
+	@echo 'make serve | test | test-deep | test-313 | check | fmt | docs | table'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -61,6 +61,10 @@ fmt: install
 # The parts of docs/ that come from the tables of facts, functions and diagnostics.
 docs: install
 	$(BIN)/python docs/generate.py
+
+# The parse table saved beside the grammar, after a change of the grammar.
+table: install
+	PYTHONHASHSEED=0 $(BIN)/python -m policyengine.syntax.table
 
 ifneq ($(wildcard bench/__main__.py),)
 .PHONY: bench

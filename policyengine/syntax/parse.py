@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from threading import Lock
 
 from lark import Lark, Token
@@ -16,46 +15,21 @@ from lark.exceptions import UnexpectedInput
 from policyengine.diagnostics import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
+from policyengine.syntax import table
 from policyengine.syntax.bounds import within_bounds
 from policyengine.syntax.build import Builder, Phrases
 from policyengine.syntax.errors import explain
 from policyengine.syntax.recover import Reader, tables
 from policyengine.syntax.text import bad_escapes, unfit
 
-_PACKAGE = Path(__file__).parent.parent
 MAX_ERRORS = 25
 _LOCK = Lock()  # one builder serves all parses, one at a time
-
-
-def grammar() -> str:
-    """The text of `policy.lark`: inside the installed package, or beside it in a checkout."""
-    installed = _PACKAGE / "grammar" / "policy.lark"
-    found = installed if installed.is_file() else _PACKAGE.parent / "grammar" / "policy.lark"
-    return found.read_text(encoding="utf-8")
-
-
-class WholeWords:
-    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
-
-    always_accept = ("NAME",)
-
-    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        return stream
 
 
 @cache
 def _parser() -> tuple[Lark, Builder, list[Token]]:
     builder, comments = Builder(), list[Token]()
-    lark = Lark(
-        grammar(),
-        parser="lalr",
-        start="module",
-        maybe_placeholders=False,
-        keep_all_tokens=True,
-        transformer=Phrases(builder),
-        postlex=WholeWords(),
-        lexer_callbacks={"COMMENT": comments.append},
-    )
+    lark = table.parser(transformer=Phrases(builder), lexer_callbacks={"COMMENT": comments.append})
     return lark, builder, comments
 
 

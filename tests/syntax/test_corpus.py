@@ -9,7 +9,8 @@ from lark import Lark, Token
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.parse import WholeWords, grammar, parse
+from policyengine.syntax.parse import parse
+from policyengine.syntax.table import GRAMMAR, WholeWords
 
 CORPUS = sorted(Path(__file__).parent.glob("corpus/*.policy"))
 LEXEME = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[^\s"#]+')
@@ -29,7 +30,14 @@ def module(source: Source) -> ast.Module:
 
 
 def lark(**options: bool) -> Lark:
-    return Lark(grammar(), parser="lalr", start="module", maybe_placeholders=False, postlex=WholeWords(), **options)
+    return Lark(
+        GRAMMAR.read_text(encoding="utf-8"),
+        parser="lalr",
+        start="module",
+        maybe_placeholders=False,
+        postlex=WholeWords(),
+        **options,
+    )
 
 
 def test_the_grammar_has_no_conflict() -> None:

@@ -10,7 +10,7 @@ import pytest
 from lark import Lark, Token
 from lark.exceptions import LarkError
 
-from policyengine.syntax.parse import WholeWords, grammar
+from policyengine.syntax.table import GRAMMAR, WholeWords
 from policyengine.syntax.words import UNUSABLE
 
 CONDITION = "after all any count distinct false! no not sum true!"
@@ -100,7 +100,13 @@ USES = {
 
 @cache
 def lark() -> Lark:
-    return Lark(grammar(), parser="lalr", start="module", maybe_placeholders=False, postlex=WholeWords())
+    return Lark(
+        GRAMMAR.read_text(encoding="utf-8"),
+        parser="lalr",
+        start="module",
+        maybe_placeholders=False,
+        postlex=WholeWords(),
+    )
 
 
 @cache
