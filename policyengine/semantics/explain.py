@@ -267,6 +267,8 @@ def _expression(node: k.Expr, facts: Facts) -> Line:
             return Line(_mark(value(node, facts)), name, parts=(_expression(expression, facts),))
         case k.And(items) | k.Or(items):
             parts = tuple(_expression(item, facts) for item in items)
+        case k.Not(operand) if _text(operand) == _text(node):
+            return _expression(operand, facts)  # `require c` has become `deny when not c`: show c as it is written
         case k.Not(operand) if not isinstance(operand, k.Present):
             parts = (_expression(operand, facts),)
         case _:

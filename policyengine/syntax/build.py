@@ -710,14 +710,10 @@ class Builder:
 
     def weekly(self, span: Span, first: Token, start: Token, last: Token, end: Token, zone: Token) -> ast.WeeklyWindow:
         clocks = self._literal("clock", start), self._literal("clock", end)
-        return ast.WeeklyWindow(
-            self._name(first), clocks[0], self._name(last), clocks[1], self._text(zone), span=span
-        )
+        return ast.WeeklyWindow(self._name(first), clocks[0], self._name(last), clocks[1], self._text(zone), span=span)
 
     def absolute(self, span: Span, start: Token, end: Token, zone: Token) -> ast.AbsoluteWindow:
-        return ast.AbsoluteWindow(
-            self._literal("date", start), self._literal("date", end), self._text(zone), span=span
-        )
+        return ast.AbsoluteWindow(self._literal("date", start), self._literal("date", end), self._text(zone), span=span)
 
     # ── History ───────────────────────────────────────────────────────────────────────────────
     def happened(self, span: Span, history: ast.History) -> ast.Happened:
