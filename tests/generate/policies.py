@@ -279,7 +279,7 @@ def _item(random: Random, groups: tuple[str, ...]) -> str:
 
 
 def _approver(random: Random, groups: tuple[str, ...]) -> str:
-    forms: list[Callable[[], str]] = [
+    forms = [
         "user",
         f"role {random.choice(v.ROLES)}",
         'team "legal"',

@@ -1,0 +1,75 @@
+"""Coverage-guided fuzzing of one target for a while: `python -m tests.deep.fuzz TARGET [libFuzzer options]`.
+
+Whatever escapes a target is a crash; libFuzzer then keeps the input. A target runs in a process of its own, because
+atheris instruments what is imported and ends the process.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import atheris
+
+with atheris.instrument_imports(include=["policyengine"]):
+    from policyengine.runtime.linear import proved_linear
+    from policyengine.runtime.paths import Canonical, canonical
+    from policyengine.runtime.patterns import PatternError, compile_regex
+    from policyengine.runtime.request import Request, RequestError
+    from policyengine.semantics.check import check_text
+
+SLOW = 5.0  # seconds for one small input, instrumented, on a busy machine
+
+
+def policy(data: bytes) -> None:
+    for found in check_text(data.decode("utf-8", "replace")):
+        assert found.render()
+
+
+def json_question(data: bytes) -> None:
+    asked(Request.from_json, data)
+
+
+def msgpack_question(data: bytes) -> None:
+    asked(Request.from_msgpack, data)
+
+
+def asked(read: Callable[[bytes], Request], data: bytes) -> None:
+    try:
+        read(data)
+    except RequestError:
+        return
+
+
+def path(data: bytes) -> None:
+    found = canonical(data.decode("utf-8", "surrogateescape"))
+    if isinstance(found, Canonical):
+        assert canonical(found.path) == found
+        assert not {"", ".", ".."} & set(found.segments)
+        assert not set("".join(found.segments)) & set("/\\\0;?#%")
+
+
+def regex(data: bytes) -> None:
+    """A pattern that is claimed to be linear is, on texts of its own making."""
+    text, _, seed = data.decode("utf-8", "replace").partition("\n")
+    started = time.process_time()
+    try:
+        compiled = compile_regex(text)
+    except PatternError:
+        return
+    compiled.matches((seed or text)[:50] * 200 + "\0")
+    assert time.process_time() - started < SLOW, f"slow: {text!r}, proved: {proved_linear(text)}"
+
+
+TARGETS = {one.__name__: one for one in (policy, json_question, msgpack_question, path, regex)}
+
+
+def main() -> None:
+    name, *options = sys.argv[1:]
+    atheris.Setup([sys.argv[0], *options], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
