@@ -133,10 +133,7 @@ class Engine:
             return self._evaluate(request)
         if request.options.at is not None:
             raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
-        while True:
-            decision, effects = self._answer(request, self._clock())
-            if self._store.commit(effects):
-                return decision
+        return self._guarded(lambda: self._spent(request))
 
     def evaluate(self, question: Question) -> Decision:
         """Decide without spending anything: asked again, the answer is the same."""
@@ -145,16 +142,10 @@ class Engine:
     def explain(self, question: Question) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why."""
         request = _read(question)
-        now = request.options.at or self._clock()
         try:
-            snapshot = self._snapshot(request)
-            facts = facts_of(self.kernel, request, snapshot, now)
-            seen = walk(facts, snapshot)
-            decision, effects = conclude(facts, seen)
-            return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
+            return self._explained(request)
         except Exception:
-            failed = replace(self._failed(), id=self._ids(now))
-            return Explanation(failed, endpoint_words(request.endpoint), ())
+            return Explanation(self._failed(), endpoint_words(request.endpoint), ())
 
     async def decide_async(self, question: Question) -> Decision:
         return self.decide(question)
@@ -166,24 +157,44 @@ class Engine:
         return self.explain(question)
 
     def _evaluate(self, request: Request) -> Decision:
-        decision, effects = self._answer(request, request.options.at or self._clock())
-        return self._peeked(decision, effects)
+        return self._guarded(lambda: self._peeked(*self._answer(request, self._now(request))))
+
+    def _spent(self, request: Request) -> Decision:
+        while True:
+            decision, effects = self._answer(request, self._clock())
+            if self._store.commit(effects):
+                return decision
+
+    def _explained(self, request: Request) -> Explanation:
+        now, snapshot = self._now(request), self._snapshot(request)
+        facts = facts_of(self.kernel, request, snapshot, now)
+        seen = walk(facts, snapshot)
+        decision, effects = conclude(facts, seen)
+        return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
 
     def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
-        """Fails closed: an exception inside is a deny that says so, and never more than that."""
-        try:
-            decision, effects = decide(self.kernel, request, self._snapshot(request), now)
-        except Exception:
-            decision, effects = self._failed(), Effects()
+        decision, effects = decide(self.kernel, request, self._snapshot(request), now)
         return replace(decision, id=self._ids(now)), effects
 
+    def _now(self, request: Request) -> datetime:
+        return request.options.at or self._clock()
+
+    def _guarded(self, answer: Callable[[], Decision]) -> Decision:
+        """Fails closed: an exception inside is a deny that says so, and never more than that."""
+        try:
+            return answer()
+        except Exception:
+            return self._failed()
+
     def _failed(self) -> Decision:
+        """A deny for an exception, counted and logged; it has an id even where the clock is what failed."""
         with self._counting:
             self.failures += 1
         _LOG.exception("a decision failed and was denied")
         reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
         package, revision = self.kernel.package, self.kernel.revision
-        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision)
+        named = new_id(datetime.now(UTC))
+        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, id=named, revision=revision)
 
     def _snapshot(self, request: Request) -> Snapshot:
         return Snapshot(self._directory, self._store.spent_among(approval.id for approval in request.approvals))

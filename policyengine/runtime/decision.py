@@ -63,14 +63,14 @@ class Reason:
 class Remedy:
     """What would change the answer.
 
-    `approval` names who (`by`), how long one lasts (`within`, seconds) and what it must be bound to (`binding`);
+    `approval` names who (`by`), how long one lasts (`within`: `15m`) and what it must be bound to (`binding`);
     `scope` the credential scopes any of which would do; `credential` and `attestation` what is needed, in words.
     """
 
     kind: str
     rule: str | None = None
     by: str | None = None
-    within: float | None = None
+    within: str | None = None
     binding: str | None = None
     scopes: tuple[str, ...] | None = None
     need: str | None = None

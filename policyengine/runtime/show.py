@@ -55,10 +55,6 @@ def duration(value: timedelta) -> str:
     return words
 
 
-def duration_words(seconds: float) -> str:
-    return duration(timedelta(seconds=seconds))
-
-
 def canonical(value: object) -> object:
     """JSON that is equal exactly when two values are: what an approval is bound to. Unknown is a value."""
     match value:

@@ -9,7 +9,7 @@ from typing import Any
 
 from policyengine.runtime.decision import Decision, Remedy
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.show import duration_words, shown
+from policyengine.runtime.show import shown
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
@@ -107,7 +107,7 @@ def endpoint_words(endpoint: Endpoint) -> str:
 def remedy_words(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
-            within = "" if remedy.within is None else f", good for {duration_words(remedy.within)}"
+            within = "" if remedy.within is None else f", good for {remedy.within}"
             return f"an approval by {remedy.by}{within}"
         case "scope":
             return "a credential with the scope " + " or ".join(shown(scope) for scope in remedy.scopes or ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -162,15 +162,31 @@ def chain_facts(facts: Facts) -> dict[Path, object]:
 
 
 def presenter_of(facts: Facts) -> Agent:
-    """Who presents the credential: an agent, or a user where no agent asks. Two issuers that differ are none."""
+    """Who presents the credential: an agent, or a user where no agent asks.
+
+    Two issuers that differ are none, and so is the issuer of a credential that is not in force.
+    """
     by_agent, by_credential = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     issuer = by_credential if is_absent(by_agent) else by_agent
     if not is_absent(by_agent) and not is_absent(by_credential):
         other = Unknown.of("agent.issuer", "the credential names another issuer")
         issuer = lift(lambda one, two: one if one == two else other, by_agent, by_credential)
+    issuer = lift(lambda one, *_: one, issuer, *in_force(facts))
     name = facts.read(("agent" if has_agent(facts.request) else "user", "id"))
     scopes, groups = facts.read(("credential", "scopes"), STRINGS), facts.read(("agent", "groups"), STRINGS)
     return Agent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
+
+
+def in_force(facts: Facts) -> tuple[Value, Value]:
+    """True twice, where the credential's own times, if it has any, say that it holds now."""
+
+    def told(name: str, why: str, holds: Callable[[datetime], bool]) -> Value:
+        fact = f"credential.{name}"
+        moment = coerce(facts.request.fact("credential", name), Scalar.TIME, fact)
+        return True if is_absent(moment) else lift(lambda at: holds(at) or Unknown.of(fact, why), moment)
+
+    begun = told("issued_at", "in the future", lambda at: at <= facts.now)
+    return begun, told("expires_at", "in the past", lambda at: facts.now < at)
 
 
 def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:

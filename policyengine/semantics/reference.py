@@ -28,7 +28,7 @@ from policyengine.runtime.decision import (
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
-from policyengine.runtime.show import shown
+from policyengine.runtime.show import duration, shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
@@ -124,7 +124,9 @@ def _holds(requirement: k.Requirement, facts: Facts, agent: w.Agent, presents: b
             own = True if not presents or is_absent(subject) else lift(lambda a, b: a == b, subject, agent.id)
             return conjunction([is_absent(user), own]) if is_absent(user) or isinstance(user, str) else user
         case k.ActsFor(condition):
-            return lift(lambda _: True if condition is None else value(condition, facts), user)
+            acts = lift(lambda _: True if condition is None else value(condition, facts), user)
+            named = lift(lambda one, *others: one in others, subject, agent.id, user)
+            return conjunction([acts, True if not presents or is_absent(subject) else named])
         case k.Valid(start, end):
             return (start is None or start <= facts.now) and (end is None or facts.now < end)
         case k.CredentialKind(kinds_):
@@ -365,7 +367,7 @@ def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> S
 
 def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:
     reason = Reason(Gate.GUARD, _words(facts, confirm), guard.name, confirm.span.at, Outcome.CONFIRM)
-    within = None if confirm.within is None else confirm.within.total_seconds()
+    within = None if confirm.within is None else duration(confirm.within)
     binding = seen.approval.binding if seen.approval else None
     remedy = Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
     return Stop(reason, _causes(seen.condition), (remedy,))

@@ -306,7 +306,7 @@ CONFIRM: Free = {
             "kind": "approval",
             "rule": "large refunds need a human",
             "by": "role finance",
-            "within": 900.0,
+            "within": "15m",
             "binding": "…",
         }
     ],

@@ -80,7 +80,7 @@ def test_a_confirm_with_its_approval_is_allowed_and_the_allow_spends_it():
 def test_the_confirm_opens_an_approval_that_the_approver_can_read():
     decision, effects = spending(policy(), asked(), ROWS)
     [remedy], [opened] = decision.remedies, effects.opens
-    assert (remedy.kind, remedy.rule, remedy.by, remedy.within) == ("approval", "ask", "role finance", 900)
+    assert (remedy.kind, remedy.rule, remedy.by, remedy.within) == ("approval", "ask", "role finance", "15m")
     assert (opened.binding, opened.count, opened.summary) == (remedy.binding, 1, '900 to "bob"')
 
 
