@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -92,7 +93,7 @@ def every_way_in_reads_the_same(case: Case) -> None:
 def what_is_pending_opens_nothing(case: Case) -> None:
     """An allow while facts are pending stands whatever they turn out to be."""
     random = Random(repr(case.question))
-    for asked in pending_variants(random, case.question):
+    for asked in pending_variants(random, case):
         decision = replace(case, question=asked).decide()
         assert not decision.allowed or case.decide().allowed, f"allowed while pending: {asked['pending']}"
 
@@ -159,15 +160,27 @@ def without_each(kernel: k.Kernel, name: str) -> Iterator[k.Kernel]:
         yield replace(kernel, **{name: parts[:index] + parts[index + 1 :]})
 
 
-def pending_variants(random: Random, asked: Question, most: int = 6) -> Iterator[Question]:
-    """The question with some of what it gives, or leaves out, pending instead."""
-    free = ("body", "args", "context", "credential", "attestation", "task", "user", "chain", "agent")
-    given = [f"{root}.{name}" for root in free for name in asked.get(root, {})]
-    for _ in range(most):
-        names = random.sample(given, min(len(given), random.randint(1, 2)))
-        names += random.sample(pendable(asked), 1) if random.random() < 0.3 else []
+READS = re.compile(
+    r"\b(?:body|args|context|credential|attestation|task|user|resource)\.[a-z_]+|request\.(?:ip|size)|chain\.hops"
+)
+
+
+def pending_variants(random: Random, case: Case, most: int = 8) -> Iterator[Question]:
+    """The question with some of what the policy reads pending instead, whether it is given, known or absent."""
+    asked = case.question
+    read = sorted({name for declaration in rules(case) for name in READS.findall(declaration)})
+    for _ in range(most if read else 0):
+        names = random.sample(read, min(len(read), random.randint(1, 2)))
+        names += random.sample(pendable(asked), 1) if random.random() < 0.2 else []
         variant = deepcopy(asked)
         for name in names:
             root, _, member = name.partition(".")
             variant.get(root, {}).pop(member, None)
         yield {**variant, "pending": sorted({*asked.get("pending", ()), *names})}
+
+
+def rules(case: Case) -> Iterator[str]:
+    """Declarations that read facts: guards above all, as there are few and they hold the limits."""
+    for declaration in (one for file in case.policy.files for one in file.declarations):
+        if declaration.startswith(("guard", "agent", "user", "define")):
+            yield declaration
