@@ -1,0 +1,59 @@
+"""What every node of the abstract syntax tree is: its place, its words, and the walk through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Literal as Word
+from typing import TypeAlias
+
+from policyengine.source import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    """A dotted name as written: `user`, `invoices.read`, `body.amount`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """A string, its escapes resolved."""
+
+    value: str
+
+
+LiteralKind: TypeAlias = Word["number", "duration", "date", "clock", "ip", "hash", "bool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Node):
+    """A literal other than a string, as written (`10_000`, `15m`, `10.0.0.0/8`); the checker reads its value."""
+
+    kind: LiteralKind
+    text: str
+
+
+def children(node: Node) -> Iterator[Node]:
+    """The nodes directly inside a node, in the order of its fields."""
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, Node):
+            yield value
+        elif isinstance(value, tuple):
+            yield from (part for part in value if isinstance(part, Node))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node and everything inside it, outermost first; without recursion, so that no text can exhaust the stack."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        yield current
+        pending.extend(reversed(list(children(current))))

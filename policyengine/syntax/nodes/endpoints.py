@@ -1,0 +1,50 @@
+"""Endpoints, and the places that rules name by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from policyengine.source import Span
+from policyengine.syntax.nodes.base import Name, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Http(Node):
+    """`GET|POST /v1/{id: invoice}`; no `methods` is a bare path after `on`: every method."""
+
+    methods: tuple[str, ...]
+    path: str
+    path_span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool(Node):
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Node):
+    """`ACTION view invoice`."""
+
+    verb: Name
+    type: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved(Node):
+    """`INPUT`, `OUTPUT`, `RESULT`: words kept for later."""
+
+    word: str
+
+
+Endpoint: TypeAlias = Http | Tool | Action | Reserved
+Target: TypeAlias = Endpoint | Name  # a Name is a scope
+
+
+@dataclass(frozen=True, slots=True)
+class Place(Node):
+    """`on A, B except C`."""
+
+    targets: tuple[Target, ...]
+    excepts: tuple[Target, ...] = ()

@@ -1,0 +1,210 @@
+"""Expressions, with windows of time and history inside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal as Word
+from typing import TypeAlias
+
+from policyengine.source import Span
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.endpoints import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(Node):
+    """A name in an expression, with bracketed keys: `user.id`, `request.headers["x-id"]`, `free`."""
+
+    name: str
+    keys: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListLiteral(Node):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EntityLiteral(Node):
+    """`team "legal"`."""
+
+    type: Name
+    id: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    function: Name
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Node):
+    operand: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Negative(Node):
+    operand: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Logic(Node):
+    """`a and b and c`. When `operators` mixes both words the checker asks for parentheses."""
+
+    operators: tuple[str, ...]
+    items: tuple[Expr, ...]
+
+
+BinaryOperator: TypeAlias = Word[
+    "==", "!=", "<", "<=", ">", ">=", "in", "not in", "below", "has", "within", "like", "matches", "overlaps",
+    "subset of", "+", "-", "*",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    """Two operands; `operator_span` underlines the operator itself."""
+
+    operator: BinaryOperator
+    left: Expr
+    right: Expr
+    operator_span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence(Node):
+    """`x is present`, `x is absent`."""
+
+    operand: Expr
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Else(Node):
+    operand: Expr
+    fallback: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Quantified(Node):
+    """`any x in s: c`, `all x in s: c`."""
+
+    quantifier: Word["any", "all"]
+    variable: Name
+    domain: Expr
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class WithinWindow(Node):
+    """`time within WINDOW`."""
+
+    operand: Expr
+    window: Window
+
+
+# Windows of time; the zone is mandatory.
+
+
+@dataclass(frozen=True, slots=True)
+class DailyWindow(Node):
+    """`mon..fri 08:00..18:00 "Zone"`; without days every day; one day has `last_day` None."""
+
+    first_day: Name | None
+    last_day: Name | None
+    start: Literal
+    end: Literal
+    zone: Text
+
+
+@dataclass(frozen=True, slots=True)
+class WholeDaysWindow(Node):
+    """`sat..sun "Zone"`."""
+
+    first_day: Name
+    last_day: Name
+    zone: Text
+
+
+@dataclass(frozen=True, slots=True)
+class WeeklyWindow(Node):
+    """`fri 16:00..mon 08:00 "Zone"`: one span across days."""
+
+    first_day: Name
+    start: Literal
+    last_day: Name
+    end: Literal
+    zone: Text
+
+
+@dataclass(frozen=True, slots=True)
+class AbsoluteWindow(Node):
+    """`2026-12-24..2027-01-02 "Zone"`."""
+
+    start: Literal
+    end: Literal
+    zone: Text
+
+
+Window: TypeAlias = DailyWindow | WholeDaysWindow | WeeklyWindow | AbsoluteWindow
+
+
+# History.
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Node):
+    """What to look for in the past: a target with its qualifiers."""
+
+    target: Target
+    denied: bool = False
+    by_user: Word["another", "any"] | None = None
+    where: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History(Node):
+    """`EV within D [since EV] [per (keys)]`."""
+
+    event: Event
+    within: Literal
+    since: Event | None = None
+    per: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Node):
+    """`after …`; `no …` when `negated`."""
+
+    history: History
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Node):
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+
+    function: Word["count", "sum", "distinct"]
+    field: Name | None
+    history: History
+
+
+Expr: TypeAlias = (
+    Literal
+    | Text
+    | Reference
+    | ListLiteral
+    | EntityLiteral
+    | Call
+    | Not
+    | Negative
+    | Logic
+    | Binary
+    | Presence
+    | Else
+    | Quantified
+    | WithinWindow
+    | Happened
+    | Aggregate
+)

@@ -1,0 +1,94 @@
+"""What closes or asks: guards and their items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal as Word
+from typing import TypeAlias
+
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.endpoints import Place
+from policyengine.syntax.nodes.expressions import EntityLiteral, Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Condition(Node):
+    """`when c`, `unless c`."""
+
+    word: Word["when", "unless"]
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Deny(Node):
+    condition: Condition | None = None
+    message: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Require(Node):
+    condition: Expr
+    message: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ByUser(Node):
+    """`confirm by user`: the person served."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByRole(Node):
+    role: Name
+
+
+@dataclass(frozen=True, slots=True)
+class ByFact(Node):
+    """`confirm by resource.approvers`."""
+
+    fact: Name
+
+
+@dataclass(frozen=True, slots=True)
+class ByEntity(Node):
+    """`confirm by team "x"`."""
+
+    entity: EntityLiteral
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum(Node):
+    """`confirm by 2 of team "x"`."""
+
+    count: Literal
+    of: ByRole | ByFact | ByEntity
+
+
+Approver: TypeAlias = ByUser | ByRole | ByFact | ByEntity | Quorum
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm(Node):
+    approver: Approver
+    within: Literal | None = None
+    condition: Condition | None = None
+    message: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation(Node):
+    """`audit LEVEL`, `redact PATHS`, `notify "who"`, `warn`, `step_up LEVEL`, `header "N" "V"`."""
+
+    kind: Word["audit", "redact", "notify", "warn", "step_up", "header"]
+    arguments: tuple[Name | Text, ...] = ()
+    condition: Condition | None = None
+    message: Text | None = None
+
+
+GuardItem: TypeAlias = Deny | Require | Confirm | Obligation
+
+
+@dataclass(frozen=True, slots=True)
+class GuardDecl(Node):
+    name: Text
+    place: Place | None
+    items: tuple[GuardItem, ...]

@@ -1,0 +1,101 @@
+"""Rates, budgets, profiles, invariants: parsed and checked, enforced later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal as Word
+
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.doors import AgentRef
+from policyengine.syntax.nodes.endpoints import Place, Target
+from policyengine.syntax.nodes.examples import OutcomeWord
+from policyengine.syntax.nodes.expressions import Expr
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit(Node):
+    """`100/1m burst 20`."""
+
+    rate: str
+    burst: Literal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateFloor(Node):
+    rate: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountingDenials(Node):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Raise(Node):
+    factor: str
+    at_most: str
+    when: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp(Node):
+    rate: str
+    duration: Literal | None
+    when: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class RateDecl(Node):
+    name: Text
+    per: tuple[Name, ...]
+    place: Place | None
+    when: Expr | None
+    items: tuple[RateLimit | RateFloor | CountingDenials | Raise | Clamp, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLimit(Node):
+    """`sum body.amount <= 5_000 within 24h`, `count <= 5 within 1h` (then without a fact)."""
+
+    function: Word["sum", "count", "distinct"]
+    fact: Name | None
+    bound: Literal | Name
+    within: Literal
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetDecl(Node):
+    name: Text
+    per: tuple[Name, ...]
+    place: Place | None
+    when: Expr | None
+    items: tuple[BudgetLimit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileStep(Node):
+    target: Target
+    repeat: Word["optional", "repeated"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDecl(Node):
+    name: Text
+    agent: AgentRef
+    steps: tuple[ProfileStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Node):
+    """`never allow refunds.create when …`."""
+
+    modality: Word["never", "always"]
+    outcome: OutcomeWord
+    targets: tuple[Target, ...]
+    when: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantDecl(Node):
+    name: Text
+    claims: tuple[Claim, ...]

@@ -1,0 +1,76 @@
+"""One file: its declarations, imports and comments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from policyengine.syntax.nodes.base import Literal, Name, Node
+from policyengine.syntax.nodes.doors import AgentDecl, AnyoneDecl, DelegationDecl, UserDecl, UsersUnrestricted
+from policyengine.syntax.nodes.examples import FixtureDecl, TestDecl
+from policyengine.syntax.nodes.guards import GuardDecl
+from policyengine.syntax.nodes.limits import BudgetDecl, InvariantDecl, ProfileDecl, RateDecl
+from policyengine.syntax.nodes.vocabulary import (
+    AttesterDecl,
+    DefineDecl,
+    EntityDecl,
+    EnumDecl,
+    FactsDecl,
+    IssuerDecl,
+    LetDecl,
+    MapDecl,
+    ScopeDecl,
+)
+
+Declaration: TypeAlias = (
+    EnumDecl
+    | EntityDecl
+    | FactsDecl
+    | LetDecl
+    | DefineDecl
+    | ScopeDecl
+    | IssuerDecl
+    | AttesterDecl
+    | AgentDecl
+    | UserDecl
+    | AnyoneDecl
+    | UsersUnrestricted
+    | DelegationDecl
+    | GuardDecl
+    | RateDecl
+    | BudgetDecl
+    | ProfileDecl
+    | InvariantDecl
+    | FixtureDecl
+    | TestDecl
+    | MapDecl
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Export(Node):
+    declaration: Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Import(Node):
+    package: Name
+    alias: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comment(Node):
+    """`# …` as written, from the hash to the end of the line."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Module(Node):
+    """One file. Comments stand apart: they belong to places, not to nodes."""
+
+    language: Literal | None
+    package: Name | None
+    imports: tuple[Import, ...]
+    declarations: tuple[Declaration | Export, ...]
+    comments: tuple[Comment, ...] = field(compare=False, default=())
