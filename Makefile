@@ -1,12 +1,12 @@
 # Every target installs what it needs into .venv first; the stamp makes the second time free.
-#   make serve PORT=9000            make test PYTHON=python3.13 (with a fresh .venv)
+#   make serve EXAMPLE=drive PORT=9000            make test PYTHON=python3.13 (with a fresh .venv)
 
 PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
 EXAMPLES  := policies/examples
-PAYMENTS  := $(EXAMPLES)/payments
+EXAMPLE   ?= payments
 
 # $(call install,PYTHON,FOLDER): a virtual environment with everything pinned and this checkout in it, editable.
 define install
@@ -21,6 +21,8 @@ define install
 @touch $(2)/.installed
 endef
 
+ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
+
 .PHONY: help install serve test test-deep test-313 check fmt docs table
 help:
 	@echo 'make serve | test | test-deep | test-313 | check | fmt | docs | table'
@@ -32,13 +34,13 @@ install: .venv/.installed
 	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
-	@echo 'try: curl -s http://127.0.0.1:$(PORT)/decide -H "content-type: application/json" -d @$(PAYMENTS)/request.json'
-	@$(BIN)/policyengine serve $(PAYMENTS) --entities $(PAYMENTS)/entities.json --host 127.0.0.1 --port $(PORT)
+	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --session-timeout=300
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
-	@set -e; for example in $(EXAMPLES)/*/; do $(BIN)/policyengine check --strict $$example; $(BIN)/policyengine test $$example; done
+	$(BIN)/policyengine check --strict $(EXAMPLES)
+	$(BIN)/policyengine test $(EXAMPLES)
 
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1700 --session-timeout=1700

@@ -14,6 +14,7 @@ from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text import MAX_CHARACTERS, read_source
 
 SUFFIX = ".policy"
+ROOT = ".policyroot"  # a file of this name marks the root of a set: its policies are loaded together, and no others
 MAX_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
 NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -40,6 +41,39 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     return loading.sources, loading.problems
 
 
+def sets_of(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
+    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together."""
+    together: list[Path] = []
+    apart: list[tuple[Path, ...]] = []
+    for path in map(Path, paths):
+        below = roots_below(path)
+        apart += [(root,) for root in below]
+        together += [] if below else [path]
+    return [tuple(together), *apart] if together or not apart else apart
+
+
+def roots_below(path: Path) -> list[Path]:
+    """The marked roots in a folder that is none itself and lies in none, outermost ones only."""
+    if not os.path.isdir(path) or root_above(path) is not None:
+        return []
+    found: list[Path] = []
+    for inside, folders, files in os.walk(path):
+        if ROOT in files:
+            found.append(Path(inside))
+        folders[:] = [] if ROOT in files else sorted(name for name in folders if not name.startswith("."))
+    return found
+
+
+def root_above(path: Path) -> Path | None:
+    """The marked root that a folder is or lies in."""
+    try:
+        whole = path.absolute()
+    except OSError:  # the current folder is gone
+        return None
+    marked = next((folder for folder in (whole, *whole.parents) if os.path.isfile(folder / ROOT)), None)
+    return None if marked is None else Path(os.path.relpath(marked)) if not path.is_absolute() else marked
+
+
 @dataclass(slots=True)
 class Loading:
     """`seen` are real paths, so that no link makes a file count twice; `roots` are where each source's imports are."""
@@ -51,11 +85,16 @@ class Loading:
     roots: list[tuple[Source, Path, Path | None]] = field(default_factory=list)
 
     def given(self, path: Path) -> None:
-        if os.path.isdir(path):
+        if below := roots_below(path):
+            named = ", ".join(f"`{root.as_posix()}`" for root in below[:4]) + (", …" if len(below) > 4 else "")
+            self.problems.append(
+                problem("E154", name_of(path), "several sets of policies lie here", f"name one: {named}")
+            )
+        elif os.path.isdir(path):
             for file in policies_in(path, self.unlisted):
-                self.read(file, path)
+                self.read(file, root_above(path) or path)
         else:
-            self.read(path, None)
+            self.read(path, root_above(path.parent))
 
     def imported(self) -> None:
         for source, file, root in self.roots:  # grows while it is walked

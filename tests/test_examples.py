@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -148,6 +149,9 @@ def test_another_request_comes_to_what_the_readme_says(
     assert (decision.outcome, decision.gate) == (outcome, gate)
 
 
-def test_make_serves_the_payments_with_the_entities_that_its_request_needs() -> None:
-    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
-    assert "serve $(PAYMENTS) --entities $(PAYMENTS)/entities.json" in makefile
+def test_make_serves_an_example_with_the_entities_that_its_request_needs() -> None:
+    def planned(*options: str) -> str:
+        return subprocess.run(["make", "-n", "serve", *options], cwd=CHECKOUT, capture_output=True, text=True).stdout
+
+    assert "serve policies/examples/payments --entities policies/examples/payments/entities.json" in planned()
+    assert "serve policies/examples/delegation  --host" in planned("EXAMPLE=delegation")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.loading import MAX_BYTES, load_sources
+from policyengine.loading import MAX_BYTES, load_sources, sets_of
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +178,35 @@ def test_files_of_tests_are_left_out_on_request() -> None:
         write(path)
     assert names("p") == ["p/a.policy", "p/a_test.policy"]
     assert [source.name for source in load_sources(["p", "p/a_test.policy"], tests=False)[0]] == ["p/a.policy"]
+
+
+# ── Marked roots ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_marked_root_in_a_folder_is_a_set_of_its_own() -> None:
+    for path in ("p/one/.policyroot", "p/one/in/a.policy", "p/two/.policyroot", "p/two/b.policy", "q/c.policy"):
+        write(path)
+    assert sets_of(["p", "q"]) == [(Path("q"),), (Path("p/one"),), (Path("p/two"),)]
+    assert sets_of(["p/one", "q"]) == [(Path("p/one"), Path("q"))]
+    assert sets_of(["p/one/in"]) == [(Path("p/one/in"),)]
+    assert sets_of(["nowhere"]) == [(Path("nowhere"),)]
+
+
+def test_an_engine_is_not_loaded_from_several_sets() -> None:
+    for path in ("p/one/.policyroot", "p/one/a.policy", "p/two/.policyroot", "p/two/b.policy"):
+        write(path)
+    sources, (found,) = load_sources(["p"])
+    assert not sources
+    assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "name one: `p/one`, `p/two`")
+
+
+def test_imports_and_labels_begin_at_the_marked_root() -> None:
+    write("p/.policyroot")
+    write("p/acme/pay.policy", "import shared.words\n")
+    write("p/shared/words.policy", "package shared.words\n")
+    write("p/acme/shared/words.policy", "package shared.words\n")
+    for given in ("p/acme/pay.policy", "p/acme"):
+        sources, problems = load_sources([given])
+        assert not problems
+        assert "shared/words.policy" in {source.label for source in sources}
+        assert sources[0].label == "acme/pay.policy"

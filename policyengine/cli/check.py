@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +42,9 @@ def check(
     """
     from policyengine.diagnostics import in_order
 
-    checked, files = check_files(paths)
-    found = in_order(checked.diagnostics)
+    sets = list(checked_sets(paths))
+    found = in_order(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics)
+    files = sum(files for _, files in sets)
     if format is Report.TEXT:
         _show(found, files)
     elif format is Report.JSON:
@@ -53,6 +54,14 @@ def check(
 
         print_json(document(found))
     return int(any(diagnostic.is_error or strict for diagnostic in found))
+
+
+def checked_sets(paths: Sequence[Path]) -> Iterator[tuple[Checked, int]]:
+    """Each set of policies, checked by itself; see `.policyroot`."""
+    from policyengine.loading import sets_of
+
+    for several_paths in sets_of(paths):
+        yield check_files(several_paths)
 
 
 def check_files(paths: Sequence[Path]) -> tuple[Checked, int]:

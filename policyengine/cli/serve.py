@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,9 @@ def serve(
     engine = load_engine(paths, entities)
     try:
         tokens = _tokens(token_file)
-        answer(engine, host, port, tokens, listening=lambda url: _greet(engine, url, token_file, format))
+        answer(
+            engine, host, port, tokens, listening=lambda url: _greet(engine, url, _curl(url, paths, token_file), format)
+        )
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     return 0
@@ -65,7 +68,7 @@ def _tokens(path: Path | None) -> tuple[str, ...] | None:
     return found.tokens
 
 
-def _greet(engine: Engine, url: str, token_file: Path | None, format: Format) -> None:
+def _greet(engine: Engine, url: str, curl: str, format: Format) -> None:
     """Say what is served, at once: whoever started this may wait for it."""
     rules, warnings = rules_of(engine), len(engine.warnings)
     if format is Format.JSON:
@@ -80,13 +83,16 @@ def _greet(engine: Engine, url: str, token_file: Path | None, format: Format) ->
     screen.text(f"rules:    {rules:,}")
     if warnings:
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
-    screen.text(f"try:      {_curl(url, token_file)}")
+    screen.text(f"try:      {curl}")
     screen.stream.flush()
 
 
-def _curl(url: str, token_file: Path | None) -> str:
+def _curl(url: str, paths: Sequence[Path], token_file: Path | None) -> str:
+    """A request to try: the one beside the policies, if there is one."""
+    beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
+    asked = f"'{ASK}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
     token = "" if token_file is None else f' -H "authorization: Bearer $(head -n 1 {shlex.quote(str(token_file))})"'
-    return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d '{ASK}'"
+    return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
 
 
 def rules_of(engine: Engine) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.check import check_files
+from policyengine.cli.check import checked_sets
 from policyengine.cli.failures import CommandError, logged_in_short, policy_error
 from policyengine.cli.options import Policies, TextOrJson
 from policyengine.cli.terminal import Format, Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.testing import Result
 
 FAILURES = 1
 NO_TESTS = 3
@@ -40,13 +43,18 @@ def run_tests(
       policyengine test payments/
       policyengine test payments/ -k refund -v
     """
-    from policyengine.testing import collect, run
+    from policyengine.testing import Report, collect, run
 
-    checked, _ = check_files(paths)
-    if checked.kernel is None:
-        raise policy_error(checked, BAD_POLICY)
-    with busy("running the tests"), logged_in_short():
-        report = run(collect(checked, only), checked.kernel)
+    results: list[Result] = []
+    revisions: list[str] = []
+    for checked, _ in checked_sets(paths):
+        if checked.kernel is None:
+            raise policy_error(checked, BAD_POLICY)
+        with busy("running the tests"), logged_in_short():
+            report = run(collect(checked, only), checked.kernel)
+        results += report.results
+        revisions.append(report.revision)
+    report = Report(tuple(results), revisions[0] if len(revisions) == 1 else "")
     if not report.results:
         fitting = "" if only is None else f" with `{only}` in their names"
         hint = "a policy shows what it decides in `test` blocks" if only is None else None

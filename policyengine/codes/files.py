@@ -19,4 +19,12 @@ CODES: tuple[Code, ...] = (
         "",
     ),
     Code("E153", "a file that is too large", "A policy has four million characters at most.", "", ""),
+    Code(
+        "E154",
+        "several sets of policies in one folder",
+        "A file `.policyroot` marks the root of one set of policies: they are loaded together, and imports are found "
+        "from there. An engine decides by one set. `check` and `test` take the sets of a folder one by one.",
+        "",
+        "",
+    ),
 )

@@ -79,3 +79,17 @@ def test_errors_of_a_policy_as_json_are_an_error_with_all_diagnostics(run, polic
     error = run("test", "some.policy", "--format", "json").json["error"]
     assert error["kind"] == "policy"
     assert error["diagnostics"][0]["line"] == 1
+
+
+def test_the_sets_of_a_folder_are_tested_one_by_one(run, policy, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
+        (tmp_path / "sets" / name / ".policyroot").touch()
+        (tmp_path / "sets" / name / "p.policy").write_text(
+            f'anyone {{ may GET /{name} }}\ntest "t" {{ GET /one => allow }}'
+        )
+    ended = run("test", "sets")
+    assert ended.code == 1
+    assert ended.out.endswith("1 passed, 1 failed\n")
+    assert run("check", "sets").out == "no mistakes in 2 files\n"
+    assert "several sets of policies lie here" in run("serve", "sets").err
