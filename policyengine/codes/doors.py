@@ -160,4 +160,13 @@ CODES: tuple[Code, ...] = (
         _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
     ),
+    Code(
+        "W422",
+        "handing on to nobody",
+        "An agent that is handed work needs a door of its own, so without a block about it the line has no effect.",
+        _agent('may read   may delegate read to agent "helpre"', _OPEN.replace("{ url", "{ records chains   url"))
+        + 'agent "helper" { issued by acme   acts for any user   may read }\n',
+        _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
+        + 'agent "helper" { issued by acme   acts for any user   may read }\n',
+    ),
 )

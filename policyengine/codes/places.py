@@ -58,6 +58,14 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /{id} }\n",
     ),
     Code(
+        "E308",
+        "a capture in the form of another language",
+        "`:id` would be a segment that is just these three characters: a door that never opens, or worse, a guard that "
+        "never shuts. A segment that varies is `*`, or `{id}` if rules speak of it.",
+        "anyone { may GET /users/:id }\n",
+        "anyone { may GET /users/{id} }\n",
+    ),
+    Code(
         "E309",
         "not a method",
         "A method is a word of at most 16 upper-case letters. Requests with another one are refused before any rule.",

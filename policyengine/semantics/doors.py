@@ -218,6 +218,10 @@ def check_user_blocks(item: ast.Acts, package: str, draft: Draft) -> None:
     """Who lends an agent authority needs some: without a user's door nothing could ever be lent."""
     if item.mode == "alone" or any(draft.declared(ast.UserDecl)):
         return
+    agents = (agent for owner, agent in draft.declared(ast.AgentDecl) if owner == package)
+    every = (one for agent in agents for one in agent.items if isinstance(one, ast.Acts) and one.mode != "alone")
+    if next(every, None) is not item:
+        return  # one mistake is told once
     if not any(owner == package for owner, _ in draft.declared(ast.UsersUnrestricted)):
         hint = "add `user any { may … }`, or `users unrestricted` if the agent's own doors are to decide"
         draft.report("E404", "this agent acts for users, and no `user` block says what they may do", item.span, hint)

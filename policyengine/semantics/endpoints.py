@@ -144,6 +144,8 @@ def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | N
         return "E303", "`**` stands only at the end of a path", "use `*` for exactly one segment"
     if "%" in text:
         return "E304", f"`{text}` holds a percent escape", "write the character itself: paths are compared decoded"
+    if text.startswith(":") and text[1:].isidentifier():
+        return "E308", f"`{text}` captures nothing", f"write `{{{text[1:]}}}`"
     if captures > 1:
         return "E305", f"`{text}` holds two captures", "a segment has one capture at most"
     why = paths.hazard(CAPTURE.sub("x", text) if text != "*" else "x")

@@ -20,7 +20,7 @@ from policyengine.semantics.messages import lower_message
 from policyengine.semantics.wording import a
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.vocabulary import AUDIT_LEVELS
+from policyengine.vocabulary import AUDIT_LEVELS, ROOTS
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 PERSON = "user"  # an approver is one
@@ -159,6 +159,10 @@ def one_of(
             return k.UserServed()
         case ast.ByRole(role):
             return k.RoleOf(role.text) if has_roles(role, context) else None
+        case ast.ByFact(fact) if is_word(fact, context):
+            hint = f"write `by role {fact.text}`, or name a fact that holds them: `by resource.approvers`"
+            context.report("E202", f"unknown name `{fact.text}`", fact.span, hint)
+            return None
         case ast.ByFact(fact):
             found = lower_value(ast.Reference(fact.text, span=fact.span), context)
             return k.MemberOf(found) if found is not None and holds_persons(found, context) else None
@@ -167,6 +171,12 @@ def one_of(
             return k.MemberOf(found) if found is not None and holds_persons(found, context) else None
         case _:
             assert_never(written)
+
+
+def is_word(name: ast.Name, context: Context) -> bool:
+    """Neither a fact nor what a `let` names: a role whose word is missing."""
+    named = context.program.visible(context.package, "let", "define")
+    return "." not in name.text and name.text not in (*ROOTS, *named)
 
 
 def has_roles(role: ast.Name, context: Context) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from policyengine.diagnostics import Diagnostic, Related
+from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
+from policyengine.semantics.coverage import overlaps
 from policyengine.semantics.logic import as_written, blocks, conditions_of
 from policyengine.semantics.symbols import package_of
 from policyengine.semantics.twins import laxer_twins
@@ -22,6 +23,7 @@ def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagno
     yield from unused(modules)
     yield from unrestricted_users(modules)
     yield from untold_chains(kernel, modules)
+    yield from handed_to_nobody(modules)
     for module in modules:
         for node in ast.walk(module):
             yield from written(node)
@@ -102,6 +104,25 @@ def untold_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[D
 
 def is_recording(item: ast.Node) -> bool:
     return isinstance(item, ast.Setting) and item.name == "records chains"
+
+
+def handed_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    """No block is about the agent that gets something handed: probably its name is misspelled."""
+    nodes = [node for module in modules for node in ast.walk(module)]
+    heads = [node.head for node in nodes if isinstance(node, ast.AgentDecl)]
+    names = [head.name.value for head in heads if isinstance(head, ast.Called)]
+    if len(names) < len(heads):
+        return  # a group or a condition may be about any agent
+    for node in nodes:
+        if isinstance(node, ast.MayDelegate) and isinstance(node.to, ast.Called) and is_nobody(node.to.name, names):
+            meant = suggest(node.to.name.value, names)
+            hint = f"did you mean `{meant}`?" if meant else "add the agent's own block: what it is handed it also needs"
+            yield Diagnostic("W422", f"no block is about agent `{node.to.name.value}`", node.to.name.span, hint)
+
+
+def is_nobody(name: ast.Text, names: Sequence[str]) -> bool:
+    wanted = k.ToolPattern(name.value, span=name.span)
+    return not any(overlaps(wanted, k.ToolPattern(known, span=name.span)) for known in names)
 
 
 def doors_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:

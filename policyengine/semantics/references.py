@@ -55,7 +55,9 @@ def lower_built_in(reference: ast.Reference, path: Path, context: Context) -> k.
     if len(path) == 1:
         report_group(reference, context)
         return None
-    report_unknown_fact(reference, head(reference, 2), context)
+    of_the_request = path[0] == "request" and path[1] in (*FACT_ROOTS, "params")
+    hint = f"leave `request.` out: `{'.'.join(path[1:])}`" if of_the_request else None
+    report_unknown_fact(reference, head(reference, 2), context, hint)
     return None
 
 
@@ -111,7 +113,7 @@ def report_group(reference: ast.Reference, context: Context) -> None:
 
 
 def report_unknown_fact(reference: ast.Reference, span: Span, context: Context, hint: str | None = None) -> None:
-    meant = in_this_group(span.text, context) or in_another_group(span.text, context)
+    meant = by_another_name(span.text) or in_this_group(span.text, context) or in_another_group(span.text, context)
     hint = f"did you mean `{meant}`?" if meant else hint
     context.report("E201", f"unknown fact `{span.text}`", span, hint or members_hint(span.text.split(".")[0], context))
 
@@ -123,6 +125,12 @@ def known_facts(context: Context) -> set[str]:
         entity = context.schema.entities.get(root)
         names |= {f"{root}.{field.name}" for field in entity.fields} if entity else set()
     return names
+
+
+def by_another_name(text: str) -> str | None:
+    """`agent.name`, as others call what is `agent.id` here."""
+    root, _, member = text.partition(".")
+    return f"{root}.id" if root in ("agent", "user") and member in ("name", "uid", "sub") else None
 
 
 def in_this_group(text: str, context: Context) -> str | None:
@@ -337,6 +345,9 @@ def enum_word(reference: ast.Reference, enum: Enum) -> k.Constant | None:
     return k.Constant(reference.name, enum, span=reference.span)
 
 
+NOTHING = frozenset({"null", "nil", "none", "undefined"})  # as other languages call what is absent
+
+
 def lone_word(reference: ast.Reference, context: Context) -> k.Constant | None:
     """A word where no enum is expected: a value of the only enum that has it."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
@@ -371,4 +382,6 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
     words = [word for enum in context.schema.enums_in(context.program, context.package) for word in enum.values]
     meant = context.report.nearest(name, lambda: values) or context.report.nearest(name, lambda: [*words, *ROOTS])
     hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a text, or declare `let {name} = …`'
+    if name in NOTHING:
+        hint = "ask whether a fact is there: `x is present`, `x is absent`"
     context.report("E202", f"unknown name `{name}`", reference.span, hint)

@@ -33,6 +33,18 @@ RESERVED = {
 }
 NOTHING_RESERVED = frozenset({"id"})
 COLLECTIONS = ("set", "list")
+FOREIGN_TYPES = {
+    "array": "list",
+    "boolean": "bool",
+    "date": "time",
+    "datetime": "time",
+    "decimal": "number",
+    "double": "number",
+    "float": "number",
+    "str": "string",
+    "text": "string",
+    "timestamp": "time",
+}
 SCALARS: Mapping[str, Scalar] = {str(scalar): scalar for scalar in Scalar}
 UNRESOLVED = Unresolved()
 Path: TypeAlias = tuple[str, ...]
@@ -157,7 +169,7 @@ class Reader:
         symbol = self.program.lookup(package, "enum", name.text) or self.program.lookup(package, "entity", name.text)
         if symbol is None:
             known = [*self.program.visible(package, "enum", "entity"), *SCALARS, *COLLECTIONS]
-            meant = suggest(name.text, known)
+            meant = FOREIGN_TYPES.get(name.text.lower()) or suggest(name.text, known)
             hint = (
                 f"did you mean `{meant}`?"
                 if meant

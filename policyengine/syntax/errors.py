@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import unicodedata
 
 from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.source import Source, Span
-from policyengine.syntax.expected import COMPARISONS, HEADS, alternatives, continues_expression, example, spoken
+from policyengine.syntax.expected import COMPARISONS, HEADS, alternatives, continues_expression, spoken
+from policyengine.syntax.habits import clock_hint, hint, in_path, unzoned, weekdays
 from policyengine.syntax.recover import Stop, Tables
+from policyengine.syntax.situation import FOUND, METHODS, Explanation, Situation, cut
 
-FOUND = re.compile(
-    r'"(?:[^"\\\n]|\\.)*"|[^\W\d][\w.]*|\d[\w.]*|&&|\|\||==|!=|<=|>=|=>|->|\.\.|//|/\*|/[^\s,{}|]*|.', re.DOTALL
-)
 CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS ANY CONNECT TRACE".split())
+NUMBERS = "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
 GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\b")
 # What other languages say, and what to say here where it fits.
 FOREIGN = {
+    "all": "any",
     "allow": "may",
+    "anyone": "any",
     "assert": "require",
     "can": "may",
     "const": "let",
+    "contains": "has",
     "def": "define",
+    "equals": "==",
+    "every": "any",
+    "everyone": "any",
     "extends": "in",
     "forbid": "deny",
     "if": "when",
+    "includes": "has",
     "permit": "may",
     "policy": "guard",
     "reject": "deny",
     "rule": "guard",
     "type": "entity",
     "var": "let",
+    "when": "where",
+    "where": "when",
 }
-MEMBERSHIP = re.compile(r"\b(?:in|below)\s+\Z")
+BARE = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 QUOTES = {
     "'": "straight double",
@@ -45,58 +52,6 @@ QUOTES = {
     "”": "straight",
     "`": "double",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """A stop with what a person would look at: the text found, the text before it, the brackets still open."""
-
-    source: Source
-    stop: Stop
-    known: Tables
-    found: str
-    opened: tuple[int, ...]
-
-    @property
-    def at(self) -> int:
-        return self.stop.offset
-
-    @property
-    def accepted(self) -> frozenset[str]:
-        return self.stop.accepted
-
-    @property
-    def previous(self) -> str:
-        return str(self.stop.previous) if self.stop.previous is not None else ""
-
-    @property
-    def adjoins(self) -> bool:
-        """Whether no space stands before the place."""
-        return self.stop.previous is not None and self.stop.previous.end_pos == self.at
-
-    @property
-    def at_line_start(self) -> bool:
-        return not self.source.text[self.source.text.rfind("\n", 0, self.at) + 1 : self.at].strip()
-
-    @property
-    def at_margin(self) -> bool:
-        return self.at == 0 or self.source.text[self.at - 1] == "\n"
-
-    @property
-    def is_word(self) -> bool:
-        return self.found[:1].isalpha() or self.found[:1] == "_"
-
-    def span(self) -> Span:
-        before = self.stop.previous
-        if not self.found and before is not None and before.end_pos is not None:
-            return Span(self.source, before.end_pos, before.end_pos)
-        return Span(self.source, self.at, self.at + len(self.found))
-
-    def report(self, code: str, message: str, hint: str | None = None, *related: Related) -> Diagnostic:
-        return Diagnostic(code, message, self.span(), hint, related)
-
-
-Explanation = Callable[[Situation], Diagnostic | None]
 
 
 def explain(source: Source, stop: Stop, known: Tables) -> Diagnostic:
@@ -228,7 +183,7 @@ def bracket(s: Situation) -> Diagnostic | None:
     if not (s.found == "" or wrong_closer or new_declaration or new_line):
         return None
     at = Span(s.source, innermost, innermost + 1)
-    where = "before the end of the file" if s.found == "" else f"before this `{_cut(s.found)}`"
+    where = "before the end of the file" if s.found == "" else f"before this `{cut(s.found)}`"
     return s.report("E103", f"`{closing}` is missing {where}", None, Related(f"this `{opening}` is still open", at))
 
 
@@ -237,10 +192,8 @@ def bracket(s: Situation) -> Diagnostic | None:
 
 def number(s: Situation) -> Diagnostic | None:
     if s.found[:1].isdigit() and not re.fullmatch(r"\d[\d_]*(?:\.\d+)?|(?:\d+(?:ms|s|m|h|d|w))+", s.found):
-        message = f"`{_cut(s.found)}` is neither a number nor a duration"
-        return s.report(
-            "E119", message, "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
-        )
+        message = f"`{cut(s.found)}` is neither a number nor a duration"
+        return s.report("E119", message, clock_hint(s) or NUMBERS)
     if s.found == "," and "," not in s.accepted and s.stop.previous is not None:
         grouped = GROUPED.match(s.source.text, s.stop.previous.start_pos or 0)
         if grouped is not None and grouped.end() > s.at:
@@ -258,7 +211,7 @@ def export(s: Situation) -> Diagnostic | None:
         fits = ", ".join(f"`{word}`" for word in s.known.written.values() if word in s.accepted)
         return s.report(
             "E129",
-            f"`{_cut(s.found)}` cannot be exported",
+            f"`{cut(s.found)}` cannot be exported",
             f"guards, rates and invariants apply everywhere; names can be: {fits}",
         )
     return None
@@ -267,7 +220,9 @@ def export(s: Situation) -> Diagnostic | None:
 def unquoted(s: Situation) -> Diagnostic | None:
     if not s.is_word or "STRING" not in s.accepted or "NAME" in s.accepted or continues_expression(s.accepted):
         return None
-    return s.report("E116", f"`{s.found}` needs quotes", f'write `"{s.found}"`')
+    whole = BARE.match(s.source.text, s.at)
+    span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
+    return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, f'write `"{span.text}"`')
 
 
 def quoted(s: Situation) -> Diagnostic | None:
@@ -279,7 +234,7 @@ def quoted(s: Situation) -> Diagnostic | None:
         if NAME.fullmatch(inner)
         else "names are letters, digits, `_` and `.`, and begin with a lower-case letter"
     )
-    return s.report("E117", f"a name stands without quotes, not as `{_cut(s.found)}`", hint)
+    return s.report("E117", f"a name stands without quotes, not as `{cut(s.found)}`", hint)
 
 
 def spelling(s: Situation) -> Diagnostic | None:
@@ -300,14 +255,18 @@ def spelling(s: Situation) -> Diagnostic | None:
 
 
 def character(s: Situation) -> Diagnostic | None:
+    if s.found and not s.found.isascii() and s.found.isspace():
+        name = f"U+{ord(s.found):04X} ({unicodedata.name(s.found, 'a control character').lower()})"
+        return s.report("E118", f"this is no plain space but {name}", "write a plain space")
     if s.found and not s.found.isascii():
         return s.report(
             "E118",
-            f"`{_cut(s.found)}` has a meaning only inside of quotes and comments",
+            f"`{cut(s.found)}` has a meaning only inside of quotes and comments",
             "outside of them a policy is ASCII",
         )
     if s.found in ("@", "$", "\\", "~", "&", "!", "%", "^"):
-        return s.report("E118", f"`{s.found}` means nothing here", None)
+        money = s.found == "$" and s.source.text[s.at + 1 : s.at + 2].isdigit()
+        return s.report("E118", f"`{s.found}` means nothing here", "a number stands alone: `10_000`" if money else None)
     return None
 
 
@@ -322,7 +281,9 @@ def misspelled(s: Situation) -> Diagnostic | None:
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
     if meant is None:
         return None
-    return s.report("E115", f"unknown word `{s.found}`", f"did you mean `{meant}`?")
+    known = s.found in s.known.written.values()
+    message = f"`{s.found}` does not belong here" if known else f"unknown word `{s.found}`"
+    return s.report("E115", message, f"did you mean `{meant}`?")
 
 
 def head(s: Situation) -> Diagnostic | None:
@@ -339,7 +300,7 @@ def declaration(s: Situation) -> Diagnostic | None:
     if s.accepted >= HEADS and s.is_word and s.at_line_start:
         return s.report(
             "E102",
-            f"`{_cut(s.found)}` begins no declaration",
+            f"`{cut(s.found)}` begins no declaration",
             "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …",
         )
     return None
@@ -357,28 +318,15 @@ def _choices(s: Situation) -> list[str]:
 
 
 def unexpected(s: Situation) -> Diagnostic | None:
-    got = f"`{_cut(s.found)}`" if s.found else "the end of the file"
-    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", _hint(s))
-
-
-def _hint(s: Situation) -> str | None:
-    if "present" in s.accepted and s.previous == "is":
-        return "`is` asks only whether something is there; compare with `==` or `!=`"
-    before = s.source.text[s.stop.declaration : s.stop.previous.start_pos] if s.stop.previous is not None else ""
-    if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
-        return f'an entity is written `{s.previous} "{s.found}"`'
-    shape = example(s.accepted)
-    return f"for example {shape}" if shape else None
-
-
-def _cut(text: str) -> str:
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return shown if len(shown) <= 40 else shown[:39] + "…"
+    got = f"`{cut(s.found)}`" if s.found else "the end of the file"
+    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", hint(s))
 
 
 EXPLANATIONS: tuple[Explanation, ...] = (
     quote,
     comment,
+    in_path,
+    weekdays,
     number,
     equals,
     symbols,
@@ -387,6 +335,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     head,
     export,
     method,
+    unzoned,
     bracket,
     separator,
     misspelled,

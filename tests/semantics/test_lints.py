@@ -13,7 +13,7 @@ from policyengine.syntax.parse import parse
 ISSUER = 'issuer acme { url "https://login.acme.example"  scopes none }\n'
 BOT = "users unrestricted\n" + ISSUER
 OURS = frozenset(
-    "W260 W350 W351 W450 W451 W452 W453 W454 W455 W550 W551 W650 E651".split()
+    "W260 W350 W351 W422 W450 W451 W452 W453 W454 W455 W550 W551 W650 E651".split()
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def bot(items: str, name: str = '"bot"') -> str:
     return f"agent {name} {{ issued by acme  acts alone  {items} }}\n"
 
 
+SCOPE = 'issuer acme { url "https://a" }\nscope a { GET /a }\nusers unrestricted\n'
 ROLES = "entity user { roles: set<string> }\n"
 
 
@@ -50,6 +51,11 @@ ROLES = "entity user { roles: set<string> }\n"
             "fixture a { given credential { bound: true } }",
             ("W650", "fixture `a` is never used", "a", "use it in a test, or remove it"),
             id="fixture",
+        ),
+        pytest.param(
+            SCOPE + bot('may a  may delegate a to agent "helpre"') + bot("may a", '"helper"'),
+            ("W422", "no block is about agent `helpre`", '"helpre"', "did you mean `helper`?"),
+            id="handed to nobody",
         ),
         pytest.param(
             "scope a.read { GET /a }",
@@ -221,6 +227,13 @@ def test_blocks_that_are_no_twins_are_left_alone(policy: str) -> None:
         pytest.param(ROLES + 'guard "g" { deny when not (any r in user.roles: r == "x") }', id="any in a require"),
         pytest.param('test "t" { skip "not yet"  given credential { bound: true } }', id="a skipped test"),
         pytest.param("delegation { lifetime <= 1h }", id="a limit of another kind"),
+        pytest.param(
+            SCOPE + bot('may a  may delegate a to agent "helper-7"') + bot("may a", '"helper-*"'), id="handed to a glob"
+        ),
+        pytest.param(
+            SCOPE + bot('may a  may delegate a to agent "helper"') + bot("may a", 'group "helpers"'),
+            id="a group may be helpers",
+        ),
     ],
 )
 def test_what_may_well_be_meant_is_left_alone(policy: str) -> None:

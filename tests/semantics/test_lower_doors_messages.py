@@ -201,7 +201,13 @@ DOORS = [
                 'agent "bot" hands on what it may not do itself',
                 'may delegate write to agent "b"',
                 "add `may write` to the block: authority only narrows along a chain",
-            )
+            ),
+            (
+                "W422",
+                "no block is about agent `b`",
+                '"b"',
+                "add the agent's own block: what it is handed it also needs",
+            ),
         ],
     ),
     (
