@@ -1,0 +1,125 @@
+"""Phrases of fixtures and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lark import Token
+
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.build.leaves import Leaves, Part
+
+
+class Examples(Leaves):
+    # ── Fixtures and tests ────────────────────────────────────────────────────────────────────
+    def fixture(self, span: Span, name: Token, *setup: ast.Setup) -> ast.FixtureDecl:
+        return ast.FixtureDecl(self._name(name), setup, span=span)
+
+    def test(self, span: Span, name: Token, *items: ast.TestItem) -> ast.TestDecl:
+        return ast.TestDecl(self._text(name), items, span=span)
+
+    def skip(self, span: Span, reason: Token) -> ast.Skip:
+        return ast.Skip(self._text(reason), span=span)
+
+    def use(self, span: Span, fixtures: tuple[ast.Name, ...]) -> ast.Use:
+        return ast.Use(fixtures, span=span)
+
+    def given_entities(self, span: Span, *rows: ast.EntityRow) -> ast.GivenEntities:
+        return ast.GivenEntities(rows, span=span)
+
+    def given_agent(self, span: Span, name: Token, *parts: Part) -> ast.GivenAgent:
+        tokens = {part.type: part for part in parts if isinstance(part, Token)}
+        issuer = self._name(tokens["NAME"]) if "NAME" in tokens else None
+        user = self._text(tokens["STRING"]) if "STRING" in tokens else None
+        return ast.GivenAgent(self._text(name), issuer, user, self._only(ast.RecordLiteral, parts), span=span)
+
+    def given_fact(self, span: Span, fact: Token, value: ast.Value) -> ast.GivenFact:
+        return ast.GivenFact(ast.Reference(str(fact), span=self._at(fact)), value, span=span)
+
+    def entity_row(self, span: Span, type_: Token, id_: Token, *parts: Part) -> ast.EntityRow:
+        entity = self.entity_literal(self._at(type_).to(self._at(id_)), type_, id_)
+        parents = tuple(part for part in parts if isinstance(part, ast.EntityLiteral))
+        return ast.EntityRow(entity, self._only(ast.RecordLiteral, parts), parents, span=span)
+
+    def shot(self, span: Span, *parts: Part) -> ast.Shot:
+        moments = tuple(part for part in parts if isinstance(part, ast.Repeat | ast.After | ast.At))
+        facts = self._only(ast.RecordLiteral, parts)
+        return ast.Shot(moments, parts[len(moments)], facts, parts[-1], span=span)
+
+    def repeat_in(self, span: Span, count: Token, within: Token) -> ast.Repeat:
+        return ast.Repeat(self._literal("number", count), self._literal("duration", within), span=span)
+
+    def after(self, span: Span, duration: Token) -> ast.After:
+        return ast.After(self._literal("duration", duration), span=span)
+
+    def at(self, span: Span, date: Token) -> ast.At:
+        return ast.At(self._literal("date", date), span=span)
+
+    def raw_http(self, span: Span, methods: tuple[Token, ...], path: Token) -> ast.RawHttp:
+        return ast.RawHttp(tuple(map(str, methods)), self._text(path), span=span)
+
+    def action_on(self, span: Span, verb: Token, type_: Token, id_: Token) -> ast.ActionOn:
+        return ast.ActionOn(self._name(verb), self._name(type_), self._text(id_), span=span)
+
+    def expected(self, span: Span, outcome: Any, by: Any = None) -> ast.Expected:
+        return ast.Expected(outcome.text, by, span=span)
+
+    def expected_not(self, span: Span, outcome: Any, by: Any = None) -> ast.Expected:
+        return ast.Expected(outcome.text, by, negated=True, span=span)
+
+    def expected_first(self, span: Span, outcome: Any, at: Token, by: Any = None) -> ast.Expected:
+        return ast.Expected(outcome.text, by, first_at=self._literal("number", at), span=span)
+
+    def by_rule(self, span: Span, name: Token) -> ast.ByRule:
+        return ast.ByRule(self._text(name), span=span)
+
+    def by_gate(self, span: Span, gate: Token) -> ast.ByGate:
+        return ast.ByGate(self._name(gate), span=span)
+
+    def table(self, span: Span, columns: tuple[ast.Column, ...], *rows: ast.Row) -> ast.Table:
+        return ast.Table(columns, rows, span=span)
+
+    def head(self, span: Span, *columns: ast.Column) -> tuple[ast.Column, ...]:
+        return columns
+
+    def fact_column(self, span: Span, fact: ast.Reference) -> ast.Column:
+        return ast.Column(fact, span=span)
+
+    def request_column(self, span: Span) -> ast.Column:
+        return ast.Column(None, span=span)
+
+    def row(self, span: Span, *cells: ast.Cell) -> ast.Row:
+        return ast.Row(cells, span=span)
+
+    def matrix(self, span: Span, *parts: Part) -> ast.Matrix:
+        axes = tuple(part for part in parts if isinstance(part, ast.Axis))
+        setup = tuple(p for p in parts if isinstance(p, ast.Use | ast.GivenEntities | ast.GivenAgent | ast.GivenFact))
+        shots = tuple(part for part in parts if isinstance(part, ast.Shot))
+        rows = tuple(part for part in parts if isinstance(part, ast.Row))
+        return ast.Matrix(axes, setup, shots, rows, self._only(ast.Expected, parts), span=span)
+
+    def axis(self, span: Span, column: ast.Column, *choices: Part) -> ast.Axis:
+        return ast.Axis(column, choices, span=span)
+
+    def otherwise(self, span: Span, expected: ast.Expected) -> ast.Expected:
+        return expected
+
+    def forall(self, span: Span, *parts: Part) -> ast.Forall:
+        return ast.Forall(parts[0] if len(parts) == 2 else None, parts[-1], span=span)
+
+    # ── Values ────────────────────────────────────────────────────────────────────────────────
+    def word(self, span: Span, word: Token) -> ast.WordValue:
+        return ast.WordValue(str(word), span=span)
+
+    def negative_number(self, span: Span, number: Token) -> ast.NegativeNumber:
+        return ast.NegativeNumber(self._literal("number", number), span=span)
+
+    def value_list(self, span: Span, *items: Part) -> ast.ValueList:
+        return ast.ValueList(items, span=span)
+
+    def record(self, span: Span, *pairs: ast.Pair) -> ast.RecordLiteral:
+        return ast.RecordLiteral(pairs, span=span)
+
+    def pair(self, span: Span, key: Any, value: ast.Value) -> ast.Pair:
+        return ast.Pair(key, value, span=span)

@@ -1,0 +1,76 @@
+"""What the phrases of every part are made of: names, texts, literals, words, and their places."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias
+
+from lark import Token
+
+from policyengine.source import Source, Span
+from policyengine.syntax import nodes as ast
+
+Part: TypeAlias = Any  # a Node, a Token, or a tuple of them: lark's callbacks are untyped
+
+
+def unquote(token: Token) -> str:
+    """The text a string stands for: JSON's escapes; any other escaped character is itself."""
+    try:
+        return str(json.loads(str(token).replace("\t", "\\t"), strict=False))
+    except ValueError:
+        body, result, i = str(token)[1:-1], [], 0
+        while i < len(body):
+            i += body[i] == "\\"
+            result.append(body[i : i + 1])
+            i += 1
+        return "".join(result)
+
+
+class Leaves:
+    """What all builders share; `source` is set before each parse."""
+
+    source: Source
+
+    def _name(self, token: Token) -> ast.Name:
+        return ast.Name(str(token), span=self._at(token))
+
+    def _text(self, token: Token) -> ast.Text:
+        return ast.Text(unquote(token), span=self._at(token))
+
+    def _literal(self, kind: ast.LiteralKind, token: Token) -> ast.Literal:
+        return ast.Literal(kind, str(token), span=self._at(token))
+
+    def _at(self, token: Token) -> Span:
+        return Span(self.source, token.start_pos or 0, token.end_pos or 0)
+
+    def _only(self, kind: type, parts: tuple[Part, ...]) -> Any:
+        return next((part for part in parts if isinstance(part, kind)), None)
+
+    def _duration_and_rest(self, parts: tuple[Part, ...]) -> tuple[ast.Literal | None, Any]:
+        """An optional duration, then an optional expression."""
+        token = parts[0] if parts and isinstance(parts[0], Token) else None
+        rest = parts[1:] if token else parts
+        return self._literal("duration", token) if token else None, rest[0] if rest else None
+
+    def _keys(self, per: tuple[Token, ...]) -> tuple[ast.Name, ...]:
+        return tuple(self._name(token) for token in per if token.type == "NAME")
+
+    # ── Phrases of every part ─────────────────────────────────────────────────────────────────
+    def name(self, span: Span, token: Token) -> ast.Name:
+        return self._name(token)
+
+    def names(self, span: Span, *names: Token) -> tuple[ast.Name, ...]:
+        return tuple(self._name(name) for name in names)
+
+    def entity_literal(self, span: Span, type_: Token, id_: Token) -> ast.EntityLiteral:
+        return ast.EntityLiteral(self._name(type_), self._text(id_), span=span)
+
+    parent = entity_literal
+
+    def modality(self, span: Span, word: Token) -> ast.Name:
+        return ast.Name(str(word), span=span)  # a node, so that a phrase that begins with it has its place
+
+    effect = modality
+    repeat = modality
+    result = modality
+    quantifier = modality

@@ -1,0 +1,220 @@
+"""Phrases of what opens, closes and limits: doors, guards, rates and budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lark import Token
+
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.build.leaves import Leaves, Part
+
+
+class Rules(Leaves):
+    # ── Doors ─────────────────────────────────────────────────────────────────────────────────
+    def unrestricted(self, span: Span) -> ast.UsersUnrestricted:
+        return ast.UsersUnrestricted(span=span)
+
+    def user(self, span: Span, head: Part, *items: Part) -> ast.UserDecl:
+        return ast.UserDecl(head, items, span=span)
+
+    def anyone(self, span: Span, *items: ast.May) -> ast.AnyoneDecl:
+        return ast.AnyoneDecl(items, span=span)
+
+    def agent(self, span: Span, head: Part, *items: Part) -> ast.AgentDecl:
+        return ast.AgentDecl(head, items, span=span)
+
+    def called(self, span: Span, name: Token) -> ast.Called:
+        return ast.Called(self._text(name), span=span)
+
+    def in_group(self, span: Span, group: Token) -> ast.InGroup:
+        return ast.InGroup(self._text(group), span=span)
+
+    def matching(self, span: Span, condition: ast.Expr) -> ast.Matching:
+        return ast.Matching(condition, span=span)
+
+    def anybody(self, span: Span) -> ast.Anybody:
+        return ast.Anybody(span=span)
+
+    def issued_by(self, span: Span, issuers: tuple[ast.Name, ...]) -> ast.IssuedBy:
+        return ast.IssuedBy(issuers, span=span)
+
+    def acts_alone(self, span: Span) -> ast.Acts:
+        return ast.Acts("alone", span=span)
+
+    def acts_any(self, span: Span) -> ast.Acts:
+        return ast.Acts("any", span=span)
+
+    def acts_where(self, span: Span, condition: ast.Expr) -> ast.Acts:
+        return ast.Acts("where", condition, span=span)
+
+    def credential(self, span: Span, *items: Part) -> ast.CredentialDecl:
+        return ast.CredentialDecl(items, span=span)
+
+    def credential_kinds(self, span: Span, kinds: ast.ListLiteral) -> ast.CredentialKinds:
+        return ast.CredentialKinds(kinds, span=span)
+
+    def credential_lifetime(self, span: Span, limit: Token) -> ast.CredentialLimit:
+        return ast.CredentialLimit("lifetime", self._literal("duration", limit), span=span)
+
+    def credential_age(self, span: Span, limit: Token) -> ast.CredentialLimit:
+        return ast.CredentialLimit("age", self._literal("duration", limit), span=span)
+
+    def credential_bound(self, span: Span) -> ast.CredentialBound:
+        return ast.CredentialBound(span=span)
+
+    def attested_by(self, span: Span, attesters: tuple[ast.Name, ...]) -> ast.AttestedBy:
+        return ast.AttestedBy(attesters, span=span)
+
+    def may(self, span: Span, targets: tuple[ast.Target, ...], when: ast.Expr | None = None) -> ast.May:
+        return ast.May(targets, when, span=span)
+
+    def delegate(self, span: Span, scopes: tuple[ast.Name, ...], to: ast.AgentRef, *rest: Part) -> ast.MayDelegate:
+        lifetime, when = self._duration_and_rest(rest)
+        return ast.MayDelegate(scopes, to, lifetime, when, span=span)
+
+    def valid_until(self, span: Span, *dates: Token) -> ast.Valid:
+        start = self._literal("date", dates[0]) if len(dates) == 2 else None
+        return ast.Valid(start, self._literal("date", dates[-1]), span=span)
+
+    def valid_from(self, span: Span, date: Token) -> ast.Valid:
+        return ast.Valid(self._literal("date", date), None, span=span)
+
+    def delegation(self, span: Span, *limits: ast.DelegationLimit) -> ast.DelegationDecl:
+        return ast.DelegationDecl(limits, span=span)
+
+    def depth_limit(self, span: Span, limit: Token) -> ast.DelegationLimit:
+        return ast.DelegationLimit("depth", self._literal("number", limit), span=span)
+
+    def lifetime_limit(self, span: Span, limit: Token) -> ast.DelegationLimit:
+        return ast.DelegationLimit("lifetime", self._literal("duration", limit), span=span)
+
+    def no_cycles(self, span: Span) -> ast.DelegationLimit:
+        return ast.DelegationLimit("no cycles", span=span)
+
+    # ── Guards ────────────────────────────────────────────────────────────────────────────────
+    def guard(self, span: Span, name: Token, *parts: Part) -> ast.GuardDecl:
+        items = tuple(part for part in parts if not isinstance(part, ast.Place))
+        return ast.GuardDecl(self._text(name), self._only(ast.Place, parts), items, span=span)
+
+    def when(self, span: Span, condition: ast.Expr) -> ast.Condition:
+        return ast.Condition("when", condition, span=span)
+
+    def unless(self, span: Span, condition: ast.Expr) -> ast.Condition:
+        return ast.Condition("unless", condition, span=span)
+
+    def message(self, span: Span, text: Token) -> ast.Text:
+        return self._text(text)
+
+    def deny(self, span: Span, *parts: Part) -> ast.Deny:
+        return ast.Deny(self._only(ast.Condition, parts), self._only(ast.Text, parts), span=span)
+
+    def require(self, span: Span, condition: ast.Expr, message: ast.Text | None = None) -> ast.Require:
+        return ast.Require(condition, message, span=span)
+
+    def confirm(self, span: Span, approver: ast.Approver, *parts: Part) -> ast.Confirm:
+        within, _ = self._duration_and_rest(parts)
+        condition, message = self._only(ast.Condition, parts), self._only(ast.Text, parts)
+        return ast.Confirm(approver, within, condition, message, span=span)
+
+    def by_user(self, span: Span) -> ast.ByUser:
+        return ast.ByUser(span=span)
+
+    def by_role(self, span: Span, role: Token) -> ast.ByRole:
+        return ast.ByRole(self._name(role), span=span)
+
+    def by_fact(self, span: Span, fact: Token) -> ast.ByFact:
+        return ast.ByFact(self._name(fact), span=span)
+
+    def by_entity(self, span: Span, entity: ast.EntityLiteral) -> ast.ByEntity:
+        return ast.ByEntity(entity, span=span)
+
+    def quorum(self, span: Span, count: Token, of: ast.ByRole | ast.ByFact | ast.ByEntity) -> ast.Quorum:
+        return ast.Quorum(self._literal("number", count), of, span=span)
+
+    def _obligation(self, kind: str, span: Span, parts: tuple[Part, ...]) -> ast.Obligation:
+        arguments: list[ast.Name | ast.Text] = []
+        for part in parts:
+            match part:
+                case Token(type="NAME"):
+                    arguments.append(self._name(part))
+                case Token(type="STRING"):
+                    arguments.append(self._text(part))
+                case tuple():
+                    arguments += part
+        condition, message = self._only(ast.Condition, parts), self._only(ast.Text, parts)
+        return ast.Obligation(kind, tuple(arguments), condition, message, span=span)  # type: ignore[arg-type]
+
+    def audit(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("audit", span, parts)
+
+    def redact(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("redact", span, parts)
+
+    def notify(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("notify", span, parts)
+
+    def warn(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("warn", span, parts)
+
+    def step_up(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("step_up", span, parts)
+
+    def header(self, span: Span, *parts: Part) -> ast.Obligation:
+        return self._obligation("header", span, parts)
+
+    # ── Rates, budgets, profiles, invariants ──────────────────────────────────────────────────
+    def _limits(self, name: Token, parts: tuple[Part, ...], items: tuple[type, ...]) -> tuple[Any, ...]:
+        """name, per, place, when, items: what a rate and a budget share."""
+        place = self._only(ast.Place, parts)
+        found = tuple(part for part in parts[1:] if isinstance(part, items))
+        when = self._only(ast.Node, tuple(p for p in parts[1:] if p is not place and not isinstance(p, items)))
+        return self._text(name), self._keys(parts[0]), place, when, found
+
+    def rate(self, span: Span, name: Token, *parts: Part) -> ast.RateDecl:
+        kinds = (ast.RateLimit, ast.RateFloor, ast.CountingDenials, ast.Raise, ast.Clamp)
+        return ast.RateDecl(*self._limits(name, parts, kinds), span=span)
+
+    def rate_limit(self, span: Span, rate: Token, burst: Token | None = None) -> ast.RateLimit:
+        return ast.RateLimit(str(rate), self._literal("number", burst) if burst else None, span=span)
+
+    def rate_floor(self, span: Span, rate: Token) -> ast.RateFloor:
+        return ast.RateFloor(str(rate), span=span)
+
+    def counting_denials(self, span: Span) -> ast.CountingDenials:
+        return ast.CountingDenials(span=span)
+
+    def raise_(self, span: Span, factor: Token, at_most: Token, when: ast.Expr) -> ast.Raise:
+        return ast.Raise(str(factor), str(at_most), when, span=span)
+
+    def clamp(self, span: Span, rate: Token, *rest: Part) -> ast.Clamp:
+        duration, when = self._duration_and_rest(rest)
+        return ast.Clamp(str(rate), duration, when, span=span)
+
+    def budget(self, span: Span, name: Token, *parts: Part) -> ast.BudgetDecl:
+        return ast.BudgetDecl(*self._limits(name, parts, (ast.BudgetLimit,)), span=span)
+
+    def budget_sum(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
+        return ast.BudgetLimit("sum", self._name(fact), bound, self._literal("duration", within), span=span)
+
+    def budget_count(self, span: Span, bound: Part, within: Token) -> ast.BudgetLimit:
+        return ast.BudgetLimit("count", None, bound, self._literal("duration", within), span=span)
+
+    def budget_distinct(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
+        return ast.BudgetLimit("distinct", self._name(fact), bound, self._literal("duration", within), span=span)
+
+    def per(self, span: Span, *tokens: Token) -> tuple[Token, ...]:
+        return tokens  # with its parentheses, so that a phrase that ends with it has its place
+
+    def profile(self, span: Span, name: Token, agent: ast.AgentRef, *steps: ast.ProfileStep) -> ast.ProfileDecl:
+        return ast.ProfileDecl(self._text(name), agent, steps, span=span)
+
+    def step(self, span: Span, target: ast.Target, repeat: Any = None) -> ast.ProfileStep:
+        return ast.ProfileStep(target, repeat.text if repeat else None, span=span)
+
+    def invariant(self, span: Span, name: Token, *claims: ast.Claim) -> ast.InvariantDecl:
+        return ast.InvariantDecl(self._text(name), claims, span=span)
+
+    def claim(self, span: Span, modality: Any, effect: Any, targets: Any, when: ast.Expr | None = None) -> ast.Claim:
+        return ast.Claim(modality.text, effect.text, targets, when, span=span)
