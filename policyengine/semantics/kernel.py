@@ -2,247 +2,48 @@
 
 Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
 of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
+
+Its expressions stand in `terms.py`, and here once more: all stages say `kernel as k`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.kinds import Field as FieldType
-from policyengine.kinds import Type
-from policyengine.runtime.values import Value
-from policyengine.runtime.windows import Window
-from policyengine.source import Span
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    span: Span = field(compare=False, repr=False)
-
-
-# ── Expressions ───────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Constant(Part):
-    value: Value
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Fact(Part):
-    """A fact by its path: `("body", "amount")`, `("user",)` for the user itself, `("request", "headers", "txn")`."""
-
-    path: tuple[str, ...]
-    type: Type
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute(Part):
-    """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too."""
-
-    base: Expr
-    name: str
-    type: Type
-    optional: bool = False
-    inherited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Member(Part):
-    """A member of a record."""
-
-    base: Expr
-    name: str
-    type: Type
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Variable(Part):
-    """The variable of a quantifier around it."""
-
-    name: str
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Collection(Part):
-    """`[a, user.id]`: a list whose items are not all constant."""
-
-    items: tuple[Expr, ...]
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Named(Part):
-    """A `define` used by its name: transparent to meaning, there for explanations."""
-
-    name: str
-    expression: Expr
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Not(Part):
-    operand: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class And(Part):
-    items: tuple[Expr, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or(Part):
-    items: tuple[Expr, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Compare(Part):
-    """Both sides have one type (int counts as number). Enums compare by rank: their type holds the order."""
-
-    operator: Word["==", "!=", "<", "<=", ">", ">="]
-    left: Expr
-    right: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Contains(Part):
-    """`item in collection` (`deep`: entities are in what holds them at any depth), `collection has item` (direct)."""
-
-    collection: Expr
-    item: Expr
-    deep: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Below(Part):
-    """One entity in another, at any depth: `in` (reflexive), `below` (`strict`), `group has member` (`direct`)."""
-
-    item: Expr
-    ancestor: Expr
-    strict: bool = False
-    direct: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InNetwork(Part):
-    """An address within a network, or within any of a set or list of networks and addresses."""
-
-    address: Expr
-    networks: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class InWindow(Part):
-    instant: Expr
-    window: Window
-
-
-@dataclass(frozen=True, slots=True)
-class Like(Part):
-    operand: Expr
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Matches(Part):
-    operand: Expr
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Overlaps(Part):
-    left: Expr
-    right: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Subset(Part):
-    left: Expr
-    right: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Present(Part):
-    """`x is present`; `x is absent` is its Not."""
-
-    operand: Fact | Attribute | Member
-
-
-@dataclass(frozen=True, slots=True)
-class Default(Part):
-    """`x else d`: d when x is absent."""
-
-    operand: Fact | Attribute | Member | Default
-    fallback: Expr
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Arithmetic(Part):
-    operator: Word["+", "-", "*"]
-    left: Expr
-    right: Expr
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Negative(Part):
-    operand: Expr
-    type: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Quantifier(Part):
-    word: Word["any", "all"]
-    variable: str
-    domain: Expr
-    condition: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Apply(Part):
-    """A function of the vocabulary, by name; where the type is a reference, the entity whose id is the argument."""
-
-    function: str
-    arguments: tuple[Expr, ...]
-    type: Type
-
-
-Expr: TypeAlias = (
-    Constant
-    | Fact
-    | Attribute
-    | Member
-    | Variable
-    | Collection
-    | Named
-    | Not
-    | And
-    | Or
-    | Compare
-    | Contains
-    | Below
-    | InNetwork
-    | InWindow
-    | Like
-    | Matches
-    | Overlaps
-    | Subset
-    | Present
-    | Default
-    | Arithmetic
-    | Negative
-    | Quantifier
-    | Apply
-)
+from policyengine.semantics.terms import And as And
+from policyengine.semantics.terms import Apply as Apply
+from policyengine.semantics.terms import Arithmetic as Arithmetic
+from policyengine.semantics.terms import Attribute as Attribute
+from policyengine.semantics.terms import Below as Below
+from policyengine.semantics.terms import Collection as Collection
+from policyengine.semantics.terms import Compare as Compare
+from policyengine.semantics.terms import Constant as Constant
+from policyengine.semantics.terms import Contains as Contains
+from policyengine.semantics.terms import Default as Default
+from policyengine.semantics.terms import Expr as Expr
+from policyengine.semantics.terms import Fact as Fact
+from policyengine.semantics.terms import InNetwork as InNetwork
+from policyengine.semantics.terms import InWindow as InWindow
+from policyengine.semantics.terms import Like as Like
+from policyengine.semantics.terms import Matches as Matches
+from policyengine.semantics.terms import Member as Member
+from policyengine.semantics.terms import Named as Named
+from policyengine.semantics.terms import Negative as Negative
+from policyengine.semantics.terms import Not as Not
+from policyengine.semantics.terms import Or as Or
+from policyengine.semantics.terms import Overlaps as Overlaps
+from policyengine.semantics.terms import Part as Part
+from policyengine.semantics.terms import Present as Present
+from policyengine.semantics.terms import Quantifier as Quantifier
+from policyengine.semantics.terms import Subset as Subset
+from policyengine.semantics.terms import Variable as Variable
+from policyengine.semantics.terms import parts as parts
+from policyengine.semantics.terms import walk as walk
 
 # ── Endpoints and places ──────────────────────────────────────────────────────────────────────
 
@@ -590,21 +391,3 @@ class Kernel:
     delegation: tuple[DelegationLimits, ...]
     guards: tuple[Guard, ...]
     revision: str = ""
-
-
-def parts(expression: Expr) -> Iterator[Expr]:
-    """The expressions directly inside an expression."""
-    for item in fields(expression):
-        value = getattr(expression, item.name)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Part):
-                yield part  # type: ignore[misc]  # what is inside an expression is one
-
-
-def walk(expression: Expr) -> Iterator[Expr]:
-    """The expression and everything inside it, outermost first."""
-    pending = [expression]
-    while pending:
-        current = pending.pop()
-        yield current
-        pending.extend(reversed(list(parts(current))))
