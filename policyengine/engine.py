@@ -126,6 +126,10 @@ class Engine:
     def packages(self) -> tuple[str, ...]:
         return self.kernel.packages
 
+    @property
+    def directory(self) -> Directory:
+        return self._directory
+
     def decide(self, question: Question) -> Decision:
         """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks."""
         request = _read(question)

@@ -140,6 +140,8 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def _tell_usage(error: Exception, as_json: bool) -> int:
+    if isinstance(message := getattr(error, "message", None), str):  # some begin with whose error it is
+        error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
     if as_json:
         message = getattr(error, "format_message", error.__str__)()
         return tell(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)

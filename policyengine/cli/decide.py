@@ -113,6 +113,8 @@ def show_decision(screen: Screen, decision: Decision) -> None:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.text(f"  {reason.gate}{by}: {reason.message}{at}")
+    if decision.gate == "identity":
+        screen.text("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
         screen.text(f"  unknown: {fact.fact} ({fact.why})")
     for remedy in decision.remedies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 from policyengine.cli.check import no_policies
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.questions import Question, called
-from policyengine.cli.terminal import busy
+from policyengine.cli.terminal import Screen, busy, printable
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
+
+MOST_DOUBTS = 5
 
 
 def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
@@ -35,7 +38,20 @@ def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
         raise file_error(error.filename or paths[0], error) from None
     if not engine.packages:
         raise no_policies(paths)
+    if entities is not None:
+        _warn_of_rows(engine, entities)
     return engine
+
+
+def _warn_of_rows(engine: Engine, file: Path) -> None:
+    """What a policy cannot read in a row is unknown when it decides: better told before."""
+    from policyengine.semantics.rows import doubts
+
+    screen, told = Screen(sys.stderr), doubts(engine.directory, engine.kernel.entities)
+    for doubt in told[:MOST_DOUBTS]:
+        screen.line(("warning: ", "bold yellow"), printable(f"`{file}`: {doubt}"))
+    if len(told) > MOST_DOUBTS:
+        screen.line(("warning: ", "bold yellow"), printable(f"`{file}`: {len(told) - MOST_DOUBTS} more like these"))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from policyengine.kinds import EntityRef
@@ -27,6 +27,9 @@ class Directory:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __iter__(self) -> Iterator[EntityData]:
+        return iter(self._rows.values())
 
     def __contains__(self, ref: EntityRef) -> bool:
         return ref in self._rows

@@ -8,6 +8,9 @@ from policyengine.directory.entities import Directory
 from policyengine.runtime import wire
 from policyengine.runtime.entities import entity_rows
 from policyengine.runtime.shape import RequestError, object_at, only
+from policyengine.runtime.values import describe
+
+SHAPE = 'write `{"entities": [{"type": "user", "id": "alice", "attributes": {…}}]}`'
 
 
 class EntitiesError(Exception):
@@ -24,7 +27,7 @@ def read_directory(path: Path | str) -> Directory:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise EntitiesError(name, "", f"cannot be read: {error.strerror}") from error
+        raise EntitiesError(name, "", (error.strerror or "cannot be read").lower()) from error
     try:
         return Directory(entity_rows(_rows(wire.json_tree(data)), "entities"))
     except RequestError as error:
@@ -35,7 +38,9 @@ def read_directory(path: Path | str) -> Directory:
 
 def _rows(tree: object) -> object:
     """The rows, each cleaned by itself: a file holds more of them than any list of a request may."""
-    whole = object_at(tree, "the file") or {}
-    only(whole, ("entities",), "")
+    if not isinstance(tree, dict):
+        raise RequestError("", f"expected an object, got {describe(tree)}", SHAPE)
+    whole = object_at(tree, "") or {}
+    only(whole, ("entities",), "", SHAPE)
     rows = whole.get("entities")
     return tuple(wire.clean(row) for row in rows) if isinstance(rows, list | tuple) else rows

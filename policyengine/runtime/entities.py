@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policyengine.kinds import EntityRef
-from policyengine.runtime.shape import RequestError, id_at, items_at, object_at, only
+from policyengine.runtime.shape import RequestError, id_at, items_at, object_at, only, quoted
 
 ROW = ("type", "id", "attributes", "in")
 REFERENCE = ("type", "id")
@@ -27,20 +27,23 @@ def entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
     for place, item in items_at(raw, member):
         row = entity_row(item, place)
         if row.ref in rows:
-            raise RequestError(place, f"`{place}` gives an entity that an earlier item already gives")
+            raise RequestError(place, f"{quoted(str(row.ref))} is given twice", "keep one row of each entity")
         rows[row.ref] = row
     return tuple(rows.values())
 
 
 def entity_row(raw: object, member: str) -> EntityData:
     given = object_at(raw, member) or {}
-    only(given, ROW, member)
+    only(given, ROW, member, "what is known of an entity stands under `attributes`")
     attributes = object_at(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(reference(item, place) for place, item in items_at(given.get("in"), f"{member}.in"))
     return EntityData(identified(given, member), attributes, parents)
 
 
 def reference(raw: object, member: str) -> EntityRef:
+    if isinstance(raw, str):
+        hint = f'write `{{"type": "team", "id": "{quoted(raw)}"}}`'
+        raise RequestError(member, f"`{member}` must be an object, got string", hint)
     given = object_at(raw, member) or {}
     only(given, REFERENCE, member)
     return identified(given, member)

@@ -29,6 +29,13 @@ from policyengine.runtime.values import (
 DEEPEST = 32
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = Invalid("not a finite number")
+JSON_MISTAKES = {
+    "Expecting value": ": a value was expected",
+    "Expecting ',' delimiter": ": `,` was expected",
+    "Expecting ':' delimiter": ": `:` was expected",
+    "Extra data": ": nothing more was expected",
+    "Invalid control character at": ": a control character in a string",
+}
 TOO_DEEP = f"nested more than {DEEPEST} levels deep"
 
 
@@ -54,9 +61,18 @@ def json_tree(data: bytes | str) -> object:
             parse_constant=lambda _: NOT_FINITE,
         )
     except json.JSONDecodeError as error:
-        raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}") from None
+        raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}{why_no_json(error)}") from None
     except RecursionError:
         raise WireError(TOO_DEEP) from None
+
+
+def why_no_json(error: json.JSONDecodeError) -> str:
+    """In words that do not depend on the version of Python; the commonest mistakes only."""
+    if error.pos >= len(error.doc):
+        return ": it ends too early"
+    if error.msg.startswith(("Expecting property name", "Illegal trailing comma")):
+        return ": a name in double quotes was expected"
+    return JSON_MISTAKES.get(error.msg, "")
 
 
 def utf8(data: bytes) -> str:

@@ -227,3 +227,80 @@ def test_a_decision_that_fails_inside_is_a_deny_and_one_line_says_why(run, polic
 def test_a_decision_that_fails_inside_shows_where_on_request(run, policy, failing_engine):
     ended = run("decide", policy, "--request", "-", "--traceback", stdin=ask("/health"))
     assert "Traceback (most recent call last)" in ended.err
+
+
+# ── Entities that a policy cannot read ────────────────────────────────────────────────────────
+
+
+def with_alice(tmp_path, **attributes):
+    row = {"type": "user", "id": "alice", "attributes": attributes}
+    (tmp_path / "entities.json").write_text(json.dumps({"entities": [row]}))
+    return "entities.json"
+
+
+def test_a_misspelled_attribute_is_told(run, project, tmp_path):
+    ended = run("decide", project, "-r", "-", "-e", with_alice(tmp_path, rolles=["writer"]), stdin=ask("/health"))
+    assert ended.out == "allow\n"
+    assert ended.err == (
+        'warning: `entities.json`: user "alice": the policy knows no `rolles`; did you mean `roles`?\n'
+    )
+
+
+def test_an_attribute_of_another_type_is_told(run, project, tmp_path):
+    ended = run("decide", project, "-r", "-", "-e", with_alice(tmp_path, roles="writer"), stdin=ask("/health"))
+    assert ended.err == (
+        'warning: `entities.json`: user "alice": `roles` is unknown: expected set<string>, got string\n'
+    )
+
+
+def test_what_a_policy_does_not_read_is_no_matter(run, project, tmp_path):
+    entities = with_alice(tmp_path, roles=["writer"], shoe_size=43, tenant=None)
+    assert run("decide", project, "-r", "-", "-e", entities, stdin=ask("/health")).err == ""
+
+
+def test_a_type_that_looks_misspelled_is_told_once(run, project, tmp_path):
+    rows = [{"type": "usr", "id": id_} for id_ in "ab"]
+    (tmp_path / "entities.json").write_text(json.dumps({"entities": rows}))
+    ended = run("decide", project, "-r", "-", "-e", "entities.json", stdin=ask("/health"))
+    assert ended.err == 'warning: `entities.json`: usr "a": the policy knows no `usr`; did you mean `user`?\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[]", "`e.json`: expected an object, got list", 'write `{"entities": [{'),
+        ('{"users": []}', "`e.json` at `users`: unknown member `users`", 'write `{"entities": [{'),
+        (
+            '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
+            "`e.json` at `entities[0].roles`: unknown member `entities[0].roles`",
+            "what is known of an entity stands under `attributes`",
+        ),
+        (
+            '{"entities": [{"type": "user", "id": "a", "in": ["sales"]}]}',
+            "`e.json` at `entities[0].in[0]`: `entities[0].in[0]` must be an object, got string",
+            'write `{"type": "team", "id": "sales"}`',
+        ),
+        (
+            '{"entities": [{"type": "user", "id": "a"}, {"type": "user", "id": "a"}]}',
+            '`e.json` at `entities[1]`: user "a" is given twice',
+            "keep one row of each entity",
+        ),
+    ],
+)
+def test_a_broken_file_of_entities_says_how_to_write_it(run, project, tmp_path, text, message, hint):
+    (tmp_path / "e.json").write_text(text)
+    ended = run("decide", project, "-r", "-", "-e", "e.json", stdin=ask("/health"))
+    assert (ended.code, ended.out) == (1, "")
+    first, second = ended.err.splitlines()
+    assert first == f"error: {message}"
+    assert second.startswith(f"hint: {hint}")
+
+
+def test_a_missing_file_of_entities_is_told_like_any_other(run, project):
+    ended = run("decide", project, "-r", "-", "-e", "nowhere.json", stdin=ask("/health"))
+    assert (ended.code, ended.err) == (1, "error: `nowhere.json`: no such file or directory\n")
+
+
+def test_a_denied_identity_says_where_to_look(run, project):
+    stranger = json.dumps({"request": {"method": "GET", "path": "/documents"}, "agent": {"id": "nobody"}}).encode()
+    assert "`policyengine explain`" in run("decide", project, "-r", "-", stdin=stranger).out

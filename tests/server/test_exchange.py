@@ -157,8 +157,8 @@ def test_a_problem_with_messagepack_is_told_in_messagepack(call: Call) -> None:
 @pytest.mark.parametrize(
     ("body", "member", "detail"),
     [
-        (b"", None, "not valid JSON at line 1, column 1"),
-        (b"{", None, "not valid JSON at line 1, column 2"),
+        (b"", None, "not valid JSON at line 1, column 1: it ends too early"),
+        (b"{", None, "not valid JSON at line 1, column 2: it ends too early"),
         (b"\xff", None, "not valid UTF-8"),
         (b"[]", None, "a request is an object, got list"),
         (b"{}", None, "no endpoint"),
