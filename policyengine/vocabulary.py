@@ -9,11 +9,10 @@ from policyengine.kinds import Enum, Field, List, Record, Ref, Scalar, Set, Type
 
 
 class Origin(StrEnum):
-    """Who says so: the caller's own request, a verified credential, the gateway, or the engine itself."""
+    """Who says so: the caller's own request, a verified credential, or the engine itself."""
 
     REQUEST = "request"
     CREDENTIAL = "credential"
-    GATEWAY = "gateway"
     ENGINE = "engine"
 
 

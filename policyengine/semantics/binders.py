@@ -13,7 +13,7 @@ from policyengine.semantics.expressions import lower_value
 from policyengine.semantics.fitting import type_of
 from policyengine.semantics.places import Binding, Places, binding_of
 from policyengine.semantics.schema import FactsHere, Schema
-from policyengine.semantics.symbols import Program, declarations
+from policyengine.semantics.symbols import Program
 from policyengine.semantics.wording import a
 from policyengine.syntax import nodes as ast
 
@@ -30,9 +30,8 @@ def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder,
     for package, endpoint, bindings in written_endpoints(program):
         pattern = places.pattern(endpoint, package, opening=False)
         if pattern is not None:
-            facts = lower_bindings(bindings, pattern, Context(
-                program, schema, package, own_facts(pattern), {}, program.report, "binding"
-            ))  # fmt: skip
+            context = Context(program, schema, package, own_facts(pattern), {}, program.report)
+            facts = lower_bindings(bindings, pattern, context)
             check_twice(endpoint, pattern, facts, bindings, program)
             found[binding_of(pattern, facts)] = None
     every = sorted(found, key=lambda b: (b.pattern.span.source.name, b.pattern.span.start))
@@ -43,11 +42,9 @@ def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder,
 
 def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.Binding, ...]]]:
     """Every endpoint that a rule, a scope or `facts` names, with its package and what stands after `with`."""
-    for package in program.packages.values():
-        for module in package.modules:
-            for declaration, _ in declarations(module):
-                for endpoint, bindings in _endpoints_of(declaration):
-                    yield package.name, endpoint, bindings
+    for package, declaration in program.declarations():
+        for endpoint, bindings in _endpoints_of(declaration):
+            yield package, endpoint, bindings
 
 
 def _endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:

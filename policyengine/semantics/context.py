@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal as Word
-from typing import TypeAlias
 
 from policyengine.kinds import Type
 from policyengine.semantics.schema import FactsHere, Schema
 from policyengine.semantics.symbols import Program, Reporter
-
-Purpose: TypeAlias = Word["condition", "binding", "value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +20,5 @@ class Context:
     here: FactsHere
     variables: Mapping[str, Type]
     report: Reporter
-    purpose: Purpose = "condition"
     past: FactsHere | None = None
     constant: bool = False

@@ -10,11 +10,11 @@ from typing import TypeVar
 from policyengine.diagnostics import Related
 from policyengine.semantics import kernel as k
 from policyengine.semantics.constants import lower_literal
-from policyengine.semantics.context import Context, Purpose
+from policyengine.semantics.context import Context
 from policyengine.semantics.expressions import lower_condition
 from policyengine.semantics.places import Places
 from policyengine.semantics.schema import FactsHere, Schema
-from policyengine.semantics.symbols import Program, Reporter, declarations
+from policyengine.semantics.symbols import Program, Reporter
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
@@ -34,17 +34,16 @@ class Draft:
     @classmethod
     def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
         by_kind: dict[type[ast.Node], list[tuple[str, ast.Declaration]]] = {}
-        for package in program.packages.values():
-            for declaration, _ in (pair for module in package.modules for pair in declarations(module)):
-                by_kind.setdefault(type(declaration), []).append((package.name, declaration))
+        for package, declaration in program.declarations():
+            by_kind.setdefault(type(declaration), []).append((package, declaration))
         return cls(program, schema, places, by_kind)
 
     @property
     def report(self) -> Reporter:
         return self.program.report
 
-    def context(self, package: str, here: FactsHere, purpose: Purpose = "condition") -> Context:
-        return Context(self.program, self.schema, package, here, {}, self.report, purpose)
+    def context(self, package: str, here: FactsHere) -> Context:
+        return Context(self.program, self.schema, package, here, {}, self.report)
 
     def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
         """Every declaration of a kind, with its package."""

@@ -10,7 +10,7 @@ from policyengine.kinds import Enum, List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.calls import expected_arguments, lower_call
 from policyengine.semantics.constants import entity_constant, lower_id, lower_literal, lower_text, lower_window
-from policyengine.semantics.context import Context, Purpose
+from policyengine.semantics.context import Context
 from policyengine.semantics.definitions import body_of, key_of, measure, named_by, report_size
 from policyengine.semantics.fitting import NUMBERS, fits, type_of
 from policyengine.semantics.hints import one_sided_hint
@@ -30,7 +30,6 @@ from policyengine.vocabulary import ROOTS
 __all__ = [
     "Context",
     "FactsHere",
-    "Purpose",
     "check_definitions",
     "lower_condition",
     "lower_value",
@@ -60,7 +59,7 @@ def check_definitions(program: Program, schema: Schema) -> None:
     """Every `let` and `define` by itself, used or not: what is wrong with it wherever it stands."""
     for package, name in schema.measures:  # innermost first, so that a mistake is told where it is
         symbol = program.packages[package].symbols["value", name]
-        context = Context(program, schema, package, EVERYWHERE, {}, Reporter(), "condition")
+        context = Context(program, schema, package, EVERYWHERE, {}, Reporter())
         lower_body(symbol, context, None)
         program.report.found.update(context.report.found)
         if any(finding.is_error for finding in context.report.diagnostics):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TypeVar, assert_never
 
 from policyengine.diagnostics import Diagnostic, Related
@@ -251,17 +252,17 @@ def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     closers = closing(kernel.guards)
     if not closers:
         return
-    closed: dict[k.Pattern, k.Guard | None] = {}
-    for block in blocks(kernel):
-        for grant in block.grants:
-            for opening in grant.openings:
-                if opening.pattern not in closed:
-                    closed[opening.pattern] = closer_of(k.Place((opening.pattern,), span=opening.span), closers)
-            by = [closed[opening.pattern] for opening in grant.openings]
-            if by and all(by) and by[0] is not None:
-                message = f"this `may` never opens: guard `{by[0].name}` denies everything there"
-                related = (Related("this guard denies everything", by[0].span),)
-                yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
+
+    @cache
+    def closer(pattern: k.Pattern) -> k.Guard | None:
+        return closer_of(k.Place((pattern,), span=pattern.span), closers)
+
+    for grant in (grant for block in blocks(kernel) for grant in block.grants):
+        by = [closer(opening.pattern) for opening in grant.openings]
+        if by and all(by) and by[0] is not None:
+            message = f"this `may` never opens: guard `{by[0].name}` denies everything there"
+            related = (Related("this guard denies everything", by[0].span),)
+            yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
 
 
 def closing(guards: Iterable[k.Guard]) -> list[k.Guard]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Protocol, TypeAlias, assert_never
 
 from policyengine.diagnostics import Related, suggest
@@ -17,7 +18,6 @@ from policyengine.semantics.symbols import (
     Program,
     Reporter,
     Symbol,
-    declarations,
     report_private,
 )
 from policyengine.semantics.wording import a, listed
@@ -123,10 +123,6 @@ class Schema:
             if symbol is not None and (symbol.package, symbol.name) in self.enums:
                 yield self.enums[symbol.package, symbol.name]
         yield CREDENTIAL_KIND
-
-    def resolve_type(self, written: ast.TypeExpr, package: str, program: Program) -> Type:
-        """The type that is written; what it does not name is reported and Unresolved."""
-        return Reader(program, self.places, program.report).type(written, package)
 
 
 def enum_of(symbol: Symbol) -> Enum:
@@ -284,11 +280,9 @@ class Reader:
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
     def facts(self) -> Iterator[DeclaredFact]:
-        for package in self.program.packages.values():
-            for module in package.modules:
-                for declared, _ in declarations(module):
-                    if isinstance(declared, ast.FactsDecl):
-                        yield from self.facts_of(declared, package.name)
+        for package, declared in self.program.declarations():
+            if isinstance(declared, ast.FactsDecl):
+                yield from self.facts_of(declared, package)
 
     def facts_of(self, declared: ast.FactsDecl, package: str) -> Iterator[DeclaredFact]:
         place = self.places.place(declared.place, package) if declared.place else None
@@ -330,11 +324,10 @@ class Reader:
 def check_agreement(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:
     """Where two declarations of one fact meet they say the same, and nothing stands under what is no record."""
     for path, facts in by_path.items():
-        for index, fact in enumerate(facts):
-            for other in facts[:index]:
-                if other.type != fact.type and meet(fact, other):
-                    message = f"`{fact.name}` is {a(fact.type)} here and {a(other.type)} elsewhere"
-                    report_clash(message, "where both places meet it has one type", fact, other, report)
+        for other, fact in combinations(facts, 2):
+            if other.type != fact.type and meet(fact, other):
+                message = f"`{fact.name}` is {a(fact.type)} here and {a(other.type)} elsewhere"
+                report_clash(message, "where both places meet it has one type", fact, other, report)
         for length in range(2, len(path)):
             for outer in by_path.get(path[:length], ()):
                 check_nesting(outer, facts[0], report)

@@ -108,6 +108,11 @@ class Program:
         packages = {name: read_package(name, files, grouped.keys(), report) for name, files in grouped.items()}
         return cls(packages, report, global_entities(packages.values(), report))
 
+    def declarations(self) -> Iterator[tuple[str, ast.Declaration]]:
+        """Every declaration, with the name of its package."""
+        modules = ((package.name, module) for package in self.packages.values() for module in package.modules)
+        return ((package, declared) for package, module in modules for declared, _ in declarations(module))
+
     def lookup(self, package: str, kind: Kind, text: str) -> Symbol | None:
         """What the name means in the package, private names of others included; None when it means nothing."""
         here = self.packages[package]

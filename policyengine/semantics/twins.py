@@ -20,11 +20,10 @@ BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=U
 def laxer_twins(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for a, b in islice(pairs(kernel.agents), MOST_PAIRS):
         if may_both_apply(a, b) and (doors := common_door(a, b)):
-            for strict, lax, door in ((a, b, doors[1]), (b, a, doors[0])):
-                missing = not_asked(strict, lax)
-                if missing is not None:
-                    yield finding(lax, door, missing)
-                    break
+            sides = (a, b, doors[1]), (b, a, doors[0])
+            asked = ((lax, door, not_asked(strict, lax)) for strict, lax, door in sides)
+            found = (finding(lax, door, missing) for lax, door, missing in asked if missing is not None)
+            yield from islice(found, 1)
 
 
 def finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnostic:

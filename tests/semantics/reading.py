@@ -94,7 +94,7 @@ def lower(text: str, place: str | None, world: str, expected: Type | None) -> Re
     assert isinstance(require, ast.Require)
     here = places.facts_here(guard.place.targets, "main") if place else FactsHere()
     assert here is not None
-    context = Context(program, schema, "main", here, {}, report, "condition")
+    context = Context(program, schema, "main", here, {}, report)
     if expected is None:
         found = lower_condition(require.condition, context)
     else:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from policyengine.diagnostics import suggest
 from policyengine.kinds import Enum, Record, Scalar, Type
 from policyengine.semantics.schema import FACT_ROOTS, RESERVED, Schema
-from policyengine.semantics.symbols import Program, declarations
+from policyengine.semantics.symbols import Program
 from policyengine.semantics.wording import listed
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -85,8 +85,7 @@ class Catalogue:
     def of(cls, program: Program, schema: Schema) -> Catalogue:
         leaves = dict(_leaves(schema))
         prefixes = {path[:length] for path in leaves for length in range(1, len(path))}
-        every = [item for package in program.packages.values() for module in package.modules
-                 for item, _ in declarations(module)]  # fmt: skip
+        every = [item for _, item in program.declarations()]
         guards = [item for item in every if isinstance(item, ast.GuardDecl)]
         confirming = {g.name.value for g in guards if any(isinstance(item, ast.Confirm) for item in g.items)}
         rules = {item.name.value for item in every if isinstance(item, ast.GuardDecl | ast.RateDecl | ast.BudgetDecl)}

@@ -18,29 +18,29 @@ from policyengine.semantics.examples.values import Reading
 from policyengine.semantics.examples.world import Case, Expected, Step, World
 from policyengine.semantics.expressions import lower_condition
 from policyengine.semantics.schema import EVERYWHERE, Schema
-from policyengine.semantics.symbols import Program, Symbol, declarations
+from policyengine.semantics.symbols import Package, Program, Symbol, declarations
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 
-SETUP = ast.Use | ast.GivenEntities | ast.GivenAgent | ast.GivenFact
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
 
 
 def lower(program: Program, schema: Schema) -> tuple[Case, ...]:
     """The cases of all tests, in the order of the text. What is wrong is told to `program.report`."""
     fixtures = Fixtures(Catalogue.of(program, schema))
-    cases: list[Case] = []
-    for package in program.packages.values():
-        names: dict[str, Span] = {}
-        for module in package.modules:
-            check_test_file(module, fixtures)
-            for declared, _ in declarations(module):
-                if isinstance(declared, ast.FixtureDecl):
-                    fixtures.check(declared, package.name)
-                elif isinstance(declared, ast.TestDecl):
-                    check_name(declared, names, fixtures)
-                    cases += Test(declared, package.name, fixtures).cases()
-    return tuple(cases)
+    return tuple(case for package in program.packages.values() for case in cases_of(package, fixtures))
+
+
+def cases_of(package: Package, fixtures: Fixtures) -> Iterator[Case]:
+    names: dict[str, Span] = {}
+    for module in package.modules:
+        check_test_file(module, fixtures)
+        for declared, _ in declarations(module):
+            if isinstance(declared, ast.FixtureDecl):
+                fixtures.check(declared, package.name)
+            elif isinstance(declared, ast.TestDecl):
+                check_name(declared, names, fixtures)
+                yield from Test(declared, package.name, fixtures).cases()
 
 
 def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: Fixtures) -> None:
