@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from re import _constants as op  # type: ignore[attr-defined]  # the parser of `re` has no public name
-from re import _parser as parser  # type: ignore[attr-defined]
+from importlib import import_module
 from typing import Any, TypeAlias
 
+# The parser of `re` has no public name, and type checkers do not agree on whether it has any.
+op: Any = import_module("re._constants")
+parser: Any = import_module("re._parser")
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, both ends included
 Word: TypeAlias = tuple[Ranges, ...]
 
