@@ -63,7 +63,7 @@ def _show(code: Code) -> None:
     style = "bold red" if code.code.startswith("E") else "bold yellow"
     screen.line((code.code, style), f"  {code.title}")
     screen.line()
-    screen.text(code.explanation)
+    screen.prose(code.explanation)
     for title, example in (("Not like this:", code.bad), ("But like this:", code.good)):
         screen.line()
         screen.line((title, "bold"))

@@ -17,7 +17,8 @@ OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold ye
 
 Part = str | tuple[str, str]  # plain text, or text and its style
 _PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
-_SIGNS = {"✓": "green", "✗": "red"}
+_SIGNS = {"✓": "green", "✗": "red", "?": "yellow"}
+_COUNTS = re.compile(r"\d[\d,]* passed(?:, [\d,]+ [a-z]+)*|[\d,]+ (?:failed|errored)(?:, [\d,]+ [a-z]+)*")
 _CARETS = re.compile(r"\s*\^+")
 
 
@@ -56,6 +57,16 @@ class Screen:
         for line in rendered.split("\n"):
             self.line(*_finding_line(printable(line)))
 
+    def prose(self, text: str) -> None:
+        """A paragraph; on a terminal its lines end between words."""
+        if not self.styled:
+            self.text(text)
+            return
+        from shutil import get_terminal_size
+        from textwrap import fill
+
+        self.text(fill(text, max(get_terminal_size().columns, 20), break_on_hyphens=False))
+
     def diff(self, lines: Sequence[str]) -> None:
         styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in lines:
@@ -86,7 +97,11 @@ def _finding_line(line: str) -> tuple[Part, ...]:
         return ((line, "red"),)
     if line.startswith("  hint:"):
         return ((line, "cyan"),)
-    if (bare := line.lstrip()) and bare[0] in _SIGNS:
+    if _COUNTS.fullmatch(line):
+        return ((line, "bold red" if "failed" in line or "errored" in line else "bold green"),)
+    if (bare := line.lstrip()).startswith("· "):
+        return ((line, "dim"),)
+    if bare and bare[0] in _SIGNS:
         return line[: len(line) - len(bare)], (bare[0], _SIGNS[bare[0]]), bare[1:]
     return (line,)
 

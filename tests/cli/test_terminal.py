@@ -108,3 +108,12 @@ def test_a_terminal_gets_the_walk_in_colour(tmp_path):
     shown = on_a_terminal("test", str(tmp_path / "some.policy"))
     assert f"{ESCAPE}1;31mfailed" in shown
     assert f"{ESCAPE}32m✓" in shown
+    assert f"{ESCAPE}2m    · chain" in shown
+    assert f"{ESCAPE}1;31m1 failed" in shown
+
+
+def test_a_terminal_gets_words_whole():
+    lines = on_a_terminal("explain-code", "E308", COLUMNS="40").splitlines()
+    assert max(map(len, lines[2:8])) <= 40
+    assert all(not line or line[-1] != " " for line in lines)
+    assert "`:id` would be a segment that is just" in lines
