@@ -15,7 +15,7 @@ define install
 @$(1) -c 'import ensurepip, venv' 2>/dev/null || { \
   echo '`$(1)` cannot make virtual environments: install its venv package (on Debian: `apt install python3-venv`)' >&2; exit 1; }
 @$(2)/bin/python -c 'import pip' 2>/dev/null || $(1) -m venv --clear $(2)
-@echo 'installing into $(2)'
+@echo 'installing into $(2): half a minute, once'
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 @touch $(2)/.installed
