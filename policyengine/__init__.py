@@ -1,8 +1,11 @@
-"""policyengine: policies for AI agents that call APIs and tools; decisions that fail closed and explain themselves.
+"""Policies for AI agents that call APIs and tools; decisions that fail closed and explain themselves.
 
-engine = Engine.load("policies")
-decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …})
-decision.allowed, decision.outcome, decision.reasons
+    engine = Engine.load("policies")
+    decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …})
+    decision.allowed, decision.outcome, decision.reasons
+
+Engine.load raises PolicyError when a policy has mistakes; Engine.decide raises RequestError when a question has.
+Neither is a decision, so neither lets anything pass.
 """
 
 from __future__ import annotations
@@ -62,3 +65,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """For `help` and completion, which look for names before they load."""
+    return sorted({*globals(), *__all__})

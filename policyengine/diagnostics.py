@@ -36,10 +36,12 @@ class Diagnostic:
 
     @property
     def severity(self) -> Severity:
+        """By the first letter of the code."""
         return Severity.ERROR if self.code.startswith("E") else Severity.WARNING
 
     @property
     def is_error(self) -> bool:
+        """Whether the policy cannot be used before this is mended."""
         return self.severity is Severity.ERROR
 
     def render(self) -> str:
@@ -52,6 +54,7 @@ class Diagnostic:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data; lines and columns are counted from 1, an end lies behind the last character."""
         return {
             "code": self.code,
             "severity": str(self.severity),

@@ -47,8 +47,10 @@ def new_id(now: datetime) -> str:
 class Engine:
     """Decides by one set of policies. Threads may share it; every method is quick and none blocks.
 
+    A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
     RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
+    `warnings` are the checker's.
     """
 
     def __init__(
@@ -94,7 +96,10 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
     ) -> Engine:
-        """From the text of one policy; `name` is what messages and reasons call it."""
+        """From the text of one policy; `name` is what messages and reasons call it.
+
+        Raises PolicyError with every mistake found.
+        """
         return cls._checked([Source(name, text)], (), directory, clock, ids)
 
     @classmethod
@@ -120,18 +125,24 @@ class Engine:
 
     @property
     def package(self) -> str:
+        """The package of the first policy that was asked for."""
         return self.kernel.package
 
     @property
     def packages(self) -> tuple[str, ...]:
+        """Every package that is loaded: the rules of each of them apply."""
         return self.kernel.packages
 
     @property
     def directory(self) -> Directory:
+        """The entities that the policies ask about; those that come with a request are not among them."""
         return self._directory
 
     def decide(self, question: Question) -> Decision:
-        """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks."""
+        """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
+
+        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
+        """
         request = _read(question)
         if not request.options.consume:
             return self._evaluate(request)
@@ -140,11 +151,17 @@ class Engine:
         return self._guarded(lambda: self._spent(request))
 
     def evaluate(self, question: Question) -> Decision:
-        """Decide without spending anything: asked again, the answer is the same."""
+        """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
+
+        An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
+        """
         return self._evaluate(_read(question))
 
     def explain(self, question: Question) -> Explanation:
-        """The decision that `evaluate` gives, with the whole walk: every rule considered and why."""
+        """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
+
+        Raises RequestError.
+        """
         request = _read(question)
         try:
             return self._explained(request)
@@ -152,12 +169,15 @@ class Engine:
             return Explanation(self._failed(), endpoint_words(request.endpoint), ())
 
     async def decide_async(self, question: Question) -> Decision:
+        """`decide` for callers with an event loop."""
         return self.decide(question)
 
     async def evaluate_async(self, question: Question) -> Decision:
+        """`evaluate` for callers with an event loop."""
         return self.evaluate(question)
 
     async def explain_async(self, question: Question) -> Explanation:
+        """`explain` for callers with an event loop."""
         return self.explain(question)
 
     def _evaluate(self, request: Request) -> Decision:

@@ -89,6 +89,8 @@ class Obligation:
 
 @dataclass(frozen=True, slots=True)
 class UnknownFact:
+    """A fact that could not be used, by its path (`user.roles`), and why: absent, of a wrong type, pending …"""
+
     fact: str
     why: str
 
@@ -137,6 +139,7 @@ class Decision:
 
     @property
     def allowed(self) -> bool:
+        """Whether the request may pass, its obligations met; every outcome but `allow` means no."""
         return self.outcome is Outcome.ALLOW
 
     def to_dict(self) -> dict[str, Any]:

@@ -69,7 +69,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there."""
+    """A question: may this endpoint be reached, with these facts?
+
+    `facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there. Every way to make
+    one raises RequestError when the structure is wrong; a fact of a wrong type is no error but unknown when asked for.
+    """
 
     endpoint: Endpoint
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -80,10 +84,12 @@ class Request:
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Request:
+        """From JSON: numbers stay exact; duplicate keys, NaN and the like make the fact unknown."""
         return decoded(wire.from_json, data)
 
     @classmethod
     def from_msgpack(cls, data: bytes) -> Request:
+        """From MessagePack of the same shape."""
         return decoded(wire.from_msgpack, data)
 
     @classmethod

@@ -9,7 +9,10 @@ from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe
 
 
 class RequestError(Exception):
-    """A question that cannot be understood; `member` is where (`user.roles`, empty for the whole)."""
+    """A question that cannot be understood, which is no decision: whoever asked must treat it as a deny.
+
+    `member` is where (`user.roles`, empty for the whole), `message` what is wrong, `hint` what to do.
+    """
 
     def __init__(self, member: str, message: str, hint: str | None = None) -> None:
         self.member = member

@@ -63,6 +63,7 @@ class Explanation:
     gates: tuple[Line, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """`{"decision": …, "walk": {"endpoint": …, "gates": […]}}`, as `POST /explain` answers."""
         walk = {"endpoint": self.endpoint, "gates": [gate.to_dict() for gate in self.gates]}
         return {"decision": self.decision.to_dict(), "walk": walk}
 
