@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
 
+from msgspec.structs import replace
+
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
-from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason
+from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason, serials, ulid
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import check
@@ -31,7 +31,6 @@ Question: TypeAlias = Request | Mapping[str, object] | str | bytes
 Clock: TypeAlias = Callable[[], datetime]
 
 _LOG = logging.getLogger("policyengine")
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def utc_now() -> datetime:
@@ -39,9 +38,8 @@ def utc_now() -> datetime:
 
 
 def new_id(now: datetime) -> str:
-    """A ULID: 48 bits of milliseconds, 80 of chance, in 26 characters that sort by time."""
-    number = int(now.timestamp() * 1000) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
+    """A ULID of that time."""
+    return ulid(int(now.timestamp() * 1e9), next(serials))
 
 
 class Engine:
@@ -194,11 +192,11 @@ class Engine:
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
-        return explain(self._peeked(replace(decision, id=self._ids(now)), effects), facts, seen)
+        return explain(self._peeked(replace(decision, stamp=self._ids(now)), effects), facts, seen)
 
     def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
         decision, effects = decide(self.kernel, request, self._snapshot(request), now)
-        return replace(decision, id=self._ids(now)), effects
+        return replace(decision, stamp=self._ids(now)), effects
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
@@ -218,7 +216,7 @@ class Engine:
         reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
         package, revision = self.kernel.package, self.kernel.revision
         named = new_id(datetime.now(UTC))
-        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, id=named, revision=revision)
+        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision, stamp=named)
 
     def _snapshot(self, request: Request) -> Snapshot:
         return Snapshot(self._directory, self._store.spent_among(approval.id for approval in request.approvals))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from msgspec import Struct
+
 
 class Scalar(StrEnum):
     """A type without parts. The value is the word that policies use for it."""
@@ -91,9 +93,8 @@ Type: TypeAlias = Scalar | Enum | Ref | Set | List | Record | Unresolved
 Collection: TypeAlias = Set | List
 
 
-@dataclass(frozen=True, slots=True)
-class EntityRef:
-    """A value: one entity, by type and id."""
+class EntityRef(Struct, frozen=True, gc=False):
+    """A value: one entity, by type and id. A struct, as directories hash and compare them all the time."""
 
     type: str
     id: str

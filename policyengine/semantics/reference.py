@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import assert_never
 
+from msgspec.structs import replace as reworded
+
 from policyengine.kinds import Scalar
 from policyengine.runtime.decision import (
     Decision,
@@ -260,7 +262,7 @@ class Stop:
     def named(self) -> Reason:
         """The reason, which names the facts that were unknown."""
         unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
-        return replace(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
+        return reworded(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:

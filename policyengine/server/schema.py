@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import models_json_schema
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue, models_json_schema
+from pydantic_core import CoreSchema, core_schema
 
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.semantics.explain import Mark
@@ -210,6 +212,24 @@ class Walk(BaseModel):
     gates: list[Line]
 
 
+REFERENCE = "#/components/schemas/{name}"
+STRUCTS = (Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
+
+
+class Told:
+    """How a model documents and reads what a decision consists of: msgspec knows its own structs best."""
+
+    def __init__(self, type: Any) -> None:
+        self.type = type
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(lambda raw: msgspec.convert(raw, self.type))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        (documented,), _ = msgspec.json.schema_components((self.type,), ref_template=REFERENCE)
+        return {"allOf": [documented]}  # as pydantic looks for a bare reference among its own
+
+
 class Decision(BaseModel):
     outcome: Outcome
     allowed: bool
@@ -217,12 +237,12 @@ class Decision(BaseModel):
     revision: str
     package: str
     gate: Gate | None
-    reasons: list[Reason]
-    remedies: list[Remedy]
-    principal: Principal
-    rates: list[RateState]
-    obligations: list[Obligation]
-    unknown: list[UnknownFact]
+    reasons: Annotated[list[Reason], Told(list[Reason])]
+    remedies: Annotated[list[Remedy], Told(list[Remedy])]
+    principal: Annotated[Principal, Told(Principal)]
+    rates: Annotated[list[RateState], Told(list[RateState])]
+    obligations: Annotated[list[Obligation], Told(list[Obligation])]
+    unknown: Annotated[list[UnknownFact], Told(list[UnknownFact])]
     explanation: Annotated[Walk | None, Field(description="with `options.explain`")] = None
 
 
@@ -348,10 +368,10 @@ BATCH: Free = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny
 
 def components() -> Free:
     _, document = models_json_schema(
-        [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in MODELS], ref_template=REFERENCE.replace("name", "model")
     )
-    schemas: Free = document["$defs"]
-    return schemas
+    _, structs = msgspec.json.schema_components(STRUCTS, ref_template=REFERENCE)
+    return {**structs, **document["$defs"]}
 
 
 def content(model: type[BaseModel], examples: Free) -> Free:

@@ -3,12 +3,12 @@
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from policyengine.runtime.decision import Decision
 from tests.semantics.deciding import ago, chain, codes, decide, hop, kernel, spending, unknown
