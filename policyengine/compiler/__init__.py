@@ -1,0 +1,1 @@
+"""From the kernel to decisions: the tree, the evaluator generated from it, and bundles."""

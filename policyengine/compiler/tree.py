@@ -1,0 +1,199 @@
+"""Kernel → decision tree: the endpoint first, then who asks, and there only the rules that can still change the answer.
+
+A tree is a value: the same policy gives an equal one. It holds no rule itself but their numbers in the kernel, so it is
+small and cheap to write down; `leaves.py` walks it and gathers what stands at an endpoint.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from policyengine.semantics import kernel as k
+
+Numbers: TypeAlias = tuple[int, ...]
+Affix: TypeAlias = tuple[str, str]  # what a segment begins and ends with; ("", "") is any segment
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A place in the paths: the segments that may come next, the patterns that end here, and those that end in `**`."""
+
+    literals: tuple[tuple[str, Node], ...]
+    affixes: tuple[tuple[Affix, Node], ...]
+    ends: Numbers
+    rests: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    glob: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    verb: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opens:
+    """Openings of one `may`, by their numbers in it; `kind` says in which of the kernel's lists the block is."""
+
+    kind: str  # "agents", "users", "anyones"
+    block: int
+    grant: int
+    openings: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What stands at one pattern. `hands` are blocks and the number of their `may delegate`."""
+
+    opens: tuple[Opens, ...] = ()
+    hands: tuple[tuple[int, int], ...] = ()
+    guards: Numbers = ()
+    excepts: Numbers = ()
+    binders: Numbers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Principals:
+    """Which blocks are about whom: by name, by group, by a glob of names; `others` must be asked each time."""
+
+    names: tuple[tuple[str, Numbers], ...]
+    groups: tuple[tuple[str, Numbers], ...]
+    globs: tuple[tuple[str, int], ...]
+    others: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """`uses` by the number of a pattern; `methods` too (None: every method). Guards `everywhere` have no pattern."""
+
+    package: str
+    revision: str
+    paths: Node
+    methods: tuple[tuple[str, ...] | None, ...]
+    tools: tuple[tuple[Tool, int], ...]
+    actions: tuple[tuple[Action, int], ...]
+    uses: tuple[Uses, ...]
+    everywhere: Numbers
+    agents: Principals
+    users: Principals
+
+
+def tree_of(kernel: k.Kernel) -> Tree:
+    uses = _uses(kernel)
+    patterns = list(uses)
+    numbered = list(enumerate(patterns))
+    return Tree(
+        kernel.package,
+        kernel.revision,
+        _paths((pattern, number) for number, pattern in numbered if isinstance(pattern, k.HttpPattern)),
+        tuple(pattern.methods if isinstance(pattern, k.HttpPattern) else None for pattern in patterns),
+        tuple((Tool(p.glob), number) for number, p in numbered if isinstance(p, k.ToolPattern)),
+        tuple((Action(p.verb, p.type), number) for number, p in numbered if isinstance(p, k.ActionPattern)),
+        tuple(uses.values()),
+        tuple(number for number, guard in enumerate(kernel.guards) if guard.place.patterns is None),
+        _principals(kernel.agents),
+        _principals(kernel.users),
+    )
+
+
+# ── What stands at each pattern ───────────────────────────────────────────────────────────────
+
+
+def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
+    """By pattern, in the order in which the kernel names them."""
+    opens: dict[k.Pattern, list[Opens]] = defaultdict(list)
+    hands: dict[k.Pattern, list[tuple[int, int]]] = defaultdict(list)
+    guards: dict[k.Pattern, list[int]] = defaultdict(list)
+    excepts: dict[k.Pattern, list[int]] = defaultdict(list)
+    binders: dict[k.Pattern, list[int]] = defaultdict(list)
+    for pattern, opening in _openings(kernel):
+        opens[pattern].append(opening)
+    for number, block in enumerate(kernel.agents):
+        for which, delegate in enumerate(block.delegates):
+            for pattern in dict.fromkeys(delegate.patterns):
+                hands[pattern].append((number, which))
+    for number, guard in enumerate(kernel.guards):
+        for pattern in dict.fromkeys(guard.place.patterns or ()):
+            guards[pattern].append(number)
+        for pattern in dict.fromkeys(guard.place.excepts):
+            excepts[pattern].append(number)
+    for number, binder in enumerate(kernel.binders):
+        binders[binder.pattern].append(number)
+    return {
+        pattern: Uses(*(tuple(found.get(pattern, ())) for found in (opens, hands, guards, excepts, binders)))  # type: ignore[attr-defined]
+        for pattern in dict.fromkeys((*opens, *hands, *guards, *excepts, *binders))
+    }
+
+
+def _openings(kernel: k.Kernel) -> Iterator[tuple[k.Pattern, Opens]]:
+    for kind, blocks in (("agents", kernel.agents), ("users", kernel.users), ("anyones", kernel.anyones)):
+        for number, block in enumerate(blocks):
+            for which, grant in enumerate(block.grants):
+                found: dict[k.Pattern, list[int]] = defaultdict(list)
+                for place, opening in enumerate(grant.openings):
+                    found[opening.pattern].append(place)
+                for pattern, places in found.items():
+                    yield pattern, Opens(kind, number, which, tuple(places))
+
+
+# ── The paths ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _Growing:
+    literals: dict[str, _Growing] = field(default_factory=dict)
+    affixes: dict[Affix, _Growing] = field(default_factory=dict)
+    ends: list[int] = field(default_factory=list)
+    rests: list[int] = field(default_factory=list)
+
+    def next(self, segment: k.Segment) -> _Growing:
+        if segment.wild:
+            return self.affixes.setdefault((segment.prefix, segment.suffix), _Growing())
+        return self.literals.setdefault(segment.prefix, _Growing())
+
+    def grown(self) -> Node:
+        return Node(
+            tuple((text, self.literals[text].grown()) for text in sorted(self.literals)),
+            tuple((affix, self.affixes[affix].grown()) for affix in sorted(self.affixes)),
+            tuple(self.ends),
+            tuple(self.rests),
+        )
+
+
+def _paths(patterns: Iterable[tuple[k.HttpPattern, int]]) -> Node:
+    root = _Growing()
+    for pattern, number in patterns:
+        node = root
+        for segment in pattern.segments:
+            node = node.next(segment)
+        (node.rests if pattern.rest else node.ends).append(number)
+    return root.grown()
+
+
+# ── Who asks ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _principals(blocks: Iterable[k.AgentBlock | k.UserBlock]) -> Principals:
+    names: dict[str, list[int]] = defaultdict(list)
+    groups: dict[str, list[int]] = defaultdict(list)
+    globs: list[tuple[str, int]] = []
+    others: list[int] = []
+    for number, block in enumerate(blocks):
+        match block.who:
+            case k.Called(name):
+                names[name].append(number)
+            case k.InGroup(group):
+                groups[group].append(number)
+            case k.CalledLike(glob):
+                globs.append((glob, number))
+            case k.Where() | k.Everybody():
+                others.append(number)
+    by_name, by_group = ((tuple((n, tuple(found[n])) for n in sorted(found))) for found in (names, groups))
+    return Principals(by_name, by_group, tuple(globs), tuple(others))
