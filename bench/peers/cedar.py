@@ -1,0 +1,91 @@
+"""Cedar through cedarpy: policies and entities are parsed once, then handed over as handles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cedarpy
+
+from bench.peers.shapes import base_of, by_base, flat, quoted
+from bench.workload import Forbid, Permit, Request, Workload
+
+
+class Whole:
+    """One policy set, as Cedar is meant to be used."""
+
+    def __init__(self, work: Workload) -> None:
+        self.policies = cedarpy.PolicySet.from_str(policies(work.permits, work.forbids))
+        self.entities = cedarpy.Entities.from_json_str(json.dumps(entities(work)))
+
+    def question(self, asked: Request) -> dict[str, Any]:
+        context = flat(asked)
+        return {
+            "principal": {"type": "Agent", "id": context.pop("agent")},
+            "action": {"type": "Action", "id": context.pop("method")},
+            "resource": {"type": "Endpoint", "id": "e"},
+            "context": {name: value for name, value in context.items() if name != "groups"},
+        }
+
+    def ask(self, question: dict[str, Any]) -> cedarpy.AuthzResult:
+        return cedarpy.is_authorized(question, self.policies, self.entities)
+
+    def allowed(self, answer: cedarpy.AuthzResult) -> bool:
+        return bool(answer.allowed)
+
+
+class Sliced(Whole):
+    """The caller keeps a policy set for every base path, and picks the right one himself."""
+
+    def __init__(self, work: Workload) -> None:
+        permits, forbids = by_base(work.permits), by_base(work.forbids)
+        self.sets = {
+            base: cedarpy.PolicySet.from_str(policies(permits.get(base, ()), forbids.get(base, ())))
+            for base in {*permits, *forbids}
+        }
+        self.empty = cedarpy.PolicySet.from_str("")
+        self.entities = cedarpy.Entities.from_json_str(json.dumps(entities(work)))
+
+    def ask(self, question: dict[str, Any]) -> cedarpy.AuthzResult:
+        chosen = self.sets.get(base_of(question["context"]["path"]), self.empty)
+        return cedarpy.is_authorized(question, chosen, self.entities)
+
+
+def policies(permits: Iterable[Permit], forbids: Iterable[Forbid]) -> str:
+    return "\n".join([*map(_permit, permits), *map(_forbid, forbids)])
+
+
+def _permit(rule: Permit) -> str:
+    who = f'principal == Agent::"{rule.agent}"' if rule.agent is not None else f'principal in Group::"{rule.group}"'
+    actions = ", ".join(f'Action::"{method}"' for method in rule.methods)
+    return f"permit({who}, action in [{actions}], resource) when {{ {' && '.join(_conditions(rule))} }};"
+
+
+def _conditions(rule: Permit) -> Iterator[str]:
+    yield f'context.path like "{rule.prefix}*"'
+    yield f"context.scopes.contains({quoted([rule.scope])})"
+    yield f"context.depth <= {rule.depth}"
+    yield f'context.tenant == "{rule.tenant}"'
+    if rule.hours is not None:
+        yield f"context.hour >= {rule.hours[0]} && context.hour < {rule.hours[1]}"
+    if rule.risk is not None:
+        yield f"context.risk < {rule.risk}"
+
+
+def _forbid(rule: Forbid) -> str:
+    scope = f'forbid(principal, action == Action::"DELETE", resource) when {{ context.path like "{rule.prefix}*" }}'
+    return f"{scope} unless {{ context.attested }};"
+
+
+def entities(work: Workload) -> list[dict[str, Any]]:
+    groups = [{"uid": {"type": "Group", "id": group}, "attrs": {}, "parents": []} for group in work.groups]
+    agents = [
+        {
+            "uid": {"type": "Agent", "id": agent},
+            "attrs": {},
+            "parents": [{"type": "Group", "id": group} for group in member_of],
+        }
+        for agent, member_of in work.agents.items()
+    ]
+    return [*groups, *agents]

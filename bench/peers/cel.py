@@ -1,0 +1,58 @@
+"""CEL in Rust, through common-expression-language: a compiled program a rule. Which ones to run is up to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cel
+
+from bench.peers.expressions import forbid, permit
+from bench.peers.shapes import base_of, by_base, flat
+from bench.workload import Request, Workload
+
+
+class Listed:
+    """All forbids, then all permits, one after the other."""
+
+    def __init__(self, work: Workload) -> None:
+        self.permits = [cel.compile(permit(rule)) for rule in work.permits]
+        self.forbids = [cel.compile(forbid(rule)) for rule in work.forbids]
+
+    def question(self, asked: Request) -> dict[str, Any]:
+        return flat(asked)
+
+    def ask(self, question: dict[str, Any]) -> bool:
+        return decided(self.forbids, self.permits, question)
+
+    def allowed(self, answer: bool) -> bool:
+        return answer
+
+
+class Sliced(Listed):
+    """The caller keeps the programs in a dictionary by base path."""
+
+    def __init__(self, work: Workload) -> None:
+        permits, forbids = by_base(work.permits), by_base(work.forbids)
+        self.programs = {
+            base: (
+                [cel.compile(forbid(rule)) for rule in forbids.get(base, ())],
+                [cel.compile(permit(rule)) for rule in permits.get(base, ())],
+            )
+            for base in {*permits, *forbids}
+        }
+
+    def ask(self, question: dict[str, Any]) -> bool:
+        forbids, permits = self.programs.get(base_of(question["path"]), ((), ()))
+        return decided(forbids, permits, question)
+
+
+def decided(forbids: Iterable[cel.Program], permits: Iterable[cel.Program], question: dict[str, Any]) -> bool:
+    context = cel.Context(variables=question)
+    for program in forbids:
+        if program.execute(context):
+            return False
+    for program in permits:  # noqa: SIM110 – `any` would cost the peer a generator
+        if program.execute(context):
+            return True
+    return False

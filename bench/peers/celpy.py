@@ -1,0 +1,57 @@
+"""CEL in Python, through cel-python: the same expressions as for CEL in Rust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import celpy
+
+from bench.peers.expressions import forbid, permit
+from bench.peers.shapes import base_of, by_base, flat
+from bench.workload import Request, Workload
+
+
+class Listed:
+    def __init__(self, work: Workload) -> None:
+        self.environment = celpy.Environment()
+        self.permits = [self.program(permit(rule)) for rule in work.permits]
+        self.forbids = [self.program(forbid(rule)) for rule in work.forbids]
+
+    def program(self, text: str) -> celpy.Runner:
+        return self.environment.program(self.environment.compile(text))
+
+    def question(self, asked: Request) -> dict[str, Any]:
+        return flat(asked)
+
+    def ask(self, question: dict[str, Any]) -> bool:
+        return decided(self.forbids, self.permits, question)
+
+    def allowed(self, answer: bool) -> bool:
+        return answer
+
+
+class Sliced(Listed):
+    """The caller keeps the programs in a dictionary by base path."""
+
+    def __init__(self, work: Workload) -> None:
+        self.environment = celpy.Environment()
+        permits, forbids = by_base(work.permits), by_base(work.forbids)
+        self.programs = {
+            base: (
+                [self.program(forbid(rule)) for rule in forbids.get(base, ())],
+                [self.program(permit(rule)) for rule in permits.get(base, ())],
+            )
+            for base in {*permits, *forbids}
+        }
+
+    def ask(self, question: dict[str, Any]) -> bool:
+        forbids, permits = self.programs.get(base_of(question["path"]), ((), ()))
+        return decided(forbids, permits, question)
+
+
+def decided(forbids: Iterable[celpy.Runner], permits: Iterable[celpy.Runner], question: dict[str, Any]) -> bool:
+    values = {name: celpy.json_to_cel(value) for name, value in question.items()}
+    return not any(program.evaluate(values) for program in forbids) and any(
+        program.evaluate(values) for program in permits
+    )

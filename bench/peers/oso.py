@@ -1,0 +1,50 @@
+"""Oso: a Polar rule each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from oso import Oso
+
+from bench.peers.shapes import flat, quoted
+from bench.workload import Forbid, Permit, Request, Workload
+
+
+class Rules:
+    def __init__(self, work: Workload) -> None:
+        self.oso = Oso()
+        head = "allow(agent, _action, q) if permit(agent, q) and not forbidden(q);"
+        self.oso.load_str("\n".join([head, *map(_permit, work.permits), *map(_forbid, work.forbids)]))
+
+    def question(self, asked: Request) -> dict[str, Any]:
+        return flat(asked)
+
+    def ask(self, question: dict[str, Any]) -> bool:
+        return bool(self.oso.is_allowed(question["agent"], "call", question))
+
+    def allowed(self, answer: bool) -> bool:
+        return answer
+
+
+def _permit(rule: Permit) -> str:
+    who = f'"{rule.agent}"' if rule.agent is not None else "_"
+    return f"permit({who}, q) if {' and '.join(_conditions(rule))};"
+
+
+def _conditions(rule: Permit) -> Iterator[str]:
+    if rule.agent is None:
+        yield f'"{rule.group}" in q.groups'
+    yield f'q.tenant = "{rule.tenant}"'
+    yield f"q.method in [{quoted(rule.methods)}]"
+    yield f"q.depth <= {rule.depth}"
+    yield f'"{rule.scope}" in q.scopes'
+    if rule.hours is not None:
+        yield f"q.hour >= {rule.hours[0]} and q.hour < {rule.hours[1]}"
+    if rule.risk is not None:
+        yield f"q.risk < {rule.risk}"
+    yield f'q.path.startswith("{rule.prefix}")'
+
+
+def _forbid(rule: Forbid) -> str:
+    return f'forbidden(q) if q.method = "DELETE" and q.attested = false and q.path.startswith("{rule.prefix}");'

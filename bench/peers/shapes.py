@@ -1,0 +1,43 @@
+"""What several peers share: the request as one flat dictionary, and rules by the first two segments of their path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from bench.workload import Forbid, Permit, Request
+
+Value = str | int | bool | list[str]
+Kind = TypeVar("Kind", Permit, Forbid)
+
+
+def flat(asked: Request) -> dict[str, Value]:
+    return {
+        "agent": asked.agent,
+        "groups": list(asked.groups),
+        "method": asked.method,
+        "path": asked.path,
+        "scopes": list(asked.scopes),
+        "depth": asked.depth,
+        "tenant": asked.tenant,
+        "hour": asked.hour,
+        "risk": asked.risk,
+        "attested": asked.attested,
+    }
+
+
+def base_of(path: str) -> str:
+    """`/v1/svc3` of `/v1/svc3/items/7`: what a caller who keeps an index of his own looks up."""
+    return path[: path.find("/", path.find("/", 1) + 1)]
+
+
+def by_base(rules: Iterable[Kind]) -> dict[str, list[Kind]]:
+    found: dict[str, list[Kind]] = {}
+    for rule in rules:
+        found.setdefault(rule.base, []).append(rule)
+    return found
+
+
+def quoted(texts: Iterable[str]) -> str:
+    """`"a", "b"`"""
+    return ", ".join(f'"{text}"' for text in texts)

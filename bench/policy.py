@@ -1,0 +1,67 @@
+"""The workload in our own language, and its requests as the questions that an `Engine` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.workload import Forbid, Permit, Request, Workload
+
+ISSUER = "idp"
+HEAD = """language 1
+package bench.gateway
+
+facts { context.depth: int   context.tenant: string   context.hour: int   context.risk: int }
+issuer idp { url "https://idp.example" }
+"""
+
+
+def policy(work: Workload) -> str:
+    """A scope for each permit, inside the one that credentials carry; a block for each subject; guards for forbids."""
+    blocks: dict[str, list[Permit]] = {}
+    carried: dict[str, list[str]] = {}
+    for permit in work.permits:
+        who = f'agent "{permit.agent}"' if permit.agent is not None else f'agent group "{permit.group}"'
+        blocks.setdefault(who, []).append(permit)
+        carried.setdefault(permit.scope, []).append(permit.id)
+    lines = [HEAD, *map(_scope, work.permits), *map(_carrier, carried, carried.values()), *map(_guard, work.forbids)]
+    return "\n".join([*lines, *(line for who, permits in blocks.items() for line in _block(who, permits))]) + "\n"
+
+
+def _scope(permit: Permit) -> str:
+    return f"scope {permit.id} {{ {'|'.join(permit.methods)} {permit.prefix}** }}"
+
+
+def _carrier(scope: str, permits: list[str]) -> str:
+    return f'scope {scope.replace(":", ".")} as "{scope}" {{ include {", ".join(permits)} }}'
+
+
+def _guard(forbid: Forbid) -> str:
+    return f'guard "{forbid.id}" on DELETE {forbid.prefix}** {{ require attestation.verified }}'
+
+
+def _block(who: str, permits: list[Permit]) -> Iterator[str]:
+    yield f"{who} {{"
+    yield f"  issued by {ISSUER}   acts alone"
+    for permit in permits:
+        yield f"  may {permit.id} when {' and '.join(_conditions(permit))}"
+    yield "}"
+
+
+def _conditions(permit: Permit) -> Iterator[str]:
+    yield f"context.depth <= {permit.depth}"
+    yield f'context.tenant == "{permit.tenant}"'
+    if permit.hours is not None:
+        yield f"context.hour >= {permit.hours[0]}"
+        yield f"context.hour < {permit.hours[1]}"
+    if permit.risk is not None:
+        yield f"context.risk < {permit.risk}"
+
+
+def question(asked: Request) -> dict[str, object]:
+    return {
+        "request": {"method": asked.method, "path": asked.path},
+        "agent": {"id": asked.agent, "issuer": ISSUER, "groups": list(asked.groups)},
+        "credential": {"scopes": list(asked.scopes)},
+        "context": {"depth": asked.depth, "tenant": asked.tenant, "hour": asked.hour, "risk": asked.risk},
+        "attestation": {"verified": asked.attested},
+    }
