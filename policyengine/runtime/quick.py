@@ -1,0 +1,84 @@
+"""The quick way from bytes to a raw tree: the tree that `wire` would read, or None where that is not certain.
+
+`wire` sees every member as it is decoded and pays for that in Python. Here msgspec decodes, which silently keeps the
+last of two equal keys, and what it read is then proved to be all there was. Whoever gets None goes the careful way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from policyengine.runtime.values import EXACT
+
+Tree = dict[str, Any]
+# What stands for a colon begins so: `\u003a`.
+MAYBE_A_COLON: Final = b"\\u003"
+UNSURE: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
+LEVELS = 6
+
+
+def nested(levels: int) -> Any:
+    """The type of plain values so many levels deep: every name in them is a string. It grows by 2 ** levels."""
+    leaf = None | bool | int | float | str
+    if not levels:
+        return leaf
+    below = nested(levels - 1)
+    return leaf | list[below] | dict[str, below]  # type: ignore[valid-type]
+
+
+def exact(text: str) -> Decimal:
+    """Raises a DecimalException where `wire` says that the number has too many digits."""
+    return EXACT.create_decimal(text)
+
+
+_json = msgspec.json.Decoder(Tree, float_hook=exact).decode
+_to_json = msgspec.json.Encoder().encode
+_to_msgpack = msgspec.msgpack.Encoder().encode
+
+
+def json_question(data: bytes) -> Tree | None:
+    """The object in the JSON, its numbers exact, as plain dicts, lists, strings, ints, Decimals, booleans and None.
+
+    That no key came twice: a text has one colon for each member and those within its strings. Written anew, the tree
+    has one for each member that was kept and those within the strings that were kept: JSON never escapes a colon when
+    it writes, and where the text may escape one, the answer is None. So equally many colons mean that all were kept.
+    """
+    if b"\\" in data and MAYBE_A_COLON in data:  # one byte is sought quicker than six
+        return None
+    try:
+        tree = _json(data)
+        return tree if data.count(b":") == _to_json(tree).count(b":") else None
+    except UNSURE:
+        return None
+
+
+def msgpack_reader(type: Any) -> Callable[[bytes], Any]:
+    """Reads MessagePack of a type, or gives None.
+
+    The tree written anew must be the very bytes that came: so they say nothing that the tree does not hold. Whoever
+    writes numbers or lengths longer than need be, or floats of 32 bits, goes the careful way.
+    """
+    decode = msgspec.msgpack.Decoder(type).decode
+
+    def read(data: bytes) -> Any:
+        try:
+            tree = decode(data)
+            return tree if _to_msgpack(tree) == data else None
+        except UNSURE:
+            return None
+
+    return read
+
+
+Question: Final[Any] = dict[str, nested(LEVELS)]  # type: ignore[misc]
+_msgpack_question = msgpack_reader(Question)
+
+
+def msgpack_question(data: bytes) -> Tree | None:
+    """The object in the MessagePack, as plain dicts, lists, strings, ints, floats, booleans and None."""
+    tree: Tree | None = _msgpack_question(data)
+    return tree

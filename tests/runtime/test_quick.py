@@ -1,0 +1,219 @@
+"""The quick way reads what the careful way reads, or says that it is not certain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from policyengine.runtime import quick, wire
+
+# Names and texts in which the proof could go wrong: colons, quotes, escapes, and names that come twice.
+TEXTS = st.text('a":\\u{}, \x00é😀', max_size=6) | st.text(max_size=6)
+NAMES = st.sampled_from(["a", "b", "", ":", '":', "\\u003a"]) | TEXTS
+NUMBERS = st.sampled_from(
+    [*"0 -0 1 -1.0 0.10 1e5 1E+400 -0.0 1e9999 9223372036854775808".split(), "1" * 40, "0." + "3" * 40]
+)
+SPACES = st.sampled_from(["", "", "", " ", "\t", "\n", "\r "])
+
+
+@st.composite
+def escaped(draw: st.DrawFn, text: str) -> str:
+    """The JSON of a text, any character of it escaped or not."""
+    plain = {'"', "\\"} | {chr(code) for code in range(32)}
+    shown = (json.dumps(one)[1:-1] if one in plain or draw(st.integers(0, 9)) == 0 else one for one in text)
+    coded = "".join(f"\\u{ord(one):04x}" if one in ":a" and draw(st.integers(0, 9)) == 0 else one for one in shown)
+    return f'"{coded}"'
+
+
+@st.composite
+def texts_of_json(draw: st.DrawFn, depth: int = 3) -> str:
+    """JSON as people and programs write it: spaces anywhere, names twice, numbers of every spelling."""
+    kind = draw(st.integers(0, 3 if depth else 1))
+    if kind == 0:
+        return draw(NUMBERS | st.sampled_from(["true", "false", "null", "NaN", '"\\ud800"']))
+    if kind == 1:
+        return draw(escaped(draw(TEXTS)))
+    if kind == 2:
+        return spaced(draw, [draw(texts_of_json(depth - 1)) for _ in range(draw(st.integers(0, 3)))], "[", "]")
+    return draw(objects(depth))
+
+
+@st.composite
+def objects(draw: st.DrawFn, depth: int = 3) -> str:
+    members = [
+        f"{draw(escaped(draw(NAMES)))}{draw(SPACES)}:{draw(SPACES)}{draw(texts_of_json(depth - 1))}"
+        for _ in range(draw(st.integers(0, 3)))
+    ]
+    return spaced(draw, members, "{", "}")
+
+
+def spaced(draw: st.DrawFn, items: list[str], opened: str, closed: str) -> str:
+    return f"{opened}{draw(SPACES)}{','.join(item + draw(SPACES) for item in items)}{closed}"
+
+
+def spelled(tree: object) -> object:
+    """With its types, as 1, 1.0 and True are equal, and so are 1.0 and 1.00."""
+    match tree:
+        case dict():
+            return {name: spelled(value) for name, value in tree.items()}
+        case list() | tuple():
+            return [spelled(item) for item in tree]
+        case _:
+            return (type(tree), repr(tree))
+
+
+def agrees(found: dict[str, Any] | None, careful: Callable[[Any], object], data: bytes) -> None:
+    """Nothing was claimed, or just what the careful way reads, with the very error that it would raise."""
+    if found is None:
+        return
+    assert outcome(wire.from_python, found) == outcome(careful, data)
+
+
+def outcome(read: Callable[[Any], object], given: object) -> object:
+    try:
+        return spelled(read(given))
+    except wire.WireError as error:
+        return str(error)
+
+
+@given(text=objects())
+def test_json_is_read_as_the_careful_way_reads_it(text: str) -> None:
+    data = text.encode()
+    agrees(quick.json_question(data), wire.from_json, data)
+
+
+@given(data=st.binary() | objects().map(str.encode).flatmap(lambda data: st.just(data + b"\x00")))
+def test_bytes_that_may_be_no_json_are_read_as_the_careful_way_reads_them(data: bytes) -> None:
+    agrees(quick.json_question(data), wire.from_json, data)
+
+
+@given(text=objects(), at=st.integers(0, 60), byte=st.integers(0, 255))
+def test_damaged_json_is_read_as_the_careful_way_reads_it(text: str, at: int, byte: int) -> None:
+    data = bytearray(text.encode())
+    data[at : at + 1] = bytes([byte])
+    agrees(quick.json_question(bytes(data)), wire.from_json, bytes(data))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 2}',
+        '{"a" : 1,"a" :2}',
+        '{"a": 1, "\\u0061": 2}',
+        '{"a": {"b": 1, "b": 1}}',
+        '{"a": [{"b": 1}, {"b": 1, "b": 2}]}',
+        '{"a": 1, "a": "\\u003a"}',
+        '{"a": "\\u003a", "a": "::"}',
+        '{"a": "x", "a": "\\\\u003a:"}',
+        '{"":":", "":":"}',
+        '{"a": {"b": 1}, "a": 2}',
+        '{"a": 0.1234567890123456789012345678901234567}',
+        '{"a": 1e9999}',
+        '{"a": NaN}',
+        '{"a": "\\ud800"}',
+        "[]",
+        "5",
+        "",
+        "\ufeff{}",
+        '{"a": ' * 2_000 + "1" + "}" * 2_000,
+        '{"a": ' + "1" * 5_000 + "}",
+    ],
+)
+def test_what_is_not_certain_is_left_to_the_careful_way(text: str) -> None:
+    assert quick.json_question(text.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("{}", {}),
+        ('{"a": {"b": [1, -2, true, null]}, "c": "d"}', {"a": {"b": [1, -2, True, None]}, "c": "d"}),
+        ('{"at" : "2027-01-01T09:00:00Z", "urn:x": "a:\\n:b"}', {"at": "2027-01-01T09:00:00Z", "urn:x": "a:\n:b"}),
+        ('{"n": 18446744073709551616}', {"n": 2**64}),
+        ('{"caf\\u00e9": "\\ud83d\\ude00 \\" \\\\"}', {"café": '😀 " \\'}),
+    ],
+)
+def test_ordinary_json_is_read_quickly(text: str, tree: object) -> None:
+    assert quick.json_question(text.encode()) == tree
+
+
+def test_decimals_are_exact() -> None:
+    found = quick.json_question(b'{"a": 0.1, "b": 1e5, "c": 1.00}')
+    assert spelled(found) == spelled({"a": Decimal("0.1"), "b": Decimal("1E+5"), "c": Decimal("1.00")})
+
+
+# ── MessagePack ───────────────────────────────────────────────────────────────────────────────
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | TEXTS
+    | st.binary(max_size=4)
+    | st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))
+)
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
+OBJECTS = st.dictionaries(NAMES, TREES, max_size=4)
+
+
+@given(tree=OBJECTS, single=st.booleans())
+def test_messagepack_is_read_as_the_careful_way_reads_it(tree: object, single: bool) -> None:
+    try:
+        data = msgpack.packb(tree, datetime=True, use_single_float=single)
+    except OverflowError:
+        assume(False)
+    agrees(quick.msgpack_question(data), wire.from_msgpack, data)
+
+
+@given(data=st.binary())
+def test_bytes_that_may_be_no_messagepack_are_read_as_the_careful_way_reads_them(data: bytes) -> None:
+    agrees(quick.msgpack_question(b"\x81\xa1a" + data), wire.from_msgpack, b"\x81\xa1a" + data)
+
+
+@given(tree=OBJECTS, at=st.integers(0, 60), byte=st.integers(0, 255))
+def test_damaged_messagepack_is_read_as_the_careful_way_reads_it(tree: object, at: int, byte: int) -> None:
+    data = bytearray(msgpack.packb(tree, datetime=True))
+    data[at : at + 1] = bytes([byte])
+    agrees(quick.msgpack_question(bytes(data)), wire.from_msgpack, bytes(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x82\xa1a\x01\xa1a\x02",
+        b"\x81\xa1b\x82\xa1a\x01\xa1a\x01",
+        b"\x81\xd9\x01a\x01",  # a longer header than need be
+        b"\x81\xa1a\xcc\x01",
+        b"\x81\xa1a\xca\x3f\x80\x00\x00",  # a float of 32 bits
+        b"\x81\xa1a\xd4\x05\x00",  # an extension
+        b"\x81\xa1a\xd6\xff\x00\x00\x00\x00",  # a time
+        b"\x81\xa1a\xc4\x01a",  # bytes
+        b"\x81\xa1a\x81\xc4\x01a\x01",  # a name that is bytes
+        b"\x81\xa1a\x81\x01\x01",
+        b"\x81\xa1a\xa1\xff",  # no UTF-8
+        b"\x81\x01\x01",  # a name that is no text
+        b"\x90",
+        b"",
+        b"\x80\x00",
+        b"\xdf\xff\xff\xff\xff",
+        b"\x81\xa1a" * 2_000 + b"\x01",
+    ],
+)
+def test_messagepack_that_is_not_certain_is_left_to_the_careful_way(data: bytes) -> None:
+    assert quick.msgpack_question(data) is None
+
+
+@pytest.mark.parametrize("pack", [msgpack.packb, msgspec.msgpack.encode])
+def test_what_the_usual_writers_of_messagepack_write_is_read_quickly(pack: Any) -> None:
+    tree = {"request": {"method": "GET", "path": "/" + "x" * 300}, "n": [1, -1, 2**40, 1.5], "deep": [{"a": None}] * 20}
+    assert quick.msgpack_question(pack(tree)) == tree
