@@ -1,0 +1,136 @@
+"""Ed25519 keys: files of them, and signatures over the digest of a bundle. The only importer of `cryptography`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+LARGEST_KEY = 10_000  # bytes of a key file
+RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, as `x` of a JWK has them
+INSTALL = 'pip install "agent-policyengine[sign]"'
+MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
+# What is signed begins with this, so that no signature for anything else is one for a bundle.
+DOMAIN = b"policyengine bundle signature 1\n"
+
+
+class KeyFileError(Exception):
+    """A key cannot be used: in which file, what is wrong, what to do."""
+
+    def __init__(self, file: str, message: str, hint: str | None = None) -> None:
+        self.file, self.message, self.hint = file, message, hint
+        super().__init__(f"{file}: {message}" + (f" ({hint})" if hint else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """`key` is the id of the key: 16 hexadecimal digits of the SHA-256 of its public half."""
+
+    key: str
+    bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The private half of a key."""
+
+    id: str
+    private: Ed25519PrivateKey
+
+    @classmethod
+    def read(cls, path: Path | str) -> SigningKey:
+        """From a PEM file of `openssl genpkey -algorithm ed25519`. Raises KeyFileError."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            found = load_pem_private_key(_contents(path), password=None)
+        except TypeError:
+            raise KeyFileError(str(path), "this key is locked by a passphrase", "sign with a key without one") from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeyFileError(str(path), "this is no private key in PEM", MAKE) from None
+        if not isinstance(found, Ed25519PrivateKey):
+            raise KeyFileError(str(path), "this private key is not of Ed25519", MAKE)
+        return cls(key_id(found.public_key()), found)
+
+    def sign(self, digest: bytes) -> Signature:
+        return Signature(self.id, self.private.sign(DOMAIN + digest))
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """The public half of a key whose signatures count."""
+
+    id: str
+    public: Ed25519PublicKey
+
+    @classmethod
+    def read(cls, path: Path | str) -> TrustedKey:
+        """From a PEM file, or one that holds the 32 bytes in base64url. Raises KeyFileError."""
+        return cls.of(_contents(path), str(path))
+
+    @classmethod
+    def of(cls, data: bytes, name: str = "key") -> TrustedKey:
+        """From PEM, 43 characters of base64url, or the 32 bytes themselves. Raises KeyFileError."""
+        _needed(name)
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        hint = "`openssl pkey -in private.pem -pubout -out public.pem` makes one"
+        raw = data if len(data) == 32 else _from_base64(data.strip())
+        try:
+            found = load_pem_public_key(data) if raw is None else Ed25519PublicKey.from_public_bytes(raw)
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeyFileError(name, "this is no public key, neither in PEM nor in base64url", hint) from None
+        if not isinstance(found, Ed25519PublicKey):
+            raise KeyFileError(name, "this public key is not of Ed25519", hint)
+        return cls(key_id(found), found)
+
+    def signed(self, digest: bytes, signature: Signature) -> bool:
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self.public.verify(signature.bytes, DOMAIN + digest)
+        except InvalidSignature:
+            return False
+        return signature.key == self.id
+
+
+def trusted_keys(keys: Iterable[Path | str | bytes]) -> list[TrustedKey]:
+    """Paths name files, bytes are a key themselves. Raises KeyFileError."""
+    return [TrustedKey.of(key) if isinstance(key, bytes) else TrustedKey.read(key) for key in keys]
+
+
+def key_id(public: Ed25519PublicKey) -> str:
+    return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
+
+
+def _contents(path: Path | str) -> bytes:
+    _needed(str(path))
+    try:
+        with open(path, "rb") as file:
+            return file.read(LARGEST_KEY)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise KeyFileError(str(path), f"this key cannot be read: {why.lower()}") from None
+
+
+def _needed(name: str) -> None:
+    """An optional dependency, imported when a key is first used: it takes longer to load than many policies."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        raise KeyFileError(name, "signatures need the package `cryptography`", INSTALL) from None
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    return base64.urlsafe_b64decode(text.rstrip(b"=") + b"=") if RAW.fullmatch(text) else None

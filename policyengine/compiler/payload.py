@@ -1,0 +1,219 @@
+"""What a bundle holds: a kernel as MessagePack, of which blocks, guards and binders are read when first needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import Any, TypeAlias, TypeVar, cast, overload
+
+import msgpack  # type: ignore[import-untyped]
+
+from policyengine.compiler.codec import Codec, Reading, Unreadable, Writing, read_types
+from policyengine.compiler.soundness import CHECKS, require
+from policyengine.kinds import Ref, Type
+from policyengine.semantics import kernel as k
+from policyengine.semantics.symbols import BUILT_IN_ENTITIES
+from policyengine.source import Source
+
+NAMED = ("entities", "issuers", "attesters")
+PARTS = ("binders", "agents", "users", "anyones", "guards")
+MEMBERS = ("package", "packages", "revision", "sources", "types", *NAMED, "unrestricted", "delegation", *PARTS)
+KINDS = (
+    k.Entity,
+    k.Issuer,
+    k.Attester,
+    k.DelegationLimits,
+    k.Binder,
+    k.AgentBlock,
+    k.UserBlock,
+    k.AnyoneBlock,
+    k.Guard,
+)
+REVISION = re.compile(r"sha256:[0-9a-f]{64}")
+
+CODEC = Codec(KINDS, CHECKS)
+
+Item = TypeVar("Item")
+Anchor = TypeVar("Anchor", k.Entity, k.Issuer, k.Attester)
+Refuse: TypeAlias = Callable[[str], Exception]
+
+
+def packed(value: object) -> bytes:
+    return cast(bytes, msgpack.packb(value))
+
+
+def unpacked(data: bytes) -> Any:
+    """Raises Unreadable."""
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
+        raise Unreadable("what is no MessagePack") from None
+
+
+def payload_of(kernel: k.Kernel) -> bytes:
+    writing = Writing()
+    named = {field: [CODEC.write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED}
+    limits = [CODEC.write(one, writing) for one in kernel.delegation]
+    parts = {field: [packed(CODEC.write(one, writing)) for one in getattr(kernel, field)] for field in PARTS}
+    members = {
+        "package": kernel.package,
+        "packages": list(kernel.packages),
+        "revision": kernel.revision,
+        # What a source is called below the policy root: bundles tell nothing of the machine that made them.
+        "sources": [[source.label or source.name, source.text] for source in writing.sources],
+        "types": writing.rows,
+        "unrestricted": list(kernel.unrestricted),
+        "delegation": limits,
+        **named,
+        **parts,
+    }
+    return packed({name: members[name] for name in MEMBERS})
+
+
+def kernel_of(payload: bytes, refuse: Refuse) -> k.Kernel:
+    """The kernel in a payload. Raises Unreadable; a part that is wrong raises what `refuse` makes, when needed."""
+    raw = unpacked(payload)
+    require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
+    reading = Reading(tuple(source_in(one) for one in listed(raw["sources"])), read_types(raw["types"]))
+    # An entity may speak of each, and issuers of entities.
+    entities = mapping(k.Entity, raw["entities"], reading)
+    check_entities(reading.types, entities)
+    reading = replace(reading, entities=frozenset(entities))
+    issuers = mapping(k.Issuer, raw["issuers"], reading)
+    attesters = mapping(k.Attester, raw["attesters"], reading)
+    reading = replace(reading, issuers=frozenset(issuers), attesters=frozenset(attesters))
+    return k.Kernel(
+        package=text(raw["package"]),
+        packages=texts(raw["packages"]),
+        revision=revision(raw["revision"]),
+        entities=entities,
+        issuers=issuers,
+        attesters=attesters,
+        unrestricted=texts(raw["unrestricted"]),
+        delegation=tuple(CODEC.read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
+        binders=parts(k.Binder, raw["binders"], reading, refuse),
+        agents=parts(k.AgentBlock, raw["agents"], reading, refuse),
+        users=parts(k.UserBlock, raw["users"], reading, refuse),
+        anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
+        guards=parts(k.Guard, raw["guards"], reading, refuse),
+    )
+
+
+def whole(kernel: k.Kernel) -> k.Kernel:
+    """The kernel with every part read, so that none can fail later."""
+    return replace(
+        kernel,
+        binders=tuple(kernel.binders),
+        agents=tuple(kernel.agents),
+        users=tuple(kernel.users),
+        anyones=tuple(kernel.anyones),
+        guards=tuple(kernel.guards),
+    )
+
+
+# ── Parts, read when they are needed ──────────────────────────────────────────────────────────
+
+
+class Parts(Sequence[Item]):
+    """Items that are bytes until somebody asks for them. Threads may share it: all get the same item."""
+
+    __slots__ = ("_items", "_lock", "_read")
+
+    def __init__(self, data: list[bytes], read: Callable[[int, bytes], Item]) -> None:
+        self._items: list[bytes | Item] = [*data]
+        self._read, self._lock = read, Lock()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(index, slice):
+            return tuple(self[one] for one in range(*index.indices(len(self))))
+        item = self._items[index]
+        return self._made(range(len(self))[index]) if isinstance(item, bytes) else item
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Parts | tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def _made(self, index: int) -> Item:
+        with self._lock:
+            item = self._items[index]
+            if isinstance(item, bytes):
+                item = self._items[index] = self._read(index, item)
+            return item
+
+
+def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tuple[Item, ...]:
+    def read(index: int, data: bytes) -> Item:
+        fresh = replace(reading, unbound=[], depth=0)
+        try:
+            made = CODEC.read(kind, unpacked(data), fresh)
+            require(not fresh.unbound, "a variable that nothing binds")
+        except Unreadable as error:
+            raise refuse(f"{error} ({kind.__name__} number {index + 1})") from None
+        return made
+
+    blobs = [one for one in listed(raw) if isinstance(one, bytes)]
+    require(len(blobs) == len(listed(raw)), "parts that are no bytes")
+    # The kernel's classes say `tuple`; nobody asks more of one than a sequence gives.
+    return cast("tuple[Item, ...]", Parts(blobs, read))
+
+
+# ── The small rest ────────────────────────────────────────────────────────────────────────────
+
+
+def listed(raw: object) -> list[Any]:
+    require(isinstance(raw, list), "no list where one belongs")
+    return cast("list[Any]", raw)
+
+
+def text(raw: object) -> str:
+    require(isinstance(raw, str), "no text where one belongs")
+    return cast(str, raw)
+
+
+def texts(raw: object) -> tuple[str, ...]:
+    return tuple(text(one) for one in listed(raw))
+
+
+def revision(raw: object) -> str:
+    require(REVISION.fullmatch(text(raw)) is not None, "a revision that is no digest")
+    return text(raw)
+
+
+def source_in(raw: object) -> Source:
+    match raw:
+        case [str(name), str(written)]:
+            return Source(name, written, name)
+        case _:
+            raise Unreadable("a source without its text")
+
+
+def mapping(kind: type[Anchor], raw: object, reading: Reading) -> Mapping[str, Anchor]:
+    found = [CODEC.read(kind, one, reading) for one in listed(raw)]
+    names = [one.name for one in found]
+    require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
+    return dict(zip(names, found, strict=True))
+
+
+def check_entities(types: Sequence[Type], entities: Mapping[str, k.Entity]) -> None:
+    """Whatever is spoken of is declared."""
+    known = {*entities, *BUILT_IN_ENTITIES}
+    spoken = [type_.entities for type_ in types if isinstance(type_, Ref)]
+    spoken += [frozenset(entity.parents) for entity in entities.values()]
+    require(all(names <= known for names in spoken), "an entity that is not declared")
