@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import assert_never
 
 from policyengine.diagnostics import Related, suggest
@@ -23,6 +24,7 @@ HTTP_METHODS = frozenset(
 CAPTURE = re.compile(r"\{([^{}:]*)(?::[ \t]*([^{}]*))?\}")
 CAPTURE_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
 LONGEST_TOOL = 256
+PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be wrong
 
 
 def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, opening: bool) -> k.Pattern | None:
@@ -65,6 +67,23 @@ def tool_mistake(pattern: str) -> str | None:
 
 def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool) -> k.HttpPattern | None:
     methods = read_methods(endpoint, program, opening)
+    plain = plain_path(endpoint.path)
+    if plain is not None:
+        return k.HttpPattern(methods, *plain, span=endpoint.span) if methods != () else None
+    return read_segments(endpoint, methods, package, program)
+
+
+@lru_cache(maxsize=10_000)  # endpoints share paths, and then their segments too: a large policy takes less memory
+def plain_path(path: str) -> tuple[tuple[k.Segment, ...], bool] | None:
+    """The segments of a path that needs no closer look, and whether it ends in `**`."""
+    if len(path) > paths.LONGEST_PATH or path.count("/") > paths.MOST_SEGMENTS or not PLAIN_PATH.fullmatch(path):
+        return None
+    return tuple(map(k.Segment, path.removesuffix("/**")[1:].split("/"))), path.endswith("/**")
+
+
+def read_segments(
+    endpoint: ast.Http, methods: tuple[str, ...] | None, package: str, program: Program
+) -> k.HttpPattern | None:
     parts = list(split_path(endpoint))
     segments, rest, sound = [], False, methods != ()
     for number, part in enumerate(parts):
@@ -80,7 +99,7 @@ def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool)
 
 def read_methods(endpoint: ast.Http, program: Program, opening: bool) -> tuple[str, ...] | None:
     """In a set order, HEAD as GET; None is every method, `()` a mistake."""
-    for method in endpoint.methods:
+    for method in () if HTTP_METHODS.issuperset(endpoint.methods) else endpoint.methods:
         at = endpoint.span.start + endpoint.span.text.find(method)
         span = Span(endpoint.span.source, at, at + len(method))
         if isinstance(paths.method_of(method), paths.Malformed):
@@ -90,9 +109,14 @@ def read_methods(endpoint: ast.Http, program: Program, opening: bool) -> tuple[s
             meant = suggest(method, HTTP_METHODS)
             hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
             program.report("W321", f"HTTP knows no method `{method}`", span, hint)
-    if not endpoint.methods or ("ANY" in endpoint.methods and not opening):
+    return methods_of(endpoint.methods, opening)
+
+
+@lru_cache(maxsize=256)
+def methods_of(written: tuple[str, ...], opening: bool) -> tuple[str, ...] | None:
+    if not written or ("ANY" in written and not opening):
         return None
-    named = {"GET" if method == "HEAD" else method for method in endpoint.methods}
+    named = {"GET" if method == "HEAD" else method for method in written}
     return tuple(sorted((named - {"ANY"}).union(STANDARD_METHODS if "ANY" in named else ())))
 
 

@@ -65,6 +65,7 @@ class Places:
 
     program: Program
     bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
     _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
@@ -80,8 +81,14 @@ class Places:
     # ── Targets ───────────────────────────────────────────────────────────────────────────────
 
     def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
-        """The pattern of an endpoint; `opening` in a `may`, where `ANY` is the standard methods only."""
-        return read_endpoint(endpoint, package, self.program, opening)
+        """The pattern of an endpoint; `opening` in a `may`, where `ANY` is the standard methods only.
+
+        Each is read once, however many stages ask: by identity, for equal ones stand at different places.
+        """
+        key = (id(endpoint), opening and isinstance(endpoint, ast.Http) and "ANY" in endpoint.methods)
+        if key not in self._patterns:
+            self._patterns[key] = endpoint, read_endpoint(endpoint, package, self.program, opening)
+        return self._patterns[key][1]
 
     def of_scope(self, scope: Symbol, opening: bool) -> list[tuple[Symbol, k.Pattern]]:
         """Each pattern of the scope and of what it includes, with the scope that writes it."""

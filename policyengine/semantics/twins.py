@@ -18,7 +18,7 @@ BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=U
 
 
 def laxer_twins(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for a, b in islice(pairs(kernel.agents), MOST_PAIRS):
+    for a, b in unlike_pairs(kernel.agents):
         if may_both_apply(a, b) and (doors := common_door(a, b)):
             sides = (a, b, doors[1]), (b, a, doors[0])
             asked = ((lax, door, not_asked(strict, lax)) for strict, lax, door in sides)
@@ -31,6 +31,15 @@ def finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnos
     message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent asks for"
     hint = "ask for it in both blocks, or in a guard if it must hold for everybody"
     return Diagnostic("W450", message, door.span, hint, (Related("asked for here", missing.span),))
+
+
+def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
+    """The pairs that ask for different things. Most blocks of a large policy ask for the same, so each list of
+    requirements gets a number, and numbers are compared."""
+    numbers: dict[tuple[k.Requirement, ...], int] = {}
+    asks = {id(agent): numbers.setdefault(agent.requirements, len(numbers)) for agent in agents}
+    compared = islice(pairs(agents), MOST_PAIRS)
+    return ((a, b) for a, b in compared if asks[id(a)] != asks[id(b)]) if len(numbers) > 1 else iter(())
 
 
 def pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
