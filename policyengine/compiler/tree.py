@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from policyengine.semantics import kernel as k
+from policyengine.semantics.walk import Block
 
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # what a segment begins and ends with; ("", "") is any segment
@@ -127,13 +128,16 @@ def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
     for number, binder in enumerate(kernel.binders):
         binders[binder.pattern].append(number)
     return {
-        pattern: Uses(*(tuple(found.get(pattern, ())) for found in (opens, hands, guards, excepts, binders)))  # type: ignore[attr-defined]
+        pattern: Uses(*(tuple(found.get(pattern, ())) for found in (opens, hands, guards, excepts, binders)))  # type: ignore[arg-type]
         for pattern in dict.fromkeys((*opens, *hands, *guards, *excepts, *binders))
     }
 
 
 def _openings(kernel: k.Kernel) -> Iterator[tuple[k.Pattern, Opens]]:
-    for kind, blocks in (("agents", kernel.agents), ("users", kernel.users), ("anyones", kernel.anyones)):
+    lists: tuple[tuple[str, tuple[Block, ...]], ...] = (
+        ("agents", kernel.agents), ("users", kernel.users), ("anyones", kernel.anyones),
+    )  # fmt: skip
+    for kind, blocks in lists:
         for number, block in enumerate(blocks):
             for which, grant in enumerate(block.grants):
                 found: dict[k.Pattern, list[int]] = defaultdict(list)

@@ -1,0 +1,204 @@
+"""What generated code calls where a fact is not of the plainest kind. None always means: not sure, decide with care.
+
+These say nothing of their own: `coerce`, the functions and the arithmetic of the runtime decide what a value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TypeAlias
+
+from policyengine import kinds
+from policyengine.kinds import EntityRef, Scalar
+from policyengine.runtime import arithmetic, functions, windows, wire
+from policyengine.runtime.literals import parse_duration
+from policyengine.runtime.request import HttpEndpoint, Request
+from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.values import MOST_ELEMENTS, Invalid, Unknown, Value, coerce
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
+from policyengine.semantics.kleene import is_absent
+from policyengine.semantics.meaning import in_networks
+
+Members: TypeAlias = Mapping[str, object]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+NOTHING: Members = {}
+LONG = 1_000  # characters: what is longer gets a second look
+
+
+def settled(value: Value) -> object:
+    """The value if it is known through and through, else None."""
+    if isinstance(value, Unknown) or (isinstance(value, tuple) and any(isinstance(one, Unknown) for one in value)):
+        return None
+    return value
+
+
+def known(raw: object, type: kinds.Type, fact: str) -> object:
+    """A raw fact as a value of its type; absent, pending and unusable ones are None."""
+    try:
+        return settled(coerce(wire.clean(raw), type, fact))
+    except wire.WireError:
+        return None
+
+
+def plain_strings(raw: object) -> bool:
+    """Whether a list can be searched as it is: every element is a string that needs no second look."""
+    return (
+        (type(raw) is list or type(raw) is tuple)
+        and len(raw) <= MOST_ELEMENTS
+        and all(type(one) is str and one.isascii() and len(one) < LONG for one in raw)
+    )
+
+
+def header(request: Members, name: str) -> object:
+    """The raw header, if every name is in lower case already: else two of them could be the same."""
+    headers = request.get("headers")
+    if headers is None:
+        return None
+    if type(headers) is not dict or not all(type(one) is str and one == one.lower() for one in headers):
+        return UNSURE
+    return headers.get(name)
+
+
+UNSURE = Invalid("a header with upper case in its name")
+
+# ── Time ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def instant(nanoseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+def nanoseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND * 1000
+
+
+@lru_cache(maxsize=4096)
+def _duration(text: str) -> timedelta | None:
+    return parse_duration(text)
+
+
+def duration(raw: object) -> object:
+    """A duration that travels as text: few texts, seen again and again."""
+    return _duration(raw) if type(raw) is str and len(raw) < 100 else known(raw, Scalar.DURATION, "")
+
+
+def age(q: Mapping[str, Members], root: str, now: datetime) -> object:
+    """How old the credential, attestation or task is: as given, or since its issue. Nothing is issued in the future."""
+    members = q.get(root) or NOTHING
+    given = members.get("age")
+    if given is not None:
+        found = duration(given)
+    else:
+        issued = known(members.get("issued_at"), Scalar.TIME, "")
+        found = now - issued if isinstance(issued, datetime) else None
+    return found if isinstance(found, timedelta) and found >= timedelta(0) else None
+
+
+def lifetime(q: Mapping[str, Members]) -> object:
+    """How long the credential lasts in all: as given, or from issue to expiry."""
+    members = q.get("credential") or NOTHING
+    given = members.get("lifetime")
+    if given is not None:
+        found = duration(given)
+    else:
+        start, end = (known(members.get(name), Scalar.TIME, "") for name in ("issued_at", "expires_at"))
+        found = end - start if isinstance(start, datetime) and isinstance(end, datetime) else None
+    return found if isinstance(found, timedelta) and found >= timedelta(0) else None
+
+
+def in_force(credential: Members, now: datetime) -> bool:
+    """Whether the credential surely holds now, by what it says of its times."""
+    issued, expires = (credential.get(name) for name in ("issued_at", "expires_at"))
+    begun = known(issued, Scalar.TIME, "") if issued is not None else now
+    ends = known(expires, Scalar.TIME, "") if expires is not None else now + MICROSECOND
+    return isinstance(begun, datetime) and isinstance(ends, datetime) and begun <= now < ends
+
+
+# ── Calculation ───────────────────────────────────────────────────────────────────────────────
+
+
+def calculated(operator: str, left: object, right: object) -> object:
+    operation = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}[operator]
+    return settled(operation(left, right))  # type: ignore[arg-type]
+
+
+def negated(value: object) -> object:
+    return settled(arithmetic.neg(value))  # type: ignore[arg-type]
+
+
+def called(function: str, *arguments: object) -> object:
+    return settled(functions.call(function, arguments))  # type: ignore[arg-type]
+
+
+def within(address: object, networks: object) -> object:
+    return settled(in_networks(address, networks))  # type: ignore[arg-type]
+
+
+def during(window: windows.Window, moment: datetime) -> object:
+    return settled(windows.contains(window, moment))
+
+
+# ── The directory ─────────────────────────────────────────────────────────────────────────────
+
+
+class Absent:
+    """There is no such attribute: what `else` and `is absent` speak of."""
+
+
+ABSENT = Absent()
+
+
+class Column(dict[object, object]):
+    """One attribute of the entities of a directory, by entity, as generated code wants it: read once, remembered.
+
+    Its keys are references, or ids where one `type` alone is meant. What is not known, through and through, is None.
+    Only entities that the directory has are remembered, so it never outgrows the directory.
+    """
+
+    def __init__(self, read: Callable[[EntityRef], object], has: Callable[[EntityRef], bool], type: str | None) -> None:
+        super().__init__()
+        self.read, self.has, self.type = read, has, type
+
+    def __missing__(self, key: object) -> object:
+        ref = key if isinstance(key, EntityRef) else EntityRef(str(self.type), str(key))
+        found = self.read(ref)
+        if self.has(ref):
+            self[key] = found
+        return found
+
+
+def facts_of_directory(kernel: k.Kernel, entities: Entities) -> Facts:
+    """Facts about entities only, for columns."""
+    nobody = Request(HttpEndpoint("GET", "/", ()))
+    return Facts(kernel, nobody, entities, EPOCH, {}, {})
+
+
+def attribute(facts: Facts, node: k.Attribute, *, ids: bool, as_set: bool) -> Callable[[EntityRef], object]:
+    """Reads an attribute: a reference as its id (`ids`), a collection as a set (`as_set`)."""
+
+    def read(ref: EntityRef) -> object:
+        value = facts.attribute(ref, node)
+        if is_absent(value):
+            return ABSENT
+        found = settled(value)
+        if ids and isinstance(found, EntityRef):
+            return found.id
+        return frozenset(found) if as_set and isinstance(found, tuple) else found
+
+    return read
+
+
+def kin(entities: Entities, relation: str) -> Callable[[EntityRef], object]:
+    """What an entity is in: itself included (`within`), only others (`above`), or directly (`parents`)."""
+
+    def read(ref: EntityRef) -> object:
+        found = entities.parents(ref) if relation == "parents" else entities.ancestors(ref)
+        own = (ref,) if relation == "within" else ()
+        return frozenset((*found.refs, *own)) if found.complete else None
+
+    return read
