@@ -1,0 +1,144 @@
+"""Many raw questions to one policy, cheaply: some at random, most a little different from one that fits, some spoilt.
+
+A raw question is what a client hands over: a mapping, JSON as text or as bytes, or what is no question at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from random import Random
+
+from policyengine.directory.entities import Directory
+from policyengine.runtime.decision import Gate
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.reference import decide
+from tests.generate import vocabulary as v
+from tests.generate.aiming import aimed
+from tests.generate.cases import checked_policy, kernel_of
+from tests.generate.hazards import Spoilt, copied, spoilt
+from tests.generate.policies import Policy
+from tests.generate.requests import METHODS, NOW, NOWS, PATHS, VALUES, WRONG, Question, Rows, directory, question, rows
+
+CANDIDATES = 40  # from which the bases of one policy are chosen
+BASES = 4  # so many of them at most are stopped at one gate
+SHARES: dict[Gate | None, int] = {None: 12, Gate.IDENTITY: 1}  # … and other numbers at some
+SETTLED = ("issuer", "subject")  # without the right ones hardly any block stands
+VARIED, SPOILT = 0.62, 0.18  # what is neither is asked at random
+AS_JSON = 0.06
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A policy that checks, and a directory. Its text shows what to paste into a test."""
+
+    policy: Policy
+    rows: Rows
+    kernel: k.Kernel
+    directory: Directory
+
+    def __str__(self) -> str:
+        return "\n\n# next file\n".join(self.policy.texts) + f"\nrows = {self.rows!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    question: Spoilt
+    now: datetime
+
+
+@lru_cache(maxsize=128)
+def setting(seed: int) -> Setting:
+    random = Random(seed)
+    found, known = checked_policy(random), rows(random)
+    kernel = kernel_of(found)
+    assert kernel is not None
+    return Setting(found, known, kernel, directory(known))
+
+
+def askings(seed: int, questions: int) -> Iterator[Asking]:
+    """Questions to `setting(seed)`; the same again for the same seed."""
+    random, kernel = Random(f"askings {seed}"), setting(seed).kernel
+    bases = chosen(random, seed)
+    for _ in range(questions):
+        chance = random.random()
+        if chance < VARIED:
+            asked: Spoilt = varied(random, random.choice(bases))
+        elif chance < VARIED + SPOILT:
+            asked = spoilt(random, random.choice(bases))
+        else:
+            asked = aimed(random, question(random, random.choice([0.8, 0.95, 1.0])), kernel)
+        yield Asking(posted(random, asked), NOW if random.random() < 0.85 else random.choice(NOWS))
+
+
+def chosen(random: Random, seed: int) -> list[Question]:
+    """Questions that fit, some for every gate: by chance alone most would not get past the first."""
+    asked = setting(seed)
+    found: dict[Gate | None, list[Question]] = defaultdict(list)
+    for _ in range(CANDIDATES):
+        one = fitting(random, asked.kernel)
+        decision, _effects = decide(asked.kernel, Request.from_mapping(one), Snapshot(asked.directory), NOW)
+        found[decision.gate].append(one)
+    return [one for gate in found for one in found[gate][: SHARES.get(gate, BASES)]]
+
+
+def fitting(random: Random, kernel: k.Kernel) -> Question:
+    """Every fact given and of its type, asked by one for whom a block stands: nothing but the rules decides."""
+    asked = question(random, right=1.0)
+    for root, members in v.GIVEN.items():
+        if root != "agent":
+            asked[root] = {**{name: VALUES[kind](random) for name, kind in members.items()}, **asked.get(root, {})}
+    asked["request"] |= {"headers": {"X-Trace": "acme"}, "query": {"page": "7"}}
+    found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
+    found.pop("pending", None)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def kept(random: Random) -> set[str]:
+    """Chains, rows and options come along now and then."""
+    extras = {"chain", "entities", "options"}
+    return {*v.GIVEN, "user", "tool", "action", "resource"} | {one for one in extras if random.random() < 0.15}
+
+
+def varied(random: Random, base: Question) -> Question:
+    """The same but for one or two facts: another value of the type, hardly ever a wrong one or none."""
+    found = {**base}
+    for _ in range(random.choice([0, 1, 1, 2])):
+        root = random.choice(list(found))
+        kinds = v.GIVEN.get(root)
+        if root == "request" and random.random() < 0.5:
+            reach(random, found)
+        elif root == "user":
+            found["user"] = {"id": random.choice([*v.USERS, "nobody"])}
+        elif kinds:
+            name = random.choice([one for one in kinds if one not in SETTLED or random.random() < 0.2])
+            found[root] = {**found[root], name: VALUES[kinds[name]](random)}
+            if random.random() < 0.06:
+                found[root][name] = copied(random.choice(WRONG))
+            elif random.random() < 0.06:
+                found[root].pop(name)
+    return found
+
+
+def reach(random: Random, found: Question) -> None:
+    """Another path or method, where a path is what is asked about."""
+    if "path" in found["request"]:
+        one = random.choice([{"path": random.choice(PATHS)}, {"method": random.choice(METHODS)}])
+        found["request"] = {**found["request"], **one}
+
+
+def posted(random: Random, asked: Spoilt) -> Spoilt:
+    """Now and then as JSON, if it can be written so."""
+    if random.random() >= AS_JSON or not isinstance(asked, dict):
+        return asked
+    try:
+        text = json.dumps(asked)
+    except (TypeError, ValueError):
+        return asked
+    return random.choice([text, text.encode()])
