@@ -4,8 +4,8 @@ A file is a MessagePack array that begins, in every format there will ever be, w
 format, and the version that wrote it. Here follow: `shape` (how the kernel's classes are written), the SHA-256 of all
 that stands before it and of the payload, the payload, the signatures.
 
-The payload holds what is small as it is, and each block, guard and binder as bytes of its own: these are read, and
-checked, when a decision first needs them, so that a large policy loads as fast as it can be hashed.
+Most of the payload is read, and checked, when a decision first needs it, so that a large policy loads about as fast as
+it can be hashed: see `payload.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine import __version__
 from policyengine.compiler.codec import Unreadable
 from policyengine.compiler.keys import KeyFileError, Signature, SigningKey, trusted_keys
-from policyengine.compiler.payload import CODEC, kernel_of, packed, payload_of, unpacked
+from policyengine.compiler.payload import CODEC, packed, payload_of, read_payload, unpacked
+from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.semantics.kernel import Kernel
 from policyengine.source import Source, Span
@@ -31,7 +31,7 @@ SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 1
 LARGEST = 1 << 30  # bytes; a hundred thousand rules take some fifty million
-AGAIN = "compile the policy again"
+AGAIN = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
 
@@ -52,6 +52,7 @@ class Bundle:
     """A bundle that was read. `digest` is 64 hexadecimal digits; `signed_by` are ids of trusted keys that signed it."""
 
     kernel: Kernel
+    tree: Tree
     digest: str
     made_by: str
     signed_by: tuple[str, ...] = ()
@@ -60,12 +61,12 @@ class Bundle:
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def write_bundle(kernel: Kernel, key: SigningKey | None = None) -> bytes:
-    """The bundle of a policy: the same bytes for the same sources by the same version, wherever they lie."""
-    payload = payload_of(kernel)
-    digest = digest_of(FORMAT, __version__, CODEC.shape, payload)
+def write_bundle(kernel: Kernel, made_by: str, key: SigningKey | None = None) -> bytes:
+    """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
+    payload = payload_of(kernel, tree_of(kernel))
+    digest = digest_of(FORMAT, made_by, CODEC.shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
-    return packed([MAGIC, FORMAT, __version__, CODEC.shape, digest, payload, signatures])
+    return packed([MAGIC, FORMAT, made_by, CODEC.shape, digest, payload, signatures])
 
 
 def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
@@ -90,10 +91,10 @@ def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -
     made_by, digest, payload, signatures = opened(data, name)
     signed_by = () if keys is None else verified(digest, signatures, keys, name)
     try:
-        kernel = kernel_of(payload, lambda why: invalid(name, why))
+        kernel, tree = read_payload(payload, lambda why: invalid(name, why))
     except Unreadable as error:
         raise invalid(name, str(error)) from None
-    return Bundle(kernel, digest.hex(), made_by, signed_by)
+    return Bundle(kernel, tree, digest.hex(), made_by, signed_by)
 
 
 def contents(path: Path | str) -> bytes:
@@ -135,7 +136,7 @@ def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
             return made_by, digest, payload, [signature_in(raw, name) for raw in signatures]
         case _ if number != FORMAT:
             message = f"this bundle has format {number}, of policyengine {told(made_by)}; this one reads {FORMAT}"
-            raise BundleError(name, "E161", message, f"{AGAIN} with policyengine {__version__}, or load it there")
+            raise BundleError(name, "E161", message, f"{AGAIN}, or load the bundle with that one")
         case _:
             raise invalid(name, "parts in another order")
 
@@ -147,8 +148,8 @@ def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
     if shape != CODEC.shape:
-        message = f"policyengine {told(made_by)} compiled this bundle, and {__version__} stores policies otherwise"
-        raise BundleError(name, "E161", message, f"{AGAIN} with policyengine {__version__}")
+        message = f"policyengine {told(made_by)} compiled this bundle, and this version stores policies otherwise"
+        raise BundleError(name, "E161", message, AGAIN)
 
 
 def told(version: str) -> str:

@@ -56,6 +56,7 @@ class Reading:
     entities: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     attesters: frozenset[str] = frozenset()
+    counts: Mapping[str, int] = field(default_factory=dict)  # how many blocks of each kind there are, and so on
     unbound: list[tuple[str, kinds.Type]] = field(default_factory=list)
     depth: int = 0
 

@@ -1,4 +1,7 @@
-"""What a bundle holds: a kernel as MessagePack, of which blocks, guards and binders are read when first needed."""
+"""What a bundle holds: a kernel and its tree, most of which is read, and checked, when a decision first needs it.
+
+Blocks, guards and binders are bytes of their own, and so is what stands at each pattern. Everything else is small.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from policyengine.compiler.codec import Codec, Reading, Unreadable, Writing, read_types
 from policyengine.compiler.soundness import CHECKS, require
+from policyengine.compiler.tree import Tree, Uses
 from policyengine.kinds import Ref, Type
 from policyengine.semantics import kernel as k
 from policyengine.semantics.symbols import BUILT_IN_ENTITIES
@@ -19,17 +23,11 @@ from policyengine.source import Source
 
 NAMED = ("entities", "issuers", "attesters")
 PARTS = ("binders", "agents", "users", "anyones", "guards")
-MEMBERS = ("package", "packages", "revision", "sources", "types", *NAMED, "unrestricted", "delegation", *PARTS)
+SMALL = ("package", "packages", "revision", "unrestricted", "delegation")
+MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
 KINDS = (
-    k.Entity,
-    k.Issuer,
-    k.Attester,
-    k.DelegationLimits,
-    k.Binder,
-    k.AgentBlock,
-    k.UserBlock,
-    k.AnyoneBlock,
-    k.Guard,
+    *(k.Entity, k.Issuer, k.Attester, k.DelegationLimits, k.Binder, k.AgentBlock, k.UserBlock, k.AnyoneBlock, k.Guard),
+    *(Tree, Uses),
 )
 REVISION = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -52,39 +50,45 @@ def unpacked(data: bytes) -> Any:
         raise Unreadable("what is no MessagePack") from None
 
 
-def payload_of(kernel: k.Kernel) -> bytes:
+def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
     writing = Writing()
     named = {field: [CODEC.write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED}
-    limits = [CODEC.write(one, writing) for one in kernel.delegation]
     parts = {field: [packed(CODEC.write(one, writing)) for one in getattr(kernel, field)] for field in PARTS}
     members = {
         "package": kernel.package,
         "packages": list(kernel.packages),
         "revision": kernel.revision,
+        "unrestricted": list(kernel.unrestricted),
+        "delegation": [CODEC.write(one, writing) for one in kernel.delegation],
+        **named,
+        **parts,
+        "tree": CODEC.write(replace(tree, uses=()), writing),
+        "uses": [packed(CODEC.write(one, writing)) for one in tree.uses],
         # What a source is called below the policy root: bundles tell nothing of the machine that made them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
-        "unrestricted": list(kernel.unrestricted),
-        "delegation": limits,
-        **named,
-        **parts,
     }
     return packed({name: members[name] for name in MEMBERS})
 
 
-def kernel_of(payload: bytes, refuse: Refuse) -> k.Kernel:
-    """The kernel in a payload. Raises Unreadable; a part that is wrong raises what `refuse` makes, when needed."""
+def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
+    """What a payload holds. Raises Unreadable; a part that is wrong raises what `refuse` makes, when it is needed."""
     raw = unpacked(payload)
     require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
     reading = Reading(tuple(source_in(one) for one in listed(raw["sources"])), read_types(raw["types"]))
-    # An entity may speak of each, and issuers of entities.
     entities = mapping(k.Entity, raw["entities"], reading)
     check_entities(reading.types, entities)
-    reading = replace(reading, entities=frozenset(entities))
     issuers = mapping(k.Issuer, raw["issuers"], reading)
     attesters = mapping(k.Attester, raw["attesters"], reading)
-    reading = replace(reading, issuers=frozenset(issuers), attesters=frozenset(attesters))
-    return k.Kernel(
+    counts = {field: len(listed(raw[field])) for field in (*PARTS, "uses")}
+    reading = replace(
+        reading,
+        entities=frozenset(entities),
+        issuers=frozenset(issuers),
+        attesters=frozenset(attesters),
+        counts=counts,
+    )
+    kernel = k.Kernel(
         package=text(raw["package"]),
         packages=texts(raw["packages"]),
         revision=revision(raw["revision"]),
@@ -99,11 +103,12 @@ def kernel_of(payload: bytes, refuse: Refuse) -> k.Kernel:
         anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
         guards=parts(k.Guard, raw["guards"], reading, refuse),
     )
+    return kernel, replace(CODEC.read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
 
 
-def whole(kernel: k.Kernel) -> k.Kernel:
-    """The kernel with every part read, so that none can fail later."""
-    return replace(
+def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
+    """Both with every part read, so that none can fail later."""
+    kernel = replace(
         kernel,
         binders=tuple(kernel.binders),
         agents=tuple(kernel.agents),
@@ -111,6 +116,7 @@ def whole(kernel: k.Kernel) -> k.Kernel:
         anyones=tuple(kernel.anyones),
         guards=tuple(kernel.guards),
     )
+    return kernel, replace(tree, uses=tuple(tree.uses))
 
 
 # ── Parts, read when they are needed ──────────────────────────────────────────────────────────

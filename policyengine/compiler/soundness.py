@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from policyengine.compiler import tree
 from policyengine.compiler.codec import Reading, Unreadable
 from policyengine.kinds import Field, List, Record, Ref, Scalar, Set, Type, Unresolved
 from policyengine.runtime import paths, windows
@@ -314,6 +315,41 @@ def check_member_type(part: Field, _: Reading) -> None:
     require(is_name(part.name) and (not part.inherited or isinstance(part.type, Set)), "an attribute without a name")
 
 
+# ── The tree: numbers of what there is ────────────────────────────────────────────────────────
+
+
+def check_opens(opens: tree.Opens, reading: Reading) -> None:
+    require(opens.kind in ("agents", "users", "anyones"), "a door of no kind")
+    require(within([opens.block], opens.kind, reading), "a block that is not there")
+    require(opens.grant >= 0 and all(number >= 0 for number in opens.openings), "a `may` that is not there")
+
+
+def check_uses(uses: tree.Uses, reading: Reading) -> None:
+    guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
+    require(within(guards, "guards", reading) and within(uses.binders, "binders", reading), "a guard that is not there")
+    require(
+        within(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands), "a block that is not there"
+    )
+
+
+def check_node(node: tree.Node, reading: Reading) -> None:
+    require(within([*node.ends, *node.rests], "uses", reading), "a pattern that is not there")
+
+
+def check_tree(found: tree.Tree, reading: Reading) -> None:
+    require(len(found.methods) == reading.counts["uses"], "methods for other patterns")
+    numbers = [number for _, number in (*found.tools, *found.actions)]
+    require(within(numbers, "uses", reading) and within(found.everywhere, "guards", reading), "a number of nothing")
+    for field, principals in (("agents", found.agents), ("users", found.users)):
+        named = [number for _, some in (*principals.names, *principals.groups) for number in some]
+        numbers = [*named, *(number for _, number in principals.globs), *principals.others]
+        require(within(numbers, field, reading), "a block that is not there")
+
+
+def within(numbers: Iterable[int], field: str, reading: Reading) -> bool:
+    return all(0 <= number < reading.counts[field] for number in numbers)
+
+
 CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     Field: check_member_type,
     k.Constant: check_constant,
@@ -360,4 +396,8 @@ CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.IssuedBy: check_issued,
     k.AttestedBy: check_attested,
     k.CredentialKind: check_credential,
+    tree.Opens: check_opens,
+    tree.Uses: check_uses,
+    tree.Node: check_node,
+    tree.Tree: check_tree,
 }
