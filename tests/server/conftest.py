@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.engine import Engine
+from policyengine.engine import Engine, Question
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.request import Request
 from policyengine.semantics.explain import Explanation
 from policyengine.server import create_app
 
@@ -33,7 +32,7 @@ guard "orders need a person" on POST /orders { confirm by role finance within 15
 
 @dataclass
 class Watched:
-    """A real engine; `asked` lists what was called. `broken` makes it raise what no engine should."""
+    """A real engine; `asked` lists what it answered. `broken` makes it raise what no engine should."""
 
     engine: Engine
     asked: list[str] = field(default_factory=list)
@@ -51,20 +50,21 @@ class Watched:
     def packages(self) -> tuple[str, ...]:
         return self.engine.packages
 
-    def decide(self, request: Request) -> Decision:
-        return self._call("decide", request)
+    def decide(self, question: Question) -> Decision:
+        return self._call("decide", question)
 
-    def evaluate(self, request: Request) -> Decision:
-        return self._call("evaluate", request)
+    def evaluate(self, question: Question) -> Decision:
+        return self._call("evaluate", question)
 
-    def explain(self, request: Request) -> Explanation:
-        return self._call("explain", request)
+    def explain(self, question: Question) -> Explanation:
+        return self._call("explain", question)
 
-    def _call(self, name: str, request: Request) -> Any:
-        self.asked.append(name)
+    def _call(self, name: str, question: Question) -> Any:
         if self.broken is not None:
             raise self.broken
-        return getattr(self.engine, name)(request)
+        answer = getattr(self.engine, name)(question)
+        self.asked.append(name)
+        return answer
 
 
 def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
