@@ -1,4 +1,4 @@
-"""Ed25519 keys: files of them, and signatures over the digest of a bundle. The only importer of `cryptography`."""
+"""Ed25519 keys: files of them, and signatures over the digest of a bundle."""
 
 from __future__ import annotations
 
