@@ -116,6 +116,16 @@ def contents(path: Path | str) -> bytes:
         raise BundleError(name, "E152", f"this bundle cannot be read: {why.lower()}") from None
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file begins as bundles do, whatever their version. Raises OSError."""
+    with path.open("rb") as file:
+        return begins_as_one(file.read(64))
+
+
+def begins_as_one(data: bytes) -> bool:
+    return data[1:].startswith(packed(MAGIC))
+
+
 def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
     """Version, digest, payload and signatures, once it is sure that this is a bundle, of this format, undamaged."""
     try:
@@ -125,7 +135,7 @@ def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
     match head:
         case [str(magic), int(number), str(made_by), *rest] if magic == MAGIC:
             pass
-        case _ if data.startswith(packed([MAGIC])[1:], 1):
+        case _ if begins_as_one(data):
             raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
         case _:
             raise BundleError(name, "E160", "this is no bundle", "`policyengine compile` makes one of a policy")
