@@ -1,0 +1,74 @@
+"""A drawing as data: nested boxes. Every format is written from the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What a box is about; a style is chosen by it."""
+
+    POLICY = "policy"
+    ENDPOINT = "endpoint"
+    SECTION = "section"
+    PATH = "path"
+    TOOL = "tool"
+    ACTION = "action"
+    METHOD = "method"
+    AGENT = "agent"
+    USER = "user"
+    ANYONE = "anyone"
+    MAY = "may"
+    DELEGATE = "delegate"
+    BINDS = "binds"
+    GUARD = "guard"
+    EXEMPT = "exempt"
+    DENY = "deny"
+    CONFIRM = "confirm"
+    OBLIGE = "oblige"
+    NOTE = "note"
+    MORE = "more"
+
+
+RULES = frozenset({Kind.MAY, Kind.DELEGATE, Kind.DENY, Kind.CONFIRM, Kind.OBLIGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """`at` is its place in the policy, `hidden` how many boxes it stands for that are not drawn.
+
+    `size` counts the boxes that are drawn: this one and all within it.
+    """
+
+    kind: Kind
+    label: str
+    detail: str = ""
+    at: str | None = None
+    children: tuple[Box, ...] = ()
+    hidden: int = 0
+    size: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", 1 + sum(child.size for child in self.children))
+
+    def walk(self) -> Iterator[Box]:
+        """This box and all within it, from the top down."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"kind", "label"}`, and `detail`, `at`, `hidden` and `children` where there are any."""
+        found: dict[str, Any] = {"kind": str(self.kind), "label": self.label}
+        found |= {"detail": self.detail} if self.detail else {}
+        found |= {"at": self.at} if self.at else {}
+        found |= {"hidden": self.hidden} if self.hidden else {}
+        return found | ({"children": [child.to_dict() for child in self.children]} if self.children else {})
+
+
+def rules_in(boxes: tuple[Box, ...]) -> int:
+    """How many different rules are written in them: one that stands at many endpoints counts once."""
+    return len({(box.at, box.label) for outer in boxes for box in outer.walk() if box.kind in RULES})

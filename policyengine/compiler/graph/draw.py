@@ -1,0 +1,241 @@
+"""Kernel and tree to boxes: the whole tree, an area of it, or one endpoint; for all agents or for one."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from policyengine.compiler.graph.asked import Reach, is_area
+from policyengine.compiler.graph.box import Box, Kind
+from policyengine.compiler.graph.standing import Standing, words
+from policyengine.compiler.tree import Affix, Node, Tree, Uses
+from policyengine.semantics import kernel as k
+from policyengine.semantics.coverage import PatternIndex, overlaps
+from policyengine.source import Source, Span
+
+Trail: TypeAlias = tuple[k.Segment, ...]  # the segments that lead to a node
+NOWHERE = Span(Source("", ""), 0, 0)
+STANDARD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+NO_USES = Uses()
+
+
+def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach: Reach | None = None) -> Box:
+    """The root box. `endpoint` keeps what stands there or, of an area, below; `reach` the doors of one agent."""
+    patterns = dict(_patterns(tree))
+    kept = {number: tree.uses[number] for number, pattern in patterns.items() if _meets(pattern, endpoint)}
+    if reach is not None:
+        kept = _reached(kept, patterns, reach)
+    if endpoint is None or is_area(endpoint):
+        within = _Drawing(kernel, tree, Standing(kernel), kept, _captures(kernel)).sections(reach)
+        label = f"policy {', '.join(kernel.packages)}" if endpoint is None else words(endpoint)
+    else:
+        within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree.everywhere)
+        label = words(endpoint)
+    boxes = (*_of_agent(kernel, reach, endpoint), *within)
+    return Box(Kind.POLICY if endpoint is None else Kind.ENDPOINT, label, _about(kernel, reach), None, boxes)
+
+
+def _about(kernel: k.Kernel, reach: Reach | None) -> str:
+    agent = f"for agent {reach.name}, " if reach else ""
+    unrestricted = "; users unrestricted: no agent needs a user's door" if kernel.unrestricted else ""
+    return f"{agent}revision {kernel.revision.removeprefix('sha256:')[:12]}{unrestricted}"
+
+
+def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
+    return endpoint is None or overlaps(pattern, endpoint)
+
+
+def _at_endpoint(standing: Standing, uses: Sequence[Uses], everywhere: Iterable[int]) -> Iterator[Box]:
+    if not any(use.opens for use in uses):
+        yield Box(Kind.NOTE, "no door: every request here is denied")
+    yield from standing.boxes(uses, everywhere)
+
+
+# ── One agent ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _reached(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach: Reach) -> dict[int, Uses]:
+    """The agent's doors and anyone's; the users' doors and the guards that stand in the way of these."""
+    doors, open_doors = PatternIndex[int](), PatternIndex[int]()
+    kept = {number: _doors_of(use, reach) for number, use in uses.items()}
+    for number, use in kept.items():
+        if use.opens:
+            open_doors.add(patterns[number], number)
+        if any(opens.kind == "agents" for opens in use.opens):
+            doors.add(patterns[number], number)
+    for number, use in uses.items():
+        users = tuple(opens for opens in use.opens if opens.kind == "users")
+        if users and any(True for _ in doors.overlapping(patterns[number])):
+            kept[number] = replace(kept[number], opens=(*kept[number].opens, *users))
+        if (use.guards or use.excepts) and any(True for _ in open_doors.overlapping(patterns[number])):
+            kept[number] = replace(kept[number], guards=use.guards, excepts=use.excepts)
+    return kept
+
+
+def _doors_of(use: Uses, reach: Reach) -> Uses:
+    opens = tuple(one for one in use.opens if one.kind == "anyones" or _is_his(one.kind, one.block, reach))
+    hands = tuple(hand for hand in use.hands if hand[0] in reach.blocks)
+    return Uses(opens, hands, binders=use.binders if opens else ())
+
+
+def _is_his(kind: str, block: int, reach: Reach) -> bool:
+    return kind == "agents" and block in reach.blocks
+
+
+def _of_agent(kernel: k.Kernel, reach: Reach | None, endpoint: k.Pattern | None) -> Iterator[Box]:
+    if reach is None:
+        return
+    standing = Standing(kernel)
+    if endpoint is None:
+        blocks = tuple(standing.who(Kind.AGENT, kernel.agents[number]) for number in sorted(reach.blocks))
+        yield Box(Kind.SECTION, "its blocks", children=blocks)
+    if reach.groups:
+        hint = "left out: whether it is in these groups is not known here; `--group NAME` counts it in"
+        groups = tuple(standing.who(Kind.AGENT, kernel.agents[number], demands=False) for number in reach.groups)
+        yield Box(Kind.SECTION, "groups", hint, children=groups)
+
+
+# ── The tree ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """`uses` holds the patterns that are drawn; `captures` how policies write the wild segments."""
+
+    kernel: k.Kernel
+    tree: Tree
+    standing: Standing
+    uses: Mapping[int, Uses]
+    captures: Mapping[Trail, str]
+
+    def sections(self, reach: Reach | None) -> Iterator[Box]:
+        kernel, tree = self.kernel, self.tree
+        agents = () if reach else tuple(self.standing.who(Kind.AGENT, block) for block in kernel.agents)
+        limits = tuple(Box(Kind.NOTE, words(limit), at=limit.span.at) for limit in kernel.delegation)
+        paths = tuple(self._paths())
+        parts = (
+            ("agents", agents),
+            ("every chain", limits),
+            ("everywhere", tuple(self.standing.everywhere(tree.everywhere))),
+            ("paths", paths),
+            ("tools", tuple(self._plain(Kind.TOOL, ((tool.glob, number) for tool, number in tree.tools)))),
+            (
+                "actions",
+                tuple(self._plain(Kind.ACTION, ((f"{a.verb} {a.type}", number) for a, number in tree.actions))),
+            ),
+        )
+        yield from (Box(Kind.SECTION, name, children=boxes) for name, boxes in parts if boxes)
+
+    def _paths(self) -> Iterator[Box]:
+        """From the root: it is a box of its own only where rules stand at `/` itself."""
+        for root in self._node(self.tree.paths, (), "/"):
+            yield from root.children if _is_passage(root) else (root,)
+
+    def _plain(self, kind: Kind, places: Iterable[tuple[str, int]]) -> Iterator[Box]:
+        """Tools and actions: no method and nothing below them."""
+        for name, number in sorted(places, key=lambda place: natural(place[0])):
+            boxes = tuple(self.standing.boxes([self.uses.get(number, NO_USES)]))
+            if boxes:
+                yield Box(kind, name, children=boxes)
+
+    def _node(self, node: Node, trail: Trail, label: str) -> Iterator[Box]:
+        """Nothing when nothing is drawn below; a node that only leads to another one is drawn with it."""
+        methods = tuple(self._methods(node.ends))
+        rest = tuple(self._methods(node.rests))
+        below = [box for name, way, child in self._ways(node, trail) for box in self._node(child, way, name)]
+        if not methods and not rest and len(below) == 1 and below[0].kind is Kind.PATH:
+            yield replace(below[0], label=label.rstrip("/") + below[0].label)
+            return
+        if rest:
+            below.append(Box(Kind.PATH, "/**", children=rest))
+        if methods or below:
+            yield Box(Kind.PATH, label, children=(*methods, *below))
+
+    def _ways(self, node: Node, trail: Trail) -> Iterator[tuple[str, Trail, Node]]:
+        for text, child in sorted(node.literals, key=lambda way: natural(way[0])):
+            yield f"/{text}", (*trail, k.Segment(text)), child
+        for affix, child in node.affixes:
+            way = (*trail, _wild(affix))
+            yield f"/{affix[0]}{self.captures.get(way, '*')}{affix[1]}", way, child
+
+    def _methods(self, numbers: Sequence[int]) -> Iterator[Box]:
+        """Methods with the same rules are one box; the rules that name no method are another."""
+        by_method: dict[str | None, list[Uses]] = defaultdict(list)
+        for number in numbers:
+            if number in self.uses:
+                for method in self.tree.methods[number] or (None,):
+                    by_method[method].append(self.uses[number])
+        alike: dict[tuple[bool, tuple[Box, ...]], list[str]] = defaultdict(list)
+        for method in sorted(by_method, key=_method_order):
+            boxes = tuple(self.standing.boxes(by_method[method]))
+            if boxes:
+                alike[method is None, boxes].append(method or "any method")
+        yield from (Box(Kind.METHOD, "|".join(methods), children=boxes) for (_, boxes), methods in alike.items())
+
+
+def _is_passage(box: Box) -> bool:
+    return box.label == "/" and all(child.kind is Kind.PATH for child in box.children)
+
+
+def _method_order(method: str | None) -> tuple[int, str]:
+    if method is None:
+        return (len(STANDARD) + 1, "")
+    return (STANDARD.index(method) if method in STANDARD else len(STANDARD), method)
+
+
+def natural(text: str) -> list[tuple[str, int]]:
+    """An order in which `svc2` comes before `svc10`."""
+    return [(other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]{0,18})", text)]
+
+
+# ── Patterns of the tree ──────────────────────────────────────────────────────────────────────
+
+
+def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
+    """What each number matches, read off its place in the tree."""
+    yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
+    yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)
+    pending: list[tuple[Node, Trail]] = [(tree.paths, ())]
+    while pending:
+        node, trail = pending.pop()
+        for numbers, rest in ((node.ends, False), (node.rests, True)):
+            for number in numbers:
+                yield number, k.HttpPattern(tree.methods[number], trail, rest, span=NOWHERE)
+        pending += [(child, (*trail, k.Segment(text))) for text, child in node.literals]
+        pending += [(child, (*trail, _wild(affix))) for affix, child in node.affixes]
+
+
+def _wild(affix: Affix) -> k.Segment:
+    return k.Segment(affix[0], True, affix[1])
+
+
+def _captures(kernel: k.Kernel) -> dict[Trail, str]:
+    """How policies write the wild segment that a trail ends in: `{id: invoice}`; several names where they differ."""
+    found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
+    for pattern in dict.fromkeys(_written(kernel)):
+        trail: Trail = ()
+        for segment in pattern.segments:
+            trail = (*trail, replace(segment, capture=None, entity=None))
+            if segment.capture:
+                found[trail][segment.capture] = segment.entity or found[trail].get(segment.capture)
+    return {trail: _capture(names) for trail, names in found.items()}
+
+
+def _capture(names: Mapping[str, str | None]) -> str:
+    return "{" + "|".join(f"{name}: {names[name]}" if names[name] else name for name in sorted(names)) + "}"
+
+
+def _written(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
+    places = [guard.place for guard in kernel.guards]
+    found: list[Iterable[k.Pattern]] = [(binder.pattern for binder in kernel.binders)]
+    found += [(*place.excepts, *(place.patterns or ())) for place in places]
+    found += [
+        (opening.pattern for opening in grant.openings)
+        for blocks in (kernel.agents, kernel.users, kernel.anyones)
+        for block in blocks
+        for grant in block.grants
+    ]
+    yield from (pattern for patterns in found for pattern in patterns if isinstance(pattern, k.HttpPattern))

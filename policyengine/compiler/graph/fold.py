@@ -1,0 +1,135 @@
+"""A drawing that is too large is folded until people can read it: a box then says how much it stands for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from policyengine.compiler.graph.box import Box, Kind, rules_in
+
+MOST = 200  # boxes that one drawing has, unless all are asked for
+ROOM = 10  # boxes that a part should have, so that a path can be seen with its methods, agents and rules
+ALIKE = 3  # from so many on, siblings with the same boxes below are drawn as one
+PLURALS = {Kind.ANYONE: "blocks for anyone", Kind.NOTE: "notes", Kind.MAY: "doors", Kind.DELEGATE: "delegations"}
+
+
+def folded(root: Box, depth: int | None = None, most: int | None = MOST) -> Box:
+    """The drawing with at most so many boxes (None: all of them) and levels below the root."""
+    whole = root.size
+    box = root if most is None or whole <= most else _Alike().folded(root)
+    box = box if depth is None else _cut(box, depth)
+    box = box if most is None else _fitted(box, most)
+    if not any(part.hidden for part in box.walk()):
+        return box
+    told = f"{box.size:,} boxes drawn, {whole - box.size:,} folded into them"
+    return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
+
+
+def closed(box: Box) -> Box:
+    """The box without what is in it."""
+    if not box.children:
+        return box
+    count = rules_in(box.children)
+    told = f"{count:,} rule{'' if count == 1 else 's'} below" if count else f"{box.size - 1:,} below"
+    detail = f"{box.detail}; {told}" if box.detail else told
+    return replace(box, detail=detail, children=(), hidden=box.hidden + standing_for(box.children))
+
+
+def _cut(box: Box, depth: int) -> Box:
+    if depth <= 0:
+        return closed(box)
+    return replace(box, children=tuple(_cut(child, depth - 1) for child in box.children))
+
+
+# ── Siblings that are alike ───────────────────────────────────────────────────────────────────
+
+
+class _Alike:
+    """Gives boxes with the same things below them the same number, from the leaves up."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[object, int] = {}
+
+    def folded(self, box: Box) -> Box:
+        return self._folded(box)[0]
+
+    def _folded(self, box: Box) -> tuple[Box, int]:
+        below = [self._folded(child) for child in box.children]
+        key = (box.kind, box.detail, tuple((child.label, shape) for child, shape in below))
+        return replace(box, children=_grouped(below)), self.shapes.setdefault(key, len(self.shapes))
+
+
+def _grouped(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:
+    """One box for siblings of one shape, where the first of them stood."""
+    groups: dict[int, list[Box]] = defaultdict(list)
+    for number, (box, shape) in enumerate(boxes):
+        groups[shape if box.children else -1 - number].append(box)
+    return tuple(box for group in groups.values() for box in (group if len(group) < ALIKE else [_together(group)]))
+
+
+def _together(boxes: Sequence[Box]) -> Box:
+    first = boxes[0]
+    label = f"{len(boxes):,} {_plural(first.kind)} alike: {_range(boxes)}"
+    return Box(first.kind, label, first.detail, None, first.children, first.hidden + standing_for(boxes[1:]))
+
+
+def _range(boxes: Sequence[Box]) -> str:
+    labels = [box.label for box in boxes]
+    return f"{labels[0]} … {labels[-1]}" if len(labels) > 2 else ", ".join(labels)
+
+
+def _plural(kind: Kind) -> str:
+    return PLURALS.get(kind, f"{kind}s")
+
+
+# ── Room ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fitted(box: Box, room: int) -> Box:
+    """The box in at most `room` boxes, itself included: small parts are drawn whole, the others share what is left."""
+    if box.size <= room:
+        return box
+    kinds = len({child.kind for child in box.children})
+    if room <= 1 + kinds:
+        return closed(box)
+    shown = _shown(box.children, max(1, (room - 1 - kinds) // ROOM))
+    more = _more([child for number, child in enumerate(box.children) if number not in shown])
+    left, drawn = room - 1 - len(more), dict.fromkeys(sorted(shown), box)
+    for rank, number in enumerate(sorted(shown, key=lambda number: box.children[number].size)):
+        drawn[number] = _fitted(box.children[number], left // (len(shown) - rank))
+        left -= drawn[number].size
+    return replace(box, children=(*drawn.values(), *more))
+
+
+def _shown(boxes: Sequence[Box], count: int) -> set[int]:
+    """The first of every kind, then the second: a thousand agents do not hide the one guard."""
+    seen: dict[Kind, int] = defaultdict(int)
+    ranks = []
+    for number, box in enumerate(boxes):
+        ranks.append((seen[box.kind], number))
+        seen[box.kind] += 1
+    return {number for _, number in sorted(ranks)[:count]}
+
+
+def _more(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """One box for each kind of those that are left out."""
+    kinds: dict[Kind, list[Box]] = defaultdict(list)
+    for box in boxes:
+        kinds[box.kind].append(box)
+    return tuple(_rest(kind, tuple(group)) for kind, group in kinds.items())
+
+
+def _rest(kind: Kind, boxes: tuple[Box, ...]) -> Box:
+    if len(boxes) == 1:
+        return closed(boxes[0])
+    count = rules_in(boxes)
+    detail = f"{count:,} rule{'' if count == 1 else 's'}" if count else ""
+    return Box(
+        Kind.MORE, f"{len(boxes):,} more {_plural(kind)}: {_range(boxes)}", detail, None, (), standing_for(boxes)
+    )
+
+
+def standing_for(boxes: Iterable[Box]) -> int:
+    """How many boxes of the unfolded drawing these are, with all within them."""
+    return sum(1 + part.hidden for box in boxes for part in box.walk())
