@@ -21,7 +21,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.reference import decide
 from tests.generate import vocabulary as v
 from tests.generate.aiming import aimed
-from tests.generate.cases import checked_policy, kernel_of
+from tests.generate.cases import checked_policy, kernel_of, twinned
 from tests.generate.hazards import Spoilt, copied, spoilt
 from tests.generate.policies import Policy
 from tests.generate.requests import METHODS, NOW, NOWS, PATHS, VALUES, WRONG, Question, Rows, directory, question, rows
@@ -57,6 +57,7 @@ class Asking:
 def setting(seed: int) -> Setting:
     random = Random(seed)
     found, known = checked_policy(random), rows(random)
+    found = twinned(random, found) if random.random() < 0.3 else found
     kernel = kernel_of(found)
     assert kernel is not None
     return Setting(found, known, kernel, directory(known))
@@ -80,9 +81,10 @@ def askings(seed: int, questions: int) -> Iterator[Asking]:
 def chosen(random: Random, seed: int) -> list[Question]:
     """Questions that fit, some for every gate: by chance alone most would not get past the first."""
     asked = setting(seed)
+    text = "\n".join(one for file in asked.policy.files for one in file.declarations if one != v.ENTITIES)
     found: dict[Gate | None, list[Question]] = defaultdict(list)
     for _ in range(CANDIDATES):
-        one = fitting(random, asked.kernel)
+        one = lean(random, fitting(random, asked.kernel), text)
         decision, _effects = decide(asked.kernel, Request.from_mapping(one), Snapshot(asked.directory), NOW)
         found[decision.gate].append(one)
     return [one for gate in found for one in found[gate][: SHARES.get(gate, BASES)]]
@@ -98,6 +100,15 @@ def fitting(random: Random, kernel: k.Kernel) -> Question:
     found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
     found.pop("pending", None)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def lean(random: Random, asked: Question, text: str) -> Question:
+    """Without most of the facts that the policy never reads: they cost time and decide nothing."""
+    for root in ("context", "body", "args", "task"):
+        members = asked.get(root)
+        if members:
+            asked[root] = {n: one for n, one in members.items() if f"{root}.{n}" in text or random.random() < 0.1}
+    return asked
 
 
 def kept(random: Random) -> set[str]:

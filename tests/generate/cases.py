@@ -18,7 +18,7 @@ from policyengine.semantics.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from tests.generate.aiming import aimed
-from tests.generate.policies import Policy, policy
+from tests.generate.policies import Policy, policy, with_twins
 from tests.generate.requests import NOWS, Question, Rows, directory, question, rows
 
 MOST_TRIES = 50
@@ -39,6 +39,12 @@ def checked_policy(random: Random) -> Policy:
         if kernel_of(found) is not None:
             return found
     raise AssertionError(f"{MOST_TRIES} policies in a row do not check: the generator is out of step with the checker")
+
+
+def twinned(random: Random, found: Policy) -> Policy:
+    """The policy with twins of its rules, if that checks: another constant may decide a condition beforehand."""
+    more = with_twins(random, found)
+    return found if kernel_of(more) is None else more
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -37,6 +38,12 @@ PLACES: dict[str, tuple[str, ...]] = {
     "POST /v1/invoices/{id: invoice}/refunds": ("invoice", "amount", "refund"),
     "/v1/orgs/{org: org}/docs/{doc: doc}": ("doc",),
 }  # fmt: skip
+# Constants that can stand for one another wherever they stand.
+CONSTANTS = (
+    ('"acme"', '"evil"', '"acme-1"', '"é"'), ("499.99", "0.5"), (" 500", " 10_000"), ('user "alice"', 'user "bob"'),
+    ('team "legal"', 'team "sales"'), ("2027-01-04T12:00:00Z", "2026-12-31T23:00:00+02:00"), ("10.0.0.1", "8.8.8.8"),
+    (" 5m", " 1h30m"),
+)  # fmt: skip
 MESSAGES = {
     "": "not now",
     "refund": "{body.amount} to {body.note}",
@@ -120,6 +127,27 @@ def _plain(writer: Writer) -> str:
     return writer.random.choice(
         ["soon", "credential.bound", "request.ip within 10.0.0.0/8", "(agent.id != nobody)", "attestation.verified"]
     )
+
+
+def with_twins(random: Random, found: Policy) -> Policy:
+    """Each block and guard once or twice more, with other constants: rules of one shape, which an engine may share."""
+    head, *others = found.files
+    twins = [
+        _twin(random, declaration, number)
+        for number, declaration in enumerate(head.declarations * 2)
+        if declaration.startswith(("agent", "user ", "guard", "anyone"))
+    ]
+    return Policy((replace(head, declarations=(*head.declarations, *twins)), *others))
+
+
+def _twin(random: Random, declaration: str, number: int) -> str:
+    def other(found: re.Match[str]) -> str:
+        return random.choice(next(pool for pool in CONSTANTS if found[0] in pool))
+
+    head, brace, body = declaration.partition("{")
+    if head.startswith("guard"):
+        head = head.replace('guard "', f'guard "{number}', 1)
+    return head + brace + re.sub("|".join(re.escape(one) for pool in CONSTANTS for one in pool), other, body)
 
 
 # ── Vocabulary, anchors, scopes ───────────────────────────────────────────────────────────────

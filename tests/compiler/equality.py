@@ -1,0 +1,236 @@
+"""Holds an engine to the specification, question by question, and counts what came up on the way."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from typing import Any, TypeAlias
+
+import msgspec
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.request import Request, RequestError
+from policyengine.semantics import kernel as k
+from tests.generate.asking import Asking, Setting, askings, setting
+from tests.generate.cases import Case, shrunk
+from tests.generate.requests import approved
+from tests.generate.specified import Specified, read
+
+PEEKED = 0.3  # of the questions are only evaluated
+FOLLOWED = 0.6  # of the confirms are asked again, with approvals
+Refusal: TypeAlias = tuple[str, str, str | None]
+Answer: TypeAlias = Decision | Refusal
+
+
+# ── The engine under test: the names of its parts are here and nowhere else ───────────────────
+
+
+@dataclass(slots=True)
+class UnderTest:
+    """An engine with a clock that is set, and its two ways: the quick one for mappings, and the careful one."""
+
+    kernel: k.Kernel
+    engine: Engine
+    now: datetime
+
+    @classmethod
+    def of(cls, asked: Setting, now: datetime) -> UnderTest:
+        made = cls.__new__(cls)
+        made.kernel, made.now = asked.kernel, now
+        made.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: made.now)
+        return made
+
+    def decide(self, question: Any) -> Decision:
+        return self.engine.decide(question)
+
+    def evaluate(self, question: Any) -> Decision:
+        return self.engine.evaluate(question)
+
+    def quick(self, question: Any) -> Decision | None:
+        """What the quick way says by itself; None: it is not sure."""
+        return None
+
+    def planned(self, request: Request, specified: Specified) -> tuple[Decision, Effects] | None:
+        """What `plan`, and `resume` where it needs a snapshot, come to."""
+        return None
+
+
+# ── Answers that can be compared ──────────────────────────────────────────────────────────────
+
+
+def answer(ask: Any, *arguments: Any) -> Answer:
+    """A decision without its id, or where and why a question is refused."""
+    try:
+        return anonymous(ask(*arguments))
+    except RequestError as error:
+        return error.member, error.message, error.hint
+
+
+def anonymous(decision: Decision) -> Decision:
+    return msgspec.structs.replace(decision, stamp="")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often what came up: `quick` by outcome, the rest by name."""
+
+    decisions: int = 0
+    refused: int = 0
+    quick: Counter[Outcome] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+
+    def count(self, found: Answer, quick: Decision | None, effects: Effects) -> None:
+        self.decisions += 1
+        if quick is not None:
+            self.quick[quick.outcome] += 1
+        if isinstance(found, tuple):
+            self.refused += 1
+            return
+        self.reached.update(constructs(found, effects))
+
+    @property
+    def quickly(self) -> float:
+        """The share of the questions that the quick way answered."""
+        return sum(self.quick.values()) / max(self.decisions, 1)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.decisions + other.decisions, self.refused + other.refused, self.quick + other.quick,
+            self.reached + other.reached,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        quick = ", ".join(f"{count:,} {outcome}" for outcome, count in self.quick.most_common())
+        rows = "\n".join(f"  {count:>9,} {name}" for name, count in sorted(self.reached.items()))
+        return f"{self.decisions:,} questions, {self.refused:,} refused, quickly {self.quickly:.0%}: {quick}\n{rows}"
+
+
+def constructs(found: Decision, effects: Effects) -> Iterator[str]:
+    yield f"outcome {found.outcome}"
+    yield f"gate {found.gate}"
+    yield from {f"reason {one.gate} {one.outcome}" for one in found.reasons}
+    yield from {f"remedy {one.kind}" for one in found.remedies}
+    yield from {f"obligation {one.kind}" for one in found.obligations}
+    yield from {f"unknown {family(one.why)}" for one in found.unknown}
+    if effects.spends:
+        yield "effect spends"
+    if effects.opens:
+        yield "effect opens"
+
+
+FAMILIES = (
+    "absent",
+    "pending",
+    "expected",
+    "not a valid",
+    "not in Unicode NFC",
+    "not a finite number",
+    "beyond",
+    "no value of",
+)
+
+
+def family(why: str) -> str:
+    """What kind of reason it is that a fact is unknown."""
+    return next((one for one in FAMILIES if one in why), "otherwise")
+
+
+# ── Holding equal ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Pair:
+    """The specification and the engine under test, side by side: what one has spent, the other has."""
+
+    asked: Setting
+    random: Random
+    specified: Specified
+    tested: UnderTest
+    tally: Tally
+
+    @classmethod
+    def of(cls, asked: Setting, now: datetime, seed: object = 0) -> Pair:
+        specified = Specified(asked.kernel, asked.directory)
+        return cls(asked, Random(f"{seed}"), specified, UnderTest.of(asked, now), Tally())
+
+    def holds(self, asking: Asking, peeks: bool = False) -> Answer:
+        """Asks both; raises AssertionError with both answers where they differ. The answer is the specification's."""
+        now, question = asking.now, asking.question
+        self.tested.now = now
+        planned = self._planned(question)
+        quick = self.tested.quick(question)
+        asks = "evaluate" if peeks else "decide"
+        expected = answer(getattr(self.specified, asks), question, now)
+        found = answer(getattr(self.tested, asks), question)
+        effects = Effects() if isinstance(expected, tuple) else self.specified.effects
+        assert found == expected, self._words(asking, asks, expected, found)
+        if quick is not None and not effects.spends:
+            assert anonymous(quick) == expected, self._words(asking, "quick", expected, quick)
+        if planned is not None and isinstance(expected, Decision):
+            assert planned[1] == effects, self._words(asking, "effects", effects, planned[1])
+        self.tally.count(expected, quick, effects)
+        return expected
+
+    def _planned(self, question: Any) -> tuple[Decision, Effects] | None:
+        try:
+            return self.tested.planned(read(question), self.specified)
+        except RequestError:
+            return None
+
+    def _words(self, asking: Asking, how: str, expected: object, found: object) -> str:
+        return f"{how} differs\nspecified: {expected}\n    found: {found}\n{asking}\n\n{self.asked}"
+
+
+def hold(seeds: Iterable[int], questions: int) -> Tally:
+    """Asks so many questions of the policy of each seed, and what follows from their answers."""
+    total = Tally()
+    for seed in seeds:
+        total += held(seed, questions)
+    return total
+
+
+def held(seed: int, questions: int) -> Tally:
+    asked = setting(seed)
+    waiting = askings(seed, questions)
+    pair = Pair.of(asked, now=next(askings(seed, 1)).now, seed=seed)
+    later: deque[Asking] = deque()
+    for _ in range(questions):
+        asking = later.popleft() if later and pair.random.random() < 0.5 else next(waiting)
+        try:
+            found = pair.holds(asking, peeks=pair.random.random() < PEEKED)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}{made_small(asked, asking)}") from None
+        later.extend(followed(pair.random, asking, found))
+    return pair.tally
+
+
+def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
+    """A confirm is asked again, with approvals, more often than they last."""
+    confirms = isinstance(found, Decision) and found.outcome is Outcome.CONFIRM
+    if confirms and type(asking.question) is dict and random.random() < FOLLOWED:
+        again = Asking(approved(random, asking.question, found, asking.now), asking.now)
+        yield from [again] * random.choice([1, 2, 3])
+
+
+# ── Small cases ───────────────────────────────────────────────────────────────────────────────
+
+
+def made_small(asked: Setting, asking: Asking) -> str:
+    """The same difference with less, if it needs no history and the question is a plain object."""
+    case = Case(asked.policy, asked.rows, asking.question, asking.now)  # type: ignore[arg-type]
+    if type(asking.question) is not dict or not differs(case):
+        return ""
+    return f"\n\nmade small:\n{shrunk(case, differs)}"
+
+
+def differs(case: Case) -> bool:
+    pair = Pair.of(Setting(case.policy, case.rows, case.kernel, case.snapshot.entities), case.now)  # type: ignore[arg-type]
+    try:
+        pair.holds(Asking(case.question, case.now))
+    except AssertionError:
+        return True
+    return False
