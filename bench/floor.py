@@ -20,7 +20,7 @@ from bench.workload import Permit, Workload
 
 # The first two segments are the key of the index. Most paths are words; the others are judged more carefully.
 PLAIN_PATH = re.compile(r"(/[\w~-]++/[\w~-]++)(?:/[\w~-]++)*+/?+", re.ASCII)
-SEGMENT = r"/(?:[!-$&-\-0-:<->@-\[\]-~]|\.++(?=[^./]))++"
+SEGMENT = r'/(?:[!"$&-\-0-:<->@-\[\]-~]|\.++(?=[^./]))++'
 ANY_PATH = re.compile(rf"({SEGMENT}{SEGMENT})(?:{SEGMENT}){{0,126}}+/?+")
 LONGEST_PATH = 8_192
 

@@ -57,18 +57,18 @@ class Entry:
 
 OURS = Entry("policyengine", "policyengine", "own", "Ours", indexed=True)
 FLOOR = Entry("floor", "floor: plain Python, same duties", "own", "Floor", indexed=True)
-BARE = Entry("floor-bare", "floor without duties, bool only", "own", "BareFloor", indexed=True)
+BARE = Entry("floor-bare", "floor: no duties, bool only", "own", "BareFloor", indexed=True)
 PEERS = (
-    Entry("cel-sliced", "CEL (Rust), caller's index", "cel", "Sliced", "common-expression-language", True, True),
-    Entry("cel", "CEL (Rust), a list", "cel", "Listed", "common-expression-language", True),
-    Entry("rego-data", "Rego (regorus), rules as data", "rego", "AsData", "opa-eval", True, True),
-    Entry("rego", "Rego (regorus), a rule each", "rego", "AsRules", "opa-eval", True),
-    Entry("cedar-sliced", "Cedar, caller's slices", "cedar", "Sliced", "cedarpy", True, True),
-    Entry("cedar", "Cedar, one policy set", "cedar", "Whole", "cedarpy", True),
-    Entry("casbin-sliced", "Casbin, FastEnforcer by path", "casbin", "Sliced", "casbin", False, True),
+    Entry("cel-sliced", "CEL in Rust, sliced", "cel", "Sliced", "common-expression-language", True, True),
+    Entry("cel", "CEL in Rust", "cel", "Listed", "common-expression-language", True),
+    Entry("rego-data", "Rego (regorus), keyed data", "rego", "AsData", "opa-eval", True, True),
+    Entry("rego", "Rego (regorus)", "rego", "AsRules", "opa-eval", True),
+    Entry("cedar-sliced", "Cedar, sliced", "cedar", "Sliced", "cedarpy", True, True),
+    Entry("cedar", "Cedar", "cedar", "Whole", "cedarpy", True),
+    Entry("casbin-sliced", "Casbin, FastEnforcer", "casbin", "Sliced", "casbin", False, True),
     Entry("casbin", "Casbin", "casbin", "Listed", "casbin"),
-    Entry("cel-python-sliced", "cel-python, caller's index", "celpy", "Sliced", "cel-python", False, True),
-    Entry("cel-python", "cel-python, a list", "celpy", "Listed", "cel-python"),
+    Entry("cel-python-sliced", "cel-python, sliced", "celpy", "Sliced", "cel-python", False, True),
+    Entry("cel-python", "cel-python", "celpy", "Listed", "cel-python"),
     Entry("oso", "Oso", "oso", "Rules", "oso", True),
 )
 ENTRIES = {entry.name: entry for entry in (OURS, FLOOR, BARE, *PEERS)}

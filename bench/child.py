@@ -1,0 +1,34 @@
+"""One measurement in one fresh process on one core: nothing that ran before it can help or hinder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from typing import Any
+
+from bench.machine import cores, pin
+
+
+def in_child(function: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+    """`module:function` called with plain data in a child; its plain answer, or `{"error": …}`."""
+    command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done in {timeout:.0f} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def main(function: str, arguments: str) -> None:
+    pin(cores()[-1])
+    module, name = function.split(":")
+    print(json.dumps(getattr(import_module(module), name)(**json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

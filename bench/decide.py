@@ -1,0 +1,94 @@
+"""`decide`: one decision in process, request in, verdict out, for the floor, for ourselves and for every peer."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from bench.child import in_child
+from bench.machine import rss_mb
+from bench.peers import BARE, ENTRIES, FLOOR, OURS, PEERS, Entry
+from bench.peers.own import Floor
+from bench.report import Section, Target
+from bench.trial import Data, cell, trial
+from bench.workload import workload
+
+SIZES = (10, 100, 1_000, 10_000)
+LARGEST = 100_000  # for the floor and ourselves
+VERIFY_SECONDS, VERIFY_SECONDS_FULL = 20.0, 600.0
+
+
+def run(sizes: Sequence[int], full: bool, say: Callable[[str], None]) -> Section:
+    """Every engine at every size, each in a child of its own."""
+    cap = VERIFY_SECONDS_FULL if full else VERIFY_SECONDS
+    found = []
+    for entry in (OURS, FLOOR, BARE, *PEERS):
+        largest = (LARGEST,) if full and entry in (OURS, FLOOR) else ()
+        for size in (*sizes, *largest):
+            say(f"decide: {entry.title}, {size:,} rules")
+            found.append(one(entry, size, cap))
+    return section(found)
+
+
+def one(entry: Entry, size: int, cap: float) -> Data:
+    asked = {"engine": entry.name, "size": size}
+    if entry.version is None:
+        return {**asked, "skipped": "not there: pip install '.[bench]'"}
+    answer = in_child("bench.decide:measure", 3 * cap + 120, **asked, cap=cap)
+    return {**asked, **({"skipped": answer["error"]} if "error" in answer else answer)}
+
+
+def measure(engine: str, size: int, cap: float) -> Data:
+    """In the child: load, verify all, then time by turns with the floor."""
+    load = ENTRIES[engine].loader()
+    load(workload(10, requests=20))  # imports, and whatever happens once
+    work = workload(size)
+    gc.collect()
+    before, start = rss_mb(), perf_counter()
+    peer = load(work)
+    loading = perf_counter() - start
+    gc.collect()
+    loaded = {"load_ms": round(loading * 1e3, 2), "rss_mb": round(rss_mb() - before, 1)}
+    floor = Floor(work)
+    floor_questions = [floor.question(asked) for asked in work.requests]
+    return {**loaded, **trial(peer, work.requests, work.expected, floor.ask, floor_questions, cap)}
+
+
+def section(found: Sequence[Data]) -> Section:
+    sizes = sorted({one["size"] for one in found})
+    cells = {(one["engine"], one["size"]): one for one in found}
+    engines = list(dict.fromkeys(one["engine"] for one in found))
+    rows = [(ENTRIES[name].title, *(cell(cells.get((name, size))) for size in sizes)) for name in engines]
+    return Section(
+        name="decide",
+        title="One decision, request in, verdict out: p50 / p99 in µs, and p50 as a multiple of the floor's",
+        columns=("engine", *(f"{size:,} rules" for size in sizes)),
+        rows=tuple(rows),
+        data=tuple(found),
+        targets=targets(found),
+        notes=(
+            "Half of the 2,000 requests are allowed. No engine is timed unless it agrees on all of them.",
+            "Sliced: its caller finds the rules by path, and writes the code that does. Others search by themselves.",
+            "Floor and engine take turns in one process on one core: a multiple is of one run. Nothing is subtracted.",
+        ),
+    )
+
+
+def targets(found: Sequence[Data]) -> tuple[Target, ...]:
+    ours = [one for one in found if one["engine"] == OURS.name and "ratio" in one]
+    tails = [one["p99_us"] / one["p50_us"] for one in ours]
+    return (
+        Target("p50 beside the floor's, at the worst size", 1.0, max((one["ratio"] for one in ours), default=None)),
+        Target("p99 beside our own p50, at the worst size", 2.5, max(tails, default=None)),
+        Target("the nearest native peer beside us, at the worst size", 10.0, nearest(found), at_least=True),
+    )
+
+
+def nearest(found: Sequence[Data]) -> float | None:
+    """How many times our p50 the quickest native peer takes; both as multiples of the floor in their own process."""
+    timed = [one for one in found if "ratio" in one]
+    ours = {one["size"]: one["ratio"] for one in timed if one["engine"] == OURS.name}
+    native = {entry.name for entry in PEERS if entry.native}
+    beside = [one["ratio"] / ours[one["size"]] for one in timed if one["engine"] in native and one["size"] in ours]
+    return min(beside, default=None)

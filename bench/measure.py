@@ -1,0 +1,75 @@
+"""Timing: one call at a time for percentiles, a whole loop for the mean, the floor and the engine by turns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter_ns
+from typing import Any, TypeAlias
+
+Ask: TypeAlias = Callable[[Any], Any]
+FEWEST, MOST = 3, 25
+WARM_UP = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Microseconds a call: percentiles with the timer in every call (nothing is subtracted), the mean without it."""
+
+    p50: float
+    p99: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Medians over the rounds; `ratio` is the median of the rounds' own ratios of p50, `mean_ratio` of the means."""
+
+    ours: Timing
+    floor: Timing
+    ratio: float
+    mean_ratio: float
+    rounds: int
+
+
+def timed(ask: Ask, questions: Sequence[Any]) -> Timing:
+    clock, took = perf_counter_ns, []
+    for question in questions:
+        start = clock()
+        ask(question)
+        took.append(clock() - start)
+    start = clock()
+    for question in questions:
+        ask(question)
+    whole = clock() - start
+    took.sort()
+    return Timing(percentile(took, 0.5) / 1e3, percentile(took, 0.99) / 1e3, whole / len(questions) / 1e3)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def duel(ask: Ask, questions: Sequence[Any], floor: Ask, same: Sequence[Any], seconds: float) -> Duel:
+    """Time both by turns for about so many seconds: what else the machine does hits both alike."""
+    for question, other in zip(questions[:WARM_UP], same[:WARM_UP], strict=True):
+        ask(question), floor(other)
+    gc.collect()
+    deadline, rounds = perf_counter_ns() + seconds * 1e9, []
+    while len(rounds) < FEWEST or (len(rounds) < MOST and perf_counter_ns() < deadline):
+        rounds.append((timed(ask, questions), timed(floor, same)))
+    return Duel(
+        middle([mine for mine, _ in rounds]),
+        middle([floors for _, floors in rounds]),
+        median(mine.p50 / floors.p50 for mine, floors in rounds),
+        median(mine.mean / floors.mean for mine, floors in rounds),
+        len(rounds),
+    )
+
+
+def middle(timings: Sequence[Timing]) -> Timing:
+    return Timing(
+        median(one.p50 for one in timings), median(one.p99 for one in timings), median(one.mean for one in timings)
+    )

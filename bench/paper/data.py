@@ -1,0 +1,183 @@
+"""Generated entities and requests of the three applications, the same for both languages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+HERE = Path(__file__).parent
+REQUESTS = 2_000
+
+Ref: TypeAlias = tuple[str, str]
+Attribute: TypeAlias = "Ref | bool | list[Ref]"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    ref: Ref
+    attributes: dict[str, Attribute]
+    parents: list[Ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    user: str
+    action: str
+    resource: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """`policy` and `cedar` say the same in the two languages."""
+
+    name: str
+    rows: tuple[Row, ...]
+    requests: tuple[Asked, ...]
+
+    @property
+    def policy(self) -> Path:
+        return HERE / f"{self.name}.policy"
+
+    @property
+    def cedar(self) -> Path:
+        return HERE / f"{self.name}.cedar"
+
+
+class Maker:
+    """Draws a graph of a given scale: so many users, and everything else in proportion."""
+
+    def __init__(self, name: str, scale: int) -> None:
+        self.random = random.Random(f"{name}/{scale}")
+        self.scale = scale
+
+    def some(self, refs: Sequence[Ref], most: int) -> list[Ref]:
+        return sorted(self.random.sample(refs, min(len(refs), self.random.randint(0, most))))
+
+    def one(self, refs: Sequence[Ref]) -> Ref:
+        return self.random.choice(refs)
+
+    def earlier(self, refs: Sequence[Ref], ref: Ref, most: int) -> list[Ref]:
+        """Parents of its own kind, from before it, so that there are no circles."""
+        return self.some(refs[: refs.index(ref)], most)
+
+    def requests(self, draw: Callable[[], Asked]) -> tuple[Asked, ...]:
+        return tuple(draw() for _ in range(REQUESTS))
+
+
+def numbered(kind: str, count: int) -> list[Ref]:
+    return [(kind, f"{kind}{number}") for number in range(max(1, count))]
+
+
+def drive(scale: int = 100) -> Application:
+    make = Maker("drive", scale)
+    users, groups = numbered("user", scale), numbered("group", scale // 5)
+    folders, documents = numbered("folder", scale), numbered("document", scale * 2)
+    views = {ref: ("view", f"of {ref[1]}") for ref in (*users, *groups)}
+    member_of = {user: make.some(groups, 3) for user in users}
+    owned = {user: (make.some(documents, 5), make.some(folders, 3)) for user in users}
+    every_view = list(views.values())
+    people = [
+        Row(user, {"view": views[user], "owned_documents": docs, "owned_folders": own}, member_of[user])
+        for user, (docs, own) in owned.items()
+    ]
+    seen = [Row(views[user], {}, []) for user in users]
+    seen += [Row(views[group], {}, [views[user] for user in users if group in member_of[user]]) for group in groups]
+    tree = [Row(folder, {}, [*make.earlier(folders, folder, 2), *make.some(every_view, 2)]) for folder in folders]
+    tree += [
+        Row(document, {"public": make.random.random() < 0.2}, [*make.some(folders, 2), *make.some(every_view, 2)])
+        for document in documents
+    ]
+
+    def draw() -> Asked:
+        user = make.one(users)
+        near = make.random.random() < 0.5
+        if make.random.random() < 0.7:
+            of = owned[user][0] if near and owned[user][0] else documents
+            return Asked(user[1], make.random.choice(["read", "read", "write", "share", "change_owner"]), make.one(of))
+        of = owned[user][1] if near and owned[user][1] else folders
+        return Asked(user[1], make.random.choice(["read", "write", "share", "create_document"]), make.one(of))
+
+    rows = (*people, *(Row(group, {}, []) for group in groups), *seen, *tree)
+    return Application("drive", rows, make.requests(draw))
+
+
+REPOSITORY_ROLES = ("readers", "triagers", "writers", "maintainers", "admins")
+ORGANIZATION_ROLES = ("readers", "writers", "admins")
+ACTIONS = ("read", "triage", "write", "maintain", "admin")
+
+
+def codehost(scale: int = 100) -> Application:
+    make = Maker("codehost", scale)
+    users, teams = numbered("user", scale), numbered("team", scale // 4)
+    organizations, repositories = numbered("organization", scale // 10), numbered("repository", scale)
+    on = {ref: {role: ("repository_role", f"{ref[1]} {role}") for role in REPOSITORY_ROLES} for ref in repositories}
+    of = {
+        ref: {role: ("organization_role", f"{ref[1]} {role}") for role in ORGANIZATION_ROLES} for ref in organizations
+    }
+    owners = {ref: make.one(organizations) for ref in repositories}
+    repository_roles = [role for roles in on.values() for role in roles.values()]
+    organization_roles = [role for roles in of.values() for role in roles.values()]
+    direct = {user: make.some(repository_roles, 6) for user in users}
+    people = [
+        Row(
+            user,
+            {},
+            [*direct[user], *make.some(teams, 3), *make.some(organizations, 1), *make.some(organization_roles, 1)],
+        )
+        for user in users
+    ]
+    grouped = [Row(team, {}, [*make.earlier(teams, team, 2), *make.some(repository_roles, 12)]) for team in teams]
+    holders = [Row(ref, dict(of[ref]), make.some(organization_roles, 1)) for ref in organizations]
+    hosted = [Row(ref, {**on[ref], "owner": owners[ref]}, []) for ref in repositories]
+    by_role = {role: repository for repository, roles in on.items() for role in roles.values()}
+
+    def draw() -> Asked:
+        user = make.one(users)
+        near = [by_role[role] for role in direct[user]] if make.random.random() < 0.6 else []
+        return Asked(user[1], make.random.choice(ACTIONS), make.one(near or repositories))
+
+    roles = [Row(role, {}, []) for role in (*repository_roles, *organization_roles)]
+    return Application("codehost", (*people, *grouped, *holders, *hosted, *roles), make.requests(draw))
+
+
+LIST_ACTIONS = ("get_list", "get_list", "update_list", "create_task", "update_task", "delete_task", "delete_list")
+APPLICATION: Ref = ("application", "TinyTodo")
+
+
+def todo(scale: int = 100) -> Application:
+    make = Maker("todo", scale)
+    users, teams, lists = numbered("user", scale), numbered("team", scale // 5), numbered("todo_list", scale * 2)
+    member_of = {user: make.some(teams, 4) for user in users}
+    people = [Row(user, {}, [*member_of[user], APPLICATION]) for user in users]
+    grouped = [Row(team, {}, [*make.earlier(teams, team, 2), APPLICATION]) for team in teams]
+    kept: dict[Ref, dict[str, Attribute]] = {
+        ref: {"owner": make.one(users), "readers": make.one(teams), "editors": make.one(teams)} for ref in lists
+    }
+
+    def draw() -> Asked:
+        user = make.one(users)
+        if make.random.random() < 0.1:
+            return Asked(user[1], make.random.choice(["create_list", "get_lists"]), APPLICATION)
+        near = [ref for ref, has in kept.items() if has["owner"] == user or has["editors"] in member_of[user]]
+        chosen = near if near and make.random.random() < 0.4 else lists
+        return Asked(user[1], make.random.choice(LIST_ACTIONS), make.one(chosen))
+
+    rows = (*people, *grouped, *(Row(ref, has, [APPLICATION]) for ref, has in kept.items()), Row(APPLICATION, {}, []))
+    return Application("todo", rows, make.requests(draw))
+
+
+APPLICATIONS: dict[str, Callable[[int], Application]] = {"drive": drive, "codehost": codehost, "todo": todo}
+
+
+def question(asked: Asked) -> dict[str, Any]:
+    """As our engine takes it."""
+    kind, name = asked.resource
+    return {
+        "action": {"name": asked.action},
+        "resource": {"type": kind, "id": name},
+        "user": {"id": asked.user},
+        "credential": {"issuer": "accounts"},
+    }

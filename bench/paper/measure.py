@@ -1,0 +1,27 @@
+"""One engine and one application, in a child of its own."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from bench.paper.data import APPLICATIONS
+from bench.paper.engines import Cedar, Ours
+from bench.peers.own import Floor
+from bench.trial import Data, trial
+from bench.workload import workload
+
+ENGINES = {"policyengine": Ours, "cedar": Cedar}
+
+
+def measure(engine: str, application: str, scale: int, cap: float) -> Data:
+    made = APPLICATIONS[application](scale)
+    judge = Cedar(made)
+    expected = [judge.allowed(judge.ask(judge.question(asked))) for asked in made.requests]
+    start = perf_counter()
+    peer = ENGINES[engine](made)
+    loaded = {"load_ms": round((perf_counter() - start) * 1e3, 2), "entities": len(made.rows)}
+    work = workload(10)
+    floor = Floor(work)
+    floor_questions = [floor.question(asked) for asked in work.requests]
+    shares = {"allowed": sum(expected) / len(expected)}
+    return {**loaded, **shares, **trial(peer, made.requests, expected, floor.ask, floor_questions, cap)}

@@ -1,0 +1,82 @@
+"""One engine on trial: it agrees on every verdict, or it is not timed; then it takes turns with the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+from bench.measure import Ask, duel
+from bench.peers import Peer
+
+SECONDS = 2.0  # for all rounds of one engine
+FEWEST_TIMED = 100
+
+Data = dict[str, Any]
+
+
+def trial(
+    peer: Peer,
+    requests: Sequence[Any],
+    expected: Sequence[bool],
+    floor: Ask,
+    floor_questions: Sequence[Any],
+    cap: float,
+) -> Data:
+    """Verify all requests within `cap` seconds, then time; `floor_questions` are what the floor is asked meanwhile."""
+    questions = [peer.question(asked) for asked in requests]
+    if problem := unverified(peer, questions, expected, cap):
+        return {"skipped": problem}
+    chosen = slice(_affordable(peer.ask, questions))
+    result = duel(peer.ask, questions[chosen], floor, floor_questions[chosen], SECONDS)
+    return {
+        "verified": len(questions),
+        "timed": len(questions[chosen]),
+        "rounds": result.rounds,
+        "p50_us": round(result.ours.p50, 3),
+        "p99_us": round(result.ours.p99, 3),
+        "mean_us": round(result.ours.mean, 3),
+        "floor_p50_us": round(result.floor.p50, 3),
+        "floor_p99_us": round(result.floor.p99, 3),
+        "floor_mean_us": round(result.floor.mean, 3),
+        "ratio": round(result.ratio, 3),
+        "mean_ratio": round(result.mean_ratio, 3),
+    }
+
+
+def unverified(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], cap: float) -> str | None:
+    """Why the engine is not timed: a verdict that differs, or verdicts that would take longer than the cap."""
+    start = perf_counter()
+    for count, (question, verdict) in enumerate(zip(questions, expected, strict=True), 1):
+        if bool(peer.allowed(peer.ask(question))) is not verdict:
+            return f"wrong: request {count} should be {'allowed' if verdict else 'denied'}"
+        whole = (perf_counter() - start) / count * len(questions)
+        if whole > cap and (count >= 20 or whole > 20 * cap):
+            return f"not verified: {len(questions):,} take {whole:,.0f} s, more than {cap:,.0f} s"
+    return None
+
+
+def _affordable(ask: Callable[[Any], Any], questions: Sequence[Any]) -> int:
+    """How many of the questions three rounds of two loops can ask in the seconds there are."""
+    some = questions[:50]
+    start = perf_counter()
+    for question in some:
+        ask(question)
+    each = (perf_counter() - start) / len(some)
+    return max(FEWEST_TIMED, min(len(questions), int(SECONDS / 6 / each)))
+
+
+def cell(one: Data | None) -> str:
+    """What a table shows of a trial: `p50 / p99  ratio×`, or why there is nothing to show."""
+    if one is None:
+        return ""
+    if "skipped" in one:
+        return str(one["skipped"])
+    return f"{number(one['p50_us'])} / {number(one['p99_us'])}  {number(one['ratio'])}×"
+
+
+def number(value: float | None) -> str:
+    """Three digits that count: 0.82, 14.4, 6,552."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,0 +1,78 @@
+"""Every peer that is installed reads the rules as they are meant; a trial times none that does not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench import trial as module
+from bench.floor import Verdict
+from bench.paper.data import APPLICATIONS
+from bench.paper.engines import Cedar, Ours
+from bench.peers import ENTRIES
+from bench.peers.own import Floor
+from bench.trial import trial
+from bench.workload import workload
+
+SMALL = workload(20, 40)
+FLOOR = Floor(SMALL)
+QUESTIONS = [FLOOR.question(asked) for asked in SMALL.requests]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_peer_agrees_with_every_label(name: str) -> None:
+    entry = ENTRIES[name]
+    if entry.version is None:
+        pytest.skip(f"{entry.package} is not installed")
+    peer = entry.loader()(SMALL)
+    answers = [bool(peer.allowed(peer.ask(peer.question(asked)))) for asked in SMALL.requests]
+    assert answers == list(SMALL.expected)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_we_and_cedar_agree_on_the_applications_of_the_paper(name: str) -> None:
+    pytest.importorskip("cedarpy")
+    made = APPLICATIONS[name](30)
+    ours, cedar = Ours(made), Cedar(made)
+    some = made.requests[:150]
+    verdicts = [cedar.allowed(cedar.ask(cedar.question(asked))) for asked in some]
+    assert [ours.allowed(ours.ask(ours.question(asked))) for asked in some] == verdicts
+    assert 0.2 < sum(verdicts) / len(verdicts) < 0.8
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_generated_data_are_the_same_every_time(name: str) -> None:
+    assert APPLICATIONS[name](20) == APPLICATIONS[name](20)
+
+
+class Wrong(Floor):
+    def allowed(self, answer: Verdict) -> bool:
+        return True
+
+
+def on_trial(peer: Any, cap: float = 60) -> dict[str, Any]:
+    return trial(peer, SMALL.requests, SMALL.expected, FLOOR.ask, QUESTIONS, cap)
+
+
+def test_an_engine_that_agrees_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.01)
+    found = on_trial(Floor(SMALL))
+    assert found["verified"] == 40
+    assert found["p50_us"] > 0
+    assert found["p99_us"] >= found["p50_us"]
+
+
+def test_an_engine_that_disagrees_is_not_timed() -> None:
+    first = SMALL.expected.index(False) + 1
+    assert on_trial(Wrong(SMALL)) == {"skipped": f"wrong: request {first} should be denied"}
+
+
+def test_an_engine_that_would_take_too_long_is_not_timed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "perf_counter", seconds())
+    assert on_trial(Floor(SMALL), cap=20) == {"skipped": "not verified: 40 take 40 s, more than 20 s"}
+
+
+def seconds() -> Callable[[], float]:
+    """A clock on which every reading comes a second after the one before."""
+    ticks = iter(range(1_000))
+    return lambda: float(next(ticks))
