@@ -113,7 +113,8 @@ class _Drawing:
 
     def sections(self, reach: Reach | None) -> Iterator[Box]:
         kernel, tree = self.kernel, self.tree
-        agents = () if reach else tuple(self.standing.who(Kind.AGENT, block) for block in kernel.agents)
+        blocks = () if reach else sorted(kernel.agents, key=lambda block: natural(block.label))
+        agents = tuple(self.standing.who(Kind.AGENT, block) for block in blocks)
         limits = tuple(Box(Kind.NOTE, words(limit), at=limit.span.at) for limit in kernel.delegation)
         paths = tuple(self._paths())
         parts = (
@@ -218,7 +219,7 @@ def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     for pattern in dict.fromkeys(_written(kernel)):
         trail: Trail = ()
         for segment in pattern.segments:
-            trail = (*trail, replace(segment, capture=None, entity=None))
+            trail = (*trail, k.Segment(segment.prefix, segment.wild, segment.suffix))
             if segment.capture:
                 found[trail][segment.capture] = segment.entity or found[trail].get(segment.capture)
     return {trail: _capture(names) for trail, names in found.items()}

@@ -22,7 +22,7 @@ def folded(root: Box, depth: int | None = None, most: int | None = MOST) -> Box:
     box = box if most is None else _fitted(box, most)
     if not any(part.hidden for part in box.walk()):
         return box
-    told = f"{box.size:,} boxes drawn, {whole - box.size:,} folded into them"
+    told = f"{box.size:,} boxes drawn, {whole - box.size:,} folded: an endpoint or an agent shows more"
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 
@@ -57,7 +57,8 @@ class _Alike:
     def _folded(self, box: Box) -> tuple[Box, int]:
         below = [self._folded(child) for child in box.children]
         key = (box.kind, box.detail, tuple((child.label, shape) for child, shape in below))
-        return replace(box, children=_grouped(below)), self.shapes.setdefault(key, len(self.shapes))
+        shape = self.shapes.setdefault(key, len(self.shapes))
+        return (replace(box, children=_grouped(below)) if below else box), shape
 
 
 def _grouped(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:

@@ -1,0 +1,33 @@
+"""A drawing in Graphviz' language, for its layouts and for tools that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine.compiler.graph.box import Box
+from policyengine.compiler.graph.styles import COLOURS, numbered, printable, short, shown_lines
+
+
+def render(root: Box) -> str:
+    return "".join(f"{line}\n" for line in _lines(root))
+
+
+def _lines(root: Box) -> Iterator[str]:
+    yield "digraph policy {"
+    yield "  rankdir=LR"
+    yield '  node [shape=box, style="rounded,filled", fontname="monospace", fontsize=10, margin="0.1,0.05"]'
+    yield '  edge [arrowhead=none, color="#8a8f98"]'
+    for box, number, parent in numbered(root):
+        colour = COLOURS[box.kind]
+        label = "".join(f"{escape(short(line))}\\l" for line in shown_lines(box))
+        style = ', style="rounded,filled,dashed"' if box.hidden else ""
+        colours = f'fillcolor="{colour.light}", color="{colour.line}", fontcolor="{colour.dark}"'
+        yield f'  n{number} [label="{label}", {colours}{style}]'
+        if parent is not None:
+            yield f"  n{parent} -> n{number}"
+    yield "}"
+
+
+def escape(text: str) -> str:
+    """Text inside of a quoted label: a backslash would begin an escape, `&` an entity."""
+    return printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,38 @@
+"""A drawing as a Mermaid flowchart, which code hosts show inside of Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from policyengine.compiler.graph.box import Box, Kind
+from policyengine.compiler.graph.styles import COLOURS, numbered, short, shown_lines
+
+# Inside of quotes everything else is text; written as entities these have no meaning to Mermaid, Markdown or HTML.
+UNSAFE = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
+
+
+def render(root: Box) -> str:
+    return "".join(f"{line}\n" for line in _lines(root))
+
+
+def _lines(root: Box) -> Iterator[str]:
+    yield "flowchart LR"
+    for box, number, parent in numbered(root):
+        text = "<br/>".join(escape(short(line)) for line in shown_lines(box))
+        yield f'  n{number}["{text}"]:::{_class(box.kind)}'
+        if parent is not None:
+            yield f"  n{parent} {'-.-' if box.hidden else '---'} n{number}"
+    kinds = {box.kind for box in root.walk()}
+    for kind in sorted(kinds):
+        colour = COLOURS[kind]
+        yield f"  classDef {_class(kind)} fill:{colour.light},stroke:{colour.line},color:{colour.dark}"
+
+
+def _class(kind: Kind) -> str:
+    """A word that is none of the grammar's own."""
+    return f"{kind}Box"
+
+
+def escape(text: str) -> str:
+    return UNSAFE.sub(lambda found: f"#{ord(found[0])};", text)

@@ -1,0 +1,122 @@
+"""A drawing as SVG: an indented tree, laid out here, that any browser shows and that runs nothing.
+
+The font's letters are all as wide, so that a text is as wide as its columns and no font has to be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from policyengine.compiler.graph.box import Box, Kind
+from policyengine.compiler.graph.styles import COLOURS, numbered, printable, short, shown_lines, width
+from policyengine.compiler.graph.text import note, title
+
+SIZE = 13  # of the letters, in pixels
+LETTER = 0.62 * SIZE  # the widest of the usual fonts, so that a text never leaves its box
+LINE = 18
+PADDING = 8
+GAP = 7  # between boxes, one below the other
+INDENT = 28
+MARGIN = 16
+
+STYLE = f"""
+text {{ font: {SIZE}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1c1e21 }}
+.ground {{ fill: #ffffff }}
+.branch {{ fill: none; stroke: #8a8f98 }}
+.note {{ opacity: .75 }}
+rect {{ stroke-width: 1.2 }}
+.folded rect {{ stroke-dasharray: 5 3 }}
+"""
+DARK_STYLE = ".ground { fill: #16181c } text { fill: #e8eaed }"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A box with its lines and its rectangle, in pixels; `parent` is the number of the box it is in."""
+
+    box: Box
+    lines: tuple[str, ...]
+    x: float
+    y: float
+    parent: int | None
+
+    @property
+    def width(self) -> float:
+        return max(width(line) for line in self.lines) * LETTER + 2 * PADDING
+
+    @property
+    def height(self) -> float:
+        return len(self.lines) * LINE + PADDING
+
+
+def placed(root: Box) -> list[Placed]:
+    """One box below the other, each as far to the right as it is deep."""
+    found: list[Placed] = []
+    depths: list[int] = []
+    top = float(MARGIN)
+    for box, _, parent in numbered(root):
+        depths.append(0 if parent is None else depths[parent] + 1)
+        one = Placed(box, tuple(_lines(box)), MARGIN + depths[-1] * INDENT, top, parent)
+        found.append(one)
+        top += one.height + GAP
+    return found
+
+
+def _lines(box: Box) -> list[str]:
+    """Short boxes take one line, so that more of the tree is seen at once."""
+    lines = [short(line) for line in shown_lines(box)]
+    joined = "   ".join(lines)
+    return lines if joined != short(joined) else [joined]
+
+
+def render(root: Box) -> str:
+    boxes = placed(root)
+    right = max(one.x + one.width for one in boxes) + MARGIN
+    bottom = max(one.y + one.height for one in boxes) + MARGIN
+    size = f'width="{right:.0f}" height="{bottom:.0f}" viewBox="0 0 {right:.0f} {bottom:.0f}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
+        f"<title>{_text(root.label)}</title>\n<style>{_style(root)}</style>\n"
+        f'<rect class="ground" width="100%" height="100%"/>\n'
+        f"{''.join(_branches(boxes))}{''.join(map(_drawn, boxes))}</svg>\n"
+    )
+
+
+def _style(root: Box) -> str:
+    kinds = sorted({box.kind for box in root.walk()})
+    light = "".join(f".{kind} rect {{ fill: {COLOURS[kind].light}; stroke: {COLOURS[kind].line} }}\n" for kind in kinds)
+    dark = "".join(f".{kind} rect {{ fill: {COLOURS[kind].dark} }}\n" for kind in kinds)
+    return f"{STYLE}{light}@media (prefers-color-scheme: dark) {{\n{DARK_STYLE}\n{dark}}}\n"
+
+
+def _branches(boxes: list[Placed]) -> Iterator[str]:
+    """From the lower left of a box down, and right to each box within it."""
+    for one in boxes:
+        if one.parent is not None:
+            above = boxes[one.parent]
+            middle = one.y + LINE / 2 + PADDING / 2
+            down = f"M{above.x + INDENT / 2:.1f} {above.y + above.height:.1f}V{middle:.1f}H{one.x:.1f}"
+            yield f'<path class="branch" d="{down}"/>\n'
+
+
+def _drawn(one: Placed) -> str:
+    kind = f"{one.box.kind} folded" if one.box.hidden or one.box.kind is Kind.MORE else str(one.box.kind)
+    texts = "".join(
+        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE * number + SIZE:.1f}"{_faint(number)}>'
+        f"{_text(line)}</text>"
+        for number, line in enumerate(one.lines)
+    )
+    rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
+    whole = _text(title(one.box) + note(one.box))
+    return f'<g class="{kind}"><title>{whole}</title>{rectangle}{texts}</g>\n'
+
+
+def _faint(number: int) -> str:
+    return ' class="note"' if number else ""
+
+
+def _text(text: str) -> str:
+    """Text for XML, which cannot hold control characters at all; its white space is kept."""
+    return escape(printable(text)).replace("  ", "\N{NO-BREAK SPACE} ")
