@@ -72,7 +72,7 @@ def _methods(text: str, words: str) -> tuple[str, ...] | None:
         return None
     found = [paths.method_of(word) for word in words.split("|")]
     if any(isinstance(method, paths.Malformed) for method in found):
-        raise _no_endpoint(text, f"`{words}` is no method")
+        raise _no_endpoint(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
     return tuple(sorted({str(method) for method in found}))
 
 

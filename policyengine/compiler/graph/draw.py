@@ -29,12 +29,13 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
     if reach is not None:
         kept = _reached(kept, patterns, reach)
     if endpoint is None or is_area(endpoint):
-        within = _Drawing(kernel, tree, Standing(kernel), kept, _captures(kernel)).sections(reach)
+        drawing = _Drawing(kernel, tree, Standing(kernel), kept, _captures(kernel))
+        within = drawing.sections(*_blocks(kernel, kept, endpoint, reach))
         label = f"policy {', '.join(kernel.packages)}" if endpoint is None else words(endpoint)
     else:
         within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree.everywhere)
         label = words(endpoint)
-    boxes = (*_of_agent(kernel, reach, endpoint), *within)
+    boxes = (*_unsaid_groups(kernel, reach), *within)
     return Box(Kind.POLICY if endpoint is None else Kind.ENDPOINT, label, _about(kernel, reach), None, boxes)
 
 
@@ -50,7 +51,7 @@ def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
 
 def _at_endpoint(standing: Standing, uses: Sequence[Uses], everywhere: Iterable[int]) -> Iterator[Box]:
     if not any(use.opens for use in uses):
-        yield Box(Kind.NOTE, "no door: every request here is denied")
+        yield Box(Kind.NOTE, "no door opens here: denied by default")
     yield from standing.boxes(uses, everywhere)
 
 
@@ -85,17 +86,25 @@ def _is_his(kind: str, block: int, reach: Reach) -> bool:
     return kind == "agents" and block in reach.blocks
 
 
-def _of_agent(kernel: k.Kernel, reach: Reach | None, endpoint: k.Pattern | None) -> Iterator[Box]:
-    if reach is None:
-        return
-    standing = Standing(kernel)
-    if endpoint is None:
-        blocks = tuple(standing.who(Kind.AGENT, kernel.agents[number]) for number in sorted(reach.blocks))
-        yield Box(Kind.SECTION, "its blocks", children=blocks)
-    if reach.groups:
+def _unsaid_groups(kernel: k.Kernel, reach: Reach | None) -> Iterator[Box]:
+    if reach is not None and reach.groups:
         hint = "left out: whether it is in these groups is not known here; `--group NAME` counts it in"
-        groups = tuple(standing.who(Kind.AGENT, kernel.agents[number], demands=False) for number in reach.groups)
-        yield Box(Kind.SECTION, "groups", hint, children=groups)
+        blocks = (Standing(kernel).who(Kind.AGENT, kernel.agents[number], demands=False) for number in reach.groups)
+        yield Box(Kind.SECTION, "groups", hint, children=tuple(blocks))
+
+
+def _blocks(
+    kernel: k.Kernel, uses: Mapping[int, Uses], endpoint: k.Pattern | None, reach: Reach | None
+) -> tuple[str, list[k.AgentBlock]]:
+    """The blocks of agents that are shown with what they demand, and what they are called together."""
+    if reach is not None:
+        name, numbers = "its blocks", reach.blocks
+    elif endpoint is None:
+        name, numbers = "agents", frozenset(range(len(kernel.agents)))
+    else:
+        opens = (opens for use in uses.values() for opens in use.opens)
+        name, numbers = "agents", frozenset(one.block for one in opens if one.kind == "agents")
+    return name, sorted((kernel.agents[number] for number in numbers), key=lambda block: natural(block.label))
 
 
 # ── The tree ──────────────────────────────────────────────────────────────────────────────────
@@ -111,14 +120,13 @@ class _Drawing:
     uses: Mapping[int, Uses]
     captures: Mapping[Trail, str]
 
-    def sections(self, reach: Reach | None) -> Iterator[Box]:
+    def sections(self, name: str, blocks: Iterable[k.AgentBlock]) -> Iterator[Box]:
         kernel, tree = self.kernel, self.tree
-        blocks = () if reach else sorted(kernel.agents, key=lambda block: natural(block.label))
         agents = tuple(self.standing.who(Kind.AGENT, block) for block in blocks)
         limits = tuple(Box(Kind.NOTE, words(limit), at=limit.span.at) for limit in kernel.delegation)
         paths = tuple(self._paths())
         parts = (
-            ("agents", agents),
+            (name, agents),
             ("every chain", limits),
             ("everywhere", tuple(self.standing.everywhere(tree.everywhere))),
             ("paths", paths),

@@ -14,15 +14,14 @@ ALIKE = 3  # from so many on, siblings with the same boxes below are drawn as on
 PLURALS = {Kind.ANYONE: "blocks for anyone", Kind.NOTE: "notes", Kind.MAY: "doors", Kind.DELEGATE: "delegations"}
 
 
-def folded(root: Box, depth: int | None = None, most: int | None = MOST) -> Box:
-    """The drawing with at most so many boxes (None: all of them) and levels below the root."""
-    whole = root.size
-    box = root if most is None or whole <= most else _Alike().folded(root)
+def folded(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
+    """The drawing with at most so many levels below the root and, unless it is wanted whole, `MOST` boxes."""
+    box = root if whole or root.size <= MOST else _Alike().folded(root)
     box = box if depth is None else _cut(box, depth)
-    box = box if most is None else _fitted(box, most)
+    box = box if whole else _fitted(box, MOST)
     if not any(part.hidden for part in box.walk()):
         return box
-    told = f"{box.size:,} boxes drawn, {whole - box.size:,} folded: an endpoint or an agent shows more"
+    told = f"{box.size:,} boxes drawn, {root.size - box.size:,} folded: an endpoint or an agent shows more"
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 

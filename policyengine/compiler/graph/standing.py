@@ -73,8 +73,8 @@ class Standing:
         when = f" when {words(grant.when)}" if grant.when is not None else ""
         found = []
         for opening in (grant.openings[number] for number in opens.openings):
-            carried = "" if isinstance(block, k.AnyoneBlock) else _carried(opening.carriers)
-            detail = ", ".join(filter(None, (carried, self._at((opening.pattern,)))))
+            where = "" if words(opening) == words(opening.pattern) else self._at((opening.pattern,))
+            detail = ", ".join(filter(None, (where, _carried(block, opening.carriers))))
             found.append(Box(Kind.MAY, f"may {words(opening)}{when}", detail, grant.span.at))
         return found
 
@@ -138,10 +138,13 @@ def _numbers(found: Iterable[Iterable[int]]) -> list[int]:
     return list(dict.fromkeys(number for numbers in found for number in numbers))
 
 
-def _carried(carriers: Sequence[str]) -> str:
-    if not carriers:
-        return "by an issuer that says `scopes none`"
-    return f"scope {' or '.join(shown(scope) for scope in carriers)}"
+def _carried(block: Block, carriers: Sequence[str]) -> str:
+    """What the credential must carry: of a user only where no agent asks."""
+    if isinstance(block, k.AnyoneBlock):
+        return ""
+    scopes = " or ".join(map(shown, carriers))
+    needed = f"scope {scopes}" if carriers else "an issuer that says `scopes none`"
+    return f"without an agent: {needed}" if isinstance(block, k.UserBlock) else needed
 
 
 def _kind(effect: k.Effect) -> Kind:

@@ -44,3 +44,8 @@ def note(box: Box) -> str:
 
 def render(root: Box, signs: tuple[str, str, str, str] = UNICODE) -> str:
     return "".join(f"{row.branch}{title(row.box)}{note(row.box)}\n" for row in rows(root, signs))
+
+
+def spelled(text: str) -> str:
+    """Our own signs for screens that know ASCII only."""
+    return text.replace("…", "...").replace("—", "-")
