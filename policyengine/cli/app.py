@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli import INTERRUPTED, check, compile, decide, explain, explain_code, fmt, init, serve, test
+from policyengine.cli import INTERRUPTED, check, compile, decide, explain, explain_code, fmt, graph, init, serve, test
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, show_traceback, tell
 from policyengine.cli.terminal import Format
 
@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compile": compile.compile_policies,
     "decide": decide.decide,
     "explain": explain.explain,
+    "graph": graph.graph,
     "explain-code": explain_code.explain_code,
     "serve": serve.serve,
     "init": init.init,
