@@ -1,1 +1,1 @@
-"""Text to AST: what was written, with every place remembered; the only importer of lark."""
+"""Text to AST: what was written, with every place remembered; only `generate.py` imports lark."""

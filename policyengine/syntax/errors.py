@@ -136,7 +136,7 @@ def separator(s: Situation) -> Diagnostic | None:
             return s.report("E112", "one `,` is enough", "leave it out")
         return s.report("E112", "no `,` belongs here", "leave it out: every item begins with a word of its own")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
-        at = (s.stop.previous.start_pos or 0) if s.stop.previous is not None else s.at
+        at = s.stop.previous.start if s.stop.previous is not None else s.at
         fits = spoken(_choices(s))
         return Diagnostic(
             "E112", f"after this `,` another one must follow: {fits}", Span(s.source, at, at + 1), "or leave it out"
@@ -153,7 +153,7 @@ def method(s: Situation) -> Diagnostic | None:
     if not s.found.startswith("/") or "PATH" in s.accepted:
         return None
     if s.previous.upper() in METHODS and s.stop.previous is not None and not s.previous.isupper():
-        span = Span(s.source, s.stop.previous.start_pos or 0, s.stop.previous.end_pos or 0)
+        span = Span(s.source, s.stop.previous.start, s.stop.previous.end)
         return Diagnostic("E114", "methods are written in capitals", span, f"write `{s.previous.upper()} {s.found}`")
     if "METHOD" in s.accepted or s.previous in ("may", "include", "allow", "deny", ","):
         return s.report(
@@ -195,7 +195,7 @@ def number(s: Situation) -> Diagnostic | None:
         message = f"`{cut(s.found)}` is neither a number nor a duration"
         return s.report("E119", message, clock_hint(s) or NUMBERS)
     if s.found == "," and "," not in s.accepted and s.stop.previous is not None:
-        grouped = GROUPED.match(s.source.text, s.stop.previous.start_pos or 0)
+        grouped = GROUPED.match(s.source.text, s.stop.previous.start)
         if grouped is not None and grouped.end() > s.at:
             span = Span(s.source, *grouped.span())
             return Diagnostic(
@@ -247,7 +247,7 @@ def spelling(s: Situation) -> Diagnostic | None:
         )
     if not (s.adjoins and s.stop.previous is not None and s.stop.previous.type == "NAME"):
         return None
-    whole = re.compile(r"[\w.-]+").match(s.source.text, s.stop.previous.start_pos or 0)
+    whole = re.compile(r"[\w.-]+").match(s.source.text, s.stop.previous.start)
     if whole is None or whole.end() <= s.at or (s.found == "-" and "-" in s.accepted):
         return None
     span = Span(s.source, whole.start(), whole.end())

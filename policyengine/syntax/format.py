@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lark import Token
-
 from policyengine.diagnostics import PolicyError
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.columns import Line, aligned
 from policyengine.syntax.parse import parse, tokens
+from policyengine.syntax.tokens import Token
 
 INDENT = 2
 BETWEEN_ITEMS = "   "
@@ -96,10 +95,10 @@ class Places:
 
 
 def _lexeme(places: Places, before: Token | None, previous: Token | None, token: Token) -> Lexeme:
-    start, end = token.start_pos or 0, token.end_pos or 0
+    start, end = token.start, token.end
     begins = start in places.items or token.type in FIRST_WORDS or (previous is not None and previous.type == "LBRACE")
     return Lexeme(
-        str(token),
+        token.text,
         token.type,
         start,
         end,
@@ -114,7 +113,7 @@ def _space(places: Places, before: Token | None, previous: Token | None, token: 
     if previous is None or _tight(places, before, previous, token):
         return ""
     separated = previous.type not in ("LBRACE", "COMMA", "EXPORT")
-    return BETWEEN_ITEMS if token.start_pos in places.items and separated else " "
+    return BETWEEN_ITEMS if token.start in places.items and separated else " "
 
 
 def _tight(places: Places, before: Token | None, previous: Token, token: Token) -> bool:
@@ -129,9 +128,9 @@ def _tight(places: Places, before: Token | None, previous: Token, token: Token) 
             return before is None or before.type != "GIVEN"
         case "MINUS", _:
             return before is None or before.type not in OPERANDS
-    if previous == ".." or token == "..":
+    if ".." in (previous.text, token.text):
         return True
-    if token.start_pos in places.angles or (previous.start_pos in places.angles and previous == "<"):
+    if token.start in places.angles or (previous.start in places.angles and previous.text == "<"):
         return True
     return token.type in TIGHT_BEFORE or previous.type in TIGHT_AFTER
 

@@ -49,7 +49,7 @@ def unzoned(s: Situation) -> Diagnostic | None:
     before = s.stop.previous
     if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
         return None
-    span = Span(s.source, before.start_pos or 0, before.end_pos or 0)
+    span = Span(s.source, before.start, before.end)
     hint = f'say whose clock: `{span.text} "Europe/Berlin"`, or `"UTC"`'
     return Diagnostic("E101", "a time window needs its time zone", span, hint)
 
@@ -83,7 +83,7 @@ def _presence(s: Situation) -> str | None:
 
 
 def _entity(s: Situation) -> str | None:
-    before = s.source.text[s.stop.declaration : s.stop.previous.start_pos] if s.stop.previous is not None else ""
+    before = s.source.text[s.stop.declaration : s.stop.previous.start] if s.stop.previous is not None else ""
     if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
         return f'an entity is written `{s.previous} "{s.found}"`'
     return None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from lark import Lark, Token
-from lark.exceptions import UnexpectedInput
-from lark.parsers.lalr_analysis import Shift
-
+from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-
-END = "$END"
+from policyengine.syntax.machine import Machine, Unreadable
+from policyengine.syntax.table import END, Table, parse_table
+from policyengine.syntax.tokens import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +27,24 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What the parser knows, by its states: the actions, and which states begin a declaration."""
+    """What the parser knows: its table, and which states begin a declaration."""
 
-    actions: dict[int, dict[str, Any]]
-    written: dict[str, str]  # terminal → as it is written, or its own name
+    table: Table
+    written: Mapping[str, str]  # terminal → as it is written, or its own name
     heads: frozenset[str]  # the words that begin something at the left margin
     head_states: frozenset[int]
 
+    def actions(self, state: int) -> Mapping[str, int]:
+        return self.table.states[state][1]
+
 
 @cache
-def tables(lark: Lark) -> Tables:
-    configuration = lark.parse_interactive("").parser_state.parse_conf
-    actions: dict[int, dict[str, Any]] = configuration.states
-    written = {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals}
-    first = {name: target for name, (action, target) in actions[configuration.start_state].items() if action is Shift}
+def tables() -> Tables:
+    table = parse_table()
+    written = table.written
+    first = {name: target for name, target in table.states[table.start][1].items() if target >= 0}
     heads = frozenset(written[name] for name in first if name in written)
-    return Tables(actions, written | {END: END}, heads, frozenset(first[n] for n in first if n in written))
+    return Tables(table, {**written, END: END}, heads, frozenset(first[n] for n in first if n in written))
 
 
 @cache
@@ -54,23 +54,23 @@ def _margin(heads: frozenset[str]) -> re.Pattern[str]:
 
 def accepted(known: Tables, stack: list[int]) -> frozenset[str]:
     """What can stand next. The parser's own answer comes too late: it reduces before it finds a token impossible."""
-    candidates = {name for name in known.actions[stack[-1]] if name in known.written}
-    return frozenset(known.written[name] for name in candidates if _shifts(known.actions, stack, name))
+    candidates = {name for name in known.actions(stack[-1]) if name in known.written}
+    return frozenset(known.written[name] for name in candidates if _shifts(known, stack, name))
 
 
-def _shifts(actions: dict[int, dict[str, Any]], stack: list[int], terminal: str) -> bool:
+def _shifts(known: Tables, stack: list[int], terminal: str) -> bool:
     stack = list(stack)
-    while (found := actions[stack[-1]].get(terminal)) is not None:
-        action, argument = found
-        if action is Shift:
+    while (action := known.actions(stack[-1]).get(terminal)) is not None:
+        if action >= 0:
             return True
-        if size := len(argument.expansion):
+        rule = known.table.rules[~action]
+        if size := len(rule.symbols):
             del stack[-size:]
-        target = actions[stack[-1]].get(argument.origin.name)
+        target = known.table.states[stack[-1]][2].get(rule.origin)
         if target is None:
             return False
-        stack.append(target[1])
-        if terminal == END and argument.origin.name == "module":
+        stack.append(target)
+        if terminal == END and target == known.table.end:
             return True
     return False
 
@@ -78,13 +78,11 @@ def _shifts(actions: dict[int, dict[str, Any]], stack: list[int], terminal: str)
 class Reader:
     """Feeds the parser token by token; after a stop it forgets the declaration around it and goes on at the next."""
 
-    def __init__(self, lark: Lark, text: str) -> None:
-        self.text = text
-        self.known = tables(lark)
-        self.parser = lark.parse_interactive(text)
-        self.state = self.parser.parser_state
-        self.lexer = self.parser.lexer_thread
-        self.level = len(self.state.state_stack)  # how high the stack is outside of all declarations
+    def __init__(self, source: Source) -> None:
+        self.text = source.text
+        self.known = tables()
+        self.machine = Machine(source)
+        self.level = len(self.machine.states)  # how high the stack is outside of all declarations
         self.declaration = 0
         self.previous: Token | None = None
         self.restarted = -1
@@ -96,21 +94,20 @@ class Reader:
                 stops.append(stop)
             if not self._go_on_after(stop) or len(stops) >= limit:
                 break
-        module = self.state.feed_token(Token(END, ""), is_end=True)
-        return (module if isinstance(module, ast.Module) else None), stops
+        return self.machine.finish(), stops
 
     def _next_stop(self) -> Stop | None:
-        before = list(self.state.state_stack)
+        before = list(self.machine.states)
         try:
-            for token in self.lexer.lex(self.state):  # type: ignore[no-untyped-call]
-                before = list(self.state.state_stack)
-                self.state.feed_token(token)
+            for token in self.machine.tokens():
+                before = list(self.machine.states)
+                if not self.machine.feed(token):
+                    return self._stop(token.start, before)
                 self._remember(token)
-                before = list(self.state.state_stack)
-        except UnexpectedInput as error:
-            at: int = error.pos_in_stream  # type: ignore[assignment]
-            return self._stop(at, before)
-        if _shifts(self.known.actions, before, END):
+                before = list(self.machine.states)
+        except Unreadable as error:
+            return self._stop(error.offset, before)
+        if _shifts(self.known, before, END):
             return None
         return self._stop(len(self.text), before)
 
@@ -118,9 +115,9 @@ class Reader:
         return Stop(offset, accepted(self.known, stack), self.previous, self.declaration)
 
     def _remember(self, token: Token) -> None:
-        stack = self.state.state_stack
+        stack = self.machine.states
         if stack[-1] in self.known.head_states and not self._after_export():
-            self.level, self.declaration = len(stack) - 1, token.start_pos or 0
+            self.level, self.declaration = len(stack) - 1, token.start
         self.previous = token
 
     def _after_export(self) -> bool:
@@ -131,16 +128,14 @@ class Reader:
         begins_at = stop.offset if stop.offset > self.restarted else stop.offset + 1
         following = _margin(self.known.heads).search(self.text, begins_at)
         if not self._was_whole(stop):
-            del self.state.state_stack[self.level :]
-            del self.state.value_stack[self.level - 1 :]
+            self.machine.forget(self.level)
             self.previous = None
         if following is None:
             return False
         self.restarted = self.declaration = following.start()
-        if self.lexer.state is not None:
-            self.lexer.state.line_ctr.char_pos = following.start()
+        self.machine.position = following.start()
         return True
 
     def _was_whole(self, stop: Stop) -> bool:
         at_margin = stop.offset == 0 or self.text[stop.offset - 1] == "\n"
-        return "guard" in stop.accepted and (stop.previous == "}" or at_margin)
+        return "guard" in stop.accepted and ((stop.previous is not None and stop.previous.text == "}") or at_margin)

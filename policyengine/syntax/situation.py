@@ -37,12 +37,12 @@ class Situation:
 
     @property
     def previous(self) -> str:
-        return str(self.stop.previous) if self.stop.previous is not None else ""
+        return self.stop.previous.text if self.stop.previous is not None else ""
 
     @property
     def adjoins(self) -> bool:
         """Whether no space stands before the place."""
-        return self.stop.previous is not None and self.stop.previous.end_pos == self.at
+        return self.stop.previous is not None and self.stop.previous.end == self.at
 
     @property
     def at_line_start(self) -> bool:
@@ -58,8 +58,8 @@ class Situation:
 
     def span(self) -> Span:
         before = self.stop.previous
-        if not self.found and before is not None and before.end_pos is not None:
-            return Span(self.source, before.end_pos, before.end_pos)
+        if not self.found and before is not None:
+            return Span(self.source, before.end, before.end)
         return Span(self.source, self.at, self.at + len(self.found))
 
     def report(self, code: str, message: str, hint: str | None = None, *related: Related) -> Diagnostic:

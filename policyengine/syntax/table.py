@@ -1,80 +1,102 @@
-"""The parse table of the grammar, saved beside it: building it anew costs half a second at every start.
+"""The parse table of the grammar, saved beside it: building it anew costs half a second, and needs lark.
 
 `python -m policyengine.syntax.table` writes it, and a test holds it equal to the grammar. It is data that runs nothing,
-and serves only the grammar and the version of lark that it was made from; for any other the table is built.
+and serves only the grammar that it was made from; for any other the table is built.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lark
 import msgpack  # type: ignore[import-untyped]
-from lark import Lark, Token
-from lark.grammar import Rule
-from lark.lexer import TerminalDef
 
 _PACKAGE = Path(__file__).parent.parent
 _INSTALLED = _PACKAGE / "grammar"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"  # in the wheel, or in a checkout
 GRAMMAR, TABLE = FOLDER / "policy.lark", FOLDER / "policy.table"
-UNBOUNDED = 2**32  # lark's width of a terminal without end is an int that no format of 64 bits holds
-OURS = ("transformer", "lexer_callbacks", "postlex")  # options that are objects of a process
+SPACE = r"[ \t\r\n]*+"  # what may stand before any token
+END = "$END"  # the terminal behind the last token
 
 
-class WholeWords:
-    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
+class Lexer:
+    """What can be read where the parser stands: the group that matches is the terminal, unless `words` knows better."""
 
-    always_accept = ("NAME",)
+    __slots__ = ("match", "words")
+    match: Callable[[str, int], re.Match[str] | None]
 
-    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        return stream
+    def __init__(self, pattern: str, words: Mapping[str, Mapping[str, str]]) -> None:
+        self.words = words
+
+        def compiled(text: str, position: int) -> re.Match[str] | None:
+            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # once it is needed: a small policy needs few
+            return self.match(text, position)
+
+        self.match = compiled
 
 
-def parser(**options: Any) -> Lark:
-    """The parser of the grammar, from the saved table where that is its own."""
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the grammar: `phrase` is what it builds, None a list to be inlined, "" its one part itself."""
+
+    origin: str
+    phrase: str | None
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`states` hold a lexer; by terminal the state to shift to, or `~` the rule to reduce by; by rule name the state
+    after it. `written` spells terminals as they are written."""
+
+    start: int
+    end: int
+    written: Mapping[str, str]
+    rules: tuple[Rule, ...]
+    states: Mapping[int, tuple[Lexer, Mapping[str, int], Mapping[str, int]]]
+
+
+@cache
+def parse_table() -> Table:
+    """The table of the grammar: the saved one where it is its own."""
     grammar = GRAMMAR.read_text(encoding="utf-8")
-    data = saved(grammar)
-    if data is None:
-        return built(grammar, **options)
-    found: Lark = Lark._load_from_dict(data["data"], data["memo"], postlex=WholeWords(), **options)  # type: ignore[no-untyped-call]
-    return found
+    return read(saved(grammar) or generated(grammar))
 
 
-def built(grammar: str, **options: Any) -> Lark:
-    return Lark(
-        grammar,
-        parser="lalr",
-        start="module",
-        maybe_placeholders=False,
-        keep_all_tokens=True,
-        postlex=WholeWords(),
-        **options,
-    )
+def read(data: Mapping[str, Any]) -> Table:
+    lexers = [Lexer(pattern, words) for pattern, words in data["lexers"]]
+    rules = tuple(Rule(origin, phrase, tuple(symbols)) for origin, phrase, symbols in data["rules"])
+    states = {state: (lexers[lexer], actions, after) for state, (lexer, actions, after) in data["states"].items()}
+    return Table(data["start"], data["end"], data["written"], rules, states)
 
 
 def saved(grammar: str) -> Mapping[str, Any] | None:
-    """What `table` wrote for this grammar and this lark, if it is there."""
+    """What was written for this grammar, if it is there."""
     if not TABLE.is_file():
         return None
-    table: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()), strict_map_key=False)
-    return table if table["made_from"] == made_from(grammar) else None
+    data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()), strict_map_key=False)
+    return data if data["made_from"] == made_from(grammar) else None
 
 
 def made_from(grammar: str) -> str:
-    return f"lark {lark.__version__} sha256:{hashlib.sha256(grammar.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(grammar.encode()).hexdigest()}"
+
+
+def generated(grammar: str) -> dict[str, Any]:
+    found: dict[str, Any] = import_module("policyengine.syntax.generate").generated(grammar)  # lark, only if needed
+    return found
 
 
 def table(grammar: str) -> bytes:
-    data, memo = built(grammar).memo_serialize([TerminalDef, Rule])
-    data["options"] = {name: None if name in OURS else value for name, value in data["options"].items()}
-    content = {"made_from": made_from(grammar), "data": data, "memo": memo}
-    return zlib.compress(msgpack.packb(content, default=partial(min, UNBOUNDED)), 9)
+    content = {"made_from": made_from(grammar), **generated(grammar)}
+    return zlib.compress(msgpack.packb(content), 9)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pytest
 from lark import Lark, Token
 from lark.exceptions import LarkError
 
-from policyengine.syntax.table import GRAMMAR, WholeWords
+from policyengine.syntax.generate import WholeWords
+from policyengine.syntax.table import GRAMMAR
 from policyengine.syntax.words import UNUSABLE
 
 CONDITION = "after all any count distinct false! no not sum true!"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from lark import Token
-
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.build.leaves import Leaves, Part, unquote
+from policyengine.syntax.tokens import Token
 
 
 class Declarations(Leaves):
@@ -58,7 +57,7 @@ class Declarations(Leaves):
         return ast.FieldDecl(self._name(name), type_, bool(inherited), span=span)
 
     def inherited(self, span: Span, word: Token) -> ast.Name:
-        return ast.Name(str(word), span=span)  # no token: `field` is given only those that hold a value
+        return ast.Name(word.text, span=span)  # no token: `field` is given only those that hold a value
 
     def named_type(self, span: Span, name: Token, *parts: Part) -> ast.NamedType:
         parameters = tuple(part for part in parts if isinstance(part, ast.NamedType | ast.RecordType))
@@ -94,22 +93,22 @@ class Declarations(Leaves):
         return ast.Binding(self._name(fact), value, span=span)
 
     def http(self, span: Span, methods: tuple[Token, ...], path: Token) -> ast.Http:
-        return ast.Http(tuple(map(str, methods)), str(path), span=span, path_span=self._at(path))
+        return ast.Http(tuple(method.text for method in methods), path.text, span=span, path_span=self._at(path))
 
     def methods(self, span: Span, *methods: Token) -> tuple[Token, ...]:
         return methods
 
     def any_method(self, span: Span, path: Token) -> ast.Http:
-        return ast.Http((), str(path), span=span, path_span=self._at(path))
+        return ast.Http((), path.text, span=span, path_span=self._at(path))
 
     def tool(self, span: Span, pattern: Token) -> ast.Tool:
-        return ast.Tool(unquote(pattern) if pattern.type == "STRING" else str(pattern), span=span)
+        return ast.Tool(unquote(pattern) if pattern.type == "STRING" else pattern.text, span=span)
 
     def action(self, span: Span, verb: Token, type_: Token) -> ast.Action:
         return ast.Action(self._name(verb), self._name(type_), span=span)
 
     def reserved(self, span: Span, word: Token) -> ast.Reserved:
-        return ast.Reserved(str(word), span=span)
+        return ast.Reserved(word.text, span=span)
 
     def target_name(self, span: Span, name: Token) -> ast.Name:
         return self._name(name)
@@ -148,7 +147,7 @@ class Declarations(Leaves):
         return ast.Claims(maps, span=span)
 
     def claim_map(self, span: Span, claim: Token, fact: Token) -> ast.ClaimMap:
-        name = unquote(claim) if claim.type == "STRING" else str(claim)
+        name = unquote(claim) if claim.type == "STRING" else claim.text
         return ast.ClaimMap(name, self._name(fact), span=span)
 
     def attester_age(self, span: Span, limit: Token) -> ast.Setting:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lark import Token
-
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.build.leaves import Leaves, Part
+from policyengine.syntax.tokens import Token
 
 
 class Examples(Leaves):
@@ -35,7 +34,7 @@ class Examples(Leaves):
         return ast.GivenAgent(self._text(name), issuer, user, self._only(ast.RecordLiteral, parts), span=span)
 
     def given_fact(self, span: Span, fact: Token, value: ast.Value) -> ast.GivenFact:
-        return ast.GivenFact(ast.Reference(str(fact), span=self._at(fact)), value, span=span)
+        return ast.GivenFact(ast.Reference(fact.text, span=self._at(fact)), value, span=span)
 
     def entity_row(self, span: Span, type_: Token, id_: Token, *parts: Part) -> ast.EntityRow:
         entity = self.entity_literal(self._at(type_).to(self._at(id_)), type_, id_)
@@ -57,7 +56,7 @@ class Examples(Leaves):
         return ast.At(self._literal("date", date), span=span)
 
     def raw_http(self, span: Span, methods: tuple[Token, ...], path: Token) -> ast.RawHttp:
-        return ast.RawHttp(tuple(map(str, methods)), self._text(path), span=span)
+        return ast.RawHttp(tuple(method.text for method in methods), self._text(path), span=span)
 
     def action_on(self, span: Span, verb: Token, type_: Token, id_: Token) -> ast.ActionOn:
         return ast.ActionOn(self._name(verb), self._name(type_), self._text(id_), span=span)
@@ -110,7 +109,7 @@ class Examples(Leaves):
 
     # ── Values ────────────────────────────────────────────────────────────────────────────────
     def word(self, span: Span, word: Token) -> ast.WordValue:
-        return ast.WordValue(str(word), span=span)
+        return ast.WordValue(word.text, span=span)
 
     def negative_number(self, span: Span, number: Token) -> ast.NegativeNumber:
         return ast.NegativeNumber(self._literal("number", number), span=span)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lark import Token
-
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.build.leaves import Leaves, Part
+from policyengine.syntax.tokens import Token
 
 
 class Expressions(Leaves):
@@ -23,13 +22,13 @@ class Expressions(Leaves):
         return ast.Logic(tuple(parts[1::2]), tuple(parts[::2]), span=span)
 
     def connective(self, span: Span, word: Token) -> str:
-        return str(word)
+        return word.text
 
     def not_(self, span: Span, operand: ast.Expr) -> ast.Not:
         return ast.Not(operand, span=span)
 
     def comparison(self, span: Span, *words: Token) -> ast.Name:
-        return ast.Name(" ".join(words), span=span)
+        return ast.Name(" ".join(word.text for word in words), span=span)
 
     plus = comparison
     times = comparison
@@ -64,7 +63,7 @@ class Expressions(Leaves):
         return replace(inner, span=span)  # with its parentheses, so that a phrase that ends with it has its place
 
     def reference(self, span: Span, name: Token, *keys: Token) -> ast.Reference:
-        return ast.Reference(str(name), tuple(self._text(key) for key in keys), span=span)
+        return ast.Reference(name.text, tuple(self._text(key) for key in keys), span=span)
 
     def list(self, span: Span, *items: ast.Expr) -> ast.ListLiteral:
         return ast.ListLiteral(items, span=span)
@@ -161,7 +160,7 @@ class Expressions(Leaves):
         return ("by", whose)
 
     def whose(self, span: Span, word: Token) -> str:
-        return str(word)
+        return word.text
 
     def past(self, span: Span, condition: ast.Expr) -> ast.Matching:
         return ast.Matching(condition, span=span)

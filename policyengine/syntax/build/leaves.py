@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from sys import intern
 from typing import Any, TypeAlias
-
-from lark import Token
 
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
+from policyengine.syntax.tokens import Token
 
-Part: TypeAlias = Any  # a Node, a Token, or a tuple of them: lark's callbacks are untyped
+Part: TypeAlias = Any  # a Node, a Token, or a tuple of them
 
 
 def unquote(token: Token) -> str:
     """The text a string stands for: JSON's escapes; any other escaped character is itself."""
+    if "\\" not in token.text:
+        return intern(token.text[1:-1])  # most strings; and rules speak of the same ones
     try:
-        return str(json.loads(str(token).replace("\t", "\\t"), strict=False))
+        return str(json.loads(token.text.replace("\t", "\\t"), strict=False))
     except ValueError:
-        body, result, i = str(token)[1:-1], [], 0
+        body, result, i = token.text[1:-1], [], 0
         while i < len(body):
             i += body[i] == "\\"
             result.append(body[i : i + 1])
@@ -27,21 +29,22 @@ def unquote(token: Token) -> str:
 
 
 class Leaves:
-    """What all builders share; `source` is set before each parse."""
+    """What all builders share: the source that they build from."""
 
-    source: Source
+    def __init__(self, source: Source) -> None:
+        self.source = source
 
     def _name(self, token: Token) -> ast.Name:
-        return ast.Name(str(token), span=self._at(token))
+        return ast.Name(token.text, span=self._at(token))
 
     def _text(self, token: Token) -> ast.Text:
         return ast.Text(unquote(token), span=self._at(token))
 
     def _literal(self, kind: ast.LiteralKind, token: Token) -> ast.Literal:
-        return ast.Literal(kind, str(token), span=self._at(token))
+        return ast.Literal(kind, token.text, span=self._at(token))
 
     def _at(self, token: Token) -> Span:
-        return Span(self.source, token.start_pos or 0, token.end_pos or 0)
+        return Span(self.source, token.start, token.end)
 
     def _only(self, kind: type, parts: tuple[Part, ...]) -> Any:
         return next((part for part in parts if isinstance(part, kind)), None)
@@ -68,7 +71,7 @@ class Leaves:
     parent = entity_literal
 
     def modality(self, span: Span, word: Token) -> ast.Name:
-        return ast.Name(str(word), span=span)  # a node, so that a phrase that begins with it has its place
+        return ast.Name(word.text, span=span)  # a node, so that a phrase that begins with it has its place
 
     effect = modality
     repeat = modality

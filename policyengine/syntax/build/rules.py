@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lark import Token
-
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.build.leaves import Leaves, Part
+from policyengine.syntax.tokens import Token
 
 
 class Rules(Leaves):
@@ -177,20 +176,20 @@ class Rules(Leaves):
         return ast.RateDecl(*self._limits(name, parts, kinds), span=span)
 
     def rate_limit(self, span: Span, rate: Token, burst: Token | None = None) -> ast.RateLimit:
-        return ast.RateLimit(str(rate), self._literal("number", burst) if burst else None, span=span)
+        return ast.RateLimit(rate.text, self._literal("number", burst) if burst else None, span=span)
 
     def rate_floor(self, span: Span, rate: Token) -> ast.RateFloor:
-        return ast.RateFloor(str(rate), span=span)
+        return ast.RateFloor(rate.text, span=span)
 
     def counting_denials(self, span: Span) -> ast.CountingDenials:
         return ast.CountingDenials(span=span)
 
     def raise_(self, span: Span, factor: Token, at_most: Token, when: ast.Expr) -> ast.Raise:
-        return ast.Raise(str(factor), str(at_most), when, span=span)
+        return ast.Raise(factor.text, at_most.text, when, span=span)
 
     def clamp(self, span: Span, rate: Token, *rest: Part) -> ast.Clamp:
         duration, when = self._duration_and_rest(rest)
-        return ast.Clamp(str(rate), duration, when, span=span)
+        return ast.Clamp(rate.text, duration, when, span=span)
 
     def budget(self, span: Span, name: Token, *parts: Part) -> ast.BudgetDecl:
         return ast.BudgetDecl(*self._limits(name, parts, (ast.BudgetLimit,)), span=span)

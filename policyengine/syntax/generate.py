@@ -1,0 +1,82 @@
+"""The grammar to its parse table, by lark: `python -m policyengine.syntax.table` saves what comes out of here.
+
+The only importer of lark. Reading policies needs the table alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lark import Lark, Token
+from lark.parsers.lalr_analysis import Shift
+
+END = "$END"
+SKIPPED = "WHITESPACE"  # skipped before each token; comments are found as tokens are
+
+
+class WholeWords:
+    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
+
+    always_accept = ("NAME",)
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        return stream
+
+
+def generated(grammar: str) -> dict[str, Any]:
+    """The table as plain data; `table.py` says what each member is."""
+    lark: Any = Lark(
+        grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
+    )
+    parser, lexers = lark.parser.parser._parse_table, lark.parser.lexer.lexer.lexers
+    rules = {rule: number for number, rule in enumerate(lark.rules)}
+    distinct = list({id(lexer): lexer for lexer in lexers.values()}.values())
+    places = {id(lexer): number for number, lexer in enumerate(distinct)}
+    return {
+        "start": parser.start_states["module"],
+        "end": parser.end_states["module"],
+        "written": {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals},
+        "rules": [rule_of(rule) for rule in rules],
+        "lexers": [lexer_of(lexer) for lexer in distinct],
+        "states": {
+            state: [places[id(lexers[state])], *actions_of(parser.states[state], rules)] for state in parser.states
+        },
+    }
+
+
+def rule_of(rule: Any) -> list[Any]:
+    """Its name in the grammar, the phrase that it builds, and the symbols it is made of.
+
+    The phrase is None where the rule is a list to be inlined, and "" where its one part stands for it.
+    """
+    origin, symbols = rule.origin.name, [symbol.name for symbol in rule.expansion]
+    if origin.startswith("_"):
+        return [origin, None, symbols]
+    if rule.options.expand1 and not rule.alias:
+        assert not (len(symbols) == 1 and symbols[0].startswith("_")), f"{origin}: how many parts has it?"
+        return [origin, "" if len(symbols) == 1 else origin, symbols]
+    return [origin, rule.alias or origin, symbols]
+
+
+def lexer_of(lexer: Any) -> list[Any]:
+    """One regular expression of named groups, and by terminal the words that are terminals of their own."""
+    terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
+    pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
+    words = {
+        name: {word.pattern.value: word.name for word in unless.scanner.terminals}
+        for name, unless in lexer.callback.items()
+    }
+    return [pattern, words]
+
+
+def actions_of(found: Mapping[str, Any], rules: Mapping[Any, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """By terminal the state to shift to, or the complement (`~`) of the rule to reduce by; by rule name the state."""
+    actions: dict[str, int] = {}
+    follows: dict[str, int] = {}
+    for symbol, (action, argument) in found.items():
+        if symbol == END or symbol.isupper():
+            actions[symbol] = argument if action is Shift else ~rules[argument]
+        else:
+            follows[symbol] = argument
+    return actions, follows
