@@ -24,7 +24,9 @@ from policyengine.runtime.values import Value
 from policyengine.runtime.windows import ZoneError, load_zone
 from policyengine.source import Source, Span
 
-DEEPEST = 400  # the checker lets expressions nest 150 deep; each `define` on the way adds a level
+# The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
+# Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
+DEEPEST = 250
 DEEPEST_TYPE = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -310,7 +312,10 @@ def items(item: Coder) -> Coder:
     def read(raw: object, reading: Reading) -> tuple[object, ...]:
         if type(raw) is not list:
             raise unreadable("a list", raw)
-        return tuple([item.read(one, reading) for one in raw])
+        found = []
+        for one in raw:
+            found.append(item.read(one, reading))
+        return tuple(found)
 
     return Coder(f"({item.shape}, …)", lambda value, writing: [item.write(one, writing) for one in value], read)
 
@@ -367,8 +372,11 @@ class Record:
     def read(self, raw: Any, reading: Reading, first: int = 0) -> Any:
         if type(raw) is not list or len(raw) - first != len(self.coders):
             raise unreadable(f"{self.kind.__name__} with {len(self.coders)} members", raw)
-        members = [coder.read(one, reading) for coder, one in zip(self.coders, raw[first:], strict=True)]
-        made = self.kind(**dict(zip(self.names, members, strict=True)))
+        members = {}
+        for name, coder in zip(self.names, self.coders, strict=True):
+            members[name] = coder.read(raw[first], reading)
+            first += 1
+        made = self.kind(**members)
         if self.check is not None:
             self.check(made, reading)
         return made
@@ -388,13 +396,10 @@ def either(absent: bool, other: Coder | None, records: Sequence[Record]) -> Code
     def read(raw: Any, reading: Reading) -> Any:
         if raw is None and absent:
             return None
-        if numbered and type(raw) is list:
-            return read_record(raw, reading)
-        if other is None:
-            raise unreadable(told, raw)
-        return other.read(raw, reading)
-
-    def read_record(raw: list[Any], reading: Reading) -> Any:
+        if not numbered or type(raw) is not list:
+            if other is None:
+                raise unreadable(told, raw)
+            return other.read(raw, reading)
         record = numbered.get(raw[0]) if raw and type(raw[0]) is int else None
         if record is None:
             raise unreadable(told, raw[0] if raw else raw)

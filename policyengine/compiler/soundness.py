@@ -18,6 +18,7 @@ from policyengine.runtime import paths, windows
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.semantics import kernel as k
+from policyengine.semantics.anchors import CLAIMED
 from policyengine.semantics.calls import TABLE, joined, takes
 from policyengine.semantics.endpoints import tool_mistake
 from policyengine.semantics.fitting import ADDRESSES, NUMBERS, comparable, fits, type_of
@@ -311,6 +312,19 @@ def check_approvers(part: k.MemberOf, _: Reading) -> None:
     require(isinstance(holder, Ref), "approval by what is no entity")
 
 
+# ── What is declared ──────────────────────────────────────────────────────────────────────────
+
+
+def check_declared(part: k.Entity | k.Attester, _: Reading) -> None:
+    require(is_name(part.name), "a declaration without a name")
+
+
+def check_issuer(part: k.Issuer, _: Reading) -> None:
+    require(is_name(part.name), "a declaration without a name")
+    attributes = all(len(path) == 2 and path[0] in CLAIMED for _, path in part.claims)
+    require(attributes, "a claim that is no attribute of who asks")
+
+
 def check_member_type(part: Field, _: Reading) -> None:
     require(is_name(part.name) and (not part.inherited or isinstance(part.type, Set)), "an attribute without a name")
 
@@ -352,6 +366,9 @@ def within(numbers: Iterable[int], field: str, reading: Reading) -> bool:
 
 CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     Field: check_member_type,
+    k.Entity: check_declared,
+    k.Attester: check_declared,
+    k.Issuer: check_issuer,
     k.Constant: check_constant,
     k.Fact: check_fact,
     k.Attribute: check_attribute,

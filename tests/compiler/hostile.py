@@ -1,0 +1,94 @@
+"""Bundles that no compiler wrote: undamaged by their digest, and changed somewhere inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from random import Random
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from policyengine.compiler import bundle
+from policyengine.compiler.payload import CODEC, PARTS
+
+BYTES_WITHIN = (*PARTS, "uses")
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 7, 255, 2**63 - 1, -(2**63), 2**64 - 1, 0.5),
+    *("", "x", "user", "id", "read", "GET", "*", "a/b", "\x00", "ü", "x" * 70_000, "(a+)+$", "Europe/Berlin"),
+    *(b"", b"\xc0", [], [[]], {}, {"a": 1}, [0], ["items"], ["number", "NaN"], ["ip", "::1"], msgpack.ExtType(1, b"")),
+)
+
+
+def members_of(data: bytes) -> dict[str, Any]:
+    """What a bundle holds, with its parts unpacked."""
+    members: dict[str, Any] = msgpack.unpackb(msgpack.unpackb(data)[5])
+    return members | {name: [msgpack.unpackb(one) for one in members[name]] for name in BYTES_WITHIN}
+
+
+def bundled(members: Any) -> bytes:
+    """A bundle of anything, whose digest is right; it may nest as deep as nothing else that is written."""
+    if isinstance(members, dict):
+        members = {name: repacked(value) if name in BYTES_WITHIN else value for name, value in members.items()}
+    return sealed(packed(members))
+
+
+def repacked(parts: Any) -> Any:
+    return [packed(one) for one in parts] if isinstance(parts, list) else parts
+
+
+def sealed(payload: bytes) -> bytes:
+    """The payload with its digest."""
+    digest = bundle.digest_of(bundle.FORMAT, "0.1.0", CODEC.shape, payload)
+    found: bytes = msgpack.packb([bundle.MAGIC, bundle.FORMAT, "0.1.0", CODEC.shape, digest, payload, []])
+    return found
+
+
+def packed(value: Any) -> bytes:
+    """As `msgpack.packb`, which nests no deeper than 511 levels and so makes no bombs."""
+    out, pending = bytearray(), [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, list):
+            out += msgpack.Packer().pack_array_header(len(one))
+            pending += reversed(one)
+        elif isinstance(one, dict):
+            out += msgpack.Packer().pack_map_header(len(one))
+            pending += reversed([part for pair in one.items() for part in pair])
+        else:
+            out += msgpack.packb(one)
+    return bytes(out)
+
+
+def mutated(random: Random, members: dict[str, Any]) -> dict[str, Any]:
+    """The same with one to three places changed: something odd, something from elsewhere, one more or one less."""
+    changed = deepcopy(members)
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        places = list(places_in(changed))
+        holder, key = random.choice(places)
+        match random.randrange(5):
+            case 0:
+                holder[key] = random.choice(ODD)
+            case 1:
+                other, there = random.choice(places)
+                holder[key] = deepcopy(other[there])
+            case 2 if isinstance(holder, list):
+                del holder[key]
+            case 3 if isinstance(holder, list):
+                holder.insert(key, holder[key])
+            case _ if isinstance(holder[key], int) and not isinstance(holder[key], bool):
+                holder[key] += random.choice((-1, 1, 2))
+            case _:
+                holder[key] = random.choice(ODD)
+    return changed
+
+
+def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
+    pending = [value]
+    while pending:
+        holder = pending.pop()
+        inner = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
+        for key, one in inner:
+            yield holder, key
+            if isinstance(one, dict | list) and len(one) > 0:
+                pending.append(one)

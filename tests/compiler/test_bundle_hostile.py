@@ -1,0 +1,316 @@
+"""A hostile bundle, with the right digest, is refused with a message, or is a policy like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
+from policyengine.compiler.payload import CODEC, whole
+from policyengine.engine import Engine
+from policyengine.semantics import kernel as k
+from policyengine.semantics.kernel import Kernel
+from tests.compiler.hostile import bundled, members_of, mutated, places_in, sealed
+from tests.generate import Case, cases, directory
+
+POLICY = """language 1
+package acme
+enum plan = free < team
+entity team in team
+entity user { plan: plan  tags: set<string> } in team
+entity invoice { owner: user  total: number } in team
+facts { context.n: int  context.net: cidr  context.when: time  context.rec: { a: int } }
+issuer idp { claims { plan -> user.plan } }
+attester lab {}
+scope see { GET /v1/{id: invoice}  TOOL mail/* }
+agent "x" { issued by idp  acts alone  attested by lab  credential { kind in [jwt] }  may see when context.n + 1 > 2 }
+user any { may ACTION view invoice }
+guard "g" on /v1/** {
+  deny when user.id matches "a+"
+  deny when request.ip within 10.0.0.0/8
+  deny when user.id like "b*"
+  deny when time within mon..fri 08:00..18:00 "Europe/Berlin"
+  deny when any t in user.tags: t == "evil"
+  deny when -context.n > 3 or context.rec.a == 1
+  deny when user in team "t"
+  deny when user.plan >= team
+  deny when user.tags overlaps ["a"]
+  deny when size(user.id) > 3
+  deny when not (context.n == 1)
+  deny when user.plan else free == free
+  confirm by role boss when context.n == 4
+}
+""".replace("tags: set<string> }", "tags: set<string>  roles: set<string> }")
+# What a path to a part of `members` is: names and numbers, one inside the other.
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, Any]:
+    return members_of(write_bundle(Engine.from_text(POLICY).kernel, "0.1.0"))
+
+
+def copy_of(members: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = msgpack.unpackb(msgpack.packb(members))
+    return found
+
+
+def read(data: bytes) -> Bundle:
+    """A bundle with everything in it read."""
+    found = decode_bundle(data)
+    whole(found.kernel, found.tree)
+    return found
+
+
+def of_kind(members: dict[str, Any], kind: type) -> list[Any]:
+    """The first array that stands for a value of the class, among several possible ones."""
+    number = CODEC.records[kind].number
+    arrays = (holder[key] for holder, key in places_in(members) if isinstance(holder[key], list))
+    width = len(CODEC.records[kind].names) + 1
+    return next(one for one in arrays if len(one) == width and one[0] == number and isinstance(one[1], list))
+
+
+def test_what_is_changed_below_is_read_unchanged(members: dict[str, Any]) -> None:
+    assert read(bundled(members)).kernel == Engine.from_text(POLICY).kernel
+
+
+# ── Each promise that later stages rely on ────────────────────────────────────────────────────
+
+# Class, member, what is put there, and what the message says.
+WRONG: list[tuple[type, str, Any, str]] = [
+    (k.Fact, "path", [], "the path of no fact"),
+    (k.Fact, "path", ["os", "system"], "is no fact"),
+    (k.Fact, "path", ["context"], "is no fact"),
+    (k.Fact, "path", ["user"], "is no fact"),
+    (k.Fact, "path", ["context", ""], "the path of no fact"),
+    (k.Fact, "path", ["context", *["n"] * 200], "the path of no fact"),
+    (k.Fact, "type", 999, "a type is expected"),
+    (k.Fact, "type", True, "a type is expected"),
+    (k.Constant, "value", "text", "a constant that is not of its type"),
+    (k.Constant, "value", True, "a constant that is not of its type"),
+    (k.Constant, "value", ["number", "NaN"], "a constant that is not of its type"),
+    (k.Constant, "value", ["number", "1e999999999"], "a constant"),
+    (k.Constant, "value", ["number", "9" * 10_000], "a constant is expected"),
+    (k.Constant, "value", ["items", ["items"]], "a constant is expected"),
+    (k.Constant, "value", ["eval", "1"], "a constant is expected"),
+    (k.Constant, "value", ["time", 2**62], "a time is expected"),
+    (k.Constant, "value", ["duration", [2**40, 0, 0]], "a duration is expected"),
+    (k.Constant, "span", [99, 0, 0], "a place is expected"),
+    (k.Constant, "span", [0, 0, 10**9], "a place outside of its source"),
+    (k.Constant, "span", [0, -1, 0], "a place outside of its source"),
+    (k.Compare, "operator", "is", "one of =="),
+    (k.Compare, "operator", 1, "one of =="),
+    (k.Matches, "pattern", "(a)\\1", "a pattern that cannot be used"),
+    (k.Matches, "pattern", "(", "a pattern that cannot be used"),
+    (k.Matches, "pattern", "a" * 2_000, "a pattern that cannot be used"),
+    (k.Quantifier, "variable", "other", "nothing binds"),
+    (k.Quantifier, "variable", "1x", "no set or list"),
+    (k.Quantifier, "word", "some", "one of any"),
+    (k.Apply, "function", "eval", "no such function"),
+    (k.Apply, "function", "lower", "cannot take these"),
+    (k.Member, "name", "b", "a member of no record"),
+    (k.Attribute, "name", "__class__.x", "an attribute without a name"),
+    (k.Attribute, "inherited", True, "no set"),
+    (k.Default, "type", 0, "of another type"),
+    (k.Arithmetic, "operator", "**", "one of +"),
+    (k.HttpPattern, "methods", [], "methods that no request has"),
+    (k.HttpPattern, "methods", ["get me"], "methods that no request has"),
+    (k.HttpPattern, "segments", [["", False, "", None, None]], "a segment that no path has"),
+    (k.HttpPattern, "segments", [["a/b", False, "", None, None]], "a segment that no path has"),
+    (k.HttpPattern, "segments", [["..", False, "", None, None]], "a segment that no path has"),
+    (k.HttpPattern, "segments", [["a", False, "", "id", None]], "a literal segment that captures"),
+    (k.HttpPattern, "segments", [["", True, "", "id", "ghost"]], "a capture of no entity"),
+    (k.HttpPattern, "segments", [["", True, "", "id", None]] * 2, "a name captured twice"),
+    (k.ToolPattern, "glob", "", "a tool that cannot be called so"),
+    (k.ActionPattern, "type", "ghost", "an action on no entity"),
+    (k.IssuedBy, "issuers", ["nobody"], "an issuer that is not declared"),
+    (k.IssuedBy, "issuers", [], "an issuer that is not declared"),
+    (k.AttestedBy, "attesters", ["nobody"], "an attester that is not declared"),
+    (k.CredentialKind, "kinds", ["smile"], "a kind of credential that does not exist"),
+    (k.Below, "strict", 1, "bool is expected"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "value", "why"),
+    [pytest.param(*one, id=f"{one[0].__name__}.{one[1]}-{number}") for number, one in enumerate(WRONG)],
+)
+def test_a_part_that_the_checker_could_not_have_made_is_refused(
+    members: dict[str, Any], kind: type, member: str, value: Any, why: str
+) -> None:
+    changed = copy_of(members)
+    of_kind(changed, kind)[1 + CODEC.records[kind].names.index(member)] = value
+    assert_refused(changed, why)
+
+
+def assert_refused(changed: Any, why: str) -> None:
+    with pytest.raises(BundleError) as found:
+        read(bundled(changed))
+    assert found.value.code == "E165"
+    assert why in found.value.message
+    assert found.value.hint
+
+
+# What stands where an expression is expected, by the class around it: its operand has another type.
+MISTYPED: list[tuple[type, str, str]] = [
+    (k.Not, "operand", "neither true nor false"),
+    (k.Compare, "left", "cannot be compared"),
+    (k.Matches, "operand", "no string"),
+    (k.Like, "operand", "no string"),
+    (k.InNetwork, "address", "no network"),
+    (k.InNetwork, "networks", "no network"),
+    (k.InWindow, "instant", "no time"),
+    (k.Below, "item", "no entities"),
+    (k.Overlaps, "left", "no sets of one type"),
+    (k.Quantifier, "domain", "no set or list"),
+    (k.Quantifier, "condition", "neither true nor false"),
+    (k.Negative, "operand", "no number"),
+    (k.Attribute, "base", "no entity"),
+    (k.Member, "base", "no record"),
+    (k.Deny, "condition", "neither true nor false"),
+    (k.Grant, "when", "neither true nor false"),
+    (k.Confirm, "condition", "neither true nor false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "why"), [pytest.param(*one, id=f"{one[0].__name__}.{one[1]}") for one in MISTYPED]
+)
+def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: type, member: str, why: str) -> None:
+    changed = copy_of(members)
+    place = CODEC.records[kind].names.index(member)
+    around = of_kind(changed, kind) if kind is not k.Grant else changed["agents"][0][5][0]
+    around[place + (kind is not k.Grant)] = a_duration(changed)
+    assert_refused(changed, why)
+
+
+def a_duration(changed: dict[str, Any]) -> list[Any]:
+    changed["types"].append("duration")
+    return [CODEC.records[k.Constant].number, [0, 0, 0], ["duration", [1, 0, 0]], len(changed["types"]) - 1]
+
+
+# ── What stands around the parts ──────────────────────────────────────────────────────────────
+
+AROUND: list[tuple[str, Any, str]] = [
+    ("sources", None, "no list"),
+    ("sources", [["a"]], "a source without its text"),
+    ("types", [["set", 0]], "a type is expected"),
+    ("types", [["record", ["a", 5, False, False]]], "a type is expected"),
+    ("types", ["int", *(["list", number] for number in range(500))], "types within types"),
+    ("types", ["object"], "a type is expected"),
+    ("types", [["enum", "e", [], True]], "names is expected"),
+    ("package", 7, "no text"),
+    ("packages", "acme", "no list"),
+    ("revision", "sha256:12", "a revision that is no digest"),
+    ("delegation", [[]], "DelegationLimits"),
+    ("agents", None, "no list"),
+    ("agents", [None], "AgentBlock with"),
+    ("entities", [], "an entity that is not declared"),
+    ("issuers", [], "an issuer that is not declared"),
+    ("tree", None, "Tree with"),
+    ("uses", [], "a pattern that is not there"),
+]
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "why"), [pytest.param(*one, id=f"{one[0]}-{number}") for number, one in enumerate(AROUND)]
+)
+def test_what_stands_around_the_parts_is_checked_too(
+    members: dict[str, Any], member: str, value: Any, why: str
+) -> None:
+    assert_refused({**copy_of(members), member: value}, why)
+
+
+@pytest.mark.parametrize("change", ["more", "fewer", "order", "list"])
+def test_a_payload_has_exactly_its_members(members: dict[str, Any], change: str) -> None:
+    fewer = {name: value for name, value in members.items() if name != "guards"}
+    turned = dict(reversed(members.items()))
+    changed: dict[str, Any] = {"more": {**members, "more": 1}, "fewer": fewer, "order": turned, "list": []}
+    assert_refused(changed[change], "other members")
+
+
+def test_a_name_that_stands_twice_is_refused(members: dict[str, Any]) -> None:
+    changed = copy_of(members)
+    changed["entities"].append(changed["entities"][0])
+    assert_refused(changed, "Entity twice, or in another order")
+
+
+def test_every_type_of_entity_is_declared(members: dict[str, Any]) -> None:
+    changed = copy_of(members)
+    changed["types"].append(["ref", "ghost"])
+    assert_refused(changed, "an entity that is not declared")
+
+
+def test_a_tree_has_methods_for_each_of_its_patterns(members: dict[str, Any]) -> None:
+    changed = copy_of(members)
+    changed["uses"].append(changed["uses"][0])
+    assert_refused(changed, "methods for other patterns")
+
+
+def test_a_tree_names_only_what_is_there(members: dict[str, Any]) -> None:
+    for number in (-1, 99):
+        changed = copy_of(members)
+        changed["tree"][-1][-1] = [number]  # users that must be asked each time
+        assert_refused(changed, "a block that is not there")
+
+
+# ── Bombs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("depth", [260, 600, 2_000])
+def test_conditions_that_nest_without_end_are_refused(members: dict[str, Any], depth: int) -> None:
+    changed = copy_of(members)
+    deny = of_kind(changed, k.Deny)
+    for _ in range(depth):
+        deny[2] = [CODEC.records[k.Not].number, [0, 0, 0], deny[2]]
+    assert_refused(changed, "nest" if depth < 1_000 else "no MessagePack")
+
+
+@pytest.mark.parametrize("byte", [b"\x91", b"\xdd\x00\x00\x00\x01", b"\x81\xa1a", b"\xdd\x00\x0f\xff\xff"])
+def test_a_payload_that_nests_without_end_is_refused(byte: bytes) -> None:
+    with pytest.raises(BundleError) as found:
+        decode_bundle(sealed(byte * 100_000))
+    assert found.value.code == "E165"
+
+
+@pytest.mark.parametrize(
+    "head", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"]
+)
+def test_a_length_beyond_the_file_is_refused(head: bytes) -> None:
+    with pytest.raises(BundleError) as found:
+        decode_bundle(b"\x97" + msgpack.packb("policyengine bundle") + head + b"\x00" * 100)
+    assert found.value.code in ("E160", "E162")
+
+
+# ── By chance ─────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32 - 1))
+def test_a_bundle_changed_by_chance_is_refused_or_decides_without_failing(seed: int) -> None:
+    asked = list(cases(seed, questions=2))
+    members, random = members_of(write_bundle(asked[0].kernel, "0.1.0")), Random(seed)
+    refused = 0
+    for _ in range(12):
+        try:
+            found = decode_bundle(bundled(mutated(random, members)))
+            kernel, _ = whole(found.kernel, found.tree)
+        except BundleError:
+            refused += 1
+        else:
+            for engine, case in engines(kernel, asked):
+                engine.decide(case.request)
+                engine.explain(case.request)
+                assert engine.failures == 0
+    assert refused > 0
+
+
+def engines(kernel: Kernel, asked: list[Case]) -> Iterator[tuple[Engine, Case]]:
+    for case in asked:
+        yield Engine(kernel, directory=directory(case.rows), clock=lambda now=case.now: now), case
