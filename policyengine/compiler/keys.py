@@ -47,12 +47,13 @@ class SigningKey:
     @classmethod
     def read(cls, path: Path | str) -> SigningKey:
         """From a PEM file of `openssl genpkey -algorithm ed25519`. Raises KeyFileError."""
+        data = _contents(path)
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
-            found = load_pem_private_key(_contents(path), password=None)
+            found = load_pem_private_key(data, password=None)
         except TypeError:
             raise KeyFileError(str(path), "this key is locked by a passphrase", "sign with a key without one") from None
         except (ValueError, UnsupportedAlgorithm):

@@ -211,7 +211,8 @@ def held(seed: int, questions: int) -> Tally:
 def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
     """A confirm is asked again, with approvals, more often than they last."""
     confirms = isinstance(found, Decision) and found.outcome is Outcome.CONFIRM
-    if confirms and type(asking.question) is dict and random.random() < FOLLOWED:
+    plain = type(asking.question) is dict and "approvals" not in asking.question
+    if confirms and plain and random.random() < FOLLOWED:
         again = Asking(approved(random, asking.question, found, asking.now), asking.now)
         yield from [again] * random.choice([1, 2, 3])
 

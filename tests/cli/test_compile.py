@@ -1,0 +1,141 @@
+"""`policyengine compile`: one file that decides as its policies do."""
+
+import os
+import stat
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from policyengine.compiler.bundle import read_bundle
+from policyengine.engine import Engine
+
+
+@pytest.fixture
+def key(run, tmp_path):
+    private = Ed25519PrivateKey.generate()
+    (tmp_path / "private.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return private
+
+
+def test_a_project_is_compiled_into_a_bundle(run, project, tmp_path):
+    ended = run("compile", "project", "-o", "p.policybundle")
+    assert (ended.code, ended.err) == (0, "")
+    size = (tmp_path / "p.policybundle").stat().st_size
+    assert ended.out.startswith("compiled 5 rules of main into p.policybundle: ")
+    assert f"{size:,} bytes\n" in ended.out
+    assert read_bundle(tmp_path / "p.policybundle").kernel == Engine.load(project).kernel
+
+
+def test_what_was_written_is_told_as_json(run, project, tmp_path):
+    told = run("compile", "project", "-o", "p.policybundle", "--format", "json").json
+    bundle = read_bundle(tmp_path / "p.policybundle")
+    assert told == {
+        "file": "p.policybundle",
+        "bytes": (tmp_path / "p.policybundle").stat().st_size,
+        "packages": ["main"],
+        "rules": 5,
+        "revision": bundle.kernel.revision,
+        "digest": f"sha256:{bundle.digest}",
+        "signed_by": None,
+        "warnings": 0,
+    }
+
+
+def test_the_same_policies_make_the_same_file(run, project, tmp_path):
+    run("compile", "project", "-o", "one.policybundle")
+    run("compile", tmp_path / "project", "-o", "two.policybundle")
+    assert (tmp_path / "one.policybundle").read_bytes() == (tmp_path / "two.policybundle").read_bytes()
+
+
+def test_a_key_signs(run, project, tmp_path, key):
+    ended = run("compile", "project", "-o", "p.policybundle", "--key", "private.pem")
+    bundle = read_bundle(tmp_path / "p.policybundle", keys=[key.public_key().public_bytes_raw()])
+    assert f"signed by:  {bundle.signed_by[0]}\n" in ended.out
+
+
+def test_tests_stay_out(run, project, tmp_path):
+    (tmp_path / "project" / "more_test.policy").write_text('test "t" { GET /secret => deny }\n')
+    assert run("compile", "project", "-o", "p.policybundle").code == 0
+    assert b"/secret" not in (tmp_path / "p.policybundle").read_bytes()
+
+
+def test_a_policy_with_errors_makes_no_bundle(run, tmp_path):
+    (tmp_path / "bad.policy").write_text("anyone { may GET /a when nonsense }\n")
+    ended = run("compile", "bad.policy", "-o", "p.policybundle")
+    assert ended.code == 1
+    assert "E202" in ended.err
+    assert not (tmp_path / "p.policybundle").exists()
+
+
+def test_warnings_are_counted(run, tmp_path):
+    (tmp_path / "warned.policy").write_text("language 1\nlet unused = 5\nanyone { may GET /health }\n")
+    ended = run("compile", "warned.policy", "-o", "p.policybundle")
+    assert ended.code == 0
+    assert ended.out.endswith("1 warning: `policyengine check` shows them\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("nowhere.pem", "key", "`nowhere.pem`: this key cannot be read: no such file or directory"),
+        ("project/documents.policy", "key", "`project/documents.policy`: this is no private key in PEM"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kind, message):
+    ended = run("compile", "project", "-o", "p.policybundle", "--key", name, "--format", "json")
+    assert ended.code == 1
+    assert (ended.json["error"]["kind"], ended.json["error"]["message"]) == (kind, message)
+    assert ended.json["error"]["file"] == name
+    assert not (tmp_path / "p.policybundle").exists()
+
+
+def test_without_a_file_to_write_it_is_wrong_usage(run, project):
+    assert run("compile", "project").code == 2
+
+
+# ── Where it is written ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_bundle_of_before_is_replaced_in_one_step(run, project, tmp_path):
+    run("compile", "project", "-o", "p.policybundle")
+    inode = (tmp_path / "p.policybundle").stat().st_ino
+    with (tmp_path / "p.policybundle").open("rb") as still_read:
+        assert run("compile", "project", "-o", "p.policybundle").code == 0
+        assert still_read.read() == (tmp_path / "p.policybundle").read_bytes()
+    assert (tmp_path / "p.policybundle").stat().st_ino != inode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.policybundle", "project"]
+
+
+def test_a_link_goes_on_pointing_to_the_bundle(run, project, tmp_path):
+    run("compile", "project", "-o", "real.policybundle")
+    (tmp_path / "link.policybundle").symlink_to("real.policybundle")
+    before = (tmp_path / "real.policybundle").stat().st_ino
+    assert run("compile", "project", "-o", "link.policybundle").code == 0
+    assert (tmp_path / "link.policybundle").is_symlink()
+    assert (tmp_path / "real.policybundle").stat().st_ino != before
+
+
+def test_the_permissions_are_those_of_any_new_file(run, project, tmp_path):
+    before = os.umask(0o027)
+    try:
+        run("compile", "project", "-o", "p.policybundle")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "p.policybundle").stat().st_mode) == 0o640
+
+
+def test_a_policy_named_by_mistake_is_not_overwritten(run, project, tmp_path):
+    before = (project / "documents.policy").read_bytes()
+    ended = run("compile", "project", "-o", "project/documents.policy")
+    assert ended.code == 1
+    assert ended.err.startswith("error: `project/documents.policy` is there and no bundle: it stays\n")
+    assert (project / "documents.policy").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["project", "nowhere/p.policybundle", "/dev/null", "/dev/full"])
+def test_what_is_no_place_for_a_file_is_an_error(run, project, name):
+    ended = run("compile", "project", "-o", name, "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["file"]) == (1, "file", name)
+    assert os.path.exists("/dev/null")
+    assert not os.path.isfile("/dev/null")
