@@ -24,7 +24,20 @@ from tests.generate.aiming import aimed
 from tests.generate.cases import checked_policy, kernel_of, twinned
 from tests.generate.hazards import Spoilt, copied, spoilt
 from tests.generate.policies import Policy
-from tests.generate.requests import METHODS, NOW, NOWS, PATHS, VALUES, WRONG, Question, Rows, directory, question, rows
+from tests.generate.requests import (
+    AS_NAMES,
+    METHODS,
+    NOW,
+    NOWS,
+    PATHS,
+    VALUES,
+    WRONG,
+    Question,
+    Rows,
+    directory,
+    question,
+    rows,
+)
 
 CANDIDATES = 40  # from which the bases of one policy are chosen
 BASES = 4  # so many of them at most are stopped at one gate
@@ -92,14 +105,19 @@ def chosen(random: Random, seed: int) -> list[Question]:
 
 def fitting(random: Random, kernel: k.Kernel) -> Question:
     """Every fact given and of its type, asked by one for whom a block stands: nothing but the rules decides."""
+    asked = complete(random)
+    found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
+    found.pop("pending", None)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def complete(random: Random) -> Question:
     asked = question(random, right=1.0)
     for root, members in v.GIVEN.items():
         if root != "agent":
             asked[root] = {**{name: VALUES[kind](random) for name, kind in members.items()}, **asked.get(root, {})}
     asked["request"] |= {"headers": {"X-Trace": "acme"}, "query": {"page": "7"}}
-    found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
-    found.pop("pending", None)
-    return {name: value for name, value in found.items() if value is not None}
+    return asked
 
 
 def lean(random: Random, asked: Question, text: str) -> Question:
@@ -108,6 +126,9 @@ def lean(random: Random, asked: Question, text: str) -> Question:
         members = asked.get(root)
         if members:
             asked[root] = {n: one for n, one in members.items() if f"{root}.{n}" in text or random.random() < 0.1}
+    scopes = asked.get("credential", {}).get("scopes", [])
+    if scopes == list(AS_NAMES):
+        asked["credential"]["scopes"] = [name for name in scopes if not name.startswith("x:") or name in text]
     return asked
 
 
@@ -118,7 +139,7 @@ def kept(random: Random) -> set[str]:
 
 
 def varied(random: Random, base: Question) -> Question:
-    """The same but for one or two facts: another value of the type, hardly ever a wrong one or none."""
+    """The same but for one or two facts: another value of the type, rarely a wrong one or none."""
     found = {**base}
     for _ in range(random.choice([0, 1, 1, 2])):
         root = random.choice(list(found))
@@ -128,13 +149,25 @@ def varied(random: Random, base: Question) -> Question:
         elif root == "user":
             found["user"] = {"id": random.choice([*v.USERS, "nobody"])}
         elif kinds:
-            name = random.choice([one for one in kinds if one not in SETTLED or random.random() < 0.2])
+            known = [one for one in kinds if one in found[root] and (one not in SETTLED or random.random() < 0.2)]
+            name = random.choice(known or list(kinds))
             found[root] = {**found[root], name: VALUES[kinds[name]](random)}
-            if random.random() < 0.06:
-                found[root][name] = copied(random.choice(WRONG))
-            elif random.random() < 0.06:
-                found[root].pop(name)
+            lesser(random, found, root, name)
     return found
+
+
+def lesser(random: Random, found: Question, root: str, name: str) -> None:
+    """Now and then a fact is of a wrong type, absent, or not known yet."""
+    match random.choices(["right", "wrong", "absent", "pending"], [80, 8, 6, 6])[0]:
+        case "wrong":
+            found[root][name] = copied(random.choice(WRONG))
+        case "absent":
+            found[root].pop(name)
+        case "pending":
+            found[root].pop(name)
+            found["pending"] = [*found.get("pending", ()), f"{root}.{name}"]
+        case _:
+            pass
 
 
 def reach(random: Random, found: Question) -> None:
