@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policyengine.compiler.graph.box import Box
-from policyengine.compiler.graph.styles import COLOURS, numbered, printable, short, shown_lines
+from policyengine.compiler.graph.styles import COLOURS, numbered, shown_lines
 
 
 def render(root: Box) -> str:
@@ -19,7 +19,7 @@ def _lines(root: Box) -> Iterator[str]:
     yield '  edge [arrowhead=none, color="#8a8f98"]'
     for box, number, parent in numbered(root):
         colour = COLOURS[box.kind]
-        label = "".join(f"{escape(short(line))}\\l" for line in shown_lines(box))
+        label = "".join(f"{escape(line)}\\l" for line in shown_lines(box))
         style = ', style="rounded,filled,dashed"' if box.hidden else ""
         colours = f'fillcolor="{colour.light}", color="{colour.line}", fontcolor="{colour.dark}"'
         yield f'  n{number} [label="{label}", {colours}{style}]'
@@ -30,4 +30,4 @@ def _lines(root: Box) -> Iterator[str]:
 
 def escape(text: str) -> str:
     """Text inside of a quoted label: a backslash would begin an escape, `&` an entity."""
-    return printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

@@ -35,7 +35,7 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
     else:
         within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree.everywhere)
         label = words(endpoint)
-    boxes = (*_unsaid_groups(kernel, reach), *within)
+    boxes = (*within, *_unsaid_groups(kernel, reach))
     return Box(Kind.POLICY if endpoint is None else Kind.ENDPOINT, label, _about(kernel, reach), None, boxes)
 
 
@@ -89,8 +89,9 @@ def _is_his(kind: str, block: int, reach: Reach) -> bool:
 def _unsaid_groups(kernel: k.Kernel, reach: Reach | None) -> Iterator[Box]:
     if reach is not None and reach.groups:
         hint = "left out: whether it is in these groups is not known here; `--group NAME` counts it in"
-        blocks = (Standing(kernel).who(Kind.AGENT, kernel.agents[number], demands=False) for number in reach.groups)
-        yield Box(Kind.SECTION, "groups", hint, children=tuple(blocks))
+        blocks = sorted((kernel.agents[number] for number in reach.groups), key=lambda block: natural(block.label))
+        boxes = tuple(Standing(kernel).who(Kind.AGENT, block, demands=False) for block in blocks)
+        yield Box(Kind.SECTION, "groups", hint, children=boxes)
 
 
 def _blocks(

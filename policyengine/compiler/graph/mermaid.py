@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.styles import COLOURS, numbered, short, shown_lines
+from policyengine.compiler.graph.styles import COLOURS, numbered, shown_lines
 
 # Inside of quotes everything else is text; written as entities these have no meaning to Mermaid, Markdown or HTML.
 UNSAFE = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
@@ -19,7 +19,7 @@ def render(root: Box) -> str:
 def _lines(root: Box) -> Iterator[str]:
     yield "flowchart LR"
     for box, number, parent in numbered(root):
-        text = "<br/>".join(escape(short(line)) for line in shown_lines(box))
+        text = "<br/>".join(escape(line) for line in shown_lines(box))
         yield f'  n{number}["{text}"]:::{_class(box.kind)}'
         if parent is not None:
             yield f"  n{parent} {'-.-' if box.hidden else '---'} n{number}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from policyengine.compiler.graph.box import Box, Kind
 from policyengine.compiler.graph.text import title
 
-LONGEST = 72  # columns of a line in a picture; the whole text is in the text and the data
+LONGEST = 72  # columns of a line in a picture
+MOST_LINES = 4  # of one text in it; the whole is in the text and the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ def numbered(root: Box) -> Iterator[tuple[Box, int, int | None]]:
 
 
 def shown_lines(box: Box) -> list[str]:
-    """What stands in a box, one line after the other."""
-    return [line for line in (title(box), box.detail, box.at) if line]
+    """What stands in a box, line by line: its title, and what is told of it."""
+    return [line for text in (title(box), box.detail, box.at) if text for line in wrapped(text)]
 
 
 def printable(text: str) -> str:
@@ -84,9 +85,21 @@ def _columns(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def short(text: str) -> str:
-    """The text, cut to what fits into a box."""
-    text = printable(text)
+def wrapped(text: str) -> list[str]:
+    """The text between words in lines of at most `LONGEST` columns; what is too long for a box ends in `…`."""
+    lines = [""]
+    for word in printable(text).split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if width(longer) <= LONGEST or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} …"]
+    return [_cut(line) for line in lines]
+
+
+def _cut(text: str) -> str:
     if width(text) <= LONGEST:
         return text
     kept, used = "", 1

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.styles import COLOURS, numbered, printable, short, shown_lines, width
+from policyengine.compiler.graph.box import Box
+from policyengine.compiler.graph.styles import COLOURS, LONGEST, numbered, printable, width, wrapped
 from policyengine.compiler.graph.text import note, title
 
 SIZE = 13  # of the letters, in pixels
@@ -25,11 +25,14 @@ STYLE = f"""
 text {{ font: {SIZE}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1c1e21 }}
 .ground {{ fill: #ffffff }}
 .branch {{ fill: none; stroke: #8a8f98 }}
-.note {{ opacity: .75 }}
+.told {{ opacity: .75 }}
 rect {{ stroke-width: 1.2 }}
 .folded rect {{ stroke-dasharray: 5 3 }}
 """
 DARK_STYLE = ".ground { fill: #16181c } text { fill: #e8eaed }"
+
+
+Line = tuple[str, str]  # what stands out, and what is told beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,23 @@ class Placed:
     """A box with its lines and its rectangle, in pixels; `parent` is the number of the box it is in."""
 
     box: Box
-    lines: tuple[str, ...]
+    lines: tuple[Line, ...]
     x: float
     y: float
     parent: int | None
 
     @property
     def width(self) -> float:
-        return max(width(line) for line in self.lines) * LETTER + 2 * PADDING
+        return max(width(title + told) for title, told in self.lines) * LETTER + 2 * PADDING
 
     @property
     def height(self) -> float:
         return len(self.lines) * LINE + PADDING
+
+    @property
+    def middle(self) -> float:
+        """Where a branch reaches it: beside its first line."""
+        return self.y + (LINE + PADDING) / 2
 
 
 def placed(root: Box) -> list[Placed]:
@@ -64,11 +72,14 @@ def placed(root: Box) -> list[Placed]:
     return found
 
 
-def _lines(box: Box) -> list[str]:
-    """Short boxes take one line, so that more of the tree is seen at once."""
-    lines = [short(line) for line in shown_lines(box)]
-    joined = "   ".join(lines)
-    return lines if joined != short(joined) else [joined]
+def _lines(box: Box) -> list[Line]:
+    """What is short takes one line, so that more of the tree is seen at once."""
+    told = [text for text in (box.detail, box.at) if text]
+    beside = "".join(f"  {printable(text)}" for text in told)
+    name = printable(title(box))
+    if width(name + beside) <= LONGEST:
+        return [(name, beside)]
+    return [*((line, "") for line in wrapped(name)), *(("", line) for text in told for line in wrapped(text))]
 
 
 def render(root: Box) -> str:
@@ -92,31 +103,32 @@ def _style(root: Box) -> str:
 
 
 def _branches(boxes: list[Placed]) -> Iterator[str]:
-    """From the lower left of a box down, and right to each box within it."""
+    """Down from a box or from where its last branch left, and right to the next box within it."""
+    ends: dict[int, float] = {}
     for one in boxes:
         if one.parent is not None:
             above = boxes[one.parent]
-            middle = one.y + LINE / 2 + PADDING / 2
-            down = f"M{above.x + INDENT / 2:.1f} {above.y + above.height:.1f}V{middle:.1f}H{one.x:.1f}"
-            yield f'<path class="branch" d="{down}"/>\n'
+            start = ends.get(one.parent, above.y + above.height)
+            way = f"M{above.x + INDENT / 2:.1f} {start:.1f}V{one.middle:.1f}H{one.x:.1f}"
+            ends[one.parent] = one.middle
+            yield f'<path class="branch" d="{way}"/>\n'
 
 
 def _drawn(one: Placed) -> str:
-    kind = f"{one.box.kind} folded" if one.box.hidden or one.box.kind is Kind.MORE else str(one.box.kind)
+    folded = " folded" if one.box.hidden else ""
+    rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
     texts = "".join(
-        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE * number + SIZE:.1f}"{_faint(number)}>'
-        f"{_text(line)}</text>"
+        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE * number + SIZE:.1f}">{_line(*line)}</text>'
         for number, line in enumerate(one.lines)
     )
-    rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
     whole = _text(title(one.box) + note(one.box))
-    return f'<g class="{kind}"><title>{whole}</title>{rectangle}{texts}</g>\n'
+    return f'<g class="{one.box.kind}{folded}"><title>{whole}</title>{rectangle}{texts}</g>\n'
 
 
-def _faint(number: int) -> str:
-    return ' class="note"' if number else ""
+def _line(name: str, told: str) -> str:
+    return _text(name) + (f'<tspan class="told">{_text(told)}</tspan>' if told else "")
 
 
 def _text(text: str) -> str:
-    """Text for XML, which cannot hold control characters at all; its white space is kept."""
-    return escape(printable(text)).replace("  ", "\N{NO-BREAK SPACE} ")
+    """Text for XML, which knows no control characters; spaces that stand side by side are kept apart."""
+    return escape(printable(text)).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")
