@@ -33,15 +33,15 @@ def generated(grammar: str) -> dict[str, Any]:
     rules = {rule: number for number, rule in enumerate(lark.rules)}
     distinct = list({id(lexer): lexer for lexer in lexers.values()}.values())
     places = {id(lexer): number for number, lexer in enumerate(distinct)}
+    states = sorted(parser.states)
+    assert states == list(range(len(states))), "states are places in a list"
     return {
         "start": parser.start_states["module"],
         "end": parser.end_states["module"],
         "written": {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals},
         "rules": [rule_of(rule) for rule in rules],
         "lexers": [lexer_of(lexer) for lexer in distinct],
-        "states": {
-            state: [places[id(lexers[state])], *actions_of(parser.states[state], rules)] for state in parser.states
-        },
+        "states": [[places[id(lexers[state])], *actions_of(parser.states[state], rules)] for state in states],
     }
 
 

@@ -82,9 +82,9 @@ class Machine:
 
     def tokens(self) -> Iterator[Token]:
         """The rest of the text; each token is to be fed before the next is asked for. Raises Unreadable."""
-        text, table, states, comments = self.source.text, self.table.states, self.states, self.comments
+        text, lexers, states, comments = self.source.text, self.table.lexers, self.states, self.comments
         while True:
-            lexer = table[states[-1]][0]
+            lexer = lexers[states[-1]]
             found = lexer.match(text, self.position)
             if found is None:
                 break
@@ -102,15 +102,19 @@ class Machine:
 
     def feed(self, token: Token) -> bool:
         """Whether the token can stand here. If not, what was whole before it has been built all the same."""
-        states, values, table = self.states, self.values, self.table.states
-        while (action := table[states[-1]][1].get(token.type)) is not None:
+        states, actions, follows, kind = self.states, self.table.actions, self.table.follows, token.type
+        while (action := actions[states[-1]].get(kind)) is not None:
             if action >= 0:
                 states.append(action)
-                values.append(token)
+                self.values.append(token)
                 self.starts.append(token.start)
                 self.end = token.end
                 return True
-            self._reduce(self.rules[~action], token.start)
+            rule = self.rules[~action]
+            if rule.stands:  # most do: a name alone is a sum is a relation is a condition
+                states[-1] = follows[states[-2]][rule.origin]
+            else:
+                self._reduce(rule, token.start)
         return False
 
     def forget(self, height: int) -> None:
@@ -119,19 +123,15 @@ class Machine:
 
     def finish(self) -> ast.Module | None:
         """The module, when the text may end here."""
-        while self.states[-1] != self.table.end:
-            action = self.table.states[self.states[-1]][1].get(END)
-            if action is None:
-                return None
-            self._reduce(self.rules[~action], self.end)
+        self.feed(Token(END, "", self.end, self.end))
+        if self.states[-1] != self.table.end:
+            return None
         module: ast.Module = self.values[-1]
         return module
 
     def _reduce(self, rule: Reduction, following: int) -> None:
+        """Build the rule's phrase of its parts; `following` is where it begins if it has none."""
         size, values, starts, states = rule.size, self.values, self.starts, self.states
-        if rule.stands:
-            states[-1] = self.table.states[states[-2]][2][rule.origin]
-            return
         if size:
             parts, start = values[-size:], starts[-size]
             del values[-size:], starts[-size:], states[-size:]
@@ -144,7 +144,7 @@ class Machine:
         build = rule.build
         values.append(parts if build is None else build(self.builder, Span(self.source, start, self.end), *parts))
         starts.append(start)
-        states.append(self.table.states[states[-1]][2][rule.origin])
+        states.append(self.table.follows[states[-1]][rule.origin])
 
 
 def inlined(parts: list[Part], rule: Reduction) -> list[Part]:

@@ -35,14 +35,14 @@ class Tables:
     head_states: frozenset[int]
 
     def actions(self, state: int) -> Mapping[str, int]:
-        return self.table.states[state][1]
+        return self.table.actions[state]
 
 
 @cache
 def tables() -> Tables:
     table = parse_table()
     written = table.written
-    first = {name: target for name, target in table.states[table.start][1].items() if target >= 0}
+    first = {name: target for name, target in table.actions[table.start].items() if target >= 0}
     heads = frozenset(written[name] for name in first if name in written)
     return Tables(table, {**written, END: END}, heads, frozenset(first[n] for n in first if n in written))
 
@@ -66,7 +66,7 @@ def _shifts(known: Tables, stack: list[int], terminal: str) -> bool:
         rule = known.table.rules[~action]
         if size := len(rule.symbols):
             del stack[-size:]
-        target = known.table.states[stack[-1]][2].get(rule.origin)
+        target = known.table.follows[stack[-1]].get(rule.origin)
         if target is None:
             return False
         stack.append(target)

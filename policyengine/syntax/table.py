@@ -53,14 +53,19 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`states` hold a lexer; by terminal the state to shift to, or `~` the rule to reduce by; by rule name the state
-    after it. `written` spells terminals as they are written."""
+    """By state: what can be read there (`lexers`); by terminal the state to shift to, or `~` the rule to reduce by
+    (`actions`); by name of a rule that was reduced the next state (`follows`).
+
+    `start` and `end` are states; `written` spells terminals as they are written.
+    """
 
     start: int
     end: int
     written: Mapping[str, str]
     rules: tuple[Rule, ...]
-    states: Mapping[int, tuple[Lexer, Mapping[str, int], Mapping[str, int]]]
+    lexers: tuple[Lexer, ...]
+    actions: tuple[Mapping[str, int], ...]
+    follows: tuple[Mapping[str, int], ...]
 
 
 @cache
@@ -73,15 +78,15 @@ def parse_table() -> Table:
 def read(data: Mapping[str, Any]) -> Table:
     lexers = [Lexer(pattern, words) for pattern, words in data["lexers"]]
     rules = tuple(Rule(origin, phrase, tuple(symbols)) for origin, phrase, symbols in data["rules"])
-    states = {state: (lexers[lexer], actions, after) for state, (lexer, actions, after) in data["states"].items()}
-    return Table(data["start"], data["end"], data["written"], rules, states)
+    by_state = ((lexers[lexer], actions, follows) for lexer, actions, follows in data["states"])
+    return Table(data["start"], data["end"], data["written"], rules, *zip(*by_state, strict=True))
 
 
 def saved(grammar: str) -> Mapping[str, Any] | None:
     """What was written for this grammar, if it is there."""
     if not TABLE.is_file():
         return None
-    data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()), strict_map_key=False)
+    data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()))
     return data if data["made_from"] == made_from(grammar) else None
 
 
