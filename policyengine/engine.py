@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from policyengine.compiler.bundle import Keys, read_bundle
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
@@ -99,6 +100,26 @@ class Engine:
         Raises PolicyError with every mistake found.
         """
         return cls._checked([Source(name, text)], (), directory, clock, ids)
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: Path | str,
+        *,
+        keys: Keys | None = None,
+        entities: Path | str | None = None,
+        clock: Clock = utc_now,
+        ids: Callable[[datetime], str] = new_id,
+    ) -> Engine:
+        """From a file that `policyengine compile` wrote: the same answers, without parsing and checking.
+
+        With `keys`, which are files of public Ed25519 keys or the bytes of such, one of them must have signed it. Rules
+        are read when a decision first needs them; one that is not sound denies then, at gate `failure`.
+        Raises PolicyError when the bundle cannot be used, EntitiesError when the file of entities cannot be used.
+        """
+        bundle = read_bundle(path, keys)
+        directory = None if entities is None else read_directory(entities)
+        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids)
 
     @classmethod
     def _checked(
@@ -192,11 +213,11 @@ class Engine:
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
-        return explain(self._peeked(replace(decision, stamp=self._ids(now)), effects), facts, seen)
+        return explain(self._peeked(decision.with_id(self._ids(now)), effects), facts, seen)
 
     def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
         decision, effects = decide(self.kernel, request, self._snapshot(request), now)
-        return replace(decision, stamp=self._ids(now)), effects
+        return decision.with_id(self._ids(now)), effects
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
@@ -216,7 +237,7 @@ class Engine:
         reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
         package, revision = self.kernel.package, self.kernel.revision
         named = new_id(datetime.now(UTC))
-        return Decision(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision, stamp=named)
+        return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision, id=named)
 
     def _snapshot(self, request: Request) -> Snapshot:
         return Snapshot(self._directory, self._store.spent_among(approval.id for approval in request.approvals))
@@ -227,7 +248,8 @@ class Engine:
         if not effects.spends:
             return decision
         consume = Obligation("consume", (), rule="approval", at="")
-        return replace(decision, obligations=(*decision.obligations, consume))
+        answer = replace(decision.answer, obligations=(*decision.obligations, consume))
+        return replace(decision, answer=answer)
 
 
 def _read(question: Question) -> Request:
