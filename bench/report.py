@@ -76,9 +76,7 @@ class Report:
 
 def show(section: Section, machine: dict[str, Any], console: Console) -> None:
     """The table, the targets and what to know about both."""
-    table = Table(
-        title=section.title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(section.columns):
         table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
     for row in section.rows:
@@ -86,7 +84,16 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
         table.add_row(*row, style="bold" if ours else "dim" if row[0].startswith("floor") else None)
     lines = [Text("  ") + _light(target) + Text(target.words()) for target in section.targets]
     notes = [Text(f"  {note}", style="dim") for note in section.notes]
-    console.print(Group(table, *lines, *notes, Text(f"  {machine_words(machine)}", style="dim"), Text()))
+    console.print(
+        Group(
+            Text(section.title, style="bold"),
+            table,
+            *lines,
+            *notes,
+            Text(f"  {machine_words(machine)}", style="dim"),
+            Text(),
+        )
+    )
 
 
 def _light(target: Target) -> Text:

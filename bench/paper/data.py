@@ -45,6 +45,32 @@ class Application:
     def cedar(self) -> Path:
         return HERE / f"{self.name}.cedar"
 
+    def plain(self) -> list[dict[str, Any]]:
+        """The rows as a file of entities has them, for our engine."""
+        return [
+            {
+                "type": row.ref[0],
+                "id": row.ref[1],
+                "attributes": {name: _plain(value) for name, value in row.attributes.items()},
+                "in": [named(parent) for parent in row.parents],
+            }
+            for row in self.rows
+        ]
+
+
+def named(ref: Ref) -> dict[str, str]:
+    return {"type": ref[0], "id": ref[1]}
+
+
+def _plain(value: Attribute) -> object:
+    match value:
+        case bool():
+            return value
+        case list():
+            return [named(ref) for ref in value]
+        case _:
+            return named(value)
+
 
 class Maker:
     """Draws a graph of a given scale: so many users, and everything else in proportion."""
@@ -59,9 +85,9 @@ class Maker:
     def one(self, refs: Sequence[Ref]) -> Ref:
         return self.random.choice(refs)
 
-    def earlier(self, refs: Sequence[Ref], ref: Ref, most: int) -> list[Ref]:
+    def earlier(self, refs: Sequence[Ref], place: int, most: int) -> list[Ref]:
         """Parents of its own kind, from before it, so that there are no circles."""
-        return self.some(refs[: refs.index(ref)], most)
+        return self.some(refs[:place], most)
 
     def requests(self, draw: Callable[[], Asked]) -> tuple[Asked, ...]:
         return tuple(draw() for _ in range(REQUESTS))
@@ -84,8 +110,15 @@ def drive(scale: int = 100) -> Application:
         for user, (docs, own) in owned.items()
     ]
     seen = [Row(views[user], {}, []) for user in users]
-    seen += [Row(views[group], {}, [views[user] for user in users if group in member_of[user]]) for group in groups]
-    tree = [Row(folder, {}, [*make.earlier(folders, folder, 2), *make.some(every_view, 2)]) for folder in folders]
+    members: dict[Ref, list[Ref]] = {group: [] for group in groups}
+    for user, of in member_of.items():
+        for group in of:
+            members[group].append(views[user])
+    seen += [Row(views[group], {}, members[group]) for group in groups]
+    tree = [
+        Row(folder, {}, [*make.earlier(folders, place, 2), *make.some(every_view, 2)])
+        for place, folder in enumerate(folders)
+    ]
     tree += [
         Row(document, {"public": make.random.random() < 0.2}, [*make.some(folders, 2), *make.some(every_view, 2)])
         for document in documents
@@ -129,7 +162,10 @@ def codehost(scale: int = 100) -> Application:
         )
         for user in users
     ]
-    grouped = [Row(team, {}, [*make.earlier(teams, team, 2), *make.some(repository_roles, 12)]) for team in teams]
+    grouped = [
+        Row(team, {}, [*make.earlier(teams, place, 2), *make.some(repository_roles, 12)])
+        for place, team in enumerate(teams)
+    ]
     holders = [Row(ref, dict(of[ref]), make.some(organization_roles, 1)) for ref in organizations]
     hosted = [Row(ref, {**on[ref], "owner": owners[ref]}, []) for ref in repositories]
     by_role = {role: repository for repository, roles in on.items() for role in roles.values()}
@@ -152,7 +188,7 @@ def todo(scale: int = 100) -> Application:
     users, teams, lists = numbered("user", scale), numbered("team", scale // 5), numbered("todo_list", scale * 2)
     member_of = {user: make.some(teams, 4) for user in users}
     people = [Row(user, {}, [*member_of[user], APPLICATION]) for user in users]
-    grouped = [Row(team, {}, [*make.earlier(teams, team, 2), APPLICATION]) for team in teams]
+    grouped = [Row(team, {}, [*make.earlier(teams, place, 2), APPLICATION]) for place, team in enumerate(teams)]
     kept: dict[Ref, dict[str, Attribute]] = {
         ref: {"owner": make.one(users), "readers": make.one(teams), "editors": make.one(teams)} for ref in lists
     }

@@ -7,24 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.paper.data import Application, Asked, Attribute, Ref, question
+from bench.paper.data import Application, Asked, Attribute, named, question
 from policyengine import Decision, Engine
 
 
 class Ours:
     def __init__(self, application: Application) -> None:
-        rows = [
-            {
-                "type": row.ref[0],
-                "id": row.ref[1],
-                "attributes": {name: _ours(value) for name, value in row.attributes.items()},
-                "in": [_named(parent) for parent in row.parents],
-            }
-            for row in application.rows
-        ]
         with tempfile.TemporaryDirectory() as folder:
             entities = Path(folder, "entities.json")
-            entities.write_text(json.dumps({"entities": rows}))
+            entities.write_text(json.dumps({"entities": application.plain()}))
             self.ask = Engine.load(application.policy, entities=entities).decide
 
     def question(self, asked: Asked) -> dict[str, Any]:
@@ -42,9 +33,9 @@ class Cedar:
 
         entities = [
             {
-                "uid": _named(row.ref),
+                "uid": named(row.ref),
                 "attrs": {name: _cedar(value) for name, value in row.attributes.items()},
-                "parents": [_named(parent) for parent in row.parents],
+                "parents": [named(parent) for parent in row.parents],
             }
             for row in application.rows
         ]
@@ -53,9 +44,12 @@ class Cedar:
         self.entities = cedarpy.Entities.from_json_str(json.dumps(entities))
 
     def question(self, asked: Asked) -> dict[str, Any]:
-        principal, action = ("user", asked.user), ("Action", asked.action)
-        named = {"principal": _named(principal), "action": _named(action), "resource": _named(asked.resource)}
-        return {**named, "context": {}}
+        return {
+            "principal": named(("user", asked.user)),
+            "action": named(("Action", asked.action)),
+            "resource": named(asked.resource),
+            "context": {},
+        }
 
     def ask(self, asked: dict[str, Any]) -> Any:
         return self.decide(asked, self.policies, self.entities)
@@ -64,25 +58,11 @@ class Cedar:
         return bool(answer.allowed)
 
 
-def _named(ref: Ref) -> dict[str, str]:
-    return {"type": ref[0], "id": ref[1]}
-
-
-def _ours(value: Attribute) -> object:
-    match value:
-        case bool():
-            return value
-        case list():
-            return [_named(ref) for ref in value]
-        case _:
-            return _named(value)
-
-
 def _cedar(value: Attribute) -> object:
     match value:
         case bool():
             return value
         case list():
-            return [{"__entity": _named(ref)} for ref in value]
+            return [{"__entity": named(ref)} for ref in value]
         case _:
-            return {"__entity": _named(value)}
+            return {"__entity": named(value)}

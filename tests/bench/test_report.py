@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import decide, machine, paper
+from bench import decide, growth, loading, machine, paper
 from bench.report import Report, Section, Target, show
 
 MACHINE = {"cpu": "a cpu", "cores": 2, "system": "Linux", "python": "CPython", "load": 0.1, "timer_ns": 40, "at": "now"}
@@ -31,7 +31,18 @@ PAPER = [
     timed("policyengine", 1.3, application="todo", allowed=0.4),
     timed("cedar", 20.0, application="drive", allowed=0.5),
 ]
-SECTIONS = {"decide": decide.section(DECIDED), "paper": paper.section(PAPER)}
+LOADED = {"load_ms": 2_000.0, "first_ms": 1.0}
+GROWN = [
+    timed("policyengine", 1.0, axis="rules", size=size, load_ms=size / 10, rss_mb=size / 100)
+    for size in (1_000, 10_000)
+]
+SECTIONS = {
+    "decide": decide.section(DECIDED),
+    "paper": paper.section(PAPER),
+    "compile": loading.compiled([{"engine": "policyengine", "size": 10_000, **LOADED}], [10_000]),
+    "memory": loading.kept([{"engine": "policyengine", "size": 10_000, "rss_mb": 50.0, "python_mb": 40.0}], [10_000]),
+    "growth": growth.section(GROWN),
+}
 
 
 def shown(section: Section) -> str:
@@ -43,7 +54,7 @@ def shown(section: Section) -> str:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_table_shows_engines_targets_and_the_machine(name: str) -> None:
     text = shown(SECTIONS[name])
-    assert "policyengine" in text
+    assert SECTIONS[name].title in text
     assert "holds" in text or "missed" in text
     assert "a cpu, 2 cores" in text
 
@@ -54,6 +65,10 @@ def test_a_cell_shows_both_percentiles_and_the_multiple() -> None:
 
 def test_a_cell_says_why_an_engine_was_not_timed() -> None:
     assert "more than 20 s" in shown(SECTIONS["decide"])
+
+
+def test_growth_shows_the_exponents() -> None:
+    assert "e = 1.00" in shown(SECTIONS["growth"])
 
 
 def test_the_nearest_peer_is_the_quickest_native_one_beside_us() -> None:
@@ -79,7 +94,7 @@ def test_the_json_file_keeps_its_shape(tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "out.json").read_text())
     assert plain["schema"] == 1
     assert plain["machine"] == MACHINE
-    assert list(plain["sections"]) == ["decide", "paper"]
+    assert list(plain["sections"]) == list(SECTIONS)
     assert set(plain["sections"]["decide"]) == {"title", "data", "targets", "notes"}
     assert plain["sections"]["decide"]["data"] == DECIDED
     assert set(plain["sections"]["decide"]["targets"][0]) == {"what", "limit", "seen", "unit", "at_least", "holds"}

@@ -1,0 +1,122 @@
+"""What grows in `growth`: for each axis a policy and questions of a given size, with their verdicts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import policy
+from bench.paper.data import drive, question
+from bench.workload import workload
+
+QUESTIONS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """`rows` are entities as their JSON file has them; `expected` is None where only another engine could tell."""
+
+    text: str
+    questions: list[dict[str, Any]]
+    expected: list[bool] | None
+    rows: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    name: str
+    title: str
+    points: tuple[int, ...]
+    grow: Callable[[int], Grown]
+
+
+def rules(count: int) -> Grown:
+    work = workload(count, QUESTIONS)
+    return Grown(policy.policy(work), [policy.question(asked) for asked in work.requests], list(work.expected))
+
+
+SERVICES = 20
+IDENTITY = 'issuer idp { url "https://idp.example" }\n'
+
+
+def depth(segments: int) -> Grown:
+    """Twenty endpoints whose paths have so many segments; every other question misses the last but one."""
+    pick = random.Random(segments)
+    paths = ["/" + "/".join(f"s{number}n{level}" for level in range(segments - 1)) for number in range(SERVICES)]
+    scopes = "\n".join(f"scope x{number} {{ GET {path}/{{id}} }}" for number, path in enumerate(paths))
+    block = f'agent "bot" {{ issued by idp   acts alone   may {", ".join(f"x{n}" for n in range(SERVICES))} }}'
+    questions, expected = [], []
+    for place in range(QUESTIONS):
+        number, good = pick.randrange(SERVICES), place % 2 == 0
+        path = f"{paths[number]}{'' if good else 'y'}/{pick.randrange(10**6)}"
+        questions.append(_asked(path, [f"x{number}"]))
+        expected.append(good)
+    return Grown(f"{_head('depth')}{IDENTITY}{scopes}\n{block}\n", questions, expected)
+
+
+def chain(hops: int) -> Grown:
+    """So many agents hand a task on to the one who asks; every other question lacks the scope at the first of them."""
+    names = [f"h{number}" for number in range(hops + 1)]
+    blocks = [
+        f'agent "{name}" {{ issued by idp   acts alone   may x   may delegate x to agent "{then}" }}'
+        for name, then in zip(names, [*names[1:], "nobody"], strict=True)
+    ]
+    head = f"{_head('chain')}issuer idp {{ records chains }}\nscope x {{ GET /x/{{id}} }}\n"
+    questions, expected = [], []
+    for place in range(QUESTIONS):
+        good = place % 2 == 0
+        asked = _asked(f"/x/{place}", ["x"], agent=names[-1])
+        scopes = [["x"] if good or number else ["y"] for number in range(hops)]
+        listed = [{"agent": name, "issuer": "idp", "scopes": has} for name, has in zip(names, scopes, strict=False)]
+        questions.append({**asked, "chain": {"hops": listed}})
+        expected.append(good)
+    return Grown(f"{head}{chr(10).join(blocks)}\n", questions, expected)
+
+
+def roles(count: int) -> Grown:
+    """An agent with so many groups, each with a block and an endpoint; every other question is for a stranger's."""
+    pick = random.Random(count)
+    scopes = "\n".join(f"scope x{number} {{ GET /x/r{number}/{{id}} }}" for number in range(count * 2))
+    blocks = "\n".join(
+        f'agent group "g{number}" {{ issued by idp   acts alone   may x{number} }}' for number in range(count * 2)
+    )
+    groups, questions, expected = [f"g{number}" for number in range(count)], [], []
+    for place in range(QUESTIONS):
+        good = place % 2 == 0
+        number = pick.randrange(count) + (0 if good else count)
+        questions.append(_asked(f"/x/r{number}/{place}", [f"x{number}"], groups=groups))
+        expected.append(good)
+    return Grown(f"{_head('roles')}{IDENTITY}{scopes}\n{blocks}\n", questions, expected)
+
+
+def entities(users: int) -> Grown:
+    """The drive of the Cedar paper with so many users, and six times as many rows."""
+    made = drive(users)
+    questions = [question(asked) for asked in made.requests]
+    return Grown(made.policy.read_text(encoding="utf-8"), questions, None, made.plain())
+
+
+AXES = {
+    axis.name: axis
+    for axis in (
+        Axis("rules", "rules", (10, 100, 1_000, 10_000, 100_000), rules),
+        Axis("depth", "segments of a path", (2, 4, 8, 16, 32, 64), depth),
+        Axis("chain", "hops of a chain", (1, 2, 4, 8, 16), chain),
+        Axis("roles", "groups of the agent", (1, 4, 16, 64, 256), roles),
+        Axis("entities", "users of the drive", (100, 1_000, 10_000), entities),
+    )
+}
+
+
+def _head(name: str) -> str:
+    return f"language 1\npackage bench.{name}\n\n"
+
+
+def _asked(path: str, scopes: list[str], agent: str = "bot", groups: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "request": {"method": "GET", "path": path},
+        "agent": {"id": agent, "issuer": policy.ISSUER, "groups": groups or []},
+        "credential": {"scopes": scopes},
+    }

@@ -1,0 +1,130 @@
+"""`growth`: how time and memory follow rules, depth of paths, length of chains, roles and entities."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from math import log
+from pathlib import Path
+from time import perf_counter
+
+from bench.axes import AXES, Axis, Grown
+from bench.child import in_child
+from bench.machine import rss_mb
+from bench.peers.own import Floor
+from bench.report import Section, Target
+from bench.trial import Data, number, trial
+from bench.workload import workload
+from policyengine import Decision, Engine
+
+SECONDS = 300.0  # for one point; what takes longer is not waited for
+MEASURES = {"load_ms": "load, ms", "rss_mb": "memory, MB", "p50_us": "p50, µs"}
+
+
+def run(largest: int | None, say: Callable[[str], None]) -> Section:
+    """Every point in a child of its own; points above `largest` are left out."""
+    found = []
+    for axis in AXES.values():
+        for size in axis.points:
+            if largest is None or size <= largest:
+                say(f"growth: {size:,} {axis.title}")
+                answer = in_child("bench.growth:measure", SECONDS, axis=axis.name, size=size)
+                found.append({"axis": axis.name, "size": size} | _skipping(answer))
+    return section(found)
+
+
+def _skipping(answer: Data) -> Data:
+    return {"skipped": answer["error"]} if "error" in answer else answer
+
+
+def measure(axis: str, size: int) -> Data:
+    """In the child: load, then a trial with the floor of ten rules as a yardstick of the machine."""
+    grown = AXES[axis].grow(size)
+    _engine(AXES[axis].grow(AXES[axis].points[0]))
+    gc.collect()
+    before, start = rss_mb(), perf_counter()
+    engine = _engine(grown)
+    loading = perf_counter() - start
+    gc.collect()
+    loaded = {"load_ms": round(loading * 1e3, 2), "rss_mb": round(rss_mb() - before, 2)}
+    expected = grown.expected or [engine.decide(asked).allowed for asked in grown.questions]
+    work = workload(10)
+    floor = Floor(work)
+    yardstick = [floor.question(asked) for asked in work.requests]
+    return {**loaded, **trial(_Peer(engine), grown.questions, expected, floor.ask, yardstick, SECONDS / 3)}
+
+
+class _Peer:
+    def __init__(self, engine: Engine) -> None:
+        self.ask = engine.decide
+
+    def question(self, asked: dict[str, object]) -> dict[str, object]:
+        return asked
+
+    def allowed(self, answer: Decision) -> bool:
+        return answer.allowed
+
+
+def _engine(grown: Grown) -> Engine:
+    if grown.rows is None:
+        return Engine.from_text(grown.text)
+    with tempfile.TemporaryDirectory() as folder:
+        text, rows = Path(folder, "growth.policy"), Path(folder, "entities.json")
+        text.write_text(grown.text)
+        rows.write_text(json.dumps({"entities": grown.rows}))
+        return Engine.load(text, entities=rows)
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+    """e of value ≈ c · size ** e, by least squares over the logarithms; None below two points."""
+    points = [(log(size), log(value)) for size, value in zip(sizes, values, strict=True) if value > 0]
+    if len(points) < 2:
+        return None
+    middle_x = sum(x for x, _ in points) / len(points)
+    middle_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - middle_x) ** 2 for x, _ in points)
+    return sum((x - middle_x) * (y - middle_y) for x, y in points) / spread
+
+
+def section(found: Sequence[Data]) -> Section:
+    timed = {axis: [one for one in found if one["axis"] == axis and "p50_us" in one] for axis in AXES}
+    rows = [row for axis in AXES.values() for row in _rows(axis, [one for one in found if one["axis"] == axis.name])]
+    large = [one for one in timed["rules"] if one["size"] >= 1_000]
+    deciding = _exponent(timed["rules"], "ratio")
+    return Section(
+        name="growth",
+        title="What grows with what: value ≈ c · size ** e, and e is the exponent",
+        columns=("", *(title for title in MEASURES.values()), "p50 beside the yardstick"),
+        rows=tuple(rows),
+        data=(*found, *({"axis": axis, "exponents": _exponents(points)} for axis, points in timed.items() if points)),
+        targets=(
+            Target("exponent of loading over rules, from 1,000 on", 1.1, _exponent(large, "load_ms"), ""),
+            Target("exponent of deciding over rules", 0.1, deciding, ""),
+        ),
+        notes=("The yardstick is the floor at ten rules, in the same process: the multiple is free of the machine.",),
+    )
+
+
+def _rows(axis: Axis, found: Sequence[Data]) -> list[tuple[str, ...]]:
+    rows = [(f"{one['size']:,} {axis.title}", *_values(one)) for one in found]
+    timed = [one for one in found if "p50_us" in one]
+    exponents = _exponents(timed)
+    named = [f"e = {'–' if e is None else f'{e:.2f}'}" for e in exponents.values()]
+    return [*rows, ("", *named)] if timed else rows
+
+
+def _values(one: Data) -> tuple[str, ...]:
+    if "skipped" in one:
+        return (str(one["skipped"]), *[""] * len(MEASURES))
+    return (*(number(one[name]) for name in MEASURES), f"{number(one['ratio'])}×")
+
+
+def _exponents(timed: Sequence[Data]) -> dict[str, float | None]:
+    return {name: _exponent(timed, name) for name in (*MEASURES, "ratio")}
+
+
+def _exponent(timed: Sequence[Data], name: str) -> float | None:
+    found = exponent([one["size"] for one in timed], [one[name] for one in timed])
+    return None if found is None else round(found, 3)

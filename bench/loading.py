@@ -1,0 +1,154 @@
+"""`compile` and `memory`: what it takes to have an engine ready, and what it keeps."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import shutil
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from bench import policy
+from bench.child import in_child
+from bench.machine import rss_mb
+from bench.peers import BARE, ENTRIES, OURS, PEERS, Entry
+from bench.report import Section, Target
+from bench.trial import Data, number
+from bench.workload import workload
+from policyengine import Engine, __version__
+from policyengine.compiler.bundle import write_bundle
+
+SIZES = (100, 1_000, 10_000)
+SECONDS = 90.0  # what takes longer to load is not waited for; counting memory takes up to four times as long
+AT = 10_000  # where the targets are
+BUNDLE = Entry("policyengine-bundle", "policyengine, from a bundle", "", "", indexed=True)
+TITLES = {entry.name: entry.title for entry in (OURS, BUNDLE, BARE, *PEERS)}
+Say = Callable[[str], None]
+
+
+def compiling(sizes: Sequence[int], say: Say) -> Section:
+    """Milliseconds from text (for us also from a bundle) to an engine that can decide."""
+    return compiled(_all("bench.loading:load", SECONDS, sizes, say), sizes)
+
+
+def compiled(found: Sequence[Data], sizes: Sequence[int]) -> Section:
+    from_text, from_bundle = _at(found, OURS, "load_ms"), _at(found, BUNDLE, "load_ms")
+    return Section(
+        name="compile",
+        title="From the text of the rules to an engine that can decide, ms; in brackets the first decision, ms",
+        columns=("engine", *(f"{size:,} rules" for size in sizes)),
+        rows=_rows(found, sizes, lambda one: f"{number(one['load_ms'])} ({number(one['first_ms'])})"),
+        data=tuple(found),
+        targets=(
+            Target(f"{AT:,} rules from text", 3_000, from_text, "ms"),
+            Target(f"{AT:,} rules from a bundle", 200, from_bundle, "ms"),
+        ),
+        notes=("Once, in a fresh process that has loaded ten other rules before. The floor builds its dictionary.",),
+    )
+
+
+def memory(sizes: Sequence[int], say: Say) -> Section:
+    """Megabytes that stay when the engine is loaded and the garbage is gone."""
+    return kept(_all("bench.loading:keep", SECONDS * 5, sizes, say), sizes)
+
+
+def kept(found: Sequence[Data], sizes: Sequence[int]) -> Section:
+    return Section(
+        name="memory",
+        title="What an engine keeps: resident memory / what Python's allocator counts, MB",
+        columns=("engine", *(f"{size:,} rules" for size in sizes)),
+        rows=_rows(found, sizes, lambda one: f"{number(one['rss_mb'])} / {number(one['python_mb'])}"),
+        data=tuple(found),
+        targets=(Target(f"{AT:,} rules", 60, _at(found, OURS, "rss_mb"), "MB"),),
+        notes=(
+            "Resident memory holds what the allocator did not give back after loading; native engines are only in it.",
+            "Two loads in two processes: counting slows loading down. 1 MB is 10⁶ bytes.",
+        ),
+    )
+
+
+def load(engine: str, size: int) -> Data:
+    """In the child: seconds to load, and to decide for the first time."""
+    build, ask = _builder(engine, size)
+    gc.collect()
+    start = perf_counter()
+    built = build()
+    loaded = perf_counter()
+    ask(built)
+    first = perf_counter()
+    return {"load_ms": round((loaded - start) * 1e3, 2), "first_ms": round((first - loaded) * 1e3, 2)}
+
+
+def keep(engine: str, size: int) -> Data:
+    """In the child: resident memory; Python's own count comes from another child."""
+    counted = in_child("bench.loading:count", SECONDS * 4, engine=engine, size=size)
+    build, ask = _builder(engine, size)
+    gc.collect()
+    before = rss_mb()
+    built = build()
+    ask(built)
+    gc.collect()
+    return {"rss_mb": round(rss_mb() - before, 2), "python_mb": counted.get("python_mb")}
+
+
+def count(engine: str, size: int) -> Data:
+    build, ask = _builder(engine, size)
+    gc.collect()
+    tracemalloc.start()
+    built = build()
+    ask(built)
+    gc.collect()
+    return {"python_mb": round(tracemalloc.get_traced_memory()[0] / 1e6, 2)}
+
+
+Build = Callable[[], object]
+
+
+def _builder(engine: str, size: int) -> tuple[Build, Callable[[object], object]]:
+    """What loads the engine with all text ready and everything imported, and what asks it a first question."""
+    work = workload(size, requests=20)
+    if engine != BUNDLE.name:
+        entry = ENTRIES[engine].loader()
+        entry(workload(10, requests=20))
+        return lambda: entry(work), lambda peer: peer.ask(peer.question(work.requests[0]))  # type: ignore[attr-defined]
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = _bundle(size, folder)
+    Engine.from_bundle(_bundle(10, folder))
+    question = policy.question(work.requests[0])
+    return lambda: Engine.from_bundle(file), lambda made: made.decide(question)  # type: ignore[attr-defined]
+
+
+def _bundle(size: int, folder: str) -> Path:
+    file = Path(folder, f"{size}.policybundle")
+    made = Engine.from_text(policy.policy(workload(size, requests=20)))
+    file.write_bytes(write_bundle(made.kernel, __version__))
+    return file
+
+
+def _all(function: str, seconds: float, sizes: Sequence[int], say: Say) -> list[Data]:
+    found = []
+    for entry in (OURS, BUNDLE, BARE, *PEERS):
+        for size in sizes:
+            say(f"loading: {entry.title}, {size:,} rules")
+            asked = {"engine": entry.name, "size": size}
+            answer = _missing(entry) or in_child(function, seconds, **asked)
+            found.append({**asked, **({"skipped": answer["error"]} if "error" in answer else answer)})
+    return found
+
+
+def _missing(entry: Entry) -> Data | None:
+    return {"error": "not there: pip install '.[bench]'"} if entry.version is None else None
+
+
+def _at(found: Sequence[Data], entry: Entry, name: str) -> float | None:
+    values = [one.get(name) for one in found if (one["engine"], one["size"]) == (entry.name, AT)]
+    return values[0] if values else None
+
+
+def _rows(found: Sequence[Data], sizes: Sequence[int], words: Callable[[Data], str]) -> tuple[tuple[str, ...], ...]:
+    cells = {(one["engine"], one["size"]): str(one["skipped"]) if "skipped" in one else words(one) for one in found}
+    return tuple((title, *(cells.get((name, size), "") for size in sizes)) for name, title in TITLES.items())
