@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from policyengine.compiler.codec import Unreadable
 from policyengine.compiler.keys import KeyFileError, Signature, SigningKey, trusted_keys
-from policyengine.compiler.payload import CODEC, packed, payload_of, read_payload, unpacked
+from policyengine.compiler.payload import codec, packed, payload_of, read_payload, unpacked
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.semantics.kernel import Kernel
@@ -64,9 +64,9 @@ class Bundle:
 def write_bundle(kernel: Kernel, made_by: str, key: SigningKey | None = None) -> bytes:
     """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
     payload = payload_of(kernel, tree_of(kernel))
-    digest = digest_of(FORMAT, made_by, CODEC.shape, payload)
+    digest = digest_of(FORMAT, made_by, codec().shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
-    return packed([MAGIC, FORMAT, made_by, CODEC.shape, digest, payload, signatures])
+    return packed([MAGIC, FORMAT, made_by, codec().shape, digest, payload, signatures])
 
 
 def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
@@ -157,7 +157,7 @@ def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: 
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
-    if shape != CODEC.shape:
+    if shape != codec().shape:
         message = f"policyengine {told(made_by)} compiled this bundle, and this version stores policies otherwise"
         raise BundleError(name, "E161", message, AGAIN)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from threading import Lock
 from typing import Any, TypeAlias, TypeVar, cast, overload
 
@@ -31,11 +32,16 @@ KINDS = (
 )
 REVISION = re.compile(r"sha256:[0-9a-f]{64}")
 
-CODEC = Codec(KINDS, CHECKS)
 
 Item = TypeVar("Item")
 Anchor = TypeVar("Anchor", k.Entity, k.Issuer, k.Attester)
 Refuse: TypeAlias = Callable[[str], Exception]
+
+
+@cache
+def codec() -> Codec:
+    """Made for the first bundle that is written or read, for most engines never see one."""
+    return Codec(KINDS, CHECKS)
 
 
 def packed(value: object) -> bytes:
@@ -52,18 +58,20 @@ def unpacked(data: bytes) -> Any:
 
 def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
     writing = Writing()
-    named = {field: [CODEC.write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED}
-    parts = {field: [packed(CODEC.write(one, writing)) for one in getattr(kernel, field)] for field in PARTS}
+    named = {
+        field: [codec().write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED
+    }
+    parts = {field: [packed(codec().write(one, writing)) for one in getattr(kernel, field)] for field in PARTS}
     members = {
         "package": kernel.package,
         "packages": list(kernel.packages),
         "revision": kernel.revision,
         "unrestricted": list(kernel.unrestricted),
-        "delegation": [CODEC.write(one, writing) for one in kernel.delegation],
+        "delegation": [codec().write(one, writing) for one in kernel.delegation],
         **named,
         **parts,
-        "tree": CODEC.write(replace(tree, uses=()), writing),
-        "uses": [packed(CODEC.write(one, writing)) for one in tree.uses],
+        "tree": codec().write(replace(tree, uses=()), writing),
+        "uses": [packed(codec().write(one, writing)) for one in tree.uses],
         # What a source is called below the policy root: bundles tell nothing of the machine that made them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
@@ -96,14 +104,14 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         issuers=issuers,
         attesters=attesters,
         unrestricted=texts(raw["unrestricted"]),
-        delegation=tuple(CODEC.read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
+        delegation=tuple(codec().read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
         binders=parts(k.Binder, raw["binders"], reading, refuse),
         agents=parts(k.AgentBlock, raw["agents"], reading, refuse),
         users=parts(k.UserBlock, raw["users"], reading, refuse),
         anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
         guards=parts(k.Guard, raw["guards"], reading, refuse),
     )
-    return kernel, replace(CODEC.read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
+    return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
 
 
 def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
@@ -168,7 +176,7 @@ def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tu
     def read(index: int, data: bytes) -> Item:
         fresh = replace(reading, unbound=[], depth=0)
         try:
-            made = CODEC.read(kind, unpacked(data), fresh)
+            made = codec().read(kind, unpacked(data), fresh)
             require(not fresh.unbound, "a variable that nothing binds")
         except Unreadable as error:
             raise refuse(f"{error} ({kind.__name__} number {index + 1})") from None
@@ -211,7 +219,7 @@ def source_in(raw: object) -> Source:
 
 
 def mapping(kind: type[Anchor], raw: object, reading: Reading) -> Mapping[str, Anchor]:
-    found = [CODEC.read(kind, one, reading) for one in listed(raw)]
+    found = [codec().read(kind, one, reading) for one in listed(raw)]
     names = [one.name for one in found]
     require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
     return dict(zip(names, found, strict=True))

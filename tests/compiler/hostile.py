@@ -10,7 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from policyengine.compiler import bundle
-from policyengine.compiler.payload import CODEC, PARTS
+from policyengine.compiler.payload import PARTS, codec
 
 BYTES_WITHIN = (*PARTS, "uses")
 ODD: tuple[Any, ...] = (
@@ -39,8 +39,8 @@ def repacked(parts: Any) -> Any:
 
 def sealed(payload: bytes) -> bytes:
     """The payload with its digest."""
-    digest = bundle.digest_of(bundle.FORMAT, "0.1.0", CODEC.shape, payload)
-    found: bytes = msgpack.packb([bundle.MAGIC, bundle.FORMAT, "0.1.0", CODEC.shape, digest, payload, []])
+    digest = bundle.digest_of(bundle.FORMAT, "0.1.0", codec().shape, payload)
+    found: bytes = msgpack.packb([bundle.MAGIC, bundle.FORMAT, "0.1.0", codec().shape, digest, payload, []])
     return found
 
 

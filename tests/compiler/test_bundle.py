@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from policyengine.compiler import bundle
 from policyengine.compiler.bundle import BundleError, decode_bundle, read_bundle, write_bundle
-from policyengine.compiler.payload import CODEC, Parts, whole
+from policyengine.compiler.payload import Parts, codec, whole
 from policyengine.compiler.tree import tree_of
 from policyengine.diagnostics import PolicyError
 from policyengine.engine import Engine
@@ -135,8 +135,8 @@ def test_another_policy_has_another_digest(small: bytes) -> None:
 
 def test_parts_are_read_when_they_are_first_needed(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[type] = []
-    original = CODEC.read
-    monkeypatch.setattr(CODEC, "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
+    original = codec().read
+    monkeypatch.setattr(codec(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
     kernel = decode_bundle(small).kernel
     assert k.AgentBlock not in read
     assert kernel.agents[0] is kernel.agents[0]
@@ -235,7 +235,7 @@ def test_a_version_that_is_none_is_not_shown(small: bytes) -> None:
 
 def test_what_writes_alike_has_one_shape_on_every_python() -> None:
     """Another shape makes bundles of before unreadable: then this changes with it, knowingly."""
-    told = {record.kind.__name__: record.shape for record in CODEC.records.values()}
+    told = {record.kind.__name__: record.shape for record in codec().records.values()}
     assert told["Like"].startswith("25 Like(span: place, operand: Constant | Fact | ")
     assert told["Valid"] == "47 Valid(span: place, start: None | time, end: None | time)"
     assert told["Daily"] == "35 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"

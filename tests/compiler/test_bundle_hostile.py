@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
-from policyengine.compiler.payload import CODEC, whole
+from policyengine.compiler.payload import codec, whole
 from policyengine.engine import Engine
 from policyengine.semantics import kernel as k
 from policyengine.semantics.kernel import Kernel
@@ -70,9 +70,9 @@ def read(data: bytes) -> Bundle:
 
 def of_kind(members: dict[str, Any], kind: type) -> list[Any]:
     """The first array that stands for a value of the class, among several possible ones."""
-    number = CODEC.records[kind].number
+    number = codec().records[kind].number
     arrays = (holder[key] for holder, key in places_in(members) if isinstance(holder[key], list))
-    width = len(CODEC.records[kind].names) + 1
+    width = len(codec().records[kind].names) + 1
     return next(one for one in arrays if len(one) == width and one[0] == number and isinstance(one[1], list))
 
 
@@ -145,7 +145,7 @@ def test_a_part_that_the_checker_could_not_have_made_is_refused(
     members: dict[str, Any], kind: type, member: str, value: Any, why: str
 ) -> None:
     changed = copy_of(members)
-    of_kind(changed, kind)[1 + CODEC.records[kind].names.index(member)] = value
+    of_kind(changed, kind)[1 + codec().records[kind].names.index(member)] = value
     assert_refused(changed, why)
 
 
@@ -184,7 +184,7 @@ MISTYPED: list[tuple[type, str, str]] = [
 )
 def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: type, member: str, why: str) -> None:
     changed = copy_of(members)
-    place = CODEC.records[kind].names.index(member)
+    place = codec().records[kind].names.index(member)
     around = of_kind(changed, kind) if kind is not k.Grant else changed["agents"][0][5][0]
     around[place + (kind is not k.Grant)] = a_duration(changed)
     assert_refused(changed, why)
@@ -192,7 +192,7 @@ def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: ty
 
 def a_duration(changed: dict[str, Any]) -> list[Any]:
     changed["types"].append("duration")
-    return [CODEC.records[k.Constant].number, [0, 0, 0], ["duration", [1, 0, 0]], len(changed["types"]) - 1]
+    return [codec().records[k.Constant].number, [0, 0, 0], ["duration", [1, 0, 0]], len(changed["types"]) - 1]
 
 
 # ── What stands around the parts ──────────────────────────────────────────────────────────────
@@ -268,7 +268,7 @@ def test_conditions_that_nest_without_end_are_refused(members: dict[str, Any], d
     changed = copy_of(members)
     deny = of_kind(changed, k.Deny)
     for _ in range(depth):
-        deny[2] = [CODEC.records[k.Not].number, [0, 0, 0], deny[2]]
+        deny[2] = [codec().records[k.Not].number, [0, 0, 0], deny[2]]
     assert_refused(changed, "nest" if depth < 1_000 else "no MessagePack")
 
 
