@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
-import msgspec
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Outcome
@@ -19,6 +18,7 @@ from policyengine.runtime.request import Request
 from policyengine.semantics import kernel as k
 from tests.generate.cases import Case, kernel_of
 from tests.generate.requests import Question, approved, directory, pendable
+from tests.generate.specified import said
 
 FROM_THE_GATEWAY = ("redact", "step_up", "header")
 
@@ -33,11 +33,6 @@ def meaning(decision: Decision) -> dict[str, Any]:
     for part in (*plain["reasons"], *plain["obligations"]):
         part.pop("at", None)
     return plain
-
-
-def anonymous(decision: Decision, **changed: Any) -> Decision:
-    """A decision but for its id, which differs from one to the next."""
-    return msgspec.structs.replace(decision, stamp="", **changed)
 
 
 # ── One property each: an AssertionError says that it does not hold ───────────────────────────
@@ -93,7 +88,7 @@ def every_way_in_reads_the_same(case: Case) -> None:
     ways = [Request.from_mapping(case.question), *([Request.from_msgpack(packed)] if packed else [])]
     engine = engine_of(case)
     for request in ways:
-        assert anonymous(engine.evaluate(request), obligations=()) == anonymous(decided, obligations=())
+        assert said(engine.evaluate(request))._replace(obligations=()) == said(decided)._replace(obligations=())
 
 
 def what_is_pending_opens_nothing(case: Case) -> None:
