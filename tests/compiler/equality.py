@@ -109,6 +109,11 @@ class Tally:
             self.reached + other.reached,
         )  # fmt: skip
 
+    def told(self) -> dict[str, int]:
+        """As plain data, for reports."""
+        quick = {f"quickly {outcome}": count for outcome, count in self.quick.items()}
+        return {"questions": self.decisions, "refused": self.refused, **quick, **self.reached}
+
     def __str__(self) -> str:
         quick = ", ".join(f"{count:,} {outcome}" for outcome, count in self.quick.most_common())
         rows = "\n".join(f"  {count:>9,} {name}" for name, count in sorted(self.reached.items()))

@@ -1,0 +1,29 @@
+"""A million generated questions, each decided by the specification and by the engine: no difference.
+
+Each shard asks 50,000 questions of a hundred policies. What they came to is told at the end of the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from policyengine.runtime.decision import Outcome
+from tests.compiler.equality import hold
+
+pytestmark = pytest.mark.deep
+
+SHARDS, POLICIES, QUESTIONS = 20, 100, 500
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_fifty_thousand_questions_are_decided_as_specified(
+    shard: int, record_property: Callable[[str, object], None]
+) -> None:
+    tally = hold(range(shard * POLICIES + 10_000, (shard + 1) * POLICIES + 10_000), QUESTIONS)
+    record_property("equality", json.dumps(tally.told()))
+    assert tally.decisions == POLICIES * QUESTIONS
+    assert tally.quickly >= 0.3, f"the quick way is hardly tried:\n{tally}"
+    assert min(tally.quick[outcome] for outcome in (Outcome.ALLOW, Outcome.DENY)) >= 1_000, str(tally)
