@@ -1,7 +1,9 @@
 """What every test shares: how long hypothesis searches, and that CI never passes by skipping for want of a tool."""
 
+import json
 import os
 import re
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -28,6 +30,17 @@ def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -
     if WANTS_SOMETHING.search(reason):
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: CI has everything installed, yet this was skipped: {reason}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the shards that compare engine and specification counted, all together."""
+    told: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        told.update(json.loads(str(dict(report.user_properties).get("equality", "{}"))))
+    if told:
+        terminalreporter.section("held equal to the specification")
+        for name, count in sorted(told.items(), key=lambda row: -row[1]):
+            terminalreporter.line(f"{count:>12,} {name}")
 
 
 if IN_CI:
