@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.diagnostics import render_all
+from policyengine.kinds import EntityRef
 from policyengine.semantics import kernel as k
 from policyengine.semantics.check import check
+from policyengine.semantics.revision import canonical
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
@@ -119,3 +121,8 @@ def test_the_package_asked_for_first_changes_nothing() -> None:
     one, two = "package a\nanyone { may GET /a }", "package b\nanyone { may GET /b }"
     assert kernel(one, two).revision == kernel(two, one).revision
     assert (kernel(one, two).package, kernel(two, one).package) == ("a", "b")
+
+
+def test_an_id_cannot_spell_several_ids() -> None:
+    spelling = EntityRef("user", 'a"),EntityRef(user "b')
+    assert canonical((spelling,)) != canonical((EntityRef("user", "a"), EntityRef("user", "b")))
