@@ -13,6 +13,7 @@ from typing import TypeVar, assert_never
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
+from policyengine.semantics.questions import Answers
 from policyengine.semantics.coverage import covers, place_covers
 from policyengine.semantics.formulas import Truth
 from policyengine.semantics.possibilities import (
@@ -65,9 +66,10 @@ def blocks(kernel: k.Kernel) -> tuple[Block, ...]:
 
 
 def door_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = Answers()
     for block in blocks(kernel):
         for condition, never in conditions_of(block):
-            yield from door_condition(condition, never)
+            yield from door_condition(condition, never, answers)
 
 
 def conditions_of(block: Block) -> Iterator[tuple[k.Expr, str]]:
@@ -82,30 +84,31 @@ def conditions_of(block: Block) -> Iterator[tuple[k.Expr, str]]:
     yield from ((grant.when, "this `may` never opens") for grant in block.grants if grant.when is not None)
 
 
-def door_condition(condition: k.Expr, never: str) -> Iterator[Diagnostic]:
-    truths = possible(condition)
+def door_condition(condition: k.Expr, never: str, answers: Answers) -> Iterator[Diagnostic]:
+    truths = answers.possible(condition)
     if True not in truths:
         message = f"{never}: its condition is {always(truths)}"
         yield Diagnostic("E701", message, condition.span, contradiction(condition))
     elif truths == {True}:
         yield Diagnostic("W701", "this condition is always true", condition.span, "leave it out")
     else:
-        yield from parts_that_decide_nothing(condition, truths)
+        yield from parts_that_decide_nothing(condition, truths, answers)
 
 
 # ── Conditions of guards: they act unless false ───────────────────────────────────────────────
 
 
 def guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = Answers()
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:
-                yield from guard_condition(effect, effect.condition)
+                yield from guard_condition(effect, effect.condition, answers)
 
 
-def guard_condition(effect: k.Effect, condition: k.Expr) -> Iterator[Diagnostic]:
+def guard_condition(effect: k.Effect, condition: k.Expr, answers: Answers) -> Iterator[Diagnostic]:
     """`require c` has become `deny when not c`; words must speak of what was written."""
-    truths = possible(condition)
+    truths = answers.possible(condition)
     word = word_of(effect)
     demanded = is_demand(effect, condition)
     written = always(frozenset(negated(value) for value in truths) if demanded else truths)
@@ -122,7 +125,7 @@ def guard_condition(effect: k.Effect, condition: k.Expr) -> Iterator[Diagnostic]
         message = f"this `{word}` acts only on unknown facts: its condition is {written}"
         yield Diagnostic("W702", message, condition.span, None if demanded else contradiction(condition))
     else:
-        yield from parts_that_decide_nothing(condition, truths)
+        yield from parts_that_decide_nothing(condition, truths, answers)
 
 
 def word_of(effect: k.Effect) -> str:
@@ -194,16 +197,18 @@ def words(expr: k.Expr) -> str:
     return " ".join(expr.span.text.split())
 
 
-def parts_that_decide_nothing(expr: k.Expr, truths: frozenset[Truth], what: str = "condition") -> Iterator[Diagnostic]:
+def parts_that_decide_nothing(
+    expr: k.Expr, truths: frozenset[Truth], answers: Answers, what: str = "condition"
+) -> Iterator[Diagnostic]:
     """The outermost parts that are never true or never false; the whole, if a door's is never false."""
     if isinstance(expr, k.Named):  # what is wrong with a definition is told where it is written, once
-        yield from parts_that_decide_nothing(expr.expression, truths, what)
+        yield from parts_that_decide_nothing(expr.expression, truths, answers, what)
     elif True not in truths or False not in truths:
         message = f"this {what} is {always(truths)}"
         yield Diagnostic("W704", message, expr.span, contradiction(expr) if True not in truths else None)
     else:
         for part in parts_of(expr):
-            yield from parts_that_decide_nothing(part, possible(part), "part of a condition")
+            yield from parts_that_decide_nothing(part, answers.possible(part), answers, "part of a condition")
 
 
 def parts_of(expr: k.Expr) -> tuple[k.Expr, ...]:

@@ -8,12 +8,12 @@ anything, and what would take too many worlds is taken apart: an answer may hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import reduce
 from itertools import product
 from math import prod
-from typing import Final, assert_never
+from typing import Final, TypeVar, assert_never
 
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State, states_of_type, whole_numbers
@@ -37,6 +37,8 @@ from policyengine.semantics.formulas import (
     read,
     type_of,
 )  # fmt: skip
+
+Item = TypeVar("Item")
 
 UNKNOWN: Final = None
 ANYTHING: Final[frozenset[Truth]] = frozenset({True, False, UNKNOWN})
@@ -79,6 +81,12 @@ def possible(condition: k.Expr) -> frozenset[Truth]:
     """Every value the condition can have is in here; what is in here may yet be impossible."""
     space = Space()
     return _possible(read(condition, space), space)
+
+
+def subjects_of(condition: k.Expr) -> frozenset[Subject]:
+    """The facts that decide the condition: conditions without a common one are independent."""
+    space = Space()
+    return frozenset(space.subjects[number] for number in mentioned(read(condition, space)))
 
 
 def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bool:
@@ -238,7 +246,7 @@ def opposites(values: frozenset[Truth]) -> frozenset[Truth]:
 def all_of(items: tuple[Formula, ...], space: Space) -> frozenset[Truth]:
     """Groups that share no fact are independent, so their possibilities combine freely."""
     result: frozenset[Truth] = frozenset({True})
-    for group in groups(items):
+    for group in groups(items, mentioned):
         result = both(result, all_of_group(group, space))
     return result
 
@@ -259,18 +267,18 @@ def both(left: frozenset[Truth], right: frozenset[Truth]) -> frozenset[Truth]:
     return frozenset(conjunction(pair) for pair in product(left, right))
 
 
-def groups(items: tuple[Formula, ...]) -> list[tuple[Formula, ...]]:
+def groups(items: Iterable[Item], about: Callable[[Item], Iterable[Hashable]]) -> list[tuple[Item, ...]]:
     """The items that share facts with each other, directly or through others."""
-    owners: dict[int, list[Formula]] = {}
-    together: dict[int, list[Formula]] = {}
+    owners: dict[Hashable, list[Item]] = {}
+    together: dict[int, list[Item]] = {}
     for item in items:
-        numbers = set(mentioned(item))
+        numbers = set(about(item))
         met = {id(owners[number]): owners[number] for number in numbers if number in owners}
         largest = max(met.values(), key=len, default=[])
         for other in met.values():
             if other is not largest:
                 largest.extend(other)
-                numbers.update(*(mentioned(member) for member in other))
+                numbers.update(*(about(member) for member in other))
                 del together[id(other)]
         largest.append(item)
         together[id(largest)] = largest
