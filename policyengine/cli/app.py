@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from policyengine import __version__
 from policyengine.cli import INTERRUPTED, check, compile, decide, explain, explain_code, fmt, graph, init, serve, test
-from policyengine.cli.failures import TRACEBACK, CommandError, in_short, show_traceback, tell
+from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
 from policyengine.cli.terminal import Format
 
 USAGE = 2
@@ -117,7 +117,7 @@ def run(arguments: list[str]) -> int:
     except OSError:
         raise  # files that commands read are dealt with there: what fails here is writing the answer
     except Exception as error:
-        return _tell_internal(error, as_json)
+        return _tell_unexpected(error, as_json)
 
 
 def _never_fail_to_encode() -> None:
@@ -149,6 +149,15 @@ def _tell_usage(error: Exception, as_json: bool) -> int:
         return tell(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)
     error.show()  # type: ignore[attr-defined]
     return USAGE
+
+
+def _tell_unexpected(error: Exception, as_json: bool) -> int:
+    """The rules of a bundle are read when they are needed, and may prove wrong as late as that."""
+    from policyengine.diagnostics import PolicyError
+
+    if isinstance(error, PolicyError):
+        return tell(policy_error(error), as_json=as_json)
+    return _tell_internal(error, as_json)
 
 
 def _tell_internal(error: Exception, as_json: bool) -> int:

@@ -12,7 +12,7 @@ from policyengine import __version__
 from policyengine.cli.check import several
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
-from policyengine.cli.options import Policies, TextOrJson
+from policyengine.cli.options import PoliciesOrBundle, TextOrJson, TrustedKeys
 from policyengine.cli.serve import rules_of
 from policyengine.cli.terminal import Format, Screen, busy, print_json
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def compile_policies(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FILE", help="The bundle, `….policybundle`.", show_default=False),
@@ -30,12 +30,14 @@ def compile_policies(
         Path | None,
         typer.Option("--key", metavar="PEM", help="Sign with this private Ed25519 key.", show_default=False),
     ] = None,
+    trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Compile policies into one bundle.
 
     It decides as its policies do, is loaded in no time, and is the same file for the same policies. Tests in
-    `…_test.policy` stay out; the text of the policies is in it, for reasons cite it.
+    `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in place of policies is
+    written again, to be signed somewhere else than it was made.
 
     Exit code 0: written; 1: errors in a policy or the key, or the file cannot be written.
 
@@ -47,7 +49,7 @@ def compile_policies(
     from policyengine.compiler.bundle import decode_bundle, write_bundle
 
     signing = None if key is None else _signing_key(key)
-    engine = load_engine(paths, None)
+    engine = load_engine(paths, None, trust)
     with busy("compiling the policies"):
         data = write_bundle(engine.kernel, __version__, signing)
     _write(output, data)

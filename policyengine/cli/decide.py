@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.failures import CommandError, logged_in_short, tell
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
+from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
 from policyengine.cli.questions import Question, read_questions
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
 
@@ -22,9 +22,10 @@ STRONGEST_FIRST = (FAILED, EXIT_CODES["deny"], EXIT_CODES["throttle"], EXIT_CODE
 
 
 def decide(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     request: RequestFile,
     entities: EntitiesFile = None,
+    trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Decide one request, or one on each line.
@@ -46,7 +47,7 @@ def decide(
       policyengine decide payments/ --request request.json --entities entities.json
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
-    engine = load_engine(paths, entities)
+    engine = load_engine(paths, entities, trust)
     questions = read_questions(request)
     with logged_in_short():
         if format is Format.JSON:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from policyengine.cli.decide import EXIT_CODES
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitiesFile, Policies, RequestFile, TextOrJson
+from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
 from policyengine.cli.questions import read_question
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json, printable
 
 
 def explain(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     request: RequestFile,
     entities: EntitiesFile = None,
+    trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Show how one request is decided, gate by gate.
@@ -25,7 +26,7 @@ def explain(
     Example:
       policyengine explain payments/ --request request.json
     """
-    engine = load_engine(paths, entities)
+    engine = load_engine(paths, entities, trust)
     question = read_question(request)
     with told_of(question):
         explanation = engine.explain(question.data)

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 MOST_DOUBTS = 5
+BUNDLE = ".policybundle"
 
 
-def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
+def load_engine(paths: Sequence[Path], entities: Path | None, trusted: Sequence[Path] | None = None) -> Engine:
+    """From policies, or from a bundle; `trusted` are keys, one of which must have signed it."""
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
     from policyengine.engine import Engine
 
+    bundle = _bundle_of(paths, trusted)
     try:
         with busy("reading the policies"):
-            engine = Engine.load(*paths, entities=entities)
+            if bundle is not None:
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities)
+            else:
+                engine = Engine.load(*paths, entities=entities)
     except PolicyError as error:
         raise policy_error(error) from None
     except EntitiesError as error:
@@ -41,6 +47,17 @@ def load_engine(paths: Sequence[Path], entities: Path | None) -> Engine:
     if entities is not None:
         _warn_of_rows(engine, entities)
     return engine
+
+
+def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:
+    """The bundle that is named, if one is."""
+    bundles = [path for path in paths if path.suffix == BUNDLE]
+    if bundles and len(paths) > 1:
+        raise CommandError("usage", "a bundle stands alone", "compile everything together into one bundle", code=2)
+    if trusted and not bundles:
+        hint = f"compile the policies, sign the bundle, and name it: `….{BUNDLE[1:]}`"
+        raise CommandError("usage", "`--trust` is for a bundle: policies themselves are not signed", hint, code=2)
+    return bundles[0] if bundles else None
 
 
 def _warn_of_rows(engine: Engine, file: Path) -> None:

@@ -12,6 +12,16 @@ from policyengine.cli.terminal import Format
 Policies: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="PATH", help="Policies, or folders of them.", show_default=False)
 ]
+PoliciesOrBundle: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH", help="Policies, or folders of them, or one bundle.", show_default=False),
+]
+TrustedKeys: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust", metavar="KEY", help="A public key; one of these must have signed the bundle.", show_default=False
+    ),
+]
 TextOrJson: TypeAlias = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 RequestFile: TypeAlias = Annotated[
     str,

@@ -1,0 +1,86 @@
+"""A bundle in place of policies, wherever a command decides by them."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from policyengine.compiler.bundle import write_bundle
+from policyengine.engine import Engine
+from tests.compiler.hostile import bundled, members_of
+
+
+def write_keys(folder, name):
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / f"{name}.pem").write_bytes(pem)
+    (folder / f"{name}.pub").write_bytes(public)
+
+
+@pytest.fixture
+def bundles(run, project, tmp_path):
+    """`plain.policybundle` and `signed.policybundle`, signed by `ours.pem`; and a key of somebody else."""
+    write_keys(tmp_path, "ours")
+    write_keys(tmp_path, "theirs")
+    run("compile", "project", "-o", "plain.policybundle")
+    run("compile", "plain.policybundle", "-o", "signed.policybundle", "--key", "ours.pem")
+
+
+ASKED = ["--entities", "project/entities.json", "--request", "project/request.json"]
+
+
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_a_bundle_answers_as_its_policies_do(run, bundles, command):
+    by_policies = run(command, "project", *ASKED)
+    by_bundle = run(command, "plain.policybundle", *ASKED)
+    assert by_policies.code == 0
+    assert (by_bundle.code, by_bundle.err) == (0, "")
+    assert len(by_bundle.out.splitlines()) == len(by_policies.out.splitlines())
+
+
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_a_bundle_signed_by_a_trusted_key_answers(run, bundles, command):
+    assert run(command, "signed.policybundle", "--trust", "theirs.pub", "--trust", "ours.pub", *ASKED).code == 0
+
+
+@pytest.mark.parametrize("name", ["plain", "signed"])
+@pytest.mark.parametrize("command", ["decide", "explain"])
+def test_a_bundle_that_nobody_trusted_signed_answers_nothing(run, bundles, command, name):
+    ended = run(command, f"{name}.policybundle", "--trust", "theirs.pub", *ASKED, "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "policy")
+    assert ended.json["error"]["diagnostics"][0]["code"] == "E163"
+
+
+def test_a_bundle_signed_elsewhere_is_the_one_that_was_made(run, bundles, tmp_path):
+    assert run("compile", "project", "-o", "whole.policybundle", "--key", "ours.pem").code == 0
+    assert (tmp_path / "whole.policybundle").read_bytes() == (tmp_path / "signed.policybundle").read_bytes()
+
+
+def test_a_damaged_bundle_is_an_error(run, bundles, tmp_path):
+    data = (tmp_path / "plain.policybundle").read_bytes()
+    (tmp_path / "plain.policybundle").write_bytes(data[:-9])
+    ended = run("decide", "plain.policybundle", *ASKED)
+    assert ended.code == 1
+    assert ended.err.startswith("plain.policybundle:1:1: E162 this bundle is damaged")
+
+
+def test_a_rule_that_proves_wrong_late_is_an_error_too(run, tmp_path):
+    members = members_of(write_bundle(Engine.from_text("anyone { may GET /a }").kernel, "0.1.0"))
+    (tmp_path / "wrong.policybundle").write_bytes(bundled({**members, "anyones": [None]}))
+    ended = run("compile", "wrong.policybundle", "-o", "again.policybundle")
+    assert ended.code == 1
+    assert ended.err.startswith("wrong.policybundle:1:1: E165")
+    assert "internal" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["project", "plain.policybundle"], "a bundle stands alone"),
+        (["project", "--trust", "ours.pub"], "`--trust` is for a bundle"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(run, bundles, arguments, message):
+    ended = run("decide", *arguments, *ASKED)
+    assert ended.code == 2
+    assert message in ended.err
