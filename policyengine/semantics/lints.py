@@ -24,18 +24,23 @@ def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagno
     yield from unrestricted_users(modules)
     yield from untold_chains(kernel, modules)
     yield from handed_to_nobody(modules)
-    for module in modules:
-        for node in ast.walk(module):
+    for declaration in declared(modules):
+        for node in (declaration, *ast.children(declaration)):
             yield from written(node)
+    yield from heads(modules)
+
+
+def declared(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
+    for module in modules:
+        yield from (d.declaration if isinstance(d, ast.Export) else d for d in module.declarations)
 
 
 # ── What is written ───────────────────────────────────────────────────────────────────────────
 
 
 def written(node: ast.Node) -> Iterator[Diagnostic]:
+    """What a declaration, or a block in it, says in vain."""
     match node:
-        case ast.Http(methods=methods) if "HEAD" in methods:
-            yield head(node)
         case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
             yield Diagnostic("W453", "this agent opens no door", who.span, "add `may …`, or remove the block")
         case ast.GuardDecl(name=name, items=()):
@@ -49,6 +54,13 @@ def written(node: ast.Node) -> Iterator[Diagnostic]:
 
 
 CHECKING = ast.Shot | ast.Table | ast.Matrix | ast.Forall | ast.Skip
+
+
+def heads(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    for module in modules:
+        if "HEAD" in module.span.text:  # it stands anywhere, and hardly ever: no tree is walked in vain
+            found = (node for node in ast.walk(module) if isinstance(node, ast.Http) and "HEAD" in node.methods)
+            yield from map(head, found)
 
 
 def head(node: ast.Http) -> Diagnostic:
@@ -94,12 +106,11 @@ def untold_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[D
     limit = next((limit for limit in kernel.delegation if limit.depth is not None), None)
     if limit is None:
         return
-    for module in modules:
-        for node in ast.walk(module):
-            if isinstance(node, ast.IssuerDecl) and not any(is_recording(item) for item in node.items):
-                message = f"issuer `{node.name.text}` does not record chains, so all its agents fail the limit of depth"
-                related = (Related("the limit", limit.span),)
-                yield Diagnostic("W452", message, node.name.span, "add `records chains` if it does", related)
+    for issuer in declared(modules):
+        if isinstance(issuer, ast.IssuerDecl) and not any(is_recording(item) for item in issuer.items):
+            message = f"issuer `{issuer.name.text}` does not record chains, so all its agents fail the limit of depth"
+            related = (Related("the limit", limit.span),)
+            yield Diagnostic("W452", message, issuer.name.span, "add `records chains` if it does", related)
 
 
 def is_recording(item: ast.Node) -> bool:
@@ -108,12 +119,11 @@ def is_recording(item: ast.Node) -> bool:
 
 def handed_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     """No block is about the agent that gets something handed: probably its name is misspelled."""
-    nodes = [node for module in modules for node in ast.walk(module)]
-    heads = [node.head for node in nodes if isinstance(node, ast.AgentDecl)]
-    names = [head.name.value for head in heads if isinstance(head, ast.Called)]
-    if len(names) < len(heads):
+    agents = [agent for agent in declared(modules) if isinstance(agent, ast.AgentDecl)]
+    names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.Called)]
+    if len(names) < len(agents):
         return  # a group or a condition may be about any agent
-    for node in nodes:
+    for node in (item for agent in agents for item in agent.items):
         if isinstance(node, ast.MayDelegate) and isinstance(node.to, ast.Called) and is_nobody(node.to.name, names):
             meant = suggest(node.to.name.value, names)
             hint = f"did you mean `{meant}`?" if meant else "add the agent's own block: what it is handed it also needs"

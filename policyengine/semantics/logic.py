@@ -13,7 +13,6 @@ from typing import TypeVar, assert_never
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
-from policyengine.semantics.questions import Answers
 from policyengine.semantics.coverage import covers, place_covers
 from policyengine.semantics.formulas import Truth
 from policyengine.semantics.possibilities import (
@@ -25,6 +24,7 @@ from policyengine.semantics.possibilities import (
     negated,
     possible,
 )
+from policyengine.semantics.questions import Answers
 
 __all__ = ["DECIDED", "UNKNOWN", "findings", "implies", "possible"]
 

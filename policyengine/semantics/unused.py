@@ -24,28 +24,33 @@ VOCABULARY: Mapping[type[ast.Node], str] = {
 
 def unused(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     everywhere, places_of_facts = Counter[Key](), Counter[Key]()
+    declared: list[tuple[ast.Declaration | ast.Export, str, set[Key]]] = []
     for module in modules:
         for declaration in module.declarations:
             names = mentions(declaration, module)
             everywhere.update(names)
             if isinstance(declaration, ast.FactsDecl):
                 places_of_facts.update(names)
-    for module in modules:
-        for declaration in module.declarations:
-            yield from unused_declaration(declaration, module, everywhere, places_of_facts)
+            declared.append((declaration, package_of(module), names))
+    for declaration, package, own in declared:
+        yield from unused_declaration(declaration, package, own, everywhere, places_of_facts)
 
 
 def unused_declaration(
-    declaration: ast.Declaration | ast.Export, module: ast.Module, everywhere: Counter[Key], facts: Counter[Key]
+    declaration: ast.Declaration | ast.Export,
+    package: str,
+    own: set[Key],
+    everywhere: Counter[Key],
+    facts: Counter[Key],
 ) -> Iterator[Diagnostic]:
-    """A declaration that only itself speaks of is unused."""
+    """A declaration that only itself speaks of is unused; `own` is what it speaks of."""
 
     def uses(name: ast.Name) -> int:
-        key = package_of(module), name.text
-        return everywhere[key] - (key in mentions(declaration, module))
+        key = package, name.text
+        return everywhere[key] - (key in own)
 
     match declaration:
-        case ast.ScopeDecl(name) if uses(name) == facts[package_of(module), name.text]:
+        case ast.ScopeDecl(name) if uses(name) == facts[package, name.text]:
             hint = f"grant it with `may {name.text}`, or remove it"
             yield Diagnostic("W351", f"scope `{name.text}` is granted by no block", name.span, hint)
         case ast.FixtureDecl(name) if uses(name) == 0:

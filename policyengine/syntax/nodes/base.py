@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Literal as Word
 from typing import TypeAlias
 
@@ -40,10 +41,19 @@ class Literal(Node):
     text: str
 
 
+PLAIN = frozenset({"Span", "str", "bool", "tuple[str, ...]"})  # annotations of fields that hold no node
+
+
+@cache
+def inner(kind: type[Node]) -> tuple[str, ...]:
+    """The fields that may hold nodes: found once, as a large policy has hundreds of thousands of nodes."""
+    return tuple(item.name for item in fields(kind) if item.type not in PLAIN)
+
+
 def children(node: Node) -> Iterator[Node]:
     """The nodes directly inside a node, in the order of its fields."""
-    for item in fields(node):
-        value = getattr(node, item.name)
+    for name in inner(type(node)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+        value = getattr(node, name)
         if isinstance(value, Node):
             yield value
         elif isinstance(value, tuple):
@@ -56,4 +66,5 @@ def walk(node: Node) -> Iterator[Node]:
     while pending:
         current = pending.pop()
         yield current
-        pending.extend(reversed(list(children(current))))
+        if inner(type(current)):  # type: ignore[arg-type]
+            pending.extend(reversed(list(children(current))))
