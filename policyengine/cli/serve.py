@@ -13,7 +13,7 @@ import typer
 from policyengine.cli.check import several
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
-from policyengine.cli.options import EntitiesFile, Policies, TextOrJson
+from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, TextOrJson, TrustedKeys
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ASK = '{"request": {"method": "GET", "path": "/"}}'
 
 
 def serve(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 8080,
     token_file: Annotated[
@@ -31,6 +31,7 @@ def serve(
         typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
     ] = None,
     entities: EntitiesFile = None,
+    trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Answer requests over HTTP.
@@ -46,7 +47,7 @@ def serve(
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
 
-    engine = load_engine(paths, entities)
+    engine = load_engine(paths, entities, trust)
     try:
         tokens = _tokens(token_file)
         answer(

@@ -84,3 +84,9 @@ def test_what_cannot_be_meant_is_wrong_usage(run, bundles, arguments, message):
     ended = run("decide", *arguments, *ASKED)
     assert ended.code == 2
     assert message in ended.err
+
+
+def test_a_bundle_that_nobody_trusted_signed_is_not_served(run, bundles):
+    ended = run("serve", "signed.policybundle", "--trust", "theirs.pub", "--port", "0")
+    assert ended.code == 1
+    assert "E163" in ended.err
