@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from time import time_ns
 from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from policyengine.compiler.bundle import Keys, read_bundle
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.reads import nanoseconds
+from policyengine.compiler.tree import Tree
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
@@ -23,7 +27,7 @@ from policyengine.semantics.check import check
 from policyengine.semantics.explain import Explanation, endpoint_words, explain
 from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.reference import conclude, decide, walk
+from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.memory import MemoryStore
 from policyengine.syntax.parse import parse
@@ -60,6 +64,7 @@ class Engine:
         directory: Directory | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
+        tree: Tree | None = None,
     ) -> None:
         self.kernel = kernel
         self.warnings = tuple(warnings)
@@ -67,6 +72,9 @@ class Engine:
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
         self._store = MemoryStore()
+        now = time_ns if clock is utc_now else lambda: nanoseconds(self._clock())
+        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now)
+        self._quick = self._evaluator.quick
         self._counting = Lock()
 
     @classmethod
@@ -119,7 +127,7 @@ class Engine:
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else read_directory(entities)
-        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids)
+        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree)
 
     @classmethod
     def _checked(
@@ -162,6 +170,9 @@ class Engine:
 
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
         """
+        quick = self._answered(question)
+        if quick is not None:
+            return quick
         request = _read(question)
         if not request.options.consume:
             return self._evaluate(request)
@@ -174,7 +185,8 @@ class Engine:
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
-        return self._evaluate(_read(question))
+        quick = self._answered(question)
+        return self._evaluate(_read(question)) if quick is None else quick
 
     def explain(self, question: Question) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
@@ -199,6 +211,16 @@ class Engine:
         """`explain` for callers with an event loop."""
         return self.explain(question)
 
+    def _answered(self, question: Question) -> Decision | None:
+        """The decision of a question as it came, where nothing about it needs care: most are decided here."""
+        if type(question) is not dict:
+            return None
+        try:
+            decision = self._quick(question)
+            return decision if decision is None or self._ids is new_id else decision.with_id(self._ids(self._clock()))
+        except Exception:
+            return self._failed()
+
     def _evaluate(self, request: Request) -> Decision:
         return self._guarded(lambda: self._peeked(*self._answer(request, self._now(request))))
 
@@ -209,14 +231,17 @@ class Engine:
                 return decision
 
     def _explained(self, request: Request) -> Explanation:
-        now, snapshot = self._now(request), self._snapshot(request)
+        now, snapshot = self._now(request), self._snapshot(approval.id for approval in request.approvals)
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
         return explain(self._peeked(decision.with_id(self._ids(now)), effects), facts, seen)
 
     def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
-        decision, effects = decide(self.kernel, request, self._snapshot(request), now)
+        planned = self._evaluator.plan(request, now)
+        if isinstance(planned, Decision):
+            return planned.with_id(self._ids(now)), Effects()
+        decision, effects = self._evaluator.resume(planned, self._snapshot(planned.approvals), now)
         return decision.with_id(self._ids(now)), effects
 
     def _now(self, request: Request) -> datetime:
@@ -239,8 +264,8 @@ class Engine:
         named = new_id(datetime.now(UTC))
         return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision, id=named)
 
-    def _snapshot(self, request: Request) -> Snapshot:
-        return Snapshot(self._directory, self._store.spent_among(approval.id for approval in request.approvals))
+    def _snapshot(self, approvals: Iterable[str]) -> Snapshot:
+        return Snapshot(self._directory, self._store.spent_among(approvals))
 
     @staticmethod
     def _peeked(decision: Decision, effects: Effects) -> Decision:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from policyengine import engine as module
+from policyengine.compiler import evaluator
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import EntitiesError
@@ -146,13 +147,17 @@ def test_a_malformed_question_is_an_error_that_names_its_member(shop, question, 
     "error", [ValueError("secret"), RecursionError(), KeyError("x"), AssertionError(), MemoryError()]
 )
 @pytest.mark.parametrize("way", ["decide", "evaluate"])
-def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog, error, way):
+@pytest.mark.parametrize("part", ["quick", "careful"])
+def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog, error, way, part):
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(module, "decide", broken)
+    if part == "quick":
+        monkeypatch.setattr(shop, "_quick", broken)
+    else:
+        monkeypatch.setattr(evaluator, "decide", broken)
     with caplog.at_level(logging.ERROR, logger="policyengine"):
-        decision = getattr(shop, way)(HEALTH)
+        decision = getattr(shop, way)(HEALTH if part == "quick" else json.dumps(HEALTH))
     assert (decision.outcome, decision.gate) == (Outcome.DENY, Gate.FAILURE)
     assert "secret" not in str(decision.to_dict())
     assert (decision.revision, decision.package) == (shop.revision, "shop")
@@ -187,7 +192,7 @@ def test_a_clock_without_a_zone_is_a_failure():
 
 
 def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
-    monkeypatch.setattr(module, "decide", lambda *_: 1 / 0)
+    monkeypatch.setattr(shop, "_quick", lambda *_: 1 / 0)
     logging.getLogger("policyengine").setLevel(logging.CRITICAL + 1)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -247,7 +252,7 @@ def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatc
         """Looks, and lets another decision spend before this one can."""
         found = known(ids)
         if not spent:
-            spent.append(Decision(Outcome.ALLOW))
+            spent.append(Decision.of(Outcome.ALLOW))
             spent.append(shop.decide(ask))
         return found
 

@@ -30,13 +30,13 @@ Kin: TypeAlias = Callable[[str], object]
 UNSURE = "return None"
 LASTING = ("root", "raw", "fact", "variable")  # what a variable of the same name further in does not change
 # What every generated function is given; see `evaluator.py`.
-PARAMETERS = "q, parts, agent, issuer, user, subject, scopes, at"
+PARAMETERS = "q, parts, agent, issuer, user, subject, scopes, moment"
 # What it may call.
 NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
         "ABSENT", "NOTHING", "age", "called", "calculated", "duration", "during", "header", "instant", "known",
-        "lifetime", "negated", "plain_strings", "within",
+        "lifetime", "named", "negated", "plain_strings", "within",
     )
 }  # fmt: skip
 NAMESPACE["EntityRef"] = EntityRef
@@ -198,9 +198,9 @@ class Writer:
             case ("agent" | "user", "id"):
                 return Text(self._there(path[0]))
             case ("time",):
-                return Text(self.put("instant(at)"))
+                return Text(self.put("instant(moment)"))
             case ("credential" | "attestation" | "task", "age"):
-                return self._sure(f'age(q, "{path[0]}", instant(at))')
+                return self._sure(f'age(q, "{path[0]}", instant(moment))')
             case ("credential", "lifetime"):
                 return self._sure("lifetime(q)")
             case ("credential", "scopes"):
@@ -243,7 +243,8 @@ class Writer:
             case ("tool",), "tool":
                 return Text("parts")
             case ("request", "path"), "http":
-                return Text(self.put('"/" + "/".join(parts)'))
+                raw = self.raw(path)  # plain, as the walk has seen: but for a last slash it is as it is decided
+                return Text(self.put(f'{raw}[:-1] if {raw}[-1] == "/" and {raw} != "/" else {raw}'))
             case ("request", "method"), "http":
                 raw = self.raw(path)
                 return Text(self.put(f'"GET" if {raw} == "HEAD" else {raw}'))

@@ -45,6 +45,11 @@ def known(raw: object, type: kinds.Type, fact: str) -> object:
         return None
 
 
+def named(text: object) -> bool:
+    """Whether it is a name as it stands."""
+    return type(text) is str and text != "" and text.isascii() and len(text) < LONG
+
+
 def plain_strings(raw: object) -> bool:
     """Whether a list can be searched as it is: every element is a string that needs no second look."""
     return (

@@ -155,12 +155,8 @@ def ulid(nanoseconds: int, serial: int) -> str:
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
-class Decision(Struct, frozen=True):
-    """The answer to one request.
-
-    `gate` says where it was stopped (None when allowed); `unknown` the facts that were missing or unusable where that
-    mattered; `id` is unique, a ULID; it is written when somebody asks for it. `revision` names the policy (`sha256:…`).
-    """
+class Answer(Struct, frozen=True):
+    """What is said to a request, whoever asked: the same object answers all that come to the same end."""
 
     outcome: Outcome
     gate: Gate | None = None
@@ -169,15 +165,103 @@ class Decision(Struct, frozen=True):
     obligations: tuple[Obligation, ...] = ()
     rates: tuple[RateState, ...] = ()
     unknown: tuple[UnknownFact, ...] = ()
-    principal: Principal = Principal()
     package: str = ""
     revision: str = ""
+
+
+# Agent, issuer and user of a request without a chain: what a principal is made of when somebody asks for it.
+Asker: TypeAlias = tuple[str | None, str | None, str | None]
+
+
+class Decision(Struct, frozen=True, eq=False, gc=False):
+    """The answer to one request.
+
+    `gate` says where it was stopped (None when allowed); `unknown` the facts that were missing or unusable where that
+    mattered; `id` is unique, a ULID, written when somebody asks for it; `revision` names the policy (`sha256:…`).
+    """
+
+    answer: Answer
+    asker: Principal | Asker = Principal()
     stamp: Stamp = ""
+
+    @classmethod
+    def of(
+        cls,
+        outcome: Outcome,
+        gate: Gate | None = None,
+        reasons: tuple[Reason, ...] = (),
+        *,
+        remedies: tuple[Remedy, ...] = (),
+        obligations: tuple[Obligation, ...] = (),
+        rates: tuple[RateState, ...] = (),
+        unknown: tuple[UnknownFact, ...] = (),
+        principal: Principal | None = None,
+        package: str = "",
+        revision: str = "",
+        id: str = "",
+    ) -> Decision:
+        """A decision by its members."""
+        answer = Answer(outcome, gate, reasons, remedies, obligations, rates, unknown, package, revision)
+        return cls(answer, principal or Principal(), id)
+
+    def with_id(self, stamp: Stamp) -> Decision:
+        return Decision(self.answer, self.asker, stamp)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Decision):
+            return NotImplemented
+        return (self.answer, self.principal, self.id) == (other.answer, other.principal, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self.answer, self.principal, self.id))
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.answer.outcome
+
+    @property
+    def gate(self) -> Gate | None:
+        return self.answer.gate
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        return self.answer.reasons
+
+    @property
+    def remedies(self) -> tuple[Remedy, ...]:
+        return self.answer.remedies
+
+    @property
+    def obligations(self) -> tuple[Obligation, ...]:
+        return self.answer.obligations
+
+    @property
+    def rates(self) -> tuple[RateState, ...]:
+        return self.answer.rates
+
+    @property
+    def unknown(self) -> tuple[UnknownFact, ...]:
+        return self.answer.unknown
+
+    @property
+    def package(self) -> str:
+        return self.answer.package
+
+    @property
+    def revision(self) -> str:
+        return self.answer.revision
+
+    @property
+    def principal(self) -> Principal:
+        if isinstance(self.asker, Principal):
+            return self.asker
+        agent, issuer, user = self.asker
+        return Principal(agent, issuer, user, tuple(one for one in (user, agent) if one is not None), agent)
 
     @property
     def allowed(self) -> bool:
         """Whether the request may pass, its obligations met; every outcome but `allow` means no."""
-        return self.outcome is Outcome.ALLOW
+        return self.answer.outcome is Outcome.ALLOW
 
     @property
     def id(self) -> str:
@@ -198,19 +282,20 @@ class Decision(Struct, frozen=True):
         return _MSGPACK.encode(self._wire())
 
     def _wire(self) -> dict[str, object]:
+        answer = self.answer
         return {
-            "outcome": self.outcome,
-            "allowed": self.outcome is Outcome.ALLOW,
+            "outcome": answer.outcome,
+            "allowed": answer.outcome is Outcome.ALLOW,
             "id": self.id,
-            "revision": self.revision,
-            "package": self.package,
-            "gate": self.gate,
-            "reasons": self.reasons,
-            "remedies": self.remedies,
+            "revision": answer.revision,
+            "package": answer.package,
+            "gate": answer.gate,
+            "reasons": answer.reasons,
+            "remedies": answer.remedies,
             "principal": self.principal,
-            "rates": self.rates,
-            "obligations": self.obligations,
-            "unknown": self.unknown,
+            "rates": answer.rates,
+            "obligations": answer.obligations,
+            "unknown": answer.unknown,
         }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import assert_never
 
@@ -39,7 +39,6 @@ from policyengine.semantics.approvals import approval_facts, approval_of
 from policyengine.semantics.facts import (
     NOT_RECORDED,
     Facts,
-    Path,
     facts_of_hop,
     has_agent,
     hops_of,
@@ -49,10 +48,17 @@ from policyengine.semantics.facts import (
 from policyengine.semantics.kleene import conjunction, disjunction, elements, is_absent, lift
 from policyengine.semantics.matching import match_pattern, place_covers
 from policyengine.semantics.meaning import contains, facts_of, message, value
+from policyengine.semantics.saying import (
+    FOR_THE_GATEWAY,
+    FOR_THE_OPERATOR,
+    NO_BLOCK,
+    NO_SCOPE,
+    NO_USER_BLOCK,
+    NOTHING_OPENS,
+    PROOFS,
+)
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
-FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
-FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 
 
 def decide(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
@@ -276,7 +282,7 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
     causes = frozenset().union(*(stop.causes for stop in stops), _causes(*(duty.condition for duty in duties)))
     if not seen.malformed and not seen.identified:
         causes = frozenset()
-    decision = Decision(
+    decision = Decision.of(
         outcome=outcome,
         gate=stops[0].reason.gate if stops else None,
         reasons=tuple(stop.named for stop in stops),
@@ -296,13 +302,13 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
         yield Stop(Reason(Gate.MALFORMED_PATH, f"the path is not canonical: {seen.malformed}"))
         return
     if not seen.identified:
-        yield Stop(Reason(Gate.IDENTITY, "no block of the policy accepts this caller with these credentials"))
+        yield Stop(Reason(Gate.IDENTITY, NO_BLOCK))
         return
     if not seen.door_open:
         yield _closed_door(facts, seen)
     if not seen.user_allowed:
-        words = "no user block opens this to the person served"
-        yield Stop(Reason(Gate.USER, words), _causes(facts.read(("user", "id")), *w.doubts(seen.user or ())))
+        causes = _causes(facts.read(("user", "id")), *w.doubts(seen.user or ()))
+        yield Stop(Reason(Gate.USER, NO_USER_BLOCK), causes)
     if not seen.chain_sound:
         yield from _broken_chain(seen)
     for guard in seen.guards:
@@ -326,7 +332,7 @@ def _closed_door(facts: Facts, seen: w.Walk) -> Stop:
         about_proof = all(not isinstance(one, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid) for one in missing)
         if block.applies is True and about_proof and any(grant.opens for grant in block.grants):
             remedies += [Remedy(_proof(one), need=one.span.text) for one in missing]
-    message = "the credential carries no scope that opens this" if uncarried else "nothing opens this to the caller"
+    message = NO_SCOPE if uncarried else NOTHING_OPENS
     held = elements(presenter_of(facts).scopes) if uncarried else ()
     return Stop(Reason(Gate.DEFAULT, message), _causes(*w.doubts(seen.presenter), *held), tuple(remedies))
 
@@ -353,16 +359,10 @@ def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
 
 def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> Stop:
     reason = Reason(Gate.GUARD, _words(facts, deny), guard.name, deny.span.at)
-    proofs: dict[tuple[str, str], dict[Path, object]] = {
-        ("attestation", "a verified attestation"): {("attestation", "verified"): True},
-        ("attestation", "a fresh attestation"): {("attestation", "age"): timedelta(0)},
-        ("credential", "a bound credential"): {("credential", "bound"): True},
-        ("credential", "a fresh credential"): {("credential", "age"): timedelta(0)},
-    }  # fmt: skip
     helping = [] if deny.condition is None else [
         Remedy(kind, guard.name, need=need)
-        for (kind, need), better in proofs.items()
-        if value(deny.condition, facts.bind(better)) is False
+        for kind, need, fact, better in PROOFS
+        if value(deny.condition, facts.bind({fact: better})) is False
     ]  # fmt: skip
     return Stop(reason, _causes(seen.condition), tuple(helping[:1]))
 

@@ -133,7 +133,7 @@ def undecided(engine: Engine, error: RequestError, place: str) -> Answer:
     """What is no question is denied, in the shape of every other answer and with its problem."""
     problem = Problem.of(error)
     problem.member = f"{place}.{problem.member}" if problem.member else place
-    decision = Decision(
+    decision = Decision.of(
         Outcome.DENY,
         Gate.FAILURE,
         (Reason(Gate.FAILURE, error.message),),

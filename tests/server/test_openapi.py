@@ -85,12 +85,12 @@ def test_the_example_of_a_problem_is_what_is_really_said(call: Call) -> None:
 
 
 def test_an_answer_has_the_documented_members() -> None:
-    assert [*Decision(Outcome.DENY).to_dict(), "explanation"] == list(schema.Decision.model_fields)
+    assert [*Decision.of(Outcome.DENY).to_dict(), "explanation"] == list(schema.Decision.model_fields)
 
 
 def test_the_example_of_an_answer_is_one() -> None:
     schema.Decision.model_validate(schema.CONFIRM)
-    assert list(schema.CONFIRM) == list(Decision(Outcome.DENY).to_dict())
+    assert list(schema.CONFIRM) == list(Decision.of(Outcome.DENY).to_dict())
 
 
 @pytest.mark.parametrize("question", [OPEN, SHUT, ORDER])

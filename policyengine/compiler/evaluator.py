@@ -1,0 +1,49 @@
+"""The production evaluator: a question to its decision, by the tree.
+
+`quick` reads a question as it came, and answers it where every fact that matters is there and plain: then what the
+specification says follows by two-valued logic. Whatever is less plain it leaves to `resume`, which asks the
+specification about those rules alone that can matter at this endpoint to this caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from time import time_ns
+
+from policyengine.compiler.leaves import Leaves
+from policyengine.compiler.quick import Quick
+from policyengine.compiler.slices import Slices
+from policyengine.compiler.tree import Tree, tree_of
+from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.plan import Needs
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Entities, Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.reference import decide
+
+
+class Evaluator:
+    """Decides by one policy and one directory. It keeps no state of any request; threads may share it."""
+
+    def __init__(
+        self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, now: Callable[[], int] = time_ns
+    ) -> None:
+        self.kernel = kernel
+        self.entities = entities
+        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities)
+        self.slices = Slices(kernel, self.leaves)
+        self.quick = Quick(self.leaves, now)
+
+    def plan(self, request: Request, now: datetime) -> Decision | Needs:
+        """The decision, where no state can change it, else what of the state it needs. The decision has no id yet."""
+        needs = Needs(request, frozenset(approval.id for approval in request.approvals))
+        if needs.approvals:
+            return needs
+        decision, effects = self.resume(needs, Snapshot(self.entities), now)
+        return decision if effects == Effects() else needs
+
+    def resume(self, needs: Needs, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
+        """The decision by what was fetched, and what it does when it is spent. The decision has no id yet."""
+        request = needs.request
+        return decide(self.slices.of(request), request, snapshot, now)

@@ -1,0 +1,427 @@
+"""The tree as it is walked: paths made deterministic as they are met, and at each endpoint its doors and guards.
+
+A branch stands for all places of the trie that a path can be at, so that one walk finds every pattern that matches.
+Branches and leaves are made when first needed and kept; what a policy does not name is never kept, so what strangers
+ask for cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from policyengine.compiler import reads
+from policyengine.compiler.emit import Bound, Path, Piece, Setting
+from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust
+from policyengine.compiler.tree import Node, Principals, Tree
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.snapshot import Entities
+from policyengine.semantics import kernel as k
+
+# Segments that are canonical as they stand; all others are looked at with care.
+PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch
+MOST_BRANCHES = 100_000  # kept; a policy whose patterns cross in more ways is walked without keeping more
+
+
+class Branch:
+    """Where a walk may be: what comes `next` by literal, where any other segment leads (`wild`), the leaves here.
+
+    `ends` are the leaves of a path that ends here, `rest` of one that goes on beyond what is known; by method. `beyond`
+    are the same where every segment that is not in `next` goes there.
+    """
+
+    __slots__ = ("beyond", "ends", "grown", "next", "nodes", "rest", "rests", "wild")
+
+    def __init__(self, nodes: tuple[Node, ...], rests: tuple[int, ...]) -> None:
+        self.nodes = nodes
+        self.rests = tuple(sorted({*rests, *(number for node in nodes for number in node.rests)}))
+        self.next: dict[str, Branch] = {}
+        self.wild: Branch | None = None
+        self.ends: dict[str, Leaf] = {}
+        self.rest: dict[str, Leaf] = {}
+        self.beyond: dict[str, Leaf] = {}
+        self.grown = False
+
+
+class Paths:
+    """Makes branches out of the trie, and leaves at them."""
+
+    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int], bool], Leaf]) -> None:
+        self._methods = tree.methods
+        self._leaf = leaf
+        self._named = frozenset(method for methods in tree.methods for method in methods or ())
+        self._branches: dict[tuple[tuple[int, ...], tuple[int, ...]], Branch] = {}
+        self.root = self._branch((tree.paths,), ())
+        self.start = Branch((), ())
+        self.start.next[""], self.start.grown = self.root, True
+
+    def step(self, branch: Branch, segment: str) -> Branch | None:
+        """Where a segment leads that `next` and `wild` do not tell of; None where no pattern goes on."""
+        if not branch.grown and len(self._branches) < MOST_BRANCHES:
+            self._grow(branch)
+        return branch.next.get(segment) or branch.wild or self._reached(branch, segment)
+
+    def at(self, branch: Branch, method: str, *, ended: bool) -> Leaf:
+        """The leaf for a method, where the path ends or goes on beyond."""
+        known = branch.ends if ended else branch.rest
+        name = "GET" if method == "HEAD" else method
+        found = known.get(name)
+        if found is None:
+            numbers = (*(number for node in branch.nodes for number in node.ends), *branch.rests)
+            fitting = [one for one in (numbers if ended else branch.rests) if self._covers(one, name)]
+            found = self._leaf("http", fitting, ended or bool(fitting))
+            if name in self._named:
+                known[name] = found
+        if name in self._named:
+            known[method] = found
+        return found
+
+    def beyond(self, branch: Branch) -> Branch:
+        """A branch where every segment goes on beyond."""
+        found = Branch((), branch.rests)
+        found.rest = found.beyond = branch.rest
+        return found
+
+    def _covers(self, number: int, method: str) -> bool:
+        methods = self._methods[number]
+        return methods is None or method in methods
+
+    def _grow(self, branch: Branch) -> None:
+        literals: dict[str, list[Node]] = defaultdict(list)
+        for node in branch.nodes:
+            for text, then in node.literals:
+                literals[text].append(then)
+        for text, nodes in literals.items():
+            branch.next[text] = self._branch((*nodes, *affixed(branch, text)), branch.rests)
+        plain = affixed(branch, None)
+        if len(plain) == sum(len(node.affixes) for node in branch.nodes) and plain:
+            branch.wild = self._branch(plain, branch.rests)
+        if not any(node.affixes for node in branch.nodes):
+            branch.beyond = branch.rest
+        branch.grown = True
+
+    def _reached(self, branch: Branch, segment: str) -> Branch | None:
+        literal = (then for node in branch.nodes for text, then in node.literals if text == segment)
+        nodes = (*(() if branch.grown else literal), *affixed(branch, segment))
+        return self._branch(nodes, branch.rests) if nodes else None
+
+    def _branch(self, nodes: tuple[Node, ...], rests: tuple[int, ...]) -> Branch:
+        key = (tuple(id(node) for node in nodes), rests)
+        found = self._branches.get(key)
+        if found is None:
+            found = Branch(nodes, rests)
+            if len(self._branches) < MOST_BRANCHES:
+                self._branches[key] = found
+        return found
+
+
+def affixed(branch: Branch, segment: str | None) -> tuple[Node, ...]:
+    """The places after a segment that no literal stands for; None is one that fits no beginning and no end."""
+    return tuple(then for node in branch.nodes for affix, then in node.affixes if fits(affix, segment))
+
+
+def fits(affix: tuple[str, str], segment: str | None) -> bool:
+    before, after = affix
+    if segment is None:
+        return not before and not after
+    fixed = len(before) + len(after)
+    return len(segment) > fixed and segment.startswith(before) and segment.endswith(after)
+
+
+# ── Leaves ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Doors(dict[str, Any]):
+    """Rules by a name; until one is asked for, the numbers of its blocks stand in its place."""
+
+    def __init__(self, blocks: Mapping[str, Iterable[int]], make: Callable[[Sequence[int]], Rule]) -> None:
+        super().__init__((name, tuple(numbers)) for name, numbers in blocks.items())
+        self.make = make
+
+    def made(self, name: str) -> Rule:
+        rule: Any = self[name]
+        made: Rule = self.make(rule) if isinstance(rule, tuple) else rule
+        self[name] = made
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Doors by who may come through them. `groups` and `globs` are empty and `others` is None where nobody is meant."""
+
+    names: Doors
+    groups: Doors
+    globs: tuple[tuple[Glob, Rule], ...]
+    others: Rule | None
+
+    more: bool = field(init=False)  # whether there are any but those by name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "more", bool(self.groups or self.globs or self.others))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What stands at one endpoint. `covering` are the numbers of all that speaks of it, for deciding with care."""
+
+    agents: Side
+    users: Side
+    served: Side
+    standing_agents: Side
+    standing_users: Side
+    anyone: Rule | None
+    guards: Rule | None
+    acts: list[Act]
+    verdicts: dict[object, Any]  # see verdicts.py
+    takes_parts: bool
+    covering: Covering
+
+
+@dataclass(frozen=True, slots=True)
+class Covering:
+    """Numbers in the kernel's lists."""
+
+    agents: frozenset[int]
+    users: frozenset[int]
+    anyones: frozenset[int]
+    hands: frozenset[int]
+    guards: tuple[int, ...]
+    binders: tuple[int, ...]
+
+
+class Leaves:
+    """Gathers leaves from the kernel by the numbers in its tree."""
+
+    def __init__(self, kernel: k.Kernel, tree: Tree, entities: Entities) -> None:
+        self.kernel, self.tree = kernel, tree
+        self.shapes = Shapes()
+        self.trust = Trust(
+            frozenset(kernel.issuers),
+            frozenset(name for name, issuer in kernel.issuers.items() if issuer.scopes_none),
+            dict(kernel.attesters),
+        )
+        self._recording = frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains)
+        self._claimed = frozenset(
+            (path[0], path[1]) for issuer in kernel.issuers.values() for _, path in issuer.claims if len(path) > 1
+        )
+        self._columns: dict[object, reads.Column] = {}
+        self._entities = entities
+        self._facts = reads.facts_of_directory(kernel, entities)
+        self._leaves: dict[tuple[str, tuple[int, ...]], Leaf] = {}
+        self._standings: dict[tuple[str, str], Side] = {}
+        self._who = {"agents": about(tree.agents), "users": about(tree.users)}
+        self.everyone = {"agents": tree.agents, "users": tree.users}
+        self._tools = tuple((Glob(tool.glob), number) for tool, number in tree.tools if "*" in tool.glob)
+        self._exact_tools: dict[str, list[int]] = defaultdict(list)
+        for tool, number in tree.tools:
+            if "*" not in tool.glob:
+                self._exact_tools[tool.glob].append(number)
+        self._tool_leaves: dict[str, Leaf] = {}
+        self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for action, number in tree.actions:
+            self._actions[action.verb, action.type].append(number)
+        self._has = entities.__contains__
+        self.paths = Paths(tree, self.leaf)
+
+    def leaf(self, kind: str, patterns: Iterable[int], keep: bool = True) -> Leaf:
+        """The leaf where these patterns match."""
+        key = (kind, tuple(sorted(set(patterns))))
+        found = self._leaves.get(key)
+        if found is None:
+            found = self._made(kind, key[1])
+            if keep and len(self._leaves) < MOST_BRANCHES:
+                self._leaves[key] = found
+        return found
+
+    def at(self, endpoint: Endpoint) -> Leaf:
+        """The leaf at an endpoint that has been read."""
+        match endpoint:
+            case HttpEndpoint(method, _, segments):
+                return self._at_path(method, segments)
+            case ToolEndpoint():
+                return self.at_tool(endpoint.qualified)
+            case ActionEndpoint(verb, type):
+                return self.at_action(verb, type)
+            case _:
+                return self.leaf("http", ())
+
+    def at_tool(self, qualified: str) -> Leaf:
+        found = self._tool_leaves.get(qualified)
+        if found is None:
+            exact = self._exact_tools.get(qualified, ())
+            found = self.leaf("tool", (*exact, *(number for glob, number in self._tools if glob.matches(qualified))))
+            if exact:
+                self._tool_leaves[qualified] = found
+        return found
+
+    def at_action(self, verb: str, type: str) -> Leaf:
+        return self.leaf(
+            f"action {type}" if type in self.kernel.entities else "action", self._actions.get((verb, type), ())
+        )
+
+    def _at_path(self, method: str, segments: Sequence[str]) -> Leaf:
+        branch = self.paths.root
+        for segment in segments:
+            then = branch.next.get(segment) or self.paths.step(branch, segment)
+            if then is None:
+                return self.paths.at(branch, method, ended=False)
+            branch = then
+        return self.paths.at(branch, method, ended=True)
+
+    # ── One leaf ──────────────────────────────────────────────────────────────────────────────
+
+    def _made(self, kind: str, patterns: Sequence[int]) -> Leaf:
+        uses = [self.tree.uses[number] for number in patterns]
+        opens: dict[str, dict[int, dict[int, set[int]]]] = {
+            name: defaultdict(lambda: defaultdict(set)) for name in ("agents", "users", "anyones")
+        }
+        for one in (opening for use in uses for opening in use.opens):
+            opens[one.kind][one.block][one.grant].update(one.openings)
+        excepted = {number for use in uses for number in use.excepts}
+        guards = sorted({*self.tree.everywhere, *(number for use in uses for number in use.guards)} - excepted)
+        binders = sorted({number for use in uses for number in use.binders})
+        setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
+        acts: list[Act] = []
+        return Leaf(
+            agents=self._side("agents", opens["agents"], setting, carried=False),
+            users=self._side("users", opens["users"], setting, carried=False),
+            served=self._side("users", opens["users"], setting, carried=True),
+            standing_agents=self._standing_at("agents", setting),
+            standing_users=self._standing_at("users", setting),
+            anyone=self._door("anyones", opens["anyones"], setting, carried=True)(sorted(opens["anyones"]))
+            if opens["anyones"]
+            else None,
+            guards=self._guards(guards, setting, acts) if guards else None,
+            acts=acts,
+            verdicts={},
+            takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
+            covering=Covering(
+                frozenset(opens["agents"]),
+                frozenset(opens["users"]),
+                frozenset(opens["anyones"]),
+                frozenset(number for use in uses for number, _ in use.hands),
+                tuple(guards),
+                tuple(binders),
+            ),
+        )
+
+    def _guards(self, numbers: Sequence[int], setting: Setting, acts: list[Act]) -> Rule:
+        guards = [self.kernel.guards[number] for number in numbers]
+        return self.shapes.function(lambda writer: GuardWriter(writer, acts).guards(guards), setting)
+
+    def _side(
+        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], setting: Setting, *, carried: bool
+    ) -> Side:
+        make = self._door(kind, opens, setting, carried=carried)
+        names: dict[str, list[int]] = defaultdict(list)
+        groups: dict[str, list[int]] = defaultdict(list)
+        globs: list[tuple[str, int]] = []
+        others: list[int] = []
+        for number in sorted(opens):
+            match self._who[kind].get(number):
+                case ("name", name):
+                    names[name].append(number)
+                case ("group", group):
+                    groups[group].append(number)
+                case ("glob", glob):
+                    globs.append((glob, number))
+                case _:
+                    others.append(number)
+        return Side(
+            Doors(names, make),
+            Doors(groups, make),
+            tuple((Glob(glob), make([number])) for glob, number in globs),
+            make(others) if others else None,
+        )
+
+    def _standing_at(self, kind: str, setting: Setting) -> Side:
+        """One for all endpoints, but for those that bind what a block could ask for."""
+        if any(path[0] not in ("params", "resource") for path in setting.bound):
+            return self._standing(kind, setting)
+        key = (kind, setting.kind)
+        if key not in self._standings:
+            self._standings[key] = self._standing(kind, replace(setting, bound={}))
+        return self._standings[key]
+
+    def _standing(self, kind: str, setting: Setting) -> Side:
+        """Every block of the policy, to tell whether one stands: without doors."""
+        make = self._door(kind, {}, setting, carried=True)
+        everyone: Principals = self.everyone[kind]
+        return Side(
+            Doors(dict(everyone.names), make),
+            Doors(dict(everyone.groups), make),
+            tuple((Glob(glob), make([number])) for glob, number in everyone.globs),
+            make(everyone.others) if everyone.others else None,
+        )
+
+    def _door(
+        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], setting: Setting, *, carried: bool
+    ) -> Callable[[Sequence[int]], Rule]:
+        blocks = getattr(self.kernel, kind)
+
+        def door(number: int) -> Door:
+            block, openings = blocks[number], opens.get(number, {})
+            grants = ((block.grants[which], openings[which]) for which in sorted(openings))
+            return Door(
+                block, tuple((grant, tuple(grant.openings[one] for one in sorted(which))) for grant, which in grants)
+            )
+
+        def make(numbers: Sequence[int]) -> Rule:
+            doors = [door(number) for number in numbers]
+            return self.shapes.function(lambda writer: DoorWriter(writer, self.trust, carried).doors(doors), setting)
+
+        return make
+
+    # ── What generated code may take as given ─────────────────────────────────────────────────
+
+    def _setting(self, kind: str, binders: Sequence[k.Binder]) -> Setting:
+        word, _, type = kind.partition(" ")
+        bound: dict[Path, Bound] = {("resource",): Bound("resource", type)} if type else {}
+        given: dict[Path, Bound] = {}
+        for path, one in (pair for binder in binders for pair in bindings(binder)):
+            given[path] = one if given.get(path, one) == one else Bound("doubt")
+        return Setting(
+            word, {**bound, **given}, self._column, self._kin, self._recording, self._claimed
+        )  # fmt: skip
+
+    def _column(self, node: k.Attribute, ids: bool, as_set: bool, type: str | None) -> reads.Column:
+        key = (node.name, node.type, node.inherited, ids, as_set, type)
+        found = self._columns.get(key)
+        if found is None:
+            read = reads.attribute(self._facts, node, ids=ids, as_set=as_set)
+            found = self._columns[key] = reads.Column(read, self._has, type)
+        return found
+
+    def _kin(self, relation: str) -> reads.Column:
+        found = self._columns.get(relation)
+        if found is None:
+            found = self._columns[relation] = reads.Column(reads.kin(self._entities, relation), self._has, None)
+        return found
+
+
+def about(principals: Principals) -> dict[int, tuple[str, str]]:
+    """Whom each block is about; one that must be asked each time is not there."""
+    return {
+        **{number: ("name", name) for name, numbers in principals.names for number in numbers},
+        **{number: ("group", group) for group, numbers in principals.groups for number in numbers},
+        **{number: ("glob", glob) for glob, number in principals.globs},
+    }
+
+
+def bindings(binder: k.Binder) -> Iterator[tuple[Path, Bound]]:
+    """What a pattern binds. The first part of a path stands before its first slash and is empty."""
+    pieces: dict[str, Piece] = {}
+    if isinstance(binder.pattern, k.HttpPattern):
+        for index, segment in enumerate(binder.pattern.segments, start=1):
+            if segment.capture is not None:
+                pieces[segment.capture] = Piece(index, len(segment.prefix), len(segment.suffix))
+    for name, piece in pieces.items():
+        yield ("params", name), Bound(piece)
+    if binder.resource is not None:
+        yield ("resource",), Bound(pieces[binder.resource[1]], binder.resource[0])
+    for path, expression in binder.facts:
+        yield path, Bound(expression)

@@ -1,0 +1,329 @@
+"""Blocks and guards → functions: one for each door and for the guards of an endpoint, sharing code by their shape."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from types import CodeType, FunctionType
+from typing import Any, TypeAlias
+
+from policyengine import kinds
+from policyengine.compiler.emit import NAMESPACE, PARAMETERS, UNSURE, NotQuick, Setting, Writer
+from policyengine.kinds import Scalar
+from policyengine.runtime.patterns import PatternError
+from policyengine.semantics import kernel as k
+from policyengine.semantics.saying import PROOFS
+from policyengine.semantics.walk import Block
+
+Rule: TypeAlias = Callable[..., Any]
+Proof: TypeAlias = tuple[str, str, tuple[str, str], bool | timedelta]
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the policy says of its issuers and attesters."""
+
+    issuers: frozenset[str]
+    scopes_none: frozenset[str]
+    attesters: dict[str, k.Attester]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A block and those of its `may` that cover an endpoint, each with the openings that do."""
+
+    block: Block
+    grants: tuple[tuple[k.Grant, tuple[k.Opening, ...]], ...]
+
+
+# ── Code by shape ─────────────────────────────────────────────────────────────────────────────
+
+
+class Shapes:
+    """Every function body that there is, compiled once; what is different between rules is in their constants."""
+
+    def __init__(self) -> None:
+        self.codes: dict[tuple[str, int], CodeType] = {}
+
+    def function(self, write: Callable[[Writer], None], setting: Setting) -> Rule:
+        """The function that is written; one that is never sure where there is no quick way."""
+        try:
+            writer = Writer(setting)
+            write(writer)
+            code = self._code(writer)
+        except (NotQuick, PatternError, RecursionError, MemoryError):
+            return not_sure
+        return FunctionType(code, NAMESPACE, "rule", (*writer.constants, tuple(writer.spans)))
+
+    def _code(self, writer: Writer) -> CodeType:
+        text = source(writer)
+        found = self.codes.get((text, len(writer.constants)))
+        if found is None:
+            name = f"<policyengine shape {len(self.codes)}>"
+            space: dict[str, Any] = {}
+            exec(compiled(text, name), space)  # the text is made of our own words only: see emit.py
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+            found = self.codes[text, len(writer.constants)] = space["rule"].__code__
+        return found
+
+
+def compiled(text: str, name: str) -> CodeType:
+    try:
+        return compile(text, name, "exec")
+    except SyntaxError as error:
+        if "nested" in str(error):
+            raise NotQuick("more nested loops than Python has") from None
+        raise
+
+
+def source(writer: Writer) -> str:
+    """The text of the function. Its last parameter holds, for each line, the place in the policy that it is for."""
+    constants = "".join(f", C{number}=None" for number in range(len(writer.constants)))
+    return "\n".join((f"def rule({PARAMETERS}{constants}, places=()):", *writer.lines, ""))
+
+
+def not_sure(*_: object) -> None:
+    """Where there is no quick way."""
+
+
+# ── Requirements as conditions ────────────────────────────────────────────────────────────────
+
+
+def condition_of(requirement: k.Requirement, trust: Trust) -> k.Expr:
+    """What the presenter must prove, as a condition on facts."""
+    span = requirement.span
+
+    def fact(name: str, type: kinds.Type, root: str = "credential") -> k.Fact:
+        return k.Fact((root, name), type, span=span)
+
+    def at_most(one: k.Fact, limit: object) -> k.Expr:
+        return k.Compare("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
+
+    def among(one: k.Fact, values: Sequence[str]) -> k.Expr:
+        constant = k.Constant(tuple(values), kinds.Set(one.type), span=span)
+        return k.Contains(constant, one, False, span=span)
+
+    match requirement:
+        case k.CredentialKind(names):
+            return among(fact("kind", Scalar.STRING), names)
+        case k.CredentialLifetime(limit):
+            return at_most(fact("lifetime", Scalar.DURATION), limit)
+        case k.CredentialAge(limit):
+            return at_most(fact("age", Scalar.DURATION), limit)
+        case k.CredentialBound():
+            return fact("bound", Scalar.BOOL)
+        case k.AttestedBy(names):
+            verified = fact("verified", Scalar.BOOL, "attestation")
+            trusted = tuple(attested_by(trust.attesters[name], fact, at_most, among) for name in names)
+            return k.And((verified, k.Or(trusted, span=span)), span=span)
+        case _:
+            raise NotQuick("a requirement that is no condition on facts")
+
+
+def attested_by(
+    attester: k.Attester, fact: Callable[..., k.Fact], at_most: Callable[..., k.Expr], among: Callable[..., k.Expr]
+) -> k.Expr:
+    tests = [among(fact("by", Scalar.STRING, "attestation"), [attester.name])]
+    if attester.age is not None:
+        tests.append(at_most(fact("age", Scalar.DURATION, "attestation"), attester.age))
+    if attester.models:
+        model, digest = (fact(name, Scalar.STRING, "attestation") for name in ("model", "model_hash"))
+        pairs = []
+        for name, wanted in attester.models:
+            both = (among(model, [name]), *([] if wanted is None else [among(digest, [wanted])]))
+            pairs.append(k.And(both, span=model.span))
+        tests.append(k.Or(tuple(pairs), span=model.span))
+    if attester.environments:
+        tests.append(among(fact("environment", Scalar.STRING, "attestation"), attester.environments))
+    return k.And(tuple(tests), span=tests[0].span)
+
+
+def is_proof(requirement: k.Requirement) -> bool:
+    return not isinstance(requirement, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)
+
+
+# ── Doors ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class DoorWriter:
+    """Writes the function of some doors: True where one is open, else what it would have taken.
+
+    That is False where no block stands, and otherwise the scopes any of which would have opened one, mostly none.
+    `carried`: no scope is asked for.
+    """
+
+    writer: Writer
+    trust: Trust
+    carried: bool
+
+    def doors(self, doors: Iterable[Door]) -> None:
+        self.writer.line("closed = False")
+        for door in doors:
+            with self.writer.about(door.block.span):
+                self.door(door)
+        self.writer.line("return closed")
+
+    def door(self, door: Door) -> None:
+        if isinstance(door.block, k.AgentBlock | k.UserBlock) and isinstance(door.block.who, k.Where):
+            applies = self.applies(door.block.who.condition, agent=isinstance(door.block, k.AgentBlock))
+            with self.writer.block(f"if {applies}:"):
+                self.standing(door)
+        else:
+            self.standing(door)
+
+    def applies(self, condition: k.Expr, *, agent: bool) -> str:
+        self.writer.unless("agent is not None" if agent else "user is not None")
+        return self.writer.test(condition)
+
+    def standing(self, door: Door) -> None:
+        requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
+        proofs = [one for one in requirements if is_proof(one)]
+        holds = self.all_of([one for one in requirements if not is_proof(one)])
+        proved = self.all_of(proofs)
+        tests = [self.when(grant) for grant, _ in door.grants]
+        with self.writer.block(f"if {holds}:") if holds != "True" else nullcontext():
+            if proved != "True":
+                with self.writer.block(f"if {proved}:"):
+                    self.grants(door, tests)
+                with self.writer.block("else:"):
+                    self.unproved(door, tests)
+            else:
+                self.grants(door, tests)
+
+    def all_of(self, requirements: Sequence[k.Requirement]) -> str:
+        codes = []
+        for one in requirements:
+            with self.writer.about(one.span):
+                codes.append(self.holds(one))
+        return " and ".join(codes) or "True"
+
+    def when(self, grant: k.Grant) -> str:
+        with self.writer.about(grant.span):
+            return "True" if grant.when is None else self.writer.test(grant.when)
+
+    def unproved(self, door: Door, tests: Sequence[str]) -> None:
+        """What a better credential would have opened is told with care."""
+        for (_, openings), test in zip(door.grants, tests, strict=True):
+            self.writer.line(f"if {test} and {self.carries(openings)}: {UNSURE}")
+
+    def grants(self, door: Door, tests: Sequence[str]) -> None:
+        self.writer.line("if closed is False: closed = ()")
+        for (grant, openings), test in zip(door.grants, tests, strict=True):
+            with self.writer.about(grant.span):
+                self.grant(openings, test)
+
+    def grant(self, openings: Sequence[k.Opening], test: str) -> None:
+        carries = self.carries(openings)
+        if carries == "True":
+            self.writer.line("return True" if test == "True" else f"if {test}: return True")
+            return
+        scopes = tuple(dict.fromkeys(scope for opening in openings for scope in opening.carriers))
+        with self.writer.block(f"if {test}:") if test != "True" else nullcontext():
+            self.writer.line(f"if {carries}: return True")
+            self.writer.line(f"closed += {self.writer.constant(scopes)}" if scopes else UNSURE)
+
+    def carries(self, openings: Sequence[k.Opening]) -> str:
+        if self.carried:
+            return "True"
+        scopes = dict.fromkeys(scope for opening in openings for scope in opening.carriers)
+        named = " or ".join(f"{self.writer.constant(scope)} in scopes" for scope in scopes) or "False"
+        free = f"issuer in {self.writer.constant(self.trust.scopes_none)} or " if self.trust.scopes_none else ""
+        return f"(issuer in {self.writer.constant(self.trust.issuers)} and ({free}{named}))"
+
+    def holds(self, requirement: k.Requirement) -> str:
+        writer = self.writer
+        match requirement:
+            case k.IssuedBy(names):
+                issued = f"issuer in {writer.constant(frozenset(names))}"
+                found = writer.put(f"issuer == {writer.constant(names[0])}" if len(names) == 1 else issued)
+                writer.line(f"if not {found} and not named(issuer): {UNSURE}")  # an equal one is a name
+                return found
+            case k.ActsAlone():
+                return writer.put("user is None and (subject is None or subject == agent)")
+            case k.ActsFor(condition):
+                writer.unless("user is not None and agent is not None")
+                acts = "True" if condition is None else writer.test(condition)
+                return writer.put(f"{acts} and (subject is None or subject == agent or subject == user)")
+            case k.Valid(start, end):
+                before = f"{writer.constant(start)} <= instant(moment)" if start is not None else "True"
+                after = f"instant(moment) < {writer.constant(end)}" if end is not None else "True"
+                return writer.put(f"{before} and {after}")
+            case _:
+                return writer.test(condition_of(requirement, self.trust))
+
+
+# ── Guards ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that guards may do: a deny (with the proof that would lift it, if one would) or an obligation."""
+
+    guard: k.Guard
+    effect: k.Deny | k.Oblige
+    proof: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardWriter:
+    """Writes which of the `acts` take place, as bits: act number n is bit n.
+
+    A confirm needs its approvals, and a message may show facts: those are decided with care when they act.
+    """
+
+    writer: Writer
+    acts: list[Act]
+
+    def guards(self, guards: Iterable[k.Guard]) -> None:
+        self.writer.line("acting = 0")
+        for guard in guards:
+            for effect in guard.effects:
+                with self.writer.about(effect.span):
+                    self.effect(guard, effect)
+        self.writer.line("return acting")
+
+    def effect(self, guard: k.Guard, effect: k.Effect) -> None:
+        condition = "True" if effect.condition is None else self.writer.test(effect.condition)
+        with self.writer.block(f"if {condition}:") if condition != "True" else nullcontext():
+            if isinstance(effect, k.Confirm) or any(isinstance(part, k.Shown) for part in effect.message or ()):
+                self.writer.line(UNSURE)
+            elif isinstance(effect, k.Deny) and effect.condition is not None:
+                self.denied(guard, effect, effect.condition, PROOFS)
+            else:
+                self.act(Act(guard, effect))
+
+    def denied(self, guard: k.Guard, deny: k.Deny, condition: k.Expr, proofs: Sequence[Proof]) -> None:
+        """The first proof with which the condition would not hold is the remedy."""
+        for place, (kind, words, path, better) in enumerate(proofs):
+            if any(isinstance(node, k.Fact) and node.path == path for node in k.walk(condition)):
+                type_ = Scalar.BOOL if better is True else Scalar.DURATION
+                constant = k.Constant(better, type_, span=deny.span)
+                still = self.writer.test(replaced(condition, path, constant))
+                with self.writer.block(f"if not {still}:"):
+                    self.act(Act(guard, deny, (kind, words)))
+                with self.writer.block("else:"):
+                    self.denied(guard, deny, condition, proofs[place + 1 :])
+                return
+        self.act(Act(guard, deny))
+
+    def act(self, act: Act) -> None:
+        self.acts.append(act)
+        self.writer.line(f"acting += {1 << len(self.acts) - 1}")
+
+
+def replaced(node: k.Expr, path: tuple[str, ...], better: k.Expr) -> k.Expr:
+    """The expression with another one in place of a fact."""
+    if isinstance(node, k.Fact) and node.path == path:
+        return better
+
+    def inside(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(inside(one) for one in value)
+        return replaced(value, path, better) if isinstance(value, k.Part) else value  # type: ignore[arg-type]
+
+    parts = {one.name: inside(getattr(node, one.name)) for one in fields(node) if one.name != "span"}
+    return replace(node, **parts)  # type: ignore[arg-type]  # of the fields of its own class

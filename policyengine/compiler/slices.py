@@ -1,0 +1,94 @@
+"""The part of a policy that can matter to one request: small, so that deciding with care costs the same at any size.
+
+Left out are blocks that are surely about somebody else, and blocks that neither stand for anybody in the request nor
+cover its endpoint: they open nothing, hand nothing on, and are no reason for doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeGuard
+
+from policyengine.compiler.leaves import Covering, Leaves
+from policyengine.compiler.tree import Numbers, Principals
+from policyengine.kinds import Scalar
+from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.request import Request
+from policyengine.runtime.values import coerce
+from policyengine.semantics import kernel as k
+
+
+class Slices:
+    def __init__(self, kernel: k.Kernel, leaves: Leaves) -> None:
+        self._kernel, self._leaves = kernel, leaves
+        self._agents = Known(leaves.tree.agents)
+        self._users = Known(leaves.tree.users)
+
+    def of(self, request: Request) -> k.Kernel:
+        """A kernel that comes to the same decision of this request."""
+        if isinstance(request.endpoint, MalformedEndpoint):
+            return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=())
+        covering = self._leaves.at(request.endpoint).covering
+        kernel = self._kernel
+        return replace(
+            kernel,
+            agents=tuple(kernel.agents[number] for number in sorted(self._agents_in(request, covering))),
+            users=tuple(kernel.users[number] for number in sorted(self._users_in(request, covering))),
+            anyones=tuple(kernel.anyones[number] for number in sorted(covering.anyones)),
+            guards=tuple(kernel.guards[number] for number in covering.guards),
+            binders=tuple(kernel.binders[number] for number in covering.binders),
+        )
+
+    def _agents_in(self, request: Request, covering: Covering) -> set[int]:
+        if "agent" not in request.facts:
+            return set()
+        about = covering.agents | covering.hands
+        found: set[int] = set()
+        for name, groups in agents_of(request):
+            found |= self._agents.named(name) if isinstance(name, str) else about
+            found |= self._agents.grouped(groups) if settled(groups) else about & self._agents.in_groups
+        return found
+
+    def _users_in(self, request: Request, covering: Covering) -> set[int]:
+        name = named(request.fact("user", "id"))
+        return self._users.named(name) if isinstance(name, str) else set(covering.users)
+
+
+class Known:
+    """Which blocks can be about somebody."""
+
+    def __init__(self, principals: Principals) -> None:
+        self._names: dict[str, Numbers] = dict(principals.names)
+        self._groups: dict[str, Numbers] = dict(principals.groups)
+        self._globs = tuple((Glob(glob), number) for glob, number in principals.globs)
+        self._others = principals.others
+        self.in_groups = frozenset(number for numbers in self._groups.values() for number in numbers)
+
+    def named(self, name: str) -> set[int]:
+        return {
+            *self._names.get(name, ()),
+            *self._others,
+            *(number for glob, number in self._globs if glob.matches(name)),
+        }
+
+    def grouped(self, groups: Iterable[object]) -> set[int]:
+        return {number for group in groups for number in self._groups.get(str(group), ())}
+
+
+def agents_of(request: Request) -> Iterator[tuple[object, object]]:
+    """Name and groups, as given, of the presenter and of everybody before it."""
+    yield named(request.fact("agent", "id")), request.fact("agent", "groups")
+    hops = request.fact("chain", "hops")
+    for hop in hops if isinstance(hops, tuple) else ():
+        yield (named(hop.get("agent")), hop.get("groups")) if isinstance(hop, Mapping) else (None, None)
+
+
+def named(raw: object) -> object:
+    """The name, where it is one."""
+    return coerce(raw, Scalar.STRING, "id")
+
+
+def settled(groups: object) -> TypeGuard[tuple[str, ...]]:
+    return isinstance(groups, tuple) and all(isinstance(group, str) for group in groups)

@@ -1,0 +1,22 @@
+"""What decisions say that does not depend on the policy: the specification and the evaluator use the same words."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+NO_BLOCK = "no block of the policy accepts this caller with these credentials"
+NOTHING_OPENS = "nothing opens this to the caller"
+NO_SCOPE = "the credential carries no scope that opens this"
+NO_USER_BLOCK = "no user block opens this to the person served"
+
+FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
+FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
+
+# A better proof that might lift a deny, in the order in which they are tried: the kind of the remedy, its words, the
+# fact that it would change, and to what.
+PROOFS: tuple[tuple[str, str, tuple[str, str], bool | timedelta], ...] = (
+    ("attestation", "a verified attestation", ("attestation", "verified"), True),
+    ("attestation", "a fresh attestation", ("attestation", "age"), timedelta(0)),
+    ("credential", "a bound credential", ("credential", "bound"), True),
+    ("credential", "a fresh credential", ("credential", "age"), timedelta(0)),
+)
