@@ -23,7 +23,7 @@ from tests.generate import vocabulary as v
 from tests.generate.aiming import aimed
 from tests.generate.cases import checked_policy, kernel_of, twinned
 from tests.generate.hazards import Spoilt, copied, spoilt
-from tests.generate.policies import Policy
+from tests.generate.policies import Policy, gateway, policy
 from tests.generate.requests import (
     AS_NAMES,
     METHODS,
@@ -34,6 +34,7 @@ from tests.generate.requests import (
     WRONG,
     Question,
     Rows,
+    ago,
     directory,
     question,
     rows,
@@ -41,9 +42,14 @@ from tests.generate.requests import (
 
 CANDIDATES = 40  # from which the bases of one policy are chosen
 BASES = 4  # so many of them at most are stopped at one gate
-SHARES: dict[Gate | None, int] = {None: 12, Gate.IDENTITY: 1}  # … and other numbers at some
-SETTLED = ("issuer", "subject")  # without the right ones hardly any block stands
-VARIED, SPOILT = 0.62, 0.18  # what is neither is asked at random
+SHARES: dict[Gate | None, int] = {
+    None: 12,
+    Gate.IDENTITY: 1,
+    Gate.CHAIN: 2,
+    Gate.MALFORMED_PATH: 1,
+}  # … and other numbers at some
+SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # without the right ones hardly any block stands
+VARIED, SPOILT = 0.74, 0.16  # what is neither is asked at random
 AS_JSON = 0.06
 
 
@@ -69,7 +75,7 @@ class Asking:
 @lru_cache(maxsize=128)
 def setting(seed: int) -> Setting:
     random = Random(seed)
-    found, known = checked_policy(random), rows(random)
+    found, known = checked_policy(random, gateway if random.random() < 0.5 else policy), rows(random)
     found = twinned(random, found) if random.random() < 0.3 else found
     kernel = kernel_of(found)
     assert kernel is not None
@@ -107,7 +113,10 @@ def fitting(random: Random, kernel: k.Kernel) -> Question:
     """Every fact given and of its type, asked by one for whom a block stands: nothing but the rules decides."""
     asked = complete(random)
     found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
+    found["credential"] |= {"issued_at": ago(7), "expires_at": ago(-300)}
     found.pop("pending", None)
+    if random.random() < 0.7:
+        found.pop("chain", None)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -135,7 +144,7 @@ def lean(random: Random, asked: Question, text: str) -> Question:
 def kept(random: Random) -> set[str]:
     """Chains, rows and options come along now and then."""
     extras = {"chain", "entities", "options"}
-    return {*v.GIVEN, "user", "tool", "action", "resource"} | {one for one in extras if random.random() < 0.15}
+    return {*v.GIVEN, "user", "tool", "action", "resource"} | {one for one in extras if random.random() < 0.06}
 
 
 def varied(random: Random, base: Question) -> Question:
@@ -158,7 +167,7 @@ def varied(random: Random, base: Question) -> Question:
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:
     """Now and then a fact is of a wrong type, absent, or not known yet."""
-    match random.choices(["right", "wrong", "absent", "pending"], [80, 8, 6, 6])[0]:
+    match random.choices(["right", "wrong", "absent", "pending"], [86, 6, 5, 3])[0]:
         case "wrong":
             found[root][name] = copied(random.choice(WRONG))
         case "absent":

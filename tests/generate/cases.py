@@ -32,10 +32,10 @@ def kernel_of(policy: Policy) -> k.Kernel | None:
     return check([module for module, _ in parsed if module], [one for _, found in parsed for one in found]).kernel
 
 
-def checked_policy(random: Random) -> Policy:
+def checked_policy(random: Random, write: Callable[[Random], Policy] = policy) -> Policy:
     """A policy without errors. Now and then chance writes a condition that is never true: then another."""
     for _ in range(MOST_TRIES):
-        found = policy(random)
+        found = write(random)
         if kernel_of(found) is not None:
             return found
     raise AssertionError(f"{MOST_TRIES} policies in a row do not check: the generator is out of step with the checker")

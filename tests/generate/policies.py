@@ -94,6 +94,50 @@ def policy(random: Random) -> Policy:
     return Policy((File(heads, tuple(_app(random))), File("package acme.common", tuple(_common(random)))))
 
 
+def gateway(random: Random) -> Policy:
+    """Many short rules of few shapes, as gateways have them; most questions to it need no care."""
+    heads = "package acme.app\nimport acme.common as c"
+    return Policy((File(heads, tuple(_gateway(random))), File("package acme.common", tuple(_common(random)))))
+
+
+def _gateway(random: Random) -> Iterable[str]:
+    yield v.ENTITIES
+    yield from (f"define {name} = context.flag" for name in v.DEFINED)
+    yield from _anchors(random)
+    yield from _scopes(random)
+    yield from ("users unrestricted",) if random.random() < 0.1 else ()
+    served = random.choice(["any", "any", *(f'"{name}"' for name in v.USERS)])
+    yield _block(f"user {served}", ["may everything", "may refunds, docs"])
+    for _ in range(random.randint(3, 9)):
+        heads = [*(f'"{name}"' for name in (*v.AGENTS * 3, *v.AGENT_GLOBS)), *(f'group "{name}"' for name in v.GROUPS)]
+        issued = ", ".join(dict.fromkeys(_some(random, ["acme", "plain", "open", "c.partner"], 2)))
+        acts = random.choice(["acts alone", "acts for any user", "acts for any user"])
+        may = [_plain_may(random) for _ in range(random.randint(1, 4))]
+        yield _block(f"agent {random.choice(heads)}", [f"issued by {issued}", acts, *may])
+    for number in range(random.choice([0, 1, 2, 3])):
+        place, groups = random.choice([one for one in sorted(PLACES.items()) if one[0]])
+        acts = random.choice(
+            ["deny when", "deny unless", "require", "audit full when", 'header "X-Checked" "yes" when']
+        )
+        yield _block(f'guard "p{number}" on {place}', [f"{acts} {_plain_condition(random, groups)}"])
+
+
+def _plain_may(random: Random) -> str:
+    target = random.choice(sorted(SCOPES))
+    return f"may {target}" + (f" when {_plain_condition(random, SCOPES[target])}" if random.random() < 0.7 else "")
+
+
+PLAIN = ("bool", "int", "number", "string", "plan", "kind", "duration", "time", "strings", "ip")
+
+
+def _plain_condition(random: Random, groups: Iterable[str]) -> str:
+    """Up to three relations of plain facts, of which one may be enough."""
+    atoms = {kind: found for kind, found in atoms_at(groups).items() if kind in PLAIN}
+    writer = Writer(random, atoms, None, 0, definitions=False)
+    parts = [writer.relation() for _ in range(random.choice([1, 1, 2, 3]))]
+    return random.choice([" and ", " or "]).join(parts)
+
+
 def _app(random: Random) -> Iterable[str]:
     yield v.ENTITIES
     yield from _definitions(random)
