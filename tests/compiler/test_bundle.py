@@ -170,11 +170,11 @@ def test_threads_that_ask_at_once_get_the_same_part() -> None:
     assert len({id(one) for one in found}) == 1
 
 
-def test_a_part_that_is_wrong_denies_when_it_is_needed(small: bytes) -> None:
+def test_a_part_that_is_wrong_denies_when_it_is_needed(small: bytes, tmp_path: Path) -> None:
     members = msgpack.unpackb(msgpack.unpackb(small)[5])
     members["agents"] = [b"\xc0"]
-    broken = packed_again(small, members)
-    engine = Engine(decode_bundle(broken).kernel)
+    (tmp_path / "broken.policybundle").write_bytes(packed_again(small, members))
+    engine = Engine.from_bundle(tmp_path / "broken.policybundle")
     decision = engine.decide({"request": {"method": "GET", "path": "/a"}, "agent": {"id": "x", "issuer": "idp"}})
     assert (str(decision.outcome), str(decision.gate), engine.failures) == ("deny", "failure", 1)
 
