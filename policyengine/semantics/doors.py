@@ -9,7 +9,7 @@ from policyengine.diagnostics import suggest
 from policyengine.kinds import Scalar
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import PatternIndex
-from policyengine.semantics.draft import NO_PLACE, Draft, facts_read, first_of, head_of, words
+from policyengine.semantics.draft import KEYLESS, NO_KEY, NO_PLACE, Draft, facts_read, first_of, head_of, words
 from policyengine.semantics.schema import EVERYWHERE
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -19,7 +19,6 @@ from policyengine.vocabulary import CREDENTIAL_KIND
 ABOUT_AGENTS = frozenset({"agent", "time", "context"})
 ABOUT_USERS_SERVED = ABOUT_AGENTS | {"user"}
 ABOUT_USERS = ABOUT_USERS_SERVED | {"credential", "attestation", "task", "request", "chain"}
-NO_KEY = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
 NO_KEY_MESSAGES = {
     "E415": ("behaviour never opens a door", "use it in a guard: `deny when …`, `confirm … when …`"),
     "E416": ("an approval never opens a door", "ask for it in a guard: `confirm by …`"),
@@ -72,12 +71,13 @@ def merge(every: Iterable[k.Opening]) -> tuple[k.Opening, ...]:
 def condition_of_may(written: ast.Expr | None, place: k.Place, package: str, draft: Draft) -> k.Expr | None:
     if written is None:
         return None
-    for node in ast.walk(written):
+    suspect = draft.keyless or KEYLESS.search(written.span.text) is not None  # few are: only these are gone through
+    for node in ast.walk(written) if suspect else ():
         if isinstance(node, ast.Reference):
             refuse_key(node.name.partition(".")[0], node.span, draft)
     here = draft.places.here(place) if place.patterns else EVERYWHERE  # no pattern: all of them were reported
     found = draft.condition(written, package, here)
-    for fact, span in facts_read(found) if found else ():
+    for fact, span in facts_read(found) if found and suspect else ():
         refuse_key(fact.path[0], span, draft)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,24 +20,28 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Declaration = TypeVar("Declaration", bound=ast.Node)
+NO_KEY = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
+KEYLESS = re.compile("|".join(NO_KEY))
 NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoint exists there
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All that is known before the rules are read."""
+    """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door."""
 
     program: Program
     schema: Schema
     places: Places
     by_kind: Mapping[type[ast.Node], list[tuple[str, ast.Declaration]]]
+    keyless: bool
 
     @classmethod
     def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
         by_kind: dict[type[ast.Node], list[tuple[str, ast.Declaration]]] = {}
         for package, declaration in program.declarations():
             by_kind.setdefault(type(declaration), []).append((package, declaration))
-        return cls(program, schema, places, by_kind)
+        keyless = any(KEYLESS.search(declared.span.text) for _, declared in by_kind.get(ast.DefineDecl, ()))
+        return cls(program, schema, places, by_kind, keyless)
 
     @property
     def report(self) -> Reporter:

@@ -11,7 +11,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.calls import expected_arguments, lower_call
 from policyengine.semantics.constants import entity_constant, lower_id, lower_literal, lower_text, lower_window
 from policyengine.semantics.context import Context
-from policyengine.semantics.definitions import body_of, key_of, measure, named_by, report_size
+from policyengine.semantics.definitions import DEEPEST, body_of, key_of, measure, named_by, report_size
 from policyengine.semantics.fitting import NUMBERS, fits, type_of
 from policyengine.semantics.hints import one_sided_hint
 from policyengine.semantics.history import check_history, lower_past
@@ -67,6 +67,9 @@ def check_definitions(program: Program, schema: Schema) -> None:
 
 
 def is_bounded(expression: ast.Expr, context: Context) -> bool:
+    span = expression.span
+    if span.end - span.start <= DEEPEST and not context.schema.measures:
+        return True  # each part takes a character: where no name stands for more, so few are no cause to count
     found = measure(expression, context.package, context.program, context.schema.measures)
     if found.too_much:
         report_size(found, expression, "", context.report)

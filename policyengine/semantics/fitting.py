@@ -12,9 +12,11 @@ ADDRESSES = (Scalar.IP, Scalar.CIDR)
 
 
 def type_of(expression: k.Expr) -> Type:
+    if isinstance(expression, (k.Fact, k.Constant)):  # most are: nothing else is asked of them
+        return expression.type
     match expression:
         case (
-            k.Constant() | k.Fact() | k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Named()
+            k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Named()
             | k.Default() | k.Arithmetic() | k.Negative() | k.Apply()
         ):  # fmt: skip
             return expression.type

@@ -151,6 +151,8 @@ def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
     """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
+    if not any(isinstance(part, k.Quantifier) for part in k.walk(condition)):
+        return  # as nearly all: what else the condition asks need not be gone through
     sized = {domain for part in k.walk(condition) for domain in shown_to_hold(part)}
     pending = [(condition, positive)]
     while pending:

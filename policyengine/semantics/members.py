@@ -19,8 +19,8 @@ Navigable: TypeAlias = k.Fact | k.Attribute | k.Member | k.Variable | k.Constant
 
 def head(reference: ast.Reference, length: int) -> Span:
     """The first names of a dotted name."""
-    text = ".".join(reference.name.split(".")[:length])
-    return Span(reference.span.source, reference.span.start, reference.span.start + len(text))
+    whole, size = reference.span, len(".".join(reference.name.split(".")[:length]))
+    return whole if whole.end - whole.start == size else Span(whole.source, whole.start, whole.start + size)
 
 
 def navigate(base: Navigable, reference: ast.Reference, length: int, context: Context) -> k.Expr | None:

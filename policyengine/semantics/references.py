@@ -178,10 +178,12 @@ def lower_declared(reference: ast.Reference, path: Path, context: Context) -> k.
 
 def declared_fact(declared: tuple[DeclaredFact, ...], span: Span, context: Context) -> k.Fact | None:
     """The fact as it is declared where the rule applies; `span` is where it is named."""
-    here = [fact for fact in declared if exists_somewhere(fact, context)]
     if not exists_everywhere(declared, context):
         report_elsewhere(declared, span, context)
         return None
+    if len(declared) == 1:  # as nearly all are: no other declaration can differ
+        return k.Fact(declared[0].path, declared[0].type, declared[0].optional, span=span)
+    here = [fact for fact in declared if exists_somewhere(fact, context)]
     types = {fact.type for fact in here}
     if len(types) > 1:
         if context.here.everywhere:
