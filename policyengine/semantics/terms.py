@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Literal as Word
 from typing import TypeAlias
 
@@ -236,10 +237,16 @@ Expr: TypeAlias = (
 )
 
 
+@cache
+def members(kind: type[Part]) -> tuple[str, ...]:
+    """The fields of a kind of expression: found once, as a large policy has hundreds of thousands of them."""
+    return tuple(item.name for item in fields(kind) if item.name not in ("span", "type"))
+
+
 def parts(expression: Expr) -> Iterator[Expr]:
     """The expressions directly inside an expression."""
-    for item in fields(expression):
-        value = getattr(expression, item.name)
+    for name in members(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+        value = getattr(expression, name)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, Part):
                 yield part  # type: ignore[misc]  # what is inside an expression is one
