@@ -71,7 +71,7 @@ def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module) -> s
         for entry in module.imports
     }
     found = set[Key]()
-    for name in spoken(declaration):
+    for name in set(spoken(declaration)):
         found.update((package_of(module), prefix) for prefix in prefixes(name))
         for alias, package in imported.items():
             if name.startswith(f"{alias}."):
@@ -91,16 +91,21 @@ def spoken(declaration: ast.Node) -> Iterator[str]:
     for node in ast.walk(declaration):
         if id(node) in silent:
             continue
-        silent.update(id(name) for name in introduced(node))
+        if isinstance(node, INTRODUCING):
+            silent.update(id(name) for name in introduced(node))
         match node:
             case ast.Name(text) | ast.WordValue(text):
                 yield text
             case ast.Reference(name):
                 yield name
-            case ast.Http(path=text) | ast.Text(text):  # captures of paths, facts in messages
+            case ast.Http(path=text) | ast.Text(text) if "{" in text:  # captures of paths, facts in messages
                 yield from NAME_IN_BRACES.findall(text)
             case _:
                 pass
+
+
+INTRODUCING = (*VOCABULARY, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.FixtureDecl, ast.FieldDecl,
+               ast.Quantified, ast.Pair)  # fmt: skip
 
 
 def introduced(node: ast.Node) -> tuple[ast.Node, ...]:
