@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import decide, growth, loading, machine, paper
+from bench.http import serve
 from bench.peers import PEERS
 from bench.report import Report, Section, show
 
@@ -25,6 +26,7 @@ def sizes(options: argparse.Namespace) -> tuple[int, ...]:
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "decide": lambda options, say: decide.run(sizes(options), options.full, say),
     "paper": lambda _, say: paper.run(say),
+    "serve": lambda _, say: serve.run(say),
     "compile": lambda options, say: loading.compiling(tuple(options.sizes) or loading.SIZES, say),
     "memory": lambda options, say: loading.memory(tuple(options.sizes) or loading.SIZES, say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),

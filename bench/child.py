@@ -11,9 +11,11 @@ from typing import Any
 from bench.machine import cores, pin
 
 
-def in_child(function: str, timeout: float, **arguments: Any) -> dict[str, Any]:
-    """`module:function` called with plain data in a child; its plain answer, or `{"error": …}`."""
-    command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments)]
+def in_child(function: str, timeout: float, core: int | None = None, **arguments: Any) -> dict[str, Any]:
+    """`module:function` called with plain data in a child, on the last core if not another; its plain answer, or
+    `{"error": …}`."""
+    place = cores()[-1] if core is None else core
+    command = [sys.executable, "-m", "bench.child", str(place), function, json.dumps(arguments)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -24,8 +26,8 @@ def in_child(function: str, timeout: float, **arguments: Any) -> dict[str, Any]:
     return answer
 
 
-def main(function: str, arguments: str) -> None:
-    pin(cores()[-1])
+def main(core: str, function: str, arguments: str) -> None:
+    pin(int(core))
     module, name = function.split(":")
     print(json.dumps(getattr(import_module(module), name)(**json.loads(arguments))))
 

@@ -1,0 +1,69 @@
+"""The floor of `serve`: a raw ASGI callable that decodes the same body into types and answers as many bytes as we do.
+
+ANSWER=… uvicorn bench.http.floor:app
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+
+class Line(msgspec.Struct):
+    method: str
+    path: str
+
+
+class Agent(msgspec.Struct):
+    id: str
+    issuer: str
+    groups: list[str]
+
+
+class Credential(msgspec.Struct):
+    scopes: list[str]
+
+
+class Context(msgspec.Struct):
+    depth: int
+    tenant: str
+    hour: int
+    risk: int
+
+
+class Attestation(msgspec.Struct):
+    verified: bool
+
+
+class Question(msgspec.Struct):
+    request: Line
+    agent: Agent
+    credential: Credential
+    context: Context
+    attestation: Attestation
+
+
+ANSWER = b"x" * int(os.environ.get("ANSWER", "300"))
+START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())],
+}
+decode = msgspec.json.Decoder(Question).decode
+Message: TypeAlias = dict[str, Any]
+
+
+async def app(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    message = await receive()
+    body = message["body"]
+    while message["more_body"]:
+        message = await receive()
+        body += message["body"]
+    decode(body)
+    await send(START)
+    await send({"type": "http.response.body", "body": ANSWER})

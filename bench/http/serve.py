@@ -1,0 +1,159 @@
+"""Verifies the servers, then loads them by turns, from one core while they share the other."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+from bench.http import cerbos, load, servers
+from bench.http.servers import NotStarted, Server
+from bench.report import Section, Target
+from bench.trial import Data, number
+from bench.workload import Workload, workload
+
+RULES = 1_000
+CONNECTIONS = (1, 32)
+ROUNDS, SECONDS = 3, 3.0
+TITLES = {"policyengine": "policyengine serve", "floor": "floor: raw ASGI", "cerbos": "Cerbos"}
+Say = Callable[[str], None]
+
+
+def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
+    work = workload(RULES)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        say(f"serve: starting the servers, {RULES:,} rules")
+        started, skipped = _started(work, folder, stack)
+        verified, wrong = _verified(started, work, say)
+        measured = _measured(verified, work, folder, rounds, seconds, say)
+    return section([*measured, *skipped, *wrong])
+
+
+def _started(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Server], list[Data]]:
+    started, skipped = [], []
+    program = cerbos.binary()
+    try:
+        started.append(stack.enter_context(servers.ours(work, folder)))
+        size = len(_asked(started[0], [started[0].body(work.requests[0])])[0])
+    except NotStarted as problem:
+        skipped.append({"engine": "policyengine", "skipped": str(problem)})
+        size = 300
+    started.append(stack.enter_context(servers.floor(size, folder)))
+    if program is None:
+        skipped.append({"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"})
+    else:
+        started.append(stack.enter_context(cerbos.cerbos(work, folder, program)))
+    return started, skipped
+
+
+def _verified(started: Sequence[Server], work: Workload, say: Say) -> tuple[list[Server], list[Data]]:
+    """Those whose 2,000 verdicts are right, and why the others are out."""
+    right, wrong = [], []
+    for server in started:
+        say(f"serve: verifying {server.title}")
+        answers = _asked(server, [server.body(asked) for asked in work.requests])
+        read = server.allowed
+        verdicts = None if read is None else [
+            read(asked, json.loads(answer)) for asked, answer in zip(work.requests, answers, strict=True)
+        ]  # fmt: skip
+        if verdicts is None or verdicts == list(work.expected):
+            right.append(server)
+        else:
+            count = sum(one != other for one, other in zip(verdicts, work.expected, strict=True))
+            wrong.append({"engine": server.name, "skipped": f"wrong: {count:,} of 2,000 verdicts"})
+    return right, wrong
+
+
+def _asked(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
+    host, _, path = server.url.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=30)
+    answers = []
+    for body in bodies:
+        connection.request("POST", f"/{path}", body, {"Content-Type": "application/json"})
+        answers.append(connection.getresponse().read())
+    return answers
+
+
+def _measured(
+    verified: Sequence[Server], work: Workload, folder: Path, rounds: int, seconds: float, say: Say
+) -> list[Data]:
+    bodies = {}
+    for server in verified:
+        bodies[server.name] = folder / f"{server.name}.bodies"
+        bodies[server.name].write_bytes(b"\n".join(server.body(asked) for asked in work.requests) + b"\n")
+    found: dict[tuple[str, int], list[Data]] = {}
+    for turn in range(rounds + 1):  # the first warms up
+        for connections in CONNECTIONS:
+            for server in verified:
+                say(f"serve: {server.title}, {connections} connections, round {turn} of {rounds}")
+                with _processor_time(server) as spent:
+                    one = load.run(server.url, bodies[server.name], connections, seconds if turn else 1)
+                if turn:
+                    found.setdefault((server.name, connections), []).append({**one, "cpu_s": spent[0]})
+    return [summary(name, connections, runs) for (name, connections), runs in found.items()]
+
+
+@contextmanager
+def _processor_time(server: Server) -> Iterator[list[float]]:
+    before, spent = servers.cpu_seconds(server.pid), []
+    yield spent
+    spent.append(servers.cpu_seconds(server.pid) - before)
+
+
+def summary(name: str, connections: int, runs: Sequence[Data]) -> Data:
+    """Medians of the rounds; `rps_rounds` keep their order, because they are compared round by round."""
+    asked = sum(run["requests"] for run in runs)
+    return {
+        "engine": name,
+        "connections": connections,
+        "rps": round(median(run["rps"] for run in runs)),
+        "p50_us": median(run["p50_us"] for run in runs),
+        "p99_us": median(run["p99_us"] for run in runs),
+        "cpu_us": round(sum(run["cpu_s"] for run in runs) / asked * 1e6, 1) if asked else None,
+        "failed": sum(run["failed"] for run in runs),
+        "rps_rounds": [run["rps"] for run in runs],
+    }
+
+
+def section(found: Sequence[Data]) -> Section:
+    measured = [one for one in found if "connections" in one]
+    skipped = [(TITLES[one["engine"]], one["skipped"], *[""] * 5) for one in found if "skipped" in one]
+    ordered = [one for connections in CONNECTIONS for one in measured if one["connections"] == connections]
+    busy = max(CONNECTIONS)
+    return Section(
+        name="serve",
+        title=f"POST /decide, {RULES:,} rules, one core for the server, audit off",
+        columns=("server", "connections", "req/s", "of the floor", "p50, µs", "p99, µs", "CPU a request, µs"),
+        rows=(*(_row(one, found) for one in ordered), *skipped),
+        data=tuple(found),
+        targets=(
+            Target(f"requests/s beside the floor, {busy} connections", 0.85, beside(found, "floor"), at_least=True),
+            Target(f"requests/s beside Cerbos, {busy} connections", 8.0, beside(found, "cerbos"), at_least=True),
+        ),
+        notes=(
+            f"Load by {load.generator()} on another core; the floor decodes the same body and answers as many bytes.",
+            "CPU: processor time of the server. All 2,000 verdicts of a server that decides are right.",
+        ),
+    )
+
+
+def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
+    share = beside(found, "floor", one["engine"], one["connections"])
+    times = (number(one["p50_us"]), number(one["p99_us"]), number(one["cpu_us"]))
+    of_floor = "–" if share is None else f"{share:.0%}"
+    return (TITLES[one["engine"]], str(one["connections"]), f"{one['rps']:,}", of_floor, *times)
+
+
+def beside(
+    found: Sequence[Data], other: str, engine: str = "policyengine", connections: int = max(CONNECTIONS)
+) -> float | None:
+    """Requests per second as a multiple of another server's: the median of the rounds' own multiples."""
+    rounds = {one["engine"]: one["rps_rounds"] for one in found if one.get("connections") == connections}
+    if engine not in rounds or other not in rounds:
+        return None
+    return round(median(mine / theirs for mine, theirs in zip(rounds[engine], rounds[other], strict=True)), 3)
