@@ -24,10 +24,9 @@ NO_USES = Uses()
 
 def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach: Reach | None = None) -> Box:
     """The root box. `endpoint` keeps what stands there or, of an area, below; `reach` the doors of one agent."""
-    patterns = dict(_patterns(tree))
-    kept = {number: tree.uses[number] for number, pattern in patterns.items() if _meets(pattern, endpoint)}
-    if reach is not None:
-        kept = _reached(kept, patterns, reach)
+    kept = dict(enumerate(tree.uses))
+    if endpoint is not None or reach is not None:
+        kept = _asked_for(tree, endpoint, reach)
     if endpoint is None or is_area(endpoint):
         drawing = _Drawing(kernel, tree, Standing(kernel), kept, _captures(kernel))
         within = drawing.sections(*_blocks(kernel, kept, endpoint, reach))
@@ -43,6 +42,12 @@ def _about(kernel: k.Kernel, reach: Reach | None) -> str:
     agent = f"for agent {reach.name}, " if reach else ""
     unrestricted = "; users unrestricted: no agent needs a user's door" if kernel.unrestricted else ""
     return f"{agent}revision {kernel.revision.removeprefix('sha256:')[:12]}{unrestricted}"
+
+
+def _asked_for(tree: Tree, endpoint: k.Pattern | None, reach: Reach | None) -> dict[int, Uses]:
+    patterns = dict(_patterns(tree))
+    kept = {number: tree.uses[number] for number, pattern in patterns.items() if _meets(pattern, endpoint)}
+    return kept if reach is None else _reached(kept, patterns, reach)
 
 
 def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
@@ -173,17 +178,21 @@ class _Drawing:
 
     def _methods(self, numbers: Sequence[int]) -> Iterator[Box]:
         """Methods with the same rules are one box; the rules that name no method are another."""
-        by_method: dict[str | None, list[Uses]] = defaultdict(list)
+        by_method: dict[str | None, list[int]] = defaultdict(list)
         for number in numbers:
             if number in self.uses:
                 for method in self.tree.methods[number] or (None,):
-                    by_method[method].append(self.uses[number])
-        alike: dict[tuple[bool, tuple[Box, ...]], list[str]] = defaultdict(list)
-        for method in sorted(by_method, key=_method_order):
-            boxes = tuple(self.standing.boxes(by_method[method]))
+                    by_method[method].append(number)
+        found = [
+            (method, tuple(self.standing.boxes([self.uses[number] for number in by_method[method]])))
+            for method in sorted(by_method, key=_method_order)
+        ]
+        while found:
+            first, boxes = found[0]
+            named = [method for method, others in found if first and method and others == boxes]
             if boxes:
-                alike[method is None, boxes].append(method or "any method")
-        yield from (Box(Kind.METHOD, "|".join(methods), children=boxes) for (_, boxes), methods in alike.items())
+                yield Box(Kind.METHOD, "|".join(named) or "any method", children=boxes)
+            found = [(method, others) for method, others in found[1:] if method not in named]
 
 
 def _is_passage(box: Box) -> bool:
@@ -225,7 +234,8 @@ def _wild(affix: Affix) -> k.Segment:
 def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     """How policies write the wild segment that a trail ends in: `{id: invoice}`; several names where they differ."""
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
-    for pattern in dict.fromkeys(_written(kernel)):
+    once = {id(pattern): pattern for pattern in _written(kernel)}  # scopes share theirs: most are the same object
+    for pattern in once.values():
         trail: Trail = ()
         for segment in pattern.segments:
             trail = (*trail, k.Segment(segment.prefix, segment.wild, segment.suffix))

@@ -19,9 +19,10 @@ def folded(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
     box = root if whole or root.size <= MOST else _Alike().folded(root)
     box = box if depth is None else _cut(box, depth)
     box = box if whole else _fitted(box, MOST)
-    if not any(part.hidden for part in box.walk()):
+    hidden = sum(part.hidden for part in box.walk())
+    if not hidden:
         return box
-    told = f"{box.size:,} boxes drawn, {root.size - box.size:,} folded: an endpoint or an agent shows more"
+    told = f"{box.size:,} boxes drawn, {hidden:,} folded: an endpoint or an agent shows more"
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 

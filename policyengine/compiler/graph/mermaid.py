@@ -35,4 +35,6 @@ def _class(kind: Kind) -> str:
 
 
 def escape(text: str) -> str:
+    """Text inside of quotes; a word joiner keeps a backslash before `n` from being a line break."""
+    text = text.replace("\\", "\\\N{WORD JOINER}")
     return UNSAFE.sub(lambda found: f"#{ord(found[0])};", text)

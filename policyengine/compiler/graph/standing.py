@@ -56,7 +56,7 @@ class Standing:
             children = [self._may(block, opens) for opens in opened[kind, number]]
             if kind == "agents":
                 children += [[self._delegate(number, which)] for which in dict.fromkeys(handed[number])]
-            boxes = dict.fromkeys(box for found in children for box in found)
+            boxes = _once([box for found in children for box in found])
             demands = kind != "agents" or self.endpoint is not None
             yield self.who(KINDS[kind], block, demands, boxes)
 
@@ -73,7 +73,8 @@ class Standing:
         when = f" when {words(grant.when)}" if grant.when is not None else ""
         found = []
         for opening in (grant.openings[number] for number in opens.openings):
-            where = "" if words(opening) == words(opening.pattern) else self._at((opening.pattern,))
+            where = self._at((opening.pattern,))
+            where = "" if where == f"on {words(opening)}" else where
             detail = ", ".join(filter(None, (where, _carried(block, opening.carriers))))
             found.append(Box(Kind.MAY, f"may {words(opening)}{when}", detail, grant.span.at))
         return found
@@ -132,6 +133,10 @@ LONGEST = 400
 
 def cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _once(boxes: list[Box]) -> list[Box]:
+    return boxes if len(boxes) < 2 else list(dict.fromkeys(boxes))
 
 
 def _numbers(found: Iterable[Iterable[int]]) -> list[int]:

@@ -1,0 +1,321 @@
+"""The decision tree as boxes: what stands where, for everybody, for one agent, at one endpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from policyengine.compiler.graph.asked import AskedError, reach_of, read_endpoint
+from policyengine.compiler.graph.box import Box, Kind
+from policyengine.compiler.graph.draw import draw, natural
+from policyengine.compiler.tree import tree_of
+from policyengine.engine import Engine
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.semantics.kernel import Kernel
+from policyengine.semantics.matching import match_pattern, place_covers
+
+EXAMPLES = Path(__file__).parent.parent.parent / "policies" / "examples"
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+HEAD = 'issuer idp { url "https://login.example" scopes none }\nusers unrestricted\n'
+
+
+def kernel_of(text: str) -> Kernel:
+    return Engine.from_text(HEAD + text).kernel
+
+
+def example(name: str) -> Kernel:
+    return Engine.load(EXAMPLES / name).kernel
+
+
+def drawn(kernel: Kernel, endpoint: str | None = None, agent: str | None = None, groups: tuple[str, ...] = ()) -> Box:
+    pattern = None if endpoint is None else read_endpoint(endpoint)
+    reach = None if agent is None else reach_of(kernel, agent, groups)
+    return draw(kernel, tree_of(kernel), pattern, reach)
+
+
+def at(root: Box, *labels: str) -> Box:
+    """The box that is reached by labels."""
+    for label in labels:
+        (root,) = (child for child in root.children if child.label == label)
+    return root
+
+
+def labels(box: Box) -> list[str]:
+    return [child.label for child in box.children]
+
+
+def of_kind(box: Box, *kinds: Kind) -> list[str]:
+    return [part.label for part in box.walk() if part.kind in kinds]
+
+
+# ── The whole tree ────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_goes_from_the_endpoint_to_the_method_to_who_asks_to_the_rules():
+    root = drawn(example("payments"))
+    refunds = at(root, "paths", "/v1", "/invoices", "/{id: invoice}", "/refunds", "POST")
+    assert labels(refunds) == [
+        'agent "invoice-bot"',
+        'user where user.roles has "clerk"',
+        'guard "large refunds need a human"',
+        'guard "no money by night"',
+    ]
+    door = at(refunds, 'agent "invoice-bot"', "may refunds.create when same_tenant and user.plan >= team")
+    assert (door.detail, door.at) == ('scope "create:refunds"', "payments.policy:39")
+    assert [child.kind for child in at(refunds, 'guard "large refunds need a human"').children] == ["deny", "confirm"]
+
+
+def rules(kernel: Kernel) -> Iterator[str]:
+    """The place of every rule."""
+    for block in (*kernel.agents, *kernel.users, *kernel.anyones):
+        yield from (grant.span.at for grant in block.grants)
+    yield from (delegate.span.at for block in kernel.agents for delegate in block.delegates)
+    yield from (effect.span.at for guard in kernel.guards for effect in guard.effects)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_is_drawn_somewhere(name):
+    kernel = example(name)
+    assert set(rules(kernel)) <= {box.at for box in drawn(kernel).walk()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_policy_gives_the_same_drawing(name):
+    assert drawn(example(name)) == drawn(example(name))
+
+
+def test_what_agents_must_show_stands_with_their_blocks():
+    agents = at(drawn(example("payments")), "agents")
+    assert at(agents, 'agent "archivist"').detail == "issued by acme; acts for any user; attested by lab"
+
+
+def test_guards_without_a_place_stand_everywhere():
+    root = drawn(kernel_of('guard "inside" { require request.ip within [10.0.0.0/8] }'))
+    assert labels(at(root, "everywhere", 'guard "inside"')) == ["require request.ip within [10.0.0.0/8]"]
+
+
+def test_methods_with_the_same_rules_are_one_box():
+    root = drawn(kernel_of('anyone { may GET|POST /x, GET|POST|PUT /y, GET /y when request.host == "h" }'))
+    assert labels(at(root, "paths", "/x")) == ["GET|POST"]
+    assert labels(at(root, "paths", "/y")) == ["GET", "POST|PUT"]
+
+
+def test_a_place_that_a_guard_leaves_out_says_so():
+    root = drawn(kernel_of('anyone { may GET /a/x }\nguard "g" on /a/** except /a/x { deny }'))
+    assert at(root, "paths", "/a", "/**", "any method", 'guard "g"').detail == "except /a/x"
+    assert labels(at(root, "paths", "/a", "/x", "any method")) == ['guard "g" does not apply here']
+
+
+def test_segments_without_rules_of_their_own_are_drawn_with_the_next():
+    root = drawn(kernel_of("anyone { may GET /a/b/c, GET /a/b/d }"))
+    assert labels(at(root, "paths")) == ["/a/b"]
+    assert labels(at(root, "paths", "/a/b")) == ["/c", "/d"]
+
+
+def test_the_root_of_all_paths_is_a_box_where_rules_stand_at_it():
+    root = drawn(kernel_of("anyone { may GET /, GET /a }"))
+    assert labels(at(root, "paths", "/")) == ["GET", "/a"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "label"),
+    [
+        ("GET /a/{id}", "/a/{id}"),
+        ("GET /a/*", "/a/*"),
+        ("GET /a/{id}.json", "/a/{id}.json"),
+        ("GET /a/{id}, PUT /a/{name}", "/a/{id|name}"),
+        ("GET /a/{id}, PUT /a/*", "/a/{id}"),
+    ],
+)
+def test_wild_segments_are_drawn_as_policies_write_them(paths, label):
+    assert labels(at(drawn(kernel_of(f"anyone {{ may {paths} }}")), "paths")) == [label]
+
+
+def test_siblings_are_in_the_order_of_their_numbers():
+    root = drawn(kernel_of("anyone { may GET /s10, GET /s9, GET /s100, GET /a }"))
+    assert labels(at(root, "paths")) == ["/a", "/s9", "/s10", "/s100"]
+
+
+def test_a_number_of_many_digits_is_ordered_without_being_read():
+    assert natural("9" * 8_000) != natural("9" * 7_999)
+
+
+def test_what_is_bound_by_with_is_shown():
+    tool = at(drawn(example("payments")), "tools", "billing/refund_invoice")
+    assert tool.children[0].label == "with body.amount = args.amount, resource = invoice(args.invoice_id)"
+
+
+# ── One endpoint ──────────────────────────────────────────────────────────────────────────────
+
+ASKED: list[tuple[str, str, Endpoint]] = [
+    ("payments", "GET /v1/invoices/42", HttpEndpoint("GET", "/v1/invoices/42", ("v1", "invoices", "42"))),
+    ("payments", "DELETE /v1/invoices/42", HttpEndpoint("DELETE", "/v1/invoices/42", ("v1", "invoices", "42"))),
+    ("payments", "GET /health/", HttpEndpoint("GET", "/health", ("health",))),
+    ("payments", "TOOL billing/refund_invoice", ToolEndpoint("billing", "refund_invoice")),
+    ("payments", "ACTION view invoice", ActionEndpoint("view", "invoice")),
+    ("payments", "PUT /nowhere", HttpEndpoint("PUT", "/nowhere", ("nowhere",))),
+    ("admin-guardrails", "GET /clusters/c/logs", HttpEndpoint("GET", "/clusters/c/logs", ("clusters", "c", "logs"))),
+    ("admin-guardrails", "DELETE /clusters/c", HttpEndpoint("DELETE", "/clusters/c", ("clusters", "c"))),
+    ("mcp-tools", "TOOL mail/draft", ToolEndpoint("mail", "draft")),
+    ("mcp-tools", "TOOL fs/read", ToolEndpoint("fs", "read")),
+]
+
+
+@pytest.mark.parametrize(("name", "asked", "endpoint"), ASKED, ids=[f"{name} {asked}" for name, asked, _ in ASKED])
+def test_an_endpoint_shows_exactly_what_the_specification_finds_there(name, asked, endpoint):
+    kernel = example(name)
+    root = drawn(kernel, asked)
+    guards = {f'guard "{guard.name}"' for guard in kernel.guards if place_covers(guard.place, endpoint)}
+    doors = {
+        block.label
+        for block in (*kernel.agents, *kernel.users, *kernel.anyones)
+        for grant in block.grants
+        if any(match_pattern(opening.pattern, endpoint) is not None for opening in grant.openings)
+    }
+    assert set(of_kind(root, Kind.GUARD)) == guards
+    assert {box.label for box in root.children if of_kind(box, Kind.MAY)} == doors
+    assert (of_kind(root, Kind.NOTE) == ["no door opens here: denied by default"]) == (not doors)
+
+
+def test_at_an_endpoint_rules_say_through_which_pattern_they_apply():
+    root = drawn(example("payments"), "GET /v1/invoices/42")
+    assert at(root, 'guard "tenants are islands"').detail == "on /v1/invoices/{id}/**"
+    bot = at(root, 'agent "invoice-bot"')
+    assert "acts for users where" in bot.detail
+    assert bot.children[0].detail == 'on GET /v1/invoices/{id: invoice}, scope "read:invoices" or "write:invoices"'
+
+
+def test_a_guard_that_leaves_the_endpoint_out_is_named():
+    root = drawn(example("admin-guardrails"), "GET /clusters/c")
+    assert 'guard "every change is recorded" does not apply here' in labels(root)
+
+
+def test_a_pattern_shows_all_that_meets_it():
+    kernel = kernel_of("anyone { may GET /a/x, GET /a/{id}, POST /a/{id}, GET /b }")
+    assert of_kind(drawn(kernel, "GET /a/{id}"), Kind.MAY) == ["may GET /a/{id}", "may GET /a/x"]
+
+
+def test_an_area_is_drawn_as_a_tree():
+    root = drawn(example("payments"), "/v1/**")
+    assert labels(root) == ["agents", "every chain", "paths"]
+    assert labels(at(root, "paths")) == ["/v1"]
+
+
+def test_an_area_of_tools_leaves_others_out():
+    assert labels(at(drawn(example("mcp-tools"), "TOOL mail/*"), "tools")) == ["*", "mail/draft", "mail/send"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("", "`` is no endpoint"),
+        ("GET", "`GET` is no endpoint"),
+        ("get /x", "`get /x` is no endpoint: `get` is no method"),
+        ("GET v1", "`GET v1` is no endpoint"),
+        ("GET /a//b", "`GET /a//b` is no endpoint: an empty segment matches no path"),
+        ("/a/../b", "`/a/../b` is no endpoint: `..` matches no path: a dot segment"),
+        ("/a%2fb", "`/a%2fb` is no endpoint: `a%2fb` holds a percent escape"),
+        ("/**/a", "`/**/a` is no endpoint: `**` stands only at the end of a path"),
+        ("/{a}{b}", "`/{a}{b}` is no endpoint: `{a}{b}` holds two captures"),
+        ("/a" * 129, f"`{'/a' * 129}` is no endpoint: no path has more than 128 segments"),
+        ("TOOL", "`TOOL` is no endpoint: the name is empty"),
+        ("TOOL /x", "`TOOL /x` is no endpoint: a slash stands between a server and a name"),
+        ("ACTION view", "`ACTION view` is no endpoint: an action is a verb and a type"),
+    ],
+)
+def test_what_is_no_endpoint_is_told(asked, why):
+    with pytest.raises(AskedError) as caught:
+        read_endpoint(asked)
+    assert (caught.value.kind, caught.value.message) == ("endpoint", why)
+
+
+# ── One agent ─────────────────────────────────────────────────────────────────────────────────
+
+CREW = """
+agent "bot" { issued by idp acts alone may GET /bot }
+agent "bo*" { issued by idp acts alone may GET /glob }
+agent "other" { issued by idp acts alone may GET /other }
+agent group "ops" { issued by idp acts alone may GET /ops }
+agent where agent.publisher == "acme" { issued by idp acts alone may GET /acme }
+anyone { may GET /health }
+user where user.id == "u" { may GET /bot, GET /elsewhere }
+guard "here" on /b*/** { deny when request.size > 10 }
+guard "bot" on /{any}/** { deny when request.size > 9 }
+guard "elsewhere" on /other/** { deny when request.size > 8 }
+"""
+
+
+def paths(root: Box) -> list[str]:
+    return labels(at(root, "paths"))
+
+
+@pytest.fixture(scope="module")
+def crew() -> Kernel:
+    return kernel_of(CREW.replace("/b*/**", "/bot/**"))
+
+
+def test_an_agent_sees_its_own_doors_and_those_of_anyone(crew):
+    assert of_kind(drawn(crew, agent="bot"), Kind.MAY) == [
+        "may GET /acme",
+        "may GET /bot",
+        "may GET /bot",
+        "may GET /glob",
+        "may GET /health",
+    ]
+
+
+def test_users_matter_to_an_agent_where_it_has_a_door(crew):
+    root = drawn(crew, agent="bot")
+    assert labels(at(root, "paths", "/bot", "GET")) == ['agent "bot"', 'user where user.id == "u"']
+    assert "/elsewhere" not in paths(root)
+
+
+def test_guards_that_stand_before_the_doors_of_an_agent_are_drawn_and_no_others(crew):
+    assert of_kind(drawn(crew, agent="bot"), Kind.GUARD) == ['guard "here"', 'guard "bot"']
+
+
+def test_groups_that_an_agent_may_be_in_are_named_but_not_drawn(crew):
+    root = drawn(crew, agent="bot")
+    assert labels(at(root, "groups")) == ['agent group "ops"']
+    assert "/ops" not in paths(root)
+
+
+def test_a_group_that_is_given_counts(crew):
+    root = drawn(crew, agent="bot", groups=("ops",))
+    assert "/ops" in paths(root)
+    assert "groups" not in labels(root)
+
+
+def test_an_agent_at_an_endpoint_sees_only_itself_there(crew):
+    root = drawn(crew, "GET /bot", agent="bot")
+    assert labels(root)[:2] == ['agent "bot"', 'user where user.id == "u"']
+    assert of_kind(drawn(crew, "GET /other", agent="bot"), Kind.NOTE) == ["no door opens here: denied by default"]
+
+
+def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
+    kernel = kernel_of('agent group "ops" { issued by idp acts alone may GET /ops }')
+    assert paths(drawn(kernel, agent="new", groups=("ops",))) == ["/ops"]
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "message", "hint"),
+    [
+        ("otter", (), "no block is about agent `otter`", "did you mean `other`?"),
+        ("bot", ("opps",), "no block is about group `opps`", "did you mean `ops`?"),
+    ],
+)
+def test_names_that_no_block_is_about_are_told(crew, name, groups, message, hint):
+    with pytest.raises(AskedError) as caught:
+        reach_of(crew, name, groups)
+    assert (caught.value.kind, caught.value.message, caught.value.hint) == ("agent", message, hint)
+
+
+def test_an_agent_that_only_a_condition_may_be_about_can_be_asked_for(crew):
+    assert paths(drawn(crew, agent="zzz")) == ["/acme", "/health", "/{any}"]
+
+
+def test_without_groups_nobody_is_sent_to_them():
+    kernel = kernel_of('agent "bot" { issued by idp acts alone may GET /bot }')
+    with pytest.raises(AskedError) as caught:
+        reach_of(kernel, "zzz", ())
+    assert caught.value.hint is None
