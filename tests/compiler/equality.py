@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,16 +42,13 @@ Answer: TypeAlias = Said | Refusal
 # ── The engine under test: the names of its parts are here and nowhere else ───────────────────
 
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 class UnderTest:
     """An engine whose clock is set, and its two ways: the quick one for mappings, and the careful one."""
 
     def __init__(self, asked: Setting, now: datetime) -> None:
         self.now = now
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now)
-        self.evaluator = Evaluator(asked.kernel, asked.directory)
+        self.evaluator: Evaluator = self.engine._evaluator
 
     def decide(self, question: Any) -> Said:
         return said(self.engine.decide(question))
@@ -61,9 +58,7 @@ class UnderTest:
 
     def quick(self, question: Any) -> Decision | None:
         """What the quick way says by itself; None: it is not sure."""
-        if type(question) is not dict:
-            return None
-        return self.evaluator.quick(question, (self.now - EPOCH) // timedelta(microseconds=1) * 1_000)
+        return self.evaluator.quick(question) if type(question) is dict else None
 
     def careful(self, request: Request, snapshot: Snapshot) -> tuple[Decision, Effects]:
         """What `plan` says, and `resume` where it needs a snapshot."""
