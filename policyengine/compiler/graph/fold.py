@@ -30,8 +30,7 @@ def closed(box: Box) -> Box:
     """The box without what is in it."""
     if not box.children:
         return box
-    count = rules_in(box.children)
-    told = f"{count:,} rule{'' if count == 1 else 's'} below" if count else f"{box.size - 1:,} below"
+    told = f"{_rules(box.children) or f'{len(box.children):,} {_plural(box.children[0].kind)}'} below"
     detail = f"{box.detail}; {told}" if box.detail else told
     return replace(box, detail=detail, children=(), hidden=box.hidden + standing_for(box.children))
 
@@ -129,6 +128,11 @@ def _rest(kind: Kind, boxes: tuple[Box, ...]) -> Box:
     return Box(
         Kind.MORE, f"{len(boxes):,} more {_plural(kind)}: {_range(boxes)}", detail, None, (), standing_for(boxes)
     )
+
+
+def _rules(boxes: tuple[Box, ...]) -> str:
+    count = rules_in(boxes)
+    return f"{count:,} rule{'' if count == 1 else 's'}" if count else ""
 
 
 def standing_for(boxes: Iterable[Box]) -> int:

@@ -1,0 +1,219 @@
+"""`policyengine graph`: what is drawn in which format, where it goes, what is told when it cannot be."""
+
+import json
+import re
+import sys
+from io import StringIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+POLICY = """
+issuer idp { url "https://login.example" scopes none }
+users unrestricted
+anyone { may GET /health }
+agent "bot" { issued by idp acts alone may GET /things/{id} when request.size < 10 }
+agent "ops-bot" { issued by idp acts alone may DELETE /things/{id} }
+guard "small" on /things/** { deny when request.size > 5 }
+"""
+
+
+@pytest.fixture
+def policy(tmp_path, run) -> Path:
+    path = tmp_path / "small.policy"
+    path.write_text(POLICY)
+    return path
+
+
+def test_the_tree_is_drawn_as_text(run, policy):
+    ended = run("graph", policy)
+    first, *others = ended.out.splitlines()
+    assert (ended.code, ended.err) == (0, "")
+    assert first.startswith("policy main — revision ")
+    assert others == [
+        "├─ agents",
+        '│  ├─ agent "bot" — issued by idp; acts alone  (small.policy:5)',
+        '│  └─ agent "ops-bot" — issued by idp; acts alone  (small.policy:6)',
+        "└─ paths",
+        "   ├─ /health",
+        "   │  └─ GET",
+        "   │     └─ anyone  (small.policy:4)",
+        "   │        └─ may GET /health  (small.policy:4)",
+        "   └─ /things",
+        "      ├─ /{id}",
+        "      │  ├─ GET",
+        '      │  │  └─ agent "bot"  (small.policy:5)',
+        "      │  │     └─ may GET /things/{id} when request.size < 10"
+        " — an issuer that says `scopes none`  (small.policy:5)",
+        "      │  └─ DELETE",
+        '      │     └─ agent "ops-bot"  (small.policy:6)',
+        "      │        └─ may DELETE /things/{id} — an issuer that says `scopes none`  (small.policy:6)",
+        "      └─ /**",
+        "         └─ any method",
+        '            └─ guard "small"  (small.policy:7)',
+        "               └─ deny when request.size > 5  (small.policy:7)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("format", "start"),
+    [
+        ("text", "policy main — revision "),
+        ("mermaid", "flowchart LR\n"),
+        ("dot", "digraph policy {\n"),
+        ("svg", "<svg xmlns="),
+        ("json", '{\n  "packages": ['),
+    ],
+)
+def test_every_format_is_printed(run, policy, format, start):
+    ended = run("graph", policy, "--format", format)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(start)
+
+
+@pytest.mark.parametrize("format", ["text", "mermaid", "dot", "svg", "json"])
+def test_the_same_policy_gives_the_same_bytes(run, policy, format):
+    assert run("graph", policy, "--format", format).out == run("graph", policy, "--format", format).out
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("tree.svg", "<svg"),
+        ("tree.SVG", "<svg"),
+        ("tree.mmd", "flowchart"),
+        ("tree.mermaid", "flowchart"),
+        ("tree.dot", "digraph"),
+        ("tree.gv", "digraph"),
+        ("tree.json", "{"),
+        ("tree.txt", "policy main"),
+        ("tree", "policy main"),
+    ],
+)
+def test_the_name_of_the_output_says_its_format(run, policy, tmp_path, name, start):
+    ended = run("graph", policy, "-o", name)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
+
+
+def test_a_format_that_is_given_is_stronger_than_a_name(run, policy, tmp_path):
+    run("graph", policy, "-o", "tree.txt", "--format", "svg")
+    ElementTree.parse(tmp_path / "tree.txt")
+
+
+def test_as_data_the_tree_has_its_revision_and_size(run, policy):
+    found = run("graph", policy, "--format", "json").json
+    assert found.keys() == {"packages", "revision", "boxes", "tree"}
+    assert found["packages"] == ["main"]
+    assert found["tree"]["kind"] == "policy"
+    assert found["boxes"] == json.dumps(found["tree"]).count('"kind"')
+
+
+def test_an_agent_sees_only_its_own(run, policy):
+    out = run("graph", policy, "--agent", "bot").out
+    assert 'agent "bot"' in out
+    assert "ops-bot" not in out
+    assert 'guard "small"' in out
+
+
+def test_an_endpoint_shows_only_what_stands_there(run, policy):
+    out = run("graph", policy, "--endpoint", "DELETE /things/7").out
+    assert out.splitlines()[1].startswith('├─ agent "ops-bot" — issued by idp; acts alone')
+    assert 'agent "bot"' not in out
+
+
+def test_depth_closes_what_lies_deeper(run, policy):
+    ended = run("graph", policy, "--depth", "1")
+    assert ended.out.splitlines()[1:] == ["├─ agents — 2 agents below", "└─ paths — 4 rules below"]
+
+
+def test_what_is_folded_is_drawn_with_all(run, policy):
+    policy.write_text(POLICY + "".join(f"anyone {{ may GET /x{n} }}\n" for n in range(300)))
+    folded, whole = run("graph", policy).out, run("graph", policy, "--all").out
+    assert "more paths: " in folded
+    assert "/x150" not in folded
+    assert "more paths" not in whole
+    assert "/x150" in whole
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message", "hint"),
+    [
+        (("--agent", "bott"), "agent", "no block is about agent `bott`", "did you mean `bot`?"),
+        (("--agent", "bot", "--group", "x"), "agent", "no block is about group `x`", None),
+        (
+            ("--endpoint", "GET /a//b"),
+            "endpoint",
+            "`GET /a//b` is no endpoint: an empty segment matches no path",
+            "remove the extra `/`; a trailing slash makes no difference",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told(run, policy, options, kind, message, hint):
+    ended = run("graph", policy, *options, "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"] == {"kind": kind, "message": message, "hint": hint}
+    assert ended.err.startswith(f"error: {message}\n")
+
+
+@pytest.mark.parametrize("options", [("--group", "ops"), ("--depth", "0"), ("--format", "png")])
+def test_wrong_usage_ends_with_2(run, policy, options):
+    ended = run("graph", policy, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err
+
+
+def test_an_output_that_cannot_be_written_is_told(run, policy, tmp_path):
+    ended = run("graph", policy, "-o", tmp_path)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"error: `{tmp_path}`: is a directory\n"
+
+
+def test_a_policy_with_mistakes_is_not_drawn(run, policy):
+    policy.write_text("anyone { may nothing }")
+    ended = run("graph", policy)
+    assert (ended.code, ended.out) == (1, "")
+    assert "the policy cannot be used: 1 error" in ended.err
+
+
+class Terminal(StringIO):
+    """A screen of its own kind of letters."""
+
+    def __init__(self, encoding: str, tty: bool) -> None:
+        super().__init__()
+        self._encoding, self._tty = encoding, tty
+
+    @property
+    def encoding(self) -> str:
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+def shown_on(screen: Terminal, monkeypatch: pytest.MonkeyPatch, policy: Path) -> str:
+    from policyengine.cli.graph import graph
+
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert graph([policy]) == 0
+    return screen.getvalue()
+
+
+def test_a_screen_that_knows_ascii_only_gets_no_other_signs(run, policy, monkeypatch):
+    out = shown_on(Terminal("ascii", tty=False), monkeypatch, policy)
+    assert out.isascii()
+    assert "|- agents" in out
+
+
+def test_on_a_terminal_colours_say_what_a_box_is_and_long_rows_go_on_beside_the_branches(run, policy, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    out = shown_on(Terminal("utf-8", tty=True), monkeypatch, policy)
+    assert "\x1b[1;31mguard" in out
+    assert "\x1b[1;32magent" in out
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    number = lines.index("      │  │     └─ may GET /things/{id} when request.size < 10 —")
+    assert lines[number + 1] == "      │  │            an issuer that says `scopes none`"
+    assert max(map(len, lines)) <= 60
