@@ -14,6 +14,7 @@ from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text import MAX_CHARACTERS, read_source
 
 SUFFIX = ".policy"
+BUNDLE = ".policybundle"
 ROOT = ".policyroot"  # a file of this name marks the root of a set: its policies are loaded together, and no others
 MAX_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
@@ -131,6 +132,9 @@ def label_of(source: Source, file: Path, root: Path | None) -> str:
 def read_file(file: Path) -> Source | Diagnostic:
     """The policy in a file; a Diagnostic when there is none that can be read."""
     name = name_of(file)
+    if file.suffix == BUNDLE:
+        hint = "`decide`, `explain` and `serve` take a bundle, alone; check and test what it was compiled from"
+        return problem("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):

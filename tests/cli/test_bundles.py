@@ -90,3 +90,10 @@ def test_a_bundle_that_nobody_trusted_signed_is_not_served(run, bundles):
     ended = run("serve", "signed.policybundle", "--trust", "theirs.pub", "--port", "0")
     assert ended.code == 1
     assert "E163" in ended.err
+
+
+@pytest.mark.parametrize("command", ["check", "test"])
+def test_what_needs_the_policies_themselves_says_so(run, bundles, command):
+    ended = run(command, "plain.policybundle")
+    assert ended.code in (1, 4)
+    assert "plain.policybundle:1:1: E152 this is a bundle, not a policy" in ended.out + ended.err
