@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import decide, growth, loading, machine, paper
+from bench import chart, decide, growth, guard, loading, machine, paper
 from bench.http import serve
 from bench.peers import PEERS
 from bench.report import Report, Section, show
@@ -17,14 +17,8 @@ from bench.report import Report, Section, show
 WIDTH = 132  # of a file or a pipe
 
 Say = Callable[[str], None]
-
-
-def sizes(options: argparse.Namespace) -> tuple[int, ...]:
-    return tuple(options.sizes) or decide.SIZES
-
-
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
-    "decide": lambda options, say: decide.run(sizes(options), options.full, say),
+    "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say),
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
     "compile": lambda options, say: loading.compiling(tuple(options.sizes) or loading.SIZES, say),
@@ -36,32 +30,50 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.what if name not in SECTIONS]:
-        parser.error(f"there is no `{unknown[0]}`: choose from {', '.join(SECTIONS)}")
+    if unknown := [name for name in options.what if name not in {*SECTIONS, "guard"}]:
+        parser.error(f"there is no `{unknown[0]}`: choose from {', '.join([*SECTIONS, 'guard'])}")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     report = Report(machine.describe(tuple(dict.fromkeys(entry.package for entry in PEERS if entry.package))))
-    with console.status("…") as status:
-        for name in options.what or SECTIONS:
+    return _guard(options, report, console) if options.what == ["guard"] else _run(options, report, console)
+
+
+def _run(options: argparse.Namespace, report: Report, console: Console) -> int:
+    for name in options.what or SECTIONS:
+        with console.status("…") as status:
             section = SECTIONS[name](options, status.update)
-            report = Report(report.machine, (*report.sections, section))
-            show(section, report.machine, console)
-            if options.json:
-                report.write(options.json)
+        report = Report(report.machine, (*report.sections, section))
+        show(section, report.machine, console)
+        if options.json:
+            report.write(options.json)
+        if options.svg and name == "decide":
+            options.svg.write_text(chart.svg(section, report.machine), encoding="utf-8")
     return 0
+
+
+def _guard(options: argparse.Namespace, report: Report, console: Console) -> int:
+    """Exit code 1 when something became worse and that is not to be the new baseline."""
+    with console.status("…") as status:
+        findings = guard.run(status.update)
+    section = guard.section(findings)
+    show(section, report.machine, console)
+    if options.json:
+        Report(report.machine, (section,)).write(options.json)
+    if options.update:
+        guard.update(findings, report.machine)
+    return 0 if options.update else int(any(finding.worse for finding in findings))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(SECTIONS)}; all of them if none is named")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement, machine and versions")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=(), metavar="N", help="how many rules, instead of 10 … 10,000"
-    )
-    parser.add_argument(
-        "--full", action="store_true", help="100,000 rules as well, and ten minutes for a slow peer to verify"
-    )
+    every = f"{', '.join(SECTIONS)}: all of them if none is named; or guard alone"
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=every)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every measurement, the machine and the versions")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="a chart of `decide`")
+    parser.add_argument("--sizes", type=int, nargs="+", default=(), metavar="N", help="other numbers of rules")
+    parser.add_argument("--full", action="store_true", help="100,000 rules too; slow peers get ten minutes to verify")
+    parser.add_argument("--update", action="store_true", help="make what guard finds the baseline")
     return parser
 
 

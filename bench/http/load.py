@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns
@@ -80,24 +81,25 @@ def loop(url: str, bodies: str, connections: int, seconds: float) -> dict[str, A
     """In a child: HTTP/1.1 by hand, because a library would be slower than the server."""
     host, port, path = _parts(url)
     requests = [_request(host, path, body) for body in Path(bodies).read_bytes().splitlines()]
-    state = _State(requests)
-    poll = select.epoll() if hasattr(select, "epoll") else None
-    if poll is None:
+    if not hasattr(select, "epoll"):
         return {"error": "our own load generator needs epoll: install wrk"}
-    sockets = {}
-    for _ in range(connections):
-        one = socket.create_connection((host, port))
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sockets[one.fileno()] = one
-        poll.register(one, select.EPOLLIN)
-    start = perf_counter_ns()
-    end = start + int(seconds * 1e9)
-    for one in sockets.values():
-        state.send(one)
-    while perf_counter_ns() < end:
-        for number, _ in poll.poll(1):
-            state.answer(sockets[number])
-    took = (perf_counter_ns() - start) / 1e9
+    state = _State(requests)
+    with ExitStack() as stack:
+        poll = stack.enter_context(select.epoll())
+        sockets = {}
+        for _ in range(connections):
+            one = stack.enter_context(socket.create_connection((host, port)))
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sockets[one.fileno()] = one
+            poll.register(one, select.EPOLLIN)
+        start = perf_counter_ns()
+        end = start + int(seconds * 1e9)
+        for one in sockets.values():
+            state.send(one)
+        while perf_counter_ns() < end:
+            for number, _ in poll.poll(1):
+                state.answer(sockets[number])
+        took = (perf_counter_ns() - start) / 1e9
     state.times.sort()
     return {
         "rps": round(len(state.times) / took, 1),

@@ -14,7 +14,7 @@ from bench.peers.own import Floor
 from bench.trial import trial
 from bench.workload import workload
 
-SMALL = workload(20, 40)
+SMALL = workload(12, 30)
 FLOOR = Floor(SMALL)
 QUESTIONS = [FLOOR.question(asked) for asked in SMALL.requests]
 
@@ -57,7 +57,7 @@ def on_trial(peer: Any, cap: float = 60) -> dict[str, Any]:
 def test_an_engine_that_agrees_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.01)
     found = on_trial(Floor(SMALL))
-    assert found["verified"] == 40
+    assert found["verified"] == 30
     assert found["p50_us"] > 0
     assert found["p99_us"] >= found["p50_us"]
 
@@ -69,7 +69,7 @@ def test_an_engine_that_disagrees_is_not_timed() -> None:
 
 def test_an_engine_that_would_take_too_long_is_not_timed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "perf_counter", seconds())
-    assert on_trial(Floor(SMALL), cap=20) == {"skipped": "not verified: 40 take 40 s, more than 20 s"}
+    assert on_trial(Floor(SMALL), cap=20) == {"skipped": "not verified: 30 take 30 s, more than 20 s"}
 
 
 def seconds() -> Callable[[], float]:

@@ -1,0 +1,139 @@
+"""The chart for the README: time of one decision over the number of rules, both axes logarithmic, as plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, log10
+
+from bench.peers import ENTRIES, FLOOR, OURS
+from bench.report import Section, machine_words
+from bench.trial import Data, number
+
+WIDTH, HEIGHT = 790, 460
+LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 64
+LINE = 15  # px between two labels
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #1f2328 } .title { font-size: 15px; font-weight: 600 }
+.small { font-size: 10px; fill: #59636e } .grid { stroke: #d1d9e0; stroke-width: 1 }
+.line { fill: none; stroke: #8c959f; stroke-width: 1.5 } .dot { fill: #8c959f } .label { fill: #59636e }
+.ours { stroke: #0969da; stroke-width: 3 } .dot.ours { fill: #0969da; stroke: none }
+.label.ours { fill: #0969da; font-weight: 600; stroke: none }
+.floor { stroke: #1f2328; stroke-dasharray: 4 3 } .dot.floor { fill: #1f2328; stroke: none }
+.label.floor { fill: #1f2328; stroke: none }
+@media (prefers-color-scheme: dark) {
+ text { fill: #f0f6fc } .small, .label { fill: #9198a1 } .grid { stroke: #3d444d } .line { stroke: #656c76 }
+ .dot { fill: #656c76 } .ours { stroke: #4493f8 } .dot.ours, .label.ours { fill: #4493f8 }
+ .floor { stroke: #f0f6fc } .dot.floor, .label.floor { fill: #f0f6fc }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From a value, by its logarithm, to a pixel."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (log10(value) - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def svg(section: Section, machine: dict[str, object]) -> str:
+    """The chart of a `decide` section; engines that were not timed at a size have no point there."""
+    lines = _lines(section.data)
+    values = [one["p50_us"] for points in lines.values() for one in points]
+    sizes = sorted({one["size"] for points in lines.values() for one in points})
+    if len(sizes) < 2:
+        raise ValueError("a chart needs `decide` at two sizes or more")
+    across = Scale(log10(sizes[0]), log10(sizes[-1]), LEFT, WIDTH - RIGHT)
+    up = Scale(floor(log10(min(values))), ceil(log10(max(values))), HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        'role="img" aria-labelledby="t">',
+        f"<style>{STYLE}</style>",
+        f'<title id="t">{escape(_summary(lines))}</title>',
+        f'<text class="title" x="{LEFT - 48}" y="24">One decision, µs (median, request in, verdict out)</text>',
+        *_grid(sizes, across, up),
+        *_drawn(lines, across, up),
+        f'<text class="small" x="{LEFT - 48}" y="{HEIGHT - 10}">{escape(machine_words(machine))}</text>',
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _lines(data: Sequence[Data]) -> dict[str, list[Data]]:
+    """Points by engine, ours last, so that it is drawn above the others."""
+    found: dict[str, list[Data]] = {}
+    for one in sorted(data, key=lambda one: (one["engine"] == OURS.name, one["engine"] == FLOOR.name)):
+        if "p50_us" in one:
+            found.setdefault(one["engine"], []).append(one)
+    return found
+
+
+def _summary(lines: dict[str, list[Data]]) -> str:
+    """For those who hear the chart: the last point of every line."""
+    ends = [f"{ENTRIES[name].title} {number(points[-1]['p50_us'])}" for name, points in lines.items()]
+    return f"Microseconds a decision at the most rules measured: {', '.join(reversed(ends))}"
+
+
+def _grid(sizes: Sequence[int], across: Scale, up: Scale) -> list[str]:
+    parts = []
+    for power in range(round(up.low), round(up.high) + 1):
+        y = up(10.0**power)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="label" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{10.0**power:,g}</text>')
+    for size in sizes:
+        x = across(size)
+        parts.append(f'<text class="label" x="{x}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{size:,}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - BOTTOM + 36}" text-anchor="middle">rules</text>')
+    return parts
+
+
+def _drawn(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[str]:
+    parts = []
+    for name, points in lines.items():
+        kind = _kind(name)
+        path = " ".join(f"{across(one['size'])},{up(one['p50_us'])}" for one in points)
+        parts.append(f'<polyline class="line {kind}" points="{path}"/>')
+        parts += [
+            f'<circle class="dot {kind}" r="3" cx="{across(one["size"])}" cy="{up(one["p50_us"])}"/>' for one in points
+        ]
+    ends = {name: up(points[-1]["p50_us"]) for name, points in lines.items()}
+    for name, y in _apart(ends).items():
+        last = lines[name][-1]
+        words = f"{ENTRIES[name].title}  {number(last['p50_us'])}" + _short(last, lines)
+        x = WIDTH - RIGHT + 12
+        parts.append(f'<text class="label {_kind(name)}" x="{x}" y="{y + 4}">{escape(words)}</text>')
+    return parts
+
+
+def _short(last: Data, lines: dict[str, list[Data]]) -> str:
+    """Says at how many rules a line that ends early does."""
+    largest = max(points[-1]["size"] for points in lines.values())
+    return "" if last["size"] == largest else f" at {last['size']:,}"
+
+
+def _kind(name: str) -> str:
+    return {OURS.name: "ours", FLOOR.name: "floor"}.get(name, "peer")
+
+
+def _apart(wanted: dict[str, float]) -> dict[str, float]:
+    """Labels from top to bottom, none on another, each as near to its line as that allows."""
+    placed: dict[str, float] = {}
+    below = TOP - LINE
+    for name, y in sorted(wanted.items(), key=lambda item: item[1]):
+        below = max(y, below + LINE)
+        placed[name] = below
+    over = below - (HEIGHT - BOTTOM)
+    limit = HEIGHT - BOTTOM
+    for name in reversed(placed) if over > 0 else ():
+        placed[name] = min(placed[name], limit)
+        limit = placed[name] - LINE
+    return placed

@@ -1,0 +1,65 @@
+"""The chart is well-formed, names every engine, and reads in light and in dark."""
+
+import re
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import chart, decide
+from bench.peers import ENTRIES
+
+MACHINE = {
+    "cpu": "a <cpu>",
+    "cores": 2,
+    "system": "Linux",
+    "python": "CPython",
+    "load": 0.1,
+    "timer_ns": 40,
+    "at": "now",
+}
+NAMES = ("policyengine", "floor", "cel-sliced", "cedar", "oso")
+
+
+def point(engine: str, size: int, p50: float) -> dict[str, Any]:
+    return {"engine": engine, "size": size, "p50_us": p50, "p99_us": p50, "ratio": p50}
+
+
+POINTS = [point(name, size, 1.0 + place) for place, name in enumerate(NAMES) for size in (10, 100)]
+SKIPPED = {"engine": "oso", "size": 1_000, "skipped": "not verified"}
+
+
+def drawn(points: list[dict[str, Any]]) -> str:
+    return chart.svg(decide.section(points), MACHINE)
+
+
+def test_it_is_well_formed_and_names_machine_and_engines() -> None:
+    text = "".join(ElementTree.fromstring(drawn(POINTS)).itertext())
+    assert "a <cpu>" in text
+    assert all(ENTRIES[name].title in text for name in NAMES)
+
+
+def test_it_has_colours_for_dark_pages() -> None:
+    assert "prefers-color-scheme: dark" in drawn(POINTS)
+
+
+def test_it_fetches_nothing() -> None:
+    assert "href" not in drawn(POINTS)
+    assert "url(" not in drawn(POINTS)
+
+
+def test_no_label_stands_on_another() -> None:
+    labels = re.findall(r'<text class="label [a-z]+" x="[\d.]+" y="([\d.]+)"', drawn(POINTS))
+    heights = sorted(map(float, labels))
+    assert len(heights) == len(NAMES)
+    assert all(lower - upper >= chart.LINE - 0.1 for upper, lower in pairwise(heights))
+
+
+def test_a_line_that_ends_early_says_where() -> None:
+    assert "at 100<" in drawn([*POINTS, SKIPPED, point("policyengine", 1_000, 1.0)])
+
+
+def test_one_size_makes_no_chart() -> None:
+    with pytest.raises(ValueError, match="two sizes"):
+        drawn(POINTS[::2])

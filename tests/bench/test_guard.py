@@ -1,0 +1,91 @@
+"""The guard fails on a ratio that became worse, every time it is measured, and on one it cannot see."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import __main__ as command
+from bench import guard, machine
+from bench.guard import BAND, MEASUREMENTS, Finding
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "baseline.json"
+    file.write_text(json.dumps({"ratios": {"x": 1.0}}))
+    monkeypatch.setattr(guard, "BASELINE", file)
+    return file
+
+
+def measured(*answers: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """A measurement that gives these answers, one after the other, and the last one again and again."""
+
+    def each() -> Iterator[dict[str, Any]]:
+        yield from answers
+        while True:
+            yield answers[-1]
+
+    answering = each()
+    return {"x": lambda: next(answering)}
+
+
+@pytest.mark.parametrize(("ratio", "worse"), [(0.5, False), (1.0, False), (1 + BAND, False), (1.01 + BAND, True)])
+def test_worse_is_above_the_band(kept: Path, ratio: float, worse: bool) -> None:
+    assert guard.run(silent, measured({"ratio": ratio}))[0].worse is worse
+
+
+def test_one_good_measurement_of_three_is_enough(kept: Path) -> None:
+    found = guard.run(silent, measured({"ratio": 9.0}, {"ratio": 9.0}, {"ratio": 1.1}))[0]
+    assert (found.now, found.worse) == (1.1, False)
+
+
+def test_what_is_worse_is_measured_three_times_and_the_best_counts(kept: Path) -> None:
+    found = guard.run(silent, measured({"ratio": 4.0}, {"ratio": 3.0}, {"ratio": 5.0}, {"ratio": 1.0}))[0]
+    assert MEASUREMENTS == 3
+    assert (found.now, found.worse) == (3.0, True)
+
+
+def test_what_cannot_be_measured_is_worse(kept: Path) -> None:
+    found = guard.run(silent, measured({"skipped": "wrong: request 7 should be denied"}))[0]
+    assert found.worse
+    assert "request 7" in guard.section([found]).rows[0][-1]
+
+
+def test_a_ratio_without_a_baseline_is_new(kept: Path) -> None:
+    kept.unlink()
+    found = guard.run(silent, measured({"ratio": 3.0}))[0]
+    assert not found.worse
+    assert guard.section([found]).rows[0][-1] == "new"
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(1.0, 0), (2.0, 1)])
+def test_the_exit_code_says_whether_something_became_worse(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, code: int
+) -> None:
+    monkeypatch.setattr(guard, "_measures", lambda: measured({"ratio": ratio}))
+    assert command.main(["guard"]) == code
+
+
+def test_an_update_becomes_the_baseline(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_measures", lambda: measured({"ratio": 2.0}))
+    assert command.main(["guard", "--update"]) == 0
+    assert guard.baseline() == {"x": 2.0}
+    assert command.main(["guard"]) == 0
+
+
+def test_what_became_much_better_asks_for_an_update(kept: Path) -> None:
+    assert "update the baseline" in guard.section([Finding("x", 2.0, 1.0)]).rows[0][-1]
+
+
+def test_the_baseline_keeps_band_and_machine(kept: Path) -> None:
+    guard.update([Finding("x", None, 1.5)], machine.describe())
+    plain = json.loads(kept.read_text())
+    assert plain["band"] == BAND
+    assert plain["machine"]["python"]
