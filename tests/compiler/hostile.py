@@ -10,7 +10,11 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from policyengine.compiler import bundle
-from policyengine.compiler.payload import PARTS, codec
+from policyengine.compiler.bundle import BundleError, decode_bundle, write_bundle
+from policyengine.compiler.payload import PARTS, codec, whole
+from policyengine.compiler.tree import tree_of
+from policyengine.engine import Engine
+from tests.generate import cases, directory
 
 BYTES_WITHIN = (*PARTS, "uses")
 ODD: tuple[Any, ...] = (
@@ -92,3 +96,25 @@ def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
             yield holder, key
             if isinstance(one, dict | list) and len(one) > 0:
                 pending.append(one)
+
+
+def refused_or_sound(seed: int, changes: int) -> int:
+    """A bundle of a generated policy, changed by chance so often: how many were refused. All others decide.
+
+    No rule that was read makes an engine fail. A tree may: it can name a `may` that its block has not, which denies.
+    """
+    asked = list(cases(seed, questions=2))
+    members, random, refused = members_of(write_bundle(asked[0].kernel, "0.1.0")), Random(seed), 0
+    for _ in range(changes):
+        try:
+            found = decode_bundle(bundled(mutated(random, members)))
+            kernel, tree = whole(found.kernel, found.tree)
+        except BundleError:
+            refused += 1
+            continue
+        for case in asked:
+            engine = Engine(kernel, tree=tree, directory=directory(case.rows), clock=lambda now=case.now: now)
+            engine.decide(case.request)
+            engine.explain(case.request)
+            assert engine.failures == 0 or tree != tree_of(kernel)
+    return refused

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from policyengine.compiler import bundle
 from policyengine.compiler.bundle import BundleError, decode_bundle, read_bundle, write_bundle
 from policyengine.compiler.payload import Parts, codec, whole
-from policyengine.compiler.tree import tree_of
+from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics import PolicyError
 from policyengine.engine import Engine
 from policyengine.semantics import kernel as k
@@ -69,15 +69,15 @@ def test_every_construct_comes_back_as_it_was(seed: int) -> None:
 @given(SEEDS)
 def test_a_bundle_decides_and_explains_as_its_policy_does(seed: int) -> None:
     for case in cases(seed, questions=4):
-        there = engine_from(decode_bundle(write_bundle(case.kernel, "0.1.0")).kernel, case)
-        here = engine_from(case.kernel, case)
+        found = decode_bundle(write_bundle(case.kernel, "0.1.0"))
+        there, here = engine_from(found.kernel, case, found.tree), engine_from(case.kernel, case)
         assert there.evaluate(case.request).to_dict() == here.evaluate(case.request).to_dict()
         assert there.explain(case.request).to_dict() == here.explain(case.request).to_dict()
         assert there.failures == 0
 
 
-def engine_from(kernel: k.Kernel, case: Case) -> Engine:
-    return Engine(kernel, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one")
+def engine_from(kernel: k.Kernel, case: Case, tree: Tree | None = None) -> Engine:
+    return Engine(kernel, tree=tree, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one")
 
 
 def test_places_and_texts_come_back_too() -> None:
