@@ -209,11 +209,11 @@ def test_a_screen_that_knows_ascii_only_gets_no_other_signs(run, policy, monkeyp
 def test_on_a_terminal_colours_say_what_a_box_is_and_long_rows_go_on_beside_the_branches(run, policy, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "63")
     out = shown_on(Terminal("utf-8", tty=True), monkeypatch, policy)
     assert "\x1b[1;31mguard" in out
     assert "\x1b[1;32magent" in out
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
     number = lines.index("      │  │     └─ may GET /things/{id} when request.size < 10 —")
     assert lines[number + 1] == "      │  │            an issuer that says `scopes none`"
-    assert max(map(len, lines)) <= 60
+    assert max(map(len, lines)) <= 63
