@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.compiler.codec import Unreadable
+from policyengine.compiler.coders import Unreadable
 from policyengine.compiler.keys import KeyFileError, Signature, SigningKey, trusted_keys
 from policyengine.compiler.payload import codec, packed, payload_of, read_payload, unpacked
 from policyengine.compiler.tree import Tree, tree_of

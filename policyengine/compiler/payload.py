@@ -14,8 +14,10 @@ from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import msgpack  # type: ignore[import-untyped]
 
-from policyengine.compiler.codec import Codec, Reading, Unreadable, Writing, read_types
-from policyengine.compiler.soundness import CHECKS, require
+from policyengine.compiler.codec import Codec
+from policyengine.compiler.coders import Reading, Unreadable, Writing, read_types
+from policyengine.compiler.sound_terms import require
+from policyengine.compiler.soundness import CHECKS
 from policyengine.compiler.tree import Tree, Uses
 from policyengine.kinds import Ref, Type
 from policyengine.semantics import kernel as k
