@@ -104,8 +104,10 @@ def spoken(declaration: ast.Node) -> Iterator[str]:
                 pass
 
 
-INTRODUCING = (*VOCABULARY, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.FixtureDecl, ast.FieldDecl,
-               ast.Quantified, ast.Pair)  # fmt: skip
+INTRODUCING: tuple[type[ast.Node], ...] = (
+    *VOCABULARY,
+    *(ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.FixtureDecl, ast.FieldDecl, ast.Quantified, ast.Pair),
+)
 
 
 def introduced(node: ast.Node) -> tuple[ast.Node, ...]:
