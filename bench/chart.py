@@ -8,11 +8,11 @@ from html import escape
 from math import ceil, floor, log10
 
 from bench.peers import ENTRIES, FLOOR, OURS
-from bench.report import Section, machine_words
+from bench.report import Section, machine_words, version_words
 from bench.trial import Data, number
 
-WIDTH, HEIGHT = 790, 460
-LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 64
+WIDTH, HEIGHT = 790, 476
+LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 80
 LINE = 15  # px between two labels
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 } .title { font-size: 15px; font-weight: 600 }
@@ -61,10 +61,19 @@ def svg(section: Section, machine: dict[str, object]) -> str:
         f'<text class="title" x="{LEFT - 48}" y="24">One decision, µs (median, request in, verdict out)</text>',
         *_grid(sizes, across, up),
         *_drawn(lines, across, up),
-        f'<text class="small" x="{LEFT - 48}" y="{HEIGHT - 10}">{escape(machine_words(machine))}</text>',
+        *_small(machine_words(machine), version_words(machine)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _small(*lines: str) -> list[str]:
+    """The last lines, from the bottom up to the axis."""
+    heights = range(HEIGHT - 10 - 14 * (len(lines) - 1), HEIGHT, 14)
+    return [
+        f'<text class="small" x="{LEFT - 48}" y="{height}">{escape(line)}</text>'
+        for height, line in zip(heights, lines, strict=True)
+    ]
 
 
 def _lines(data: Sequence[Data]) -> dict[str, list[Data]]:

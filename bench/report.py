@@ -91,6 +91,7 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
             *lines,
             *notes,
             Text(f"  {machine_words(machine)}", style="dim"),
+            Text(f"  {version_words(machine)}", style="dim"),
             Text(),
         )
     )
@@ -99,6 +100,10 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
 def _light(target: Target) -> Text:
     mark, style = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("– ", "dim")}[target.holds]
     return Text(mark, style=style)
+
+
+def version_words(machine: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
 
 
 def machine_words(machine: dict[str, Any]) -> str:

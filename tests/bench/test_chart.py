@@ -10,7 +10,9 @@ import pytest
 from bench import chart, decide
 from bench.peers import ENTRIES
 
+VERSIONS = {"agent-policyengine": "0.1.0", "cedarpy": "4.12.2"}
 MACHINE = {
+    "versions": VERSIONS,
     "cpu": "a <cpu>",
     "cores": 2,
     "system": "Linux",
@@ -37,6 +39,7 @@ def drawn(points: list[dict[str, Any]]) -> str:
 def test_it_is_well_formed_and_names_machine_and_engines() -> None:
     text = "".join(ElementTree.fromstring(drawn(POINTS)).itertext())
     assert "a <cpu>" in text
+    assert "cedarpy 4.12.2" in text
     assert all(ENTRIES[name].title in text for name in NAMES)
 
 

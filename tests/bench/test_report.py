@@ -11,7 +11,17 @@ from rich.console import Console
 from bench import decide, growth, loading, machine, paper
 from bench.report import Report, Section, Target, show
 
-MACHINE = {"cpu": "a cpu", "cores": 2, "system": "Linux", "python": "CPython", "load": 0.1, "timer_ns": 40, "at": "now"}
+VERSIONS = {"agent-policyengine": "0.1.0", "cedarpy": "4.12.2"}
+MACHINE = {
+    "versions": VERSIONS,
+    "cpu": "a cpu",
+    "cores": 2,
+    "system": "Linux",
+    "python": "CPython",
+    "load": 0.1,
+    "timer_ns": 40,
+    "at": "now",
+}
 
 
 def timed(engine: str, ratio: float, **more: Any) -> dict[str, Any]:
@@ -57,6 +67,7 @@ def test_a_table_shows_engines_targets_and_the_machine(name: str) -> None:
     assert SECTIONS[name].title in text
     assert "holds" in text or "missed" in text
     assert "a cpu, 2 cores" in text
+    assert "cedarpy 4.12.2" in text
 
 
 def test_a_cell_shows_both_percentiles_and_the_multiple() -> None:
