@@ -18,6 +18,7 @@ from policyengine.semantics.symbols import MAIN, Program, Reporter, package_of, 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
+from policyengine.syntax.pause import uncollected
 
 LANGUAGE = "1"
 ALLOWED = re.compile(r"#\s*lint:\s*allow\s+(?P<codes>W\d{3}(?:\s*,\s*W\d{3})*)\s+\"[^\"]+\"\s*$")
@@ -42,6 +43,7 @@ class Checked:
         return self.kernel is not None
 
 
+@uncollected()
 def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> Checked:
     """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
     report = Reporter()

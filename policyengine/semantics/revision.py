@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from operator import attrgetter
@@ -52,15 +52,32 @@ def in_order(declared: tuple[Declared, ...], texts: Texts) -> tuple[Declared, ..
 
 def revision(kernel: k.Kernel, texts: Texts | None = None) -> str:
     """`sha256:` and 64 hexadecimal digits. `texts` are of parts that were written before."""
-    known = texts or {}
-    members = {name: getattr(kernel, name) for name in names(k.Kernel) if name not in LEFT_OUT}
-    whole = ",".join(
-        f"{name}={as_set(known.get(id(part)) or canonical(part) for part in value)}"
-        if name in SETS and isinstance(value, tuple)
-        else f"{name}={canonical(value)}"
-        for name, value in members.items()
-    )
-    return "sha256:" + hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    hashed = hashlib.sha256()
+    for piece in pieces(kernel, texts or {}):  # never the whole text at once: it is longer than the policy
+        hashed.update(piece.encode("utf-8", "surrogatepass"))
+    return f"sha256:{hashed.hexdigest()}"
+
+
+def pieces(kernel: k.Kernel, texts: Texts) -> Iterator[str]:
+    """The members of the kernel as `record` would write them."""
+    between = ""
+    for name in (name for name in names(k.Kernel) if name not in LEFT_OUT):
+        value = getattr(kernel, name)
+        yield f"{between}{name}="
+        between = ","
+        if name in SETS and isinstance(value, tuple):
+            yield from listed(sorted(texts.get(id(part)) or canonical(part) for part in value))
+        else:
+            yield canonical(value)
+
+
+def listed(written: Iterable[str]) -> Iterator[str]:
+    before = "["
+    for text in written:
+        yield before
+        yield text
+        before = ","
+    yield "]" if before == "," else "[]"
 
 
 def canonical(part: object) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from policyengine.diagnostics import Diagnostic
@@ -13,6 +10,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.bounds import within_bounds
 from policyengine.syntax.errors import explain
 from policyengine.syntax.machine import Machine, Unreadable
+from policyengine.syntax.pause import uncollected
 from policyengine.syntax.recover import Reader, tables
 from policyengine.syntax.text import bad_escapes, unfit
 from policyengine.syntax.tokens import Token
@@ -20,25 +18,13 @@ from policyengine.syntax.tokens import Token
 MAX_ERRORS = 25
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """A parse makes no garbage but many objects: the collector would walk them all again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
+@uncollected()
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
     """The module a text spells, and what is wrong with its syntax. With diagnostics the module holds what could be
     read; it is None when the text is no policy at all."""
     if found := unfit(source):
         return None, found
-    with _without_garbage_collection():
-        module, comments, diagnostics = _read(source)
+    module, comments, diagnostics = _read(source)
     diagnostics += bad_escapes(source)
     if module is None:
         return None, diagnostics

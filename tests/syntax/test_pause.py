@@ -1,0 +1,42 @@
+"""Reading a policy leaves the garbage collector as it was."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from policyengine.semantics.check import check_text
+from policyengine.syntax.pause import uncollected
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.enable()
+    yield
+    (gc.enable if was_enabled else gc.disable)()
+
+
+@pytest.mark.parametrize("text", ["anyone { may GET /health }", "anyone { may", "\0"])
+def test_after_a_check_collection_goes_on(text: str) -> None:
+    check_text(text)
+    assert gc.isenabled()
+
+
+def test_who_has_paused_collection_finds_it_paused() -> None:
+    gc.disable()
+    check_text("anyone { may GET /health }")
+    assert not gc.isenabled()
+
+
+def test_inside_collection_is_paused() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+
+
+def test_an_exception_resumes_collection() -> None:
+    with pytest.raises(ZeroDivisionError), uncollected():
+        raise ZeroDivisionError
+    assert gc.isenabled()
