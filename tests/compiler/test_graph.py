@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,13 @@ from policyengine.compiler.graph.box import Box, Kind
 from policyengine.compiler.graph.draw import draw, natural
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.semantics.kernel import Kernel
+from policyengine.runtime.decision import Gate
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
+from policyengine.runtime.show import shown
+from policyengine.semantics.explain import endpoint_words
+from policyengine.semantics.kernel import InGroup, Kernel
 from policyengine.semantics.matching import match_pattern, place_covers
+from tests.generate.cases import cases
 
 EXAMPLES = Path(__file__).parent.parent.parent / "policies" / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
@@ -319,3 +324,41 @@ def test_without_groups_nobody_is_sent_to_them():
     with pytest.raises(AskedError) as caught:
         reach_of(kernel, "zzz", ())
     assert caught.value.hint is None
+
+
+# ── Held to the specification ─────────────────────────────────────────────────────────────────
+
+SEEDS = range(40)
+
+
+def known_groups(kernel: Kernel, agent: dict[str, Any]) -> tuple[str, ...]:
+    known = {block.who.group for block in kernel.agents if isinstance(block.who, InGroup)}
+    groups = agent.get("groups")
+    return tuple(group for group in known if isinstance(groups, list) and group in groups)
+
+
+def passages(kernel: Kernel, asked: str, agent: dict[str, Any]) -> set[str]:
+    """Whose doors an agent finds at an endpoint; one that no block is about finds those of anyone."""
+    try:
+        root = drawn(kernel, asked, agent["id"], known_groups(kernel, agent))
+    except AskedError:
+        return {"anyone"} if of_kind(drawn(kernel, asked), Kind.ANYONE) else set()
+    return {str(box.kind) for box in root.walk() if box.kind in (Kind.AGENT, Kind.ANYONE) and of_kind(box, Kind.MAY)}
+
+
+def test_what_the_specification_decides_by_is_in_the_drawing():
+    doors = guards = 0
+    for case in (case for seed in SEEDS for case in cases(seed, questions=12)):
+        decision, endpoint = case.decide(), case.request.endpoint
+        if isinstance(endpoint, MalformedEndpoint):
+            continue
+        asked = endpoint_words(endpoint)
+        stopped = [f"guard {shown(one.rule)}" for one in decision.reasons if one.gate is Gate.GUARD]
+        assert set(stopped) <= set(of_kind(drawn(case.kernel, asked), Kind.GUARD)), str(case)
+        guards += len(stopped)
+        agent = case.question.get("agent")
+        if decision.allowed and agent:
+            passed = passages(case.kernel, asked, agent)
+            assert passed, str(case)
+            doors += "agent" in passed
+    assert min(doors, guards) > 20
