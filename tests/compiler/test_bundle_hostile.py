@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.compiler import tree
 from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
 from policyengine.compiler.payload import codec, whole
 from policyengine.engine import Engine
+from policyengine.kinds import Field
+from policyengine.runtime import windows
 from policyengine.semantics import kernel as k
 from tests.compiler.hostile import bundled, members_of, places_in, refused_or_sound, sealed
 
@@ -19,30 +23,44 @@ POLICY = """language 1
 package acme
 enum plan = free < team
 entity team in team
-entity user { plan: plan  tags: set<string> } in team
+entity user { plan: plan  tags: set<string>  roles: set<string> } in team
 entity invoice { owner: user  total: number } in team
-facts { context.n: int  context.net: cidr  context.when: time  context.rec: { a: int } }
-issuer idp { claims { plan -> user.plan } }
+facts { context.n: int  context.s: string  context.rec: { a: int } }
+issuer idp { records chains  claims { plan -> user.plan } }
 attester lab {}
 scope see { GET /v1/{id: invoice}  TOOL mail/* }
+define risky = context.n == 7
 agent "x" { issued by idp  acts alone  attested by lab  credential { kind in [jwt] }  may see when context.n + 1 > 2 }
+agent "y" { issued by idp  acts for users where user.id == "u"  may see
+  may delegate see to agent "z" for 10m when context.n > 1 }
+agent where agent.id == "w" { issued by idp  acts alone  may see }
 user any { may ACTION view invoice }
 guard "g" on /v1/** {
   deny when user.id matches "a+"
   deny when request.ip within 10.0.0.0/8
   deny when user.id like "b*"
   deny when time within mon..fri 08:00..18:00 "Europe/Berlin"
+  deny when time within sat..sun "UTC"
+  deny when time within fri 16:00..mon 08:00 "UTC"
+  deny when time within 2026-12-24..2027-01-02 "UTC"
   deny when any t in user.tags: t == "evil"
   deny when -context.n > 3 or context.rec.a == 1
+  deny when context.n == 3 and context.n == 1
   deny when user in team "t"
   deny when user.plan >= team
   deny when user.tags overlaps ["a"]
+  deny when user.tags subset of ["b"]
+  deny when user.tags has "c"
+  deny when user.id in [context.s, "d"]
   deny when size(user.id) > 3
   deny when not (context.n == 1)
   deny when user.plan else free == free
+  deny when risky
+  audit full when context.n == 5
   confirm by role boss when context.n == 4
+  confirm by team "t" when context.n == 6
 }
-""".replace("tags: set<string> }", "tags: set<string>  roles: set<string> }")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +81,35 @@ def read(data: bytes) -> Bundle:
 
 
 def of_kind(members: dict[str, Any], kind: type) -> list[Any]:
-    """The first array that stands for a value of the class, among several possible ones."""
-    number = codec().records[kind].number
+    """The array that stands for a value of the class, its number before its members."""
+    record = codec().records[kind]
     arrays = (holder[key] for holder, key in places_in(members) if isinstance(holder[key], list))
-    width = len(codec().records[kind].names) + 1
-    return next(one for one in arrays if len(one) == width and one[0] == number and isinstance(one[1], list))
+    fitting = (one for one in arrays if len(one) == len(record.names) + 1 and one[0] == record.number)
+    return next(one for one in fitting if record.names[0] != "span" or isinstance(one[1], list))
+
+
+def put(members: dict[str, Any], kind: type, member: str, value: Any) -> None:
+    """Something else in place of a member; of several items, in place of the first."""
+    found = INLINE[kind](members) if kind in INLINE else of_kind(members, kind)
+    place = codec().records[kind].names.index(member) + (kind not in INLINE)
+    if member in ("items", "arguments") and found[place]:
+        found[place][0] = value
+    else:
+        found[place] = value
+
+
+# Classes that stand where no other can, so that no number says which they are.
+INLINE: dict[type, Callable[[dict[str, Any]], Any]] = {
+    k.Grant: lambda members: next(block[5][0] for block in members["agents"] if block[5][0][2]),
+    k.Delegate: lambda members: next(block[6][0] for block in members["agents"] if block[6]),
+    k.Binder: lambda members: members["binders"][0],
+    k.Entity: lambda members: members["entities"][0],
+    k.Issuer: lambda members: members["issuers"][0],
+    k.Attester: lambda members: members["attesters"][0],
+    Field: lambda members: next(entity[2][0] for entity in members["entities"] if entity[2]),
+    tree.Uses: lambda members: members["uses"][0],
+    tree.Opens: lambda members: members["uses"][0][0][0],
+}
 
 
 def test_what_is_changed_below_is_read_unchanged(members: dict[str, Any]) -> None:
@@ -128,6 +170,31 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.AttestedBy, "attesters", ["nobody"], "an attester that is not declared"),
     (k.CredentialKind, "kinds", ["smile"], "a kind of credential that does not exist"),
     (k.Below, "strict", 1, "bool is expected"),
+    (k.Named, "type", 0, "a definition of another type"),
+    (windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
+    (windows.Daily, "days", [], "a window on no day"),
+    (windows.Daily, "days", [1, 0], "not in rising order"),
+    (windows.Daily, "zone", "Mars/Base", "unknown time zone"),
+    (windows.Daily, "zone", "../../etc/passwd", "unknown time zone"),
+    (windows.Weekly, "start_day", 7, "a day of no week"),
+    (windows.Weekly, "end_minute", -1, "a time of day that no clock shows"),
+    (windows.WholeDays, "days", [7], "a window on no day"),
+    (windows.Absolute, "end", 0, "a window that ends before it begins"),
+    (k.Binder, "resource", ["invoice", "other"], "a resource that its pattern does not capture"),
+    (k.Binder, "facts", [[["user"], None]], "Constant | Fact"),
+    (k.Entity, "name", "a b", "a declaration without a name"),
+    (k.Attester, "name", "", "a declaration without a name"),
+    (k.Issuer, "name", "1", "a declaration without a name"),
+    (k.Issuer, "claims", [["plan", ["user"]]], "a claim that is no attribute of who asks"),
+    (k.Issuer, "claims", [["plan", ["request", "path"]]], "a claim that is no attribute of who asks"),
+    (Field, "name", "a.b", "an attribute without a name"),
+    (tree.Opens, "kind", "packages", "a door of no kind"),
+    (tree.Opens, "block", 99, "a block that is not there"),
+    (tree.Opens, "grant", -1, "a `may` that is not there"),
+    (tree.Opens, "openings", [-1], "a `may` that is not there"),
+    (tree.Uses, "guards", [99], "a guard that is not there"),
+    (tree.Uses, "binders", [-1], "a guard that is not there"),
+    (tree.Uses, "hands", [[99, 0]], "a block that is not there"),
 ]
 
 
@@ -139,7 +206,7 @@ def test_a_part_that_the_checker_could_not_have_made_is_refused(
     members: dict[str, Any], kind: type, member: str, value: Any, why: str
 ) -> None:
     changed = copy_of(members)
-    of_kind(changed, kind)[1 + codec().records[kind].names.index(member)] = value
+    put(changed, kind, member, value)
     assert_refused(changed, why)
 
 
@@ -170,6 +237,21 @@ MISTYPED: list[tuple[type, str, str]] = [
     (k.Deny, "condition", "neither true nor false"),
     (k.Grant, "when", "neither true nor false"),
     (k.Confirm, "condition", "neither true nor false"),
+    (k.Oblige, "condition", "neither true nor false"),
+    (k.Delegate, "when", "neither true nor false"),
+    (k.Where, "condition", "neither true nor false"),
+    (k.ActsFor, "condition", "neither true nor false"),
+    (k.And, "items", "neither true nor false"),
+    (k.Or, "items", "neither true nor false"),
+    (k.Collection, "items", "a mixed list"),
+    (k.Contains, "item", "of another type"),
+    (k.Contains, "collection", "no set or list"),
+    (k.Subset, "left", "no sets of one type"),
+    (k.Arithmetic, "left", "for what it cannot take"),
+    (k.MemberOf, "expression", "approval by what is no entity"),
+    (k.Default, "fallback", "of another type"),
+    (k.Named, "expression", "a definition of another type"),
+    (k.Apply, "arguments", "cannot take these"),
 ]
 
 
@@ -178,9 +260,7 @@ MISTYPED: list[tuple[type, str, str]] = [
 )
 def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: type, member: str, why: str) -> None:
     changed = copy_of(members)
-    place = codec().records[kind].names.index(member)
-    around = of_kind(changed, kind) if kind is not k.Grant else changed["agents"][0][5][0]
-    around[place + (kind is not k.Grant)] = a_duration(changed)
+    put(changed, kind, member, a_duration(changed))
     assert_refused(changed, why)
 
 
@@ -204,7 +284,7 @@ AROUND: list[tuple[str, Any, str]] = [
     ("revision", "sha256:12", "a revision that is no digest"),
     ("delegation", [[]], "DelegationLimits"),
     ("agents", None, "no list"),
-    ("agents", [None], "AgentBlock with"),
+    ("guards", [None], "Guard with"),
     ("entities", [], "an entity that is not declared"),
     ("issuers", [], "an issuer that is not declared"),
     ("tree", None, "Tree with"),
