@@ -35,9 +35,9 @@ def compile_policies(
 ) -> int:
     """Compile policies into one bundle.
 
-    It decides as its policies do, is loaded in no time, and is the same file for the same policies. Tests in
-    `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in place of policies is
-    written again, to be signed somewhere else than it was made.
+    It decides as its policies do, is loaded without parsing and checking them again, and is the same file for the same
+    policies. Tests in `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in
+    place of policies is written again, to be signed somewhere else than it was made.
 
     Exit code 0: written; 1: errors in a policy or the key, or the file cannot be written.
 
@@ -81,17 +81,18 @@ def _signing_key(path: Path) -> SigningKey:
 
 def _write(output: Path, data: bytes) -> None:
     """In one step, so that no reader sees half a bundle."""
-    target = output.resolve()
-    new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         _refuse_to_replace(output)
-        with new.open("xb") as file:
-            file.write(data)
-        new.replace(target)
+        target = output.resolve()
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with new.open("xb") as file:
+                file.write(data)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
     except OSError as error:
         raise file_error(output, error) from None
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _refuse_to_replace(output: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_policy_named_by_mistake_is_not_overwritten(run, project, tmp_path):
     assert (project / "documents.policy").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["project", "nowhere/p.policybundle", "/dev/null", "/dev/full"])
+@pytest.mark.parametrize("name", ["project", "/", "nowhere/p.policybundle", "x" * 300, "/dev/null", "/dev/full"])
 def test_what_is_no_place_for_a_file_is_an_error(run, project, name):
     ended = run("compile", "project", "-o", name, "--format", "json")
     assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["file"]) == (1, "file", name)
