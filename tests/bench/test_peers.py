@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from bench import decide
 from bench import trial as module
 from bench.floor import Verdict
 from bench.paper.data import APPLICATIONS
 from bench.paper.engines import Cedar, Ours
-from bench.peers import ENTRIES
+from bench.peers import ENTRIES, Entry
 from bench.peers.own import Floor
 from bench.trial import trial
 from bench.workload import workload
@@ -76,3 +77,14 @@ def seconds() -> Callable[[], float]:
     """A clock on which every reading comes a second after the one before."""
     ticks = iter(range(1_000))
     return lambda: float(next(ticks))
+
+
+def test_an_engine_that_does_not_load_in_time_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forever(_: object) -> None:
+        while True:
+            pass
+
+    entry = Entry("slow", "slow", "", "")
+    monkeypatch.setattr(Entry, "loader", lambda _: lambda work: None if work.size == 10 else forever(work))
+    monkeypatch.setitem(ENTRIES, "slow", entry)
+    assert decide.measure("slow", 20, cap=0.05) == {"skipped": "not loaded in 0 s"}
