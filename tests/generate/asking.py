@@ -113,7 +113,7 @@ def fitting(random: Random, kernel: k.Kernel) -> Question:
     """Every fact given and of its type, asked by one for whom a block stands: nothing but the rules decides."""
     asked = complete(random)
     found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
-    found["credential"] |= {"issued_at": ago(7), "expires_at": ago(-300)}
+    found["credential"] |= {"issued_at": ago(7), "expires_at": random.choice([None, ago(-300)])}
     found.pop("pending", None)
     if random.random() < 0.7:
         found.pop("chain", None)

@@ -113,7 +113,7 @@ def _gateway(random: Random) -> Iterable[str]:
         issued = ", ".join(dict.fromkeys(_some(random, ["acme", "plain", "open", "c.partner"], 2)))
         acts = random.choice(["acts alone", "acts for any user", "acts for any user"])
         may = [_plain_may(random) for _ in range(random.randint(1, 4))]
-        yield _block(f"agent {random.choice(heads)}", [f"issued by {issued}", acts, *may])
+        yield _block(f"agent {random.choice(heads)}", _valid(random, [f"issued by {issued}", acts, *may]))
     for number in range(random.choice([0, 1, 2, 3])):
         place, groups = random.choice([one for one in sorted(PLACES.items()) if one[0]])
         acts = random.choice(

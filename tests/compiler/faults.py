@@ -1,0 +1,172 @@
+"""Faults that somebody could make in the tree or the evaluator: each is one small change to one function.
+
+`FAULTS` names them; `caught_by` says which comparisons must find each: `questions` (generated questions, held to the
+specification) and `cedar` (the same policies in Cedar).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+
+from policyengine.compiler import driver, emit, evaluator, leaves, quick, rules, slices, tree, verdicts
+from policyengine.runtime.decision import Outcome
+from policyengine.semantics import kernel as k
+
+Patch: TypeAlias = pytest.MonkeyPatch
+Part: TypeAlias = Any  # the fault's own function stands in for a method, whatever its signature
+
+
+# ── In the tree ───────────────────────────────────────────────────────────────────────────────
+
+
+def a_place_forgets_its_exceptions(patch: Patch) -> None:
+    def tree_of(kernel: k.Kernel) -> tree.Tree:
+        found = tree.tree_of(kernel)
+        return replace(found, uses=tuple(replace(one, excepts=()) for one in found.uses))
+
+    patch.setattr(evaluator, "tree_of", tree_of)
+
+
+def a_guard_without_a_place_is_left_out(patch: Patch) -> None:
+    patch.setattr(evaluator, "tree_of", lambda kernel: replace(tree.tree_of(kernel), everywhere=()))
+
+
+def globs_of_names_are_left_out(patch: Patch) -> None:
+    def tree_of(kernel: k.Kernel) -> tree.Tree:
+        found = tree.tree_of(kernel)
+        return replace(found, agents=replace(found.agents, globs=()))
+
+    patch.setattr(evaluator, "tree_of", tree_of)
+
+
+# ── In the walk ───────────────────────────────────────────────────────────────────────────────
+
+
+def a_literal_hides_the_wildcard_beside_it(patch: Patch) -> None:
+    plain = leaves.affixed
+    patch.setattr(leaves, "affixed", lambda branch, segment: () if segment is not None else plain(branch, segment))
+
+
+def two_stars_need_one_more_segment(patch: Patch) -> None:
+    made = leaves.Branch.__init__
+
+    def init(self: Part, nodes: Any, rests: Any) -> None:
+        made(self, nodes, rests)
+        self.rests = tuple(rests)
+
+    patch.setattr(leaves.Branch, "__init__", init)
+
+
+def a_method_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(leaves.Paths, "_covers", lambda self, number, method: True)
+
+
+# ── In the code that is written ───────────────────────────────────────────────────────────────
+
+
+def a_limit_is_off_by_one(patch: Patch) -> None:
+    compare = emit.Writer._compare
+
+    def lax(self: Part, node: k.Compare) -> str:
+        return compare(self, replace(node, operator="<=") if node.operator == "<" else node)
+
+    patch.setattr(emit.Writer, "_compare", lax)
+
+
+def an_unknown_fact_counts_as_it_stands(patch: Patch) -> None:
+    patch.setattr(emit.Writer, "unless", lambda self, condition: None)
+
+
+def else_stands_for_what_is_wrong_too(patch: Patch) -> None:
+    """A fact of a wrong type is taken for one that is absent."""
+    maybe = emit.Writer._maybe
+
+    def found(self: Part, node: k.Expr) -> Any:
+        raw, checked = maybe(self, node)
+        return (self.put(f"{raw} if type({raw}) is str else None"), checked) if checked is not None else (raw, checked)
+
+    patch.setattr(emit.Writer, "_maybe", found)
+
+
+def rules_of_one_shape_share_their_constants(patch: Patch) -> None:
+    function = rules.Shapes.function
+    first: dict[Any, Any] = {}
+
+    def shared(self: Part, write: Any, setting: Any) -> Any:
+        made = function(self, write, setting)
+        return first.setdefault((id(self), made.__code__), made)
+
+    patch.setattr(rules.Shapes, "function", shared)
+
+
+def a_scope_is_not_asked_for(patch: Patch) -> None:
+    patch.setattr(rules.DoorWriter, "carries", lambda self, openings: "True")
+
+
+def a_block_stands_after_its_end(patch: Patch) -> None:
+    holds = rules.DoorWriter.holds
+
+    def forever(self: Part, requirement: k.Requirement) -> str:
+        return holds(self, replace(requirement, end=None) if isinstance(requirement, k.Valid) else requirement)
+
+    patch.setattr(rules.DoorWriter, "holds", forever)
+
+
+# ── In what follows from the walk ─────────────────────────────────────────────────────────────
+
+
+def the_person_served_needs_no_door(patch: Patch) -> None:
+    patch.setattr(driver.Driver, "served", lambda self, asked: self.add("served = True"))
+
+
+def a_denied_request_bears_every_obligation(patch: Patch) -> None:
+    plain = verdicts.obligations
+    patch.setattr(verdicts, "obligations", lambda acts, outcome: plain(acts, Outcome.ALLOW))
+
+
+def an_answer_is_kept_whatever_the_guards_do(patch: Patch) -> None:
+    at = verdicts.Verdicts.at
+    patch.setattr(verdicts.Verdicts, "at", lambda self, leaf, doors, acting: at(self, leaf, doors, 0))
+
+
+def an_override_of_the_method_passes(patch: Patch) -> None:
+    patch.setattr(quick, "tame", lambda members: True)
+
+
+# ── On the careful way ────────────────────────────────────────────────────────────────────────
+
+
+def who_hands_on_is_left_out(patch: Patch) -> None:
+    agents_of = slices.agents_of
+    patch.setattr(slices, "agents_of", lambda request: list(agents_of(request))[:1])
+
+
+def groups_count_only_by_name(patch: Patch) -> None:
+    patch.setattr(slices.Known, "grouped", lambda self, groups: set())
+
+
+QUESTIONS, CEDAR = "questions", "cedar"
+FAULTS: dict[Callable[[Patch], None], tuple[str, ...]] = {
+    a_place_forgets_its_exceptions: (QUESTIONS,),
+    a_guard_without_a_place_is_left_out: (QUESTIONS, CEDAR),
+    globs_of_names_are_left_out: (QUESTIONS, CEDAR),
+    a_literal_hides_the_wildcard_beside_it: (QUESTIONS,),
+    two_stars_need_one_more_segment: (QUESTIONS, CEDAR),
+    a_method_is_not_looked_at: (QUESTIONS, CEDAR),
+    a_limit_is_off_by_one: (QUESTIONS, CEDAR),
+    an_unknown_fact_counts_as_it_stands: (QUESTIONS,),
+    else_stands_for_what_is_wrong_too: (QUESTIONS,),
+    rules_of_one_shape_share_their_constants: (QUESTIONS,),
+    a_scope_is_not_asked_for: (QUESTIONS,),
+    a_block_stands_after_its_end: (QUESTIONS,),
+    the_person_served_needs_no_door: (QUESTIONS,),
+    a_denied_request_bears_every_obligation: (QUESTIONS,),
+    an_answer_is_kept_whatever_the_guards_do: (QUESTIONS, CEDAR),
+    an_override_of_the_method_passes: (QUESTIONS,),
+    who_hands_on_is_left_out: (QUESTIONS,),
+    groups_count_only_by_name: (QUESTIONS,),
+}
