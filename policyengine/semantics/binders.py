@@ -11,7 +11,7 @@ from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import PatternIndex
 from policyengine.semantics.expressions import lower_value
 from policyengine.semantics.fitting import type_of
-from policyengine.semantics.places import Binding, Places, binding_of
+from policyengine.semantics.places import Binding, Places, binding_of, binds
 from policyengine.semantics.schema import FactsHere, Schema
 from policyengine.semantics.symbols import Program
 from policyengine.semantics.wording import a
@@ -29,11 +29,12 @@ def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder,
     found: dict[Binding, None] = {}
     for package, endpoint, bindings in written_endpoints(program):
         pattern = places.pattern(endpoint, package, opening=False)
-        if pattern is not None:
+        if pattern is not None and (bindings or binds(pattern)):
             context = Context(program, schema, package, own_facts(pattern), {}, program.report)
             facts = lower_bindings(bindings, pattern, context)
             check_twice(endpoint, pattern, facts, bindings, program)
-            found[binding_of(pattern, facts)] = None
+            if facts or binds(pattern):
+                found[binding_of(pattern, facts)] = None
     every = sorted(found, key=lambda b: (b.pattern.span.source.name, b.pattern.span.start))
     places.know(every)
     check_conflicts(every, places.bindings, program)

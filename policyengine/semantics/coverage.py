@@ -186,12 +186,10 @@ class PatternIndex(Generic[Item]):
             return
         branch = self._paths
         for segment in pattern.segments:
-            plain = replace(segment, capture=None, entity=None)
-            branch = (
-                branch.wild.setdefault(plain, _Branch())
-                if segment.wild
-                else branch.literal.setdefault(segment.prefix, _Branch())
-            )
+            if segment.wild:
+                branch = branch.wild.setdefault(replace(segment, capture=None, entity=None), _Branch())
+            else:
+                branch = branch.literal.get(segment.prefix) or branch.literal.setdefault(segment.prefix, _Branch())
         branch.here.append((pattern, item))
 
     def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:

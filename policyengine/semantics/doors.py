@@ -61,10 +61,10 @@ def merge(every: Iterable[k.Opening]) -> tuple[k.Opening, ...]:
     """One opening for a pattern that several scopes carry; what needs no scope stays apart."""
     found: dict[tuple[k.Pattern, bool], k.Opening] = {}
     for opening in every:
-        key = (opening.pattern, bool(opening.carriers))
-        known = found.get(key, opening)
-        carriers = tuple(sorted({*known.carriers, *opening.carriers}))
-        found[key] = k.Opening(opening.pattern, carriers, span=known.span)
+        known = found.setdefault((opening.pattern, bool(opening.carriers)), opening)
+        if known is not opening:
+            carriers = tuple(sorted({*known.carriers, *opening.carriers}))
+            found[opening.pattern, bool(carriers)] = k.Opening(opening.pattern, carriers, span=known.span)
     return tuple(found.values())
 
 

@@ -74,8 +74,10 @@ def lower_comparison(operation: Operation) -> k.Compare | None:
         message = f"`{node.operator}` cannot compare {a(left)} with {a(right)}"
         operation.refuse("E220", message, comparison_hint(operation))
         return None
+    if node.operator in ("==", "!="):
+        return k.Compare(node.operator, operation.left, operation.right, span=node.span)
     unordered = next((t for t in (left, right) if not is_ordered(t)), None)
-    if node.operator not in ("==", "!=") and unordered is not None:
+    if unordered is not None:
         message = f"`{node.operator}` needs an order, and {a(unordered)} has none"
         operation.refuse("E221", message, "use `==`" if isinstance(unordered, Ref) else order_hint(unordered))
         return None

@@ -40,6 +40,13 @@ class Binding:
         return hash((self.pattern, self.facts))
 
 
+def binds(pattern: k.Pattern) -> bool:
+    """Whether the pattern binds something by itself: most do not."""
+    if isinstance(pattern, k.HttpPattern):
+        return any(segment.capture is not None for segment in pattern.segments)
+    return isinstance(pattern, k.ActionPattern)
+
+
 def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()) -> Binding:
     captures: dict[str, tuple[Position, str | None]] = {}
     typed: tuple[str, str] | None = None
@@ -65,17 +72,18 @@ class Places:
 
     program: Program
     bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    _binds: bool = False  # whether there are any
     _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
     _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
-    _carriers: dict[Key, set[str]] = field(default_factory=dict)
+    _carriers: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def know(self, bindings: Iterable[Binding]) -> None:
         """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
         for binding in bindings:
-            if binding.captures or binding.resource_types or binding.facts:
-                self.bindings.add(binding.pattern, binding)
+            self.bindings.add(binding.pattern, binding)
+            self._binds = True
         self._here.clear()
 
     # ── Targets ───────────────────────────────────────────────────────────────────────────────
@@ -149,6 +157,8 @@ class Places:
 
     def here(self, place: k.Place) -> FactsHere:
         """Which facts exist in the place: what any pattern that meets it may bind."""
+        if not self._binds and not any(map(binds, place.patterns or ())):
+            return FactsHere(place=place)
         key = (place.patterns, place.excepts)
         if key not in self._here:
             found = [b for b in self._meeting(place) if coverage.place_overlaps(place, b.pattern)]
@@ -200,10 +210,12 @@ class Places:
     def carriers(self, owner: Symbol) -> tuple[str, ...]:
         """What a credential may carry to reach what `owner` writes: the names of all scopes that hold it."""
         if not self._carriers:
+            found: dict[Key, set[str]] = {}
             for scope in self.scopes():
                 for inner in self.reach(scope):
-                    self._carriers.setdefault((inner.package, inner.name), set()).add(alias_of(scope))
-        return tuple(sorted(self._carriers[owner.package, owner.name]))
+                    found.setdefault((inner.package, inner.name), set()).add(alias_of(scope))
+            self._carriers = {key: tuple(sorted(names)) for key, names in found.items()}
+        return self._carriers[owner.package, owner.name]
 
     def check_scopes(self) -> None:
         """Every scope opens something, includes no circle, and is called otherwise than its neighbours."""

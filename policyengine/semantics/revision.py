@@ -99,7 +99,7 @@ WRITERS = Writers()
 def writer(kind: type) -> Write:
     name = kind.__name__
     if issubclass(kind, Enum):
-        return lambda part: f"{name}.{part.value}"
+        return {one: f"{name}.{one.value}" for one in kind}.__getitem__
     if issubclass(kind, NoneType | bool | int | str):
         return repr
     if issubclass(kind, ZoneInfo):

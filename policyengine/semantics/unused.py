@@ -89,7 +89,7 @@ def prefixes(name: str) -> Iterator[str]:
 def spoken(declaration: ast.Node) -> Iterator[str]:
     silent = set[int]()
     for node in ast.walk(declaration):
-        if id(node) in silent:
+        if silent and id(node) in silent:
             continue
         if isinstance(node, INTRODUCING):
             silent.update(id(name) for name in introduced(node))
