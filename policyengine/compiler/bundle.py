@@ -24,6 +24,7 @@ from policyengine.compiler.keys import KeyFileError, Signature, SigningKey, trus
 from policyengine.compiler.payload import codec, packed, payload_of, read_payload, unpacked
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics import Diagnostic, PolicyError
+from policyengine.runtime.shape import quoted
 from policyengine.semantics.kernel import Kernel
 from policyengine.source import Source, Span
 
@@ -194,4 +195,4 @@ def verified(digest: bytes, signatures: Sequence[Signature], keys: Keys, name: s
 
 
 def invalid(name: str, why: str) -> BundleError:
-    return BundleError(name, "E165", f"this bundle holds what no policy compiles to: {why}", AGAIN)
+    return BundleError(name, "E165", f"this bundle holds what no policy compiles to: {quoted(why)}", AGAIN)

@@ -181,7 +181,7 @@ def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tu
             made = codec().read(kind, unpacked(data), fresh)
             require(not fresh.unbound, "a variable that nothing binds")
         except Unreadable as error:
-            raise refuse(f"{error} ({kind.__name__} number {index + 1})") from None
+            raise refuse(f"{kind.__name__} {index + 1}: {error}") from None
         return made
 
     blobs = [one for one in listed(raw) if isinstance(one, bytes)]

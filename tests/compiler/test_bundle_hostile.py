@@ -218,6 +218,15 @@ def assert_refused(changed: Any, why: str) -> None:
     assert found.value.hint
 
 
+def test_a_message_shows_nothing_that_has_power_over_a_terminal(members: dict[str, Any]) -> None:
+    changed = copy_of(members)
+    put(changed, k.Fact, "path", ["\x1b[31m\n", "x" * 10_000])
+    with pytest.raises(BundleError) as found:
+        read(bundled(changed))
+    assert found.value.message.isprintable()
+    assert len(found.value.message) < 200
+
+
 # What stands where an expression is expected, by the class around it: its operand has another type.
 MISTYPED: list[tuple[type, str, str]] = [
     (k.Not, "operand", "neither true nor false"),
