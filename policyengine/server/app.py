@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.runtime.request import Request as Question
@@ -127,14 +127,22 @@ def of_routing(http: Request, error: HTTPException) -> Problem:
 class DecisionApp(FastAPI):
     """Routes and documentation; models of bodies join the OpenAPI document here, as no route parses with them."""
 
-    hot: ASGIApp | None = None
+    hot: HotPath
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Middleware that somebody adds stands around every answer: then none takes the hot path past it."""
-        if self.hot is None or len(self.user_middleware) > 1:
-            await super().__call__(scope, receive, send)
-        else:
+        if self.bare:
             await self.hot(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def now(self, scope: Scope, body: bytes) -> tuple[Message, Message] | None:
+        """The messages that answer a question which is here as a whole, where that needs no waiting; else None."""
+        return self.hot.now(scope, body) if self.bare else None
+
+    @property
+    def bare(self) -> bool:
+        """Nothing but our own frame is around it. Middleware that somebody added is around every answer."""
+        return len(self.user_middleware) == 1
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

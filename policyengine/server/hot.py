@@ -7,10 +7,10 @@ whatever is out of the ordinary, a mistake above all, is handed to it with not a
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from types import coroutine
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,25 +23,25 @@ from policyengine.server.media import LARGEST_BODY, Form, read_body
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
 
-FORMS = {
-    b"application/json": Form.JSON,
-    b"application/json; charset=utf-8": Form.JSON,
-    b"application/msgpack": Form.MSGPACK,
-}
-TYPES = {form: form.value[0].encode() for form in Form}
-READERS = {Form.JSON: json_question, Form.MSGPACK: msgpack_question}
-WRITERS = {Form.JSON: Decision.to_json, Form.MSGPACK: Decision.to_msgpack}
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
 PLAIN_OPTIONS = frozenset({"obligations_supported"})
-HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+NO_STORE, NO_SNIFFING = (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")
+Headers = dict[bytes, bytes]
 
 
-class Plain(NamedTuple):
-    """What the headers of an ordinary question say."""
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How questions of a form are read and how their answers are written."""
 
-    form: Form
-    label: bytes | None
+    media_type: bytes
+    read: Callable[[bytes], dict[str, Any] | None]
+    write: Callable[[Decision], bytes]
+
+
+JSON = Codec(Form.JSON.value[0].encode(), json_question, Decision.to_json)
+MSGPACK = Codec(Form.MSGPACK.value[0].encode(), msgpack_question, Decision.to_msgpack)
+CODECS = {JSON.media_type: JSON, b"application/json; charset=utf-8": JSON, MSGPACK.media_type: MSGPACK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +54,71 @@ class HotPath:
     body_timeout: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        plain = plain_of(scope, self.tokens)
-        if plain is None:
+        headers = self.plain(scope)
+        if headers is None:
             return await self.careful(scope, receive, send)
         try:
             body = await body_of(scope, receive, self.body_timeout)
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
-        content = answer_to(self.engine, body, plain.form)
-        if content is None:
+        messages = self.answer(headers, body)
+        if messages is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
-        await send({"type": "http.response.start", "status": 200, "headers": headers_of(plain, content)})
-        await send({"type": "http.response.body", "body": content})
+        for message in messages:
+            await send(message)
+
+    def now(self, scope: Scope, body: bytes) -> tuple[Message, Message] | None:
+        """The answer to a question that is here as a whole, or None: then ask as ASGI does."""
+        headers = self.plain(scope)
+        return None if headers is None else self.answer(headers, body)
+
+    def plain(self, scope: Scope) -> Headers | None:
+        """The headers of an ordinary `POST /decide`: none of them twice, and of each that counts the usual value."""
+        if scope["path"] != "/decide" or scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
+            return None
+        headers: Headers = dict(scope["headers"])
+        codec = CODECS.get(headers.get(b"content-type", b""))
+        if (
+            codec is None
+            or len(headers) != len(scope["headers"])
+            or headers.get(b"accept", b"*/*") not in (b"*/*", codec.media_type)
+            or b"content-encoding" in headers
+            or len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY
+            or (b"x-request-id" in headers and not BYTES_OF_LABEL.fullmatch(headers[b"x-request-id"]))
+            or not (self.tokens is None or self.tokens.accept(headers.get(b"authorization", b"").decode("latin-1")))
+        ):
+            return None
+        return headers
+
+    def answer(self, headers: Headers, body: bytes) -> tuple[Message, Message] | None:
+        """None where a careful look is needed: at what is no question, and at what fails, so that it is told."""
+        codec = CODECS[headers[b"content-type"]]
+        question = codec.read(body) if len(body) <= LARGEST_BODY else None
+        if question is None or ("options" in question and not plain_options(question["options"])):
+            return None
+        try:
+            content = codec.write(self.engine.decide(question))
+        except Exception:
+            return None
+        started = [
+            (b"content-length", b"%d" % len(content)),
+            (b"content-type", codec.media_type),
+            NO_STORE,
+            NO_SNIFFING,
+        ]
+        if b"x-request-id" in headers:
+            started.append((b"x-request-id", headers[b"x-request-id"]))
+        return (
+            {"type": "http.response.start", "status": 200, "headers": started},
+            {"type": "http.response.body", "body": content},
+        )
 
 
-# ── The question ──────────────────────────────────────────────────────────────────────────────
+def plain_options(options: object) -> bool:
+    return options is None or (isinstance(options, dict) and options.keys() <= PLAIN_OPTIONS)
 
 
-def plain_of(scope: Scope, tokens: Tokens | None) -> Plain | None:
-    """None unless this is an ordinary `POST /decide`: no header twice, and of each that counts the usual value."""
-    if scope["type"] != "http" or scope["path"] != "/decide" or scope["method"] != "POST" or scope.get("root_path"):
-        return None
-    headers = dict(scope["headers"])
-    form = FORMS.get(headers.get(b"content-type", b""))
-    if form is None or len(headers) != len(scope["headers"]) or b"content-encoding" in headers:
-        return None
-    if headers.get(b"accept", b"*/*") not in (b"*/*", TYPES[form]):
-        return None
-    if len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY:
-        return None
-    label = headers.get(b"x-request-id")
-    if label is not None and not BYTES_OF_LABEL.fullmatch(label):
-        return None
-    if tokens is not None and not tokens.accept(headers.get(b"authorization", b"").decode("latin-1")):
-        return None
-    return Plain(form, label)
+# ── The body ──────────────────────────────────────────────────────────────────────────────────
 
 
 async def body_of(scope: Scope, receive: Receive, seconds: float) -> bytes:
@@ -115,31 +145,6 @@ def resumed(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[A
 
 async def ready(message: Message) -> Message:
     return message
-
-
-# ── The answer ────────────────────────────────────────────────────────────────────────────────
-
-
-def answer_to(engine: Engine, body: bytes, form: Form) -> bytes | None:
-    """None where a careful look is needed: at what is no question, and at what fails, so that it is told and logged."""
-    question = READERS[form](body) if len(body) <= LARGEST_BODY else None
-    if question is None or not plain_options(question.get("options")):
-        return None
-    try:
-        return WRITERS[form](engine.decide(question))
-    except Exception:
-        return None
-
-
-def plain_options(options: object) -> bool:
-    return options is None or (isinstance(options, dict) and options.keys() <= PLAIN_OPTIONS)
-
-
-def headers_of(plain: Plain, content: bytes) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-length", b"%d" % len(content)), (b"content-type", TYPES[plain.form]), *HEADERS]
-    if plain.label is not None:
-        headers.append((b"x-request-id", plain.label))
-    return headers
 
 
 # ── Handing over ──────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Collection
@@ -12,6 +13,12 @@ from starlette.types import ASGIApp
 
 from policyengine.engine import Engine
 from policyengine.server.app import create_app
+
+HTTP: str | type[asyncio.Protocol]
+try:
+    from policyengine.server.http1 import Http1Protocol as HTTP
+except ImportError:  # where httptools is not to be had
+    HTTP = "h11"
 
 LONGEST_QUEUE = 2048
 LAST_ANSWERS = 5  # seconds
@@ -56,7 +63,7 @@ def uvicorn_for(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=HTTP,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,0 +1,178 @@
+"""HTTP on the wire: what is no request is refused, nothing can be read in two ways, and answers differ in nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.server.conftest import OPEN
+from tests.server.test_serving import raw, running
+
+BODY = json.dumps(OPEN).encode()
+SIZE = str(len(BODY)).encode()
+CHUNKED = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+VARYING = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}|date: [^\r]+")
+NEXT = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running() as (url, _):
+        yield url
+
+
+def post(*headers: bytes, body: bytes = BODY, version: bytes = b"1.1", host: bytes = b"host: x") -> bytes:
+    head = (b"POST /decide HTTP/" + version, host, b"content-type: application/json", *headers)
+    return b"".join(line + b"\r\n" for line in head if line) + b"\r\n" + body
+
+
+LENGTH = b"content-length: " + SIZE
+CLOSE = b"connection: close"
+
+
+def connected(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def spoken(url: str, *pieces: bytes) -> bytes:
+    """What comes back until the server closes. Each piece is sent when the one before was read: the server, which does
+    one thing after the other, has answered somebody else in between."""
+    with connected(url) as connection:
+        connection.sendall(pieces[0])
+        for piece in pieces[1:]:
+            httpx.get(f"{url}/healthz")
+            connection.sendall(piece)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3})", answer)]
+
+
+# ── Refused ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(post(LENGTH, b"content-length: 5"), id="two lengths"),
+        pytest.param(post(b"content-length: +" + SIZE), id="a signed length"),
+        pytest.param(post(b"content-length: 0x31"), id="a length in hexadecimal"),
+        pytest.param(post(b"content-length: " + b"9" * 40), id="a length beyond 64 bits"),
+        pytest.param(post(b"content-length : " + SIZE), id="a space after a name"),
+        pytest.param(post(LENGTH, b"transfer-encoding: chunked", body=CHUNKED + b"\r\n"), id="a length and chunks"),
+        pytest.param(post(b"transfer-encoding: gzip, chunked", body=CHUNKED + b"\r\n"), id="a coding before chunks"),
+        pytest.param(post(b"transfer-encoding: xchunked", body=CHUNKED + b"\r\n"), id="an unknown coding"),
+        pytest.param(post(b"transfer-encoding: chunked", b"transfer-encoding: identity"), id="two codings"),
+        pytest.param(post(b"transfer-encoding: chunked", body=CHUNKED.replace(b"\r\n", b"\n")), id="bare LF in chunks"),
+        pytest.param(post(b"transfer-encoding: chunked", body=b"f" * 18 + b"\r\n"), id="a chunk beyond 64 bits"),
+        pytest.param(post(b"transfer-encoding: chunked", body=b"5\r\nabcdefg\r\n"), id="a chunk longer than it says"),
+        pytest.param(post(LENGTH).replace(b"\r\n", b"\n"), id="bare LF"),
+        pytest.param(post(LENGTH, b"x-a: b\r\n c"), id="a folded header"),
+        pytest.param(post(LENGTH, b"x-a: b\x00c"), id="a NUL"),
+        pytest.param(post(LENGTH, b"x a: b"), id="a space in a name"),
+        pytest.param(post(LENGTH, b": b"), id="no name"),
+        pytest.param(post(LENGTH, host=b""), id="no host"),
+        pytest.param(post(LENGTH, b"host: y"), id="two hosts"),
+        pytest.param(b"GET /healthz\r\n\r\n", id="HTTP/0.9"),
+        pytest.param(post(LENGTH, version=b"3.0"), id="HTTP/3.0"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: " + b"b" * 65_600, id="an endless header"),
+        pytest.param(b"GET /" + b"a" * 65_600, id="an endless path"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_or_has_no_end_is_refused(url: str, message: bytes) -> None:
+    assert statuses(spoken(url, message)) == [400]
+
+
+def test_an_extension_of_a_chunk_without_end_is_refused(url: str) -> None:
+    extension = b"31;" + b"b" * 65_600
+    assert statuses(spoken(url, post(b"transfer-encoding: chunked", body=b""), extension)) == [400]
+
+
+@pytest.mark.parametrize("trailers", [b"x-a: b\r\n" * 8_200, b"x-a: " + b"b" * 65_600])
+def test_trailers_without_end_are_refused(url: str, trailers: bytes) -> None:
+    message = post(b"transfer-encoding: chunked", body=CHUNKED[:-2])
+    assert statuses(spoken(url, message + trailers))[-1] == 400
+
+
+def test_a_trailer_is_no_header(url: str) -> None:
+    message = post(b"transfer-encoding: chunked", CLOSE, body=CHUNKED + b"content-type: application/json\r\n\r\n")
+    message = message.replace(b"content-type: application/json\r\n", b"", 1)
+    assert statuses(spoken(url, message)) == [415]
+
+
+# ── Answered ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(post(LENGTH, CLOSE), id="plain"),
+        pytest.param(post(LENGTH, version=b"1.0"), id="HTTP/1.0"),
+        pytest.param(post(LENGTH, version=b"1.0", host=b""), id="HTTP/1.0 without a host"),
+        pytest.param(post(b"transfer-encoding: Chunked", CLOSE, body=CHUNKED + b"\r\n"), id="chunks"),
+        pytest.param(post(LENGTH, CLOSE, b"expect: 100-continue"), id="expecting"),
+    ],
+)
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_ordinary_request_is_answered_however_it_arrives(url: str, message: bytes, cut: bool) -> None:
+    pieces = [message[:30], message[30:-20], message[-20:]] if cut else [message]
+    assert [status for status in statuses(spoken(url, *pieces)) if status != 100] == [200]
+
+
+def test_requests_in_a_row_are_answered_in_order(url: str) -> None:
+    labels = [str(number).encode() for number in range(50)]
+    careful = [b"accept: application/*"], [b"x-odd: 1"]
+    message = b"".join(post(LENGTH, b"x-request-id: " + one, *careful[int(one) % 2]) for one in labels)
+    answer = spoken(url, message + NEXT)
+    assert re.findall(rb"x-request-id: (\d+)", answer) == labels
+    assert statuses(answer) == [200] * 51
+
+
+def test_an_answer_is_on_the_wire_the_same_with_and_without_the_hot_path(url: str) -> None:
+    hot = spoken(url, post(LENGTH, CLOSE))
+    careful = spoken(url, post(LENGTH, CLOSE, b"accept: application/*"))
+    assert VARYING.sub(b"?", hot) == VARYING.sub(b"?", careful)
+    kept = raw(url, post(LENGTH))
+    assert VARYING.sub(b"?", kept) == VARYING.sub(b"?", raw(url, post(LENGTH, b"accept: application/*")))
+
+
+def test_a_question_longer_than_one_read_is_answered(url: str) -> None:
+    body = json.dumps({**OPEN, "body": {"a": ["x" * 1_000] * 900}}).encode()
+    assert statuses(spoken(url, post(b"content-length: %d" % len(body), CLOSE, body=body))) == [200]
+
+
+# ── Offers of another protocol ────────────────────────────────────────────────────────────────
+
+OFFER = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAARAAAAAAAIAAAAA")
+
+
+def test_an_offer_of_another_protocol_is_passed_over_and_its_body_is_no_request(url: str) -> None:
+    """Some clients make one with every request; the body must not be taken for the next request."""
+    smuggled = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+    answer = spoken(url, post(b"content-length: %d" % len(smuggled), *OFFER, body=smuggled) + NEXT)
+    assert statuses(answer) == [400, 200]
+    assert b"revision" not in answer
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_question_with_an_offer_of_another_protocol_is_answered_and_so_is_the_next(url: str, cut: bool) -> None:
+    question = post(LENGTH, *OFFER)
+    pieces = [question[:200], question[200:], question + NEXT] if cut else [question + question + NEXT]
+    answer = spoken(url, *pieces)
+    assert statuses(answer) == [200, 200, 200]
+    assert answer.count(b'"outcome":"allow"') == 2
+
+
+def test_an_offer_behind_an_unanswered_request_ends_the_connection_with_that_answer(url: str) -> None:
+    late = post(b"content-length: 0", b"accept: application/*", body=b"")
+    answer = spoken(url, late + post(LENGTH, *OFFER))
+    assert statuses(answer) == [400]
+    assert b"connection: close" in answer
