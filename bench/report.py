@@ -78,7 +78,7 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
     """The table, the targets and what to know about both."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(section.columns):
-        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place == 0)
     for row in section.rows:
         ours = row[0].startswith("policyengine")
         table.add_row(*row, style="bold" if ours else "dim" if row[0].startswith("floor") else None)
