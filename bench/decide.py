@@ -90,8 +90,8 @@ def section(found: Sequence[Data]) -> Section:
         data=tuple(found),
         targets=targets(found),
         notes=(
-            "Half of the 2,000 requests are allowed. No engine is timed unless it agrees on all of them; one that needs",
-            f"more than {CAP:.0f} s for that (with --full {CAP_FULL:.0f} s), or to load, is not waited for.",
+            "Half of the 2,000 requests are allowed. No engine is timed unless it agrees on all of them.",
+            f"More than {CAP:.0f} s for that, or to load, is not waited for (with --full {CAP_FULL:.0f} s).",
             "Sliced: its caller finds the rules by path, and writes the code that does. Others search by themselves.",
             "Floor and engine take turns in one process on one core: a multiple is of one run. Nothing is subtracted.",
         ),
