@@ -1,9 +1,9 @@
 """Questions of one form → the function that answers them: straight lines, with no check that the form has settled.
 
 The form of a question is which members its roots have. A client's questions have few forms, so each gets a function of
-its own, written here. It answers where every fact that matters is there and plain; where it is not sure it returns None,
-and the request is decided with care. A question of another form is MISSED: `quick.py` then finds its own function. Names
-of members come from the table of roots, never from a question or a policy.
+its own, written here. It answers where every fact that matters is there and plain; where it is not sure it returns
+None, and the request is decided with care. A question of another form is MISSED: `quick.py` then finds its own
+function. Names of members come from the table of roots, never from a question or a policy.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ Form: TypeAlias = tuple[tuple[str, tuple[str, ...] | None], ...]
 
 LONGEST_PATH = 256  # characters: it has fewer segments than any bound; a longer one is decided with care
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
+# What is read into a variable of its own.
+USED = {
+    ("agent", "id"): "agent", ("agent", "issuer"): "issuer", ("agent", "groups"): "groups", ("user", "id"): "user",
+    ("credential", "issuer"): "credential_issuer", ("credential", "subject"): "subject",
+    ("credential", "scopes"): "scopes", ("request", "method"): "method", ("request", "path"): "path",
+}  # fmt: skip
 WHO = "q, parts, agent, issuer, user, subject, carried, moment"
 
 
@@ -51,7 +57,7 @@ class Driver:
 
     form: Form
     limited: bool  # whether the policy limits delegation
-    waives: bool | None  # whether users need no door of their own; None: it depends on the block
+    waives: bool  # whether users whom an agent serves need no door of their own
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -62,8 +68,8 @@ class Driver:
         self.where(members)
         self.doors("agent" in members)
         self.served("agent" in members and "user" in members)
-        self.guards()
-        self.end("agent" in members)
+        self.add(GUARDS)
+        self.end("agent" in members, "agent" in members and "user" in members)
         return "\n".join(self.lines) + "\n"
 
     def add(self, text: str, depth: int = 1) -> None:
@@ -72,30 +78,27 @@ class Driver:
     # ── What is given ─────────────────────────────────────────────────────────────────────────
 
     def roots(self, members: dict[str, tuple[str, ...] | None]) -> None:
+        """Every member is read, so if there are as many as there should be, there are no others."""
+        lengths, total = [], 0
         for root, names in self.form:
             self.add(f'{root}_ = q["{root}"]')
             if not names:  # free, or without members: nothing below would notice what is no object
                 self.add(f"if type({root}_) is not dict: return MISSED")
             if names is not None:
-                self.add(f"if len({root}_) != {len(names)}: return MISSED")
-        read = {"agent": ("id", "issuer", "groups"), "user": ("id",), "request": ("method", "path")}
-        read["credential"] = ("issuer", "subject", "scopes")
+                lengths.append(f"len({root}_)")
+                total += len(names)
+        self.add(f"if {' + '.join(lengths)} != {total}: return MISSED")
         for root, names in self.form:
             for name in names or ():
-                reading = f'{root}_["{name}"]'
-                self.add(f"{root}_{name} = {reading}" if name in read.get(root, ()) else reading)
+                used = USED.get((root, name))
+                self.add(f'{used} = {root}_["{name}"]' if used else f'{root}_["{name}"]')
 
     def who(self, members: dict[str, tuple[str, ...] | None]) -> None:
-        def given(root: str, name: str) -> str:
-            return f"{root}_{name}" if name in (members.get(root) or ()) else "None"
-
+        for (root, name), used in USED.items():
+            if name not in (members.get(root) or ()) and root != "request":
+                self.add(f"{used} = None")
         credential = members.get("credential") or ()
-        self.add(
-            f"agent, user, subject = {given('agent', 'id')}, {given('user', 'id')}, {given('credential', 'subject')}"
-        )
-        self.add(f"issuer, groups = {given('agent', 'issuer')}, {given('agent', 'groups')}")
-        self.add(f"scopes = {given('credential', 'scopes')}")
-        if "agent" in members and given("agent", "id") == "None":
+        if "agent" in members and "id" not in (members["agent"] or ()):
             self.add("return None")
         if "user" in members:
             self.add("if not named(user): return None")
@@ -152,98 +155,66 @@ moment = now()
         self.add(DOORS.replace("SIDE", side).replace("NAME", name))
 
     def served(self, asked: bool) -> None:
-        if not asked or self.waives:
-            self.add("served = True")
-            return
-        self.add(SERVED)
-        if self.waives is None:
-            self.add("if not served: return None")
+        self.add("served = True" if not asked or self.waives else SERVED)
 
-    def guards(self) -> None:
-        self.add(GUARDS)
-
-    def end(self, by_agent: bool) -> None:
-        side, name = ("standing_agents", "agent") if by_agent else ("standing_users", "user")
-        self.add(END.replace("SIDE", side).replace("NAME", name))
+    def end(self, by_agent: bool, served: bool) -> None:
+        self.add(END.replace("PLAIN_AGENT", "(known(agent) or plain(agent))" if by_agent else "True"))
+        asked = served and not self.waives
+        kind, name = ("agents", "agent") if by_agent else ("users", "user")
+        if not asked:
+            self.add(DENIED.replace("KIND", kind).replace("NAME", name))
+        self.add(f"answer = denied(leaf, {by_agent}, opened, {asked}, acting, groups, scopes, ({WHO}))")
+        self.add("return answer and Decision(answer, (agent, issuer, user), (moment, take()))")
 
 
 # The collection is mostly known, and what is new is the last segment; else the path is walked from its root. A segment
 # that no literal stands for must be canonical as it is.
 WALK = """
 moment = now()
-head, _, tail = request_path.rpartition("/")
-branch, leaf, parts = heads.get(head), None, None
+head, _, tail = path.rpartition("/")
+leaf = parts = None
+branch = heads.get(head)
 if branch is not None:
-    then = branch.next.get(tail)
-    if then is not None: leaf = then.ends.get(request_method)
-    elif tail.isalnum() and tail.isascii() and len(tail) < 256:
-        then = branch.wild
-        leaf = branch.beyond.get(request_method) if then is None else then.ends.get(request_method)
+    then = branch.next.get(tail) if branch.next else None
+    if then is not None: leaf = then.ends.get(method)
+    elif tail.isalnum() and tail.isascii() and len(tail) < 256: leaf = branch.last.get(method)
 if leaf is None:
-    place = walk(request_method, request_path)
+    place = walk(method, path)
     if place is None: return None
     leaf, parts = place
-elif leaf.takes_parts: parts = request_path.split("/")
+elif leaf.takes_parts: parts = path.split("/")
 """
 
+# An agent goes through most doors by its name or by a group.
 DOORS = f"""
-sure = True
-opened = to_anyone = closed = False
-if leaf.anyone is not None:
-    answer = leaf.anyone({WHO})
-    if answer is True: opened = to_anyone = True
-    elif answer is None: sure = False
+side = leaf.SIDE
+opened = to_anyone = leaf.anyone is not None and leaf.anyone({WHO}) is True
 if not opened:
-    side = leaf.SIDE
     rule = side.names.get(NAME)
     if rule is not None:
         if type(rule) is tuple: rule = side.names.made(NAME)
-        answer = rule({WHO})
-        if answer is True: opened = True
-        elif answer is None: sure = False
-        else: closed = answer
-    elif NAME is not None and (type(NAME) is not str or not NAME or not NAME.isascii() or len(NAME) > 999): return None
+        opened = rule({WHO}) is True
     if not opened and side.more:
-        if side.groups:
-            if type(groups) is list or type(groups) is tuple:
-                for group in groups:
-                    if type(group) is not str or not group.isascii() or len(group) > 999:
-                        sure = False
-                        continue
-                    rule = side.groups.get(group)
-                    if rule is None: continue
-                    if type(rule) is tuple: rule = side.groups.made(group)
-                    answer = rule({WHO})
-                    if answer is True:
+        rules = side.groups
+        if rules and (type(groups) is list or type(groups) is tuple):
+            for group in rules if len(rules) < 4 else groups:
+                rule = rules.get(group) if group in groups else None
+                if rule is not None:
+                    if type(rule) is tuple: rule = rules.made(group)
+                    if rule({WHO}) is True:
                         opened = True
                         break
-                    if answer is None or (answer and closed): sure = False
-                    elif closed is False or answer: closed = answer
-            else: sure = False
-        if not opened and (side.globs or side.others is not None):
-            for rule in asked_each(side, NAME):
-                answer = rule({WHO})
-                if answer is True:
-                    opened = True
-                    break
-                if answer is None or (answer and closed): sure = False
-                elif closed is False or answer: closed = answer
+        if side.each and not opened: opened = opened_by_others(side, NAME, ({WHO}))
 """
-
 SERVED = f"""
 served = to_anyone
-if not served:
+if opened and not served:
     side = leaf.served
     rule = side.names.get(user)
     if rule is not None:
         if type(rule) is tuple: rule = side.names.made(user)
-        answer = rule({WHO})
-        if answer is True: served = True
-        elif answer is None: sure = False
-    if not served and side.others is not None:
-        answer = side.others({WHO})
-        if answer is True: served = True
-        elif answer is None: sure = False
+        served = rule({WHO}) is True
+    if not served and side.others is not None: served = side.others({WHO}) is True
 """
 
 GUARDS = f"""
@@ -253,21 +224,40 @@ if leaf.guards is not None:
     if acting is None: return None
 """
 
-END = f"""
-if opened and served:
-    if to_anyone and not (plain(agent) and plain(issuer)): return None
+END = """
+if opened and served and (issuer in issuers or plain(issuer)) and PLAIN_AGENT:
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting)
     return Decision(answer, (agent, issuer, user), (moment, take()))
-if not sure: return None
-if closed is False and not opened:
-    stands = standing(leaf.SIDE, NAME, groups, ({WHO}))
-    if stands is None or not plain(issuer): return None
-    answer = NOTHING_OPENS if stands and served and not acting else verdict(leaf, (stands, False, (), served), acting)
-else:
-    if not plain(issuer) or (closed and not plain_strings(scopes)): return None
-    if not closed and not opened and served and not acting: answer = NOTHING_OPENS
-    else:
-        doors = (True, opened, closed or (), served)
-        answer = leaf.verdicts.get((doors, acting)) or verdict(leaf, doors, acting)
-return Decision(answer, (agent, issuer, user), (moment, take()))
+"""
+
+# The commonest deny: no door here is for the caller, or the conditions of one do not hold.
+DENIED = f"""
+side = leaf.told_KIND
+if not acting and not opened and not side.each and leaf.told_anyone is None and issuer in issuers:
+    closed = False
+    rule = side.names.get(NAME)
+    if rule is not None:
+        if type(rule) is tuple: rule = side.names.made(NAME)
+        closed = rule({WHO})
+        if closed is None: return None
+    rules = side.groups
+    if rules and not closed:
+        if (type(groups) is not list and type(groups) is not tuple) or not known_groups.issuperset(groups):
+            if not plain_strings(groups): return None
+        for group in rules if len(rules) < 4 else groups:
+            rule = rules.get(group) if group in groups else None
+            if rule is not None:
+                if type(rule) is tuple: rule = rules.made(group)
+                answer = rule({WHO})
+                if answer is None: return None
+                if answer is not False: closed = answer or closed or ()
+                if answer: break
+    if closed is False:
+        side = leaf.standing_KIND
+        rule = side.names.get(NAME)
+        if rule is not None:
+            if type(rule) is tuple: rule = side.names.made(NAME)
+            closed = rule({WHO})
+    if closed == () and (known(NAME) or plain(NAME)):
+        return Decision(NOTHING_OPENS, (agent, issuer, user), (moment, take()))
 """

@@ -7,7 +7,7 @@ values of a policy never become code: they are constants (`C0`, `C1` …) that e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -40,6 +40,26 @@ NAMESPACE: dict[str, object] = {
     )
 }  # fmt: skip
 NAMESPACE["EntityRef"] = EntityRef
+
+
+# Comparisons of an int with a limit that also keep it within 64 bits.
+RANGES = {
+    "<": f"{SMALLEST_INT} <= {{code}} < {{limit}}",
+    "<=": f"{SMALLEST_INT} <= {{code}} <= {{limit}}",
+    ">": f"{{limit}} < {{code}} <= {LARGEST_INT}",
+    ">=": f"{{limit}} <= {{code}} <= {LARGEST_INT}",
+}
+
+
+def effort(node: k.Expr) -> int:
+    """How much a condition costs for what it refutes: an equality is cheap and mostly false."""
+    match node:
+        case k.Compare("==", k.Fact(), k.Constant()):
+            return 0
+        case k.Fact() | k.Compare(_, k.Fact(), k.Constant()):
+            return 1
+        case _:
+            return 2
 
 
 class NotQuick(Exception):
@@ -421,6 +441,47 @@ class Writer:
                 return self.raw(path), lambda: self.fact(node)
             case _:
                 raise NotQuick("absence of what is no fact")
+
+    # ── Conditions that must be true ──────────────────────────────────────────────────────────
+
+    @contextmanager
+    def where(self, node: k.Expr) -> Iterator[None]:
+        """A block that is reached only if the condition is surely true. What is most easily refuted comes first."""
+        while isinstance(node, k.Named):
+            node = node.expression
+        if isinstance(node, k.And):
+            with ExitStack() as blocks:
+                for item in sorted(node.items, key=effort):
+                    blocks.enter_context(self.where(item))
+                yield
+        else:
+            with self.block(f"if {self._surely(node)}:"):
+                yield
+
+    def _surely(self, node: k.Expr) -> str:
+        """Code that is true only where the condition is. What is equal to a plain text needs no check of its own."""
+        match node:
+            case k.Compare("==", k.Fact() as fact, k.Constant(str() as text)) if self.is_raw(fact):
+                return f"{self.raw(fact.path)} == {self.constant(text)}"
+            case k.Compare(operator, k.Fact(path, Scalar.INT) as fact, k.Constant(int() as limit)) if (
+                self.is_raw(fact) and operator in RANGES
+            ):
+                code = self.raw(path)
+                return f"type({code}) is int and {RANGES[operator].format(code=code, limit=self.constant(limit))}"
+            case k.Fact(path, Scalar.BOOL) if self.is_raw(node):
+                return f"{self.raw(path)} is True"
+            case _:
+                return self.test(node)
+
+    def is_raw(self, fact: k.Fact) -> bool:
+        """Whether the fact is what the request says, and nothing is made of it."""
+        path = fact.path
+        return (
+            len(path) == 2
+            and path not in self.setting.bound
+            and path[0] in ("context", "body", "args", "attestation", "credential", "task")
+            and path[1] not in ("age", "lifetime")
+        )
 
     # ── Conditions ────────────────────────────────────────────────────────────────────────────
 

@@ -11,30 +11,33 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from policyengine.compiler import reads
-from policyengine.compiler.emit import Bound, Path, Piece, Setting
+from policyengine.compiler.emit import Bound, Path, Piece, Setting, Writer
 from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust
 from policyengine.compiler.tree import Node, Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
 from policyengine.semantics import kernel as k
+from policyengine.semantics.walk import Block
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch
+# By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
+Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 MOST_BRANCHES = 100_000  # kept; a policy whose patterns cross in more ways is walked without keeping more
 
 
 class Branch:
     """Where a walk may be: what comes `next` by literal, where any other segment leads (`wild`), the leaves here.
 
-    `ends` are the leaves of a path that ends here, `rest` of one that goes on beyond what is known; by method. `beyond`
-    are the same where every segment that is not in `next` goes there.
+    `ends` are the leaves of a path that ends here, `rest` of one that goes on beyond what is known; by method. `last`
+    are those of a path whose last segment is not in `next`, where it does not matter what it is.
     """
 
-    __slots__ = ("beyond", "ends", "grown", "next", "nodes", "rest", "rests", "wild")
+    __slots__ = ("ends", "grown", "last", "next", "nodes", "rest", "rests", "wild")
 
     def __init__(self, nodes: tuple[Node, ...], rests: tuple[int, ...]) -> None:
         self.nodes = nodes
@@ -43,7 +46,7 @@ class Branch:
         self.wild: Branch | None = None
         self.ends: dict[str, Leaf] = {}
         self.rest: dict[str, Leaf] = {}
-        self.beyond: dict[str, Leaf] = {}
+        self.last: dict[str, Leaf] = {}
         self.grown = False
 
 
@@ -83,7 +86,7 @@ class Paths:
     def beyond(self, branch: Branch) -> Branch:
         """A branch where every segment goes on beyond."""
         found = Branch((), branch.rests)
-        found.rest = found.beyond = branch.rest
+        found.rest = found.last = branch.rest
         return found
 
     def _covers(self, number: int, method: str) -> bool:
@@ -100,8 +103,9 @@ class Paths:
         plain = affixed(branch, None)
         if len(plain) == sum(len(node.affixes) for node in branch.nodes) and plain:
             branch.wild = self._branch(plain, branch.rests)
-        if not any(node.affixes for node in branch.nodes):
-            branch.beyond = branch.rest
+            branch.last = branch.wild.ends
+        elif not any(node.affixes for node in branch.nodes):
+            branch.last = branch.rest
         branch.grown = True
 
     def _reached(self, branch: Branch, segment: str) -> Branch | None:
@@ -135,17 +139,18 @@ def fits(affix: tuple[str, str], segment: str | None) -> bool:
 # ── Leaves ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Doors(dict[str, Any]):
+class Doors(dict[str | None, Any]):
     """Rules by a name; until one is asked for, the numbers of its blocks stand in its place."""
 
     def __init__(self, blocks: Mapping[str, Iterable[int]], make: Callable[[Sequence[int]], Rule]) -> None:
         super().__init__((name, tuple(numbers)) for name, numbers in blocks.items())
         self.make = make
 
-    def made(self, name: str) -> Rule:
+    def made(self, name: str | None) -> Rule:
         rule: Any = self[name]
-        made: Rule = self.make(rule) if isinstance(rule, tuple) else rule
-        self[name] = made
+        if type(rule) is tuple:
+            rule = self[name] = self.make(rule)
+        made: Rule = rule
         return made
 
 
@@ -159,23 +164,32 @@ class Side:
     others: Rule | None
 
     more: bool = field(init=False)  # whether there are any but those by name
+    each: bool = field(init=False)  # whether there are any but those by name and by group
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "more", bool(self.groups or self.globs or self.others))
+        object.__setattr__(self, "each", bool(self.globs or self.others))
+        object.__setattr__(self, "more", bool(self.groups or self.each))
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What stands at one endpoint. `covering` are the numbers of all that speaks of it, for deciding with care."""
+    """What stands at one endpoint: doors for agents, for users who call themselves, for users served by an agent.
+
+    `standing_…` have no doors but tell whether a block stands. `covering` is for deciding with care.
+    """
 
     agents: Side
     users: Side
     served: Side
-    standing_agents: Side
-    standing_users: Side
     anyone: Rule | None
     guards: Rule | None
     acts: list[Act]
+    told_agents: Side
+    told_users: Side
+    told_served: Side
+    told_anyone: Rule | None
+    standing_agents: Side
+    standing_users: Side
     verdicts: dict[object, Any]  # see verdicts.py
     takes_parts: bool
     covering: Covering
@@ -191,6 +205,34 @@ class Covering:
     hands: frozenset[int]
     guards: tuple[int, ...]
     binders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """Makes the rules of blocks, by their numbers: those that open, and those that tell why not."""
+
+    shapes: Shapes
+    trust: Trust
+    blocks: Sequence[Block]
+    opens: Opened
+    setting: Setting
+    carried: bool
+
+    def opening(self, numbers: Sequence[int]) -> Rule:
+        doors = [self._door(number) for number in numbers]
+        return self.shapes.function(lambda writer: self._writer(writer).opens(doors), self.setting)
+
+    def telling(self, numbers: Sequence[int]) -> Rule:
+        doors = [self._door(number) for number in numbers]
+        return self.shapes.function(lambda writer: self._writer(writer).tells(doors), self.setting)
+
+    def _writer(self, writer: Writer) -> DoorWriter:
+        return DoorWriter(writer, self.trust, self.carried)
+
+    def _door(self, number: int) -> Door:
+        block, opened = self.blocks[number], self.opens.get(number, {})
+        grants = [(block.grants[which], sorted(opened[which])) for which in sorted(opened)]
+        return Door(block, tuple((grant, tuple(grant.openings[one] for one in which)) for grant, which in grants))
 
 
 class Leaves:
@@ -225,6 +267,8 @@ class Leaves:
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
         self._has = entities.__contains__
+        self.known_names = frozenset(name for side in (tree.agents, tree.users) for name, _ in side.names)
+        self.known_groups = frozenset(group for group, _ in tree.agents.groups)
         self.paths = Paths(tree, self.leaf)
 
     def leaf(self, kind: str, patterns: Iterable[int], keep: bool = True) -> Leaf:
@@ -286,15 +330,22 @@ class Leaves:
         binders = sorted({number for use in uses for number in use.binders})
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
         acts: list[Act] = []
+        anyones = sorted(opens["anyones"])
+        to_anyone = self._doors("anyones", opens["anyones"], setting, carried=True)
+        agents = self._doors("agents", opens["agents"], setting, carried=False)
+        users = self._doors("users", opens["users"], setting, carried=False)
+        served = self._doors("users", opens["users"], setting, carried=True)
         return Leaf(
-            agents=self._side("agents", opens["agents"], setting, carried=False),
-            users=self._side("users", opens["users"], setting, carried=False),
-            served=self._side("users", opens["users"], setting, carried=True),
+            agents=self._side("agents", opens["agents"], agents.opening),
+            users=self._side("users", opens["users"], users.opening),
+            served=self._side("users", opens["users"], served.opening),
+            anyone=to_anyone.opening(anyones) if anyones else None,
+            told_agents=self._side("agents", opens["agents"], agents.telling),
+            told_users=self._side("users", opens["users"], users.telling),
+            told_served=self._side("users", opens["users"], served.telling),
+            told_anyone=to_anyone.telling(anyones) if anyones else None,
             standing_agents=self._standing_at("agents", setting),
             standing_users=self._standing_at("users", setting),
-            anyone=self._door("anyones", opens["anyones"], setting, carried=True)(sorted(opens["anyones"]))
-            if opens["anyones"]
-            else None,
             guards=self._guards(guards, setting, acts) if guards else None,
             acts=acts,
             verdicts={},
@@ -313,10 +364,7 @@ class Leaves:
         guards = [self.kernel.guards[number] for number in numbers]
         return self.shapes.function(lambda writer: GuardWriter(writer, acts).guards(guards), setting)
 
-    def _side(
-        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], setting: Setting, *, carried: bool
-    ) -> Side:
-        make = self._door(kind, opens, setting, carried=carried)
+    def _side(self, kind: str, opens: Iterable[int], make: Callable[[Sequence[int]], Rule]) -> Side:
         names: dict[str, list[int]] = defaultdict(list)
         groups: dict[str, list[int]] = defaultdict(list)
         globs: list[tuple[str, int]] = []
@@ -349,7 +397,7 @@ class Leaves:
 
     def _standing(self, kind: str, setting: Setting) -> Side:
         """Every block of the policy, to tell whether one stands: without doors."""
-        make = self._door(kind, {}, setting, carried=True)
+        make = self._doors(kind, {}, setting, carried=True).telling
         everyone: Principals = self.everyone[kind]
         return Side(
             Doors(dict(everyone.names), make),
@@ -358,23 +406,8 @@ class Leaves:
             make(everyone.others) if everyone.others else None,
         )
 
-    def _door(
-        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], setting: Setting, *, carried: bool
-    ) -> Callable[[Sequence[int]], Rule]:
-        blocks = getattr(self.kernel, kind)
-
-        def door(number: int) -> Door:
-            block, openings = blocks[number], opens.get(number, {})
-            grants = ((block.grants[which], openings[which]) for which in sorted(openings))
-            return Door(
-                block, tuple((grant, tuple(grant.openings[one] for one in sorted(which))) for grant, which in grants)
-            )
-
-        def make(numbers: Sequence[int]) -> Rule:
-            doors = [door(number) for number in numbers]
-            return self.shapes.function(lambda writer: DoorWriter(writer, self.trust, carried).doors(doors), setting)
-
-        return make
+    def _doors(self, kind: str, opens: Opened, setting: Setting, *, carried: bool) -> Making:
+        return Making(self.shapes, self.trust, getattr(self.kernel, kind), opens, setting, carried)
 
     # ── What generated code may take as given ─────────────────────────────────────────────────
 

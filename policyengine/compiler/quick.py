@@ -7,7 +7,7 @@ has the form of one.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from policyengine.compiler.driver import LONGEST_PATH, MEMBERS, MISSED, Driver, Form, Question, form_of
@@ -15,7 +15,7 @@ from policyengine.compiler.leaves import PLAIN, Branch, Leaf, Leaves, Side
 from policyengine.compiler.reads import in_force, instant, named, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
-from policyengine.runtime.decision import Decision, serials
+from policyengine.runtime.decision import Answer, Decision, serials
 from policyengine.runtime.paths import METHOD
 
 Answered: TypeAlias = Callable[[Question], Any]
@@ -44,17 +44,21 @@ class Quick:
         kernel = leaves.kernel
         waiving = {*kernel.unrestricted}
         self._limited = bool(kernel.delegation)
-        self._waives = True if {*kernel.packages} <= waiving else None if waiving else False
+        self._waives = {*kernel.packages} <= waiving
+        self._waiving = bool(waiving)
+        self._issuers = leaves.trust.issuers
         self._drivers: dict[Form, Answered] = {}
         self._by_length: list[Answered] = [missed] * (len(MEMBERS) + 1)
-        verdicts = Verdicts(kernel.package, kernel.revision)
+        verdicts = self._verdicts = Verdicts(kernel.package, kernel.revision)
         self._paths = leaves.paths
         self._heads: dict[str, Branch] = {}
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "Decision": Decision, "MISSED": MISSED, "NOTHING_OPENS": verdicts.nothing_opens,
-            "OPEN": OPEN, "asked_each": asked_each, "elsewhere": elsewhere, "heads": self._heads,
-            "in_force": in_force, "instant": instant, "leaves": leaves, "named": named, "now": now, "plain": plain,
-            "plain_strings": plain_strings, "standing": standing, "take": serials.__next__, "tame": tame,
+            "OPEN": OPEN, "denied": self.denied, "elsewhere": elsewhere, "heads": self._heads,
+            "in_force": in_force, "instant": instant, "issuers": self._issuers, "leaves": leaves, "named": named,
+            "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "plain_strings": plain_strings,
+            "now": now, "plain": plain,
+            "opened_by_others": opened_by_others, "take": serials.__next__, "tame": tame,
             "verdict": verdicts.at, "walk": self.walk,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
@@ -91,6 +95,40 @@ class Quick:
         driver: Answered = space["driver"]
         self._drivers[form] = driver
         return driver
+
+    def denied(
+        self,
+        leaf: Leaf,
+        by_agent: bool,
+        opened: bool,
+        serves: bool,
+        acting: int,
+        groups: Any,
+        scopes: Any,
+        given: tuple[Any, ...],
+    ) -> Answer | None:
+        """What is said where something is in the way: all of it. None where that is not sure."""
+        agent, issuer, user = given[2:5]
+        if not plain(agent) or not plain(issuer):
+            return None
+        name = agent if by_agent else user
+        served = not serves or is_open(leaf.served, user, given)
+        if not served and (self._waiving or told(leaf.told_served, user, (), given) is None):
+            return None
+        if leaf.told_anyone is not None and leaf.told_anyone(*given) is None:
+            return None
+        if opened:
+            return self._verdicts.at(leaf, (True, True, (), served), acting)
+        closed = told(leaf.told_agents if by_agent else leaf.told_users, name, groups, given)
+        if closed is None or (closed and not plain_strings(scopes)):
+            return None
+        if closed is False:
+            found = stands(leaf.standing_agents if by_agent else leaf.standing_users, name, groups, given)
+            if not found:
+                return None if found is None else self._verdicts.at(leaf, (False, False, (), served), acting)
+        if not closed and served and not acting:
+            return self._verdicts.nothing_opens
+        return self._verdicts.at(leaf, (True, False, closed or (), served), acting)
 
     def walk(self, method: str, path: str) -> tuple[Leaf, Any] | None:
         """The leaf of a path, segment by segment, and its parts; None where it is not canonical as it stands."""
@@ -143,7 +181,16 @@ def missed(question: Question) -> Any:
     return MISSED
 
 
-def asked_each(side: Side, name: str | None) -> Iterator[Rule]:
+def opened_by_others(side: Side, name: str | None, given: tuple[Any, ...]) -> bool:
+    return any(rule(*given) is True for rule in others(side, name))
+
+
+def is_open(side: Side, name: str, given: tuple[Any, ...]) -> bool:
+    by_name = name in side.names and side.names.made(name)(*given) is True
+    return by_name or opened_by_others(side, name, given)
+
+
+def others(side: Side, name: str | None) -> Iterator[Rule]:
     """The rules that must be asked each time: of the globs that fit, and of conditions."""
     if name is not None:
         yield from (rule for glob, rule in side.globs if glob.matches(name))
@@ -151,28 +198,52 @@ def asked_each(side: Side, name: str | None) -> Iterator[Rule]:
             yield side.others
 
 
-def standing(side: Side, name: str | None, groups: Any, given: tuple[Any, ...]) -> bool | None:
-    """Whether a block stands for the caller, by the rules that have no doors; None where that is not sure."""
-    if name is None:
-        return False
-    for rule in standing_rules(side, name, groups):
-        answer = None if rule is None else rule(*given)
-        if answer is None:
+def told(side: Side, name: str | None, groups: Any, given: tuple[Any, ...]) -> Any:
+    """What doors tell that are not open: False, or the scopes that would have opened one. None: it is not sure."""
+    rule = side.names.get(name)
+    if rule is None:
+        if not plain(name):
             return None
+        closed = False
+    else:
+        closed = (side.names.made(name) if type(rule) is tuple else rule)(*given)
+    if side.more and closed is not None:
+        for rule in beyond(side, name, groups):
+            answer = None if rule is None else rule(*given)
+            if answer is None or (answer and closed):
+                return None  # the order of two lists of scopes is told with care
+            if answer is not False and (answer or closed is False):
+                closed = answer
+    return closed
+
+
+def beyond(side: Side, name: str | None, groups: Any) -> Sequence[Rule | None]:
+    """The rules that are not by name; None where nobody knows which groups the caller is in."""
+    found: list[Rule | None] = []
+    if side.groups and name is not None:
+        if plain_strings(groups):
+            for group in groups:
+                if group in side.groups:
+                    found.append(side.groups.made(group))
+        else:
+            found.append(None)
+    if side.each:
+        found += others(side, name)
+    return found
+
+
+def stands(side: Side, name: str | None, groups: Any, given: tuple[Any, ...]) -> bool | None:
+    """Whether a block stands for the caller, wherever its doors are; None where that is not sure."""
+    rule = side.names.get(name)
+    if rule is not None:
+        answer = (side.names.made(name) if type(rule) is tuple else rule)(*given)
         if answer is not False:
-            return True
+            return None if answer is None else True
+    for rule in beyond(side, name, groups) if side.more else ():
+        answer = None if rule is None else rule(*given)
+        if answer is not False:
+            return None if answer is None else True
     return False
-
-
-def standing_rules(side: Side, name: str, groups: Any) -> Iterator[Rule | None]:
-    """None where nobody knows which groups the caller is in."""
-    if name in side.names:
-        yield side.names.made(name)
-    if side.groups:
-        if not plain_strings(groups):
-            yield None
-        yield from (side.groups.made(group) for group in groups if group in side.groups)
-    yield from asked_each(side, name)
 
 
 def elsewhere(q: Question, leaves: Leaves) -> tuple[Leaf, Any] | None:

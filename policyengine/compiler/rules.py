@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from types import CodeType, FunctionType
@@ -19,6 +19,7 @@ from policyengine.semantics.saying import PROOFS
 from policyengine.semantics.walk import Block
 
 Rule: TypeAlias = Callable[..., Any]
+ACTS_FOR = "(subject is None or subject == agent or subject == user)"
 Proof: TypeAlias = tuple[str, str, tuple[str, str], bool | timedelta]
 
 
@@ -150,49 +151,96 @@ def is_proof(requirement: k.Requirement) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DoorWriter:
-    """Writes the function of some doors: True where one is open, else what it would have taken.
-
-    That is False where no block stands, and otherwise the scopes any of which would have opened one, mostly none.
-    `carried`: no scope is asked for.
-    """
+    """Writes the two functions of some doors. `carried`: no scope is asked for."""
 
     writer: Writer
     trust: Trust
     carried: bool
 
-    def doors(self, doors: Iterable[Door]) -> None:
+    # ── Is one open? ──────────────────────────────────────────────────────────────────────────
+
+    def opens(self, doors: Iterable[Door]) -> None:
+        """True where one is surely open: whatever refutes it comes first, and why it is shut is not asked."""
+        for door in doors:
+            with self.writer.about(door.block.span), ExitStack() as blocks:
+                self.open_if(door, blocks)
+        self.writer.line("return False")
+
+    def open_if(self, door: Door, blocks: ExitStack) -> None:
+        """The conditions of the only `may` come before what the block requires: they refute more, for less."""
+        block = door.block
+        if len(door.grants) == 1:
+            ((grant, openings),) = door.grants
+            blocks.enter_context(self.granted(grant))
+            self.stands(block, blocks)
+            self.open_by(block, openings)
+            return
+        self.stands(block, blocks)
+        for grant, openings in door.grants:
+            with self.granted(grant):
+                self.open_by(block, openings)
+
+    def stands(self, block: Block, blocks: ExitStack) -> None:
+        for one in () if isinstance(block, k.AnyoneBlock) else block.requirements:
+            with self.writer.about(one.span):
+                blocks.enter_context(self.required(one))
+        if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.Where):
+            self.writer.unless("agent is not None" if isinstance(block, k.AgentBlock) else "user is not None")
+            blocks.enter_context(self.writer.where(block.who.condition))
+
+    @contextmanager
+    def granted(self, grant: k.Grant) -> Iterator[None]:
+        with self.writer.about(grant.span), nullcontext() if grant.when is None else self.writer.where(grant.when):
+            yield
+
+    def open_by(self, block: Block, openings: Sequence[k.Opening]) -> None:
+        carries = self.carries(block, openings)
+        self.writer.line("return True" if carries == "True" else f"if {carries}: return True")
+
+    def required(self, requirement: k.Requirement) -> AbstractContextManager[None]:
+        match requirement:
+            case k.IssuedBy(names):
+                return self.writer.block(f"if {self.issued(names)}:")
+            case k.ActsAlone() | k.Valid():
+                return self.writer.block(f"if {self.holds(requirement)}:")
+            case k.ActsFor(condition):
+                acts = self.writer.block(f"if user is not None and {ACTS_FOR}:")
+                return acts if condition is None else both(acts, lambda: self.writer.where(condition))
+            case _:
+                return self.writer.where(condition_of(requirement, self.trust))
+
+    # ── What would it have taken? ─────────────────────────────────────────────────────────────
+
+    def tells(self, doors: Iterable[Door]) -> None:
+        """False where no block stands, else the scopes any of which would have opened one of the doors, mostly none.
+
+        It is sure only if every fact is known that any of these blocks asks for: an unknown one could be why not.
+        """
         self.writer.line("closed = False")
         for door in doors:
             with self.writer.about(door.block.span):
-                self.door(door)
+                self.tell(door)
         self.writer.line("return closed")
 
-    def door(self, door: Door) -> None:
+    def tell(self, door: Door) -> None:
         if isinstance(door.block, k.AgentBlock | k.UserBlock) and isinstance(door.block.who, k.Where):
-            applies = self.applies(door.block.who.condition, agent=isinstance(door.block, k.AgentBlock))
-            with self.writer.block(f"if {applies}:"):
-                self.standing(door)
+            self.writer.unless("agent is not None" if isinstance(door.block, k.AgentBlock) else "user is not None")
+            with self.writer.block(f"if {self.writer.test(door.block.who.condition)}:"):
+                self.tell_standing(door)
         else:
-            self.standing(door)
+            self.tell_standing(door)
 
-    def applies(self, condition: k.Expr, *, agent: bool) -> str:
-        self.writer.unless("agent is not None" if agent else "user is not None")
-        return self.writer.test(condition)
-
-    def standing(self, door: Door) -> None:
+    def tell_standing(self, door: Door) -> None:
         requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
-        proofs = [one for one in requirements if is_proof(one)]
         holds = self.all_of([one for one in requirements if not is_proof(one)])
-        proved = self.all_of(proofs)
+        proved = self.all_of([one for one in requirements if is_proof(one)])
         tests = [self.when(grant) for grant, _ in door.grants]
         with self.writer.block(f"if {holds}:") if holds != "True" else nullcontext():
+            with self.writer.block(f"if {proved}:") if proved != "True" else nullcontext():
+                self.tell_grants(door, tests)
             if proved != "True":
-                with self.writer.block(f"if {proved}:"):
-                    self.grants(door, tests)
                 with self.writer.block("else:"):
-                    self.unproved(door, tests)
-            else:
-                self.grants(door, tests)
+                    self.tell_unproved(door, tests)
 
     def all_of(self, requirements: Sequence[k.Requirement]) -> str:
         codes = []
@@ -205,41 +253,57 @@ class DoorWriter:
         with self.writer.about(grant.span):
             return "True" if grant.when is None else self.writer.test(grant.when)
 
-    def unproved(self, door: Door, tests: Sequence[str]) -> None:
+    def tell_unproved(self, door: Door, tests: Sequence[str]) -> None:
         """What a better credential would have opened is told with care."""
         for (_, openings), test in zip(door.grants, tests, strict=True):
-            self.writer.line(f"if {test} and {self.carries(openings)}: {UNSURE}")
+            self.writer.line(f"if {test} and ({self.carries(door.block, openings)}): {UNSURE}")
 
-    def grants(self, door: Door, tests: Sequence[str]) -> None:
+    def tell_grants(self, door: Door, tests: Sequence[str]) -> None:
         self.writer.line("if closed is False: closed = ()")
         for (grant, openings), test in zip(door.grants, tests, strict=True):
-            with self.writer.about(grant.span):
-                self.grant(openings, test)
+            scopes = tuple(dict.fromkeys(scope for opening in openings for scope in opening.carriers))
+            carries = self.carries(door.block, openings)
+            with self.writer.about(grant.span), self.writer.block(f"if {test}:"):
+                if carries == "True" or not scopes:
+                    self.writer.line(UNSURE)  # it is open after all, or no scope is to be told
+                else:
+                    self.writer.line(f"if {carries}: {UNSURE}")
+                    self.writer.line(f"closed += {self.writer.constant(scopes)}")
 
-    def grant(self, openings: Sequence[k.Opening], test: str) -> None:
-        carries = self.carries(openings)
-        if carries == "True":
-            self.writer.line("return True" if test == "True" else f"if {test}: return True")
-            return
-        scopes = tuple(dict.fromkeys(scope for opening in openings for scope in opening.carriers))
-        with self.writer.block(f"if {test}:") if test != "True" else nullcontext():
-            self.writer.line(f"if {carries}: return True")
-            self.writer.line(f"closed += {self.writer.constant(scopes)}" if scopes else UNSURE)
+    # ── Parts of both ─────────────────────────────────────────────────────────────────────────
 
-    def carries(self, openings: Sequence[k.Opening]) -> str:
+    def carries(self, block: Block, openings: Sequence[k.Opening]) -> str:
+        """Whether the credential carries a scope for one of the openings, or its issuer asks for none."""
         if self.carried:
+            return "True"
+        known = self._issuers(block)
+        if known and known <= self.trust.scopes_none:
             return "True"
         scopes = dict.fromkeys(scope for opening in openings for scope in opening.carriers)
         named = " or ".join(f"{self.writer.constant(scope)} in scopes" for scope in scopes) or "False"
-        free = f"issuer in {self.writer.constant(self.trust.scopes_none)} or " if self.trust.scopes_none else ""
-        return f"(issuer in {self.writer.constant(self.trust.issuers)} and ({free}{named}))"
+        if known:
+            free = known & self.trust.scopes_none
+            return f"{named} or issuer in {self.writer.constant(free)}" if free else named
+        free = self.trust.scopes_none
+        named = f"({named} or issuer in {self.writer.constant(free)})" if free else f"({named})"
+        return f"{named} and issuer in {self.writer.constant(self.trust.issuers)}"
+
+    def _issuers(self, block: Block) -> frozenset[str]:
+        """The issuers of which one is sure to have issued the credential; empty where the block does not say."""
+        requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
+        names = [frozenset(one.issuers) for one in requirements if isinstance(one, k.IssuedBy)]
+        return names[0] if names and names[0] <= self.trust.issuers else frozenset()
+
+    def issued(self, names: Sequence[str]) -> str:
+        if len(names) == 1:
+            return f"issuer == {self.writer.constant(names[0])}"
+        return f"issuer in {self.writer.constant(frozenset(names))}"
 
     def holds(self, requirement: k.Requirement) -> str:
         writer = self.writer
         match requirement:
             case k.IssuedBy(names):
-                issued = f"issuer in {writer.constant(frozenset(names))}"
-                found = writer.put(f"issuer == {writer.constant(names[0])}" if len(names) == 1 else issued)
+                found = writer.put(self.issued(names))
                 writer.line(f"if not {found} and not named(issuer): {UNSURE}")  # an equal one is a name
                 return found
             case k.ActsAlone():
@@ -247,13 +311,19 @@ class DoorWriter:
             case k.ActsFor(condition):
                 writer.unless("user is not None and agent is not None")
                 acts = "True" if condition is None else writer.test(condition)
-                return writer.put(f"{acts} and (subject is None or subject == agent or subject == user)")
+                return writer.put(f"{acts} and {ACTS_FOR}")
             case k.Valid(start, end):
                 before = f"{writer.constant(start)} <= instant(moment)" if start is not None else "True"
                 after = f"instant(moment) < {writer.constant(end)}" if end is not None else "True"
                 return writer.put(f"{before} and {after}")
             case _:
                 return writer.test(condition_of(requirement, self.trust))
+
+
+@contextmanager
+def both(outer: AbstractContextManager[None], inner: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with outer, inner():
+        yield
 
 
 # ── Guards ────────────────────────────────────────────────────────────────────────────────────
