@@ -158,7 +158,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E121",
         "a file that is too large",
-        "A file has at most 4,194,304 characters, so that checking a policy never takes forever.",
+        "A file has at most 33,554,432 characters, so that checking a policy never takes forever.",
         "",
         "",
     ),

@@ -148,10 +148,13 @@ class Machine:
 
 
 def inlined(parts: list[Part], rule: Reduction) -> list[Part]:
+    """The picked parts, lists among them taken apart. The first list grows: copied, a long one would take forever."""
     found: list[Part] = []
     for i in rule.picked or ():
-        if i in rule.inlined:
+        if i not in rule.inlined:
+            found.append(parts[i])
+        elif found:
             found += parts[i]
         else:
-            found.append(parts[i])
+            found = parts[i]
     return found

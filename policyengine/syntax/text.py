@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.source import Source, Span
 
-MAX_CHARACTERS = 4 * 1024 * 1024
+MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million
 MAX_BRACKETS = 64
 
 # Controls, line ends of other systems, halves of characters, a byte order mark. What else may mislead the eye is for
