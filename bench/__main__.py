@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import chart, decide, growth, guard, loading, machine, paper
-from bench.http import serve
 from bench.peers import PEERS
 from bench.report import Report, Section, show
+from bench.serving import frames, serve
 
 WIDTH = 132  # of a file or a pipe
 
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say),
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
+    "socket": lambda _, say: frames.run(say),
     "compile": lambda options, say: loading.compiling(tuple(options.sizes) or loading.SIZES, say),
     "memory": lambda options, say: loading.memory(tuple(options.sizes) or loading.SIZES, say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),

@@ -9,10 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from bench.http import cerbos, floor, load, serve, servers
-from bench.http.load import loop
+from bench import policy
+from bench.serving import cerbos, floor, frames, load, serve, servers
+from bench.serving.load import loop
+from bench.serving.socket_floor import HEADER, Floor
 from bench.workload import workload
 
 WORK = workload(20, 40)
@@ -38,7 +41,7 @@ def test_the_floor_decodes_the_body_and_answers_as_many_bytes_as_asked() -> None
 
 
 def test_the_floor_refuses_a_body_of_another_shape() -> None:
-    with pytest.raises(floor.msgspec.ValidationError):
+    with pytest.raises(msgspec.ValidationError):
         asgi(b'{"request": {"method": "GET"}}')
 
 
@@ -116,3 +119,69 @@ def test_a_summary_has_medians_and_processor_time_a_request() -> None:
 def test_a_server_that_is_not_there_says_how_to_get_it() -> None:
     section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"}])
     assert any("npm install" in cell for row in section.rows for cell in row)
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+
+def framed(asked: object) -> bytes:
+    payload = msgspec.msgpack.encode((7, "decide", asked))
+    return HEADER.pack(len(payload)) + payload
+
+
+@pytest.mark.parametrize("piece", [1, 50, 10_000])
+def test_the_socket_floor_answers_frames_however_they_arrive(piece: int) -> None:
+    question = policy.question(WORK.requests[0])
+    data = framed(question) + framed([question, question])
+    wire, floor_ = Wire(), Floor(msgspec.msgpack.encode("one"), msgspec.msgpack.encode("many"))
+    floor_.connection_made(wire)
+    for at in range(0, len(data), piece):
+        floor_.data_received(data[at : at + piece])
+    answers = [msgspec.msgpack.encode((7, 200, text)) for text in ("one", "many")]
+    assert wire.written == b"".join(HEADER.pack(len(answer)) + answer for answer in answers)
+
+
+def test_questions_are_put_into_frames_of_one_size() -> None:
+    made = [msgspec.msgpack.decode(frame[HEADER.size :]) for frame in frames._frames(list(range(10)), 4)]
+    assert made == [[0, "decide", [0, 1, 2, 3]], [1, "decide", [4, 5, 6, 7]]]
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[Path]:
+    """The socket's floor in a thread."""
+    path, one = tmp_path / "floor.sock", msgspec.msgpack.encode({"allowed": True})
+    loop_ = asyncio.new_event_loop()
+    server = loop_.run_until_complete(loop_.create_unix_server(lambda: Floor(one, one), str(path)))
+    thread = threading.Thread(target=loop_.run_forever)
+    thread.start()
+    yield path
+    loop_.call_soon_threadsafe(loop_.stop)
+    thread.join()
+    server.close()
+    loop_.run_until_complete(asyncio.sleep(0))
+    loop_.close()
+
+
+@pytest.mark.parametrize(("kind", "a_frame"), [("one", 1), ("many", frames.MANY)])
+def test_the_load_counts_decisions(answering: Path, tmp_path: Path, kind: str, a_frame: int) -> None:
+    questions = tmp_path / "questions"
+    questions.write_bytes(msgspec.msgpack.encode([policy.question(asked) for asked in WORK.requests] * 4))
+    found = frames.load(str(answering), str(questions), kind, 0.05)
+    assert found["decisions"] >= a_frame
+    assert found["decisions"] % a_frame == 0
+    assert found["p99_us"] >= found["p50_us"] > 0
+
+
+def test_the_table_of_the_socket_has_a_row_for_each_load() -> None:
+    run = {"rate": 400_000, "decisions": 64, "p50_us": 1.0, "p99_us": 2.0, "cpu_s": 0.0001}
+    section = frames.section([frames.summary("policyengine", kind, [run]) for kind in frames.LOADS])
+    assert [row[1] for row in section.rows] == ["1", "64"]
+    assert section.targets[0].holds

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.http import cerbos, load, servers
-from bench.http.servers import NotStarted, Server
 from bench.report import Section, Target
+from bench.serving import cerbos, load, servers
+from bench.serving.servers import NotStarted, Server
 from bench.trial import Data, number
 from bench.workload import Workload, workload
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import policy
-from bench.http.load import pinned
 from bench.machine import cores
+from bench.serving.load import pinned
 from bench.workload import Request, Workload
 
+POLICYENGINE = (sys.executable, "-c", "from policyengine.cli import main; main()")
 PATIENCE = 120.0  # seconds until a server must answer
 
 
@@ -42,8 +43,7 @@ def ours(work: Workload, folder: Path) -> Iterator[Server]:
     file = folder / "gateway.policy"
     file.write_text(policy.policy(work))
     port = free_port()
-    main = "from policyengine.cli import main; main()"
-    command = [sys.executable, "-c", main, "serve", str(file), "--port", str(port)]
+    command = [*POLICYENGINE, "serve", str(file), "--port", str(port)]
     with started(command, folder / "ours.log") as pid:
         answering(port, "/healthz", folder / "ours.log")
         url = f"http://127.0.0.1:{port}/decide"
@@ -57,10 +57,10 @@ def floor(size: int, folder: Path) -> Iterator[Server]:
     """Raw ASGI on uvicorn, with uvloop and httptools where they are installed; `size` is the length of the answer."""
     port = free_port()
     quick = ["--loop", "auto", "--http", "auto", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
-    command = [sys.executable, "-m", "uvicorn", "bench.http.floor:app", "--port", str(port), *quick]
-    with started(command, folder / "floor.log", ANSWER=str(size)) as pid:
-        listening(port, folder / "floor.log")
-        yield Server("floor", "floor: raw ASGI", pid, f"http://127.0.0.1:{port}/", question, None)
+    command = [sys.executable, "-m", "uvicorn", "bench.serving.floor:app", "--port", str(port), *quick]
+    with started(command, folder / "floor.log", ANSWER=str(size)) as process:
+        listening(socket.AF_INET, ("127.0.0.1", port), process)
+        yield Server("floor", "floor: raw ASGI", process.pid, f"http://127.0.0.1:{port}/", question, None)
 
 
 def question(asked: Request) -> bytes:
@@ -70,9 +70,16 @@ def question(asked: Request) -> bytes:
 # ── Processes and ports ───────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    log: Path
+    over: Callable[[], bool]
+
+
 @contextmanager
-def started(command: Sequence[str], log: Path, **variables: str) -> Iterator[int]:
-    """A process on the last core, in a group of its own; yields its pid."""
+def started(command: Sequence[str], log: Path, **variables: str) -> Iterator[Process]:
+    """A process on the last core, in a group of its own, that is stopped at the end."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [*pinned(cores()[-1]), *command],
@@ -82,48 +89,55 @@ def started(command: Sequence[str], log: Path, **variables: str) -> Iterator[int
             start_new_session=True,
         )
     try:
-        yield process.pid
+        yield Process(process.pid, log, lambda: process.poll() is not None)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, how)
         try:
             process.wait(10)
+            return
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            continue
 
 
 class NotStarted(Exception):
-    """A server that did not answer in time; the message ends with the last line of its log."""
+    """A server that ended, or did not answer in time; the message is the last line of its log."""
 
 
-def listening(port: int, log: Path) -> None:
+def listening(family: int, address: object, process: Process) -> None:
     def connect() -> bool:
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
+        with socket.socket(family) as one:
+            one.connect(address)  # type: ignore[arg-type]
             return True
 
-    _patiently(connect, log)
+    _patiently(connect, process)
 
 
-def answering(port: int, path: str, log: Path) -> None:
+def answering(port: int, path: str, process: Process) -> None:
     def answer() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", path)
         return connection.getresponse().status == 200
 
-    _patiently(answer, log)
+    _patiently(answer, process)
 
 
-def _patiently(ready: Callable[[], bool], log: Path) -> None:
+def _patiently(ready: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not process.over():
         try:
             if ready():
                 return
         except OSError:
             pass
         time.sleep(0.05)
-    lines = log.read_text().strip().splitlines()
-    raise NotStarted(f"no answer in {PATIENCE:.0f} s: {lines[-1] if lines else 'its log is empty'}")
+    lines = [line.strip(" │╯╰─") for line in process.log.read_text().splitlines()]
+    raise NotStarted(next((line for line in reversed(lines) if line), f"no answer in {PATIENCE:.0f} s"))
 
 
 def free_port() -> int:

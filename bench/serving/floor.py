@@ -1,6 +1,6 @@
 """The floor of `serve`: a raw ASGI callable that decodes the same body into types and answers as many bytes as we do.
 
-ANSWER=… uvicorn bench.http.floor:app
+ANSWER=… uvicorn bench.serving.floor:app
 """
 
 from __future__ import annotations
@@ -11,40 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-
-class Line(msgspec.Struct):
-    method: str
-    path: str
-
-
-class Agent(msgspec.Struct):
-    id: str
-    issuer: str
-    groups: list[str]
-
-
-class Credential(msgspec.Struct):
-    scopes: list[str]
-
-
-class Context(msgspec.Struct):
-    depth: int
-    tenant: str
-    hour: int
-    risk: int
-
-
-class Attestation(msgspec.Struct):
-    verified: bool
-
-
-class Question(msgspec.Struct):
-    request: Line
-    agent: Agent
-    credential: Credential
-    context: Context
-    attestation: Attestation
-
+from bench.serving.shape import Question
 
 ANSWER = b"x" * int(os.environ.get("ANSWER", "300"))
 START = {

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.http.servers import Server, answering, free_port, started
 from bench.peers.shapes import by_base, quoted
+from bench.serving.servers import Server, answering, free_port, started
 from bench.workload import Forbid, Permit, Request, Workload
 
 INSTALL = "npm install @cerbos/cerbos-linux-x64, or CERBOS=/path/to/cerbos"
@@ -35,9 +35,9 @@ def cerbos(work: Workload, folder: Path, program: Path) -> Iterator[Server]:
     settings = folder / "cerbos.yaml"
     settings.write_text(json.dumps(_settings(policies, port, inner)))
     command = [str(program), "server", "--config", str(settings), "--log-level", "error"]
-    with started(command, folder / "cerbos.log", GOMAXPROCS="1", CERBOS_NO_TELEMETRY="1") as pid:
-        answering(port, "/_cerbos/health", folder / "cerbos.log")
-        yield Server("cerbos", "Cerbos", pid, f"http://127.0.0.1:{port}/api/check/resources", question, allowed)
+    with started(command, folder / "cerbos.log", GOMAXPROCS="1", CERBOS_NO_TELEMETRY="1") as process:
+        answering(port, "/_cerbos/health", process)
+        yield Server("cerbos", "Cerbos", process.pid, f"http://127.0.0.1:{port}/api/check/resources", question, allowed)
 
 
 def _settings(policies: Path, port: int, inner: int) -> dict[str, Any]:
