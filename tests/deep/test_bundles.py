@@ -11,7 +11,7 @@ from tests.compiler.hostile import refused_or_sound
 pytestmark = pytest.mark.deep
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
 def test_very_many_changed_bundles_are_refused_or_decide(seed: int) -> None:
     refused_or_sound(seed, changes=40)
