@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -25,7 +26,25 @@ ASK = '{"request": {"method": "GET", "path": "/"}}'
 def serve(
     paths: PoliciesOrBundle,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            min=0,
+            max=65535,
+            help="0 takes a free one. [default: 8080, none with --socket]",
+            show_default=False,
+        ),
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option("--socket", metavar="PATH", help="Answer sidecars at a Unix socket.", show_default=False),
+    ] = None,
+    socket_mode: Annotated[
+        str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect: the mode of its file.")
+    ] = "600",
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")] = 1,
     token_file: Annotated[
         Path | None,
         typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
@@ -34,15 +53,17 @@ def serve(
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
-    """Answer requests over HTTP.
+    """Answer requests over HTTP, or over a Unix socket, or both.
 
     It runs until it is interrupted. Facts in a request are claims, so only a trusted gateway may make them: to listen
-    elsewhere than on this machine needs a token file, with a token on each line.
+    elsewhere than on this machine needs a token file, with a token on each line. A socket needs none: whoever may open
+    its file may ask.
 
     \b
     Example:
       policyengine serve payments/ --port 8080
       curl -s http://127.0.0.1:8080/decide -H 'content-type: application/json' -d @request.json
+      policyengine serve payments/ --socket /run/policyengine.sock
     """
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
@@ -51,7 +72,16 @@ def serve(
     try:
         tokens = _tokens(token_file)
         answer(
-            engine, host, port, tokens, listening=lambda url: _greet(engine, url, _curl(url, paths, token_file), format)
+            engine,
+            host,
+            8080 if port is None and socket is None else port,
+            tokens,
+            path=socket,
+            mode=_mode(socket_mode),
+            workers=workers,
+            listening=lambda url: _greet(
+                engine, Served(url, socket, workers), _curl(url, paths, token_file) if url else None, format
+            ),
         )
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
@@ -69,22 +99,45 @@ def _tokens(path: Path | None) -> tuple[str, ...] | None:
     return found.tokens
 
 
-def _greet(engine: Engine, url: str, curl: str, format: Format) -> None:
+def _mode(given: str) -> int:
+    """The mode of a file, in octal digits."""
+    if not re.fullmatch("0?[0-7]{3}", given):
+        raise CommandError("usage", f"`{given}` is no mode of a file", "give it in octal, like 600 or 660", code=2)
+    return int(given, 8)
+
+
+class Served(NamedTuple):
+    """Where it is answered, and by how many."""
+
+    url: str | None
+    socket: Path | None
+    workers: int
+
+
+def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
     """Say what is served, at once: whoever started this may wait for it."""
     rules, warnings = rules_of(engine), len(engine.warnings)
     if format is Format.JSON:
+        listening = {"listening": served.url} if served.url else {}
+        socket = {"socket": str(served.socket)} if served.socket else {}
+        workers = {"workers": served.workers} if served.workers > 1 else {}
         packages = list(engine.packages)
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
-        print_json({"listening": url, **facts}, indent=None)
+        print_json({**listening, **socket, **workers, **facts}, indent=None)
         return
     screen = Screen()
-    screen.line("listening on ", (url, "bold"))
+    for place in (served.url, served.socket):
+        if place is not None:
+            screen.line("listening on ", (printable(str(place)), "bold"))
+    if served.workers > 1:
+        screen.text(f"workers:  {served.workers}")
     screen.text(f"packages: {', '.join(engine.packages)}")
     screen.text(f"revision: {engine.revision}")
     screen.text(f"rules:    {rules:,}")
     if warnings:
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
-    screen.text(f"try:      {curl}")
+    if curl is not None:
+        screen.text(f"try:      {curl}")
     screen.stream.flush()
 
 

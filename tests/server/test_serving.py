@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from policyengine.server import ServeError, TokenError, serve
-from policyengine.server.serving import bound, resolved
+from policyengine.server.listeners import bound, resolved
 from tests.server.conftest import OPEN, SHUT, TOKEN, Watched
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pyte
         pass
 
     monkeypatch.setattr(Shy, "bind", bind, raising=False)
-    monkeypatch.setattr("policyengine.server.serving.socket.socket", Shy)
+    monkeypatch.setattr("policyengine.server.listeners.socket.socket", Shy)
     assert refusal(engine, "127.0.0.1", 80).message == "port 80 on `127.0.0.1` is not permitted"
 
 

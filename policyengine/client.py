@@ -1,0 +1,205 @@
+"""A client of `policyengine serve --socket`, and the frames that both ends speak; of policyengine it needs no more.
+
+    with SocketClient("/run/policyengine.sock") as client:
+        if client.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …}).allowed:
+            …
+
+A frame is four bytes of length, most significant first, and so many bytes of MessagePack.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from pathlib import Path
+from struct import Struct as Layout
+from threading import Lock
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import msgspec
+
+HEADER = Layout(">I")
+LARGEST_QUESTION = 1024 * 1024  # bytes in a frame that asks
+LARGEST_ANSWER = 64 * 1024 * 1024  # bytes in a frame that answers
+AT_ONCE = 64
+DECIDED = 200
+
+Kind = Literal["decide", "evaluate"]
+Free = dict[str, Any]
+Read = TypeVar("Read")
+
+
+class SocketError(Exception):
+    """There is no decision, so whoever asked must treat it as a deny.
+
+    `problem` is the server's, where it is the server that said so: `status`, `detail`, `member`, `hint`.
+    """
+
+    def __init__(self, message: str, problem: Free | None = None) -> None:
+        self.problem = problem or {}
+        super().__init__(message)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A decision as the server sent it; the members are those of an answer of `POST /decide`."""
+
+    outcome: Literal["allow", "deny", "confirm", "throttle"]
+    allowed: bool
+    id: str
+    revision: str
+    package: str
+    gate: str | None
+    reasons: list[Free]
+    remedies: list[Free]
+    principal: Free
+    rates: list[Free]
+    obligations: list[Free]
+    unknown: list[Free]
+    explanation: Free | None = None
+    error: Free | None = None
+
+    def __post_init__(self) -> None:
+        if self.allowed is not (self.outcome == "allow"):
+            raise ValueError("`allowed` and `outcome` contradict each other")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_frame = msgspec.msgpack.Decoder(tuple[int | None, int, msgspec.Raw]).decode
+_answer = msgspec.msgpack.Decoder(Answer).decode
+_answers = msgspec.msgpack.Decoder(list[Answer]).decode
+_problem = msgspec.msgpack.Decoder(Free).decode
+
+
+class SocketClient:
+    """Asks over the socket at `path`; each answer must be complete within `timeout` seconds.
+
+    It connects when it is first asked, and anew after an error. Threads may share one and take turns.
+    """
+
+    def __init__(self, path: Path | str, timeout: float = 5.0) -> None:
+        self.path = str(path)
+        self.timeout = timeout
+        self._socket: socket.socket | None = None
+        self._ids = count(1)
+        self._turn = Lock()
+
+    def decide(self, question: Mapping[str, object]) -> Answer:
+        """Decide and spend, as `POST /decide` does. Raises SocketError: no decision, deny."""
+        return _read(_answer, self._ask("decide", question))
+
+    def evaluate(self, question: Mapping[str, object]) -> Answer:
+        """Decide and spend nothing. Raises SocketError: no decision, deny."""
+        return _read(_answer, self._ask("evaluate", question))
+
+    def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[Answer]:
+        """Decide each, in order, as `decide` does; what is no question is a deny with its `error`.
+
+        Raises SocketError: then none of the answers is known, whatever was spent, and all are a deny.
+        """
+        asked = list(questions)
+        answers: list[Answer] = []
+        for at in range(0, len(asked), AT_ONCE):
+            answers += _read(_answers, self._ask("decide", asked[at : at + AT_ONCE]))
+        if len(answers) != len(asked):
+            raise SocketError("there are not as many answers as questions")
+        return answers
+
+    def close(self) -> None:
+        """Close the connection; another question opens one again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # ── One exchange ──────────────────────────────────────────────────────────────────────────
+
+    def _ask(self, kind: Kind, question: object) -> msgspec.Raw:
+        with self._turn:
+            try:
+                return self._exchanged(next(self._ids), kind, question)
+            except SocketError:
+                raise
+            except TimeoutError:
+                self.close()
+                raise SocketError(f"no answer from `{self.path}` within {self.timeout:g} seconds") from None
+            except OSError as error:
+                self.close()
+                raise SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}") from None
+            except BaseException:
+                # Interrupted in the middle: what comes next would be the answer to this question.
+                self.close()
+                raise
+
+    def _exchanged(self, id: int, kind: Kind, question: object) -> msgspec.Raw:
+        sent = _framed((id, kind, question))
+        deadline = time.monotonic() + self.timeout
+        connection = self._connected()
+        connection.settimeout(self.timeout)
+        connection.sendall(sent)
+        (size,) = HEADER.unpack(_received(connection, HEADER.size, deadline))
+        if size > LARGEST_ANSWER:
+            self.close()
+            raise SocketError("the answer is larger than 64 MiB")
+        try:
+            answered, status, content = _frame(_received(connection, size, deadline))
+        except msgspec.MsgspecError as error:
+            self.close()
+            raise SocketError(f"the answer cannot be read: {error}") from None
+        if status != DECIDED:
+            if answered is None:
+                self.close()
+            raise _refused(content)
+        if answered != id:
+            self.close()
+            raise SocketError("the answer is to another question")
+        return content
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket = connection
+            connection.settimeout(self.timeout)
+            connection.connect(self.path)
+        return self._socket
+
+
+def _framed(question: object) -> bytes:
+    try:
+        payload = _encode(question)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SocketError(f"the question cannot be written as MessagePack: {error}") from None
+    if len(payload) > LARGEST_QUESTION:
+        raise SocketError("the question is larger than 1 MiB")
+    return HEADER.pack(len(payload)) + payload
+
+
+def _received(connection: socket.socket, size: int, deadline: float) -> bytes:
+    pieces = bytearray()
+    while len(pieces) < size:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        piece = connection.recv(size - len(pieces))
+        if not piece:
+            raise ConnectionResetError("the server closed the connection")
+        pieces += piece
+    return bytes(pieces)
+
+
+def _read(decode: Callable[[msgspec.Raw], Read], content: msgspec.Raw) -> Read:
+    try:
+        return decode(content)
+    except msgspec.MsgspecError as error:
+        raise SocketError(f"the answer cannot be read: {error}") from None
+
+
+def _refused(content: msgspec.Raw) -> SocketError:
+    problem = _read(_problem, content)
+    said = [str(problem[name]) for name in ("detail", "hint") if problem.get(name) is not None]
+    return SocketError(" (".join(said) + ")" * (len(said) - 1), problem)

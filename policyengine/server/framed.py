@@ -1,0 +1,213 @@
+"""The decision API over a Unix socket, for sidecars: frames of MessagePack, many on the way at once, answered in order.
+
+A question is `[id, kind, question]`, or a list of questions in its place; an answer is `[id, status, content]`, its
+status that of HTTP and its content a decision, a list of them, or a problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableSet
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
+from policyengine.engine import Engine
+from policyengine.runtime import quick, wire
+from policyengine.runtime.request import Request, RequestError
+from policyengine.server.deciding import decided, items_of, undecided
+from policyengine.server.hot import plain_options
+from policyengine.server.problems import Problem
+
+LOGGER = logging.getLogger("policyengine")
+AT_A_STRETCH = 256
+LARGEST_ID = 2**63 - 1
+
+Kind: TypeAlias = Literal["decide", "evaluate"]
+Raw = msgspec.Raw
+encode = msgspec.msgpack.Encoder().encode
+
+
+class Asked(NamedTuple):
+    """A frame as it came: `question` is plain when it was read quickly, and otherwise holds whatever the wire held."""
+
+    id: int
+    kind: object
+    question: Any
+    plain: bool
+
+
+class Unreadable(Exception):
+    """After such bytes nobody can say where the next frame begins, or to what an answer would belong."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+_quickly = quick.msgpack_reader(tuple[int, Kind, quick.Question | list[quick.Question]])
+
+# ── A frame to its answer ─────────────────────────────────────────────────────────────────────
+
+
+def answer_to(engine: Engine, payload: bytes) -> tuple[bytes, int]:
+    """The answer, and how many questions there were. Raises Unreadable."""
+    asked = read_frame(payload)
+    try:
+        content, many = contents(engine, asked)
+        return encode((asked.id, DECIDED, content)), many
+    except RequestError as error:
+        return refusal(asked.id, Problem.of(error)), 1
+    except Exception:
+        LOGGER.exception("an answer failed: frame %d", asked.id)
+        return refusal(asked.id, Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")), 1
+
+
+def read_frame(payload: bytes) -> Asked:
+    found = _quickly(payload)
+    if found is not None and 0 <= found[0] <= LARGEST_ID:
+        id, kind, question = found
+        return Asked(id, kind, question, True)
+    try:
+        raw = wire.msgpack_tree(payload)
+    except wire.WireError as error:
+        raise Unreadable(Problem(400, str(error))) from None
+    match raw:
+        case [int() as id, kind, question] if not isinstance(id, bool) and 0 <= id <= LARGEST_ID:
+            return Asked(id, kind, question, False)
+        case _:
+            raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
+
+
+def contents(engine: Engine, asked: Asked) -> tuple[Raw | list[Raw], int]:
+    """Raises RequestError."""
+    if asked.kind not in ("decide", "evaluate"):
+        raise RequestError("", "a frame asks to `decide` or to `evaluate`")
+    one = partial(decision, engine, asked.kind, asked.plain)
+    if isinstance(asked.question, dict):
+        return one(asked.question), 1
+    if not isinstance(asked.question, list):
+        raise RequestError("", "a question is a map, or a list of maps")
+    items = items_of(asked.question)
+    return [item(engine, one, question, f"[{index}]") for index, question in enumerate(items)], len(items)
+
+
+def item(engine: Engine, one: Callable[[dict[str, Any]], Raw], question: object, place: str) -> Raw:
+    """What is no question is denied, and spoils no other."""
+    try:
+        if not isinstance(question, dict):
+            raise RequestError("", "a question is a map")
+        return one(question)
+    except RequestError as error:
+        return Raw(encode(undecided(engine, error, place)))
+
+
+def decision(engine: Engine, kind: Kind, plain: bool, question: dict[str, Any]) -> Raw:
+    """Raises RequestError. Only a question that was read quickly is given to the engine as it is."""
+    if plain and ("options" not in question or plain_options(question["options"])):
+        found = engine.decide(question) if kind == "decide" else engine.evaluate(question)
+        return Raw(found.to_msgpack())
+    request = Request.from_mapping(question)
+    return Raw(encode(decided(engine, request, spend=kind == "decide" and request.options.consume)))
+
+
+def refusal(id: int | None, problem: Problem) -> bytes:
+    return encode((id, problem.status, problem.to_dict()))
+
+
+# ── A connection ──────────────────────────────────────────────────────────────────────────────
+
+
+class FramedProtocol(asyncio.Protocol):
+    """One sidecar. What it sent is answered in order; while it does not read its answers, nothing more is read."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, engine: Engine, connections: MutableSet[Any]) -> None:
+        self.engine = engine
+        self.connections = connections
+        self.loop = asyncio.get_running_loop()
+        self.buffer = bytearray()
+        self.ended = False  # nothing more will come
+        self.paused = False  # the reader is slow
+        self.resting = False  # others have their turn
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.connections.add(self)
+        transport.set_write_buffer_limits(high=LARGEST_QUESTION)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self.ended = True
+        self.buffer.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self.work()
+
+    def eof_received(self) -> bool:
+        """Who has asked and only listens still gets every answer."""
+        self.shutdown()
+        return True
+
+    def shutdown(self) -> None:
+        """Answer what has arrived, and close."""
+        self.ended = True
+        self.work()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.work()
+
+    def rested(self) -> None:
+        self.resting = False
+        self.work()
+
+    def work(self) -> None:
+        """Answer frames for a while, in one go; then others have their turn."""
+        if self.transport.is_closing() or self.paused or self.resting:
+            return
+        answers: list[bytes] = []
+        questions = at = 0
+        try:
+            while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
+                at += HEADER.size + len(payload)
+                answer, many = answer_to(self.engine, payload)
+                answers += (HEADER.pack(len(answer)), answer)
+                questions += many
+        except Unreadable as error:
+            answer = refusal(None, error.problem)
+            answers += (HEADER.pack(len(answer)), answer)
+            self.ended, at = True, len(self.buffer)
+        del self.buffer[:at]
+        self.transport.write(b"".join(answers))
+        self.settle(rest=questions >= AT_A_STRETCH)
+
+    def frame(self, at: int) -> bytes | None:
+        """What the frame there holds, once all of it has arrived. Raises Unreadable."""
+        if len(self.buffer) < at + HEADER.size:
+            return None
+        (size,) = HEADER.unpack_from(self.buffer, at)
+        if size > LARGEST_QUESTION:
+            raise Unreadable(Problem(413, "a frame is larger than 1 MiB"))
+        start = at + HEADER.size
+        return bytes(self.buffer[start : start + size]) if len(self.buffer) >= start + size else None
+
+    def settle(self, rest: bool) -> None:
+        """What happens next: more at once, more when others had their turn or the reader has read, or the end."""
+        if rest:
+            self.resting = True
+            self.loop.call_soon(self.rested)
+        elif self.ended and not self.paused:
+            self.transport.close()
+        if self.paused or self.resting:
+            self.transport.pause_reading()
+        elif not self.ended:
+            self.transport.resume_reading()

@@ -1,0 +1,129 @@
+"""Several processes that answer on the same listeners: forked, replaced when one dies, and stopped together.
+
+They share what was loaded before they were forked: the same policies, and not the approvals that were spent since.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+from types import FrameType
+from typing import Protocol
+
+from policyengine.engine import Engine
+from policyengine.semantics.kernel import Confirm
+from policyengine.server.listeners import ServeError
+
+LAST_ANSWERS = 5  # seconds
+MOST_WORKERS = 64
+PAUSE = 0.5  # seconds before a worker is replaced
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+LOGGER = logging.getLogger("policyengine")
+
+
+def check_workers(engine: Engine, workers: int) -> None:
+    """Raises ServeError."""
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ServeError(f"{workers} workers are not possible", f"from 1 to {MOST_WORKERS}")
+    if workers > 1 and not hasattr(os, "fork"):
+        raise ServeError("there are no several workers on this system", "serve with one")
+    if workers > 1 and confirms(engine):
+        raise ServeError(
+            f"an approval lets one request pass, and {workers} workers, who do not know what the others spent, would "
+            f"let it pass {workers}",
+            "policies with `confirm` are served by one worker",
+        )
+
+
+def confirms(engine: Engine) -> bool:
+    return any(isinstance(effect, Confirm) for guard in engine.kernel.guards for effect in guard.effects)
+
+
+# ── The one that watches ──────────────────────────────────────────────────────────────────────
+
+
+class Work(Protocol):
+    """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed."""
+
+    def __call__(self, *, lifeline: int) -> None: ...
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT came: everything ends, whatever was being done."""
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+
+
+def supervise(work: Work, workers: int, started: Callable[[], None]) -> None:
+    """Let `workers` processes do the work, replace those that die, and stop all by the signal that stops this one.
+
+    Raises ServeError where processes cannot be forked, and KeyboardInterrupt after SIGINT; SIGTERM ends this process.
+    """
+    if threading.active_count() > 1:
+        raise ServeError("workers cannot be forked from a process that has threads", "use `policyengine serve`")
+    # Only this process holds `held`: when it is gone, however it ended, the workers read the end of `lifeline`.
+    lifeline, held = os.pipe()
+    crew: list[ForkProcess] = []
+    before = {one: signal.signal(one, stop) for one in STOPPING}
+    try:
+        crew += [begin(work, lifeline, held) for _ in range(workers)]
+        started()
+        keep(crew, lambda: begin(work, lifeline, held))
+    except Stopped as stopped:
+        caught = stopped.signal
+    finally:
+        for one in STOPPING:
+            signal.signal(one, signal.SIG_IGN)
+        end(crew)
+        os.close(lifeline)
+        os.close(held)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    signal.raise_signal(caught)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def begin(work: Work, lifeline: int, held: int) -> ForkProcess:
+    process = get_context("fork").Process(target=live, args=(work, lifeline, held), daemon=True)
+    process.start()
+    return process
+
+
+def live(work: Work, lifeline: int, held: int) -> None:
+    os.close(held)
+    for one in STOPPING:
+        signal.signal(one, signal.SIG_DFL)
+    work(lifeline=lifeline)
+
+
+def keep(crew: list[ForkProcess], another: Callable[[], ForkProcess]) -> None:
+    """Replace whoever dies, one after the other and none at once: what kills them may well kill the next."""
+    while True:
+        wait([process.sentinel for process in crew])
+        for place, process in enumerate(crew):
+            if process.exitcode is not None:
+                LOGGER.error("worker %d ended with status %d; another takes its place", process.pid, process.exitcode)
+                time.sleep(PAUSE)
+                crew[place] = another()
+
+
+def end(crew: list[ForkProcess]) -> None:
+    for process in crew:
+        process.terminate()
+    latest = time.monotonic() + LAST_ANSWERS + 1
+    for process in crew:
+        process.join(max(latest - time.monotonic(), 0))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
