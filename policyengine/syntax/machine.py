@@ -41,6 +41,9 @@ class Reduction(NamedTuple):
     inlined: frozenset[int]
 
 
+ORIGIN, STANDS = Reduction._fields.index("origin"), Reduction._fields.index("stands")
+
+
 @cache
 def reductions() -> tuple[Reduction, ...]:
     return tuple(map(reduction, parse_table().rules))
@@ -68,12 +71,15 @@ class Machine:
     `end` is where the last token fed ends, `position` where the next one is looked for.
     """
 
-    __slots__ = ("builder", "comments", "end", "position", "rules", "source", "starts", "states", "table", "values")
+    __slots__ = (
+        *("actions", "builder", "comments", "end", "follows", "position", "rules", "source", "starts", "states"),
+        *("table", "values"),
+    )
 
     def __init__(self, source: Source) -> None:
         self.source, self.builder = source, Builder(source)
         self.table: Table = parse_table()
-        self.rules = reductions()
+        self.rules, self.actions, self.follows = reductions(), self.table.actions, self.table.follows
         self.states: list[int] = [self.table.start]
         self.values: list[Part] = []
         self.starts: list[int] = []
@@ -102,7 +108,7 @@ class Machine:
 
     def feed(self, token: Token) -> bool:
         """Whether the token can stand here. If not, what was whole before it has been built all the same."""
-        states, actions, follows, kind = self.states, self.table.actions, self.table.follows, token.type
+        states, actions, follows, rules, kind = self.states, self.actions, self.follows, self.rules, token.type
         while (action := actions[states[-1]].get(kind)) is not None:
             if action >= 0:
                 states.append(action)
@@ -110,9 +116,9 @@ class Machine:
                 self.starts.append(token.start)
                 self.end = token.end
                 return True
-            rule = self.rules[~action]
-            if rule.stands:  # most do: a name alone is a sum is a relation is a condition
-                states[-1] = follows[states[-2]][rule.origin]
+            rule = rules[~action]
+            if rule[STANDS]:  # most do: a name alone is a sum is a relation is a condition
+                states[-1] = follows[states[-2]][rule[ORIGIN]]
             else:
                 self._reduce(rule, token.start)
         return False
@@ -131,20 +137,20 @@ class Machine:
 
     def _reduce(self, rule: Reduction, following: int) -> None:
         """Build the rule's phrase of its parts; `following` is where it begins if it has none."""
-        size, values, starts, states = rule.size, self.values, self.starts, self.states
+        origin, size, _, build, picked, lists = rule
+        values, starts, states = self.values, self.starts, self.states
         if size:
             parts, start = values[-size:], starts[-size]
             del values[-size:], starts[-size:], states[-size:]
         else:
             parts, start = [], following
-        if rule.inlined:
+        if lists:
             parts = inlined(parts, rule)
-        elif rule.picked is not None:
-            parts = [parts[i] for i in rule.picked]
-        build = rule.build
+        elif picked is not None:
+            parts = [parts[i] for i in picked]
         values.append(parts if build is None else build(self.builder, Span(self.source, start, self.end), *parts))
         starts.append(start)
-        states.append(self.table.follows[states[-1]][rule.origin])
+        states.append(self.follows[states[-1]][origin])
 
 
 def inlined(parts: list[Part], rule: Reduction) -> list[Part]:
