@@ -21,6 +21,7 @@ from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason, serials, ulid
+from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import check
@@ -239,9 +240,9 @@ class Engine:
 
     def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
         planned = self._evaluator.plan(request, now)
-        if isinstance(planned, Decision):
-            return planned.with_id(self._ids(now)), Effects()
-        decision, effects = self._evaluator.resume(planned, self._snapshot(planned.approvals), now)
+        if isinstance(planned, Needs):
+            planned = self._evaluator.resume(planned, self._snapshot(planned.approvals), now)
+        decision, effects = planned
         return decision.with_id(self._ids(now)), effects
 
     def _now(self, request: Request) -> datetime:

@@ -19,6 +19,8 @@ Form: TypeAlias = tuple[tuple[str, tuple[str, ...] | None], ...]
 
 LONGEST_PATH = 256  # characters: it has fewer segments than any bound; a longer one is decided with care
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
+# How to answer: a question that the quick way answers spends nothing, so whether it may does not matter here.
+MEMBERS["options"] = frozenset({"consume", "explain", "obligations_supported"})
 # What is read into a variable of its own.
 USED = {
     ("agent", "id"): "agent", ("agent", "issuer"): "issuer", ("agent", "groups"): "groups", ("user", "id"): "user",
@@ -109,6 +111,9 @@ class Driver:
 if issuer is None: issuer = credential_issuer
 elif credential_issuer is not None and credential_issuer != issuer: return None
 """)
+        for name in ("consume", "explain"):
+            if name in (members.get("options") or ()):
+                self.add(f'if options_["{name}"] is not True and options_["{name}"] is not False: return None')
         if {"issued_at", "expires_at"} & {*credential}:
             self.add("if not in_force(credential_, instant(now())): return None")
         if "claims" in credential:
@@ -158,7 +163,9 @@ moment = now()
         self.add("served = True" if not asked or self.waives else SERVED)
 
     def end(self, by_agent: bool, served: bool) -> None:
-        self.add(END.replace("PLAIN_AGENT", "(known(agent) or plain(agent))" if by_agent else "True"))
+        says_what_it_supports = "obligations_supported" in (dict(self.form).get("options") or ())
+        met = MET if says_what_it_supports else ""
+        self.add(END.format(plain_agent="(known(agent) or plain(agent))" if by_agent else "True", met=met))
         asked = served and not self.waives
         kind, name = ("agents", "agent") if by_agent else ("users", "user")
         if not asked:
@@ -225,10 +232,13 @@ if leaf.guards is not None:
 """
 
 END = """
-if opened and served and (issuer in issuers or plain(issuer)) and PLAIN_AGENT:
-    answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting)
+if opened and served and (issuer in issuers or plain(issuer)) and {plain_agent}:
+    answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
     return Decision(answer, (agent, issuer, user), (moment, take()))
 """
+
+MET = """
+    if not met(answer, options_["obligations_supported"]): return None"""
 
 # The commonest deny: no door here is for the caller, or the conditions of one do not hold.
 DENIED = f"""

@@ -35,13 +35,10 @@ class Evaluator:
         self.slices = Slices(kernel, self.leaves)
         self.quick = Quick(self.leaves, now)
 
-    def plan(self, request: Request, now: datetime) -> Decision | Needs:
-        """The decision, where no state can change it, else what of the state it needs. The decision has no id yet."""
+    def plan(self, request: Request, now: datetime) -> tuple[Decision, Effects] | Needs:
+        """What `resume` says, where no state can change it, else what of the state it needs."""
         needs = Needs(request, frozenset(approval.id for approval in request.approvals))
-        if needs.approvals:
-            return needs
-        decision, effects = self.resume(needs, Snapshot(self.entities), now)
-        return decision if effects == Effects() else needs
+        return needs if needs.approvals else self.resume(needs, Snapshot(self.entities), now)
 
     def resume(self, needs: Needs, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
         """The decision by what was fetched, and what it does when it is spent. The decision has no id yet."""

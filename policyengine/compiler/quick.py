@@ -17,6 +17,7 @@ from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
 from policyengine.runtime.decision import Answer, Decision, serials
 from policyengine.runtime.paths import METHOD
+from policyengine.semantics.saying import FOR_THE_GATEWAY
 
 Answered: TypeAlias = Callable[[Question], Any]
 
@@ -37,6 +38,13 @@ def tame(members: Any) -> bool:
     return type(members) is dict and all(type(name) is str and "method" not in name.lower() for name in members)
 
 
+def met(answer: Answer, supported: Any) -> bool:
+    """Whether a gateway that says which obligations it supports can meet all that it has to."""
+    return plain_strings(supported) and all(
+        duty.kind in supported for duty in answer.obligations if duty.kind in FOR_THE_GATEWAY
+    )
+
+
 class Quick:
     """Finds the function for a question by its form, and writes it when a form is new. `now` gives nanoseconds."""
 
@@ -54,12 +62,11 @@ class Quick:
         self._heads: dict[str, Branch] = {}
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "Decision": Decision, "MISSED": MISSED, "NOTHING_OPENS": verdicts.nothing_opens,
-            "OPEN": OPEN, "denied": self.denied, "elsewhere": elsewhere, "heads": self._heads,
-            "in_force": in_force, "instant": instant, "issuers": self._issuers, "leaves": leaves, "named": named,
-            "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "plain_strings": plain_strings,
-            "now": now, "plain": plain,
-            "opened_by_others": opened_by_others, "take": serials.__next__, "tame": tame,
-            "verdict": verdicts.at, "walk": self.walk,
+            "OPEN": OPEN, "denied": self.denied, "elsewhere": elsewhere, "heads": self._heads, "in_force": in_force,
+            "instant": instant, "issuers": self._issuers, "known": leaves.known_names.__contains__,
+            "known_groups": leaves.known_groups, "leaves": leaves, "met": met, "named": named, "now": now,
+            "opened_by_others": opened_by_others, "plain": plain, "plain_strings": plain_strings,
+            "take": serials.__next__, "tame": tame, "verdict": verdicts.at, "walk": self.walk,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
 

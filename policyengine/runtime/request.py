@@ -112,7 +112,7 @@ def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
 
 def member_of(raw: object, name: str) -> object:
     match raw:
-        case Mapping():
+        case dict():  # objects of a clean tree are nothing else, and it is asked at every step of every path
             return raw.get(name, ABSENT)
         case Invalid() | Missing():
             return raw

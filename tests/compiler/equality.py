@@ -58,13 +58,16 @@ class UnderTest:
 
     def quick(self, question: Any) -> Decision | None:
         """What the quick way says by itself; None: it is not sure."""
-        return self.evaluator.quick(question) if type(question) is dict else None
+        try:
+            return self.evaluator.quick(question) if type(question) is dict else None
+        except Exception as error:
+            raise AssertionError(f"the quick way fails: {error!r}") from error
 
     def careful(self, request: Request, snapshot: Snapshot) -> tuple[Decision, Effects]:
         """What `plan` says, and `resume` where it needs a snapshot."""
         now = request.options.at or self.now
         planned = self.evaluator.plan(request, now)
-        return self.evaluator.resume(planned, snapshot, now) if isinstance(planned, Needs) else (planned, Effects())
+        return self.evaluator.resume(planned, snapshot, now) if isinstance(planned, Needs) else planned
 
 
 # ── Answers that can be compared ──────────────────────────────────────────────────────────────
