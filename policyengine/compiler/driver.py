@@ -119,7 +119,7 @@ elif credential_issuer is not None and credential_issuer != issuer: return None
         if "claims" in credential:
             self.add('if type(credential_["claims"]) is not dict: return None')
         if "chain" in members:
-            self.add('if chain_.get("hops"): return None')
+            self.add('if chain_.get("hops") not in (None, [], ()): return None')
         if self.limited and "agent" in members:
             self.add("if issuer not in recording: return None")
         self.add(

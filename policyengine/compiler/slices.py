@@ -6,7 +6,7 @@ cover its endpoint: they open nothing, hand nothing on, and are no reason for do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -48,7 +48,8 @@ class Slices:
         found: set[int] = set()
         for name, groups in agents_of(request):
             found |= self._agents.named(name) if isinstance(name, str) else about
-            found |= self._agents.grouped(groups) if settled(groups) else about & self._agents.in_groups
+            found |= self._agents.grouped(groups)
+            found |= set() if settled(groups) else about & self._agents.in_groups
         return found
 
     def _users_in(self, request: Request, covering: Covering) -> set[int]:
@@ -73,8 +74,9 @@ class Known:
             *(number for glob, number in self._globs if glob.matches(name)),
         }
 
-    def grouped(self, groups: Iterable[object]) -> set[int]:
-        return {number for group in groups for number in self._groups.get(str(group), ())}
+    def grouped(self, groups: object) -> set[int]:
+        named = (group for group in (groups if isinstance(groups, tuple) else ()) if isinstance(group, str))
+        return {number for group in named for number in self._groups.get(group, ())}
 
 
 def agents_of(request: Request) -> Iterator[tuple[object, object]]:
