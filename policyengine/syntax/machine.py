@@ -41,9 +41,6 @@ class Reduction(NamedTuple):
     inlined: frozenset[int]
 
 
-ORIGIN, STANDS = Reduction._fields.index("origin"), Reduction._fields.index("stands")
-
-
 @cache
 def reductions() -> tuple[Reduction, ...]:
     return tuple(map(reduction, parse_table().rules))
@@ -71,10 +68,7 @@ class Machine:
     `end` is where the last token fed ends, `position` where the next one is looked for.
     """
 
-    __slots__ = (
-        *("actions", "builder", "comments", "end", "follows", "position", "rules", "source", "starts", "states"),
-        *("table", "values"),
-    )
+    __slots__ = tuple("actions builder comments end follows position rules source starts states table values".split())
 
     def __init__(self, source: Source) -> None:
         self.source, self.builder = source, Builder(source)
@@ -117,8 +111,8 @@ class Machine:
                 self.end = token.end
                 return True
             rule = rules[~action]
-            if rule[STANDS]:  # most do: a name alone is a sum is a relation is a condition
-                states[-1] = follows[states[-2]][rule[ORIGIN]]
+            if rule.stands:  # most do: a name alone is a sum is a relation is a condition
+                states[-1] = follows[states[-2]][rule.origin]
             else:
                 self._reduce(rule, token.start)
         return False

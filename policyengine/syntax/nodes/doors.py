@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Target
 from policyengine.syntax.nodes.expressions import Expr, ListLiteral
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Called(Node):
     """The head of a block: `agent "x"`, `user "x"`."""
 
     name: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class InGroup(Node):
     """The head of a block: `agent group "x"`."""
 
     group: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Matching(Node):
     """The head of a block: `agent where …`, `user where …`."""
 
     condition: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Anybody(Node):
     """The head of a block: `user any`."""
 
@@ -40,12 +39,12 @@ class Anybody(Node):
 AgentRef: TypeAlias = Called | InGroup
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class IssuedBy(Node):
     issuers: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Acts(Node):
     """`acts alone`, `acts for any user`, `acts for users where …` (then with a condition)."""
 
@@ -53,12 +52,12 @@ class Acts(Node):
     condition: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class CredentialKinds(Node):
     kinds: ListLiteral
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class CredentialLimit(Node):
     """`lifetime <= 15m`, `age <= 5m`."""
 
@@ -66,28 +65,28 @@ class CredentialLimit(Node):
     limit: Literal
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class CredentialBound(Node):
     """`bound`: the credential proves possession of a key."""
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class CredentialDecl(Node):
     items: tuple[CredentialKinds | CredentialLimit | CredentialBound, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AttestedBy(Node):
     attesters: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class May(Node):
     targets: tuple[Target, ...]
     when: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class MayDelegate(Node):
     scopes: tuple[Name, ...]
     to: AgentRef
@@ -95,35 +94,35 @@ class MayDelegate(Node):
     when: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Valid(Node):
     start: Literal | None
     end: Literal | None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AgentDecl(Node):
     head: Called | InGroup | Matching
     items: tuple[IssuedBy | Acts | CredentialDecl | AttestedBy | May | MayDelegate | Valid, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class UserDecl(Node):
     head: Called | Matching | Anybody
     items: tuple[May | Valid, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AnyoneDecl(Node):
     items: tuple[May, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class UsersUnrestricted(Node):
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class DelegationLimit(Node):
     """`depth <= 3`, `lifetime <= 1h`, `no cycles` (then without a limit)."""
 
@@ -131,6 +130,6 @@ class DelegationLimit(Node):
     limit: Literal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class DelegationDecl(Node):
     limits: tuple[DelegationLimit, ...]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from policyengine.source import Span
-from policyengine.syntax.nodes.base import Name, Node
+from policyengine.syntax.nodes.base import Name, Node, node
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Http(Node):
     """`GET|POST /v1/{id: invoice}`; no `methods` is a bare path after `on`: every method."""
 
@@ -18,12 +18,12 @@ class Http(Node):
     path_span: Span = field(compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Tool(Node):
     pattern: str
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Action(Node):
     """`ACTION view invoice`."""
 
@@ -31,7 +31,7 @@ class Action(Node):
     type: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Reserved(Node):
     """`INPUT`, `OUTPUT`, `RESULT`: words kept for later."""
 
@@ -42,7 +42,7 @@ Endpoint: TypeAlias = Http | Tool | Action | Reserved
 Target: TypeAlias = Endpoint | Name  # a Name is a scope
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Place(Node):
     """`on A, B except C`."""
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Action, Http, Reserved, Tool
 from policyengine.syntax.nodes.expressions import EntityLiteral, Expr, Reference
 
 OutcomeWord: TypeAlias = Word["allow", "deny", "throttle", "confirm"]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RecordLiteral(Node):
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Pair(Node):
     """`body.amount: 90`, `args["content-type"]: "x"`, `"x-a": "b"` (a Text key)."""
 
@@ -26,19 +25,19 @@ class Pair(Node):
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ValueList(Node):
     items: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class WordValue(Node):
     """A bare word as a value: an enum value, `absent`, a matrix variable."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class NegativeNumber(Node):
     number: Literal
 
@@ -46,12 +45,12 @@ class NegativeNumber(Node):
 Value: TypeAlias = Literal | Text | EntityLiteral | RecordLiteral | ValueList | WordValue | NegativeNumber
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Use(Node):
     fixtures: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class EntityRow(Node):
     """`user "alice" { roles: ["clerk"] } in team "legal"`."""
 
@@ -60,12 +59,12 @@ class EntityRow(Node):
     parents: tuple[EntityLiteral, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class GivenEntities(Node):
     rows: tuple[EntityRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class GivenAgent(Node):
     """`given agent "x" from acme for user "alice" { … }`."""
 
@@ -75,7 +74,7 @@ class GivenAgent(Node):
     attributes: RecordLiteral | None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class GivenFact(Node):
     """`given credential { … }`, `given user.roles ["clerk"]`, `given time 2026-…`."""
 
@@ -86,7 +85,7 @@ class GivenFact(Node):
 Setup: TypeAlias = Use | GivenEntities | GivenAgent | GivenFact
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RawHttp(Node):
     """`GET "/a//b"`: a path that no path token can spell."""
 
@@ -94,7 +93,7 @@ class RawHttp(Node):
     path: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ActionOn(Node):
     """`ACTION view invoice "42"`."""
 
@@ -106,18 +105,18 @@ class ActionOn(Node):
 TestRequest: TypeAlias = Http | Tool | Action | Reserved | RawHttp | ActionOn
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Repeat(Node):
     count: Literal
     within: Literal
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class After(Node):
     duration: Literal
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class At(Node):
     date: Literal
 
@@ -125,17 +124,17 @@ class At(Node):
 Moment: TypeAlias = Repeat | After | At
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByRule(Node):
     name: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByGate(Node):
     gate: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Expected(Node):
     """`deny by "x"`, `not allow`, `first throttle at 21 by "x"`."""
 
@@ -145,7 +144,7 @@ class Expected(Node):
     first_at: Literal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Shot(Node):
     """One request and what it must come to."""
 
@@ -155,7 +154,7 @@ class Shot(Node):
     expected: Expected
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Column(Node):
     """A column of a table or an axis of a matrix: a fact or variable, or `request`."""
 
@@ -165,12 +164,12 @@ class Column(Node):
 Cell: TypeAlias = Value | TestRequest | Expected
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Row(Node):
     cells: tuple[Cell, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Table(Node):
     """`cases { | a | b | => | … }`."""
 
@@ -178,13 +177,13 @@ class Table(Node):
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Axis(Node):
     column: Column
     choices: tuple[Value | TestRequest, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Matrix(Node):
     """`cases for x in […], request in […] { … otherwise deny }`."""
 
@@ -195,13 +194,13 @@ class Matrix(Node):
     otherwise: Expected | None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Forall(Node):
     where: Expr | None
     expected: Expected
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Skip(Node):
     reason: Text
 
@@ -209,13 +208,13 @@ class Skip(Node):
 TestItem: TypeAlias = Setup | Shot | Table | Matrix | Forall | Skip
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class FixtureDecl(Node):
     name: Name
     setup: tuple[Setup, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class TestDecl(Node):
     name: Text
     items: tuple[TestItem, ...]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.source import Span
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Target
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Reference(Node):
     """A name in an expression, with bracketed keys: `user.id`, `request.headers["x-id"]`, `free`."""
 
@@ -19,12 +19,12 @@ class Reference(Node):
     keys: tuple[Text, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ListLiteral(Node):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class EntityLiteral(Node):
     """`team "legal"`."""
 
@@ -32,23 +32,23 @@ class EntityLiteral(Node):
     id: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Call(Node):
     function: Name
     arguments: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Not(Node):
     operand: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Negative(Node):
     operand: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Logic(Node):
     """`a and b and c`. When `operators` mixes both words the checker asks for parentheses."""
 
@@ -62,7 +62,7 @@ BinaryOperator: TypeAlias = Word[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Binary(Node):
     """Two operands; `operator_span` underlines the operator itself."""
 
@@ -72,7 +72,7 @@ class Binary(Node):
     operator_span: Span = field(compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Presence(Node):
     """`x is present`, `x is absent`."""
 
@@ -80,13 +80,13 @@ class Presence(Node):
     present: bool
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Else(Node):
     operand: Expr
     fallback: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Quantified(Node):
     """`any x in s: c`, `all x in s: c`."""
 
@@ -96,7 +96,7 @@ class Quantified(Node):
     condition: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class WithinWindow(Node):
     """`time within WINDOW`."""
 
@@ -107,7 +107,7 @@ class WithinWindow(Node):
 # Windows of time; the zone is mandatory.
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class DailyWindow(Node):
     """`mon..fri 08:00..18:00 "Zone"`; without days every day; one day has `last_day` None."""
 
@@ -118,7 +118,7 @@ class DailyWindow(Node):
     zone: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class WholeDaysWindow(Node):
     """`sat..sun "Zone"`."""
 
@@ -127,7 +127,7 @@ class WholeDaysWindow(Node):
     zone: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class WeeklyWindow(Node):
     """`fri 16:00..mon 08:00 "Zone"`: one span across days."""
 
@@ -138,7 +138,7 @@ class WeeklyWindow(Node):
     zone: Text
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AbsoluteWindow(Node):
     """`2026-12-24..2027-01-02 "Zone"`."""
 
@@ -153,7 +153,7 @@ Window: TypeAlias = DailyWindow | WholeDaysWindow | WeeklyWindow | AbsoluteWindo
 # History.
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Event(Node):
     """What to look for in the past: a target with its qualifiers."""
 
@@ -163,7 +163,7 @@ class Event(Node):
     where: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class History(Node):
     """`EV within D [since EV] [per (keys)]`."""
 
@@ -173,7 +173,7 @@ class History(Node):
     per: tuple[Name, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Happened(Node):
     """`after …`; `no …` when `negated`."""
 
@@ -181,7 +181,7 @@ class Happened(Node):
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Aggregate(Node):
     """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Place
 from policyengine.syntax.nodes.expressions import EntityLiteral, Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Condition(Node):
     """`when c`, `unless c`."""
 
@@ -19,43 +18,43 @@ class Condition(Node):
     condition: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Deny(Node):
     condition: Condition | None = None
     message: Text | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Require(Node):
     condition: Expr
     message: Text | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByUser(Node):
     """`confirm by user`: the person served."""
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByRole(Node):
     role: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByFact(Node):
     """`confirm by resource.approvers`."""
 
     fact: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ByEntity(Node):
     """`confirm by team "x"`."""
 
     entity: EntityLiteral
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Quorum(Node):
     """`confirm by 2 of team "x"`."""
 
@@ -66,7 +65,7 @@ class Quorum(Node):
 Approver: TypeAlias = ByUser | ByRole | ByFact | ByEntity | Quorum
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Confirm(Node):
     approver: Approver
     within: Literal | None = None
@@ -74,7 +73,7 @@ class Confirm(Node):
     message: Text | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Obligation(Node):
     """`audit LEVEL`, `redact PATHS`, `notify "who"`, `warn`, `step_up LEVEL`, `header "N" "V"`."""
 
@@ -87,7 +86,7 @@ class Obligation(Node):
 GuardItem: TypeAlias = Deny | Require | Confirm | Obligation
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class GuardDecl(Node):
     name: Text
     place: Place | None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal as Word
 
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.doors import AgentRef
 from policyengine.syntax.nodes.endpoints import Place, Target
 from policyengine.syntax.nodes.examples import OutcomeWord
 from policyengine.syntax.nodes.expressions import Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RateLimit(Node):
     """`100/1m burst 20`."""
 
@@ -20,31 +19,31 @@ class RateLimit(Node):
     burst: Literal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RateFloor(Node):
     rate: str
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class CountingDenials(Node):
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Raise(Node):
     factor: str
     at_most: str
     when: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Clamp(Node):
     rate: str
     duration: Literal | None
     when: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RateDecl(Node):
     name: Text
     per: tuple[Name, ...]
@@ -53,7 +52,7 @@ class RateDecl(Node):
     items: tuple[RateLimit | RateFloor | CountingDenials | Raise | Clamp, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class BudgetLimit(Node):
     """`sum body.amount <= 5_000 within 24h`, `count <= 5 within 1h` (then without a fact)."""
 
@@ -63,7 +62,7 @@ class BudgetLimit(Node):
     within: Literal
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class BudgetDecl(Node):
     name: Text
     per: tuple[Name, ...]
@@ -72,20 +71,20 @@ class BudgetDecl(Node):
     items: tuple[BudgetLimit, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ProfileStep(Node):
     target: Target
     repeat: Word["optional", "repeated"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ProfileDecl(Node):
     name: Text
     agent: AgentRef
     steps: tuple[ProfileStep, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Claim(Node):
     """`never allow refunds.create when …`."""
 
@@ -95,7 +94,7 @@ class Claim(Node):
     when: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class InvariantDecl(Node):
     name: Text
     claims: tuple[Claim, ...]

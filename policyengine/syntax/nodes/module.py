@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
-from policyengine.syntax.nodes.base import Literal, Name, Node
+from policyengine.syntax.nodes.base import Literal, Name, Node, node
 from policyengine.syntax.nodes.doors import AgentDecl, AnyoneDecl, DelegationDecl, UserDecl, UsersUnrestricted
 from policyengine.syntax.nodes.examples import FixtureDecl, TestDecl
 from policyengine.syntax.nodes.guards import GuardDecl
@@ -47,25 +47,25 @@ Declaration: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Export(Node):
     declaration: Declaration
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Import(Node):
     package: Name
     alias: Name | None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Comment(Node):
     """`# …` as written, from the hash to the end of the line."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Module(Node):
     """One file. Comments stand apart: they belong to places, not to nodes."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.syntax.nodes.base import Literal, Name, Node, Text
+from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Endpoint, Place
 from policyengine.syntax.nodes.expressions import Expr, ListLiteral
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class NamedType(Node):
     """`int`, `set<user or team>?`."""
 
@@ -20,7 +19,7 @@ class NamedType(Node):
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class RecordType(Node):
     fields: tuple[FieldDecl, ...]
     optional: bool = False
@@ -29,39 +28,39 @@ class RecordType(Node):
 TypeExpr: TypeAlias = NamedType | RecordType
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class FieldDecl(Node):
     name: Name
     type: TypeExpr
     inherited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class EnumDecl(Node):
     name: Name
     values: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class EntityDecl(Node):
     name: Name
     fields: tuple[FieldDecl, ...] = ()
     parents: tuple[Name, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class FactsDecl(Node):
     place: Place | None
     fields: tuple[FieldDecl, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class LetDecl(Node):
     name: Name
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class DefineDecl(Node):
     name: Name
     condition: Expr
@@ -70,7 +69,7 @@ class DefineDecl(Node):
 # ── Scopes ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Binding(Node):
     """`resource = invoice(args.id)` after `with`."""
 
@@ -78,18 +77,18 @@ class Binding(Node):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Include(Node):
     scopes: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ScopeEndpoint(Node):
     endpoint: Endpoint
     bindings: tuple[Binding, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ScopeDecl(Node):
     name: Name
     alias: Text | None
@@ -99,7 +98,7 @@ class ScopeDecl(Node):
 # ── Trust anchors ───────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Setting(Node):
     """A word and its value inside an issuer or attester: `url "…"`, `age <= 1h`, `records chains`, `scopes none`."""
 
@@ -107,7 +106,7 @@ class Setting(Node):
     value: Text | Literal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class ClaimMap(Node):
     """`tenant -> user.tenant`."""
 
@@ -115,29 +114,29 @@ class ClaimMap(Node):
     fact: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class Claims(Node):
     maps: tuple[ClaimMap, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AttestedModel(Node):
     name: Text
     hash: Literal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AttestedEnvironment(Node):
     values: ListLiteral
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class IssuerDecl(Node):
     name: Name
     items: tuple[Setting | Claims, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class AttesterDecl(Node):
     name: Name
     items: tuple[Setting | AttestedModel | AttestedEnvironment, ...]
@@ -146,7 +145,7 @@ class AttesterDecl(Node):
 # ── Other protocols ─────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class MapEntity(Node):
     """`subject "user" => user`, `resource "todo" => todo`."""
 
@@ -155,7 +154,7 @@ class MapEntity(Node):
     entity: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class MapAction(Node):
     """`action "can_read" on "todo" => GET /todos/{resource.id}`."""
 
@@ -165,13 +164,13 @@ class MapAction(Node):
     bindings: tuple[Binding, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class MapFact(Node):
     fact: Name
     source: Name
 
 
-@dataclass(frozen=True, slots=True)
+@node()
 class MapDecl(Node):
     protocol: Name
     items: tuple[MapEntity | MapAction | MapFact, ...]
