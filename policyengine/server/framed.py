@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, MutableSet
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -135,10 +135,9 @@ class FramedProtocol(asyncio.Protocol):
         self.resting = False  # others have their turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
         self.connections.add(self)
-        transport.set_write_buffer_limits(high=LARGEST_QUESTION)
+        self.transport.set_write_buffer_limits(high=LARGEST_QUESTION)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,7 +19,7 @@ from policyengine.engine import Engine
 from policyengine.server.app import create_app
 from policyengine.server.framed import FramedProtocol
 from policyengine.server.listeners import LONGEST_QUEUE, ServeError, port_listener, unix_listener, url_of
-from policyengine.server.workers import LAST_ANSWERS, check_workers, supervise
+from policyengine.server.workers import LAST_ANSWERS, STOPPING, check_workers, supervise
 
 HTTP: str | type[asyncio.Protocol]
 try:
@@ -54,11 +57,15 @@ def serve(
         ports = [] if port is None else [enter(port_listener(host, port, has_token=token is not None))]
         sockets = [] if path is None else [enter(unix_listener(path, mode))]
         answer = partial(answer_on, app, engine, ports, sockets)
+        greet = partial(listening, url_of(ports[0]) if ports else None)
         if workers == 1:
-            listening(url_of(ports[0]) if ports else None)
-            answer()
+            greet()
+            caught = answer()
         else:
-            supervise(answer, workers, started=lambda: listening(url_of(ports[0]) if ports else None))
+            caught = supervise(answer, workers, started=greet)
+    # Now, when nothing is left behind: for SIGTERM this is the end of the process.
+    if caught is not None:
+        signal.raise_signal(caught)
 
 
 def answer_on(
@@ -67,13 +74,20 @@ def answer_on(
     ports: Sequence[socket.socket],
     sockets: Sequence[socket.socket],
     lifeline: int | None = None,
-) -> None:
-    """Until a signal, or until the other end of the pipe `lifeline` is closed."""
-    Server(config_for(app), engine, sockets, lifeline).run(sockets=list(ports))
+) -> int | None:
+    """Until the signal that is returned, or until the other end of the pipe `lifeline` is closed."""
+    server = Server(config_for(app), engine, sockets, lifeline)
+    server.run(sockets=list(ports))
+    return server.caught
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which also answers on Unix sockets: it knows their connections and ends them like its own."""
+    """uvicorn's, which also answers on Unix sockets: it knows their connections and ends them like its own.
+
+    The signal that ends it is `caught`, for somebody else to raise again: uvicorn would before its caller cleaned up.
+    """
+
+    caught: int | None = None
 
     def __init__(
         self, config: uvicorn.Config, engine: Engine, unix: Sequence[socket.socket], lifeline: int | None
@@ -91,6 +105,24 @@ class Server(uvicorn.Server):
             self.servers.append(await loop.create_server(framed, sock=listener, backlog=LONGEST_QUEUE))
         if self.lifeline is not None:
             loop.add_reader(self.lifeline, self.orphaned, self.lifeline)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if current_thread() is not main_thread():
+            yield
+            return
+        before = {one: signal.signal(one, self.handle_exit) for one in STOPPING}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second SIGINT does not wait for answers under way."""
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        self.caught = sig
 
     def orphaned(self, lifeline: int) -> None:
         asyncio.get_running_loop().remove_reader(lifeline)

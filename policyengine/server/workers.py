@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from policyengine.engine import Engine
 from policyengine.semantics.kernel import Confirm
@@ -52,7 +52,7 @@ def confirms(engine: Engine) -> bool:
 class Work(Protocol):
     """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed."""
 
-    def __call__(self, *, lifeline: int) -> None: ...
+    def __call__(self, *, lifeline: int) -> object: ...
 
 
 class Stopped(BaseException):
@@ -62,10 +62,10 @@ class Stopped(BaseException):
         self.signal = signal
 
 
-def supervise(work: Work, workers: int, started: Callable[[], None]) -> None:
-    """Let `workers` processes do the work, replace those that die, and stop all by the signal that stops this one.
+def supervise(work: Work, workers: int, started: Callable[[], None]) -> int:
+    """Let `workers` processes do the work and replace those that die, until the signal that is returned.
 
-    Raises ServeError where processes cannot be forked, and KeyboardInterrupt after SIGINT; SIGTERM ends this process.
+    Raises ServeError where processes cannot be forked.
     """
     if threading.active_count() > 1:
         raise ServeError("workers cannot be forked from a process that has threads", "use `policyengine serve`")
@@ -78,7 +78,7 @@ def supervise(work: Work, workers: int, started: Callable[[], None]) -> None:
         started()
         keep(crew, lambda: begin(work, lifeline, held))
     except Stopped as stopped:
-        caught = stopped.signal
+        return stopped.signal
     finally:
         for one in STOPPING:
             signal.signal(one, signal.SIG_IGN)
@@ -87,7 +87,6 @@ def supervise(work: Work, workers: int, started: Callable[[], None]) -> None:
         os.close(held)
         for one, handler in before.items():
             signal.signal(one, handler)
-    signal.raise_signal(caught)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -107,7 +106,7 @@ def live(work: Work, lifeline: int, held: int) -> None:
     work(lifeline=lifeline)
 
 
-def keep(crew: list[ForkProcess], another: Callable[[], ForkProcess]) -> None:
+def keep(crew: list[ForkProcess], another: Callable[[], ForkProcess]) -> NoReturn:
     """Replace whoever dies, one after the other and none at once: what kills them may well kill the next."""
     while True:
         wait([process.sentinel for process in crew])
