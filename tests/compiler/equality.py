@@ -24,7 +24,7 @@ from tests.generate.requests import approved
 from tests.generate.specified import Said, Specified, read, said
 
 PEEKED = 0.3  # of the questions are only evaluated
-CAREFUL = 0.1  # of the questions that were decided quickly are decided with care too
+CAREFUL = 0.1  # of the questions without effects are decided with care too
 FOLLOWED = 0.6  # of the confirms are asked again, with approvals
 
 
@@ -193,8 +193,7 @@ class Pair:
         """Asks both; raises AssertionError with both answers where they differ. The answer is the specification's."""
         now, question = asking.now, asking.question
         self.tested.now = now
-        quick = self.tested.quick(question)
-        careful = self._careful(question) if quick is None or self.random.random() < CAREFUL else None
+        before, quick = self.specified.snapshot, self.tested.quick(question)
         asks = "evaluate" if peeks else "decide"
         expected = answer(getattr(self.specified, asks), question, now)
         found = answer(getattr(self.tested, asks), question)
@@ -203,10 +202,10 @@ class Pair:
         self._same(asking, asks, expected, expected if found == lenient else found)
         if quick is not None:
             self._same(asking, "quick", (lenient, Effects()), (said(quick), effects))
-        if careful is not None and isinstance(expected, Said):
-            found = said(careful[0])
-            plain = expected._replace(obligations=found.obligations)  # `consume` is the engine's
-            self._same(asking, "careful", (plain, effects), (found, careful[1]))
+        if isinstance(expected, Said) and (effects != Effects() or self.random.random() < CAREFUL):
+            decision, done = self.tested.careful(read(question), before)
+            plain = expected._replace(obligations=decision.obligations)  # `consume` is the engine's
+            self._same(asking, "careful", (plain, effects), (said(decision), done))
         self.tally.count(expected, quick, effects)
         return expected
 
@@ -215,12 +214,6 @@ class Pair:
         if type(question) is not dict or not refused.message.startswith(UNSEEN):
             return refused
         return answer(self.specified.evaluate, readable(question), now)
-
-    def _careful(self, question: Any) -> tuple[Decision, Effects] | None:
-        try:
-            return self.tested.careful(read(question), self.specified.snapshot)
-        except RequestError:
-            return None
 
     def _same(self, asking: Asking, how: str, expected: object, found: object) -> None:
         assert found == expected, f"{how}\nspecified: {expected}\n    found: {found}\n{asking}\n\n{self.asked}"

@@ -68,13 +68,14 @@ def a_method_is_not_looked_at(patch: Patch) -> None:
 # ── In the code that is written ───────────────────────────────────────────────────────────────
 
 
-def a_limit_is_off_by_one(patch: Patch) -> None:
+def a_strict_comparison_lets_the_limit_through(patch: Patch) -> None:
     compare = emit.Writer._compare
+    lax = {"<": "<=", ">": ">="}
 
-    def lax(self: Part, node: k.Compare) -> str:
-        return compare(self, replace(node, operator="<=") if node.operator == "<" else node)
+    def compared(self: Part, node: k.Compare) -> str:
+        return compare(self, replace(node, operator=lax.get(node.operator, node.operator)))  # type: ignore[arg-type]
 
-    patch.setattr(emit.Writer, "_compare", lax)
+    patch.setattr(emit.Writer, "_compare", compared)
 
 
 def an_unknown_fact_counts_as_it_stands(patch: Patch) -> None:
@@ -157,7 +158,7 @@ FAULTS: dict[Callable[[Patch], None], tuple[str, ...]] = {
     a_literal_hides_the_wildcard_beside_it: (QUESTIONS,),
     two_stars_need_one_more_segment: (QUESTIONS, CEDAR),
     a_method_is_not_looked_at: (QUESTIONS, CEDAR),
-    a_limit_is_off_by_one: (QUESTIONS, CEDAR),
+    a_strict_comparison_lets_the_limit_through: (QUESTIONS, CEDAR),
     an_unknown_fact_counts_as_it_stands: (QUESTIONS,),
     else_stands_for_what_is_wrong_too: (QUESTIONS,),
     rules_of_one_shape_share_their_constants: (QUESTIONS,),

@@ -13,7 +13,7 @@ from tests.compiler.equality import held
 from tests.compiler.faults import CEDAR, FAULTS, QUESTIONS, Patch
 from tests.oracle.test_cedar import hold_equal
 
-POLICIES, ASKED = 40, 60  # at most, until the first difference
+POLICIES, ASKED = 100, 40  # at most, until the first difference
 
 
 def by_questions() -> None:

@@ -137,7 +137,8 @@ def lean(random: Random, asked: Question, text: str) -> Question:
             asked[root] = {n: one for n, one in members.items() if f"{root}.{n}" in text or random.random() < 0.1}
     scopes = asked.get("credential", {}).get("scopes", [])
     if scopes == list(AS_NAMES):
-        asked["credential"]["scopes"] = [name for name in scopes if not name.startswith("x:") or name in text]
+        kept_scopes = [name for name in scopes if not name.startswith("x:") or name in text]
+        asked["credential"]["scopes"] = kept_scopes if random.random() < 0.8 else random.sample(kept_scopes, 4)
     return asked
 
 
@@ -148,9 +149,9 @@ def kept(random: Random) -> set[str]:
 
 
 def varied(random: Random, base: Question) -> Question:
-    """The same but for one or two facts: another value of the type, rarely a wrong one or none."""
+    """The same but for some facts: another value of the type, rarely a wrong one or none."""
     found = {**base}
-    for _ in range(random.choice([0, 1, 1, 2])):
+    for _ in range(random.choice([0, 1, 2, 3, 5])):
         root = random.choice(list(found))
         kinds = v.GIVEN.get(root)
         if root == "request" and random.random() < 0.5:
@@ -160,14 +161,15 @@ def varied(random: Random, base: Question) -> Question:
         elif kinds:
             known = [one for one in kinds if one in found[root] and (one not in SETTLED or random.random() < 0.2)]
             name = random.choice(known or list(kinds))
-            found[root] = {**found[root], name: VALUES[kinds[name]](random)}
+            value = VALUES[kinds[name]](random)
+            found[root] = {**found[root], name: random.sample(value, min(len(value), 4)) if name == "scopes" else value}
             lesser(random, found, root, name)
     return found
 
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:
     """Now and then a fact is of a wrong type, absent, or not known yet."""
-    match random.choices(["right", "wrong", "absent", "pending"], [86, 6, 5, 3])[0]:
+    match random.choices(["right", "wrong", "absent", "pending"], [92, 3, 3, 2])[0]:
         case "wrong":
             found[root][name] = copied(random.choice(WRONG))
         case "absent":

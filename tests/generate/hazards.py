@@ -328,10 +328,10 @@ def no_question(random: Random, question: Question) -> Spoilt:
 HAZARDS: tuple[Callable[[Random, Question], Spoilt], ...] = (
     a_fact_of_another_type, a_fact_of_another_type, a_fact_of_another_type, a_member_that_is_missing,
     a_member_that_is_missing, a_python_object, a_python_object, an_odd_element, a_member_that_is_null, an_odd_path,
-    an_odd_path, an_odd_method, odd_headers_or_parameters, odd_headers_or_parameters, an_odd_identity, an_odd_identity, odd_options, odd_options,
-    odd_pending_facts, odd_approvals, odd_entities, an_odd_chain, a_root_of_another_shape, a_member_nobody_knows,
-    an_odd_name, another_endpoint_too, a_mapping_of_its_own, names_of_its_own, a_depth_or_a_length_beyond_bounds,
-    no_question,
+    an_odd_path, an_odd_method, odd_headers_or_parameters, odd_headers_or_parameters, an_odd_identity,
+    an_odd_identity, odd_options, odd_options, odd_pending_facts, odd_approvals, odd_entities, an_odd_chain,
+    a_root_of_another_shape, a_member_nobody_knows, an_odd_name, another_endpoint_too, a_mapping_of_its_own,
+    names_of_its_own, a_depth_or_a_length_beyond_bounds, no_question,
 )  # fmt: skip  # what makes no question is rarer than what makes a strange one
 
 
