@@ -151,9 +151,6 @@ def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
     """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
-    if not any(isinstance(part, k.Quantifier) for part in k.walk(condition)):
-        return  # as nearly all: what else the condition asks need not be gone through
-    sized = {domain for part in k.walk(condition) for domain in shown_to_hold(part)}
     pending = [(condition, positive)]
     while pending:
         expr, sign = pending.pop()
@@ -165,11 +162,17 @@ def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Ite
             case k.And(items) | k.Or(items):
                 pending.extend((item, sign) for item in items)
             case k.Quantifier(word, _, domain, inner):
-                if word == "all" and sign and domain not in sized and not isinstance(domain, k.Constant | k.Collection):
+                if word == "all" and sign and may_be_empty(domain, condition):
                     yield nothing_found(expr, code, verb)
                 pending.append((inner, sign))
             case _:
                 pass
+
+
+def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
+    """A set that is written out holds something; of another one the condition may ask that it does."""
+    known = isinstance(domain, (k.Constant, k.Collection))
+    return not known and all(domain not in shown_to_hold(part) for part in k.walk(condition))
 
 
 def nothing_found(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from policyengine.diagnostics import Diagnostic
 from policyengine.semantics.symbols import BUILT_IN_ENTITIES, package_of
@@ -20,14 +20,16 @@ VOCABULARY: Mapping[type[ast.Node], str] = {
     ast.LetDecl: "let",
     ast.DefineDecl: "define",
 }
+CONCERNED = (ast.EnumDecl, ast.EntityDecl, ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.FixtureDecl)
 
 
 def unused(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     everywhere, places_of_facts = Counter[Key](), Counter[Key]()
     declared: list[tuple[ast.Declaration | ast.Export, str, set[Key]]] = []
+    concerned = frozenset(d.name.text for m in modules for d in m.declarations if isinstance(d, CONCERNED))
     for module in modules:
         for declaration in module.declarations:
-            names = mentions(declaration, module)
+            names = mentions(declaration, module, concerned)
             everywhere.update(names)
             if isinstance(declaration, ast.FactsDecl):
                 places_of_facts.update(names)
@@ -64,19 +66,20 @@ def unused_declaration(
             pass
 
 
-def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module) -> set[Key]:
-    """Every name that a declaration may speak of: too many rather than too few."""
-    imported = {
-        (entry.alias.text if entry.alias else entry.package.text.rpartition(".")[2]): entry.package.text
-        for entry in module.imports
-    }
+def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]) -> set[Key]:
+    """Every name among those concerned that a declaration may speak of: too many rather than too few."""
+    here, imported = package_of(module), [(imported_as(entry), entry.package.text) for entry in module.imports]
     found = set[Key]()
     for name in set(spoken(declaration)):
-        found.update((package_of(module), prefix) for prefix in prefixes(name))
-        for alias, package in imported.items():
+        found.update((here, prefix) for prefix in prefixes(name) if prefix in concerned)
+        for alias, package in imported:
             if name.startswith(f"{alias}."):
                 found.update((package, prefix) for prefix in prefixes(name.removeprefix(f"{alias}.")))
     return found
+
+
+def imported_as(entry: ast.Import) -> str:
+    return entry.alias.text if entry.alias else entry.package.text.rpartition(".")[2]
 
 
 def prefixes(name: str) -> Iterator[str]:
@@ -91,7 +94,7 @@ def spoken(declaration: ast.Node) -> Iterator[str]:
     for node in ast.walk(declaration):
         if silent and id(node) in silent:
             continue
-        if isinstance(node, INTRODUCING):
+        if type(node) in INTRODUCING:
             silent.update(id(name) for name in introduced(node))
         match node:
             case ast.Name(text) | ast.WordValue(text):
@@ -104,9 +107,8 @@ def spoken(declaration: ast.Node) -> Iterator[str]:
                 pass
 
 
-INTRODUCING: tuple[type[ast.Node], ...] = (
-    *VOCABULARY,
-    *(ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.FixtureDecl, ast.FieldDecl, ast.Quantified, ast.Pair),
+INTRODUCING: frozenset[type[ast.Node]] = frozenset(
+    (*CONCERNED, ast.IssuerDecl, ast.AttesterDecl, ast.FieldDecl, ast.Quantified, ast.Pair)
 )
 
 

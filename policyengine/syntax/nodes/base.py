@@ -75,5 +75,9 @@ def walk(node: Node) -> Iterator[Node]:
     while pending:
         current = pending.pop()
         yield current
-        if inner(type(current)):  # type: ignore[arg-type]
-            pending.extend(reversed(list(children(current))))
+        for name in reversed(inner(type(current))):  # type: ignore[arg-type]
+            value = getattr(current, name)
+            if isinstance(value, Node):
+                pending.append(value)
+            elif isinstance(value, tuple):
+                pending += [part for part in reversed(value) if isinstance(part, Node)]
