@@ -17,6 +17,7 @@ import msgspec
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
 from policyengine.engine import Engine
 from policyengine.runtime import quick, wire
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.hot import plain_options
@@ -27,6 +28,7 @@ AT_A_STRETCH = 256
 LARGEST_ID = 2**63 - 1
 
 Kind: TypeAlias = Literal["decide", "evaluate"]
+Decide: TypeAlias = Callable[[dict[str, Any]], Decision]
 Raw = msgspec.Raw
 encode = msgspec.msgpack.Encoder().encode
 
@@ -85,32 +87,38 @@ def contents(engine: Engine, asked: Asked) -> tuple[Raw | list[Raw], int]:
     """Raises RequestError."""
     if asked.kind not in ("decide", "evaluate"):
         raise RequestError("", "a frame asks to `decide` or to `evaluate`")
-    one = partial(decision, engine, asked.kind, asked.plain)
+    decide = engine.decide if asked.kind == "decide" else engine.evaluate
+    answer = partial(plainly if asked.plain else carefully, engine, decide)
     if isinstance(asked.question, dict):
-        return one(asked.question), 1
+        return answer(asked.question), 1
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
     items = items_of(asked.question)
-    return [item(engine, one, question, f"[{index}]") for index, question in enumerate(items)], len(items)
+    return [item(engine, answer, question, index) for index, question in enumerate(items)], len(items)
 
 
-def item(engine: Engine, one: Callable[[dict[str, Any]], Raw], question: object, place: str) -> Raw:
+def item(engine: Engine, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
     """What is no question is denied, and spoils no other."""
     try:
-        if not isinstance(question, dict):
-            raise RequestError("", "a question is a map")
-        return one(question)
+        return answer(question)
     except RequestError as error:
-        return Raw(encode(undecided(engine, error, place)))
+        return Raw(encode(undecided(engine, error, f"[{index}]")))
 
 
-def decision(engine: Engine, kind: Kind, plain: bool, question: dict[str, Any]) -> Raw:
-    """Raises RequestError. Only a question that was read quickly is given to the engine as it is."""
-    if plain and ("options" not in question or plain_options(question["options"])):
-        found = engine.decide(question) if kind == "decide" else engine.evaluate(question)
-        return Raw(found.to_msgpack())
+def plainly(engine: Engine, decide: Decide, question: dict[str, Any]) -> Raw:
+    """Raises RequestError."""
+    if "options" in question and not plain_options(question["options"]):
+        return carefully(engine, decide, question)
+    return Raw(decide(question).to_msgpack())
+
+
+def carefully(engine: Engine, decide: Decide, question: object) -> Raw:
+    """A question that may hold whatever the wire may hold, and ask for an explanation. Raises RequestError."""
+    if not isinstance(question, dict):
+        raise RequestError("", "a question is a map")
     request = Request.from_mapping(question)
-    return Raw(encode(decided(engine, request, spend=kind == "decide" and request.options.consume)))
+    spend = decide == engine.decide and request.options.consume
+    return Raw(encode(decided(engine, request, spend)))
 
 
 def refusal(id: int | None, problem: Problem) -> bytes:
