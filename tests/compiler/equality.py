@@ -20,7 +20,7 @@ from policyengine.runtime.values import text_hazard
 from policyengine.runtime.wire import DEEPEST
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
-from tests.generate.requests import approved
+from tests.generate.requests import approved, directory
 from tests.generate.specified import Said, Specified, read, said
 
 PEEKED = 0.3  # of the questions are only evaluated
@@ -237,7 +237,7 @@ def held(seed: int, questions: int) -> Tally:
         try:
             found = pair.holds(asking, peeks=pair.random.random() < PEEKED)
         except AssertionError as error:
-            raise AssertionError(f"seed {seed}: {error}{made_small(asked, asking)}") from None
+            raise AssertionError(f"seed {seed}: {made_small(asked, asking) or error}") from None
         later.extend(followed(pair.random, asking, found))
     return pair.tally
 
@@ -254,18 +254,18 @@ def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
 # ── Small cases ───────────────────────────────────────────────────────────────────────────────
 
 
-def made_small(asked: Setting, asking: Asking) -> str:
+def made_small(asked: Setting, asking: Asking) -> str | None:
     """The same difference with less, if it needs no history and the question is a plain object."""
     case = Case(asked.policy, asked.rows, asking.question, asking.now)  # type: ignore[arg-type]
-    if type(asking.question) is not dict or not differs(case):
-        return ""
-    return f"\n\nmade small:\n{shrunk(case, differs)}"
+    if type(asking.question) is not dict or difference(case) is None:
+        return None
+    return difference(shrunk(case, lambda one: difference(one) is not None))
 
 
-def differs(case: Case) -> bool:
-    pair = Pair.of(Setting(case.policy, case.rows, case.kernel, case.snapshot.entities), case.now)  # type: ignore[arg-type]
+def difference(case: Case) -> str | None:
+    pair = Pair.of(Setting(case.policy, case.rows, case.kernel, directory(case.rows)), case.now)
     try:
         pair.holds(Asking(case.question, case.now))
-    except AssertionError:
-        return True
-    return False
+    except AssertionError as error:
+        return str(error)
+    return None
