@@ -27,6 +27,7 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.runtime.shape import quoted
 from policyengine.semantics.kernel import Kernel
 from policyengine.source import Source, Span
+from policyengine.syntax.pause import uncollected
 
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
@@ -62,6 +63,7 @@ class Bundle:
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
 
+@uncollected()
 def write_bundle(kernel: Kernel, made_by: str, key: SigningKey | None = None) -> bytes:
     """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
     payload = payload_of(kernel, tree_of(kernel))
@@ -87,6 +89,7 @@ def read_bundle(path: Path | str, keys: Keys | None = None) -> Bundle:
     return decode_bundle(contents(path), str(path), keys)
 
 
+@uncollected()
 def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -> Bundle:
     """The bundle that the bytes are; `name` is what messages call it. Raises BundleError."""
     made_by, digest, payload, signatures = opened(data, name)
