@@ -9,6 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 from struct import Struct as Layout
+from typing import cast
 
 import msgspec
 
@@ -27,8 +28,7 @@ class Floor(asyncio.Protocol):
         self.rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its class
 
     def data_received(self, data: bytes) -> None:
         data = self.rest + data
