@@ -3,12 +3,15 @@
 import json
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 
 import pytest
+
+from policyengine.client import SocketClient
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 
@@ -18,9 +21,9 @@ def serving(project):
     """Starts the server on a free port; gives its process. Stops it by the signal that Ctrl-C sends."""
     started = []
 
-    def start(*options: str) -> subprocess.Popen:
+    def start(*options: str, port: bool = True) -> subprocess.Popen:
         process = subprocess.Popen(
-            [*COMMAND, "serve", str(project), "--port", "0", *options],
+            [*COMMAND, "serve", str(project), *(["--port", "0"] if port else []), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,3 +119,49 @@ def test_a_policy_with_errors_is_not_served(run, tmp_path):
     ended = run("serve", "bad.policy", "--port", "0")
     assert ended.code == 1
     assert "bad.policy:1:" in ended.err
+
+
+def test_it_serves_at_a_socket_and_then_at_no_port_unless_asked_to(serving, tmp_path):
+    path = tmp_path / "policy.sock"
+    process = serving("--socket", str(path), port=False)
+    assert process.stdout.readline() == f"listening on {path}\n"
+    assert [process.stdout.readline().split(":")[0] for _ in range(3)] == ["packages", "revision", "rules"]
+    with SocketClient(path, timeout=30) as client:
+        assert client.decide({"request": {"method": "GET", "path": "/health"}}).allowed
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+    assert not path.exists()
+
+
+def test_it_serves_at_a_socket_and_at_a_port(serving, tmp_path):
+    path = tmp_path / "policy.sock"
+    said = json.loads(serving("--socket", str(path), "--socket-mode", "660", "--format", "json").stdout.readline())
+    assert said["socket"] == str(path)
+    assert decide(said["listening"]) == 200
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+@pytest.mark.parametrize("mode", ["rw", "9", "0o600", "77777"])
+def test_a_mode_that_is_none_is_wrong_usage(run, project, mode):
+    ended = run("serve", project, "--socket", "a.sock", "--socket-mode", mode)
+    assert ended.code == 2
+    assert f"`{mode}` is no mode of a file" in ended.err
+
+
+def test_what_is_no_socket_is_not_replaced(run, project, tmp_path):
+    (tmp_path / "precious").write_text("data")
+    ended = run("serve", project, "--socket", "precious")
+    assert ended.code == 1
+    assert "`precious` is there and is no socket" in ended.err
+    assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, tmp_path):
+    (tmp_path / "confirms.policy").write_text(
+        "language 1\npackage a\nentity user { roles: set<string> }\nanyone { may GET /health }\n"
+        'guard "ask" on GET /health { confirm by role finance within 15m }\n'
+    )
+    ended = run("serve", "confirms.policy", "--port", "0", "--workers", "2")
+    assert ended.code == 1
+    assert "an approval lets one request pass, and 2 workers" in ended.err

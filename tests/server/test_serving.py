@@ -5,10 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -17,8 +15,8 @@ import pytest
 from policyengine.server import ServeError, TokenError, serve
 from policyengine.server.listeners import bound, resolved
 from tests.server.conftest import OPEN, SHUT, TOKEN, Watched
+from tests.server.processes import started
 
-ROOT = Path(__file__).parents[2]
 SERVE = """
 import sys
 from policyengine.server import serve
@@ -31,17 +29,8 @@ except KeyboardInterrupt:
 """
 
 
-@contextmanager
-def running(host: str = "127.0.0.1", token: str = "") -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-c", SERVE, host, token]
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            assert url, process.communicate()[1]
-            yield url, process
-        finally:
-            process.kill()
+def running(host: str = "127.0.0.1", token: str = "") -> AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    return started(SERVE, host, token)
 
 
 @pytest.fixture(scope="module")

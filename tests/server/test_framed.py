@@ -1,0 +1,380 @@
+"""The socket: frames in, answers in order, whatever the bytes are; and the client, against a real server."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.client import HEADER, LARGEST_ANSWER, LARGEST_QUESTION, SocketClient, SocketError
+from policyengine.server import framed
+from tests.server.conftest import OPEN, ORDER, SHUT, Watched, small
+from tests.server.processes import started
+
+ENGINE = small()
+SERVE = """
+import sys
+from pathlib import Path
+from policyengine.server import serve
+from tests.server.conftest import small
+serve(small(), port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, flush=True))
+"""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("socket") / "policy.sock"
+    with started(SERVE, str(path)):
+        yield path
+
+
+@pytest.fixture
+def client(path: Path) -> Iterator[SocketClient]:
+    with SocketClient(path, timeout=20) as client:
+        yield client
+
+
+def frame(content: object) -> bytes:
+    payload = content if isinstance(content, bytes) else msgpack.packb(content)
+    return HEADER.pack(len(payload)) + payload
+
+
+def frames(answer: bytes) -> list[Any]:
+    found = []
+    while answer:
+        (size,) = HEADER.unpack_from(answer)
+        found.append(msgpack.unpackb(answer[4 : 4 + size]))
+        answer = answer[4 + size :]
+    return found
+
+
+def spoken(path: Path, message: bytes) -> list[Any]:
+    """What comes back until the server closes: it does when nothing more is said."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(path))
+        connection.sendall(message)
+        connection.shutdown(socket.SHUT_WR)
+        return frames(b"".join(iter(lambda: connection.recv(65_536), b"")))
+
+
+# ── Answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_frame_is_answered_under_its_id(path: Path) -> None:
+    ((id, status, decision),) = spoken(path, frame([7, "decide", OPEN]))
+    assert (id, status, decision["outcome"], decision["allowed"]) == (7, 200, "allow", True)
+
+
+def test_frames_on_the_way_at_once_are_answered_in_order(path: Path) -> None:
+    asked = [(number, "evaluate", [OPEN, SHUT][number % 2]) for number in range(1_000)]
+    answers = spoken(path, b"".join(frame(one) for one in asked))
+    assert [(id, content["allowed"]) for id, _, content in answers] == [(id, id % 2 == 0) for id, _, _ in asked]
+
+
+def test_a_list_of_questions_is_answered_by_a_list(path: Path) -> None:
+    ((_, status, decisions),) = spoken(path, frame([1, "decide", [OPEN, SHUT, ORDER]]))
+    assert status == 200
+    assert [one["outcome"] for one in decisions] == ["allow", "deny", "confirm"]
+
+
+def test_what_is_no_question_in_a_list_is_denied_with_its_error_and_spoils_no_other(path: Path) -> None:
+    ((_, _, decisions),) = spoken(path, frame([1, "decide", [OPEN, {"user": {"roles": []}}, 5, OPEN]]))
+    assert [one["outcome"] for one in decisions] == ["allow", "deny", "deny", "allow"]
+    assert decisions[1]["gate"] == "failure"
+    assert [one["error"]["member"] for one in decisions[1:3]] == ["[1].user.roles", "[2]"]
+
+
+def test_an_answer_is_a_decision_as_it_is_everywhere(path: Path) -> None:
+    ((_, _, decision),) = spoken(path, frame([1, "evaluate", ORDER]))
+    assert {**decision, "id": ""} == {**ENGINE.evaluate(ORDER).to_dict(), "id": ""}
+
+
+def test_an_explanation_comes_along_when_asked_for(path: Path) -> None:
+    ((_, _, decision),) = spoken(path, frame([1, "decide", {**OPEN, "options": {"explain": True}}]))
+    assert decision["explanation"]["gates"]
+
+
+def test_a_key_that_comes_twice_makes_the_fact_unknown(path: Path) -> None:
+    twice = b"\x93\x01\xa6decide" + b"\x82" + msgpack.packb("tool") + msgpack.packb({"name": "x"})
+    twice += msgpack.packb("user") + b"\x82" + 2 * (msgpack.packb("id") + msgpack.packb("alice"))
+    ((_, status, decision),) = spoken(path, frame(twice))
+    assert (status, decision["allowed"]) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "outcomes"),
+    [
+        ("decide", {}, ["allow", "confirm"]),
+        ("decide", {"consume": False}, ["allow", "allow"]),
+        ("evaluate", {}, ["allow", "allow"]),
+        ("evaluate", {"consume": True}, ["allow", "allow"]),
+    ],
+)
+def test_deciding_spends_and_looking_does_not(path: Path, kind: str, options: Any, outcomes: list[str]) -> None:
+    ((_, _, decision),) = spoken(path, frame([1, "evaluate", ORDER]))
+    approval = {
+        "id": f"{kind}-{options}",
+        "by": "carol",
+        "granted_at": datetime.now(UTC).isoformat(),
+        "binding": decision["remedies"][0]["binding"],
+    }
+    carol = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
+    approved = {**ORDER, "approvals": [approval], "entities": [carol], "options": options}
+    answers = spoken(path, frame([1, kind, [approved, approved]]))
+    assert [one["outcome"] for one in answers[0][2]] == outcomes
+
+
+# ── Problems ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("question", "member", "detail"),
+    [
+        ([3, "decide", {"agnet": {}}], "agnet", "unknown member `agnet`"),
+        ([3, "decide", 5], None, "a question is a map, or a list of maps"),
+        ([3, "decide", [OPEN] * 1_001], "requests", "a batch holds at most 1,000 requests, got 1,001"),
+        ([3, "forget", OPEN], None, "a frame asks to `decide` or to `evaluate`"),
+        ([3, {}, OPEN], None, "a frame asks to `decide` or to `evaluate`"),
+        ([3, "decide", {"tool": {"name": "x"}, "options": {"at": "2027-01-01T00:00:00Z"}}], "options.at", "a decision"),
+    ],
+)
+def test_a_question_that_is_wrong_is_a_problem_and_the_next_is_answered(
+    path: Path, question: Any, member: str | None, detail: str
+) -> None:
+    (id, status, problem), after = spoken(path, frame(question) + frame([4, "decide", OPEN]))
+    assert (id, status, problem["status"], problem.get("member")) == (3, 400, 400, member)
+    assert problem["detail"].startswith(detail)
+    assert (after[0], after[1]) == (4, 200)
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "detail"),
+    [
+        (frame(b""), 400, "not valid MessagePack"),
+        (frame(b"\xc1"), 400, "not valid MessagePack"),
+        (frame(b"\x93\x01\xa6decide\x80\x80"), 400, "not valid MessagePack"),
+        (frame(b"\xa1\xff"), 400, "not valid UTF-8"),
+        (frame({"id": 1}), 400, "a frame is `[id, kind, question]`"),
+        (frame([1, "decide"]), 400, "a frame is `[id, kind, question]`"),
+        (frame(["1", "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
+        (frame([-1, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
+        (frame([2**63, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
+        (frame([True, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
+        (HEADER.pack(LARGEST_QUESTION + 1), 413, "a frame is larger than 1 MiB"),
+        (b"GET / HTTP/1.1\r\n\r\n", 413, "a frame is larger than 1 MiB"),
+    ],
+)
+def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
+    path: Path, bad: bytes, status: int, detail: str
+) -> None:
+    before, (id, said, problem) = spoken(path, frame([1, "decide", OPEN]) + bad + frame([2, "decide", OPEN]))
+    assert before[:2] == [1, 200]
+    assert (id, said, problem["status"], problem["detail"]) == (None, status, status, detail)
+
+
+def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
+    answer, _ = framed.answer_to(engine, msgpack.packb([5, "decide", OPEN]))
+    id, status, problem = msgpack.unpackb(answer)
+    assert (id, status, problem["detail"]) == (5, 500, "the server failed, nothing was decided")
+    assert b"secret" not in answer
+    assert "the secret of the house" in caplog.text
+
+
+FRAMES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2**64 - 1) | st.text(max_size=3) | st.sampled_from([OPEN, "decide"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*OPEN, "user", "id"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    payload=st.binary(max_size=40) | FRAMES.map(msgpack.packb) | FRAMES.map(lambda q: msgpack.packb([1, "decide", q]))
+)
+def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
+    with suppress(framed.Unreadable):
+        answer, _ = framed.answer_to(ENGINE, payload)
+        _, status, content = msgpack.unpackb(answer)
+        assert status in (200, 400)
+        assert isinstance(content, (dict, list))
+
+
+@given(message=st.binary(max_size=30) | st.binary(max_size=30).map(frame), cut=st.integers(0, 30))
+def test_whatever_bytes_come_the_server_closes_and_answers_the_next(path: Path, message: bytes, cut: int) -> None:
+    spoken(path, frame([1, "decide", OPEN])[:cut] + message)
+    ((_, status, _),) = spoken(path, frame([1, "decide", OPEN]))
+    assert status == 200
+
+
+def test_who_does_not_read_is_not_read_from_and_hinders_nobody(path: Path, client: SocketClient) -> None:
+    batch = frame([1, "evaluate", [OPEN] * 1_000])
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(str(path))
+        deaf.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            deaf.sendall(batch * 1_000)
+        assert client.decide(OPEN).allowed
+
+
+# ── The client ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_client_gets_decisions(client: SocketClient) -> None:
+    assert client.decide(OPEN).allowed
+    shut = client.evaluate(SHUT)
+    assert (shut.outcome, shut.allowed, shut.gate) == ("deny", False, "identity")
+    assert [one.outcome for one in client.decide_many([OPEN, SHUT] * 100)] == ["allow", "deny"] * 100
+    assert client.decide_many([]) == []
+
+
+def test_threads_may_share_a_client(client: SocketClient) -> None:
+    found: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(client.decide(OPEN).allowed for _ in range(50))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 200
+
+
+def test_a_problem_is_an_error_with_all_that_is_known_and_the_client_goes_on(client: SocketClient) -> None:
+    with pytest.raises(SocketError, match="unknown member `agnet` \\(did you mean `agent`\\?\\)") as error:
+        client.decide({"agnet": {}})
+    assert error.value.problem["member"] == "agnet"
+    assert client.decide(OPEN).allowed
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({**OPEN, "body": {"a": "x" * LARGEST_QUESTION}}, "the question is larger than 1 MiB"),
+        ({**OPEN, "body": {"a": object()}}, "the question cannot be written as MessagePack"),
+        ({**OPEN, "body": {"a": 2**64}}, "the question cannot be written as MessagePack"),
+    ],
+)
+def test_a_question_that_cannot_be_sent_is_an_error(client: SocketClient, question: Any, message: str) -> None:
+    with pytest.raises(SocketError, match=message):
+        client.decide(question)
+
+
+def test_no_server_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SocketError, match="no such file or directory"):
+        SocketClient(tmp_path / "none.sock").decide(OPEN)
+
+
+@contextmanager
+def server_that(tmp_path: Path, answers: Callable[[socket.socket], object]) -> Iterator[SocketClient]:
+    """A server of one connection at a time that does not do as it should."""
+    path = str(tmp_path / "odd.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        done = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                answers(connection)
+                done.wait(20)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with SocketClient(path, timeout=0.2) as client:
+                yield client
+        finally:
+            done.set()
+            thread.join()
+
+
+GOOD = ENGINE.decide(OPEN).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "no answer from .* within 0.2 seconds"),
+        (frame([1, 200, GOOD])[:-1], "no answer from .* within 0.2 seconds"),
+        (HEADER.pack(LARGEST_ANSWER + 1), "the answer is larger than 64 MiB"),
+        (frame(b"\xc1"), "the answer cannot be read"),
+        (frame([2, 200, GOOD]), "the answer is to another question"),
+        (frame([1, 200, {**GOOD, "allowed": "true"}]), "the answer cannot be read"),
+        (frame([1, 200, {**GOOD, "outcome": "deny"}]), "the answer cannot be read"),
+        (frame([1, 200, {**GOOD, "outcome": "yes"}]), "the answer cannot be read"),
+        (frame([1, 200, {}]), "the answer cannot be read"),
+        (frame([1, 200, [GOOD]]), "the answer cannot be read"),
+        (frame([1, 500, {"detail": "the server failed"}]), "the server failed"),
+        (frame([None, 413, {"detail": "too large"}]), "too large"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_and_so_a_deny(tmp_path: Path, answer: bytes, message: str) -> None:
+    with (
+        server_that(tmp_path, lambda connection: connection.sendall(answer)) as client,
+        pytest.raises(SocketError, match=message),
+    ):
+        client.decide(OPEN)
+
+
+def test_a_server_that_hangs_up_is_an_error(tmp_path: Path) -> None:
+    with (
+        server_that(tmp_path, lambda connection: connection.shutdown(socket.SHUT_RDWR)) as client,
+        pytest.raises(SocketError, match="the server closed the connection"),
+    ):
+        client.decide(OPEN)
+
+
+def test_too_few_answers_are_an_error(tmp_path: Path) -> None:
+    with (
+        server_that(tmp_path, lambda connection: connection.sendall(frame([1, 200, [GOOD]]))) as client,
+        pytest.raises(SocketError, match="not as many answers as questions"),
+    ):
+        client.decide_many([OPEN, OPEN])
+
+
+def test_after_an_error_the_client_connects_anew(tmp_path: Path, path: Path) -> None:
+    with server_that(tmp_path, lambda connection: connection.sendall(frame([9, 200, GOOD]))) as client:
+        with pytest.raises(SocketError):
+            client.decide(OPEN)
+        client.path, client.timeout = str(path), 20
+        assert client.decide(OPEN).allowed
+
+
+# ── The file ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_its_owner_may_connect_and_the_port_answers_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "policy.sock"
+    with started(SERVE, str(path)) as (url, process):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert httpx.post(f"{url}/decide", json=OPEN).json()["outcome"] == "allow"
+        process.terminate()
+        process.wait(20)
+        assert not path.exists()
+
+
+def test_after_the_end_there_is_no_answer_and_nothing_left(tmp_path: Path) -> None:
+    path = tmp_path / "policy.sock"
+    with started(SERVE, str(path)) as (_, process), SocketClient(path) as client:
+        assert client.decide(OPEN).allowed
+        process.terminate()
+        process.wait(20)
+        with pytest.raises(SocketError):
+            client.decide(OPEN)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""Several workers: all answer, one that dies is replaced, and none outlives the one that started them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.client import SocketClient
+from policyengine.engine import Engine
+from policyengine.server import ServeError, serve
+from policyengine.server.workers import confirms
+from tests.server.conftest import OPEN, POLICY
+from tests.server.processes import started
+
+FREE = POLICY[: POLICY.index("guard")]
+SERVE = f"""
+import sys
+from pathlib import Path
+from policyengine.engine import Engine
+from policyengine.server import serve
+try:
+    serve(Engine.from_text({FREE!r}), port=0, path=Path(sys.argv[1]), workers=2,
+          listening=lambda url: print(url, flush=True))
+except KeyboardInterrupt:
+    sys.exit("interrupted")
+"""
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def ended(pid: int) -> bool:
+    """Gone, or only waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def awaited(true: Callable[[], bool]) -> None:
+    """Until it is true; the test ends by its own time limit if it never is."""
+    while not true():
+        os.sched_yield()
+
+
+def spawned(tmp_path: Path) -> Any:
+    return started(SERVE, str(tmp_path / "policy.sock"))
+
+
+def test_all_answer_on_the_port_and_on_the_socket_under_ids_of_their_own(tmp_path: Path) -> None:
+    with spawned(tmp_path) as (url, process):
+        assert len(workers_of(process)) == 2
+        ids = {httpx.post(f"{url}/decide", json=OPEN).json()["id"] for _ in range(40)}
+        for _ in range(20):
+            with SocketClient(tmp_path / "policy.sock", timeout=20) as client:
+                ids.add(client.decide(OPEN).id)
+        assert len(ids) == 60
+
+
+def test_a_worker_that_dies_is_replaced_and_meanwhile_the_other_answers(tmp_path: Path) -> None:
+    with spawned(tmp_path) as (url, process):
+        dead, other = workers_of(process)
+        os.kill(dead, signal.SIGKILL)
+        assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert re.fullmatch(rf"worker {dead} ended with status -9; another takes its place\n", said)
+        awaited(lambda: len(set(workers_of(process)) - {dead}) == 2)
+        os.kill(other, signal.SIGKILL)
+        assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGTERM, -signal.SIGTERM, ""), (signal.SIGINT, 1, "interrupted\n")]
+)
+def test_a_signal_stops_all_in_order(tmp_path: Path, sent: signal.Signals, status: int, said: str) -> None:
+    with spawned(tmp_path) as (url, process):
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        workers = workers_of(process)
+        process.send_signal(sent)
+        assert process.communicate(timeout=20)[1] == said
+        assert process.returncode == status
+        assert all(ended(pid) for pid in workers)
+        assert not (tmp_path / "policy.sock").exists()
+
+
+def test_workers_do_not_outlive_the_one_that_started_them(tmp_path: Path) -> None:
+    with spawned(tmp_path) as (url, process):
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        workers = workers_of(process)
+        process.kill()
+        process.wait(20)
+        awaited(lambda: all(ended(pid) for pid in workers))
+
+
+def refusal(engine: Engine, workers: int) -> ServeError:
+    with pytest.raises(ServeError) as error:
+        serve(engine, port=0, workers=workers, listening=lambda url: pytest.fail(f"listens on {url}"))
+    return error.value
+
+
+def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
+    refused = refusal(small_engine, 2)
+    assert refused.message.startswith("an approval lets one request pass, and 2 workers")
+    assert refused.hint == "policies with `confirm` are served by one worker"
+
+
+@pytest.mark.parametrize("workers", [0, -1, 65])
+def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
+    assert refusal(Engine.from_text(FREE), workers).message == f"{workers} workers are not possible"
+
+
+@pytest.mark.parametrize(("text", "found"), [(FREE, False), (POLICY, True)])
+def test_what_confirms_is_found(text: str, found: bool) -> None:
+    assert confirms(Engine.from_text(text)) is found
