@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from policyengine.compiler.bundle import Keys, read_bundle
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
+from policyengine.compiler.show import place_of, show
 from policyengine.compiler.tree import Tree
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
@@ -161,6 +163,10 @@ class Engine:
         """Every package that is loaded: the rules of each of them apply."""
         return self.kernel.packages
 
+    def generated_code(self) -> str:
+        """The code that decides, as it was generated from the policies: each line beside the policy line it is for."""
+        return show(self._evaluator)
+
     @property
     def directory(self) -> Directory:
         """The entities that the policies ask about; those that come with a request are not among them."""
@@ -259,7 +265,8 @@ class Engine:
         """A deny for an exception, counted and logged; it has an id even where the clock is what failed."""
         with self._counting:
             self.failures += 1
-        _LOG.exception("a decision failed and was denied")
+        place = place_of(sys.exc_info()[2])
+        _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "")
         reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
         package, revision = self.kernel.package, self.kernel.revision
         named = new_id(datetime.now(UTC))

@@ -18,18 +18,20 @@ from policyengine.cli.terminal import Format, Screen, busy, print_json
 
 if TYPE_CHECKING:
     from policyengine.compiler.keys import SigningKey
+    from policyengine.engine import Engine
 
 
 def compile_policies(
     paths: PoliciesOrBundle,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The bundle, `….policybundle`.", show_default=False),
-    ],
+    ] = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", metavar="PEM", help="Sign with this private Ed25519 key.", show_default=False),
     ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the code that decides, and write nothing.")] = False,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -39,35 +41,45 @@ def compile_policies(
     policies. Tests in `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in
     place of policies is written again, to be signed somewhere else than it was made.
 
-    Exit code 0: written; 1: errors in a policy or the key, or the file cannot be written.
+    Exit code 0: written, or shown; 1: errors in a policy or the key, or the file cannot be written.
 
     \b
     Example:
       policyengine compile payments/ -o payments.policybundle
       policyengine compile payments/ -o payments.policybundle --key private.pem
+      policyengine compile payments/ --show
     """
-    from policyengine.compiler.bundle import decode_bundle, write_bundle
-
+    if (output is None) is not show:
+        raise CommandError("usage", "say where the bundle goes, `-o FILE`, or `--show`, one of both", code=2)
     signing = None if key is None else _signing_key(key)
     engine = load_engine(paths, None, trust)
+    facts = {"code": engine.generated_code()} if output is None else _compiled(engine, output, signing)
+    if format is Format.JSON:
+        print_json(facts)
+    elif output is None:
+        Screen().text(facts["code"].rstrip("\n"))
+    else:
+        _show(facts)
+    return 0
+
+
+def _compiled(engine: Engine, output: Path, key: SigningKey | None) -> dict[str, Any]:
+    """Writes the bundle; what there is to say of it."""
+    from policyengine.compiler.bundle import decode_bundle, write_bundle
+
     with busy("compiling the policies"):
-        data = write_bundle(engine.kernel, __version__, signing)
+        data = write_bundle(engine.kernel, __version__, key)
     _write(output, data)
-    facts = {
+    return {
         "file": str(output),
         "bytes": len(data),
         "packages": list(engine.packages),
         "rules": rules_of(engine),
         "revision": engine.revision,
         "digest": f"sha256:{decode_bundle(data).digest}",
-        "signed_by": None if signing is None else signing.id,
+        "signed_by": None if key is None else key.id,
         "warnings": len(engine.warnings),
     }
-    if format is Format.JSON:
-        print_json(facts)
-    else:
-        _show(facts)
-    return 0
 
 
 def _signing_key(path: Path) -> SigningKey:

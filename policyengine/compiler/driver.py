@@ -114,6 +114,8 @@ elif credential_issuer is not None and credential_issuer != issuer: return None
         for name in ("consume", "explain"):
             if name in (members.get("options") or ()):
                 self.add(f'if options_["{name}"] is not True and options_["{name}"] is not False: return None')
+        if "obligations_supported" in (members.get("options") or ()):
+            self.add('if not all_named(options_["obligations_supported"]): return None')
         if {"issued_at", "expires_at"} & {*credential}:
             self.add("if not in_force(credential_, instant(now())): return None")
         if "claims" in credential:

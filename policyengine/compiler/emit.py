@@ -35,8 +35,8 @@ PARAMETERS = "q, parts, agent, issuer, user, subject, scopes, moment"
 NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
-        "ABSENT", "NOTHING", "age", "called", "calculated", "duration", "during", "header", "instant", "known",
-        "lifetime", "named", "negated", "plain_strings", "within",
+        "ABSENT", "NOTHING", "age", "called", "calculated", "claimed", "duration", "during", "header", "instant",
+        "known", "lifetime", "named", "negated", "plain_strings", "within",
     )
 }  # fmt: skip
 NAMESPACE["EntityRef"] = EntityRef
@@ -97,7 +97,7 @@ class Setting:
     column: Columns
     kin: Kin
     records_chains: frozenset[str]
-    claimed: frozenset[tuple[str, str]]  # attributes that a credential may vouch for
+    claimed: Mapping[tuple[str, str], Mapping[str, str]]  # attributes a credential vouches for: by issuer, which claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,21 +400,35 @@ class Writer:
         return Text(code, only)
 
     def looked_up(self, node: k.Attribute, as_set: bool = False) -> str:
-        """An attribute from the directory: None where it is not sure, ABSENT where there is none."""
+        """An attribute from the credential or the directory: None where it is not sure, ABSENT where there is none."""
         base = self.value(node.base)
-        self._no_claims(node, base)
         column = self.setting.column(node, self._only(node.type) is not None, as_set, base.of)
-        return self.put(f"{self.constant(column)}[{base.code}]")
+        row = f"{self.constant(column)}[{base.code}]"
+        names = self._claims(node, base)
+        if names is None:
+            return self.put(row)
+        name = self.put(f"claimed(q, issuer, {self.constant(names)})")
+        with self.block(f"if {name} is None:"):
+            self.line(f"{name} = {row}")
+        with self.block("else:"):
+            checked = self._checked(name, node.type, (node.name,))
+            self.line(f"{name} = {f'frozenset({checked})' if as_set else checked}")
+        return name
+
+    def _claims(self, node: k.Attribute, base: Text) -> Mapping[str, str] | None:
+        """Which claim, by its issuer, comes before the directory; only of the caller, and only plain values."""
+        types = {base.of} if base.of is not None else getattr(getattr(node.base, "type", None), "entities", set())
+        names = next((found for type in types if (found := self.setting.claimed.get((type, node.name)))), None)
+        if names is None:
+            return None
+        if base.code != base.of or node.inherited or not isinstance(node.type, Scalar | kinds.Enum | kinds.Set):
+            self.unless(f"{self.raw(('credential', 'claims'))} is None")  # it may be the caller, by another way
+            return None
+        return names
 
     def _only(self, type: kinds.Type) -> str | None:
         """The one type of entity that a reference can be of: then its id is enough."""
         return next(iter(type.entities)) if isinstance(type, kinds.Ref) and len(type.entities) == 1 else None
-
-    def _no_claims(self, node: k.Attribute, base: Text) -> None:
-        """Nothing in the credential that comes before the directory."""
-        types = {base.of} if base.of is not None else getattr(getattr(node.base, "type", None), "entities", set())
-        if any((type, node.name) in self.setting.claimed for type in types):
-            self.unless(f"{self.raw(('credential', 'claims'))} is None")
 
     def _default(self, node: k.Default) -> Text:
         name = self.name()

@@ -247,9 +247,10 @@ class Leaves:
             dict(kernel.attesters),
         )
         self._recording = frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains)
-        self._claimed = frozenset(
-            (path[0], path[1]) for issuer in kernel.issuers.values() for _, path in issuer.claims if len(path) > 1
-        )
+        self._claimed: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for name, issuer in kernel.issuers.items():
+            for claim, (root, attribute) in issuer.claims:
+                self._claimed[root, attribute][name] = claim
         self._columns: dict[object, reads.Column] = {}
         self._entities = entities
         self._facts = reads.facts_of_directory(kernel, entities)

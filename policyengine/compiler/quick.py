@@ -40,9 +40,11 @@ def tame(members: Any) -> bool:
 
 def met(answer: Answer, supported: Any) -> bool:
     """Whether a gateway that says which obligations it supports can meet all that it has to."""
-    return plain_strings(supported) and all(
-        duty.kind in supported for duty in answer.obligations if duty.kind in FOR_THE_GATEWAY
-    )
+    return all(duty.kind in supported for duty in answer.obligations if duty.kind in FOR_THE_GATEWAY)
+
+
+def all_named(texts: Any) -> bool:
+    return plain_strings(texts) and "" not in texts
 
 
 class Quick:
@@ -62,6 +64,7 @@ class Quick:
         self._heads: dict[str, Branch] = {}
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "Decision": Decision, "MISSED": MISSED, "NOTHING_OPENS": verdicts.nothing_opens,
+            "all_named": all_named,
             "OPEN": OPEN, "denied": self.denied, "elsewhere": elsewhere, "heads": self._heads, "in_force": in_force,
             "instant": instant, "issuers": self._issuers, "known": leaves.known_names.__contains__,
             "known_groups": leaves.known_groups, "leaves": leaves, "met": met, "named": named, "now": now,
@@ -91,10 +94,14 @@ class Quick:
             return None
         return None if found is MISSED else found
 
+    def driver_text(self, form: Form) -> str:
+        """The text of the function for one form of question."""
+        return Driver(form, self._limited, self._waives).text()
+
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:
             self._drivers.clear()
-        text = Driver(form, self._limited, self._waives).text()
+        text = self.driver_text(form)
         name = f"<policyengine driver {' '.join(root for root, _ in form)}>"
         space = dict(self._space)
         exec(compile(text, name, "exec"), space)

@@ -73,6 +73,14 @@ def header(request: Members, name: str) -> object:
 
 UNSURE = Invalid("a header with upper case in its name")
 
+
+def claimed(q: Mapping[str, Members], issuer: object, names: Mapping[object, str]) -> object:
+    """The raw claim by which this issuer vouches for an attribute of the caller, if it does."""
+    claims = q.get("credential", NOTHING).get("claims")
+    name = names.get(issuer)
+    return claims.get(name) if isinstance(claims, dict) and name is not None else None
+
+
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -205,6 +205,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         return cls(answer, principal or Principal(), id)
 
     def with_id(self, stamp: Stamp) -> Decision:
+        """The same answer under another id."""
         return Decision(self.answer, self.asker, stamp)
 
     def __eq__(self, other: object) -> bool:
@@ -217,42 +218,52 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def outcome(self) -> Outcome:
+        """What comes of the request."""
         return self.answer.outcome
 
     @property
     def gate(self) -> Gate | None:
+        """Where it was stopped; None when allowed."""
         return self.answer.gate
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
+        """Everything that is in the way, the strongest first; empty when allowed."""
         return self.answer.reasons
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:
+        """What would change the answer."""
         return self.answer.remedies
 
     @property
     def obligations(self) -> tuple[Obligation, ...]:
+        """What the gateway must do with the answer."""
         return self.answer.obligations
 
     @property
     def rates(self) -> tuple[RateState, ...]:
+        """The rates that apply, as they stand after the decision."""
         return self.answer.rates
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
+        """The facts that were missing or unusable where that mattered."""
         return self.answer.unknown
 
     @property
     def package(self) -> str:
+        """The package of the first policy that was asked for."""
         return self.answer.package
 
     @property
     def revision(self) -> str:
+        """The policy that decided, `sha256:…`."""
         return self.answer.revision
 
     @property
     def principal(self) -> Principal:
+        """Who asked, for whom, through whom."""
         if isinstance(self.asker, Principal):
             return self.asker
         agent, issuer, user = self.asker
