@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from operator import attrgetter
@@ -23,42 +23,42 @@ SETS = frozenset(
 
 
 Declared = TypeVar("Declared", bound=k.Part)
-Texts: TypeAlias = dict[int, str]  # of parts by identity: each is written once, for its order and for the revision
 Write: TypeAlias = Callable[[Any], str]
+SHARED = (str, k.Segment)  # lists of these are one object in many rules
 # Whose package was asked for is told in decisions and changes none.
 LEFT_OUT = frozenset({"span", "package", "revision"})
 
 
 def ordered(kernel: k.Kernel) -> k.Kernel:
     """The kernel with its declarations in one set order and its revision: what order they came in is forgotten."""
-    texts: Texts = {}
+    write = Writers()
     found = replace(
         kernel,
         packages=tuple(sorted(kernel.packages)),
-        binders=in_order(kernel.binders, texts),
-        agents=in_order(kernel.agents, texts),
-        users=in_order(kernel.users, texts),
-        anyones=in_order(kernel.anyones, texts),
-        delegation=in_order(kernel.delegation, texts),
-        guards=tuple(sorted(in_order(kernel.guards, texts), key=lambda guard: (guard.package, guard.name))),
+        binders=in_order(kernel.binders, write),
+        agents=in_order(kernel.agents, write),
+        users=in_order(kernel.users, write),
+        anyones=in_order(kernel.anyones, write),
+        delegation=in_order(kernel.delegation, write),
+        guards=tuple(sorted(in_order(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
     )
-    return replace(found, revision=revision(found, texts))
+    return replace(found, revision=revision(found, write))
 
 
-def in_order(declared: tuple[Declared, ...], texts: Texts) -> tuple[Declared, ...]:
-    texts.update((id(part), canonical(part)) for part in declared)
-    return tuple(sorted(declared, key=lambda part: texts[id(part)]))
+def in_order(declared: tuple[Declared, ...], write: Writers) -> tuple[Declared, ...]:
+    write.known.update((id(part), write(part)) for part in declared)
+    return tuple(sorted(declared, key=lambda part: write.known[id(part)]))
 
 
-def revision(kernel: k.Kernel, texts: Texts | None = None) -> str:
-    """`sha256:` and 64 hexadecimal digits. `texts` are of parts that were written before."""
+def revision(kernel: k.Kernel, write: Writers | None = None) -> str:
+    """`sha256:` and 64 hexadecimal digits. `write` may know parts that it wrote before."""
     hashed = hashlib.sha256()
-    for piece in pieces(kernel, texts or {}):  # never the whole text at once: it is longer than the policy
+    for piece in pieces(kernel, write or Writers()):  # never the whole text at once: it is longer than the policy
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 
 
-def pieces(kernel: k.Kernel, texts: Texts) -> Iterator[str]:
+def pieces(kernel: k.Kernel, write: Writers) -> Iterator[str]:
     """The members of the kernel as `record` would write them."""
     between = ""
     for name in (name for name in names(k.Kernel) if name not in LEFT_OUT):
@@ -66,9 +66,9 @@ def pieces(kernel: k.Kernel, texts: Texts) -> Iterator[str]:
         yield f"{between}{name}="
         between = ","
         if name in SETS and isinstance(value, tuple):
-            yield from listed(sorted(texts.get(id(part)) or canonical(part) for part in value))
+            yield from listed(sorted(write.known.get(id(part)) or write(part) for part in value))
         else:
-            yield canonical(value)
+            yield write(value)
 
 
 def listed(written: Iterable[str]) -> Iterator[str]:
@@ -82,21 +82,27 @@ def listed(written: Iterable[str]) -> Iterator[str]:
 
 def canonical(part: object) -> str:
     """One text for one meaning. Every kind of part is named, so that no two meanings share a text."""
-    return WRITERS[type(part)](part)
+    return Writers()(part)
 
 
 class Writers(dict[type, Write]):
-    """How parts are written, by type: found out once for each, as a large policy has hundreds of thousands of parts."""
+    """How parts are written, by type: found out once for each, as a large policy has hundreds of thousands of parts.
+
+    `known` are texts by identity, of parts that stay: declarations, and the paths and names that many rules share.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, str] = {}
+
+    def __call__(self, part: object) -> str:
+        return self[type(part)](part)
 
     def __missing__(self, kind: type) -> Write:
-        self[kind] = found = writer(kind)
+        self[kind] = found = writer(kind, self)
         return found
 
 
-WRITERS = Writers()
-
-
-def writer(kind: type) -> Write:
+def writer(kind: type, write: Writers) -> Write:
     name = kind.__name__
     if issubclass(kind, Enum):
         return {one: f"{name}.{one.value}" for one in kind}.__getitem__
@@ -105,19 +111,31 @@ def writer(kind: type) -> Write:
     if issubclass(kind, ZoneInfo):
         return lambda part: f"ZoneInfo({part.key!r})"
     if issubclass(kind, tuple | list):
-        return lambda part: f"[{','.join([WRITERS[type(one)](one) for one in part])}]"
+        return sequence(write)
     if issubclass(kind, frozenset | set):
-        return lambda part: f"{{{','.join(sorted(map(canonical, part)))}}}"
+        return lambda part: f"{{{','.join(sorted(map(write, part)))}}}"
     if issubclass(kind, Mapping):
-        return lambda part: f"{{{','.join(sorted(f'{canonical(key)}:{canonical(one)}' for key, one in part.items()))}}}"
+        return lambda part: f"{{{','.join(sorted(f'{write(key)}:{write(one)}' for key, one in part.items()))}}}"
     if issubclass(kind, k.Named):
-        return lambda part: canonical(part.expression)  # a name for a condition means what the condition means
+        return lambda part: write(part.expression)  # a name for a condition means what the condition means
     if is_dataclass(kind) or issubclass(kind, Struct):
-        return record(kind)
+        return record(kind, write)
     return lambda part: f"{name}({part})"
 
 
-def record(kind: type) -> Write:
+def sequence(write: Writers) -> Write:
+    def write_sequence(part: Sequence[object]) -> str:
+        text = write.known.get(id(part))
+        if text is None:
+            text = f"[{','.join([write[type(one)](one) for one in part])}]"
+            if part and type(part[0]) in SHARED:
+                write.known[id(part)] = text
+        return text
+
+    return write_sequence
+
+
+def record(kind: type, write: Writers) -> Write:
     """`Kind(member=…,member=…)`, without its place in the text."""
     name, members = kind.__name__, [member for member in names(kind) if member != "span"]
     if not members:
@@ -125,18 +143,17 @@ def record(kind: type) -> Write:
     values = attrgetter(*members, members[0])  # with one more, so that also a single member comes in a tuple
     heads = [(f"{member}=", member in SETS) for member in members]
 
-    def write(part: object) -> str:
+    def as_set(value: tuple[object, ...]) -> str:
+        return f"[{','.join(sorted(map(write, value)))}]"
+
+    def write_record(part: object) -> str:
         written = [
-            head + (as_set(map(canonical, value)) if is_set and type(value) is tuple else WRITERS[type(value)](value))
+            head + (as_set(value) if is_set and type(value) is tuple else write[type(value)](value))
             for (head, is_set), value in zip(heads, values(part), strict=False)
         ]
         return f"{name}({','.join(written)})"
 
-    return write
-
-
-def as_set(written: Iterable[str]) -> str:
-    return f"[{','.join(sorted(written))}]"
+    return write_record
 
 
 def names(kind: type) -> tuple[str, ...]:
