@@ -1,6 +1,7 @@
 """`policyengine compile`: one file that decides as its policies do."""
 
 import os
+import re
 import stat
 
 import pytest
@@ -90,8 +91,24 @@ def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kin
     assert not (tmp_path / "p.policybundle").exists()
 
 
-def test_without_a_file_to_write_it_is_wrong_usage(run, project):
-    assert run("compile", "project").code == 2
+@pytest.mark.parametrize("options", [[], ["-o", "p.policybundle", "--show"]])
+def test_it_is_said_whether_to_write_or_to_show(run, project, options):
+    ended = run("compile", "project", *options)
+    assert ended.code == 2
+    assert "`-o FILE`, or `--show`" in ended.err
+
+
+def test_the_code_that_decides_is_shown_with_the_lines_it_is_for(run, project, tmp_path):
+    ended = run("compile", "project", "--show")
+    assert (ended.code, ended.err) == (0, "")
+    assert "def driver(" in ended.out
+    assert re.search(r"# documents\.policy:\d+$", ended.out, re.MULTILINE)
+    assert run("compile", "project", "--show").out == ended.out
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]
+
+
+def test_the_code_that_decides_is_shown_as_json(run, project):
+    assert run("compile", "project", "--show", "--format", "json").json.keys() == {"code"}
 
 
 # ── Where it is written ───────────────────────────────────────────────────────────────────────
