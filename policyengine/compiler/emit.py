@@ -510,7 +510,8 @@ class Writer:
             case k.Not(operand):
                 return self.put(f"not {self.test(operand)}")
             case k.And(items) | k.Or(items):
-                return self._chained(items, "if" if isinstance(node, k.And) else "if not")
+                cheap_first = tuple(sorted(items, key=effort))
+                return self._chained(cheap_first, "if" if isinstance(node, k.And) else "if not")
             case k.Compare():
                 return self._compare(node)
             case k.Contains():
