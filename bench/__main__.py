@@ -54,16 +54,16 @@ def _run(options: argparse.Namespace, report: Report, console: Console) -> int:
 
 
 def _guard(options: argparse.Namespace, report: Report, console: Console) -> int:
-    """Exit code 1 when something became worse and that is not to be the new baseline."""
+    """Exit code 1 when something became worse; `--update` makes what is measured the baseline first."""
     with console.status("…") as status:
+        if options.update:
+            guard.update(status.update, report.machine)
         findings = guard.run(status.update)
     section = guard.section(findings)
     show(section, report.machine, console)
     if options.json:
         Report(report.machine, (section,)).write(options.json)
-    if options.update:
-        guard.update(findings, report.machine)
-    return 0 if options.update else int(any(finding.worse for finding in findings))
+    return int(any(finding.worse for finding in findings))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,7 +72,7 @@ def kept(found: Sequence[Data], sizes: Sequence[int]) -> Section:
 
 def load(engine: str, size: int) -> Data:
     """In the child: seconds to load, and to decide for the first time."""
-    build, ask = _builder(engine, size)
+    build, ask = builder(engine, size)
     gc.collect()
     start = perf_counter()
     built = build()
@@ -85,7 +85,7 @@ def load(engine: str, size: int) -> Data:
 def keep(engine: str, size: int) -> Data:
     """In the child: resident memory; Python's own count comes from another child."""
     counted = in_child("bench.loading:count", SECONDS * 4, engine=engine, size=size)
-    build, ask = _builder(engine, size)
+    build, ask = builder(engine, size)
     gc.collect()
     before = rss_mb()
     built = build()
@@ -95,7 +95,7 @@ def keep(engine: str, size: int) -> Data:
 
 
 def count(engine: str, size: int) -> Data:
-    build, ask = _builder(engine, size)
+    build, ask = builder(engine, size)
     gc.collect()
     tracemalloc.start()
     built = build()
@@ -107,7 +107,7 @@ def count(engine: str, size: int) -> Data:
 Build = Callable[[], object]
 
 
-def _builder(engine: str, size: int) -> tuple[Build, Callable[[object], object]]:
+def builder(engine: str, size: int) -> tuple[Build, Callable[[object], object]]:
     """What loads the engine with all text ready and everything imported, and what asks it a first question."""
     work = workload(size, requests=20)
     if engine != BUNDLE.name:

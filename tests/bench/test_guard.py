@@ -84,8 +84,19 @@ def test_what_became_much_better_asks_for_an_update(kept: Path) -> None:
     assert "update the baseline" in guard.section([Finding("x", 2.0, 1.0)]).rows[0][-1]
 
 
-def test_the_baseline_keeps_band_and_machine(kept: Path) -> None:
-    guard.update([Finding("x", None, 1.5)], machine.describe())
+def test_the_baseline_keeps_medians_bands_and_machine(kept: Path) -> None:
+    guard.update(silent, machine.describe(), measured({"ratio": 1.0}, {"ratio": 9.0}, {"ratio": 2.0}))
     plain = json.loads(kept.read_text())
-    assert plain["band"] == BAND
+    assert plain["ratios"] == {"x": 2.0}
+    assert plain["bands"]["decide, paper"] == BAND
     assert plain["machine"]["python"]
+
+
+def test_what_cannot_be_measured_makes_no_baseline(kept: Path) -> None:
+    with pytest.raises(ValueError, match="request 7"):
+        guard.update(silent, machine.describe(), measured({"skipped": "wrong: request 7 should be denied"}))
+
+
+def test_loading_has_a_wider_band() -> None:
+    assert not Finding("load 1,000 rules from text", 1.0, 1.5).worse
+    assert Finding("load 1,000 rules from text", 1.0, 1.7).worse
