@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from time import time_ns
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
@@ -37,6 +37,7 @@ from policyengine.syntax.parse import parse
 
 Question: TypeAlias = Request | Mapping[str, object] | str | bytes
 Clock: TypeAlias = Callable[[], datetime]
+Answered = TypeVar("Answered", Decision, Decision | None)
 
 _LOG = logging.getLogger("policyengine")
 
@@ -177,9 +178,13 @@ class Engine:
 
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
         """
-        quick = self._answered(question)
-        if quick is not None:
-            return quick
+        if type(question) is dict:  # the way that most questions go: each call on it counts
+            try:
+                quick = self._quick(question)
+            except Exception:
+                return self._failed()
+            if quick is not None:
+                return quick if self._ids is new_id else self._named(quick)
         request = _read(question)
         if not request.options.consume:
             return self._evaluate(request)
@@ -192,8 +197,9 @@ class Engine:
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
-        quick = self._answered(question)
-        return self._evaluate(_read(question)) if quick is None else quick
+        if type(question) is dict and (quick := self._guarded(lambda: self._quick(question))) is not None:
+            return quick if self._ids is new_id else self._named(quick)
+        return self._evaluate(_read(question))
 
     def explain(self, question: Question) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
@@ -218,15 +224,8 @@ class Engine:
         """`explain` for callers with an event loop."""
         return self.explain(question)
 
-    def _answered(self, question: Question) -> Decision | None:
-        """The decision of a question as it came, where nothing about it needs care: most are decided here."""
-        if type(question) is not dict:
-            return None
-        try:
-            decision = self._quick(question)
-            return decision if decision is None or self._ids is new_id else decision.with_id(self._ids(self._clock()))
-        except Exception:
-            return self._failed()
+    def _named(self, decision: Decision) -> Decision:
+        return self._guarded(lambda: decision.with_id(self._ids(self._clock())))
 
     def _evaluate(self, request: Request) -> Decision:
         return self._guarded(lambda: self._peeked(*self._answer(request, self._now(request))))
@@ -254,7 +253,7 @@ class Engine:
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
 
-    def _guarded(self, answer: Callable[[], Decision]) -> Decision:
+    def _guarded(self, answer: Callable[[], Answered]) -> Answered | Decision:
         """Fails closed: an exception inside is a deny that says so, and never more than that."""
         try:
             return answer()
