@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic, in_order
 from policyengine.semantics import binders, examples, lints, logic, text
@@ -44,8 +45,11 @@ class Checked:
 
 
 @uncollected()
-def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> Checked:
-    """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
+def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), *, advice: bool = True) -> Checked:
+    """`syntax` is what parsing found already; `modules` then hold what could be read all the same.
+
+    Without `advice` only mistakes are sought: an engine that starts asks for no more, and is told the same errors.
+    """
     report = Reporter()
     program = Program.of(modules, report)
     places = Places(program)
@@ -58,11 +62,38 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
     cases = () if syntax else examples.lower(program, schema)
     report_unused_imports(program)
-    return replace(concluded(kernel, modules, program, schema, syntax), cases=cases)
+    seek = (logic.findings, lints.findings) if advice else (logic.mistakes, lints.mistakes)
+    return replace(concluded(kernel, modules, program, schema, syntax, seek), cases=cases)
+
+
+def compiled(
+    sources: Iterable[Source], problems: Iterable[Diagnostic] = ()
+) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
+    """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
+
+    Nothing else is kept: trees and tables, several times as large as the kernel, are gone when this returns.
+    """
+    parsed = [parse(source) for source in sources]
+    modules = [module for module, _ in parsed if module is not None]
+    found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
+    checked = check(modules, found, advice=False)
+    if checked.kernel is None:
+        checked = check(modules, found)  # whoever has to mend it is told everything
+    return checked.kernel, checked.diagnostics
+
+
+Seek: TypeAlias = tuple[
+    Callable[[k.Kernel], Iterable[Diagnostic]], Callable[[k.Kernel, Sequence[ast.Module]], Iterable[Diagnostic]]
+]
 
 
 def concluded(
-    kernel: k.Kernel, modules: Sequence[ast.Module], program: Program, schema: Schema, syntax: Sequence[Diagnostic]
+    kernel: k.Kernel,
+    modules: Sequence[ast.Module],
+    program: Program,
+    schema: Schema,
+    syntax: Sequence[Diagnostic],
+    seek: Seek,
 ) -> Checked:
     """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
     found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
@@ -70,7 +101,8 @@ def concluded(
     if has_error(found):
         found = [finding for finding in found if finding.code not in NEEDS_DOORS]
     else:
-        found += [*logic.findings(kernel), *lints.findings(kernel, modules)]
+        of_logic, of_writing = seek
+        found += [*of_logic(kernel), *of_writing(kernel, modules)]
     kept = in_order(without_allowed(found, modules))
     return Checked(None if has_error(kept) else kernel, kept, program, schema)
 

@@ -30,6 +30,12 @@ def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagno
     yield from heads(modules)
 
 
+def mistakes(_: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    """The errors among the findings: only a test can make one."""
+    tests = (declaration for declaration in declared(modules) if isinstance(declaration, ast.TestDecl))
+    yield from (found for test in tests for found in written(test) if found.is_error)
+
+
 def declared(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
     for module in modules:
         yield from (d.declaration if isinstance(d, ast.Export) else d for d in module.declarations)

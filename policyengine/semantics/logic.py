@@ -43,6 +43,12 @@ def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
         yield from check(written)
 
 
+def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """The errors among the findings, without what only warns."""
+    for check in (door_conditions, guard_conditions):
+        yield from (found for found in check(as_written(kernel)) if found.is_error)
+
+
 def as_written(kernel: k.Kernel) -> k.Kernel:
     """The rules in the order of their texts: a kernel has an order of its own, and of two rules the later is told."""
     return replace(

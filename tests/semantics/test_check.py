@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyengine.codes import CODES
 from policyengine.semantics import lints, logic
-from policyengine.semantics.check import Checked, check, check_text
+from policyengine.semantics.check import Checked, check, check_text, compiled
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
@@ -174,3 +175,44 @@ def test_a_changed_word_never_makes_the_check_fail(data: st.DataObject) -> None:
     for _ in range(3):
         words[data.draw(st.integers(0, len(words) - 1))] = data.draw(st.sampled_from(WORDS))
     checked(" ".join(words))
+
+
+EXAMPLES = {
+    f"{c.code} {kind}": text for c in CODES.values() for kind, text in (("bad", c.bad), ("good", c.good)) if text
+}
+
+
+@pytest.mark.parametrize("text", EXAMPLES.values(), ids=EXAMPLES)
+def test_what_an_engine_compiles_is_what_the_whole_check_lets_pass(text: str) -> None:
+    kernel, found = compiled([Source("0.policy", text)])
+    whole = checked(text)
+    assert kernel == whole.kernel
+    assert set(found) <= set(whole.diagnostics)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "anyone { may GET /a when time > 2030-01-01 and time < 2029-01-01   may GET /a }",
+        'anyone { may GET /a   may GET /a }\ntest "t" { }',
+        "anyone { may GET /a   may GET /a }\nguard",
+    ],
+    ids=["never true", "tests nothing", "syntax"],
+)
+def test_an_error_brings_the_advice_with_it(text: str) -> None:
+    kernel, found = compiled([Source("0.policy", text)])
+    assert kernel is None
+    assert found == checked(text).diagnostics
+
+
+def test_a_kernel_comes_without_advice() -> None:
+    text = "anyone { may GET /a   may GET /a }"
+    assert codes(text) == ["W711"]
+    assert compiled([Source("0.policy", text)])[1] == ()
+
+
+def test_problems_found_before_leave_no_kernel() -> None:
+    problem = checked("anyone").diagnostics[0]
+    kernel, found = compiled([Source("0.policy", "anyone { may GET /a }")], [problem])
+    assert kernel is None
+    assert found == (problem,)
