@@ -2,23 +2,29 @@
 
 `wire` sees every member as it is decoded and pays for that in Python. Here msgspec decodes, which silently keeps the
 last of two equal keys, and what it read is then proved to be all there was. Whoever gets None goes the careful way.
+
+What is read has no name and no depth that `wire` would refuse, and no list or object that would be too long for it: who
+asks for one fact of a tree need not look at the rest. Strings and numbers may be beyond what is a value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from policyengine.runtime.values import EXACT
+from policyengine.runtime.values import EXACT, LONGEST_STRING, MOST_ELEMENTS
+from policyengine.runtime.wire import DEEPEST
 
 Tree = dict[str, Any]
 # What stands for a colon begins so: `\u003a`.
 MAYBE_A_COLON: Final = b"\\u003"
 UNSURE: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
+SHORT = 2 * MOST_ELEMENTS  # bytes of JSON in which nothing has more elements, as each has a separator
 LEVELS = 6
+BOUNDED = msgspec.Meta(max_length=MOST_ELEMENTS)
 
 
 def nested(levels: int) -> Any:
@@ -27,7 +33,7 @@ def nested(levels: int) -> Any:
     if not levels:
         return leaf
     below = nested(levels - 1)
-    return leaf | list[below] | dict[str, below]  # type: ignore[valid-type]
+    return leaf | Annotated[list[below], BOUNDED] | Annotated[dict[str, below], BOUNDED]  # type: ignore[valid-type]
 
 
 def exact(text: str) -> Decimal:
@@ -42,11 +48,28 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 def json_question(data: bytes) -> Tree | None:
     """The object in the JSON, its numbers exact, as plain dicts, lists, strings, ints, Decimals, booleans and None."""
+    if len(data) > SHORT:
+        return None
     try:
         tree = _json(data)
-        return tree if all_kept(data, _to_json(tree)) else None
+        return tree if all_kept(data, _to_json(tree)) and shallow(data, tree) else None
     except UNSURE:
         return None
+
+
+def shallow(data: bytes, tree: Tree) -> bool:
+    """Few brackets open few levels; only with many of them are the levels counted."""
+    return data.count(b"{") + data.count(b"[") <= DEEPEST or within(tree, DEEPEST)
+
+
+def within(value: object, levels: int) -> bool:
+    match value:
+        case dict():
+            return levels > 0 and all(within(one, levels - 1) for one in value.values())
+        case list():
+            return levels > 0 and all(within(one, levels - 1) for one in value)
+        case _:
+            return True
 
 
 def all_kept(data: bytes, again: bytes) -> bool:
@@ -68,6 +91,8 @@ def msgpack_reader(type: Any) -> Callable[[bytes], Any]:
     decode = msgspec.msgpack.Decoder(type).decode
 
     def read(data: bytes) -> Any:
+        if len(data) > LONGEST_STRING:  # a name could be too long
+            return None
         try:
             tree = decode(data)
             return tree if _to_msgpack(tree) == data else None

@@ -154,6 +154,11 @@ ODD_BODIES = st.sampled_from(
         b'{"request": {"method": "GET", "path": "\\u002fhealth\\ud800"}}',
         b'{"tool": {"name": "x"}, "body": {"a": 1e9999}}',
         b'{"tool": {"name": "x"}, "body": ' + b"[" * 40 + b"]" * 40 + b"}",
+        json.dumps({**OPEN, "body": {"a": [[0]] * 40}}).encode(),
+        json.dumps({**OPEN, "body": {f"m{number}": 0 for number in range(10_001)}}).encode(),
+        json.dumps({**OPEN, "body": {"x" * 65_537: 0}}).encode(),
+        b'{"request": {"method": "GET", "path": "/health"}, "body": ' + b'{"a":' * 40 + b"0" + b"}" * 41,
+        msgpack.packb({**OPEN, "body": {"a": {"a": {"a": {1: 2}}}}}),
         json.dumps(OPEN).encode().ljust(LARGEST_BODY + 1),
     ]
 )
