@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from time import time_ns
@@ -26,14 +27,13 @@ from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, O
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics.check import check
+from policyengine.semantics.check import compiled
 from policyengine.semantics.explain import Explanation, endpoint_words, explain
 from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.memory import MemoryStore
-from policyengine.syntax.parse import parse
 
 Question: TypeAlias = Request | Mapping[str, object] | str | bytes
 Clock: TypeAlias = Callable[[], datetime]
@@ -57,21 +57,20 @@ class Engine:
     A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
     RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
-    `warnings` are the checker's.
     """
 
     def __init__(
         self,
         kernel: Kernel,
         *,
-        warnings: Sequence[Diagnostic] = (),
+        sources: Sequence[Source] = (),
         directory: Directory | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         tree: Tree | None = None,
     ) -> None:
         self.kernel = kernel
-        self.warnings = tuple(warnings)
+        self._sources = sources
         self.failures = 0
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
@@ -142,12 +141,15 @@ class Engine:
         clock: Clock,
         ids: Callable[[datetime], str],
     ) -> Engine:
-        parsed = [parse(source) for source in sources]
-        syntax = [diagnostic for _, found in parsed for diagnostic in found]
-        checked = check([module for module, _ in parsed if module is not None], [*problems, *syntax])
-        if checked.kernel is None:
-            raise PolicyError(checked.diagnostics)
-        return cls(checked.kernel, warnings=checked.diagnostics, directory=directory, clock=clock, ids=ids)
+        kernel, found = compiled(sources, problems)
+        if kernel is None:
+            raise PolicyError(found)
+        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids)
+
+    @cached_property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        """What the checker advises the author. Found when first asked for, which takes as long as loading did."""
+        return compiled(self._sources, advice=True)[1]
 
     @property
     def revision(self) -> str:

@@ -386,3 +386,8 @@ def test_loading_needs_no_network_and_no_working_directory(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert Engine.load("p.policy").package == "shop"
     assert Engine.load(Path("p.policy")).revision == Engine.load(tmp_path).revision
+
+
+def test_warnings_are_what_the_checker_advises() -> None:
+    engine = Engine.from_text("anyone { may GET /a   may GET /a }")
+    assert [warning.code for warning in engine.warnings] == ["W711"]

@@ -67,7 +67,7 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), *, a
 
 
 def compiled(
-    sources: Iterable[Source], problems: Iterable[Diagnostic] = ()
+    sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
     """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
 
@@ -76,8 +76,8 @@ def compiled(
     parsed = [parse(source) for source in sources]
     modules = [module for module, _ in parsed if module is not None]
     found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
-    checked = check(modules, found, advice=False)
-    if checked.kernel is None:
+    checked = check(modules, found, advice=advice)
+    if checked.kernel is None and not advice:
         checked = check(modules, found)  # whoever has to mend it is told everything
     return checked.kernel, checked.diagnostics
 
