@@ -66,6 +66,7 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), *, a
     return replace(concluded(kernel, modules, program, schema, syntax, seek), cases=cases)
 
 
+@uncollected()
 def compiled(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
