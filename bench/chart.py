@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
 
+from bench.child import Data
 from bench.peers import ENTRIES, FLOOR, OURS
 from bench.report import Section, machine_words, version_words
-from bench.trial import Data, number
+from bench.trial import number
 
 WIDTH, HEIGHT = 790, 476
 LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 80
@@ -136,12 +137,12 @@ def _kind(name: str) -> str:
 def _apart(wanted: dict[str, float]) -> dict[str, float]:
     """Labels from top to bottom, none on another, each as near to its line as that allows."""
     placed: dict[str, float] = {}
-    below = TOP - LINE
+    below = float(TOP - LINE)
     for name, y in sorted(wanted.items(), key=lambda item: item[1]):
         below = max(y, below + LINE)
         placed[name] = below
     over = below - (HEIGHT - BOTTOM)
-    limit = HEIGHT - BOTTOM
+    limit = float(HEIGHT - BOTTOM)
     for name in reversed(placed) if over > 0 else ():
         placed[name] = min(placed[name], limit)
         limit = placed[name] - LINE

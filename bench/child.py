@@ -10,8 +10,10 @@ from typing import Any
 
 from bench.machine import cores, pin
 
+Data = dict[str, Any]
 
-def in_child(function: str, timeout: float, core: int | None = None, **arguments: Any) -> dict[str, Any]:
+
+def in_child(function: str, timeout: float, arguments: Data, core: int | None = None) -> Data:
     """`module:function` called with plain data in a child, on the last core if not another; its plain answer, or
     `{"error": …}`."""
     place = cores()[-1] if core is None else core
@@ -22,7 +24,7 @@ def in_child(function: str, timeout: float, core: int | None = None, **arguments
         return {"error": f"not done in {timeout:.0f} s"}
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: Data = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.machine import rss_mb
 from bench.peers import BARE, ENTRIES, FLOOR, OURS, PEERS, Entry
 from bench.peers.own import Floor
 from bench.report import Section, Target
-from bench.trial import Data, cell, trial
+from bench.trial import cell, trial
 from bench.workload import workload
 
 SIZES = (10, 100, 1_000, 10_000)
@@ -37,7 +37,7 @@ def one(entry: Entry, size: int, cap: float) -> Data:
     asked = {"engine": entry.name, "size": size}
     if entry.version is None:
         return {**asked, "skipped": "not there: pip install '.[bench]'"}
-    answer = in_child("bench.decide:measure", 3 * cap + 120, **asked, cap=cap)
+    answer = in_child("bench.decide:measure", 3 * cap + 120, {**asked, "cap": cap})
     return {**asked, **({"skipped": answer["error"]} if "error" in answer else answer)}
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from time import perf_counter
 
 from bench.axes import AXES, Axis, Grown
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.machine import rss_mb
 from bench.peers.own import Floor
 from bench.report import Section, Target
-from bench.trial import Data, number, trial
+from bench.trial import number, trial
 from bench.workload import workload
 from policyengine import Decision, Engine
 
@@ -30,7 +30,7 @@ def run(largest: int | None, say: Callable[[str], None]) -> Section:
         for size in axis.points:
             if largest is None or size <= largest:
                 say(f"growth: {size:,} {axis.title}")
-                answer = in_child("bench.growth:measure", SECONDS, axis=axis.name, size=size)
+                answer = in_child("bench.growth:measure", SECONDS, {"axis": axis.name, "size": size})
                 found.append({"axis": axis.name, "size": size} | _skipping(answer))
     return section(found)
 

@@ -11,11 +11,12 @@ import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.decide import one as decided
 from bench.loading import builder
 from bench.measure import timed
@@ -24,7 +25,7 @@ from bench.paper import one as translated
 from bench.peers import OURS
 from bench.peers.own import Floor
 from bench.report import Section, Target
-from bench.trial import Data, number
+from bench.trial import number
 from bench.workload import workload
 
 BASELINE = Path(__file__).parent / "baseline.json"
@@ -70,13 +71,12 @@ def _measures() -> dict[str, Measure]:
     """Each gives `ratio`, or says why not."""
     found: dict[str, Measure] = {}
     for size in SIZES:
-        found[f"decide, {size:,} rules"] = lambda size=size: decided(OURS, size, SECONDS)
+        found[f"decide, {size:,} rules"] = partial(decided, OURS, size, SECONDS)
     for application, title in NAMES.items():
-        found[f"paper, {title}"] = lambda application=application: translated("policyengine", application)
+        found[f"paper, {title}"] = partial(translated, "policyengine", application)
     for engine, title in {"policyengine": "text", "policyengine-bundle": "a bundle"}.items():
-        found[f"{LOADING} {LOADED:,} rules from {title}"] = lambda engine=engine: in_child(
-            "bench.guard:load_ratio", SECONDS, engine=engine, size=LOADED
-        )
+        asked = {"engine": engine, "size": LOADED}
+        found[f"{LOADING} {LOADED:,} rules from {title}"] = partial(in_child, "bench.guard:load_ratio", SECONDS, asked)
     return found
 
 
@@ -134,7 +134,7 @@ def update(say: Say, machine: Mapping[str, object], measures: Mapping[str, Measu
 
 
 def _median(name: str, measure: Measure, say: Say) -> float:
-    ratios = []
+    ratios: list[float] = []
     for turn in range(1, MEASUREMENTS + 1):
         say(f"baseline: {name}, measurement {turn}")
         answer = measure()

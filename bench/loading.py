@@ -10,13 +10,14 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from bench import policy
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.machine import rss_mb
 from bench.peers import BARE, ENTRIES, OURS, PEERS, Entry
 from bench.report import Section, Target
-from bench.trial import Data, number
+from bench.trial import number
 from bench.workload import workload
 from policyengine import Engine, __version__
 from policyengine.compiler.bundle import write_bundle
@@ -84,7 +85,7 @@ def load(engine: str, size: int) -> Data:
 
 def keep(engine: str, size: int) -> Data:
     """In the child: resident memory; Python's own count comes from another child."""
-    counted = in_child("bench.loading:count", SECONDS * 4, engine=engine, size=size)
+    counted = in_child("bench.loading:count", SECONDS * 4, {"engine": engine, "size": size})
     build, ask = builder(engine, size)
     gc.collect()
     before = rss_mb()
@@ -107,19 +108,19 @@ def count(engine: str, size: int) -> Data:
 Build = Callable[[], object]
 
 
-def builder(engine: str, size: int) -> tuple[Build, Callable[[object], object]]:
+def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
     """What loads the engine with all text ready and everything imported, and what asks it a first question."""
     work = workload(size, requests=20)
     if engine != BUNDLE.name:
         entry = ENTRIES[engine].loader()
         entry(workload(10, requests=20))
-        return lambda: entry(work), lambda peer: peer.ask(peer.question(work.requests[0]))  # type: ignore[attr-defined]
+        return lambda: entry(work), lambda peer: peer.ask(peer.question(work.requests[0]))
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = _bundle(size, folder)
     Engine.from_bundle(_bundle(10, folder))
     question = policy.question(work.requests[0])
-    return lambda: Engine.from_bundle(file), lambda made: made.decide(question)  # type: ignore[attr-defined]
+    return lambda: Engine.from_bundle(file), lambda made: made.decide(question)
 
 
 def _bundle(size: int, folder: str) -> Path:
@@ -135,7 +136,7 @@ def _all(function: str, seconds: float, sizes: Sequence[int], say: Say) -> list[
         for size in sizes:
             say(f"loading: {entry.title}, {size:,} rules")
             asked = {"engine": entry.name, "size": size}
-            answer = _missing(entry) or in_child(function, seconds, **asked)
+            answer = _missing(entry) or in_child(function, seconds, asked)
             found.append({**asked, **({"skipped": answer["error"]} if "error" in answer else answer)})
     return found
 

@@ -57,7 +57,8 @@ def duel(ask: Ask, questions: Sequence[Any], floor: Ask, same: Sequence[Any], se
     for question, other in zip(questions[:WARM_UP], same[:WARM_UP], strict=True):
         ask(question), floor(other)
     gc.collect()
-    deadline, rounds = perf_counter_ns() + seconds * 1e9, []
+    deadline = perf_counter_ns() + seconds * 1e9
+    rounds: list[tuple[Timing, Timing]] = []
     while len(rounds) < FEWEST or (len(rounds) < MOST and perf_counter_ns() < deadline):
         rounds.append((timed(ask, questions), timed(floor, same)))
     return Duel(

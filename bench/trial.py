@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
+from bench.child import Data
 from bench.measure import Ask, duel
 from bench.peers import Peer
 
 SECONDS = 2.0  # for all rounds of one engine
 FEWEST_TIMED = 100
-
-Data = dict[str, Any]
 
 
 def trial(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.report import Section, Target
-from bench.trial import Data, cell
+from bench.trial import cell
 
 NAMES = {"drive": "drive", "codehost": "code host", "todo": "to-do list"}
 ENGINES = {"policyengine": "policyengine", "cedar": "Cedar"}
@@ -31,7 +31,7 @@ def one(engine: str, application: str, scale: int = SCALE) -> Data:
     asked = {"engine": engine, "application": application, "scale": scale}
     if find_spec("cedarpy") is None:
         return {**asked, "skipped": "no Cedar to agree with: pip install '.[bench]'"}
-    answer = in_child("bench.paper.measure:measure", 3 * VERIFY_SECONDS, **asked, cap=VERIFY_SECONDS)
+    answer = in_child("bench.paper.measure:measure", 3 * VERIFY_SECONDS, {**asked, "cap": VERIFY_SECONDS})
     return {**asked, **({"skipped": answer["error"]} if "error" in answer else answer)}
 
 

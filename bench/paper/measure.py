@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
-from bench.paper.data import APPLICATIONS
+from bench.child import Data
+from bench.paper.data import APPLICATIONS, Application
 from bench.paper.engines import Cedar, Ours
+from bench.peers import Peer
 from bench.peers.own import Floor
-from bench.trial import Data, trial
+from bench.trial import trial
 from bench.workload import workload
 
-ENGINES = {"policyengine": Ours, "cedar": Cedar}
+ENGINES: dict[str, Callable[[Application], Peer]] = {"policyengine": Ours, "cedar": Cedar}
 
 
 def measure(engine: str, application: str, scale: int, cap: float) -> Data:

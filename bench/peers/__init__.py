@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, Protocol, TypeAlias
 
-from bench.workload import Request, Workload
+from bench.workload import Workload
 
 
 class Peer(Protocol):
@@ -17,9 +17,10 @@ class Peer(Protocol):
     timed, with whatever conversion the binding itself needs; `allowed` reads the answer, after the clock has stopped.
     """
 
-    def question(self, asked: Request) -> Any: ...
+    @property
+    def ask(self) -> Callable[[Any], Any]: ...
 
-    def ask(self, question: Any) -> Any: ...
+    def question(self, asked: Any) -> Any: ...
 
     def allowed(self, answer: Any) -> bool: ...
 

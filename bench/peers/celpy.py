@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import celpy
+from celpy.adapter import json_to_cel
 
 from bench.peers.expressions import forbid, permit
 from bench.peers.shapes import base_of, by_base, flat
@@ -51,7 +52,7 @@ class Sliced(Listed):
 
 
 def decided(forbids: Iterable[celpy.Runner], permits: Iterable[celpy.Runner], question: dict[str, Any]) -> bool:
-    values = {name: celpy.json_to_cel(value) for name, value in question.items()}
+    values = {name: json_to_cel(value) for name, value in question.items()}
     return not any(program.evaluate(values) for program in forbids) and any(
         program.evaluate(values) for program in permits
     )

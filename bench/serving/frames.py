@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from bench import policy
-from bench.child import in_child
+from bench.child import Data, in_child
 from bench.machine import cores
 from bench.measure import percentile
 from bench.report import Section, Target
 from bench.serving.servers import POLICYENGINE, NotStarted, Process, cpu_seconds, listening, started
 from bench.serving.socket_floor import HEADER
-from bench.trial import Data, number
+from bench.trial import number
 from bench.workload import Workload, workload
 from policyengine.client import SocketClient, SocketError
 
@@ -94,8 +94,13 @@ def _measured(processes: dict[str, Process], folder: Path, rounds: int, seconds:
             for engine, process in processes.items():
                 say(f"socket: {TITLES[engine]}, {LOADS[kind][0]} a frame, round {turn} of {rounds}")
                 before = cpu_seconds(process.pid)
-                arguments = {"path": str(sockets[engine]), "questions": str(folder / "questions"), "kind": kind}
-                one = in_child("bench.serving.frames:load", seconds + 60, core=cores()[0], **arguments, seconds=seconds)
+                arguments = {
+                    "path": str(sockets[engine]),
+                    "questions": str(folder / "questions"),
+                    "kind": kind,
+                    "seconds": seconds,
+                }
+                one = in_child("bench.serving.frames:load", seconds + 60, arguments, core=cores()[0])
                 if turn and "error" in one:
                     return [{"engine": engine, "skipped": one["error"]}]
                 if turn:

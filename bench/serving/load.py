@@ -49,7 +49,7 @@ def run(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, A
     if shutil.which("wrk"):
         return _wrk(url, bodies, connections, seconds)
     arguments = {"url": url, "bodies": str(bodies), "connections": connections, "seconds": seconds}
-    return in_child("bench.serving.load:loop", seconds + 30, core=cores()[0], **arguments)
+    return in_child("bench.serving.load:loop", seconds + 30, arguments, core=cores()[0])
 
 
 def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, Any]:

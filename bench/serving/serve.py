@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
+from bench.child import Data
 from bench.report import Section, Target
 from bench.serving import cerbos, load, servers
 from bench.serving.servers import NotStarted, Server
-from bench.trial import Data, number
+from bench.trial import number
 from bench.workload import Workload, workload
 
 RULES = 1_000
@@ -100,7 +101,8 @@ def _measured(
 
 @contextmanager
 def _processor_time(server: Server) -> Iterator[list[float]]:
-    before, spent = servers.cpu_seconds(server.pid), []
+    before = servers.cpu_seconds(server.pid)
+    spent: list[float] = []
     yield spent
     spent.append(servers.cpu_seconds(server.pid) - before)
 
@@ -153,7 +155,9 @@ def beside(
     found: Sequence[Data], other: str, engine: str = "policyengine", connections: int = max(CONNECTIONS)
 ) -> float | None:
     """Requests per second as a multiple of another server's: the median of the rounds' own multiples."""
-    rounds = {one["engine"]: one["rps_rounds"] for one in found if one.get("connections") == connections}
+    rounds: dict[str, list[float]] = {
+        one["engine"]: one["rps_rounds"] for one in found if one.get("connections") == connections
+    }
     if engine not in rounds or other not in rounds:
         return None
     return round(median(mine / theirs for mine, theirs in zip(rounds[engine], rounds[other], strict=True)), 3)

@@ -44,11 +44,11 @@ def ours(work: Workload, folder: Path) -> Iterator[Server]:
     file.write_text(policy.policy(work))
     port = free_port()
     command = [*POLICYENGINE, "serve", str(file), "--port", str(port)]
-    with started(command, folder / "ours.log") as pid:
-        answering(port, "/healthz", folder / "ours.log")
+    with started(command, folder / "ours.log") as process:
+        answering(port, "/healthz", process)
         url = f"http://127.0.0.1:{port}/decide"
         yield Server(
-            "policyengine", "policyengine serve", pid, url, question, lambda _, answer: bool(answer["allowed"])
+            "policyengine", "policyengine serve", process.pid, url, question, lambda _, answer: bool(answer["allowed"])
         )
 
 
