@@ -10,8 +10,9 @@ import linecache
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from policyengine.compiler.branches import PLAIN, Branch
 from policyengine.compiler.driver import LONGEST_PATH, MEMBERS, MISSED, Driver, Form, Question, form_of
-from policyengine.compiler.leaves import PLAIN, Branch, Leaf, Leaves, Side
+from policyengine.compiler.leaves import Leaf, Leaves, Side
 from policyengine.compiler.reads import in_force, instant, named, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts

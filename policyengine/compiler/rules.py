@@ -11,7 +11,9 @@ from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 from policyengine import kinds
-from policyengine.compiler.emit import NAMESPACE, PARAMETERS, UNSURE, NotQuick, Setting, Writer
+from policyengine.compiler.emit import NAMESPACE, PARAMETERS, Writer
+from policyengine.compiler.facts import Setting
+from policyengine.compiler.lines import UNSURE, NotQuick
 from policyengine.kinds import Scalar
 from policyengine.runtime.patterns import PatternError
 from policyengine.semantics import kernel as k
@@ -52,7 +54,7 @@ class Shapes:
     def function(self, write: Callable[[Writer], None], setting: Setting) -> Rule:
         """The function that is written; one that is never sure where there is no quick way."""
         try:
-            writer = Writer(setting)
+            writer = Writer(setting=setting)
             write(writer)
             code = self._code(writer)
         except (NotQuick, PatternError, RecursionError, MemoryError):

@@ -9,9 +9,10 @@ from traceback import walk_tb
 from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
+from policyengine.compiler.branches import Branch
 from policyengine.compiler.driver import Form
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.compiler.leaves import Branch, Leaf, Leaves, Side
+from policyengine.compiler.leaves import Leaf, Leaves, Side
 from policyengine.source import Span
 
 MOST_BRANCHES = 10_000  # that are walked; a policy with more shows the shapes of those

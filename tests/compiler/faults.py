@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from policyengine.compiler import driver, emit, evaluator, leaves, quick, rules, slices, tree, verdicts
+from policyengine.compiler import branches, driver, emit, evaluator, quick, rules, slices, tree, verdicts
 from policyengine.runtime.decision import Outcome
 from policyengine.semantics import kernel as k
 
@@ -47,22 +47,22 @@ def globs_of_names_are_left_out(patch: Patch) -> None:
 
 
 def a_literal_hides_the_wildcard_beside_it(patch: Patch) -> None:
-    plain = leaves.affixed
-    patch.setattr(leaves, "affixed", lambda branch, segment: () if segment is not None else plain(branch, segment))
+    plain = branches.affixed
+    patch.setattr(branches, "affixed", lambda branch, segment: () if segment is not None else plain(branch, segment))
 
 
 def two_stars_need_one_more_segment(patch: Patch) -> None:
-    made = leaves.Branch.__init__
+    made = branches.Branch.__init__
 
     def init(self: Part, nodes: Any, rests: Any) -> None:
         made(self, nodes, rests)
         self.rests = tuple(rests)
 
-    patch.setattr(leaves.Branch, "__init__", init)
+    patch.setattr(branches.Branch, "__init__", init)
 
 
 def a_method_is_not_looked_at(patch: Patch) -> None:
-    patch.setattr(leaves.Paths, "_covers", lambda self, number, method: True)
+    patch.setattr(branches.Paths, "_covers", lambda self, number, method: True)
 
 
 # ── In the code that is written ───────────────────────────────────────────────────────────────
