@@ -198,11 +198,13 @@ elif leaf.takes_parts: parts = path.split("/")
 DOORS = f"""
 side = leaf.SIDE
 opened = to_anyone = leaf.anyone is not None and leaf.anyone({WHO}) is True
+asked = False
 if not opened:
     rule = side.names.get(NAME)
     if rule is not None:
         if type(rule) is tuple: rule = side.names.made(NAME)
         opened = rule({WHO}) is True
+        asked = True
     if not opened and side.more:
         rules = side.groups
         if rules and (type(groups) is list or type(groups) is tuple):
@@ -210,6 +212,7 @@ if not opened:
                 rule = rules.get(group) if group in groups else None
                 if rule is not None:
                     if type(rule) is tuple: rule = rules.made(group)
+                    asked = True
                     if rule({WHO}) is True:
                         opened = True
                         break
@@ -247,7 +250,7 @@ DENIED = f"""
 side = leaf.told_KIND
 if not acting and not opened and not side.each and leaf.told_anyone is None and issuer in issuers:
     closed = False
-    rule = side.names.get(NAME)
+    rule = side.names.get(NAME) if asked else None
     if rule is not None:
         if type(rule) is tuple: rule = side.names.made(NAME)
         closed = rule({WHO})
@@ -256,14 +259,15 @@ if not acting and not opened and not side.each and leaf.told_anyone is None and 
     if rules and not closed:
         if (type(groups) is not list and type(groups) is not tuple) or not known_groups.issuperset(groups):
             if not plain_strings(groups): return None
-        for group in rules if len(rules) < 4 else groups:
-            rule = rules.get(group) if group in groups else None
-            if rule is not None:
-                if type(rule) is tuple: rule = rules.made(group)
-                answer = rule({WHO})
-                if answer is None: return None
-                if answer is not False: closed = answer or closed or ()
-                if answer: break
+        if asked:
+            for group in rules if len(rules) < 4 else groups:
+                rule = rules.get(group) if group in groups else None
+                if rule is not None:
+                    if type(rule) is tuple: rule = rules.made(group)
+                    answer = rule({WHO})
+                    if answer is None: return None
+                    if answer is not False: closed = answer or closed or ()
+                    if answer: break
     if closed is False:
         side = leaf.standing_KIND
         rule = side.names.get(NAME)
