@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from policyengine.kinds import Enum, Scalar, Set, Type
 from policyengine.runtime import values
 from policyengine.semantics import kernel as k
-from policyengine.semantics import possibilities
+from policyengine.semantics import logic, possibilities
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.logic import UNKNOWN, implies, possible
 from policyengine.semantics.meaning import value
+from policyengine.semantics.questions import Answers
 from policyengine.source import Source, Span
 
 HERE = Span(Source("t", ""), 0, 0)
@@ -170,6 +171,15 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
 def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
     assert {kleene(condition, world) for world in worlds(fields)} <= possible(condition)
+
+
+@settings(max_examples=150)
+@given(conditions(count=3))
+def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
+    _, written = case
+    answers = Answers()
+    every = [*written, k.And(tuple(written), span=HERE), *(part for one in written for part in logic.parts_of(one))]
+    assert [answers.possible(one) for one in every] == [possible(one) for one in every]
 
 
 @settings(max_examples=100)
