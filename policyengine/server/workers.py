@@ -36,9 +36,9 @@ def check_workers(engine: Engine, workers: int) -> None:
         raise ServeError("there are no several workers on this system", "serve with one")
     if workers > 1 and confirms(engine):
         raise ServeError(
-            f"an approval lets one request pass, and {workers} workers, who do not know what the others spent, would "
-            f"let it pass {workers}",
-            "policies with `confirm` are served by one worker",
+            f"policies with `confirm` are served by one worker: of {workers}, each would accept an approval that "
+            "another has spent",
+            "leave `--workers` out",
         )
 
 

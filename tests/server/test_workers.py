@@ -110,8 +110,8 @@ def refusal(engine: Engine, workers: int) -> ServeError:
 
 def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
-    assert refused.message.startswith("an approval lets one request pass, and 2 workers")
-    assert refused.hint == "policies with `confirm` are served by one worker"
+    assert refused.message.startswith("policies with `confirm` are served by one worker: of 2, each would accept")
+    assert refused.hint == "leave `--workers` out"
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
