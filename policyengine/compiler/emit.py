@@ -74,7 +74,7 @@ class Writer(FactLines):
             case k.Attribute():
                 return self._once(("value", node), lambda: self._attribute(node))
             case k.Member(base, name, type):
-                raw = self.put(f"{self.value(base).code}.get({self.constant(name)})")
+                raw = self.put(f"{self.value(base).code}.get({self.word(name)})")
                 return Text(self._checked(raw, type, (describe(node).rpartition(".")[2],)))
             case k.Variable(name):
                 return self._seen["variable", name]
@@ -96,13 +96,13 @@ class Writer(FactLines):
                 return Text(code, next(iter(type.entities)))
             case k.Apply(function, arguments):
                 given = "".join(f", {self.reference(self.value(one))}" for one in arguments)
-                return self._sure(f"called({self.constant(function)}{given})")
+                return self._sure(f"called({self.word(function)}{given})")
             case _:
                 return Text(self.test(node))
 
     def reference(self, text: Text) -> str:
         """A reference as such, where it stood as an id."""
-        return text.code if text.of is None else f"EntityRef({self.constant(text.of)}, {text.code})"
+        return text.code if text.of is None else f"EntityRef({self.word(text.of)}, {text.code})"
 
     def _attribute(self, node: k.Attribute, *, as_set: bool = False) -> Text:
         if node.name == "id":
@@ -117,7 +117,7 @@ class Writer(FactLines):
         """An attribute from the credential or the directory: None where it is not sure, ABSENT where there is none."""
         base = self.value(node.base)
         column = self.setting.column(node, self._only(node.type) is not None, as_set, base.of)
-        row = f"{self.constant(column)}[{base.code}]"
+        row = f"{self.word(column)}[{base.code}]"
         names = self._claims(node, base)
         if names is None:
             return self.put(row)
@@ -232,7 +232,7 @@ class Writer(FactLines):
                 return self._contains(node)
             case k.Below(item, ancestor, strict, direct):
                 relation = "parents" if direct else "above" if strict else "within"
-                kin = self.put(f"{self.constant(self.setting.kin(relation))}[{self.reference(self.value(item))}]")
+                kin = self.put(f"{self.word(self.setting.kin(relation))}[{self.reference(self.value(item))}]")
                 self.unless(f"{kin} is not None")
                 return self.put(f"{self.reference(self.value(ancestor))} in {kin}")
             case k.InNetwork(address, networks):
@@ -284,7 +284,7 @@ class Writer(FactLines):
     def _rank(self, node: k.Expr, ranks: kinds.Enum) -> str:
         if isinstance(node, k.Constant):
             return str(ranks.values.index(str(node.value)))
-        return f"{self.constant(ranks.values)}.index({self.value(node).code})"
+        return f"{self.word(ranks.values)}.index({self.value(node).code})"
 
     def as_set(self, node: k.Expr) -> str:
         """A collection as a set of values that can be hashed."""
@@ -308,7 +308,7 @@ class Writer(FactLines):
             collection = collection.expression
         item = self.value(node.item)
         if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), kinds.Ref)):
-            kin = self.put(f"{self.constant(self.setting.kin('within'))}[{self.reference(item)}]")
+            kin = self.put(f"{self.word(self.setting.kin('within'))}[{self.reference(item)}]")
             self.unless(f"{kin} is not None")
             return self.put(f"not {kin}.isdisjoint({self.as_set(collection)})")
         if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from policyengine import kinds
 from policyengine.compiler.lines import Lines, NotQuick, Text
+from policyengine.compiler.reads import Column
 from policyengine.kinds import Scalar
 from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import LARGEST_INT, LONGEST_STRING, SMALLEST_INT, names_an_id
 from policyengine.semantics import kernel as k
 
 Path: TypeAlias = tuple[str, ...]
-Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], object]
-Kin: TypeAlias = Callable[[str], object]
+Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], Column]
+Kin: TypeAlias = Callable[[str], Column]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,11 @@ class Setting:
     claimed: Mapping[tuple[str, str], Mapping[str, str]]  # attributes a credential vouches for: by issuer, which claim
 
 
-NOWHERE = Setting("http", {}, lambda *_: None, lambda _: None, frozenset(), {})
-
-
 @dataclass(slots=True)
 class FactLines(Lines):
     """Writes the facts that an endpoint's setting tells of."""
 
-    setting: Setting = NOWHERE
+    setting: Setting = field(kw_only=True)
 
     @abstractmethod
     def value(self, node: k.Expr) -> Text:
@@ -78,14 +76,14 @@ class FactLines(Lines):
         if root not in ROOTS or not steps or root in ("params", "resource", "chain"):
             raise NotQuick(f"`{'.'.join(path)}`")
         if path[:2] == ("request", "headers") and len(path) == 3:
-            return self.put(f"header({self.root('request')}, {self.constant(path[2].lower())})")
+            return self.put(f"header({self.root('request')}, {self.word(path[2].lower())})")
         code = self.root(root)
         for index, step in enumerate(steps):
             if index:
                 self.unless(f"{code} is None or type({code}) is dict")
                 code = self.put(f"NOTHING if {code} is None else {code}")
             known_name = not index and ROOTS[root] is not None
-            code = self.put(f'{code}.get("{step}")' if known_name else f"{code}.get({self.constant(step)})")
+            code = self.put(f'{code}.get("{step}")' if known_name else f"{code}.get({self.word(step)})")
         return code
 
     # ── Facts by their type ───────────────────────────────────────────────────────────────────
@@ -164,7 +162,7 @@ class FactLines(Lines):
             case Piece() as piece if bound.type is None:
                 if names_an_id(node.path[-1]) or node.type is Scalar.STRING:
                     return Text(self.put(piece.code))
-                return self._sure(f"known({piece.code}, {self.constant(node.type)}, {self.constant(node.path[-1])})")
+                return self._sure(f"known({piece.code}, {self.word(node.type)}, {self.word(node.path[-1])})")
             case Piece() as piece:
                 return self._reference(self.put(piece.code), str(bound.type), node.type)
             case "resource":
@@ -206,7 +204,7 @@ class FactLines(Lines):
                 plain = f"type({raw}) is str and {empty}{raw}.isascii() and len({raw}) <= {LONGEST_STRING}"
                 return self._odd(raw, plain, type, path)
             case kinds.Enum():
-                self.unless(f"type({raw}) is str and {raw} in {self.constant(type.values)}")
+                self.unless(f"type({raw}) is str and {raw} in {self.word(type.values)}")
                 return raw
             case Scalar.DURATION:
                 return self._sure(f"duration({raw})").code
@@ -218,11 +216,11 @@ class FactLines(Lines):
             case kinds.Ref():
                 raise NotQuick("a reference in the request")
             case _:
-                return self._sure(f"known({raw}, {self.constant(type)}, {self.constant(path[-1])})").code
+                return self._sure(f"known({raw}, {self.word(type)}, {self.word(path[-1])})").code
 
     def _odd(self, raw: str, plain: str, type: kinds.Type, path: Path) -> str:
         with self.block(f"if not ({plain}):"):
-            self.line(f"{raw} = known({raw}, {self.constant(type)}, {self.constant(path[-1])})")
+            self.line(f"{raw} = known({raw}, {self.word(type)}, {self.word(path[-1])})")
             self.unless(f"{raw} is not None")
         return raw
 

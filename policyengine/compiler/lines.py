@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from decimal import Decimal
 
 from policyengine.source import Span
 
@@ -36,7 +34,7 @@ class Lines:
     span: Span | None = None
     _names: int = 0
     _seen: dict[tuple[object, ...], Text] = field(default_factory=dict)
-    _places: dict[object, str] = field(default_factory=dict)
+    _words: dict[Hashable, str] = field(default_factory=dict)
 
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -76,12 +74,15 @@ class Lines:
         return name
 
     def constant(self, value: object) -> str:
-        """A constant by its name; the same value has one name."""
-        key = (type(value), value) if isinstance(value, str | int | Decimal | timedelta) else id(value)
-        if key not in self._places:
-            self.constants.append(value)
-            self._places[key] = f"C{len(self.constants) - 1}"
-        return self._places[key]
+        """A constant of the policy, each by a name of its own: rules of one shape may have any."""
+        self.constants.append(value)
+        return f"C{len(self.constants) - 1}"
+
+    def word(self, value: Hashable) -> str:
+        """A name or a type, by the one name that it has in all of the function."""
+        if value not in self._words:
+            self._words[value] = self.constant(value)
+        return self._words[value]
 
     def _once(self, key: tuple[object, ...], write: Callable[[], Text]) -> Text:
         found = self._seen.get(key)

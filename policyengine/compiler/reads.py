@@ -179,6 +179,8 @@ class Column(dict[object, object]):
         super().__init__()
         self.read, self.has, self.type = read, has, type
 
+    __hash__ = object.__hash__  # type: ignore[assignment]  # one column is not another, whatever they remember
+
     def __missing__(self, key: object) -> object:
         ref = key if isinstance(key, EntityRef) else EntityRef(str(self.type), str(key))
         found = self.read(ref)
