@@ -84,7 +84,7 @@ class Declarations(Leaves):
     def scope_endpoint(
         self, span: Span, endpoint: ast.Endpoint, bindings: tuple[ast.Binding, ...] = ()
     ) -> ast.ScopeEndpoint:
-        return ast.ScopeEndpoint(endpoint, bindings, span=span)
+        return ast.ScopeEndpoint(endpoint, bindings, span=span if bindings else endpoint.span)
 
     def with_(self, span: Span, *bindings: ast.Binding) -> tuple[ast.Binding, ...]:
         return bindings
@@ -111,7 +111,7 @@ class Declarations(Leaves):
         return ast.Reserved(word.text, span=span)
 
     def target_name(self, span: Span, name: Token) -> ast.Name:
-        return self._name(name)
+        return ast.Name(name.text, span=span)
 
     def targets(self, span: Span, *targets: ast.Target) -> tuple[ast.Target, ...]:
         return targets

@@ -7,7 +7,7 @@ from typing import Any
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build.leaves import Leaves, Part
+from policyengine.syntax.build.leaves import Leaves, Part, unquote
 from policyengine.syntax.tokens import Token
 
 
@@ -63,31 +63,31 @@ class Expressions(Leaves):
         return replace(inner, span=span)  # with its parentheses, so that a phrase that ends with it has its place
 
     def reference(self, span: Span, name: Token, *keys: Token) -> ast.Reference:
-        return ast.Reference(name.text, tuple(self._text(key) for key in keys), span=span)
+        return ast.Reference(name.text, tuple(self._text(key) for key in keys) if keys else (), span=span)
 
     def list(self, span: Span, *items: ast.Expr) -> ast.ListLiteral:
         return ast.ListLiteral(items, span=span)
 
     def number(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("number", token)
+        return ast.Literal("number", token.text, span=span)
 
     def string(self, span: Span, token: Token) -> ast.Text:
-        return self._text(token)
+        return ast.Text(unquote(token), span=span)
 
     def duration(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("duration", token)
+        return ast.Literal("duration", token.text, span=span)
 
     def date(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("date", token)
+        return ast.Literal("date", token.text, span=span)
 
     def clock(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("clock", token)
+        return ast.Literal("clock", token.text, span=span)
 
     def ip(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("ip", token)
+        return ast.Literal("ip", token.text, span=span)
 
     def hash(self, span: Span, token: Token) -> ast.Literal:
-        return self._literal("hash", token)
+        return ast.Literal("hash", token.text, span=span)
 
     def true(self, span: Span) -> ast.Literal:
         return ast.Literal("bool", "true", span=span)
