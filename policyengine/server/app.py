@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.runtime.request import Request as Question
@@ -135,8 +135,8 @@ class DecisionApp(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def now(self, scope: Scope, body: bytes) -> tuple[Message, Message] | None:
-        """The messages that answer a question which is here as a whole, where that needs no waiting; else None."""
+    def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        """Lines of headers, and content: the answer to an ordinary question that is here as a whole; else None."""
         return self.hot.now(scope, body) if self.bare else None
 
     @property

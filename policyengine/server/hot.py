@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from functools import cached_property
 from types import coroutine
 from typing import Any
 
@@ -26,17 +27,27 @@ from policyengine.server.tokens import Tokens
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
 PLAIN_OPTIONS = frozenset({"obligations_supported"})
-NO_STORE, NO_SNIFFING = (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")
+ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 Headers = dict[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Codec:
     """How questions of a form are read and how their answers are written."""
 
     media_type: bytes
     read: Callable[[bytes], dict[str, Any] | None]
     write: Callable[[Decision], bytes]
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Those of every answer, but its length."""
+        return (b"content-type", self.media_type), *ALWAYS
+
+    @cached_property
+    def lines(self) -> bytes:
+        """The same as HTTP has them."""
+        return b"".join(b"%b: %b\r\n" % header for header in self.headers)
 
 
 JSON = Codec(Form.JSON.value[0].encode(), json_question, Decision.to_json)
@@ -61,16 +72,24 @@ class HotPath:
             body = await body_of(scope, receive, self.body_timeout)
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
-        messages = self.answer(headers, body)
-        if messages is None:
+        content = self.answer(headers, body)
+        if content is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
-        for message in messages:
-            await send(message)
+        await send({"type": "http.response.start", "status": 200, "headers": headers_of(headers, content)})
+        await send({"type": "http.response.body", "body": content})
 
-    def now(self, scope: Scope, body: bytes) -> tuple[Message, Message] | None:
-        """The answer to a question that is here as a whole, or None: then ask as ASGI does."""
+    def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        """The answer to a question that is here as a whole: the lines of its headers, and its content.
+
+        None where it takes more than that: then ask as ASGI does.
+        """
         headers = self.plain(scope)
-        return None if headers is None else self.answer(headers, body)
+        content = None if headers is None else self.answer(headers, body)
+        if headers is None or content is None:
+            return None
+        label = b"x-request-id: %b\r\n" % headers[b"x-request-id"] if b"x-request-id" in headers else b""
+        lines = CODECS[headers[b"content-type"]].lines
+        return b"content-length: %d\r\n%b%b" % (len(content), lines, label), content
 
     def plain(self, scope: Scope) -> Headers | None:
         """The headers of an ordinary `POST /decide`: none of them twice, and of each that counts the usual value."""
@@ -90,28 +109,22 @@ class HotPath:
             return None
         return headers
 
-    def answer(self, headers: Headers, body: bytes) -> tuple[Message, Message] | None:
+    def answer(self, headers: Headers, body: bytes) -> bytes | None:
         """None where a careful look is needed: at what is no question, and at what fails, so that it is told."""
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= LARGEST_BODY else None
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
         try:
-            content = codec.write(self.engine.decide(question))
+            return codec.write(self.engine.decide(question))
         except Exception:
             return None
-        started = [
-            (b"content-length", b"%d" % len(content)),
-            (b"content-type", codec.media_type),
-            NO_STORE,
-            NO_SNIFFING,
-        ]
-        if b"x-request-id" in headers:
-            started.append((b"x-request-id", headers[b"x-request-id"]))
-        return (
-            {"type": "http.response.start", "status": 200, "headers": started},
-            {"type": "http.response.body", "body": content},
-        )
+
+
+def headers_of(asked: Headers, content: bytes) -> list[tuple[bytes, bytes]]:
+    codec = CODECS[asked[b"content-type"]]
+    label = [(b"x-request-id", asked[b"x-request-id"])] if b"x-request-id" in asked else []
+    return [(b"content-length", b"%d" % len(content)), *codec.headers, *label]
 
 
 def plain_options(options: object) -> bool:

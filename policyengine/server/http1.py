@@ -11,13 +11,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import httptools
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from policyengine.server.app import DecisionApp
 
 LARGEST_HEAD = 64 * 1024
+OK = b"HTTP/1.1 200 OK\r\n"
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -56,10 +57,6 @@ class Http1Protocol(HttpToolsProtocol):
         self.logger.warning("Invalid HTTP request received.")
         self.send_400_response("Invalid HTTP request received.")
 
-    def on_message_begin(self) -> None:
-        self.hosts = 0
-        super().on_message_begin()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Raises ValueError, which refuses the request. A trailer means nothing here, and is not kept."""
         if self.in_body:
@@ -76,7 +73,7 @@ class Http1Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.hosts != 1 and (self.hosts or self.parser.get_http_version() != "1.0"):
             raise ValueError("one Host is needed")
-        self.quiet = 0
+        self.quiet = self.hosts = 0
         self.in_body = True
         self.upgrading = self.parser.should_upgrade()
         if not self.upgrading:
@@ -115,25 +112,18 @@ class Http1Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if self.begun is None or self.flow.write_paused or cycle.waiting_for_100_continue:
             return
-        messages = self.app.now(cast(Scope, cycle.scope), bytes(cycle.body))
-        if messages is None:
+        answer = self.app.now(cast(Scope, cycle.scope), bytes(cycle.body))
+        if answer is None:
             return
         self.begun = None
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(self.rendered(messages, cycle.keep_alive))
+        # As uvicorn writes it, but in one piece: one call into the system instead of two.
+        dated = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"%b%b%b%b%b" % (OK, dated, answer[0], end, answer[1]))
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
-
-    def rendered(self, messages: tuple[Message, Message], keep_alive: bool) -> bytes:
-        """As uvicorn would write it, but in one piece, which is one call into the system instead of two."""
-        start, body = messages
-        lines = [STATUS_LINE[start["status"]]]
-        for name, value in (*self.server_state.default_headers, *start["headers"]):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-        lines.append(body["body"])
-        return b"".join(lines)
 
     # ── Upgrades ──────────────────────────────────────────────────────────────────────────────
 
