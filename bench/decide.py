@@ -56,9 +56,7 @@ def measure(engine: str, size: int, cap: float) -> Data:
     loading = perf_counter() - start
     gc.collect()
     loaded = {"load_ms": round(loading * 1e3, 2), "rss_mb": round(rss_mb() - before, 1)}
-    floor = Floor(work)
-    floor_questions = [floor.question(asked) for asked in work.requests]
-    return {**loaded, **trial(peer, work.requests, work.expected, floor.ask, floor_questions, cap)}
+    return {**loaded, **trial(peer, work.requests, work.expected, Floor(work), work.requests, cap)}
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from time import perf_counter
 from bench.child import Data, in_child
 from bench.decide import one as decided
 from bench.loading import builder
-from bench.measure import timed
+from bench.measure import anew, timed
 from bench.paper import NAMES
 from bench.paper import one as translated
 from bench.peers import OURS
@@ -85,8 +85,8 @@ def load_ratio(engine: str, size: int) -> Data:
     build, _ = builder(engine, size)
     work = workload(10)
     floor = Floor(work)
-    questions = [floor.question(asked) for asked in work.requests]
-    yardstick = min(timed(floor.ask, questions).p50 for _ in range(LOADS))
+    fresh = anew(floor.question, work.requests)
+    yardstick = min(timed(floor.ask, fresh).p50 for _ in range(LOADS))
     return {"ratio": round(min(_milliseconds(build) for _ in range(LOADS)) / yardstick, 3)}
 
 

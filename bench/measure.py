@@ -1,8 +1,13 @@
-"""Timing: one call at a time for percentiles, a whole loop for the mean, the floor and the engine by turns."""
+"""Timing: one call at a time for percentiles, a whole loop for the mean, the floor and the engine by turns.
+
+Every loop asks questions made anew, as requests are that have just arrived: no text in them was hashed before, and none
+is the same object as one in the rules.
+"""
 
 from __future__ import annotations
 
 import gc
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -10,6 +15,7 @@ from time import perf_counter_ns
 from typing import Any, TypeAlias
 
 Ask: TypeAlias = Callable[[Any], Any]
+Fresh: TypeAlias = Callable[[], Sequence[Any]]
 FEWEST, MOST = 3, 25
 WARM_UP = 400
 
@@ -34,12 +40,13 @@ class Duel:
     rounds: int
 
 
-def timed(ask: Ask, questions: Sequence[Any]) -> Timing:
+def timed(ask: Ask, fresh: Fresh) -> Timing:
     clock, took = perf_counter_ns, []
-    for question in questions:
+    for question in fresh():
         start = clock()
         ask(question)
         took.append(clock() - start)
+    questions = fresh()
     start = clock()
     for question in questions:
         ask(question)
@@ -52,15 +59,21 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def duel(ask: Ask, questions: Sequence[Any], floor: Ask, same: Sequence[Any], seconds: float) -> Duel:
+def anew(question: Ask, requests: Sequence[Any]) -> Fresh:
+    """Makes the questions of copies of the requests, which share no text with anything, nor with each other."""
+    kept = [pickle.dumps(request) for request in requests]
+    return lambda: [question(pickle.loads(one)) for one in kept]
+
+
+def duel(ask: Ask, fresh: Fresh, floor: Ask, same: Fresh, seconds: float) -> Duel:
     """Time both by turns for about so many seconds: what else the machine does hits both alike."""
-    for question, other in zip(questions[:WARM_UP], same[:WARM_UP], strict=True):
+    for question, other in zip(fresh()[:WARM_UP], same()[:WARM_UP], strict=True):
         ask(question), floor(other)
     gc.collect()
     deadline = perf_counter_ns() + seconds * 1e9
     rounds: list[tuple[Timing, Timing]] = []
     while len(rounds) < FEWEST or (len(rounds) < MOST and perf_counter_ns() < deadline):
-        rounds.append((timed(ask, questions), timed(floor, same)))
+        rounds.append((timed(ask, fresh), timed(floor, same)))
     return Duel(
         middle([mine for mine, _ in rounds]),
         middle([floors for _, floors in rounds]),

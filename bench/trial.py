@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from bench.child import Data
-from bench.measure import Ask, duel
+from bench.measure import anew, duel
 from bench.peers import Peer
 
 SECONDS = 2.0  # for all rounds of one engine
@@ -18,16 +18,17 @@ def trial(
     peer: Peer,
     requests: Sequence[Any],
     expected: Sequence[bool],
-    floor: Ask,
-    floor_questions: Sequence[Any],
+    floor: Peer,
+    floor_requests: Sequence[Any],
     cap: float,
 ) -> Data:
-    """Verify all requests within `cap` seconds, then time; `floor_questions` are what the floor is asked meanwhile."""
+    """Verify all requests within `cap` seconds, then time; `floor_requests` are what the floor is asked meanwhile."""
     questions = [peer.question(asked) for asked in requests]
     if problem := unverified(peer, questions, expected, cap):
         return {"skipped": problem}
     chosen = slice(_affordable(peer.ask, questions))
-    result = duel(peer.ask, questions[chosen], floor, floor_questions[chosen], SECONDS)
+    fresh, same = anew(peer.question, requests[chosen]), anew(floor.question, floor_requests[chosen])
+    result = duel(peer.ask, fresh, floor.ask, same, SECONDS)
     return {
         "verified": len(questions),
         "timed": len(questions[chosen]),

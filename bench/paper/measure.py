@@ -24,7 +24,5 @@ def measure(engine: str, application: str, scale: int, cap: float) -> Data:
     peer = ENGINES[engine](made)
     loaded = {"load_ms": round((perf_counter() - start) * 1e3, 2), "entities": len(made.rows)}
     work = workload(10)
-    floor = Floor(work)
-    floor_questions = [floor.question(asked) for asked in work.requests]
     shares = {"allowed": sum(expected) / len(expected)}
-    return {**loaded, **shares, **trial(peer, made.requests, expected, floor.ask, floor_questions, cap)}
+    return {**loaded, **shares, **trial(peer, made.requests, expected, Floor(work), work.requests, cap)}

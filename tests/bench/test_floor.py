@@ -130,6 +130,13 @@ def test_a_path_is_canonical_where_the_engine_says_so(path: str) -> None:
     assert accepted == (strict and isinstance(canonical(path), Canonical))
 
 
+@pytest.mark.parametrize("segment", ["/a", "/a.b"])
+def test_a_path_has_at_most_128_segments(segment: str) -> None:
+    for count in (128, 129):
+        path = segment * count
+        assert bool(PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)) == isinstance(canonical(path), Canonical)
+
+
 def test_a_path_that_is_too_long_denies() -> None:
     long = "/v1/x/" + "a" * LONGEST_PATH
     assert floor(SMALL)(changed(FITTING, "request.path", long)).reasons == ("malformed_path",)
