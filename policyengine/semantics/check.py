@@ -14,6 +14,7 @@ from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
 from policyengine.semantics.lower import lower
 from policyengine.semantics.places import Places
+from policyengine.semantics.revision import ordered
 from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import MAIN, Program, Reporter, package_of, report_unused_imports
 from policyengine.source import Source
@@ -45,11 +46,39 @@ class Checked:
 
 
 @uncollected()
-def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), *, advice: bool = True) -> Checked:
-    """`syntax` is what parsing found already; `modules` then hold what could be read all the same.
+def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> Checked:
+    """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
+    found = unordered(modules, syntax)
+    return replace(found, kernel=found.kernel and ordered(found.kernel))
 
-    Without `advice` only mistakes are sought: an engine that starts asks for no more, and is told the same errors.
+
+@uncollected()
+def compiled(
+    sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
+) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
+    """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
+
+    Nothing else is kept: trees and tables, larger than the kernel, are gone before it is put in order.
+    Without `advice` only errors are sought; if there is one, all is told.
     """
+    kernel, found = read(sources, problems, advice)
+    return kernel and ordered(kernel), found
+
+
+def read(
+    sources: Iterable[Source], problems: Iterable[Diagnostic], advice: bool
+) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
+    parsed = [parse(source) for source in sources]
+    modules = [module for module, _ in parsed if module is not None]
+    found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
+    checked = unordered(modules, found, advice)
+    if checked.kernel is None and not advice:
+        checked = unordered(modules, found)  # whoever has to mend it is told everything
+    return checked.kernel, checked.diagnostics
+
+
+def unordered(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic], advice: bool = True) -> Checked:
+    """The check, but for the kernel's order and revision. Without `advice` only errors are sought."""
     report = Reporter()
     program = Program.of(modules, report)
     places = Places(program)
@@ -64,23 +93,6 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), *, a
     report_unused_imports(program)
     seek = (logic.findings, lints.findings) if advice else (logic.mistakes, lints.mistakes)
     return replace(concluded(kernel, modules, program, schema, syntax, seek), cases=cases)
-
-
-@uncollected()
-def compiled(
-    sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
-) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
-    """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
-
-    Nothing else is kept: trees and tables, several times as large as the kernel, are gone when this returns.
-    """
-    parsed = [parse(source) for source in sources]
-    modules = [module for module, _ in parsed if module is not None]
-    found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
-    checked = check(modules, found, advice=advice)
-    if checked.kernel is None and not advice:
-        checked = check(modules, found)  # whoever has to mend it is told everything
-    return checked.kernel, checked.diagnostics
 
 
 Seek: TypeAlias = tuple[

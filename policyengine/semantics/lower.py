@@ -6,11 +6,11 @@ from policyengine.semantics import anchors, doors, guards
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.later import check_later
-from policyengine.semantics.revision import ordered
+from policyengine.semantics.revision import Writers, in_order
 
 
 def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str) -> k.Kernel:
-    """The kernel without what was reported; it may be used only when no error was."""
+    """The kernel without what was reported, to be used only when no error was; `ordered` then gives it its revision."""
     issuers = anchors.issuers(draft)
     agents = doors.agent_blocks(draft, issuers)
     users, anyones = doors.user_blocks(draft), doors.anyone_blocks(draft)
@@ -18,19 +18,17 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str) -> k.Kernel
     if agents or users or anyones:
         guards.check_reach(draft, doors.index_of([*agents, *users, *anyones]))
     check_later(draft)
-    return ordered(
-        k.Kernel(
-            package=package,
-            packages=tuple(draft.program.packages),
-            entities=draft.schema.entities,
-            issuers=issuers,
-            attesters=anchors.attesters(draft),
-            binders=binders,
-            agents=agents,
-            users=users,
-            anyones=anyones,
-            unrestricted=doors.unrestricted(draft),
-            delegation=doors.delegation_limits(draft),
-            guards=guards.guards(draft),
-        )
+    return k.Kernel(
+        package=package,
+        packages=tuple(draft.program.packages),
+        entities=draft.schema.entities,
+        issuers=issuers,
+        attesters=anchors.attesters(draft),
+        binders=binders,
+        agents=agents,
+        users=users,
+        anyones=anyones,
+        unrestricted=doors.unrestricted(draft),
+        delegation=in_order(doors.delegation_limits(draft), Writers()),  # which one is told first depends on it
+        guards=guards.guards(draft),
     )
