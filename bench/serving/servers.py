@@ -38,18 +38,17 @@ class Server:
 
 
 @contextmanager
-def ours(work: Workload, folder: Path) -> Iterator[Server]:
+def ours(work: Workload, folder: Path, workers: int = 1) -> Iterator[Server]:
     """`policyengine serve`, as its users start it."""
-    file = folder / "gateway.policy"
+    name = "policyengine" if workers == 1 else f"policyengine-{workers}"
+    file = folder / f"{name}.policy"
     file.write_text(policy.policy(work))
     port = free_port()
-    command = [*POLICYENGINE, "serve", str(file), "--port", str(port)]
-    with started(command, folder / "ours.log") as process:
+    command = [*POLICYENGINE, "serve", str(file), "--port", str(port), "--workers", str(workers)]
+    with started(command, folder / f"{name}.log") as process:
         answering(port, "/healthz", process)
         url = f"http://127.0.0.1:{port}/decide"
-        yield Server(
-            "policyengine", "policyengine serve", process.pid, url, question, lambda _, answer: bool(answer["allowed"])
-        )
+        yield Server(name, "policyengine serve", process.pid, url, question, lambda _, answer: bool(answer["allowed"]))
 
 
 @contextmanager
@@ -146,10 +145,14 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and its threads so far; children that ended are in it. 0 without /proc."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
-        return 0.0
-    fields = stat.read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(group: int) -> float:
+    """Processor time so far of all processes of a group, and of their children that ended. 0 without /proc."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[2]) == group:
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
