@@ -1,13 +1,12 @@
 """Faults that somebody could make in the tree or the evaluator: each is one small change to one function.
 
-`FAULTS` names them; `caught_by` says which comparisons must find each: `questions` (generated questions, held to the
-specification) and `cedar` (the same policies in Cedar).
+`FAULTS` says what must find each of them. Its seeds are of policies that find theirs soon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -105,7 +104,7 @@ def rules_of_one_shape_share_their_constants(patch: Patch) -> None:
 
 
 def a_scope_is_not_asked_for(patch: Patch) -> None:
-    patch.setattr(rules.DoorWriter, "carries", lambda self, openings: "True")
+    patch.setattr(rules.DoorWriter, "carries", lambda self, *given: "True")
 
 
 def a_block_stands_after_its_end(patch: Patch) -> None:
@@ -150,24 +149,31 @@ def groups_count_only_by_name(patch: Patch) -> None:
     patch.setattr(slices.Known, "grouped", lambda self, groups: set())
 
 
-QUESTIONS, CEDAR = "questions", "cedar"
-FAULTS: dict[Callable[[Patch], None], tuple[str, ...]] = {
-    a_place_forgets_its_exceptions: (QUESTIONS,),
-    a_guard_without_a_place_is_left_out: (QUESTIONS, CEDAR),
-    globs_of_names_are_left_out: (QUESTIONS, CEDAR),
-    a_literal_hides_the_wildcard_beside_it: (QUESTIONS,),
-    two_stars_need_one_more_segment: (QUESTIONS, CEDAR),
-    a_method_is_not_looked_at: (QUESTIONS, CEDAR),
-    a_strict_comparison_lets_the_limit_through: (QUESTIONS, CEDAR),
-    an_unknown_fact_counts_as_it_stands: (QUESTIONS,),
-    else_stands_for_what_is_wrong_too: (QUESTIONS,),
-    rules_of_one_shape_share_their_constants: (QUESTIONS,),
-    a_scope_is_not_asked_for: (QUESTIONS,),
-    a_block_stands_after_its_end: (QUESTIONS,),
-    the_person_served_needs_no_door: (QUESTIONS,),
-    a_denied_request_bears_every_obligation: (QUESTIONS,),
-    an_answer_is_kept_whatever_the_guards_do: (QUESTIONS, CEDAR),
-    an_override_of_the_method_passes: (QUESTIONS,),
-    who_hands_on_is_left_out: (QUESTIONS,),
-    groups_count_only_by_name: (QUESTIONS,),
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What must find a fault: questions to generated policies, those from this seed on, and Cedar if it can."""
+
+    seed: int
+    by_cedar: bool = False
+
+
+FAULTS: dict[Callable[[Patch], None], Found] = {
+    a_place_forgets_its_exceptions: Found(2013),
+    a_guard_without_a_place_is_left_out: Found(2000, by_cedar=True),
+    globs_of_names_are_left_out: Found(2003, by_cedar=True),
+    a_literal_hides_the_wildcard_beside_it: Found(2000),
+    two_stars_need_one_more_segment: Found(2001, by_cedar=True),
+    a_method_is_not_looked_at: Found(2006, by_cedar=True),
+    a_strict_comparison_lets_the_limit_through: Found(2006, by_cedar=True),
+    an_unknown_fact_counts_as_it_stands: Found(2000),
+    else_stands_for_what_is_wrong_too: Found(2008),
+    rules_of_one_shape_share_their_constants: Found(2007),
+    a_scope_is_not_asked_for: Found(2007),
+    a_block_stands_after_its_end: Found(2012),
+    the_person_served_needs_no_door: Found(2000),
+    a_denied_request_bears_every_obligation: Found(2003),
+    an_answer_is_kept_whatever_the_guards_do: Found(2000, by_cedar=True),
+    an_override_of_the_method_passes: Found(2022),
+    who_hands_on_is_left_out: Found(2014),
+    groups_count_only_by_name: Found(2001),
 }

@@ -144,7 +144,7 @@ def lean(random: Random, asked: Question, text: str) -> Question:
 
 def kept(random: Random) -> set[str]:
     """Chains, rows and options come along now and then."""
-    extras = {"chain", "entities", "options"}
+    extras = ("chain", "entities", "options")  # in a fixed order: a seed means the same in every process
     return {*v.GIVEN, "user", "tool", "action", "resource"} | {one for one in extras if random.random() < 0.06}
 
 

@@ -242,6 +242,8 @@ class Writer:
 
     def _reference(self, kind: str) -> str:
         known = [*(atom.text for atom in self.atoms.get(kind, ())), *self.variables.get(kind, ())]
+        if self.variables.get(kind) and self.random.random() < 0.6:  # a quantifier is mostly about its variable
+            return self.random.choice(self.variables[kind])
         return self.random.choice(known) if known else self.random.choice(LITERALS[kind])
 
     def _any(self, kind: str) -> bool:

@@ -114,12 +114,16 @@ def _gateway(random: Random) -> Iterable[str]:
         acts = random.choice(["acts alone", "acts for any user", "acts for any user"])
         may = [_plain_may(random) for _ in range(random.randint(1, 4))]
         yield _block(f"agent {random.choice(heads)}", _valid(random, [f"issued by {issued}", acts, *may]))
-    for number in range(random.choice([0, 1, 2, 3])):
+    for number in range(random.choice([1, 2, 3, 4])):
         place, groups = random.choice([one for one in sorted(PLACES.items()) if "except" in one[0] or number])
-        acts = random.choice(
-            ["deny when", "deny unless", "require", "audit full when", 'header "X-Checked" "yes" when']
-        )
-        yield _block(f'guard "p{number}" on {place}', [f"{acts} {_plain_condition(random, groups)}"])
+        on = f" on {place}" if place else ""
+        yield _block(f'guard "p{number}"{on}', [f"{random.choice(ACTS)} {_plain_condition(random, groups)}"])
+
+
+ACTS = (
+    "deny when", "deny unless", "require", "require", "audit full when", 'header "X-Checked" "yes" when', "warn when",
+    "step_up mfa when", 'notify "soc" when',
+)  # fmt: skip
 
 
 def _plain_may(random: Random) -> str:
