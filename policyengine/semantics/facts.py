@@ -27,7 +27,8 @@ NOT_RECORDED = "its issuer does not record chains"
 class Facts:
     """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
 
-    `claims` are attributes that come before the directory: what the credential vouches for, and what is pending.
+    `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
+    are presenter and hops, once they are known.
     """
 
     kernel: k.Kernel
@@ -37,6 +38,7 @@ class Facts:
     bound: Mapping[Path, object]
     claims: Mapping[tuple[EntityRef, str], object]
     seen: dict[Path, object] | None = None
+    who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
 
     def bind(self, more: Mapping[Path, object]) -> Facts:
         return replace(self, bound={**self.bound, **more})
@@ -166,6 +168,8 @@ def presenter_of(facts: Facts) -> Agent:
 
     Two issuers that differ are none, and so is the issuer of a credential that is not in force.
     """
+    if facts.who is not None:
+        return facts.who[0]
     by_agent, by_credential = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     issuer = by_credential if is_absent(by_agent) else by_agent
     if not is_absent(by_agent) and not is_absent(by_credential):
@@ -191,6 +195,8 @@ def in_force(facts: Facts) -> tuple[Value, Value]:
 
 def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
     """The agents before the presenter, first to last."""
+    if facts.who is not None:
+        return facts.who[1]
     given = coerce(facts.request.fact("chain", "hops"), kinds.List(kinds.Record(())), "chain.hops")
     if is_absent(given):
         return ()

@@ -15,7 +15,16 @@ from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import Facts, Path, ages, chain_facts, claims_of, pending_attributes
+from policyengine.semantics.facts import (
+    Facts,
+    Path,
+    ages,
+    chain_facts,
+    claims_of,
+    hops_of,
+    pending_attributes,
+    presenter_of,
+)
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import match_pattern
 
@@ -27,7 +36,8 @@ def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dateti
     facts = facts.bind(times)
     facts = facts.bind(_bindings(facts))
     facts = replace(facts, claims={**claims_of(facts), **pending_attributes(facts)})
-    return facts.bind(chain_facts(facts))
+    facts = facts.bind(chain_facts(facts))
+    return replace(facts, who=(presenter_of(facts), hops_of(facts)))
 
 
 def _bindings(facts: Facts) -> dict[Path, object]:
