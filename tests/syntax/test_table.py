@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -81,3 +83,11 @@ def test_a_text_has_the_tokens_that_lark_finds(file: Path) -> None:
         lark().parse(read(file).text).scan_values(lambda value: isinstance(value, Token)), key=lambda t: t.start_pos
     )
     assert found == [(token.type, str(token), token.start_pos, token.end_pos) for token in by_lark]
+
+
+def test_reading_a_policy_does_not_load_lark() -> None:
+    program = (
+        "import sys; from policyengine.semantics.check import check_text; "
+        "check_text('anyone { may GET /a }'); check_text('anyone { may'); sys.exit('lark' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
