@@ -66,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True):
             raise ValueError("`allowed` and `outcome` contradict each other")
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(decimal_format="number").encode
 _frame = msgspec.msgpack.Decoder(tuple[int | None, int, msgspec.Raw]).decode
 _answer = msgspec.msgpack.Decoder(Answer).decode
 _answers = msgspec.msgpack.Decoder(list[Answer]).decode

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,24 @@ def test_the_client_gets_decisions(client: SocketClient) -> None:
     assert client.decide_many([]) == []
 
 
+def test_the_client_sends_decimals_as_numbers_and_times_as_times(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+    question = {"body": {"amount": Decimal("0.1"), "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": {"a"}}}
+    with (
+        server_that(tmp_path, lambda connection: connection.shutdown(socket.SHUT_RDWR), asked) as client,
+        pytest.raises(SocketError),
+    ):
+        client.decide(question)
+    read = msgpack.unpackb(asked[0][4:], timestamp=3)[2]
+    assert read == {"body": {"amount": 0.1, "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": ["a"]}}
+
+
+def test_the_client_brings_nothing_of_the_engine_and_no_framework() -> None:
+    seen = "print(*(name for name in sys.modules if name.split('.')[0] in ('policyengine', 'fastapi', 'pydantic')))"
+    with started(f"import sys, policyengine.client; {seen}") as (modules, _):
+        assert modules == "policyengine policyengine.client"
+
+
 def test_threads_may_share_a_client(client: SocketClient) -> None:
     found: list[bool] = []
     threads = [
@@ -279,8 +298,11 @@ def test_no_server_is_an_error(tmp_path: Path) -> None:
 
 
 @contextmanager
-def server_that(tmp_path: Path, answers: Callable[[socket.socket], object]) -> Iterator[SocketClient]:
-    """A server of one connection at a time that does not do as it should."""
+def server_that(
+    tmp_path: Path, answers: Callable[[socket.socket], object], asked: list[bytes] | None = None
+) -> Iterator[SocketClient]:
+    """A server of one connection that does not do as it should; `asked` gets what it was sent."""
+    heard = [] if asked is None else asked
     path = str(tmp_path / "odd.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -290,7 +312,7 @@ def server_that(tmp_path: Path, answers: Callable[[socket.socket], object]) -> I
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65_536)
+                heard.append(connection.recv(65_536))
                 answers(connection)
                 done.wait(20)
 
@@ -354,6 +376,15 @@ def test_after_an_error_the_client_connects_anew(tmp_path: Path, path: Path) -> 
             client.decide(OPEN)
         client.path, client.timeout = str(path), 20
         assert client.decide(OPEN).allowed
+
+
+def test_without_the_quicker_loop_and_parser_it_serves_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "policy.sock"
+    missing = "import sys\nsys.modules['uvloop'] = sys.modules['httptools'] = None\n"
+    with started(missing + SERVE, str(path)) as (url, _), SocketClient(path, timeout=20) as client:
+        assert client.decide(OPEN).allowed
+        assert [one.outcome for one in client.decide_many([OPEN, SHUT] * 100)] == ["allow", "deny"] * 100
+        assert httpx.post(f"{url}/decide", json=OPEN).json()["outcome"] == "allow"
 
 
 # ── The file ──────────────────────────────────────────────────────────────────────────────────
