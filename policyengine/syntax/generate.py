@@ -12,6 +12,7 @@ from lark import Lark, Token
 from lark.parsers.lalr_analysis import Shift
 
 END = "$END"
+BLANKS = "[ \t\r\n]+"
 SKIPPED = "WHITESPACE"  # skipped before each token; comments are found as tokens are
 
 
@@ -30,6 +31,7 @@ def generated(grammar: str) -> dict[str, Any]:
         grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
     )
     parser, lexers = lark.parser.parser._parse_table, lark.parser.lexer.lexer.lexers
+    assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "table.py skips other blanks before a token"
     rules = {rule: number for number, rule in enumerate(lark.rules)}
     distinct = list({id(lexer): lexer for lexer in lexers.values()}.values())
     places = {id(lexer): number for number, lexer in enumerate(distinct)}
