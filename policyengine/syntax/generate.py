@@ -33,18 +33,29 @@ def generated(grammar: str) -> dict[str, Any]:
     parser, lexers = lark.parser.parser._parse_table, lark.parser.lexer.lexer.lexers
     assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "table.py skips other blanks before a token"
     rules = {rule: number for number, rule in enumerate(lark.rules)}
-    distinct = list({id(lexer): lexer for lexer in lexers.values()}.values())
+    start, end = parser.start_states["module"], parser.end_states["module"]
+    states = {state: number for number, state in enumerate(reached(parser.states, start))}
+    distinct = list({id(lexers[state]): lexers[state] for state in states}.values())
     places = {id(lexer): number for number, lexer in enumerate(distinct)}
-    states = sorted(parser.states)
-    assert states == list(range(len(states))), "states are places in a list"
     return {
-        "start": parser.start_states["module"],
-        "end": parser.end_states["module"],
+        "start": states[start],
+        "end": states[end],
         "written": {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals},
         "rules": [rule_of(rule) for rule in rules],
         "lexers": [lexer_of(lexer) for lexer in distinct],
-        "states": [[places[id(lexers[state])], *actions_of(parser.states[state], rules)] for state in states],
+        "states": [[places[id(lexers[s])], *actions_of(parser.states[s], states, rules)] for s in states],
     }
+
+
+def reached(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
+    """Every state in the order in which a walk from the first one meets them: lark numbers them as it happens."""
+    found = {start: None}
+    order = [start]
+    for state in order:  # grows while it is walked
+        shifts = [argument for _, (action, argument) in sorted(table[state].items()) if action is Shift]
+        order += [target for target in dict.fromkeys(shifts) if target not in found]
+        found.update(dict.fromkeys(shifts))
+    return order
 
 
 def rule_of(rule: Any) -> list[Any]:
@@ -66,19 +77,21 @@ def lexer_of(lexer: Any) -> list[Any]:
     terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
     pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
     words = {
-        name: {word.pattern.value: word.name for word in unless.scanner.terminals}
-        for name, unless in lexer.callback.items()
+        name: dict(sorted((word.pattern.value, word.name) for word in unless.scanner.terminals))
+        for name, unless in sorted(lexer.callback.items())
     }
     return [pattern, words]
 
 
-def actions_of(found: Mapping[str, Any], rules: Mapping[Any, int]) -> tuple[dict[str, int], dict[str, int]]:
+def actions_of(
+    found: Mapping[str, Any], states: Mapping[int, int], rules: Mapping[Any, int]
+) -> tuple[dict[str, int], dict[str, int]]:
     """By terminal the state to shift to, or the complement (`~`) of the rule to reduce by; by rule name the state."""
     actions: dict[str, int] = {}
     follows: dict[str, int] = {}
-    for symbol, (action, argument) in found.items():
+    for symbol, (action, argument) in sorted(found.items()):
         if symbol == END or symbol.isupper():
-            actions[symbol] = argument if action is Shift else ~rules[argument]
+            actions[symbol] = states[argument] if action is Shift else ~rules[argument]
         else:
-            follows[symbol] = argument
+            follows[symbol] = states[argument]
     return actions, follows
