@@ -56,6 +56,16 @@ def depth(segments: int) -> Grown:
     return Grown(f"{_head('depth')}{IDENTITY}{scopes}\n{block}\n", questions, expected)
 
 
+def collections(count: int) -> Grown:
+    """One rule for so many collections, each asked at least twice: more than an engine may remember."""
+    text = f"{_head('collections')}{IDENTITY}scope x {{ GET /v1/{{organization}}/items/{{id}} }}\n"
+    block = 'agent "bot" { issued by idp   acts alone   may x }\n'
+    asked = [_asked(f"/v1/o{place % count}/items/{place}", ["x"]) for place in range(max(QUESTIONS, 2 * count))]
+    for other in asked[::2]:
+        other["credential"] = {"scopes": ["y"]}
+    return Grown(text + block, asked, [place % 2 == 1 for place in range(len(asked))])
+
+
 def chain(hops: int) -> Grown:
     """So many agents hand a task on to the one who asks; every other question lacks the scope at the first of them."""
     names = [f"h{number}" for number in range(hops + 1)]
@@ -103,6 +113,7 @@ AXES = {
     for axis in (
         Axis("rules", "rules", (10, 100, 1_000, 10_000, 100_000), rules),
         Axis("depth", "segments of a path", (2, 4, 8, 16, 32, 64), depth),
+        Axis("collections", "collections asked", (100, 1_000, 10_000, 30_000), collections),
         Axis("chain", "hops of a chain", (1, 2, 4, 8, 16), chain),
         Axis("roles", "groups of the agent", (1, 4, 16, 64, 256), roles),
         Axis("entities", "users of the drive", (100, 1_000, 10_000), entities),

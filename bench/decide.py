@@ -91,6 +91,7 @@ def section(found: Sequence[Data]) -> Section:
             "Half of the 2,000 requests are allowed. No engine is timed unless it agrees on all of them.",
             f"More than {CAP:.0f} s for that, or to load, is not waited for (with --full {CAP_FULL:.0f} s).",
             "Sliced: its caller finds the rules by path, and writes the code that does. Others search by themselves.",
+            "Questions are new each time; their collections (a path to its last slash) come again, and both remember.",
             "Floor and engine take turns in one process on one core: a multiple is of one run. Nothing is subtracted.",
         ),
     )

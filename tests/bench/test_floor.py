@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.floor import ANY_PATH, LONGEST_PATH, PLAIN_PATH, bare_floor, floor
+from bench.floor import LONGEST_PATH, MOST_KNOWN, bare_floor, floor
 from bench.policy import ISSUER, question
 from bench.workload import Forbid, Permit, Workload, workload
 from policyengine.runtime.paths import Canonical, canonical
@@ -123,18 +123,36 @@ def test_an_absent_or_wrong_bound_denies(path: str, value: object) -> None:
     assert not decide(changed(FITTING, path, value)).allowed
 
 
-@given(st.text("aZ09./%;?#\\ ~_-+@!\t\x7f", max_size=12).map(lambda rest: f"/v1/x/{rest}"))
+@given(st.text("aZ09./%;?#\\ ~_-+@!\t\x7fé²", max_size=12).map(lambda rest: f"/v1/x/{rest}"))
 def test_a_path_is_canonical_where_the_engine_says_so(path: str) -> None:
-    strict = "%" not in path and " " not in path  # the floor decodes nothing, and takes no white space
-    accepted = bool(PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path))
-    assert accepted == (strict and isinstance(canonical(path), Canonical))
+    strict = path.isascii() and "%" not in path and " " not in path  # the floor decodes nothing and knows no Unicode
+    decide = floor(SMALL)
+    for known in ("/v1/x/1", path, path):
+        reasons = decide(changed(FITTING, "request.path", known)).reasons
+    assert (reasons != ("malformed_path",)) == (strict and isinstance(canonical(path), Canonical))
+
+
+def test_what_is_remembered_of_a_collection_holds_for_no_other() -> None:
+    decide = floor(SMALL)
+    assert decide(BY_GROUP).allowed
+    assert not decide(changed(BY_GROUP, "request.path", "/admin/x/items")).allowed
+    assert not decide(changed(BY_GROUP, "request.path", "/admin/x/1")).allowed
+    assert decide(BY_GROUP).allowed
+
+
+def test_more_collections_than_it_remembers_are_decided_as_well() -> None:
+    decide = floor(SMALL)
+    paths = [f"/v1/x/c{number}/1" for number in range(MOST_KNOWN + 10)]
+    assert all(decide(changed(FITTING, "request.path", path)).allowed for path in paths)
 
 
 @pytest.mark.parametrize("segment", ["/a", "/a.b"])
 def test_a_path_has_at_most_128_segments(segment: str) -> None:
+    decide = floor(SMALL)
     for count in (128, 129):
         path = segment * count
-        assert bool(PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)) == isinstance(canonical(path), Canonical)
+        malformed = decide(changed(FITTING, "request.path", path)).reasons == ("malformed_path",)
+        assert malformed is not isinstance(canonical(path), Canonical)
 
 
 def test_a_path_that_is_too_long_denies() -> None:

@@ -6,7 +6,7 @@ from bench import growth
 from bench.axes import AXES
 from policyengine.engine import Engine
 
-SMALL = {"rules": 10, "depth": 4, "chain": 2, "roles": 3}
+SMALL = {"rules": 10, "depth": 4, "collections": 5, "chain": 2, "roles": 3}
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
