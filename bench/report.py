@@ -81,7 +81,7 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place == 0)
     for row in section.rows:
         ours = row[0].startswith("policyengine")
-        table.add_row(*row, style="bold" if ours else "dim" if row[0].startswith("floor") else None)
+        table.add_row(*map(Text, row), style="bold" if ours else "dim" if row[0].startswith("floor") else None)
     lines = [Text("  ") + _light(target) + Text(target.words()) for target in section.targets]
     notes = [Text(f"  {note}", style="dim") for note in section.notes]
     console.print(

@@ -78,6 +78,11 @@ def test_a_cell_says_why_an_engine_was_not_timed() -> None:
     assert "needs 34 s" in shown(SECTIONS["decide"])
 
 
+def test_a_peer_that_is_not_there_says_how_to_get_it() -> None:
+    section = decide.section([{"engine": "oso", "size": 10, "skipped": "not there: pip install '.[bench]'"}])
+    assert "pip install '.[bench]'" in shown(section)
+
+
 def test_growth_shows_the_exponents() -> None:
     assert "e = 1.00" in shown(SECTIONS["growth"])
 
