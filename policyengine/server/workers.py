@@ -74,7 +74,8 @@ def supervise(work: Work, workers: int, started: Callable[[], None]) -> int:
     crew: list[ForkProcess] = []
     before = {one: signal.signal(one, stop) for one in STOPPING}
     try:
-        crew += [begin(work, lifeline, held) for _ in range(workers)]
+        for _ in range(workers):
+            crew.append(begin(work, lifeline, held))
         started()
         keep(crew, lambda: begin(work, lifeline, held))
     except Stopped as stopped:

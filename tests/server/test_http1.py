@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.server.conftest import OPEN
 from tests.server.test_serving import raw, running
@@ -106,6 +108,32 @@ def test_a_trailer_is_no_header(url: str) -> None:
     message = post(b"transfer-encoding: chunked", CLOSE, body=CHUNKED + b"content-type: application/json\r\n\r\n")
     message = message.replace(b"content-type: application/json\r\n", b"", 1)
     assert statuses(spoken(url, message)) == [415]
+
+
+SMALL = (b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b":", b"0", b"f", b";", b"host: x\r\n")
+LARGE = (
+    LENGTH,
+    b"upgrade: h2c\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"connection: upgrade\r\n",
+    b"expect: 100-continue\r\n",
+    post(LENGTH),
+    NEXT,
+)
+PIECES = st.sampled_from([*SMALL, *LARGE])
+
+
+@given(at=st.integers(0, 200), cut=st.integers(0, 20), put=st.lists(PIECES | st.binary(max_size=3), max_size=3))
+def test_whatever_bytes_come_nothing_fails_and_the_next_is_answered(
+    url: str, at: int, cut: int, put: list[bytes]
+) -> None:
+    message = post(LENGTH)
+    try:
+        answer = raw(url, message[:at] + b"".join(put) + message[at + cut :])
+    except OSError:  # the server closed while there was more to say
+        answer = b""
+    assert set(statuses(answer)) <= {100, 200, 400, 404, 405, 413, 415}
+    assert statuses(spoken(url, NEXT)) == [200]
 
 
 # ── Answered ──────────────────────────────────────────────────────────────────────────────────
