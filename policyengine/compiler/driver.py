@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from policyengine.runtime.request import ROOTS
+from policyengine.runtime.values import MOST_ELEMENTS
 
 Question: TypeAlias = dict[str, Any]
 # The roots of a question and the members of each, both sorted; None for roots that are free or not restricted here.
@@ -85,7 +86,7 @@ class Driver:
         for root, names in self.form:
             self.add(f'{root}_ = q["{root}"]')
             if not names:  # free, or without members: nothing below would notice what is no object
-                self.add(f"if type({root}_) is not dict: return MISSED")
+                self.add(f"if type({root}_) is not dict or len({root}_) > {MOST_ELEMENTS}: return None")
             if names is not None:
                 lengths.append(f"len({root}_)")
                 total += len(names)
@@ -119,7 +120,9 @@ elif credential_issuer is not None and credential_issuer != issuer: return None
         if {"issued_at", "expires_at"} & {*credential}:
             self.add("if not in_force(credential_, instant(now())): return None")
         if "claims" in credential:
-            self.add('if type(credential_["claims"]) is not dict: return None')
+            self.add(
+                f'if type(credential_["claims"]) is not dict or len(credential_["claims"]) > {MOST_ELEMENTS}: return None'
+            )
         if "chain" in members:
             self.add('if chain_.get("hops") not in (None, [], ()): return None')
         if self.limited and "agent" in members:

@@ -18,6 +18,7 @@ from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
 from policyengine.runtime.decision import Answer, Decision, serials
 from policyengine.runtime.paths import METHOD
+from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics.saying import FOR_THE_GATEWAY
 
 Answered: TypeAlias = Callable[[Question], Any]
@@ -36,7 +37,11 @@ def plain(name: object) -> bool:
 
 def tame(members: Any) -> bool:
     """Whether these are members of which none could override the method."""
-    return type(members) is dict and all(type(name) is str and "method" not in name.lower() for name in members)
+    return (
+        type(members) is dict
+        and len(members) <= MOST_ELEMENTS
+        and all(type(name) is str and "method" not in name.lower() for name in members)
+    )
 
 
 def met(answer: Answer, supported: Any) -> bool:

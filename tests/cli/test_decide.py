@@ -215,7 +215,7 @@ def failing_engine(monkeypatch):
     def fail(*_: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("policyengine.engine.decide", fail)
+    monkeypatch.setattr("policyengine.compiler.evaluator.decide", fail)
 
 
 def test_a_decision_that_fails_inside_is_a_deny_and_one_line_says_why(run, policy, failing_engine):
