@@ -169,7 +169,7 @@ def varied(random: Random, base: Question) -> Question:
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:
     """Now and then a fact is of a wrong type, absent, or not known yet."""
-    match random.choices(["right", "wrong", "absent", "pending"], [92, 3, 3, 2])[0]:
+    match random.choices(["right", "wrong", "absent", "pending"], [88, 4, 3, 5])[0]:
         case "wrong":
             found[root][name] = copied(random.choice(WRONG))
         case "absent":

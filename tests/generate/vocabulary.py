@@ -45,7 +45,7 @@ EVERYWHERE = _atoms(
     """
     bool: user.suspended credential.bound attestation.verified context.flag
     int: user.age? chain.depth request.size? agent.tier?
-    number: user.score context.risk? user.address.floor?
+    number: user.score context.risk? user.address.floor? context.number?
     string: user.tenant agent.id agent.issuer agent.instance? agent.publisher? user.id credential.subject?
     string: credential.issuer task.id? attestation.by? attestation.model? attestation.environment? chain.root
     string: request.method? request.host? request.path? request.headers["x-trace"]? request.query["page"]?
@@ -53,8 +53,8 @@ EVERYWHERE = _atoms(
     plan: user.plan context.level?
     kind: credential.kind
     duration: credential.age credential.lifetime task.age? attestation.age? user.quota? context.wait?
-    time: time user.since? context.moment?
-    ip: request.ip?
+    time: time user.since? context.moment? context.time?
+    ip: request.ip? context.ip?
     cidr: user.net?
     user: user user.manager? context.person?
     team: agent.home? context.home?
@@ -185,6 +185,7 @@ facts {
   context.moment: time?   context.person: user?   context.home: team?   context.tags: set<string>?
   context.nets: set<cidr>?   context.people: set<user or team>?   context.samples: list<number>?
   context.rows: list<{ n: number   note: string?   who: user? }>?   context.color: color?
+  context.ip: ip?   context.time: time?   context.number: number?
 }
 facts on refunds { body.amount: number }
 facts on POST /v1/invoices/{id: invoice}/refunds {
@@ -204,7 +205,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "context": {
         "flag": "bool", "risk": "number", "zone": "string", "level": "plan", "wait": "duration", "moment": "time",
         "person": "user", "home": "team", "tags": "strings", "nets": "cidrs", "people": "members",
-        "samples": "numbers", "rows": "rows", "color": "color",
+        "samples": "numbers", "rows": "rows", "color": "color", "ip": "ip", "time": "time", "number": "number",
     },
     "body": {
         "amount": "number", "note": "string", "count": "int", "urgent": "bool", "plan": "plan", "source": "ip",
