@@ -120,9 +120,8 @@ elif credential_issuer is not None and credential_issuer != issuer: return None
         if {"issued_at", "expires_at"} & {*credential}:
             self.add("if not in_force(credential_, instant(now())): return None")
         if "claims" in credential:
-            self.add(
-                f'if type(credential_["claims"]) is not dict or len(credential_["claims"]) > {MOST_ELEMENTS}: return None'
-            )
+            self.add('claims = credential_["claims"]')
+            self.add(f"if type(claims) is not dict or len(claims) > {MOST_ELEMENTS}: return None")
         if "chain" in members:
             self.add('if chain_.get("hops") not in (None, [], ()): return None')
         if self.limited and "agent" in members:
