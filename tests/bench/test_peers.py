@@ -72,6 +72,28 @@ def test_an_engine_that_would_take_too_long_is_not_timed_and_says_so(monkeypatch
     assert on_trial(Floor(SMALL), cap=20) == {"skipped": "unverified: needs 30 s"}
 
 
+class Lazy(Floor):
+    """Prepares for a long time when it is first asked."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__(SMALL)
+        self.now, self.decide, self.prepared = clock, self.ask, False
+        self.ask = self.prepare
+
+    def prepare(self, question: Any) -> Verdict:
+        self.now[0] += 0.001 if self.prepared else 1_000
+        self.prepared = True
+        return self.decide(question)
+
+
+def test_an_engine_may_prepare_for_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+    lazy = Lazy(clock)
+    questions = [lazy.question(asked) for asked in SMALL.requests]
+    assert module.unverified(lazy, questions, SMALL.expected, cap=20) is None
+
+
 def seconds() -> Callable[[], float]:
     """A clock on which every reading comes a second after the one before."""
     ticks = iter(range(1_000))
