@@ -18,7 +18,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code("E153", "a file that is too large", "A policy has four million characters at most.", "", ""),
+    Code("E153", "a file that is too large", "A policy has 33,554,432 characters at most, of four bytes each.", "", ""),
     Code(
         "E154",
         "several sets of policies in one folder",
