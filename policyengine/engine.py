@@ -77,7 +77,7 @@ class Engine:
         self._store = MemoryStore()
         now = time_ns if clock is utc_now else lambda: nanoseconds(self._clock())
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now)
-        self._quick = self._evaluator.quick
+        self._quick = self._evaluator.quick.__call__  # bound once
         self._counting = Lock()
 
     @classmethod
