@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from policyengine.compiler import branches, driver, emit, evaluator, quick, rules, slices, tree, verdicts
+from policyengine.compiler import branches, driver, emit, evaluator, lines, quick, rules, slices, tree, verdicts
 from policyengine.runtime.decision import Outcome
 from policyengine.semantics import kernel as k
 
@@ -103,6 +103,17 @@ def rules_of_one_shape_share_their_constants(patch: Patch) -> None:
     patch.setattr(rules.Shapes, "function", shared)
 
 
+def a_name_is_taken_for_a_type(patch: Patch) -> None:
+    """`Scalar.IP` equals the text `ip`, and `context.ip` may be named before its type is."""
+
+    def word(self: Part, value: Any) -> Any:
+        if value not in self._words:
+            self._words[value] = self.constant(value)
+        return self._words[value]
+
+    patch.setattr(lines.Lines, "word", word)
+
+
 def a_scope_is_not_asked_for(patch: Patch) -> None:
     patch.setattr(rules.DoorWriter, "carries", lambda self, *given: "True")
 
@@ -158,22 +169,23 @@ class Found:
 
 
 FAULTS: dict[Callable[[Patch], None], Found] = {
-    a_place_forgets_its_exceptions: Found(2013),
-    a_guard_without_a_place_is_left_out: Found(2000, by_cedar=True),
-    globs_of_names_are_left_out: Found(2003, by_cedar=True),
+    a_place_forgets_its_exceptions: Found(2010),
+    a_guard_without_a_place_is_left_out: Found(2003, by_cedar=True),
+    globs_of_names_are_left_out: Found(2000, by_cedar=True),
     a_literal_hides_the_wildcard_beside_it: Found(2000),
-    two_stars_need_one_more_segment: Found(2001, by_cedar=True),
-    a_method_is_not_looked_at: Found(2006, by_cedar=True),
-    a_strict_comparison_lets_the_limit_through: Found(2006, by_cedar=True),
+    two_stars_need_one_more_segment: Found(2003, by_cedar=True),
+    a_method_is_not_looked_at: Found(2001, by_cedar=True),
+    a_strict_comparison_lets_the_limit_through: Found(2079, by_cedar=True),
     an_unknown_fact_counts_as_it_stands: Found(2000),
-    else_stands_for_what_is_wrong_too: Found(2008),
-    rules_of_one_shape_share_their_constants: Found(2007),
-    a_scope_is_not_asked_for: Found(2007),
-    a_block_stands_after_its_end: Found(2012),
+    else_stands_for_what_is_wrong_too: Found(2058),
+    rules_of_one_shape_share_their_constants: Found(2010),
+    a_name_is_taken_for_a_type: Found(2000, by_cedar=True),
+    a_scope_is_not_asked_for: Found(2002),
+    a_block_stands_after_its_end: Found(2010),
     the_person_served_needs_no_door: Found(2000),
     a_denied_request_bears_every_obligation: Found(2003),
     an_answer_is_kept_whatever_the_guards_do: Found(2000, by_cedar=True),
-    an_override_of_the_method_passes: Found(2022),
-    who_hands_on_is_left_out: Found(2014),
-    groups_count_only_by_name: Found(2001),
+    an_override_of_the_method_passes: Found(2000),
+    who_hands_on_is_left_out: Found(2008),
+    groups_count_only_by_name: Found(2003),
 }

@@ -24,7 +24,7 @@ def test_generated_questions_find_a_seeded_fault(
 ) -> None:
     fault(monkeypatch)
     monkeypatch.setattr("tests.compiler.equality.made_small", lambda asked, asking: None)
-    with pytest.raises(AssertionError, match="specified: ") as caught:
+    with pytest.raises(AssertionError, match=r"specified: |the quick way fails: ") as caught:
         hold(range(found.seed, found.seed + POLICIES), ASKED)
     assert "positional argument" not in str(caught.value), "the fault does not fit what it changes"
 
@@ -32,5 +32,5 @@ def test_generated_questions_find_a_seeded_fault(
 @pytest.mark.parametrize("fault", CEDAR, ids=lambda fault: fault.__name__)
 def test_cedar_finds_a_seeded_fault(fault: Callable[[Patch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
-    with pytest.raises(AssertionError, match=r"Cedar: |gate=<Gate\.IDENTITY"):
+    with pytest.raises(AssertionError, match=r"Cedar: |gate=<Gate\."):
         hold_equal(range(POLICIES), ASKED)
