@@ -104,7 +104,7 @@ class Driver:
         if "agent" in members and "id" not in (members["agent"] or ()):
             self.add("return None")
         if "user" in members:
-            self.add("if not named(user): return None")
+            self.add("if type(user) is not str or not user or not user.isascii() or len(user) > 999: return None")
         if "subject" in credential:
             self.add("if subject is not None and not named(subject): return None")
         if "issuer" in credential:
@@ -144,18 +144,20 @@ else: return None
             if name in request:
                 self.add(f'if not tame(request_["{name}"]): return None')
         if "tool" in members or "action" in members:
-            self.add("""
-place = elsewhere(q, leaves)
-if place is None: return None
-leaf, parts = place
-moment = now()
-""")
+            self.add(ELSEWHERE.format(key=self.place(members)))
             return
         if "body" in members:
             self.add("if not tame(body_): return None")
         if {"method", "path"} - {*request}:
             self.add("return None")
         self.add(WALK)
+
+    def place(self, members: dict[str, tuple[str, ...] | None]) -> str:
+        """What a tool or an action is known by, once it has been looked at."""
+        if "tool" in members:
+            return """("tool", tool_.get("server"), tool_.get("name"))"""
+        of = 'resource_["type"]' if "type" in (members.get("resource") or ()) else "None"
+        return f"""("action", action_.get("name"), {of})"""
 
     # ── Doors, guards, and what follows ───────────────────────────────────────────────────────
 
@@ -196,6 +198,14 @@ if leaf is None:
 elif leaf.takes_parts: parts = path.split("/")
 """
 
+# Tools and actions that the policy names are known by their names; others are looked at each time.
+ELSEWHERE = """
+moment = now()
+place = places.get({key}) or elsewhere({key})
+if place is None: return None
+leaf, parts = place
+"""
+
 # An agent goes through most doors by its name or by a group.
 DOORS = f"""
 side = leaf.SIDE
@@ -218,7 +228,8 @@ if not opened:
                     if rule({WHO}) is True:
                         opened = True
                         break
-        if side.each and not opened: opened = opened_by_others(side, NAME, ({WHO}))
+        if side.others is not None and not opened and NAME is not None: opened = asked = side.others({WHO}) is True
+        if side.globs and not opened: opened = opened_by_globs(side, NAME, ({WHO}))
 """
 SERVED = f"""
 served = to_anyone
@@ -250,7 +261,7 @@ MET = """
 # The commonest deny: no door here is for the caller, or the conditions of one do not hold.
 DENIED = f"""
 side = leaf.told_KIND
-if not acting and not opened and not side.each and leaf.told_anyone is None and issuer in issuers:
+if not acting and not opened and not side.globs and leaf.told_anyone is None and issuer in issuers:
     closed = False
     rule = side.names.get(NAME) if asked else None
     if rule is not None:
@@ -270,12 +281,17 @@ if not acting and not opened and not side.each and leaf.told_anyone is None and 
                     if answer is None: return None
                     if answer is not False: closed = answer or closed or ()
                     if answer: break
+    if side.others is not None and NAME is not None and not closed:
+        answer = side.others({WHO})
+        if answer is None: return None
+        if answer is not False: closed = answer or closed or ()
     if closed is False:
         side = leaf.standing_KIND
         rule = side.names.get(NAME)
         if rule is not None:
             if type(rule) is tuple: rule = side.names.made(NAME)
             closed = rule({WHO})
+        if closed is False and side.others is not None and NAME is not None: closed = side.others({WHO})
     if closed == () and (known(NAME) or plain(NAME)):
         return Decision(NOTHING_OPENS, (agent, issuer, user), (moment, take()))
 """

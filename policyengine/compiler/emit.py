@@ -104,19 +104,23 @@ class Writer(FactLines):
         """A reference as such, where it stood as an id."""
         return text.code if text.of is None else f"EntityRef({self.word(text.of)}, {text.code})"
 
-    def _attribute(self, node: k.Attribute, *, as_set: bool = False) -> Text:
+    def _attribute(self, node: k.Attribute, *, as_set: bool = False, ids: bool | None = None) -> Text:
         if node.name == "id":
             base = self.value(node.base)
             return Text(base.code if base.of is not None else self.put(f"{base.code}.id"))
-        code = self.looked_up(node, as_set)
-        self.unless(f"{code} is not None and {code} is not ABSENT")
         only = self._only(node.type)
-        return Text(code, only)
+        by_id = only is not None if ids is None else ids
+        code = self.looked_up(node, as_set, by_id)
+        self.unless(f"{code} is not None and {code} is not ABSENT")
+        return Text(code, only if by_id else None)
 
-    def looked_up(self, node: k.Attribute, as_set: bool = False) -> str:
-        """An attribute from the credential or the directory: None where it is not sure, ABSENT where there is none."""
+    def looked_up(self, node: k.Attribute, as_set: bool = False, ids: bool = False) -> str:
+        """An attribute from the credential or the directory: None where it is not sure, ABSENT where there is none.
+
+        `ids`: references as the ids that stand for them.
+        """
         base = self.value(node.base)
-        column = self.setting.column(node, self._only(node.type) is not None, as_set, base.of)
+        column = self.setting.column(node, ids, as_set, base.of)
         row = f"{self.word(column)}[{base.code}]"
         names = self._claims(node, base)
         if names is None:
@@ -135,7 +139,8 @@ class Writer(FactLines):
         names = next((found for type in types if (found := self.setting.claimed.get((type, node.name)))), None)
         if names is None:
             return None
-        if base.code != base.of or node.inherited or not isinstance(node.type, Scalar | kinds.Enum | kinds.Set):
+        plain = isinstance(getattr(node.type, "element", node.type), Scalar | kinds.Enum)
+        if base.code != base.of or node.inherited or not plain:
             self.unless(f"{self.raw(('credential', 'claims'))} is None")  # it may be the caller, by another way
             return None
         return names
@@ -160,7 +165,7 @@ class Writer(FactLines):
         """The raw fact (None: absent) and how to check it, or an attribute (ABSENT: absent) and nothing to check."""
         match node:
             case k.Attribute():
-                return self.looked_up(node), None
+                return self.looked_up(node, ids=self._only(node.type) is not None), None
             case k.Fact(path) if path not in self.setting.bound and path[0] not in ("params", "resource", "chain"):
                 if path in (("approval", "by"), ("approval", "age")):
                     return "None", lambda: Text("None")
@@ -232,9 +237,8 @@ class Writer(FactLines):
                 return self._contains(node)
             case k.Below(item, ancestor, strict, direct):
                 relation = "parents" if direct else "above" if strict else "within"
-                kin = self.put(f"{self.word(self.setting.kin(relation))}[{self.reference(self.value(item))}]")
-                self.unless(f"{kin} is not None")
-                return self.put(f"{self.reference(self.value(ancestor))} in {kin}")
+                kin = self._kin(relation, self.value(item))
+                return self.put(f"{self._as_reference(ancestor)} in {kin}")
             case k.InNetwork(address, networks):
                 return self._sure(f"within({self.value(address).code}, {self.value(networks).code})").code
             case k.InWindow(moment, window):
@@ -308,14 +312,37 @@ class Writer(FactLines):
             collection = collection.expression
         item = self.value(node.item)
         if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), kinds.Ref)):
-            kin = self.put(f"{self.word(self.setting.kin('within'))}[{self.reference(item)}]")
-            self.unless(f"{kin} is not None")
-            return self.put(f"not {kin}.isdisjoint({self.as_set(collection)})")
+            return self.put(f"not {self._kin('within', item)}.isdisjoint({self.as_set(collection)})")
+        if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:
+            return self.put(f"{item.code} in {self._attribute(collection, as_set=True, ids=True).code}")
         if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):
             found = self._in_strings(collection, item)
             if found is not None:
                 return found
         return self.put(f"{self.reference(item)} in {self.as_set(collection)}")
+
+    def _kin(self, relation: str, item: Text) -> str:
+        """All that an entity is in, surely; what is in many conditions is looked up once."""
+
+        def write() -> Text:
+            found = self.put(f"{self.word(self.setting.kin(relation, item.of))}[{item.code}]")
+            self.unless(f"{found} is not None")
+            return Text(found)
+
+        return self._once(("kin", relation, item), write).code
+
+    def _as_reference(self, node: k.Expr) -> str:
+        """A reference as it stands in the directory, without making it anew."""
+        match node:
+            case k.Constant(EntityRef() as ref):
+                return self.constant(ref)
+            case k.Attribute() if node.name != "id":
+                return self._once(("reference", node), lambda: self._attribute(node, ids=False)).code
+            case _:
+                return self.reference(self.value(node))
+
+    def _only_element(self, node: k.Attribute) -> str | None:
+        return self._only(node.type.element) if isinstance(node.type, kinds.Set | kinds.List) else None
 
     def _in_strings(self, fact: k.Fact, item: Text) -> str | None:
         """Where a string is found in a raw list, the other elements do not matter."""

@@ -17,7 +17,7 @@ from policyengine.semantics import kernel as k
 
 Path: TypeAlias = tuple[str, ...]
 Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], Column]
-Kin: TypeAlias = Callable[[str], Column]
+Kin: TypeAlias = Callable[[str, str | None], Column]
 
 
 @dataclass(frozen=True, slots=True)

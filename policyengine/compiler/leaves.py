@@ -192,6 +192,12 @@ class Leaves:
                 self._tool_leaves[qualified] = found
         return found
 
+    def knows_tool(self, qualified: str) -> bool:
+        return qualified in self._exact_tools
+
+    def knows_action(self, verb: str, type: str) -> bool:
+        return (verb, type) in self._actions
+
     def at_action(self, verb: str, type: str) -> Leaf:
         return self.leaf(
             f"action {type}" if type in self.kernel.entities else "action", self._actions.get((verb, type), ())
@@ -319,10 +325,10 @@ class Leaves:
             found = self._columns[key] = reads.Column(read, self._has, type)
         return found
 
-    def _kin(self, relation: str) -> reads.Column:
-        found = self._columns.get(relation)
+    def _kin(self, relation: str, type: str | None) -> reads.Column:
+        found = self._columns.get((relation, type))
         if found is None:
-            found = self._columns[relation] = reads.Column(reads.kin(self._entities, relation), self._has, None)
+            found = self._columns[relation, type] = reads.Column(reads.kin(self._entities, relation), self._has, type)
         return found
 
 

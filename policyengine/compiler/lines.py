@@ -80,9 +80,10 @@ class Lines:
 
     def word(self, value: Hashable) -> str:
         """A name or a type, by the one name that it has in all of the function."""
-        if value not in self._words:
-            self._words[value] = self.constant(value)
-        return self._words[value]
+        key = (type(value), value)  # a type equals its name
+        if key not in self._words:
+            self._words[key] = self.constant(value)
+        return self._words[key]
 
     def _once(self, key: tuple[object, ...], write: Callable[[], Text]) -> Text:
         found = self._seen.get(key)

@@ -27,8 +27,6 @@ MOST_FORMS = 256
 MOST_HEADS = 8_192
 # What reading a question of another form than was expected comes to.
 OTHER_FORM = (KeyError, TypeError, AttributeError)
-BESIDE = (MEMBERS["request"] or frozenset()) - {"method", "path"}  # what a tool or an action may come with
-NO_MEMBERS: dict[str, object] = {}
 
 
 def plain(name: object) -> bool:
@@ -68,14 +66,16 @@ class Quick:
         verdicts = self._verdicts = Verdicts(kernel.package, kernel.revision)
         self._paths = leaves.paths
         self._heads: dict[str, Branch] = {}
+        self._places: dict[tuple[str, Any, Any], tuple[Leaf, Any]] = {}
+        self._leaves = leaves
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "Decision": Decision, "MISSED": MISSED, "NOTHING_OPENS": verdicts.nothing_opens,
-            "all_named": all_named,
-            "OPEN": OPEN, "denied": self.denied, "elsewhere": elsewhere, "heads": self._heads, "in_force": in_force,
-            "instant": instant, "issuers": self._issuers, "known": leaves.known_names.__contains__,
-            "known_groups": leaves.known_groups, "leaves": leaves, "met": met, "named": named, "now": now,
-            "opened_by_others": opened_by_others, "plain": plain, "plain_strings": plain_strings,
-            "take": serials.__next__, "tame": tame, "verdict": verdicts.at, "walk": self.walk,
+            "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
+            "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
+            "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
+            "now": now, "opened_by_globs": opened_by_globs, "places": self._places, "plain": plain,
+            "plain_strings": plain_strings, "take": serials.__next__, "tame": tame, "verdict": verdicts.at,
+            "walk": self.walk,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
 
@@ -150,6 +150,24 @@ class Quick:
             return self._verdicts.nothing_opens
         return self._verdicts.at(leaf, (True, False, closed or (), served), acting)
 
+    def elsewhere(self, key: tuple[str, Any, Any]) -> tuple[Leaf, Any] | None:
+        """The leaf of a tool or an action, and what stands for the parts of a path; None where that is not sure."""
+        kind, of, name = key
+        if kind == "tool":
+            if not named(name) or ("/" in name if of is None else not named(of) or "/" in of):
+                return None
+            qualified = name if of is None else f"{of}/{name}"
+            place: tuple[Leaf, Any] = self._leaves.at_tool(qualified), qualified
+            known = self._leaves.knows_tool(qualified)
+        else:
+            if not named(of) or not named(name):
+                return None
+            place = self._leaves.at_action(of, name), ()
+            known = self._leaves.knows_action(of, name)
+        if known:
+            self._places[key] = place
+        return place
+
     def walk(self, method: str, path: str) -> tuple[Leaf, Any] | None:
         """The leaf of a path, segment by segment, and its parts; None where it is not canonical as it stands."""
         if len(path) > LONGEST_PATH or not path.isascii():
@@ -201,13 +219,13 @@ def missed(question: Question) -> Any:
     return MISSED
 
 
-def opened_by_others(side: Side, name: str | None, given: tuple[Any, ...]) -> bool:
-    return any(rule(*given) is True for rule in others(side, name))
+def opened_by_globs(side: Side, name: str | None, given: tuple[Any, ...]) -> bool:
+    return name is not None and any(glob.matches(name) and rule(*given) is True for glob, rule in side.globs)
 
 
 def is_open(side: Side, name: str, given: tuple[Any, ...]) -> bool:
     by_name = name in side.names and side.names.made(name)(*given) is True
-    return by_name or opened_by_others(side, name, given)
+    return by_name or any(rule(*given) is True for rule in others(side, name))
 
 
 def others(side: Side, name: str | None) -> Iterator[Rule]:
@@ -264,17 +282,3 @@ def stands(side: Side, name: str | None, groups: Any, given: tuple[Any, ...]) ->
         if answer is not False:
             return None if answer is None else True
     return False
-
-
-def elsewhere(q: Question, leaves: Leaves) -> tuple[Leaf, Any] | None:
-    """The leaf of a tool or an action, and what stands for the parts of a path; None where that is not sure."""
-    if not BESIDE.issuperset(q.get("request", NO_MEMBERS)):
-        return None
-    if "tool" in q:
-        tool, server = q["tool"].get("name"), q["tool"].get("server")
-        if not named(tool) or ("/" in tool if server is None else not named(server) or "/" in server):
-            return None
-        qualified = tool if server is None else f"{server}/{tool}"
-        return leaves.at_tool(qualified), qualified
-    verb, type_ = q["action"].get("name"), q.get("resource", NO_MEMBERS).get("type")
-    return (leaves.at_action(verb, type_), ()) if named(verb) and named(type_) else None

@@ -203,11 +203,21 @@ def attribute(facts: Facts, node: k.Attribute, *, ids: bool, as_set: bool) -> Ca
         if is_absent(value):
             return ABSENT
         found = settled(value)
-        if ids and isinstance(found, EntityRef):
-            return found.id
+        found = ids_of(found) if ids else found
         return frozenset(found) if as_set and isinstance(found, tuple) else found
 
     return read
+
+
+def ids_of(found: object) -> object:
+    """The ids of references; what is not known stays so."""
+    match found:
+        case EntityRef(_, id):
+            return id
+        case tuple():
+            return tuple(one.id for one in found if isinstance(one, EntityRef))
+        case _:
+            return found
 
 
 def kin(entities: Entities, relation: str) -> Callable[[EntityRef], object]:
