@@ -101,8 +101,8 @@ class Driver:
             if name not in (members.get(root) or ()) and root != "request":
                 self.add(f"{used} = None")
         credential = members.get("credential") or ()
-        if "agent" in members and "id" not in (members["agent"] or ()):
-            self.add("return None")
+        if "agent" in members:  # an agent without a name is nobody, whatever its groups
+            self.add("if agent is None: return None")
         if "user" in members:
             self.add("if type(user) is not str or not user or not user.isascii() or len(user) > 999: return None")
         if "subject" in credential:

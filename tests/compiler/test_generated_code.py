@@ -133,3 +133,14 @@ def test_a_tree_of_one_policy_is_the_same_whatever_the_order_of_its_files() -> N
     other = "\nissuer" + rest[0]
     one, two = (Engine.from_text(text) for text in (first + other, first + other + "\n"))
     assert one._evaluator.leaves.tree == two._evaluator.leaves.tree
+
+
+@pytest.mark.parametrize("id", [None, "", 7, True, ["bot"], "é\u0301"])
+def test_an_agent_without_a_name_goes_through_no_door_of_its_groups(id: object) -> None:
+    engine = Engine.from_text("""package p
+issuer acme { scopes none }
+agent group "night" { issued by acme  acts alone  may GET /x }
+""")
+    asked = {"request": {"method": "GET", "path": "/x"}, "agent": {"id": "bot", "issuer": "acme", "groups": ["night"]}}
+    assert engine.decide(asked).allowed
+    assert engine.decide({**asked, "agent": {**asked["agent"], "id": id}}).gate is Gate.IDENTITY
