@@ -114,7 +114,7 @@ Stamp: TypeAlias = tuple[int, int] | str
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
-_COUNTED = 40  # of the 80 bits of chance, those that count on from a start drawn by chance
+_COUNTED = 30  # of the 80 bits of chance, those that count on from a start drawn by chance
 serials = count()
 
 
@@ -125,7 +125,7 @@ def crockford(number: int, characters: int) -> str:
 
 def _drawn() -> tuple[str, int]:
     """What keeps the ids of this process apart from all others."""
-    return crockford(secrets.randbits(40), 8), secrets.randbits(_COUNTED)
+    return crockford(secrets.randbits(80 - _COUNTED), 10), secrets.randbits(_COUNTED)
 
 
 _chance, _start = _drawn()
@@ -148,15 +148,18 @@ def _time(milliseconds: int) -> str:
 def ulid(nanoseconds: int, serial: int) -> str:
     """A ULID: 48 bits of milliseconds, then chance, in 26 characters that sort by time."""
     low = _start + serial
-    pairs = f"{_PAIRS[low >> 30 & 1023]}{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
-    return f"{_time(nanoseconds // 1_000_000)}{_chance}{pairs}"
+    last = f"{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
+    return f"{_time(nanoseconds // 1_000_000)}{_chance}{last}"
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
-class Answer(Struct, frozen=True):
-    """What is said to a request, whoever asked: the same object answers all that come to the same end."""
+class Answer(Struct, frozen=True, eq=False):
+    """What is said to a request, whoever asked: the same object answers all that come to the same end.
+
+    So what of it goes over the wire is written once: `written` holds it by the form, and is no part of what it says.
+    """
 
     outcome: Outcome
     gate: Gate | None = None
@@ -167,6 +170,32 @@ class Answer(Struct, frozen=True):
     unknown: tuple[UnknownFact, ...] = ()
     package: str = ""
     revision: str = ""
+    written: dict[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return self.said == other.said if isinstance(other, Answer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.said)
+
+    @property
+    def said(self) -> tuple[object, ...]:
+        """All that it says."""
+        return (
+            self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.rates, self.unknown,
+            self.package, self.revision,
+        )  # fmt: skip
+
+    def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
+        """The members of a decision before its id, between id and principal, and after; in the order of the wire."""
+        return (
+            {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW},
+            {
+                "revision": self.revision, "package": self.package, "gate": self.gate, "reasons": self.reasons,
+                "remedies": self.remedies,
+            },
+            {"rates": self.rates, "obligations": self.obligations, "unknown": self.unknown},
+        )  # fmt: skip
 
 
 # Agent, issuer and user of a request without a chain: what a principal is made of when somebody asks for it.
@@ -264,10 +293,13 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     @property
     def principal(self) -> Principal:
         """Who asked, for whom, through whom."""
-        if isinstance(self.asker, Principal):
-            return self.asker
-        agent, issuer, user = self.asker
-        return Principal(agent, issuer, user, tuple(one for one in (user, agent) if one is not None), agent)
+        asker = self.asker
+        if isinstance(asker, Principal):
+            return asker
+        agent, issuer, user = asker
+        if agent is None:
+            return Principal(None, issuer, user, () if user is None else (user,))
+        return Principal(agent, issuer, user, (agent,) if user is None else (user, agent), agent)
 
     @property
     def allowed(self) -> bool:
@@ -286,32 +318,34 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     def to_json(self) -> bytes:
         """The decision in JSON (UTF-8), as `/decide` answers."""
-        return _JSON.encode(self._wire())
+        before, between, after = self.answer.written.get("json") or _in_json(self.answer)
+        return b"".join((before, _JSON(self.id), between, _JSON(self.principal), after))
 
     def to_msgpack(self) -> bytes:
         """The decision in MessagePack, as `/decide` and the socket answer."""
-        return _MSGPACK.encode(self._wire())
-
-    def _wire(self) -> dict[str, object]:
-        answer = self.answer
-        return {
-            "outcome": answer.outcome,
-            "allowed": answer.outcome is Outcome.ALLOW,
-            "id": self.id,
-            "revision": answer.revision,
-            "package": answer.package,
-            "gate": answer.gate,
-            "reasons": answer.reasons,
-            "remedies": answer.remedies,
-            "principal": self.principal,
-            "rates": answer.rates,
-            "obligations": answer.obligations,
-            "unknown": answer.unknown,
-        }
+        before, between, after = self.answer.written.get("msgpack") or _in_msgpack(self.answer)
+        return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), after))
 
 
-_JSON = msgspec.json.Encoder()
-_MSGPACK = msgspec.msgpack.Encoder()
+_JSON = msgspec.json.Encoder().encode
+_MSGPACK = msgspec.msgpack.Encoder().encode
+_TWELVE = b"\x8c"  # a map of so many members
+
+
+def _in_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
+    before, between, after = (_JSON(members)[1:-1] for members in answer.around())
+    found = (b"{" + before + b',"id":', b"," + between + b',"principal":', b"," + after + b"}")
+    answer.written["json"] = found
+    return found
+
+
+def _in_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
+    before, between, after = (
+        b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in answer.around()
+    )
+    found = (_TWELVE + before + _MSGPACK("id"), between + _MSGPACK("principal"), after)
+    answer.written["msgpack"] = found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
