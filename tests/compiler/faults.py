@@ -170,7 +170,7 @@ class Found:
 
 FAULTS: dict[Callable[[Patch], None], Found] = {
     a_place_forgets_its_exceptions: Found(2010),
-    a_guard_without_a_place_is_left_out: Found(2003, by_cedar=True),
+    a_guard_without_a_place_is_left_out: Found(2016, by_cedar=True),
     globs_of_names_are_left_out: Found(2000, by_cedar=True),
     a_literal_hides_the_wildcard_beside_it: Found(2000),
     two_stars_need_one_more_segment: Found(2003, by_cedar=True),
@@ -178,7 +178,7 @@ FAULTS: dict[Callable[[Patch], None], Found] = {
     a_strict_comparison_lets_the_limit_through: Found(2079, by_cedar=True),
     an_unknown_fact_counts_as_it_stands: Found(2000),
     else_stands_for_what_is_wrong_too: Found(2058),
-    rules_of_one_shape_share_their_constants: Found(2010),
+    rules_of_one_shape_share_their_constants: Found(2003),
     a_name_is_taken_for_a_type: Found(2000, by_cedar=True),
     a_scope_is_not_asked_for: Found(2002),
     a_block_stands_after_its_end: Found(2010),

@@ -210,7 +210,7 @@ class Writer:
             case "number" | "int":
                 a, b = inner.value(kind), inner.value(kind)
                 forms += [f"({a} {sign} {b})" for sign in "+-*"]
-                forms += [f"(-{a})", f"abs({a})", f"min({a}, {b})", f"max({a}, {b})"]
+                forms += [f"(-{a})", f"(-{a})", f"abs({a})", f"min({a}, {b})", f"max({a}, {b})"]
                 if kind == "int" and self._any("string"):
                     forms += [f"size({inner._reference('string')})", f"bucket({inner._reference('string')}, 10)"]
                 if kind == "int" and self._any("strings"):

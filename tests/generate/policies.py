@@ -117,13 +117,26 @@ def _gateway(random: Random) -> Iterable[str]:
     for number in range(random.choice([1, 2, 3, 4])):
         place, groups = random.choice([one for one in sorted(PLACES.items()) if "except" in one[0] or number])
         on = f" on {place}" if place else ""
-        yield _block(f'guard "p{number}"{on}', [f"{random.choice(ACTS)} {_plain_condition(random, groups)}"])
+        yield _block(f'guard "p{number}"{on}', [f"{_act(random, groups)} {_plain_condition(random, groups)}"])
 
 
 ACTS = (
     "deny when", "deny unless", "require", "require", "audit full when", 'header "X-Checked" "yes" when', "warn when",
     "step_up mfa when", 'notify "soc" when',
 )  # fmt: skip
+
+
+def _act(random: Random, groups: Sequence[str]) -> str:
+    paths = _redactable(groups)
+    return f"redact {paths} when" if paths and random.random() < 0.3 else random.choice(ACTS)
+
+
+REDACTED = {"refund": "body.note, body.card.number", "amount": "body.amount", "mail": "args.to"}
+
+
+def _redactable(groups: Sequence[str]) -> str | None:
+    """The facts of a place that may be redacted, if any."""
+    return next((REDACTED[group] for group in reversed(groups) if group in REDACTED), None)
 
 
 def _plain_may(random: Random) -> str:
@@ -336,8 +349,7 @@ def _item(random: Random, groups: tuple[str, ...]) -> str:
 
     shown = next((MESSAGES[group] for group in reversed(groups) if group in MESSAGES), MESSAGES[""])
     message = f' message "{shown}"' if random.random() < 0.3 else ""
-    redacted = {"refund": "body.note, body.card.number", "amount": "body.amount", "mail": "args.to"}
-    redact = next((redacted[group] for group in reversed(groups) if group in redacted), None)
+    redact = _redactable(groups)
     within = random.choice(["", " within 15m"])
     forms: list[Callable[[], str]] = [
         lambda: f"deny{condition(optional=False)}{message}",
