@@ -82,14 +82,16 @@ class Driver:
 
     def roots(self, members: dict[str, tuple[str, ...] | None]) -> None:
         """Every member is read, so if there are as many as there should be, there are no others."""
-        lengths, total = [], 0
+        plain, lengths, total = [], [], 0
         for root, names in self.form:
             self.add(f'{root}_ = q["{root}"]')
-            if not names:  # free, or without members: nothing below would notice what is no object
-                self.add(f"if type({root}_) is not dict or len({root}_) > {MOST_ELEMENTS}: return None")
-            if names is not None:
+            plain.append(f"{root}_.__class__ is not dict")
+            if names is None:
+                plain.append(f"len({root}_) > {MOST_ELEMENTS}")
+            else:
                 lengths.append(f"len({root}_)")
                 total += len(names)
+        self.add(f"if {' or '.join(plain)}: return None")
         self.add(f"if {' + '.join(lengths)} != {total}: return MISSED")
         for root, names in self.form:
             for name in names or ():
