@@ -263,7 +263,7 @@ MET = """
 # The commonest deny: no door here is for the caller, or the conditions of one do not hold.
 DENIED = f"""
 side = leaf.told_KIND
-if not acting and not opened and not side.globs and leaf.told_anyone is None and issuer in issuers:
+if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers:
     closed = False
     rule = side.names.get(NAME) if asked else None
     if rule is not None:
@@ -294,6 +294,11 @@ if not acting and not opened and not side.globs and leaf.told_anyone is None and
             if type(rule) is tuple: rule = side.names.made(NAME)
             closed = rule({WHO})
         if closed is False and side.others is not None and NAME is not None: closed = side.others({WHO})
-    if closed == () and (known(NAME) or plain(NAME)):
-        return Decision(NOTHING_OPENS, (agent, issuer, user), (moment, take()))
+    if closed is not False and closed is not None and (known(NAME) or plain(NAME)):
+        answer = None
+        if not closed and not acting: answer = NOTHING_OPENS
+        elif not closed or plain_strings(scopes):
+            doors = (True, False, closed, True)
+            answer = leaf.verdicts.get((doors, acting)) or verdict(leaf, doors, acting)
+        return answer and Decision(answer, (agent, issuer, user), (moment, take()))
 """
