@@ -1,0 +1,124 @@
+"""The tree as it is walked: every pattern that matches is found, and strangers do not fill its memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+import pytest
+
+from policyengine.compiler import branches
+from policyengine.directory.entities import Directory
+from policyengine.engine import Engine
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics.reference import decide
+
+CROSSING = "\n".join(
+    f'guard "{"".join(way)}" on GET /{"/".join(way)} {{ warn message "{"".join(way)}" }}'
+    for way in product("a*", repeat=5)
+)
+
+
+def warned(engine: Engine, path: str) -> list[str | None]:
+    decision = engine.decide({"request": {"method": "GET", "path": path}})
+    assert decision.allowed
+    return [one.message for one in decision.obligations]
+
+
+@pytest.mark.parametrize("most", [0, 3, branches.MOST_BRANCHES])
+def test_patterns_that_cross_in_every_way_are_all_found_however_few_branches_are_kept(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(branches, "MOST_BRANCHES", most)
+    engine = Engine.from_text(f"package p\nanyone {{ may GET /** }}\n{CROSSING}")
+    for way in product("ab", repeat=5):
+        names = ["".join(one) for one in product(*("a*" if part == "a" else "*" for part in way))]
+        assert sorted(map(str, warned(engine, "/" + "/".join(way)))) == sorted(names)
+    assert len(engine._evaluator.leaves.paths._branches) <= most
+
+
+def test_a_walk_finds_a_literal_a_capture_an_affix_and_the_rest_at_once() -> None:
+    engine = Engine.from_text("""package p
+anyone { may GET /** }
+guard "literal" on /users/me { warn message "literal" }
+guard "capture" on /users/{id} { warn message "capture" }
+guard "affix" on /users/{name}.json { warn message "affix" }
+guard "rest" on /users/** { warn message "rest" }
+""")
+    assert warned(engine, "/users/me") == ["capture", "literal", "rest"]
+    assert warned(engine, "/users/7") == ["capture", "rest"]
+    assert warned(engine, "/users/7.json") == ["affix", "capture", "rest"]
+    assert warned(engine, "/users/.json") == ["capture", "rest"]
+    assert warned(engine, "/users") == ["rest"]
+    assert warned(engine, "/users/7/x/y") == ["rest"]
+    assert warned(engine, "/other") == []
+
+
+def test_what_strangers_ask_for_is_not_kept() -> None:
+    engine = Engine.from_text("""package p
+issuer acme { scopes none }
+agent "bot" { issued by acme  acts alone  may GET /things/{id}, TOOL mail/*, ACTION read thing }
+entity thing {}
+guard "all" on /** { audit full when request.method == "GET" }
+""")
+    leaves, quick = engine._evaluator.leaves, engine._evaluator.quick
+
+    def kept() -> list[int]:
+        sides = [leaf.agents.names for leaf in leaves._leaves.values()]
+        return [
+            len(leaves.paths._branches), len(leaves._leaves), len(leaves._tool_leaves), len(quick._places),
+            sum(map(len, sides)), len(leaves.shapes.codes),
+        ]  # fmt: skip
+
+    def ask(n: int) -> None:
+        who: dict[str, Any] = {"agent": {"id": f"stranger{n}", "issuer": "acme", "groups": [f"g{n}"]}}
+        for place in (
+            {"request": {"method": "GET", "path": f"/things/{n}/more{n}/{n}"}},
+            {"request": {"method": f"M{'A' * (n % 9)}", "path": f"/x{n}/y"}},
+            {"tool": {"server": f"s{n}", "name": f"t{n}"}},
+            {"tool": {"server": "mail", "name": f"t{n}"}},
+            {"action": {"name": f"v{n}"}, "resource": {"type": f"t{n}", "id": "1"}},
+        ):
+            assert not engine.decide({**place, **who}).allowed
+
+    for n in range(20):
+        ask(n)
+    before = kept()
+    for n in range(20, 1_000):
+        ask(n)
+    assert kept() == before
+    assert len(quick._heads) <= 8_192
+
+
+def test_collections_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.compiler.quick.MOST_HEADS", 50)
+    engine = Engine.from_text("package p\nanyone { may GET /** }")
+    for n in range(500):
+        assert engine.decide({"request": {"method": "GET", "path": f"/a{n}/b{n}/c"}}).allowed
+        assert len(engine._evaluator.quick._heads) <= 50
+
+
+def test_forms_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.compiler.quick.MOST_FORMS", 3)
+    engine = Engine.from_text("package p\nanyone { may GET /** }")
+    ask = {"request": {"method": "GET", "path": "/x"}}
+    for name in ("kind", "issuer", "subject", "scopes", "age", "bound", "lifetime", "claims"):
+        assert engine.decide({**ask, "credential": {name: None}}).allowed
+        assert len(engine._evaluator.quick._drivers) <= 3
+
+
+def test_a_slice_holds_what_matters_to_one_request_alone() -> None:
+    blocks = "\n".join(f'agent "a{n}" {{ issued by i  acts alone  may GET /x{n}/{{id}} }}' for n in range(300))
+    guards = "\n".join(f'guard "g{n}" on /x{n}/** {{ warn when request.size > 1 }}' for n in range(300))
+    engine = Engine.from_text(f"package p\nissuer i {{ scopes none }}\n{blocks}\n{guards}")
+    asked = Request.from_mapping(
+        {"request": {"method": "GET", "path": "/x7/1", "size": 0.5}, "agent": {"id": "a7", "issuer": "i"}}
+    )
+    small = engine._evaluator.slices.of(asked)
+    assert [block.label for block in small.agents] == ['agent "a7"']
+    assert [guard.name for guard in small.guards] == ["g7"]
+    now = datetime(2027, 1, 4, tzinfo=UTC)
+    whole, part = (decide(one, asked, Snapshot(Directory()), now) for one in (engine.kernel, small))
+    assert whole == part
