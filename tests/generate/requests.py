@@ -36,12 +36,15 @@ TOOLS = ("billing/refund", "mail/send", "mail/draft", "mail/odd name", "search",
 # ── The directory ─────────────────────────────────────────────────────────────────────────────
 
 
-def rows(random: Random) -> Rows:
-    """What the directory knows: most entities, most attributes, now and then a value of a wrong type."""
+def rows(random: Random, known: float = 0.9) -> Rows:
+    """What the directory knows: most entities, most attributes, now and then a value of a wrong type.
+
+    `known` is how often it has a row or an attribute: with 1.0 it has all, and of their types.
+    """
     found: Rows = []
     for kind, names in (("team", v.TEAMS), ("user", v.USERS), ("folder", v.FOLDERS), ("invoice", v.INVOICES),
                         ("doc", v.DOCS), ("org", v.ORGS), ("agent", v.AGENTS), ("tool", TOOLS)):  # fmt: skip
-        found += [_row(random, kind, name) for name in names if random.random() < 0.9]
+        found += [_row(random, kind, name, known) for name in names if random.random() < known]
     return found
 
 
@@ -50,9 +53,10 @@ def directory(given: Rows) -> Directory:
     return Directory(entity_rows(raw, "entities"))
 
 
-def _row(random: Random, kind: str, name: str) -> dict[str, Any]:
+def _row(random: Random, kind: str, name: str, known: float) -> dict[str, Any]:
+    right = 1.0 if known == 1.0 else 0.93
     attributes = {
-        key: _value(random, wanted, 0.93) for key, wanted in _ATTRIBUTES[kind].items() if random.random() < 0.9
+        key: _value(random, wanted, right) for key, wanted in _ATTRIBUTES[kind].items() if random.random() < known
     }
     above = {"user": "team", "team": "team", "folder": "folder", "invoice": "folder", "doc": "folder"}.get(kind)
     pool = {"team": v.TEAMS, "folder": v.FOLDERS}.get(above or "", ())
