@@ -230,7 +230,7 @@ if not opened:
                     if rule({WHO}) is True:
                         opened = True
                         break
-        if side.others is not None and not opened and NAME is not None: opened = asked = side.others({WHO}) is True
+        if side.others is not None and not opened and NAME is not None: opened = side.others({WHO}) is True
         if side.globs and not opened: opened = opened_by_globs(side, NAME, ({WHO}))
 """
 SERVED = f"""
