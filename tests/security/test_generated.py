@@ -34,7 +34,7 @@ def test_a_seed_gives_the_same_case_again() -> None:
 @pytest.fixture(scope="module")
 def many() -> list[k.Kernel]:
     """Kernels of some policies; what every policy has, such as its vocabulary, is in each."""
-    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(40)]
+    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(60)]
     return [kernel for kernel in kernels if kernel is not None]
 
 
@@ -74,7 +74,7 @@ def test_policies_hold_every_door(many: list[k.Kernel]) -> None:
 
 
 def test_questions_reach_every_gate_and_outcome() -> None:
-    decisions = [(case, case.decide()) for seed in range(40) for case in cases(seed)]
+    decisions = [(case, case.decide()) for seed in range(60) for case in cases(seed)]
     later = [
         replace(case, question=approved(Random(1), case.question, one, case.now)).decide()
         for case, one in decisions
