@@ -27,7 +27,7 @@ r.hour >= p.h0 && r.hour < p.h1 && r.risk < p.risk && (p.att == "any" || r.attes
 
 class Listed:
     def __init__(self, work: Workload) -> None:
-        logging.disable(logging.CRITICAL)  # it logs every decision
+        logging.getLogger("casbin").setLevel(logging.CRITICAL)  # it logs every decision
         rows = [*map(_permit, work.permits), *map(_forbid, work.forbids)]
         with tempfile.TemporaryDirectory() as folder:
             model, table = Path(folder, "model.conf"), Path(folder, "policy.csv")
