@@ -1,6 +1,6 @@
 """`guard`: has anything become slower? Ratios to the floor of the same run, beside those of a committed baseline.
 
-On a machine whose two cores were wanted by six, ratios of decisions moved by up to 9 % from run to run, and those of
+On a machine whose two cores were wanted by six, ratios of decisions moved by up to 22 % from run to run, and those of
 loading by up to 33 %. So a ratio counts as worse only when it is above the baseline by more than its band in each of
 three measurements. Times are not compared: machines differ.
 """
