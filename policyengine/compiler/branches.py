@@ -44,7 +44,7 @@ class Branch:
 class Paths:
     """Makes branches out of the trie, and leaves at them."""
 
-    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int], bool], Leaf]) -> None:
+    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int]], Leaf]) -> None:
         self._methods = tree.methods
         self._leaf = leaf
         self._named = frozenset(method for methods in tree.methods for method in methods or ())
@@ -67,7 +67,7 @@ class Paths:
         if found is None:
             numbers = (*(number for node in branch.nodes for number in node.ends), *branch.rests)
             fitting = [one for one in (numbers if ended else branch.rests) if self._covers(one, name)]
-            found = self._leaf("http", fitting, ended or bool(fitting))
+            found = self._leaf("http", fitting)
             if name in self._named:
                 known[name] = found
         if name in self._named:

@@ -18,7 +18,6 @@ Question: TypeAlias = dict[str, Any]
 # The roots of a question and the members of each, both sorted; None for roots that are free or not restricted here.
 Form: TypeAlias = tuple[tuple[str, tuple[str, ...] | None], ...]
 
-LONGEST_PATH = 256  # characters: it has fewer segments than any bound; a longer one is decided with care
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
 # How to answer: a question that the quick way answers spends nothing, so whether it may does not matter here.
 MEMBERS["options"] = frozenset({"consume", "explain", "obligations_supported"})

@@ -161,13 +161,13 @@ class Leaves:
         self.known_groups = frozenset(group for group, _ in tree.agents.groups)
         self.paths = Paths(tree, self.leaf)
 
-    def leaf(self, kind: str, patterns: Iterable[int], keep: bool = True) -> Leaf:
+    def leaf(self, kind: str, patterns: Iterable[int]) -> Leaf:
         """The leaf where these patterns match."""
         key = (kind, tuple(sorted(set(patterns))))
         found = self._leaves.get(key)
         if found is None:
             found = self._made(kind, key[1])
-            if keep and len(self._leaves) < MOST_BRANCHES:
+            if len(self._leaves) < MOST_BRANCHES:
                 self._leaves[key] = found
         return found
 

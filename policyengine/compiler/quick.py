@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from policyengine.compiler.branches import PLAIN, Branch
-from policyengine.compiler.driver import LONGEST_PATH, MEMBERS, MISSED, Driver, Form, Question, form_of
+from policyengine.compiler.driver import MEMBERS, MISSED, Driver, Form, Question, form_of
 from policyengine.compiler.leaves import Leaf, Leaves, Side
 from policyengine.compiler.reads import in_force, instant, named, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
 from policyengine.runtime.decision import Answer, Decision, serials
-from policyengine.runtime.paths import METHOD
+from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics.saying import FOR_THE_GATEWAY
 
 Answered: TypeAlias = Callable[[Question], Any]
 
 MOST_FORMS = 256
-MOST_HEADS = 8_192
+MOST_HEADS, LONGEST_HEAD = 8_192, 256
 # What reading a question of another form than was expected comes to.
 OTHER_FORM = (KeyError, TypeError, AttributeError)
 
@@ -172,12 +172,12 @@ class Quick:
         """The leaf of a path, segment by segment, and its parts; None where it is not canonical as it stands."""
         if len(path) > LONGEST_PATH or not path.isascii():
             return None
-        parts = path.split("/")
+        parts = path.split("/", MOST_SEGMENTS + 2)
         if not parts[-1]:
             if len(parts) < 2:
                 return None
             parts.pop()
-        if parts[0] or METHOD.fullmatch(method) is None:
+        if parts[0] or len(parts) > MOST_SEGMENTS or METHOD.fullmatch(method) is None:
             return None
         branch = self._paths.start
         for place, part in enumerate(parts):
@@ -203,8 +203,9 @@ class Quick:
         """Where the last segment of such a path begins: collections are asked for again and again, things are not."""
         if len(self._heads) >= MOST_HEADS:
             self._heads.clear()
-        if len(parts) > 2:
-            self._heads["/".join(parts[:-1])] = branch
+        head = "/".join(parts[:-1])
+        if 0 < len(head) <= LONGEST_HEAD:
+            self._heads[head] = branch
 
 
 def canonical(part: str) -> bool:

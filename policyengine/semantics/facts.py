@@ -21,6 +21,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 Path: TypeAlias = tuple[str, ...]
 STRINGS = kinds.Set(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
+MOST_HOPS = 32  # each is asked about every block that may speak for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,8 @@ def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
     given = coerce(facts.request.fact("chain", "hops"), kinds.List(kinds.Record(())), "chain.hops")
     if is_absent(given):
         return ()
+    if len(elements(given)) > MOST_HOPS:
+        return Unknown.of("chain.hops", f"more than {MOST_HOPS} hops")
     if unusable := [one for one in elements(given) if isinstance(one, Unknown)]:
         return Unknown.merge(*unusable)
 
@@ -214,14 +217,18 @@ def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
     return tuple(hop(one, f"chain.hops[{i}]") for i, one in enumerate(elements(given)))  # type: ignore[arg-type]
 
 
+OF_THE_PRESENTER: dict[Path, object] = {
+    fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")
+}
+
+
 def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
     """What a hop says of itself; nothing that the presenter proves speaks for it."""
-    nothing = {fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")}
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
     claims = {key: raw for key, raw in facts.claims.items() if key[0].type != "agent" or raw is PENDING}
-    return replace(facts.bind(nothing).bind(own), claims=claims)
+    return replace(facts.bind({**OF_THE_PRESENTER, **own}), claims=claims)
 
 
 def has_agent(request: Request) -> bool:

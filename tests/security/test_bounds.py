@@ -14,6 +14,7 @@ import pytest
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.engine import Engine
 from policyengine.loading import load_sources
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
 from policyengine.semantics.check import check_text
 from policyengine.server import create_app
@@ -235,3 +236,20 @@ def test_a_list_that_is_no_fact_has_10_000_items_or_is_the_callers_mistake(membe
     question[member] = [items[member](n) for n in range(10_001)]
     with pytest.raises(RequestError, match="more than 10,000 elements"):
         ENGINE.decide(question)
+
+
+def test_a_chain_has_32_hops() -> None:
+    engine = Engine.from_text("""package p
+issuer i { records chains  scopes none }
+scope reading { GET /x }
+agent "a" { issued by i  acts alone  may GET /x  may delegate reading to agent "a" }
+""")
+
+    def ask(hops: int) -> Decision:
+        hop = {"agent": "a", "issuer": "i"}
+        asked = {"request": {"method": "GET", "path": "/x"}, "agent": {"id": "a", "issuer": "i"}}
+        return engine.decide({**asked, "chain": {"hops": [hop] * hops}})
+
+    assert ask(32).allowed
+    assert [one.why for one in ask(33).unknown] == ["more than 32 hops"]
+    assert not ask(33).allowed
