@@ -25,5 +25,5 @@ def test_fifty_thousand_questions_are_decided_as_specified(
     tally = hold(range(shard * POLICIES + 10_000, (shard + 1) * POLICIES + 10_000), QUESTIONS)
     record_property("equality", json.dumps(tally.told()))
     assert tally.decisions == POLICIES * QUESTIONS
-    assert tally.quickly >= 0.3, f"the quick way is hardly tried:\n{tally}"
+    assert tally.quickly >= 0.2, f"the quick way is hardly tried:\n{tally}"
     assert min(tally.quick[outcome] for outcome in (Outcome.ALLOW, Outcome.DENY)) >= 1_000, str(tally)
