@@ -6,16 +6,16 @@ CODES: tuple[Code, ...] = (
     Code(
         "E160",
         "no bundle",
-        "A bundle is what `policyengine compile` writes. Policies themselves, files that end in `.policy`, are loaded as "
-        "they are.",
+        "A bundle is what `policyengine compile` writes. Policies themselves, files that end in `.policy`, are loaded "
+        "as they are.",
         "",
         "",
     ),
     Code(
         "E161",
         "a bundle of another version",
-        "A bundle holds rules as one version of policyengine stores them, and is read by versions that store them alike. "
-        "Compile the policy again with the version that loads it: what it decides stays the same.",
+        "A bundle holds rules as one version of policyengine stores them, and is read by versions that store them "
+        "alike. Compile the policy again with the version that loads it: what it decides stays the same.",
         "",
         "",
     ),
@@ -37,8 +37,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E164",
         "a key that cannot be used",
-        "Bundles are signed with Ed25519 keys: a private one in PEM signs, a public one in PEM or base64url is trusted. "
-        "Both need the package `cryptography`, which the extra `sign` brings.",
+        "Bundles are signed with Ed25519 keys: a private one in PEM signs, a public one in PEM or base64url is "
+        "trusted. Both need the package `cryptography`, which the extra `sign` brings.",
         "",
         "",
     ),
