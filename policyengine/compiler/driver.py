@@ -124,7 +124,8 @@ elif credential_issuer is not None and credential_issuer != issuer: return None
             self.add('claims = credential_["claims"]')
             self.add(f"if type(claims) is not dict or len(claims) > {MOST_ELEMENTS}: return None")
         if "chain" in members:
-            self.add('if chain_.get("hops") not in (None, [], ()): return None')
+            self.add('hops = chain_.get("hops")')
+            self.add("if hops is not None and (type(hops) is not list or hops): return None")
         if self.limited and "agent" in members:
             self.add("if issuer not in recording: return None")
         self.add(
@@ -172,7 +173,11 @@ else: return None
     def end(self, by_agent: bool, served: bool) -> None:
         says_what_it_supports = "obligations_supported" in (dict(self.form).get("options") or ())
         met = MET if says_what_it_supports else ""
-        self.add(END.format(plain_agent="(known(agent) or plain(agent))" if by_agent else "True", met=met))
+        self.add(
+            END.format(
+                plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True", met=met
+            )
+        )
         asked = served and not self.waives
         kind, name = ("agents", "agent") if by_agent else ("users", "user")
         if not asked:
@@ -251,7 +256,7 @@ if leaf.guards is not None:
 """
 
 END = """
-if opened and served and (issuer in issuers or plain(issuer)) and {plain_agent}:
+if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
     return Decision(answer, (agent, issuer, user), (moment, take()))
 """
@@ -262,7 +267,7 @@ MET = """
 # The commonest deny: no door here is for the caller, or the conditions of one do not hold.
 DENIED = f"""
 side = leaf.told_KIND
-if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers:
+if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers and type(issuer) is str:
     closed = False
     rule = side.names.get(NAME) if asked else None
     if rule is not None:
@@ -293,7 +298,7 @@ if not opened and not side.globs and leaf.told_anyone is None and issuer in issu
             if type(rule) is tuple: rule = side.names.made(NAME)
             closed = rule({WHO})
         if closed is False and side.others is not None and NAME is not None: closed = side.others({WHO})
-    if closed is not False and closed is not None and (known(NAME) or plain(NAME)):
+    if closed is not False and closed is not None and type(NAME) is str and (known(NAME) or plain(NAME)):
         answer = None
         if not closed and not acting: answer = NOTHING_OPENS
         elif not closed or plain_strings(scopes):

@@ -195,7 +195,8 @@ class Writer(FactLines):
         """Code that is true only where the condition is. What is equal to a plain text needs no check of its own."""
         match node:
             case k.Compare("==", k.Fact() as fact, k.Constant(str() as text)) if self.is_raw(fact):
-                return f"{self.raw(fact.path)} == {self.constant(text)}"
+                raw = self.raw(fact.path)
+                return f"{raw} == {self.constant(text)} and type({raw}) is str"
             case k.Compare(operator, k.Fact(path, Scalar.INT) as fact, k.Constant(int() as limit)) if (
                 self.is_raw(fact) and operator in RANGES
             ):
