@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -53,6 +54,7 @@ class Unproved(Exception):
     """No proof was found. That says nothing about the pattern."""
 
 
+@lru_cache(maxsize=1_024)
 def proved_linear(pattern: str) -> bool:
     """Whether `re.compile(pattern, re.ASCII).fullmatch` takes time proportional to the text. Raises re.error."""
     tree = parser.parse(pattern, re.ASCII)

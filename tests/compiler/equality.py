@@ -20,7 +20,7 @@ from policyengine.runtime.values import text_hazard
 from policyengine.runtime.wire import DEEPEST
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
-from tests.generate.requests import approved, directory
+from tests.generate.requests import NOW, approved, directory
 from tests.generate.specified import Said, Specified, read, said
 
 PEEKED = 0.3  # of the questions are only evaluated
@@ -230,7 +230,7 @@ def hold(seeds: Iterable[int], questions: int) -> Tally:
 def held(seed: int, questions: int) -> Tally:
     asked = setting(seed)
     waiting = askings(seed, questions)
-    pair = Pair.of(asked, now=next(askings(seed, 1)).now, seed=seed)
+    pair = Pair.of(asked, now=NOW, seed=seed)  # each asking sets the clock
     later: deque[Asking] = deque()
     for _ in range(questions):
         asking = later.popleft() if later and pair.random.random() < 0.5 else next(waiting)
