@@ -264,7 +264,8 @@ if opened and served and ((issuer in issuers and type(issuer) is str) or plain(i
 MET = """
     if not met(answer, options_["obligations_supported"]): return None"""
 
-# The commonest deny: no door here is for the caller, or the conditions of one do not hold.
+# The commonest deny: no door here is for the caller, or the conditions of one do not hold. Every block that may be
+# about the caller is asked what it tells, as it may have a doubt of its own; two lists of scopes are told with care.
 DENIED = f"""
 side = leaf.told_KIND
 if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers and type(issuer) is str:
@@ -275,7 +276,7 @@ if not opened and not side.globs and leaf.told_anyone is None and issuer in issu
         closed = rule({WHO})
         if closed is None: return None
     rules = side.groups
-    if rules and not closed:
+    if rules:
         if (type(groups) is not list and type(groups) is not tuple) or not known_groups.issuperset(groups):
             if not plain_strings(groups): return None
         if asked:
@@ -284,12 +285,11 @@ if not opened and not side.globs and leaf.told_anyone is None and issuer in issu
                 if rule is not None:
                     if type(rule) is tuple: rule = rules.made(group)
                     answer = rule({WHO})
-                    if answer is None: return None
+                    if answer is None or (answer and closed): return None
                     if answer is not False: closed = answer or closed or ()
-                    if answer: break
-    if side.others is not None and NAME is not None and not closed:
+    if side.others is not None and NAME is not None:
         answer = side.others({WHO})
-        if answer is None: return None
+        if answer is None or (answer and closed): return None
         if answer is not False: closed = answer or closed or ()
     if closed is False:
         side = leaf.standing_KIND

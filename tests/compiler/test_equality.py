@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.compiler.slices import Slices
+from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
 from policyengine.semantics import kernel as k
@@ -28,7 +29,7 @@ from tests.generate.expressions import Writer, atoms_at
 from tests.generate.hazards import HAZARDS, IDS, OBJECTS, SHAPES, copied
 from tests.generate.policies import ABOUT_USERS, File, Policy
 from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
-from tests.generate.specified import read
+from tests.generate.specified import read, said
 from tests.security.test_generated import conditions
 
 SHARDS, EXAMPLES, POLICIES = 6, 1_600, 20
@@ -173,3 +174,23 @@ def rules_for(slices: Slices, asking: Asking) -> list[k.Expr]:
         return conditions(slices.of(read(asking.question)))
     except RequestError:
         return []
+
+
+TWO_BLOCKS = """
+scope a { GET /a }
+issuer acme {}
+agent "bot" { issued by acme   acts alone   may a }
+agent BLOCK { issued by acme   acts alone   may a when context.risk < 5 }
+facts { context.risk: number? }
+"""
+
+
+@pytest.mark.parametrize("block", ['group "night"', 'where agent.groups has "night"', '"b*"'])
+@pytest.mark.parametrize("more", [{}, {"context": {"risk": 7}}, {"context": {"risk": "7"}}])
+@pytest.mark.parametrize("groups", [None, [], ["night"], ["night", "night"], "night"])
+def test_a_doubt_of_one_block_is_told_beside_the_scopes_of_another(block: str, more: object, groups: object) -> None:
+    """The million found it: whose scope would do had been told before the other blocks were asked for their doubts."""
+    engine = Engine.from_text(TWO_BLOCKS.replace("BLOCK", block))
+    agent = {"id": "bot", "issuer": "acme"} | ({} if groups is None else {"groups": groups})
+    question = {"agent": agent, "credential": {"scopes": ["b"]}, "request": {"method": "GET", "path": "/a"}, **more}
+    assert said(engine.decide(question)) == said(engine.explain(question).decision)
