@@ -32,13 +32,15 @@ NEEDS_DOORS = frozenset({"W322", "W421", "W521"})
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` are of its tests."""
+    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` and
+    `properties` are of its tests."""
 
     kernel: k.Kernel | None
     diagnostics: tuple[Diagnostic, ...]
     program: Program
     schema: Schema
     cases: tuple[examples.Case, ...] = ()
+    properties: tuple[examples.Property, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -89,10 +91,12 @@ def unordered(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic], advic
     draft = Draft.of(program, schema, places)
     check_languages(modules, report)
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
-    cases = () if syntax else examples.lower(program, schema)
+    shown = examples.Examples() if syntax else examples.lower(program, schema)
     report_unused_imports(program)
     seek = (logic.findings, lints.findings) if advice else (logic.mistakes, lints.mistakes)
-    return replace(concluded(kernel, modules, program, schema, syntax, seek), cases=cases)
+    return replace(
+        concluded(kernel, modules, program, schema, syntax, seek), cases=shown.cases, properties=shown.properties
+    )
 
 
 Seek: TypeAlias = tuple[

@@ -1,17 +1,23 @@
-"""Asks the cases of tests, each in a world of its own, of the executable specification."""
+"""Asks the cases of tests, each in a world of its own."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.reads import nanoseconds
+from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics.check import Checked
 from policyengine.semantics.examples import Case, Expected, GivenApproval
@@ -21,6 +27,10 @@ from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import Walk
 from policyengine.testing.report import Report, Result, Status
+
+Rows: TypeAlias = Mapping[EntityRef, EntityData]
+
+MOST_DIRECTORIES = 16  # kept at a time
 
 _LOG = logging.getLogger("policyengine")
 
@@ -44,7 +54,7 @@ def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
 
 
 def _results(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
-    runner = Runner(kernel)
+    runner = Runner.of(kernel)
     for case in cases:
         if case.skip is not None:
             yield Result(case, Status.SKIPPED)
@@ -59,40 +69,86 @@ def _results(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
             yield Result(case, Status.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A case as the specification decides it, and all that it saw on the way."""
+
+    facts: Facts
+    walk: Walk
+    decision: Decision
+
+
 @dataclass(slots=True)
 class Runner:
-    """Remembers what the cases before have spent, and the last directory: most cases of a test share theirs."""
+    """Asks the cases of one policy, each test in its own order: what a sequence has spent is remembered.
+
+    `result` asks the engine's own evaluator, which is what production asks, and the specification for the walk of what
+    fails. `specified` asks the specification alone: it sees every rule.
+    """
 
     kernel: k.Kernel
+    tree: Tree
     spent: dict[tuple[str, str, int], frozenset[str]] = field(default_factory=dict)
-    rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)
-    directory: Directory = field(default_factory=Directory)
+    evaluators: deque[tuple[Rows, Evaluator]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
+    now: int = 0
+
+    @classmethod
+    def of(cls, kernel: k.Kernel) -> Runner:
+        return cls(kernel, tree_of(kernel))
 
     def result(self, case: Case) -> Result:
+        """What came of a case. Raises CannotAsk and RequestError."""
+        seen = self.specified(case) if case.approvals else None  # what they are bound to is for the walk to tell
+        decision = seen.decision if seen is not None else self._decided(case)
+        if meets(case.expected, decision):
+            return Result(case, Status.PASSED, decision)
+        seen = seen or self.specified(case)
+        return Result(case, Status.FAILED, decision, explain(decision, seen.facts, seen.walk))
+
+    def specified(self, case: Case) -> Asked:
+        """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
         sequence = (case.package, case.test, case.sequence)
         spent = self.spent.get(sequence, frozenset())
         request = Request.from_mapping(case.question)
-        snapshot = Snapshot(self.directory_of(case, request), spent)
+        snapshot = Snapshot(self._directory(case, request), spent)
         facts = facts_of(self.kernel, request, snapshot, case.now)
         seen = walk(facts, snapshot)
-        approvals = tuple(approved(case, seen))
-        if approvals:
+        if approvals := tuple(approved(case, seen)):
             facts = facts_of(self.kernel, replace(request, approvals=approvals), snapshot, case.now)
             seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
         if effects.spends:
             self.spent[sequence] = spent.union(effects.spends)
-        if meets(case.expected, decision):
-            return Result(case, Status.PASSED, decision)
-        return Result(case, Status.FAILED, decision, explain(decision, facts, seen))
+        return Asked(facts, seen, decision)
 
-    def directory_of(self, case: Case, request: Request) -> Directory:
-        """The rows of the case, and the attributes it gives of whatever the roots turn out to be."""
-        if case.rows is not self.rows:
-            self.rows, self.directory = case.rows, Directory(case.rows.values())
+    def _decided(self, case: Case) -> Decision:
+        """By the evaluator; without approvals there is nothing to spend."""
+        evaluator = self._evaluator(case.rows)
         if not case.attributes:
-            return self.directory
-        facts = facts_of(self.kernel, request, Snapshot(self.directory), case.now)
+            self.now = nanoseconds(case.now)
+            if (quick := evaluator.quick(dict(case.question))) is not None:
+                return quick
+        request = Request.from_mapping(case.question)
+        snapshot = Snapshot(self._directory(case, request))
+        return evaluator.resume(Needs(request, frozenset()), snapshot, case.now)[0]
+
+    # ── Directories ───────────────────────────────────────────────────────────────────────────
+
+    def _evaluator(self, rows: Rows) -> Evaluator:
+        """The evaluator for a directory: most cases share one with a case shortly before."""
+        for known, evaluator in self.evaluators:
+            if known is rows or known == rows:
+                return evaluator
+        made = Evaluator(self.kernel, Directory(rows.values()), tree=self.tree, now=lambda: self.now)
+        self.evaluators.appendleft((rows, made))
+        return made
+
+    def _directory(self, case: Case, request: Request) -> Entities:
+        """The rows of the case, and the attributes it gives of whatever the roots turn out to be."""
+        plain = self._evaluator(case.rows).entities
+        if not case.attributes:
+            return plain
+        facts = facts_of(self.kernel, request, Snapshot(plain), case.now)
         rows = dict(case.rows)
         for (root, name), value in case.attributes.items():
             ref = holder(root, name, facts)

@@ -1,6 +1,6 @@
 """Tests and fixtures, checked and lowered to cases: what to ask, in which world, and what must come of it."""
 
 from policyengine.semantics.examples.lowering import lower
-from policyengine.semantics.examples.world import Case, Expected, GivenApproval
+from policyengine.semantics.examples.world import Case, Examples, Expected, GivenApproval, Property, World
 
-__all__ = ["Case", "Expected", "GivenApproval", "lower"]
+__all__ = ["Case", "Examples", "Expected", "GivenApproval", "Property", "World", "lower"]

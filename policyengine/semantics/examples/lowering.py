@@ -15,7 +15,7 @@ from policyengine.semantics.examples.catalogue import Catalogue
 from policyengine.semantics.examples.requests import Asked, asked, expected, question, report_later
 from policyengine.semantics.examples.tables import Filled, matrix_cells, table_rows
 from policyengine.semantics.examples.values import Reading
-from policyengine.semantics.examples.world import Case, Expected, Step, World
+from policyengine.semantics.examples.world import Case, Examples, Expected, Property, Step, World
 from policyengine.semantics.expressions import lower_condition
 from policyengine.semantics.schema import EVERYWHERE, Schema
 from policyengine.semantics.symbols import Package, Program, Symbol, declarations
@@ -25,13 +25,15 @@ from policyengine.syntax import nodes as ast
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
 
 
-def lower(program: Program, schema: Schema) -> tuple[Case, ...]:
-    """The cases of all tests, in the order of the text. What is wrong is told to `program.report`."""
+def lower(program: Program, schema: Schema) -> Examples:
+    """What all tests show and claim. What is wrong is told to `program.report`."""
     fixtures = Fixtures(Catalogue.of(program, schema))
-    return tuple(case for package in program.packages.values() for case in cases_of(package, fixtures))
+    found = [one for package in program.packages.values() for one in examples_of(package, fixtures)]
+    cases = tuple(one for one in found if isinstance(one, Case))
+    return Examples(cases, tuple(one for one in found if isinstance(one, Property)))
 
 
-def cases_of(package: Package, fixtures: Fixtures) -> Iterator[Case]:
+def examples_of(package: Package, fixtures: Fixtures) -> Iterator[Case | Property]:
     names: dict[str, Span] = {}
     for module in package.modules:
         check_test_file(module, fixtures)
@@ -40,7 +42,7 @@ def cases_of(package: Package, fixtures: Fixtures) -> Iterator[Case]:
                 fixtures.check(declared, package.name)
             elif isinstance(declared, ast.TestDecl):
                 check_name(declared, names, fixtures)
-                yield from Test(declared, package.name, fixtures).cases()
+                yield from Test(declared, package.name, fixtures).examples()
 
 
 def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: Fixtures) -> None:
@@ -116,7 +118,7 @@ class Test:
     number: int = 0
     sequence: int = MAIN_SEQUENCE
 
-    def cases(self) -> Iterator[Case]:
+    def examples(self) -> Iterator[Case | Property]:
         world, started = World(), False
         reading = Reading(self.fixtures.catalogue, self.package)
         for item in self.declared.items:
@@ -131,7 +133,7 @@ class Test:
                 case ast.Matrix():
                     yield from self.matrix(item, world, reading)
                 case ast.Forall():
-                    self.forall(item, reading)
+                    yield from self.forall(item, world, reading)
                 case ast.Skip():
                     pass
                 case _:
@@ -211,12 +213,16 @@ class Test:
                     now = then
         return world.at(now)
 
-    def forall(self, item: ast.Forall, reading: Reading) -> None:
+    def forall(self, item: ast.Forall, world: World, reading: Reading) -> Iterator[Property]:
         program, schema = self.fixtures.catalogue.program, self.fixtures.catalogue.schema
-        if item.where is not None:
-            lower_condition(item.where, Context(program, schema, self.package, EVERYWHERE, {}, program.report))
-        expected(item.expected, reading)
+        context = Context(program, schema, self.package, EVERYWHERE, {}, program.report)
+        where = None if item.where is None else lower_condition(item.where, context)
+        wanted = expected(item.expected, reading)
         report_later("forall", item.span, reading)
+        if wanted is not None:
+            self.number += 1
+            name = self.declared.name.value
+            yield Property(name, self.package, self.number, world, where, wanted, self.skip, item.span)
 
 
 def later(now: datetime, literal: ast.Literal, reading: Reading) -> datetime:

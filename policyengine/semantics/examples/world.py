@@ -10,6 +10,7 @@ from typing import TypeAlias, assert_never
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.entities import EntityData
+from policyengine.semantics.terms import Expr
 from policyengine.source import Span
 
 Path: TypeAlias = tuple[str, ...]
@@ -134,3 +135,28 @@ class Case:
     expected: Expected
     skip: str | None
     span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """What must come of every request: of those in `world` for which `where` is true (None: of all).
+
+    Facts that the world gives are as given; all others are free.
+    """
+
+    test: str
+    package: str
+    number: int
+    world: World
+    where: Expr | None
+    expected: Expected
+    skip: str | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What tests show (`cases`) and what they claim (`properties`), in the order of the text."""
+
+    cases: tuple[Case, ...] = ()
+    properties: tuple[Property, ...] = ()
