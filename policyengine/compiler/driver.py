@@ -231,7 +231,7 @@ if not opened:
                 if rule is not None:
                     if type(rule) is tuple: rule = rules.made(group)
                     asked = True
-                    if rule({WHO}) is True:
+                    if rule({WHO}) is True and plain_strings(groups):
                         opened = True
                         break
         if side.others is not None and not opened and NAME is not None: opened = side.others({WHO}) is True
@@ -257,6 +257,7 @@ if leaf.guards is not None:
 
 END = """
 if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
+    if carried and not only_str(map(type, carried)): return None
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
     return Decision(answer, (agent, issuer, user), (moment, take()))
 """

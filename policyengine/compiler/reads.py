@@ -50,6 +50,9 @@ def named(text: object) -> bool:
     return type(text) is str and text != "" and text.isascii() and len(text) < LONG
 
 
+ONLY_STR = frozenset([str]).issuperset  # a class of its own may say that it equals anything
+
+
 def plain_strings(raw: object) -> bool:
     """Whether a list can be searched as it is: every element is a string that needs no second look."""
     if type(raw) is not list and type(raw) is not tuple:
@@ -58,7 +61,7 @@ def plain_strings(raw: object) -> bool:
         joined = "".join(raw)  # asks of every element whether it is a string, at the speed of C
     except TypeError:
         return False
-    return joined.isascii() and len(joined) < LONG and len(raw) < LONG
+    return joined.isascii() and len(joined) < LONG and len(raw) < LONG and ONLY_STR(map(type, raw))
 
 
 def header(request: Members, name: str) -> object:

@@ -26,7 +26,7 @@ from tests.generate import vocabulary as v
 from tests.generate.asking import Asking, Setting, askings, chosen, complete, setting
 from tests.generate.cases import kernel_of
 from tests.generate.expressions import Writer, atoms_at
-from tests.generate.hazards import HAZARDS, IDS, OBJECTS, SHAPES, copied
+from tests.generate.hazards import HAZARDS, IDS, OBJECTS, SHAPES, Agreeing, copied
 from tests.generate.policies import ABOUT_USERS, File, Policy
 from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
 from tests.generate.specified import read, said
@@ -193,4 +193,17 @@ def test_a_doubt_of_one_block_is_told_beside_the_scopes_of_another(block: str, m
     engine = Engine.from_text(TWO_BLOCKS.replace("BLOCK", block))
     agent = {"id": "bot", "issuer": "acme"} | ({} if groups is None else {"groups": groups})
     question = {"agent": agent, "credential": {"scopes": ["b"]}, "request": {"method": "GET", "path": "/a"}, **more}
+    assert said(engine.decide(question)) == said(engine.explain(question).decision)
+
+
+@pytest.mark.parametrize("member", ["groups", "scopes"])
+def test_a_text_that_says_it_equals_everything_opens_no_door(member: str) -> None:
+    """The million found it in a group: such a text can come from the caller's own process only."""
+    engine = Engine.from_text(TWO_BLOCKS.replace("BLOCK", 'group "night"'))
+    agent = {"id": "bot" if member == "scopes" else "cat", "issuer": "acme", "groups": ["day"]}
+    question = {"agent": agent, "credential": {"scopes": ["a"]}, "request": {"method": "GET", "path": "/a"}}
+    question["context"] = {"risk": 1}
+    odd = agent if member == "groups" else question["credential"]
+    odd[member] = ["b", Agreeing("x")]
+    assert engine.decide(question).outcome is Outcome.DENY
     assert said(engine.decide(question)) == said(engine.explain(question).decision)
