@@ -73,8 +73,8 @@ class Quick:
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
             "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
-            "now": now, "only_str": ONLY_STR, "opened_by_globs": opened_by_globs, "places": self._places, "plain": plain,
-            "plain_strings": plain_strings, "take": serials.__next__, "tame": tame, "verdict": verdicts.at,
+            "now": now, "only_str": ONLY_STR, "opened_by_globs": opened_by_globs, "places": self._places,
+            "plain": plain, "plain_strings": plain_strings, "take": serials.__next__, "tame": tame, "verdict": verdicts.at,
             "walk": self.walk,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
