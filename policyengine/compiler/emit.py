@@ -28,7 +28,7 @@ NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
         "ABSENT", "NOTHING", "age", "called", "calculated", "claimed", "duration", "during", "header", "instant",
-        "known", "lifetime", "named", "negated", "plain_strings", "within",
+        "known", "lifetime", "named", "negated", "only_str", "plain_strings", "within",
     )
 }  # fmt: skip
 NAMESPACE["EntityRef"] = EntityRef
@@ -352,7 +352,7 @@ class Writer(FactLines):
             return None
         raw = self.raw(fact.path)
         found = self.put(f"(type({raw}) is list or type({raw}) is tuple) and {item.code} in {raw}")
-        self.unless(f"plain_strings({raw}) if not {found} else len({raw}) < 10_000")
+        self.unless(f"plain_strings({raw}) if not {found} else len({raw}) < 10_000 and only_str(map(type, {raw}))")
         return found
 
     def _present(self, node: k.Expr) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from policyengine.compiler.branches import PLAIN, Branch
 from policyengine.compiler.driver import MEMBERS, MISSED, Driver, Form, Question, form_of
 from policyengine.compiler.leaves import Leaf, Leaves, Side
-from policyengine.compiler.reads import ONLY_STR, in_force, instant, named, plain_strings
+from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
 from policyengine.runtime.decision import Answer, Decision, serials
@@ -73,9 +73,9 @@ class Quick:
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
             "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
-            "now": now, "only_str": ONLY_STR, "opened_by_globs": opened_by_globs, "places": self._places,
-            "plain": plain, "plain_strings": plain_strings, "take": serials.__next__, "tame": tame, "verdict": verdicts.at,
-            "walk": self.walk,
+            "now": now, "only_str": only_str, "opened_by_globs": opened_by_globs, "places": self._places,
+            "plain": plain, "plain_strings": plain_strings, "take": serials.__next__, "tame": tame,
+            "verdict": verdicts.at, "walk": self.walk,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
 

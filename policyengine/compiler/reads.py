@@ -50,7 +50,7 @@ def named(text: object) -> bool:
     return type(text) is str and text != "" and text.isascii() and len(text) < LONG
 
 
-ONLY_STR = frozenset([str]).issuperset  # a class of its own may say that it equals anything
+only_str = frozenset([str]).issuperset  # a class of its own may say that it equals anything
 
 
 def plain_strings(raw: object) -> bool:
@@ -61,7 +61,7 @@ def plain_strings(raw: object) -> bool:
         joined = "".join(raw)  # asks of every element whether it is a string, at the speed of C
     except TypeError:
         return False
-    return joined.isascii() and len(joined) < LONG and len(raw) < LONG and ONLY_STR(map(type, raw))
+    return joined.isascii() and len(joined) < LONG and len(raw) < LONG and only_str(map(type, raw))
 
 
 def header(request: Members, name: str) -> object:
