@@ -147,13 +147,13 @@ def _holds(requirement: k.Requirement, facts: Facts, agent: w.Agent, presents: b
             return facts.read(("credential", "bound"), Scalar.BOOL)
         case k.AttestedBy(attesters):
             verified, by = facts.read(("attestation", "verified"), Scalar.BOOL), facts.read(("attestation", "by"))
-            trusted = [_attests(facts.kernel.attesters[name], by, facts) for name in attesters]
+            trusted = [attests(facts.kernel.attesters[name], by, facts) for name in attesters]
             return conjunction([verified, disjunction(trusted)])
         case _:
             assert_never(requirement)
 
 
-def _attests(attester: k.Attester, by: Value, facts: Facts) -> Value:
+def attests(attester: k.Attester, by: Value, facts: Facts) -> Value:
     """Whether the attestation is this attester's word, fresh, for a model and an environment it names."""
     model, digest = facts.read(("attestation", "model")), facts.read(("attestation", "model_hash"))
     tests = [lift(lambda name: name == attester.name, by)]

@@ -1,0 +1,204 @@
+"""Conditions and their boolean parts: which of true, false and unknown each can be, and which a request showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from policyengine.kinds import Scalar
+from policyengine.runtime.values import Unknown, Value
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
+from policyengine.semantics.formulas import Truth, type_of
+from policyengine.semantics.kleene import conjunction, disjunction, lift, negation
+from policyengine.semantics.meaning import value
+from policyengine.semantics.questions import Answers
+from policyengine.semantics.revision import canonical
+from policyengine.source import Span
+from policyengine.testing.coverage.known import Known
+from policyengine.testing.coverage.points import NAMES, TRUTHS, Kind, LeftOut, Point, digest, quoted
+
+Place: TypeAlias = tuple[str, int, int]
+
+# What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
+CONDITIONS = (
+    k.Named | k.Not | k.And | k.Or | k.Compare | k.Contains | k.Below | k.InNetwork | k.InWindow | k.Like | k.Matches
+    | k.Overlaps | k.Subset | k.Present | k.Quantifier
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Owner:
+    """What the parts of a condition belong to: a rule, by its name, or a definition, by its name and its meanings.
+
+    A definition may mean something else at each place where it is used; its parts are still one.
+    """
+
+    name: str
+    meanings: set[str] = field(default_factory=set)
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} {digest(' '.join(sorted(self.meanings)))}" if self.meanings else self.name
+
+
+@dataclass(slots=True)
+class Part:
+    """One part that can be true, false or unknown: `truths` are those that some request can show."""
+
+    owner: Owner
+    path: str
+    span: Span
+    truths: set[Truth] = field(default_factory=set)
+    points: dict[Truth, Point] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """To be called once everything is read that the part belongs to."""
+        name = f"{self.owner.key} {self.path}"
+        self.points = {
+            truth: Point(
+                Kind.CONDITIONS, name, NAMES[truth], self.span, f"{quoted(self.span)} was never {NAMES[truth]}"
+            )
+            for truth in TRUTHS
+            if truth in self.truths
+        }
+
+    def left_out(self) -> Iterator[LeftOut]:
+        for truth in TRUTHS:
+            if truth not in self.truths:
+                yield LeftOut(self.span, NAMES[truth], f"{quoted(self.span)} can never be {NAMES[truth]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An expression with the parts inside it. `part` is None where its truth follows from the one inside: `not c`."""
+
+    expression: k.Expr
+    part: Part | None
+    inside: tuple[Condition, ...]
+
+
+# ── Reading ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Reader:
+    """Reads all conditions of a policy. Their points come last, as a definition has one set for all its uses."""
+
+    def __init__(self) -> None:
+        self.answers = Answers()
+        self.parts: list[Part] = []
+        self.definitions: dict[Place, tuple[Owner, dict[str, Part]]] = {}
+
+    def read(self, expression: k.Expr, owner: str, known: Known) -> Condition:
+        return self._read(expression, "0", Owner(owner), {}, known)
+
+    def settle(self) -> tuple[list[Point], list[LeftOut]]:
+        for part in self.parts:
+            part.settle()
+        points = [point for part in self.parts for point in part.points.values()]
+        return points, [left for part in self.parts for left in part.left_out()]
+
+    def _read(self, expression: k.Expr, path: str, owner: Owner, parts: dict[str, Part], known: Known) -> Condition:
+        part = None
+        if not isinstance(expression, k.Not | k.Constant):
+            if path not in parts:
+                parts[path] = Part(owner, path, expression.span)
+                self.parts.append(parts[path])
+            part = parts[path]
+            part.truths |= self._truths(expression, known)
+        if isinstance(expression, k.Named):
+            return Condition(expression, part, (self._definition(expression, known),))
+        within = known
+        if isinstance(expression, k.Quantifier) and known.certain(expression.domain):
+            within = replace(known, variables=known.variables | {expression.variable})
+        inside = (
+            self._read(one, f"{path}.{number}", owner, parts, within) for number, one in enumerate(parts_of(expression))
+        )
+        return Condition(expression, part, tuple(inside))
+
+    def _definition(self, used: k.Named, known: Known) -> Condition:
+        span = used.expression.span
+        name = used.name.rpartition(".")[2]
+        owner, parts = self.definitions.setdefault(
+            (span.source.name, span.start, span.end), (Owner(f"define {name}"), {})
+        )
+        owner.meanings.add(canonical(used.expression))
+        return self._read(used.expression, "0", owner, parts, known)
+
+    def _truths(self, expression: k.Expr, known: Known) -> frozenset[Truth]:
+        """What the checker says is possible, but for what is always known where this stands."""
+        found = self.answers.possible(expression)
+        return found - {None} if None in found and known.certain(expression) else found
+
+
+def parts_of(expression: k.Expr) -> tuple[k.Expr, ...]:
+    """The parts directly inside that are true, false or unknown themselves."""
+    match expression:
+        case k.Not(operand):
+            return (operand,)
+        case k.And(items) | k.Or(items):
+            return items
+        case k.Quantifier():
+            return (expression.condition,)
+        case k.Compare(_, left, right) if type_of(left) is Scalar.BOOL:
+            return tuple(side for side in (left, right) if isinstance(side, CONDITIONS))
+        case _:
+            return ()
+
+
+# ── Observing ─────────────────────────────────────────────────────────────────────────────────
+
+
+def observe(condition: Condition, facts: Facts, found: set[Point]) -> Value:
+    """The value of a condition as the specification has it; what it and its parts were is added to `found`."""
+    one = evaluated(condition, facts, found)
+    if condition.part is not None:
+        mark(condition.part, one, found)
+    return one
+
+
+def mark(part: Part, one: Value, found: set[Point]) -> None:
+    point = part.points.get(None if isinstance(one, Unknown) else one is True)
+    if point is not None:
+        found.add(point)
+
+
+def mark_unknown(condition: Condition, one: Unknown, found: set[Point]) -> None:
+    """Of `not c` it is c that has the points."""
+    if condition.part is not None:
+        mark(condition.part, one, found)
+    elif condition.inside:
+        mark_unknown(condition.inside[0], one, found)
+
+
+def evaluated(condition: Condition, facts: Facts, found: set[Point]) -> Value:
+    inside = condition.inside
+    match condition.expression:
+        case k.Named():
+            return observe(inside[0], facts, found)
+        case k.Not():
+            return negation(observe(inside[0], facts, found))
+        case k.And():
+            return conjunction([observe(one, facts, found) for one in inside])
+        case k.Or():
+            return disjunction([observe(one, facts, found) for one in inside])
+        case k.Quantifier() as quantifier:
+            return over_elements(quantifier, inside[0], facts, found)
+        case expression:
+            for one in inside:
+                observe(one, facts, found)
+            return value(expression, facts)
+
+
+def over_elements(quantifier: k.Quantifier, body: Condition, facts: Facts, found: set[Point]) -> Value:
+    """The body is asked of each element; of one that is unknown it is unknown."""
+
+    def asked(element: Value) -> Value:
+        if isinstance(element, Unknown):
+            mark_unknown(body, element, found)
+            return element
+        return observe(body, facts.bind({("", quantifier.variable): element}), found)
+
+    fold = disjunction if quantifier.word == "any" else conjunction
+    return lift(lambda items: fold([asked(one) for one in items]), value(quantifier.domain, facts))

@@ -1,0 +1,147 @@
+"""What tests show of a policy and what they do not: counted by meaning, so that the layout of lines changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from policyengine.diagnostics import location
+from policyengine.runtime.request import RequestError
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples import Case
+from policyengine.source import Source, Span
+from policyengine.testing.coverage.points import Kind, LeftOut, Point, in_text_order
+from policyengine.testing.coverage.sights import sights_of
+from policyengine.testing.coverage.watching import Watcher
+from policyengine.testing.runner import CannotAsk, Runner
+
+CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    seen: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """1 where there is nothing to see."""
+        return self.seen / self.total if self.total else 1.0
+
+    @property
+    def percent(self) -> str:
+        """Never rounded up: `100 %` is all."""
+        tenths = self.seen * 1000 // self.total if self.total else 1000
+        return "100 %" if tenths == 1000 else f"{tenths / 10:.1f} %"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """`points` are all there is to see, in the order of the text; `by_case` says what each case showed.
+
+    `left_out` is what no test could show, with the reason, and is not counted.
+    """
+
+    points: tuple[Point, ...]
+    by_case: Mapping[CaseKey, frozenset[Point]]
+    left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def hits(self) -> Counter[Point]:
+        """How many cases showed each point."""
+        return Counter(point for shown in self.by_case.values() for point in shown)
+
+    @cached_property
+    def missing(self) -> tuple[Point, ...]:
+        return tuple(point for point in self.points if point not in self.hits)
+
+    @property
+    def count(self) -> Count:
+        return Count(len(self.points) - len(self.missing), len(self.points))
+
+    @property
+    def fraction(self) -> float:
+        return self.count.fraction
+
+    @cached_property
+    def kinds(self) -> dict[Kind, Count]:
+        return {kind: self.counted(point for point in self.points if point.kind is kind) for kind in Kind}
+
+    @cached_property
+    def files(self) -> dict[Source, tuple[Point, ...]]:
+        """The points of each file, in the order of the text."""
+        found: dict[Source, list[Point]] = {}
+        for point in self.points:
+            found.setdefault(point.span.source, []).append(point)
+        return {source: tuple(points) for source, points in found.items()}
+
+    def counted(self, points: Iterable[Point]) -> Count:
+        points = list(points)
+        return Count(sum(1 for point in points if point in self.hits), len(points))
+
+    def cases_of(self, span: Span) -> frozenset[CaseKey]:
+        """The cases that showed something that stands within a stretch of text, or around it."""
+        there = {point for point in self.points if meets(point.span, span)}
+        return frozenset(case for case, shown in self.by_case.items() if not there.isdisjoint(shown))
+
+    def together(self, other: Coverage) -> Coverage:
+        """Of the same policy, measured with other cases."""
+        return Coverage(self.points, {**self.by_case, **other.by_case}, self.left_out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; lines and columns are counted from 1, an end lies behind the last character."""
+        return {
+            **as_data(self.count),
+            "kinds": {str(kind): as_data(count) for kind, count in self.kinds.items()},
+            "files": {source.name: as_data(self.counted(points)) for source, points in self.files.items()},
+            "missing": [
+                {"kind": str(one.kind), "seen": one.seen, "words": one.words, **location(one.span)}
+                for one in self.missing
+            ],
+        }
+
+
+def as_data(count: Count) -> dict[str, Any]:
+    return {"fraction": count.fraction, "seen": count.seen, "total": count.total}
+
+
+def meets(point: Span, span: Span) -> bool:
+    return point.source == span.source and point.start < span.end and span.start < point.end
+
+
+def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
+    """Asks the cases in their order, by the specification, which sees every rule. Those that are skipped or cannot be
+    asked show nothing."""
+    sights = sights_of(kernel)
+    watcher, runner = Watcher(sights), Runner.of(kernel)
+    known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show what another one did
+    by_case: dict[CaseKey, frozenset[Point]] = {}
+    for case in cases:
+        shown = shown_by(case, runner, watcher)
+        by_case[case.package, case.test, case.number] = known.setdefault(shown, shown)
+    return Coverage(sights.points, by_case, sights.left_out)
+
+
+def shown_by(case: Case, runner: Runner, watcher: Watcher) -> frozenset[Point]:
+    if case.skip is not None:
+        return frozenset()
+    try:
+        return watcher.shown(runner.specified(case))
+    except (CannotAsk, RequestError):
+        return frozenset()
+
+
+def total(coverages: Iterable[Coverage]) -> Coverage:
+    """Of policies that are checked apart, as one. What they share counts once; what only looks alike stays apart."""
+    every = list(coverages)
+    points: list[Point] = []
+    by_case: dict[CaseKey, frozenset[Point]] = {}
+    for one in every:
+        named = {point: replace(point, part=f"{point.span.source.name} {point.part}") for point in one.points}
+        points += named.values()
+        for case, shown in one.by_case.items():
+            by_case[case] = by_case.get(case, frozenset()).union(named[point] for point in shown)
+    return Coverage(in_text_order(points), by_case, tuple(left for one in every for left in one.left_out))
