@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from policyengine import vocabulary
-from policyengine.codes import CODES
+from policyengine.codes import CODES, RULES
 from policyengine.codes.code import Code
 from policyengine.kinds import Type
 from policyengine.semantics.logic import DECIDED
@@ -62,14 +62,24 @@ def diagnostics() -> str:
 
 
 def page(code: Code) -> str:
-    told = f"\n## {code.code}: {code.title}\n\n{code.explanation}\n"
+    name = f" Rule `{code.name}`{', told by `policyengine lint`' if code.opinion else ''}." if code.name else ""
+    told = f"\n## {code.code}: {code.title}\n\n{code.explanation}{name}\n"
     if not code.bad:
         return told  # an example would fill pages
     bad, good = (f"```policy\n{text.strip()}\n```\n" for text in (code.bad, code.good))
-    return f"{told}\n<!-- error: {code.code} -->\n{bad}\nBetter:\n\n{good}"
+    return f"{told}\n<!-- {'lint' if code.opinion else 'error'}: {code.code} -->\n{bad}\nBetter:\n\n{good}"
 
 
-PARTS: dict[str, Callable[[], str]] = {"facts": facts, "functions": functions, "decided": decided}
+def rules() -> str:
+    rows = [
+        f"| `{code.name}` | {code.code} | {cell(code.title)}{' · only where asked for' if code.optional else ''} "
+        f"| {'lint' if code.opinion else 'check'} |"
+        for code in sorted(RULES.values(), key=lambda code: code.code)
+    ]
+    return table("| rule | code | finds | told by |", rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {"facts": facts, "functions": functions, "decided": decided, "rules": rules}
 
 
 def filled(text: str) -> str:
@@ -82,8 +92,11 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    language = DOCS / "language.md"
-    return {language: filled(language.read_text(encoding="utf-8")), DOCS / "diagnostics.md": diagnostics()}
+    with_parts = (DOCS / "language.md", DOCS / "lint.md")
+    return {
+        **{page: filled(page.read_text(encoding="utf-8")) for page in with_parts},
+        DOCS / "diagnostics.md": diagnostics(),
+    }
 
 
 def main(check: bool) -> int:

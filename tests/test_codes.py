@@ -11,7 +11,7 @@ from policyengine import syntax
 from policyengine.codes import CODES, Code
 from policyengine.codes.syntax import CODES as SYNTAX
 from policyengine.diagnostics import Diagnostic
-from policyengine.semantics.check import check_text
+from policyengine.semantics.check import check_text, lint_text
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
@@ -46,7 +46,8 @@ def test_the_good_example_is_good(code: Code) -> None:
     assert codes_in(code.good) == set()
 
 
-MEANT = [code for code in CODES.values() if code.bad and code not in SYNTAX]
+MEANT = [code for code in CODES.values() if code.bad and code not in SYNTAX and not code.opinion]
+OPINIONS = [code for code in CODES.values() if code.opinion]
 
 
 @by_code(MEANT)
@@ -57,6 +58,17 @@ def test_the_whole_check_finds_exactly_the_code_in_the_bad_example(code: Code) -
 @by_code(MEANT)
 def test_the_whole_check_finds_nothing_in_the_good_example(code: Code) -> None:
     assert codes_of(check_text(code.good)) == set()
+
+
+@by_code(OPINIONS)
+def test_lint_finds_exactly_the_opinion_in_the_bad_example_and_check_finds_nothing(code: Code) -> None:
+    assert codes_of(lint_text(code.bad, (code.code,))) == {code.code}
+    assert check_text(code.bad) == []
+
+
+@by_code(OPINIONS)
+def test_lint_finds_nothing_in_the_good_example_of_an_opinion(code: Code) -> None:
+    assert codes_of(lint_text(code.good, (code.code,))) == set()
 
 
 @by_code(CODES.values())

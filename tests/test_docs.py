@@ -13,7 +13,7 @@ from runpy import run_path
 import pytest
 
 from policyengine.runtime.request import Request
-from policyengine.semantics.check import Checked, check
+from policyengine.semantics.check import Checked, check, lint_text
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
@@ -72,6 +72,11 @@ def test_a_mistake_that_is_shown_is_found(block: Block) -> None:
     assert block.marked("error") in {diagnostic.code for diagnostic in checked(block).diagnostics}
 
 
+@each([block for block in POLICIES if block.marked("lint")])
+def test_an_opinion_that_is_shown_is_found(block: Block) -> None:
+    assert block.marked("lint") in {found.code for found in lint_text(block.text, (str(block.marked("lint")),))}
+
+
 @each([block for block in POLICIES if block.marker == "fragment"])
 def test_a_piece_of_a_policy_fits_into_one(block: Block) -> None:
     assert [diagnostic.render() for diagnostic in checked(block, PRELUDE).diagnostics if diagnostic.is_error] == []
@@ -79,7 +84,7 @@ def test_a_piece_of_a_policy_fits_into_one(block: Block) -> None:
 
 @each([block for block in POLICIES if block.marker])
 def test_a_marker_is_one_that_means_something(block: Block) -> None:
-    marked = any(block.marked(word) for word in ("error", "file", "append"))
+    marked = any(block.marked(word) for word in ("error", "lint", "file", "append"))
     assert marked or block.marker == "fragment", f"what is `<!-- {block.marker} -->`?"
 
 

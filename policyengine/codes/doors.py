@@ -159,6 +159,7 @@ CODES: tuple[Code, ...] = (
         + 'agent "helper" { issued by acme   acts for any user   may write }\n',
         _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
+        name="delegate-beyond",
     ),
     Code(
         "W422",
@@ -168,5 +169,6 @@ CODES: tuple[Code, ...] = (
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
         _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
+        name="delegate-to-nobody",
     ),
 )

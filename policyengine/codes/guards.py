@@ -117,5 +117,6 @@ CODES: tuple[Code, ...] = (
         "Nothing is opened at this place, so the guard never matters. More often than not the place is misspelled.",
         _guard(f"deny {_LARGE}", _TEAM.replace("/pay", "/play")),
         _FINE,
+        name="guard-without-door",
     ),
 )

@@ -54,6 +54,7 @@ CODES: tuple[Code, ...] = (
         "Letters of different alphabets can look the same. In a message that is odd rather than dangerous.",
         'guard "a" { deny message "\u0430sk us" }\n',
         'guard "a" { deny message "ask us" }\n',
+        name="mixed-alphabets",
     ),
     Code(
         "W260",
@@ -61,6 +62,7 @@ CODES: tuple[Code, ...] = (
         "No rule speaks of it. A misspelled name in a rule would be an error, so this is what was left behind.",
         "let limit = 5\n" + _DOOR,
         _DOOR,
+        name="unused-name",
     ),
     Code(
         "W350",
@@ -68,6 +70,7 @@ CODES: tuple[Code, ...] = (
         "HEAD is decided as GET, so a rule for one is a rule for both.",
         "anyone { may HEAD /a }\n",
         _DOOR,
+        name="head",
     ),
     Code(
         "W351",
@@ -75,6 +78,7 @@ CODES: tuple[Code, ...] = (
         "A scope alone opens nothing: some `may` must name it, or another scope include it.",
         "scope a.read { GET /a }\n" + _DOOR,
         _DOOR,
+        name="unused-scope",
     ),
     Code(
         "W450",
@@ -83,6 +87,7 @@ CODES: tuple[Code, ...] = (
         "A block's requirements guard its own doors only, so the other block is the way around them.",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a }\n' + _ALONE + "/** }\n",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a/** }\n',
+        name="laxer-twin",
     ),
     Code(
         "W451",
@@ -91,6 +96,7 @@ CODES: tuple[Code, ...] = (
         'entity user { roles: set<string> }\nuser where all r in user.roles: r like "eu-*" { may GET /a }\n',
         'entity user { roles: set<string> }\n'
         'user where size(user.roles) > 0 and (all r in user.roles: r like "eu-*") { may GET /a }\n',
+        name="all-opens",
     ),
     Code(
         "W452",
@@ -98,6 +104,7 @@ CODES: tuple[Code, ...] = (
         "Unless an issuer records chains their depth is unknown, and an unknown depth fails every limit.",
         _BOT + "delegation { depth <= 3 }\n" + _ALONE + " }\n",
         _BOT.replace("scopes none", "scopes none  records chains") + "delegation { depth <= 3 }\n" + _ALONE + " }\n",
+        name="unrecorded-chains",
     ),
     Code(
         "W453",
@@ -105,6 +112,7 @@ CODES: tuple[Code, ...] = (
         "The block names an agent and opens nothing for it.",
         _BOT + 'agent "bot" { issued by acme  acts alone }\n',
         _BOT + _ALONE + " }\n",
+        name="no-door",
     ),
     Code(
         "W454",
@@ -112,6 +120,7 @@ CODES: tuple[Code, ...] = (
         "With that line agents do not need the user's door, so the user blocks bind only users who come alone.",
         _BOT + _ALONE + " }\nuser any { may GET /a }\n",
         _BOT + _ALONE + " }\n",
+        name="unrestricted-users",
     ),
     Code(
         "W455",
@@ -119,6 +128,7 @@ CODES: tuple[Code, ...] = (
         "It does nothing, and a reader looks for what is missing.",
         "anyone { }\n" + _DOOR,
         _DOOR,
+        name="empty-block",
     ),
     Code(
         "W550",
@@ -126,6 +136,7 @@ CODES: tuple[Code, ...] = (
         "A guard without a rule looks like protection and is none.",
         'guard "a" { }\n' + _DOOR,
         'guard "a" { deny when request.size > 1000 }\n' + _DOOR,
+        name="empty-guard",
     ),
     Code(
         "W551",
@@ -133,6 +144,7 @@ CODES: tuple[Code, ...] = (
         "`all x in s: …` is true when `s` is empty. Say that the set must hold something.",
         'guard "a" { require all g in agent.groups: g like "eu-*" }\n' + _DOOR,
         'guard "a" { require size(agent.groups) > 0 and (all g in agent.groups: g like "eu-*") }\n' + _DOOR,
+        name="all-passes",
     ),
     Code(
         "W650",
@@ -140,6 +152,7 @@ CODES: tuple[Code, ...] = (
         "What it prepares is never tried.",
         "fixture bot { given credential { bound: true } }\n" + _DOOR,
         _DOOR,
+        name="unused-fixture",
     ),
     Code(
         "E651",
@@ -175,6 +188,7 @@ CODES: tuple[Code, ...] = (
         "The door is open without it. A condition that looks like a limit and is none misleads.",
         "anyone { may GET /a when 1 < 2 }\n",
         _DOOR,
+        name="always-true",
     ),
     Code(
         "W702",
@@ -182,6 +196,7 @@ CODES: tuple[Code, ...] = (
         "No values of the facts make it act; only a fact that is absent or broken does.",
         _FACTS + 'guard "a" { deny when body.amount > 10 and body.amount < 5 }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
+        name="acts-on-unknown",
     ),
     Code(
         "W703",
@@ -189,6 +204,7 @@ CODES: tuple[Code, ...] = (
         "Its condition is never false, and a guard acts on true and on unknown. Without the condition it says so.",
         _FACTS + 'guard "a" { deny when body.amount > 5 or body.amount < 10 }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
+        name="always-acts",
     ),
     Code(
         "W704",
@@ -196,6 +212,7 @@ CODES: tuple[Code, ...] = (
         "The part is never true, or never false, whatever the facts are.",
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 5 or body.amount < 10) }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 10 or body.amount < 5) }\n' + _DOOR,
+        name="idle-part",
     ),
     Code(
         "W711",
@@ -203,6 +220,7 @@ CODES: tuple[Code, ...] = (
         "Another `may` of the block opens all of it, on the same or a weaker condition.",
         "anyone { may GET /a   may GET /** }\n",
         "anyone { may GET /** }\n",
+        name="covered-may",
     ),
     Code(
         "W712",
@@ -210,6 +228,7 @@ CODES: tuple[Code, ...] = (
         "Another rule already denies whenever it acts, or says the same.",
         'guard "a" { deny when request.size > 10   deny when request.size > 100 }\n' + _DOOR,
         'guard "a" { deny when request.size > 10 }\n' + _DOOR,
+        name="covered-rule",
     ),
     Code(
         "W713",
@@ -217,6 +236,7 @@ CODES: tuple[Code, ...] = (
         "A guard without a condition stays shut, whichever door was opened.",
         'guard "a" on /a { deny }\nanyone { may GET /a   may GET /b }\n',
         "anyone { may GET /a   may GET /b }\n",
+        name="closed-may",
     ),
     Code(
         "W714",
@@ -224,5 +244,6 @@ CODES: tuple[Code, ...] = (
         "A block or guard says exactly what an earlier one says.",
         _DOOR + _DOOR,
         _DOOR,
+        name="duplicate",
     ),
 )  # fmt: skip

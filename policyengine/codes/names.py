@@ -274,6 +274,7 @@ _WARNINGS: tuple[Code, ...] = (
         "declared with `?`.",
         "user.tenant is present",
         "credential.scopes is present",
+        name="always-present",
     ),
     Code(
         "W209",
@@ -283,6 +284,7 @@ _WARNINGS: tuple[Code, ...] = (
         "being named.",
         "",
         "",
+        name="unused-import",
     ),
 )  # fmt: skip
 

@@ -9,9 +9,9 @@ def _required(condition: str) -> str:
     return f'{_USER}guard "example" {{ require {condition} }}\n'
 
 
-def in_a_condition(code: str, title: str, explanation: str, bad: str, good: str) -> Code:
+def in_a_condition(code: str, title: str, explanation: str, bad: str, good: str, name: str = "") -> Code:
     """A mistake inside a condition about the user."""
-    return Code(code, title, explanation, _required(bad), _required(good))
+    return Code(code, title, explanation, _required(bad), _required(good), name)
 
 
 OPERATORS: tuple[Code, ...] = (

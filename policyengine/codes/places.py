@@ -169,6 +169,7 @@ CODES: tuple[Code, ...] = (
         "Methods are matched as they are written. A misspelled one in a guard guards nothing.",
         "anyone { may DELTE /a }\n",
         "anyone { may DELETE /a }\n",
+        name="unknown-method",
     ),
     Code(
         "W322",
@@ -176,5 +177,6 @@ CODES: tuple[Code, ...] = (
         "What is left out meets none of the places before `except`, so it changes nothing.",
         'anyone { may GET /a }\nguard "g" on GET /a except GET /b { require time > 2026-01-01 }\n',
         'anyone { may GET /a }\nguard "g" on GET /a { require time > 2026-01-01 }\n',
+        name="empty-except",
     ),
 )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from enum import Enum
 
+from policyengine.codes import CODES, Code
 from policyengine.diagnostics import Diagnostic, in_order
 from policyengine.semantics import binders, examples, lints, logic, text
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
+from policyengine.semantics.lints import allowances
 from policyengine.semantics.lower import lower
 from policyengine.semantics.places import Places
 from policyengine.semantics.revision import ordered
@@ -23,11 +24,18 @@ from policyengine.syntax.parse import parse
 from policyengine.syntax.pause import uncollected
 
 LANGUAGE = "1"
-ALLOWED = re.compile(r"#\s*lint:\s*allow\s+(?P<codes>W\d{3}(?:\s*,\s*W\d{3})*)\s+\"[^\"]+\"\s*$")
 # What a declaration that could not be read may have said: told only once the syntax is right.
 NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split())
 # What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
 NEEDS_DOORS = frozenset({"W322", "W421", "W521"})
+
+
+class Depth(Enum):
+    """How much is sought: errors alone, warnings too, or what is only an opinion as well."""
+
+    ERRORS = 1
+    WARNINGS = 2
+    OPINIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,12 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
 
 
 @uncollected()
+def lint(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()) -> Checked:
+    """The check, and what is only an opinion; `optional` are codes of rules that are told only where asked for."""
+    return unordered(modules, syntax, Depth.OPINIONS, optional)
+
+
+@uncollected()
 def compiled(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
@@ -73,14 +87,19 @@ def read(
     parsed = [parse(source) for source in sources]
     modules = [module for module, _ in parsed if module is not None]
     found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
-    checked = unordered(modules, found, advice)
+    checked = unordered(modules, found, Depth.WARNINGS if advice else Depth.ERRORS)
     if checked.kernel is None and not advice:
         checked = unordered(modules, found)  # whoever has to mend it is told everything
     return checked.kernel, checked.diagnostics
 
 
-def unordered(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic], advice: bool = True) -> Checked:
-    """The check, but for the kernel's order and revision. Without `advice` only errors are sought."""
+def unordered(
+    modules: Sequence[ast.Module],
+    syntax: Sequence[Diagnostic],
+    depth: Depth = Depth.WARNINGS,
+    optional: Collection[str] = (),
+) -> Checked:
+    """The check, but for the kernel's order and revision."""
     report = Reporter()
     program = Program.of(modules, report)
     places = Places(program)
@@ -93,35 +112,52 @@ def unordered(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic], advic
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
     shown = examples.Examples() if syntax else examples.lower(program, schema)
     report_unused_imports(program)
-    seek = (logic.findings, lints.findings) if advice else (logic.mistakes, lints.mistakes)
-    return replace(
-        concluded(kernel, modules, program, schema, syntax, seek), cases=shown.cases, properties=shown.properties
-    )
+    found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
+    found += [*syntax, *(finding for module in modules for finding in text.findings(module))]
+    kept = in_order(concluded(found, kernel, modules, shown, Sought(depth, optional)))
+    return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
 
 
-Seek: TypeAlias = tuple[
-    Callable[[k.Kernel], Iterable[Diagnostic]], Callable[[k.Kernel, Sequence[ast.Module]], Iterable[Diagnostic]]
-]
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """How much is sought; `optional` are the codes of optional rules that are."""
+
+    depth: Depth
+    optional: Collection[str]
+
+    @property
+    def rules(self) -> list[Code]:
+        return [code for code in CODES.values() if not code.optional or code.code in self.optional]
 
 
 def concluded(
+    found: list[Diagnostic],
     kernel: k.Kernel,
     modules: Sequence[ast.Module],
-    program: Program,
-    schema: Schema,
-    syntax: Sequence[Diagnostic],
-    seek: Seek,
-) -> Checked:
+    shown: examples.Examples,
+    sought: Sought,
+) -> list[Diagnostic]:
     """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
-    found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
-    found += [*syntax, *(finding for module in modules for finding in text.findings(module))]
+    found = [*found, *allowances.problems(modules)]
     if has_error(found):
-        found = [finding for finding in found if finding.code not in NEEDS_DOORS]
-    else:
-        of_logic, of_writing = seek
-        found += [*of_logic(kernel), *of_writing(kernel, modules)]
-    kept = in_order(without_allowed(found, modules))
-    return Checked(None if has_error(kept) else kernel, kept, program, schema)
+        return allowances.without_allowed((one for one in found if one.code not in NEEDS_DOORS), modules)
+    found += findings(kernel, modules, shown, sought)
+    if sought.depth is Depth.OPINIONS and not has_error(found):
+        found += allowances.stale(found, modules, sought.rules)
+    return allowances.without_allowed(found, modules)
+
+
+def findings(
+    kernel: k.Kernel, modules: Sequence[ast.Module], shown: examples.Examples, sought: Sought
+) -> Iterator[Diagnostic]:
+    if sought.depth is Depth.ERRORS:
+        yield from logic.mistakes(kernel)
+        yield from lints.mistakes(kernel, modules)
+        return
+    yield from logic.findings(kernel)
+    yield from lints.findings(kernel, modules)
+    if sought.depth is Depth.OPINIONS:
+        yield from lints.opinions(kernel, modules, shown.cases, sought.optional)
 
 
 def has_error(found: Iterable[Diagnostic]) -> bool:
@@ -135,24 +171,13 @@ def check_languages(modules: Sequence[ast.Module], report: Reporter) -> None:
             report("E150", message, module.language.span, f"write `language {LANGUAGE}`")
 
 
-# ── `# lint: allow W203 "reason"` ─────────────────────────────────────────────────────────────
-
-
-def without_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) -> list[Diagnostic]:
-    """Warnings that a comment allows, on their line or the line before, are left out; errors never are."""
-    allowed = {place for module in modules for place in allowances(module)}
-    return [d for d in found if d.is_error or (d.span.source, d.span.line, d.code) not in allowed]
-
-
-def allowances(module: ast.Module) -> Iterator[tuple[Source, int, str]]:
-    for comment in module.comments:
-        match = ALLOWED.fullmatch(comment.text)
-        for code in re.findall(r"W\d{3}", match["codes"]) if match else ():
-            yield comment.span.source, comment.span.line, code
-            yield comment.span.source, comment.span.line + 1, code
-
-
 def check_text(text_: str) -> list[Diagnostic]:
     """Every finding about one policy, in the order of its text."""
     module, found = parse(Source("policy", text_))
     return list(check([module] if module else [], found).diagnostics)
+
+
+def lint_text(text_: str, optional: Collection[str] = ()) -> list[Diagnostic]:
+    """Every finding about one policy, opinions too."""
+    module, found = parse(Source("policy", text_))
+    return list(lint([module] if module else [], found, optional).diagnostics)

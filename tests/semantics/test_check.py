@@ -88,41 +88,6 @@ def test_another_version_of_the_language_is_refused() -> None:
     assert codes("language 1\nanyone { may GET /a }") == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '# lint: allow W321 "they speak it so"\nanyone { may PSOT /a }',
-        'anyone { may PSOT /a }   # lint: allow W321 "they speak it so"',
-        '#lint:allow W999, W321 "two"\nanyone { may PSOT /a }',
-    ],
-)
-def test_a_comment_allows_a_warning_beside_it(text: str) -> None:
-    assert codes(text) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "# lint: allow W321\nanyone { may PSOT /a }",
-        '# lint: allow W321 ""\nanyone { may PSOT /a }',
-        '# lint: allow W322 "another"\nanyone { may PSOT /a }',
-        '# lint: allow W321 "too far"\n\nanyone { may PSOT /a }',
-        'anyone { may PSOT /a }\n# lint: allow W321 "after"',
-        '# please lint: allow W321 "no"\nanyone { may PSOT /a }',
-    ],
-)
-def test_only_a_reason_beside_the_warning_allows_it(text: str) -> None:
-    assert codes(text) == ["W321"]
-
-
-def test_no_comment_allows_an_error() -> None:
-    assert codes('# lint: allow E301 "please"\nanyone { may GET /a//b }') == ["E301"]
-
-
-def test_a_comment_allows_nothing_in_another_file() -> None:
-    assert codes('# lint: allow W321 "here"\n', "anyone { may PSOT /a }") == ["W321"]
-
-
 def test_findings_come_in_the_order_of_the_text() -> None:
     found = check_text("anyone { may PSOT /a, GET /b//c, GET /d//e }\nscope x { }")
     assert [finding.span.start for finding in found] == sorted(finding.span.start for finding in found)

@@ -249,7 +249,3 @@ def test_a_name_used_in_an_importing_package_is_used() -> None:
     checked = check(modules)
     assert checked.kernel is not None
     assert list(lints.findings(checked.kernel, modules)) == []
-
-
-def test_a_lint_is_silenced_by_a_comment_with_a_reason() -> None:
-    assert told('# lint: allow W350 "the probe of the load balancer"\nanyone { may HEAD /a }') == []

@@ -1,4 +1,4 @@
-"""What is allowed and probably not meant; `# lint: allow CODE "reason"` beside the place silences a finding."""
+"""What is allowed and probably not meant, told by every check; an allowance beside the place silences a finding."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""What `policyengine lint` tells besides: policies that mean what they say, and could be safer or clearer."""
+
+from policyengine.codes.code import Code
+
+_DOOR = "anyone { may GET /a }\n"
+_FACTS = "facts { body.amount: number? }\n"
+_BOT = 'users unrestricted\nissuer acme { url "https://login.acme.example"  scopes none }\n'
+_ASKED = "credential { kind in [jwt, mtls]  lifetime <= 15m }"
+
+
+def _agent(credential: str = _ASKED, door: str = "GET /a", rest: str = "") -> str:
+    return f'agent "bot" {{ issued by acme  acts alone  {credential}  may {door}{rest} }}\n'
+
+
+_CHAINED = """\
+users unrestricted
+issuer acme { url "https://login.acme.example"  records chains }
+scope a.read { GET /a }
+"""
+_HELPER = f'agent "helper" {{ issued by acme  acts for any user  {_ASKED}  may a.read }}\n'
+
+
+def _planner(rest: str) -> str:
+    return (
+        f'agent "planner" {{ issued by acme  acts for any user  {_ASKED}  may a.read\n'
+        f'  may delegate a.read to agent "helper"{rest} }}\n{_HELPER}'
+    )
+
+
+_SERVED = """\
+issuer acme { url "https://login.acme.example" }
+scope a.read { GET /a }
+scope b.read { GET /b }
+"""
+_SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {_ASKED}  may a.read }}\n'
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "W262",
+        "a fact that no rule reads",
+        "Whoever declares a fact is taken to rely on it, and the gateway goes on sending it. "
+        "It may also be that the rule that should read it was never written.",
+        _FACTS + _DOOR,
+        _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
+        name="unread-fact",
+        opinion=True,
+    ),
+    Code(
+        "W263",
+        "an issuer or attester that no agent asks for",
+        "A trust anchor that nobody needs is one more key that can be stolen.",
+        'issuer old { url "https://old.acme.example" }\n' + _DOOR,
+        _DOOR,
+        name="unused-anchor",
+        opinion=True,
+    ),
+    Code(
+        "W264",
+        "two names that look alike",
+        "They differ only in case, in `0` and `O`, in `1`, `l` and `I`, or in separators. Names are compared exactly, "
+        "so a reader who takes one for the other reads another policy.",
+        _BOT + _agent() + _agent(door="GET /b").replace('"bot"', '"Bot"'),
+        _BOT + _agent() + _agent(door="GET /b").replace('"bot"', '"archivist"'),
+        name="look-alike",
+        opinion=True,
+    ),
+    Code(
+        "W352",
+        "a scope that no OAuth token can carry",
+        "OAuth separates scopes by spaces and writes them in printable ASCII without quotes and backslashes. "
+        "An issuer cannot grant this one, so its door stays shut.",
+        _SERVED.replace("a.read {", 'a.read as "läs:a" {').replace("scope b.read { GET /b }\n", "")
+        + _SERVANT + "user any { may a.read }\n",
+        _SERVED.replace("a.read {", 'a.read as "read:a" {').replace("scope b.read { GET /b }\n", "")
+        + _SERVANT + "user any { may a.read }\n",
+        name="uncarried-scope",
+        opinion=True,
+    ),
+    Code(
+        "W456",
+        "an agent whose credential may last for ever",
+        "A credential that is stolen opens doors for as long as it lasts. Ask for a `lifetime` or an `age` in the "
+        "block, or in a guard that stands before all its doors.",
+        _BOT + _agent("credential { kind in [jwt, mtls] }"),
+        _BOT + _agent(),
+        name="no-lifetime",
+        opinion=True,
+    ),
+    Code(
+        "W457",
+        "static keys are taken",
+        "Whoever has seen an API key or a password can use it, and nothing in it says for whom it was. Without "
+        "`credential { kind in … }` an agent may come with any kind. A `bound` credential is not such a key.",
+        _BOT + _agent("credential { lifetime <= 15m }"),
+        _BOT + _agent(),
+        name="static-key",
+        opinion=True,
+    ),
+    Code(
+        "W458",
+        "`**` is granted",
+        "The block may use every endpoint below, those that are added next year too, and nobody will look at the "
+        "policy then. Name what is meant. Guards are another matter: there `**` is what keeps new endpoints shut.",
+        _BOT + _agent(door="GET /a/**"),
+        _BOT + _agent(door="GET /a/{id}"),
+        name="wide-grant",
+        opinion=True,
+    ),
+    Code(
+        "W459",
+        "chains of any depth",
+        "Each agent may hand on to the next, and the request of a user ends where nobody expects it. One "
+        "`delegation` block limits all chains.",
+        _CHAINED + _planner(" for 30m"),
+        _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
+        name="no-depth",
+        opinion=True,
+    ),
+    Code(
+        "W460",
+        "handed on for ever",
+        "What is handed on outlives the task it was handed on for. `for 30m` counts from when the hop was issued; "
+        "`delegation { lifetime <= 1h }` does so for all chains.",
+        _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
+        _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
+        name="open-delegation",
+        opinion=True,
+    ),
+    Code(
+        "W461",
+        "a `may` that no user block goes along with",
+        "An agent that acts for a user needs the user's door too. No user block opens any of these endpoints, so this "
+        "line never has an effect.",
+        _SERVED + _SERVANT + "user any { may b.read }\n",
+        _SERVED.replace("scope b.read { GET /b }\n", "") + _SERVANT + "user any { may a.read }\n",
+        name="no-user-door",
+        opinion=True,
+    ),
+    Code(
+        "W552",
+        "a denial that tells the caller nothing",
+        "Without a message the caller sees the words of the rule. A sentence that says what is wrong and what to do "
+        "saves a question to whoever wrote the policy.",
+        'guard "small" { deny when request.size > 1000 }\n' + _DOOR,
+        'guard "small" { deny when request.size > 1000 message "send at most 1000 bytes" }\n' + _DOOR,
+        name="no-message",
+        opinion=True,
+    ),
+    Code(
+        "W553",
+        "an approval that never expires",
+        "A person agreed to what was asked then. `within` says for how long that holds, counted from the grant.",
+        'entity user { roles: set<string> }\nguard "ask" { confirm by role boss }\n' + _DOOR,
+        'entity user { roles: set<string> }\nguard "ask" { confirm by role boss within 15m }\n' + _DOOR,
+        name="open-confirm",
+        opinion=True,
+    ),
+    Code(
+        "W554",
+        "a default that the caller can choose",
+        "Facts of `body`, `args`, `context` and `request` come with the request, and whoever leaves one out gets "
+        "what stands after `else`. Where that opens a door, or keeps a guard from acting, leaving out is a way around the "
+        "rule. Without `else` the fact is unknown, which does neither.",
+        _FACTS + 'guard "small" { deny when (body.amount else 0) > 10 message "at most 10" }\n' + _DOOR,
+        _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
+        name="callers-default",
+        opinion=True,
+    ),
+    Code(
+        "W652",
+        "the same test again",
+        "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "
+        "change that it was to show was forgotten.",
+        _DOOR + 'test "a" { GET /a => allow   GET /b => deny   GET /a => allow }\n',
+        _DOOR + 'test "a" { GET /a => allow   GET /b => deny }\n',
+        name="repeated-test",
+        opinion=True,
+    ),
+    Code(
+        "W653",
+        "an endpoint that no test asks about",
+        "Some block opens it, and no test shows for whom. Told only where it is asked for: "
+        "`policyengine lint --extend untested-endpoint`.",
+        "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow }\n',
+        "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow   GET /b => allow }\n',
+        name="untested-endpoint",
+        opinion=True,
+        optional=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,83 @@
+"""`else` after a fact that the caller sends: whoever leaves the fact out chooses the default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.semantics import kernel as k
+from policyengine.semantics.logic import blocks, conditions_of
+from policyengine.semantics.possibilities import possible
+from policyengine.semantics.terms import members
+
+FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
+HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no guard from acting"
+
+
+def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for block in blocks(kernel):
+        for condition, _ in conditions_of(block):
+            yield from decided_by_default(condition, True, "opens this")
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if effect.condition is not None:
+                yield from decided_by_default(effect.condition, False, f"keeps `{guard.name}` from acting")
+
+
+def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
+    pending = [(condition, wanted)]
+    while pending:
+        expr, wanted_here = pending.pop()
+        match expr:
+            case k.Not(operand):
+                pending.append((operand, not wanted_here))
+            case k.Named(expression=inner):
+                pending.append((inner, wanted_here))
+            case k.And(items) | k.Or(items):
+                pending.extend((item, wanted_here) for item in reversed(items))
+            case k.Quantifier(condition=inner):
+                pending.append((inner, wanted_here))
+            case _:
+                yield from by_default(expr, wanted_here, does)
+
+
+def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    defaults = [one for one in k.walk(part) if isinstance(one, k.Default) and comes_from_the_caller(one)]
+    if defaults and possible(with_defaults(part)) == {wanted}:
+        fact = " ".join(innermost(defaults[0]).span.text.split())
+        yield Diagnostic("W554", f"leaving `{fact}` out {does}", defaults[0].span, HINT)
+
+
+def with_defaults(expr: k.Expr) -> k.Expr:
+    """The expression for a caller who leaves out every fact that has a default."""
+    if isinstance(expr, k.Default) and comes_from_the_caller(expr):
+        return with_defaults(expr.fallback)
+    changed = {name: inside(getattr(expr, name)) for name in members(type(expr))}  # type: ignore[arg-type]
+    return replace(expr, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside
+
+
+def inside(value: object) -> object:
+    match value:
+        case k.Part():
+            return with_defaults(value)  # type: ignore[arg-type]  # what is inside an expression is one
+        case tuple():
+            return tuple(inside(one) for one in value)
+        case _:
+            return value
+
+
+def comes_from_the_caller(default: k.Default) -> bool:
+    fact: k.Expr = innermost(default)
+    while isinstance(fact, k.Attribute | k.Member):
+        fact = fact.base
+    return isinstance(fact, k.Fact) and fact.path[0] in FROM_THE_CALLER
+
+
+def innermost(default: k.Default) -> k.Expr:
+    """`a` of `a else b else c`."""
+    operand: k.Expr = default
+    while isinstance(operand, k.Default):
+        operand = operand.operand
+    return operand

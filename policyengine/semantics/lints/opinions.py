@@ -1,0 +1,54 @@
+"""What `policyengine lint` tells and `check` does not: policies that say what they mean, and could be safer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples import Case
+from policyengine.semantics.lints.credentials import long_lived, static_keys
+from policyengine.semantics.lints.defaults import defaults_that_decide
+from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, wide_grants
+from policyengine.semantics.lints.handing_on import no_depth, open_delegations
+from policyengine.semantics.lints.look_alikes import look_alikes
+from policyengine.semantics.lints.shown import repeated, untested
+from policyengine.semantics.lints.told import open_confirms, without_message
+from policyengine.semantics.lints.unread import unread_facts, unused_anchors
+from policyengine.semantics.logic import as_written
+from policyengine.syntax import nodes as ast
+
+Cases = Sequence[Case]
+
+
+def opinions(
+    kernel: k.Kernel, modules: Sequence[ast.Module], cases: Cases, optional: Collection[str] = ()
+) -> Iterator[Diagnostic]:
+    """`optional` are the codes of optional rules that are asked for."""
+    in_order = as_written(kernel)
+    for about_meaning in ON_THE_KERNEL:
+        yield from about_meaning(in_order)
+    for about_text in ON_MODULES:
+        yield from about_text(modules)
+    yield from unused_anchors(in_order, modules)
+    yield from repeated(cases)
+    if "W653" in optional:
+        yield from untested(in_order, cases)
+
+
+ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
+    long_lived,
+    static_keys,
+    wide_grants,
+    no_user_door,
+    no_depth,
+    open_delegations,
+    without_message,
+    open_confirms,
+    defaults_that_decide,
+)
+ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
+    uncarried_scopes,
+    unread_facts,
+    look_alikes,
+)

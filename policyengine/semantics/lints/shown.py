@@ -1,0 +1,90 @@
+"""Tests that ask the same twice, and endpoints that no test asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from policyengine.diagnostics import Diagnostic, Related
+from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
+from policyengine.runtime.request import Request
+from policyengine.runtime.shape import RequestError
+from policyengine.semantics import kernel as k
+from policyengine.semantics.coverage import PatternIndex
+from policyengine.semantics.examples import Case
+from policyengine.semantics.logic import blocks
+from policyengine.source import Span
+
+
+def repeated(cases: Sequence[Case]) -> Iterator[Diagnostic]:
+    """The same world, request and expectation as a case before. Where approvals are spent, worlds differ."""
+    spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
+    first: dict[object, Case] = {}
+    keys = Keys()
+    for case in cases:
+        if (case.package, case.test, case.sequence) in spent or case.skip is not None:
+            continue
+        earlier = first.setdefault(keys.of(case), case)
+        if earlier is not case and earlier.span != case.span:
+            message = f"test `{earlier.test}` asks the same already, in the same world"
+            hint = "remove it, or change what it is to show"
+            yield Diagnostic("W652", message, case.span, hint, (Related("asked here", earlier.span),))
+
+
+class Keys:
+    """What tells cases apart. Many cases share their rows, so these are written once."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, str] = {}
+
+    def of(self, case: Case) -> object:
+        rows = self.rows.get(id(case.rows))
+        if rows is None:
+            rows = self.rows[id(case.rows)] = written(case.rows)
+        expected = replace(case.expected, text="")
+        return case.package, rows, written(case.question), written(case.attributes), case.now, repr(expected)
+
+
+def written(value: object) -> str:
+    """One text for one value, whatever the order of its members."""
+    match value:
+        case Mapping():
+            return "{" + ",".join(sorted(f"{key!r}:{written(one)}" for key, one in value.items())) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(written, value)) + "]"
+        case _:
+            return repr(value)
+
+
+# ── Endpoints that no test asks about ─────────────────────────────────────────────────────────
+
+
+def untested(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
+    """Once for each pattern that is written."""
+    asked = PatternIndex[bool]()
+    for pattern in {pattern for case in cases for pattern in asked_in(case)}:
+        asked.add(pattern, True)
+    told = set[Span]()
+    for opening in (one for block in blocks(kernel) for grant in block.grants for one in grant.openings):
+        span = opening.pattern.span
+        if span not in told and not any(asked.overlapping(opening.pattern)):
+            message = f"no test asks about `{' '.join(span.text.split())}`"
+            yield Diagnostic("W653", message, span, "add a request for it to a test")
+        told.add(span)
+
+
+def asked_in(case: Case) -> Iterator[k.Pattern]:
+    """The one endpoint a case asks about, as a pattern; none where it asks about a malformed path."""
+    try:
+        endpoint = Request.from_mapping(case.question).endpoint
+    except RequestError:
+        return
+    match endpoint:
+        case HttpEndpoint(method, _, segments):
+            yield k.HttpPattern((method,), tuple(k.Segment(text) for text in segments), span=case.span)
+        case ToolEndpoint():
+            yield k.ToolPattern(endpoint.qualified, span=case.span)
+        case ActionEndpoint(verb, type_):
+            yield k.ActionPattern(verb, type_, span=case.span)
+        case MalformedEndpoint():
+            return
