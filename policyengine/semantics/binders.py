@@ -44,11 +44,11 @@ def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder,
 def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.Binding, ...]]]:
     """Every endpoint that a rule, a scope or `facts` names, with its package and what stands after `with`."""
     for package, declaration in program.declarations():
-        for endpoint, bindings in _endpoints_of(declaration):
+        for endpoint, bindings in endpoints_of(declaration):
             yield package, endpoint, bindings
 
 
-def _endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
+def endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
     match declaration:
         case ast.ScopeDecl(items=items):
             yield from ((item.endpoint, item.bindings) for item in items if isinstance(item, ast.ScopeEndpoint))

@@ -372,12 +372,13 @@ def lower_body(symbol: Symbol, context: Context, expected: Type | None) -> k.Exp
 
 
 def placed(found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int, context: Context) -> k.Expr | None:
-    span, name = head(reference, length), symbol.name
+    whole = length == reference.name.count(".") + 1
+    span, name = reference.span if whole else head(reference, length), symbol.name  # whole: with its parentheses
     if symbol.kind == "define":
         full = name if symbol.package == context.package else f"{symbol.package}.{name}"
         found = k.Named(full, found, Scalar.BOOL, span=span)
     found = replace(found, span=span)
-    if span.end == reference.span.end:
+    if whole:
         return found
     if isinstance(found, k.Constant | k.Fact | k.Attribute | k.Member | k.Variable):
         return navigate(found, reference, length, context)

@@ -295,3 +295,9 @@ def test_definitions_of_bounded_depth_are_read_wherever_they_are_used() -> None:
     nested = "\n".join(f"define a{i} = not a{i + 1}" for i in range(70))
     found = ask("a0", "GET /a", f"{nested}\ndefine a70 = request.size > 5")
     assert found.codes == []
+
+
+@pytest.mark.parametrize("condition", ["(large)", "not (large)", "(few) < request.size", "((large))"])
+def test_a_definition_may_stand_in_parentheses(condition: str) -> None:
+    found = ask(condition, "GET /a", "define large = request.size > 5\nlet few = 3")
+    assert found.codes == []
