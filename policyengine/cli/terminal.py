@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TextIO
@@ -51,6 +51,10 @@ class Screen:
     def text(self, text: str) -> None:
         for line in text.split("\n"):
             self.line(printable(line))
+
+    def plain(self, text: str) -> None:
+        """What programs read, as it is: it ends its lines itself."""
+        self.stream.write(text)
 
     def findings(self, rendered: str) -> None:
         """Diagnostics and results of tests as their `render` shows them, the important parts in colour."""
@@ -127,17 +131,17 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Tell a person at the terminal what takes so long, once it does."""
+def busy(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Tell a person at the terminal what takes so long, once it does; who knows the total calls back for each one."""
     if not Screen(sys.stderr).styled:
-        yield
+        yield lambda: None
         return
-    spinner = _Spinner(what)
+    spinner = _Spinner(what, total)
     timer = threading.Timer(PATIENCE, spinner.start)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield spinner.advance
     finally:
         timer.cancel()
         spinner.stop()
@@ -146,23 +150,30 @@ def busy(what: str) -> Iterator[None]:
 class _Spinner:
     """A line on stderr that moves. `stop` may come before, while or after `start` runs on the timer's thread."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total, self.done = what, total, 0
         self.lock = threading.Lock()
         self.stopped = False
         self.progress: Any = None
+        self.task: Any = None
 
     def start(self) -> None:
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
         with self.lock:
             if self.stopped:
                 return
-            columns = SpinnerColumn(), TextColumn("{task.description}")
+            counted = () if self.total is None else (BarColumn(), MofNCompleteColumn())
+            columns = SpinnerColumn(), TextColumn("{task.description}"), *counted
             self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.progress.add_task(self.what, total=None)
+            self.task = self.progress.add_task(self.what, total=self.total, completed=self.done)
             self.progress.start()
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress.update(self.task, completed=self.done)
 
     def stop(self) -> None:
         with self.lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import groupby
@@ -38,6 +38,19 @@ class Result:
     decision: Decision | None = None
     walk: Explanation | None = None
     problem: str | None = None
+    seconds: float = field(default=0.0, compare=False)  # that deciding took
+
+    def of(self, case: Case) -> Result:
+        """The same of an equal case."""
+        return replace(self, case=case)
+
+    @property
+    def in_short(self) -> str:
+        """In one line, what went wrong."""
+        if self.problem is not None:
+            return self.problem
+        came = "" if self.decision is None else headline(self.decision)
+        return f"expected {self.case.expected.text}, and it came to {came}"
 
     def render(self) -> str:
         """All about a request that did not come out as expected: where, what, what came instead, and how."""
@@ -95,6 +108,11 @@ class Report:
         return not any(self.counts[status] for status in BAD)
 
     @property
+    def bad(self) -> tuple[Result, ...]:
+        """What failed, and what could not be asked."""
+        return tuple(result for result in self.results if result.status in BAD)
+
+    @property
     def summary(self) -> str:
         """`12 passed, 1 failed, 1 skipped`."""
         return ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count) or "no tests"
@@ -102,7 +120,7 @@ class Report:
     def render(self, verbose: bool = False) -> str:
         """Plain text: every request when `verbose`, then all about those that failed, then the summary."""
         blocks = list(self._overview()) if verbose else []
-        blocks += [result.render() for result in self.results if result.status in BAD]
+        blocks += [result.render() for result in self.bad]
         return "\n\n".join([*blocks, self.summary])
 
     def _overview(self) -> Iterator[str]:

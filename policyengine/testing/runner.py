@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TypeAlias
 
 from policyengine.compiler.evaluator import Evaluator
@@ -19,7 +20,6 @@ from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.semantics import kernel as k
-from policyengine.semantics.check import Checked
 from policyengine.semantics.examples import Case, Expected, GivenApproval
 from policyengine.semantics.explain import explain
 from policyengine.semantics.facts import Facts
@@ -39,34 +39,30 @@ class CannotAsk(Exception):
     """A case whose world does not fit together, such as attributes of a user where there is no user."""
 
 
-def collect(checked: Checked, only: str | None = None) -> tuple[Case, ...]:
-    """Every request of the tests of a policy without errors, in the order of the text.
-
-    `only` leaves out tests whose name does not hold that text, in upper or lower case.
-    """
-    wanted = (only or "").casefold()
-    return tuple(case for case in checked.cases if checked.ok and wanted in case.test.casefold())
-
-
 def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
     """Asks the cases in their order; nothing of one test reaches another."""
-    return Report(tuple(_results(cases, kernel)), kernel.revision)
+    return Report(tuple(results_of(cases, kernel)), kernel.revision)
 
 
-def _results(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
+def results_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
+    """What comes of the cases, one after the other."""
     runner = Runner.of(kernel)
     for case in cases:
-        if case.skip is not None:
-            yield Result(case, Status.SKIPPED)
-            continue
-        try:
-            yield runner.result(case)
-        except (CannotAsk, RequestError) as error:
-            yield Result(case, Status.ERRORED, problem=str(error))
-        except Exception as error:
-            # As in the engine: told, and no reason to leave the other tests unasked.
-            _LOG.exception("a test could not be decided")
-            yield Result(case, Status.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
+        begun = perf_counter()
+        yield replace(_result(case, runner), seconds=perf_counter() - begun)
+
+
+def _result(case: Case, runner: Runner) -> Result:
+    if case.skip is not None:
+        return Result(case, Status.SKIPPED)
+    try:
+        return runner.result(case)
+    except (CannotAsk, RequestError) as error:
+        return Result(case, Status.ERRORED, problem=str(error))
+    except Exception as error:
+        # As in the engine: told, and no reason to leave the other tests unasked.
+        _LOG.exception("a test could not be decided")
+        return Result(case, Status.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)

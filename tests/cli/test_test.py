@@ -93,3 +93,56 @@ def test_the_sets_of_a_folder_are_tested_one_by_one(run, policy, tmp_path):
     assert ended.out.endswith("1 passed, 1 failed\n")
     assert run("check", "sets").out == "no mistakes in 2 files\n"
     assert "several sets of policies lie here" in run("serve", "sets").err
+
+
+def test_the_first_failure_ends_the_run_on_request(run, policy):
+    policy(DOOR + FAILS + PASSES)
+    ended = run("test", "some.policy", "-x")
+    assert (ended.code, ended.out.splitlines()[-1]) == (1, "1 failed")
+    assert run("test", "some.policy").out.splitlines()[-1] == "1 passed, 1 failed"
+
+
+@pytest.mark.parametrize("jobs", ["0", "2"])
+def test_several_processes_come_to_the_same(run, policy, jobs):
+    policy(DOOR + "".join(PASSES.replace("is open", f"is open {number}") for number in range(100)) + FAILS)
+    alone, together = run("test", "some.policy"), run("test", "some.policy", "-j", jobs)
+    assert (together.code, together.out, together.err) == (alone.code, alone.out, alone.err)
+
+
+GUARD = 'guard "small" on GET /health { notify "ops" }\n'
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (["--rule", "smal"], "error: no tests: there is no guard `smal`\nhint: did you mean `small`?\n"),
+        (["--package", "mian"], "error: no tests: there is no package `mian`\nhint: did you mean `main`?\n"),
+        (["--rule", "small", "-k", "x"], "error: no tests with `x` in their names and about the guard `small`\n"),
+    ],
+)
+def test_wishes_that_nothing_fits_say_what_is_misspelled(run, policy, wishes, message):
+    policy(DOOR + GUARD + PASSES)
+    ended = run("test", "some.policy", *wishes)
+    assert (ended.code, ended.out, ended.err) == (3, "", message)
+
+
+def test_tests_about_a_guard_are_picked_by_its_name(run, policy):
+    policy(DOOR + GUARD + PASSES + 'test "elsewhere" { GET /x => deny }\n')
+    assert run("test", "some.policy", "--rule", "small", "-v").out.endswith("/health => allow\n\n1 passed\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "start"), [("junit", "<?xml"), ("tap", "TAP version 14"), ("github", "1 passed"), ("text", "1 passed")]
+)
+def test_a_report_for_programs_goes_to_stdout_or_to_a_file_beside_the_text(run, policy, tmp_path, form, start):
+    policy(DOOR + PASSES)
+    assert run("test", "some.policy", "--format", form).out.startswith(start)
+    ended = run("test", "some.policy", "--format", form, "-o", "report")
+    assert (ended.code, ended.out) == (0, "1 passed\n")
+    assert (tmp_path / "report").read_text().startswith(start)
+
+
+def test_a_report_that_cannot_be_written_is_one_message(run, policy):
+    policy(DOOR + PASSES)
+    ended = run("test", "some.policy", "--format", "junit", "-o", "no/such/folder.xml")
+    assert (ended.code, ended.err) == (1, "error: `no/such/folder.xml`: no such file or directory\n")

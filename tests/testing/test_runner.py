@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from policyengine.testing import Status, collect, run
+from policyengine.testing import Selection, Status, collect, run
 from tests.testing.running import PAYMENTS, REFUND, checked, failures, outcomes, report, results, written
 
 DENIED = "deny by tenants are islands"
@@ -241,7 +241,7 @@ def test_a_skipped_test_is_checked_and_not_asked() -> None:
 @pytest.mark.parametrize(("only", "names"), [(None, ["Refunds", "health"]), ("FUND", ["Refunds"]), ("x", [])])
 def test_tests_are_chosen_by_a_part_of_their_name(only: str | None, names: list[str]) -> None:
     text = 'anyone { may GET /h } test "Refunds" { GET /h => allow } test "health" { GET /h => allow }'
-    assert [case.test for case in collect(checked(text), only)] == names
+    assert [case.test for case in collect(checked(text), Selection(only))] == names
 
 
 def test_a_policy_with_errors_has_no_tests() -> None:

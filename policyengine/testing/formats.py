@@ -1,0 +1,105 @@
+"""Reports for other programs: JUnit XML, TAP 14, and the annotations of GitHub Actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from xml.etree import ElementTree
+
+from policyengine.testing.report import Report, Result, Status
+
+# What XML 1.0 has no place for, escaped or not.
+_NO_XML = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\t\n\r"} | {0xFFFE: "?", 0xFFFF: "?"}
+
+
+def junit(report: Report) -> str:
+    """JUnit XML as CI servers read it: a suite for each test, a case for each request; times in seconds."""
+    root = ElementTree.Element("testsuites", _totals(report.results))
+    for (package, test), results in groupby(report.results, key=lambda one: (one.case.package, one.case.test)):
+        several = list(results)
+        name = _xml(f"{package}: {test}")
+        suite = ElementTree.SubElement(root, "testsuite", {"name": name, **_totals(several)})
+        for result in several:
+            _junit_case(suite, result, name)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _junit_case(suite: ElementTree.Element, result: Result, name: str) -> None:
+    span = result.case.span
+    where = {"file": span.source.name, "line": str(span.line), "time": f"{result.seconds:.6f}"}
+    case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": _xml(title(result)), **where})
+    match result.status:
+        case Status.SKIPPED:
+            ElementTree.SubElement(case, "skipped", {"message": _xml(result.case.skip or "")})
+        case Status.FAILED | Status.ERRORED:
+            word = "failure" if result.status is Status.FAILED else "error"
+            ElementTree.SubElement(case, word, {"message": _xml(result.in_short)}).text = _xml(result.render())
+        case Status.PASSED:
+            pass
+
+
+def _totals(results: list[Result] | tuple[Result, ...]) -> dict[str, str]:
+    every = [result.status for result in results]
+    counts = {"failures": Status.FAILED, "errors": Status.ERRORED, "skipped": Status.SKIPPED}
+    seconds = sum(result.seconds for result in results)
+    return {
+        "tests": str(len(every)),
+        **{word: str(every.count(status)) for word, status in counts.items()},
+        "time": f"{seconds:.6f}",
+    }
+
+
+def _xml(text: str) -> str:
+    """Without surrogates and control characters, which no escape brings into XML."""
+    return text.translate(_NO_XML).encode("utf-8", "backslashreplace").decode()
+
+
+def tap(report: Report) -> str:
+    """TAP 14: a line for each request, and what went wrong as YAML beneath it."""
+    return "\n".join(["TAP version 14", f"1..{len(report.results)}", *_tap_lines(report)]) + "\n"
+
+
+def _tap_lines(report: Report) -> Iterator[str]:
+    for number, result in enumerate(report.results, 1):
+        sign = "ok" if result.status in (Status.PASSED, Status.SKIPPED) else "not ok"
+        named = f"{result.case.package}: {result.case.test}: {title(result)}"
+        skip = f" # SKIP {_one_line(result.case.skip or '')}" if result.status is Status.SKIPPED else ""
+        yield f"{sign} {number} - {_one_line(named)}{skip}"
+        if sign == "not ok":
+            yield "  ---"
+            yield f"  at: {result.case.span.at}"
+            yield "  message: |"
+            yield from (f"    {line}" for line in result.render().splitlines())
+            yield "  ..."
+
+
+def _one_line(text: str) -> str:
+    """A description of TAP: one line, in which `#` would begin a directive."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("#", "\\#")
+
+
+def github(report: Report) -> str:
+    """Workflow commands that mark the lines of what failed in a pull request, then the summary."""
+    lines = [_annotation(result) for result in report.bad]
+    return "\n".join([*lines, report.summary]) + "\n"
+
+
+def _annotation(result: Result) -> str:
+    span = result.case.span
+    place = {"file": span.source.name, "line": span.line, "col": span.column, "title": f"test {result.case.test}"}
+    properties = ",".join(f"{name}={_property(str(value))}" for name, value in place.items())
+    return f"::error {properties}::{_data(result.render())}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def title(result: Result) -> str:
+    """`3 GET /v1/invoices => allow`, unique in its test."""
+    return f"{result.case.number} {result.case.request} => {result.case.expected.text}"

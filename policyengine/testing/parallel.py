@@ -1,0 +1,73 @@
+"""Several processes for many cases: each test in one of them, results in the order of the text."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import groupby
+from multiprocessing import cpu_count, get_context
+
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples import Case
+from policyengine.testing.report import Result
+from policyengine.testing.runner import results_of
+
+FEWEST = 32  # cases that are worth a message to another process
+
+_kernel: k.Kernel  # of a worker, once it has begun
+
+
+def results_by(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[Result, None, None]:
+    """What `results_of` says, by so many processes (0: one for each processor). Whoever closes it stops them."""
+    jobs = jobs or cpu_count()
+    if jobs == 1 or len(cases) < 2 * FEWEST:
+        yield from results_of(cases, kernel)
+    else:
+        yield from _in_processes(jobs, cases, kernel)
+
+
+def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterator[Result]:
+    context = get_context("spawn")  # a process with threads is not safe to fork
+    kernel_as_bytes = pickle.dumps(kernel)
+    executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(kernel_as_bytes,))
+    try:
+        waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in chunks(cases, jobs)]
+        for chunk, found in waiting:
+            yield from _with_cases(chunk, found)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _with_cases(chunk: Sequence[Case], found: Future[list[Result]]) -> Iterator[Result]:
+    for case, result in zip(chunk, found.result(), strict=True):
+        yield result.of(case)  # this process knows the case already: its own, with its place
+
+
+def chunks(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, ...]]:
+    """Cases in parts of about the same size, several for each process; a test that spends approvals stays whole."""
+    size = max(FEWEST, len(cases) // (jobs * 8))
+    chunk: list[Case] = []
+    for _, several in groupby(cases, key=lambda case: (case.package, case.test)):
+        test = tuple(several)
+        parts = [test] if any(case.approvals for case in test) else batched(test, size)
+        for part in parts:
+            chunk += part
+            if len(chunk) >= size:
+                yield tuple(chunk)
+                chunk = []
+    if chunk:
+        yield tuple(chunk)
+
+
+def batched(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
+    return [cases[start : start + size] for start in range(0, len(cases), size)]
+
+
+def _begin(kernel: bytes) -> None:
+    global _kernel
+    _kernel = pickle.loads(kernel)
+
+
+def _asked(cases: Sequence[Case]) -> list[Result]:
+    return list(results_of(cases, _kernel))

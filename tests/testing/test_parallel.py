@@ -1,0 +1,69 @@
+"""Many cases by several processes: the same results in the same order."""
+
+from dataclasses import replace
+
+import pytest
+
+from policyengine.semantics.examples import Case
+from policyengine.testing import Report, collect
+from policyengine.testing.parallel import FEWEST, chunks, results_by
+from tests.testing.running import checked, written
+
+ROWS = "\n".join(
+    f"| POST /v1/invoices/42/refunds | {amount} | {'allow' if amount % 50 else 'deny'} |" for amount in range(100)
+)
+TEXT = (
+    written(f"use clerks_bot cases {{ | request | body.amount | => |\n{ROWS} }}")
+    + """
+test "approved" {
+  use clerks_bot
+  given approval { rule: "large refunds need a human", by: "carol" }
+  POST /v1/invoices/42/refunds { body.amount: 900 } => allow
+  POST /v1/invoices/42/refunds { body.amount: 900 } => confirm
+}
+test "skipped" { skip "later" GET /health => deny }
+test "odd" { GET /health { user.plan: team } => allow }
+"""
+)
+
+
+def told(report: Report) -> dict[str, object]:
+    return report.to_dict()
+
+
+def test_processes_say_what_one_says_in_the_same_order() -> None:
+    found = checked(TEXT)
+    assert found.kernel
+    cases = collect(found)
+    assert len(cases) >= 2 * FEWEST
+    alone, together = (tuple(results_by(jobs, cases, found.kernel)) for jobs in (1, 2))
+    assert {result.status for result in alone} == {"passed", "failed", "errored", "skipped"}
+    assert Report(together).to_dict() == Report(alone).to_dict()
+    assert [one.render() for one in together] == [one.render() for one in alone]
+
+
+def test_whoever_stops_early_gets_no_more_and_waits_for_nothing_else() -> None:
+    found = checked(TEXT)
+    assert found.kernel
+    results = results_by(2, collect(found), found.kernel)
+    first = next(results)
+    results.close()
+    assert first.case.number == 1
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("jobs", [2, 4, 64])
+def test_chunks_hold_every_case_in_order(jobs: int) -> None:
+    cases = many()
+    assert [case for chunk in chunks(cases, jobs) for case in chunk] == cases
+    assert sum(1 for _ in chunks(cases, jobs)) > 1
+
+
+def test_a_test_with_approvals_is_not_cut() -> None:
+    spending = [case for case in collect(checked(TEXT)) if case.approvals]
+    cases = [replace(spending[0], number=number) for number in range(200)]
+    assert list(chunks(cases, 2)) == [tuple(cases)]
+
+
+def many() -> list[Case]:
+    return [case for case in collect(checked(TEXT)) if not case.approvals and case.test == "t"]
