@@ -50,8 +50,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E909",
         "a test of what is not enforced yet",
-        "`repeat`, `first` and `forall` ask about rates, or for proofs. Both wait for a later version.",
-        _GOOD + 'test "a" { forall request => not throttle }\n',
+        "`repeat`, `first … at` and `responded` are about rates and history. Both wait for a later version.",
+        _GOOD + 'test "a" { repeat 20 in 1s GET /a => not throttle }\n',
         _GOOD + 'test "a" { GET /a => not throttle }\n',
     ),
     Code(

@@ -92,6 +92,15 @@ CODES: tuple[Code, ...] = (
         _ALLOWED,
     ),
     Code(
+        "E611",
+        "a detail that no decision has",
+        "After `with` stand members of a decision: `message`, `reason`, `remedy`, `obligation`, `unknown`, `chain` and "
+        "the others that the message lists. Remedies and obligations begin with their kind, and an obligation is one "
+        "that some guard asks for. A misspelt one could never come true.",
+        _test("GET /a => allow with { usr: absent }"),
+        _test("GET /a => allow with { user: absent }"),
+    ),
+    Code(
         "E612",
         "two tests of one name",
         "Reports name a test by its name and its package.",
@@ -138,11 +147,36 @@ CODES: tuple[Code, ...] = (
         _test("at 2026-12-31 GET /a => allow at 2027-01-01 GET /a => allow"),
     ),
     Code(
+        "E618",
+        "a detail without its shape",
+        "A singular (`remedy`) takes one value and says that it is among those that came. A plural (`remedies`) takes "
+        "a list and says that exactly these came; `[]` is none. Texts stand in quotes.",
+        _test("GET /b => deny with { reasons: default }"),
+        _test("GET /b => deny with { reasons: [default] }"),
+    ),
+    Code(
+        "E619",
+        "a detail that can never hold",
+        "An allow has no reasons, messages and remedies; approvals are the remedy of a confirm; only an allow carries "
+        "the obligations that the gateway has to meet. `forall` is about very many decisions, which differ in their "
+        "details.",
+        _test('GET /a => allow with { message: "no" }'),
+        _test('GET /b => deny with { message: "*" }'),
+    ),
+    Code(
         "E620",
         "a rule in a file of tests",
         "No engine loads files named `…_test.policy`. If a rule stood there, tests would show a policy that nothing "
         "enforces; so such files hold fixtures and tests only.",
         "",
         "",
+    ),
+    Code(
+        "E621",
+        "a repetition or a response that does not add up",
+        "`repeat` makes a request a number of times within some time, and `first … at` names one of these. `responded` "
+        "is what the gateway reports of a request that was allowed: a status of HTTP, and `output.…`.",
+        _test("GET /b => first deny at 2"),
+        _test("GET /b => deny"),
     ),
 )

@@ -22,8 +22,7 @@ def shown(value: object) -> str:
         case int() | Decimal():
             return format(value, "f") if isinstance(value, Decimal) else str(value)
         case str():
-            cut = value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
-            return '"' + "".join(_escaped(char) for char in cut) + '"'
+            return quoted(value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…")
         case timedelta():
             return duration(value)
         case datetime():
@@ -35,6 +34,11 @@ def shown(value: object) -> str:
             return "{…}"
         case _:
             return str(value)
+
+
+def quoted(text: str) -> str:
+    """All of a text as a policy would spell it."""
+    return '"' + "".join(_escaped(char) for char in text) + '"'
 
 
 def _escaped(char: str) -> str:

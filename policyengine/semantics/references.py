@@ -278,7 +278,7 @@ def lower_capture(reference: ast.Reference, path: Path, context: Context) -> k.E
         report_group(reference, context)
         return None
     name, span = path[1], head(reference, 2)
-    type_ = UNRESOLVED if context.here.everywhere else context.here.params.get(name)
+    type_ = context.here.params.get(name, UNRESOLVED if context.here.everywhere else None)
     if type_ is None:
         known = [f"params.{one}" for one in sorted(context.here.params)]
         meant = suggest(name, context.here.params)

@@ -73,6 +73,9 @@ class Places(Protocol):
     def place(self, place: ast.Place, package: str) -> k.Place | None:
         """The patterns of `on …`; None when an error was reported."""
 
+    def here(self, place: k.Place) -> FactsHere:
+        """Which facts exist in the place."""
+
     def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
         """What exists at all of the targets; None when an error was reported."""
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 _BEGIN_AN_OPERAND = frozenset("count distinct false sum true".split())
 _BEGIN_A_CONDITION = _BEGIN_AN_OPERAND | frozenset("after all any no not".split())
-_FOLLOW_AN_ENTITY = frozenset("after at cases forall given in otherwise repeat skip use".split())
+_FOLLOW_AN_ENTITY = frozenset("after at cases forall given in otherwise repeat responded skip use".split())
 
 # By what is declared: the words that then could not be written, or would mean something else, where it is used.
 UNUSABLE: Mapping[str, frozenset[str]] = MappingProxyType(

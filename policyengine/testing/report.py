@@ -14,6 +14,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.show import shown
 from policyengine.semantics.examples import Case
 from policyengine.semantics.explain import Explanation, headline
+from policyengine.testing.meets import Difference
 
 
 class Status(StrEnum):
@@ -31,13 +32,17 @@ BAD = (Status.FAILED, Status.ERRORED)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One request of one test. `walk` is there when it failed; `problem` says why it errored."""
+    """One request of one test. `walk` is there when it failed; `problem` says why it errored.
+
+    `differences` are the details after `with` that are others, where the outcome is as expected.
+    """
 
     case: Case
     status: Status
     decision: Decision | None = None
     walk: Explanation | None = None
     problem: str | None = None
+    differences: tuple[Difference, ...] = ()
     seconds: float = field(default=0.0, compare=False)  # that deciding took
 
     def of(self, case: Case) -> Result:
@@ -61,6 +66,8 @@ class Result:
         if self.decision is not None:
             lines.append(f"  actual:   {headline(self.decision)}")
             lines += [f"            {reason}" for reason in reasons(self.decision)]
+        heads = ["differs:", *[""] * len(self.differences)]
+        lines += [f"  {head:<9} {one.render()}" for head, one in zip(heads, self.differences, strict=False)]
         walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.render()]
         return "\n".join([*lines, *(["  walk:", *(f"    {line}" for line in walk)] if walk else [])])
 
@@ -80,6 +87,7 @@ class Result:
         }
         found |= {} if case.skip is None else {"reason": case.skip}
         found |= {} if self.problem is None else {"problem": self.problem}
+        found |= {"differences": [one.to_dict() for one in self.differences]} if self.differences else {}
         return found if self.walk is None else {**found, **self.walk.to_dict()}
 
 

@@ -20,12 +20,13 @@ from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.semantics import kernel as k
-from policyengine.semantics.examples import Case, Expected, GivenApproval
+from policyengine.semantics.examples import Case, GivenApproval
 from policyengine.semantics.explain import explain
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import Walk
+from policyengine.testing.meets import differences, meets
 from policyengine.testing.report import Report, Result, Status
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
@@ -99,7 +100,8 @@ class Runner:
         if meets(case.expected, decision):
             return Result(case, Status.PASSED, decision)
         seen = seen or self.specified(case)
-        return Result(case, Status.FAILED, decision, explain(decision, seen.facts, seen.walk))
+        others = differences(case.expected, decision)
+        return Result(case, Status.FAILED, decision, explain(decision, seen.facts, seen.walk), differences=others)
 
     def specified(self, case: Case) -> Asked:
         """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
@@ -179,13 +181,3 @@ def approved(case: Case, seen: Walk) -> Iterator[Approval]:
 
 def approval_for(given: GivenApproval, number: int, binding: str, case: Case) -> Approval:
     return Approval(f"{given.id}/{number}", given.by, case.now - given.age, binding, given.rule)
-
-
-def meets(expected: Expected, decision: Decision) -> bool:
-    """The outcome, and among the reasons for just that outcome the rule or gate that is named."""
-    if (decision.outcome is expected.outcome) == expected.negated:
-        return False
-    reasons = [reason for reason in decision.reasons if reason.outcome is decision.outcome]
-    if expected.rule is not None:
-        return any(reason.rule == expected.rule for reason in reasons)
-    return expected.gate is None or any(reason.gate is expected.gate for reason in reasons)

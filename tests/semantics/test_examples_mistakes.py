@@ -143,10 +143,6 @@ MISTAKES = [
     # ── Later
     (f"repeat 5 in 1s {GET}", "E909", "repeat 5 in 1s", "`repeat` is not enforced yet: no test can ask for it",
      "remove it; write single requests and what comes of each"),
-    ("GET /a => first deny at 3", "E909", "first deny at 3", "`first` is not enforced yet: no test can ask for it",
-     "remove it; write single requests and what comes of each"),
-    ("forall request => not throttle", "E909", "forall request => not throttle",
-     "`forall` is not enforced yet: no test can ask for it", "remove it; write single requests and what comes of each"),
     # ── Tables
     ("cases { | request | body.amount | => | | GET /a | allow | }", "E613", "| GET /a | allow |",
      "this row has 2 cells, and 3 are wanted", "one for each column, and the outcome in the last"),

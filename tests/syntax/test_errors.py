@@ -413,7 +413,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         "test \"x\" { cases { | a | => | \n| 1 | allow\n} }",
         "E101",
-        "expected `|` or `by`, got `}`",
+        "expected `with`, `|` or `by`, got `}`",
         None,
         "}",
     ),

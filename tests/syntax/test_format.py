@@ -103,6 +103,24 @@ CASES = [
         'test "t" { cases {\n  | a.b         | =>        |\n  | GET|HEAD /x | not allow |\n'
         "  | 1           | deny      |\n} }\n",
     ),
+    (
+        "tables with details are aligned",
+        'test "t" { cases {\n|a|=>|\n|GET /x|deny with{reasons:[user ,default]}|\n|GET /long|allow|\n} }',
+        'test "t" { cases {\n  | a         | =>                                     |\n'
+        "  | GET /x    | deny with { reasons: [user, default] } |\n"
+        "  | GET /long | allow                                  |\n} }\n",
+    ),
+    (
+        "details stand beside their outcome",
+        'test "t" {\nGET /a => deny   with{message:"x" ,user :absent}\nGET /abc=>allow responded  201{output.id:7}\n}',
+        'test "t" {\n  GET /a   => deny with { message: "x", user: absent }\n'
+        "  GET /abc => allow responded 201 { output.id: 7 }\n}\n",
+    ),
+    (
+        "details over lines are indented",
+        'test "t" {\nGET /a\n=> deny\nwith {\nmessage: "x",\nuser: absent\n}\n}',
+        'test "t" {\n  GET /a\n    => deny\n    with {\n      message: "x",\n      user: absent\n    }\n}\n',
+    ),
 ]
 
 

@@ -64,7 +64,7 @@ TABLE = [
     (
         "2nd entity",
         'fixture a { given entities { b "b" { } W "c" } }',
-        "after at cases forall given in otherwise repeat skip use",
+        "after at cases forall given in otherwise repeat responded skip use",
     ),
     ("parent type", 'fixture a { given entities { b "b" in W "c", W "d" } }', ""),
     ("2nd entity after in", 'fixture a { given entities { b "b" in d "c" W "d" } }', ""),

@@ -1,6 +1,15 @@
 """Tests and fixtures, checked and lowered to cases: what to ask, in which world, and what must come of it."""
 
 from policyengine.semantics.examples.lowering import lower
-from policyengine.semantics.examples.world import Case, Examples, Expected, GivenApproval, Property, World
+from policyengine.semantics.examples.world import (
+    Case,
+    Compare,
+    Detail,
+    Examples,
+    Expected,
+    GivenApproval,
+    Property,
+    World,
+)
 
-__all__ = ["Case", "Examples", "Expected", "GivenApproval", "Property", "World", "lower"]
+__all__ = ["Case", "Compare", "Detail", "Examples", "Expected", "GivenApproval", "Property", "World", "lower"]

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from policyengine.diagnostics import suggest
 from policyengine.kinds import Enum, Record, Scalar, Type
+from policyengine.semantics.examples.spelling import obligation_written
 from policyengine.semantics.schema import FACT_ROOTS, RESERVED, Schema
 from policyengine.semantics.symbols import Program
 from policyengine.semantics.wording import listed
@@ -78,6 +79,7 @@ class Catalogue:
     groups: frozenset[Path]
     rules: frozenset[str]
     confirming: frozenset[str]
+    obligations: frozenset[str]
     attesters: Mapping[str, ast.AttesterDecl]
     words: dict[str, Mapping[str, Enum]] = field(default_factory=dict)
 
@@ -91,7 +93,9 @@ class Catalogue:
         rules = {item.name.value for item in every if isinstance(item, ast.GuardDecl | ast.RateDecl | ast.BudgetDecl)}
         groups = frozenset(prefixes | {(root,) for root in ROOTS - NOT_YET - {"time"}})
         attesters = {item.name.text: item for item in every if isinstance(item, ast.AttesterDecl)}
-        return cls(program, schema, leaves, groups, frozenset(rules), frozenset(confirming), attesters)
+        duties = {obligation_written(i) for guard in guards for i in guard.items if isinstance(i, ast.Obligation)}
+        named = frozenset(rules), frozenset(confirming), frozenset(duties)
+        return cls(program, schema, leaves, groups, *named, attesters)
 
     def find(self, path: Path, span: Span) -> Known | None:
         """What the path names; None when it names nothing that can be given, which is reported."""

@@ -9,15 +9,16 @@ from datetime import datetime, timedelta
 from policyengine.diagnostics import Related
 from policyengine.runtime.literals import to_utc
 from policyengine.semantics.constants import lower_literal
-from policyengine.semantics.context import Context
 from policyengine.semantics.examples import givens
 from policyengine.semantics.examples.catalogue import Catalogue
-from policyengine.semantics.examples.requests import Asked, asked, expected, question, report_later
+from policyengine.semantics.examples.expectations import expected
+from policyengine.semantics.examples.properties import claimed, condition
+from policyengine.semantics.examples.requests import Asked, asked, question
 from policyengine.semantics.examples.tables import Filled, matrix_cells, table_rows
+from policyengine.semantics.examples.traces import can_be_asked, repeats
 from policyengine.semantics.examples.values import Reading
 from policyengine.semantics.examples.world import Case, Examples, Expected, Property, Step, World
-from policyengine.semantics.expressions import lower_condition
-from policyengine.semantics.schema import EVERYWHERE, Schema
+from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import Package, Program, Symbol, declarations
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
@@ -147,11 +148,12 @@ class Test:
         self, shot: ast.Shot, world: World, sequence: int, cell: Mapping[str, str], reading: Reading
     ) -> Iterator[Case]:
         """`cell` is what a matrix adds, for the eye."""
-        wanted = expected(shot.expected, reading)
+        wanted = expected(shot.expected, reading, repeated=bool(repeats(shot)))
+        askable = can_be_asked(shot, wanted, reading)
         given = {pair.key.span.text: pair.value.span.text for pair in shot.facts.pairs} if shot.facts else {}
         brought = world.then(givens.facts(shot.facts, reading))
         for endpoint in asked(shot.request, reading):
-            if wanted is not None and not any(isinstance(moment, ast.Repeat) for moment in shot.moments):
+            if wanted is not None and askable:
                 yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span)
 
     def filled(self, row: Filled, world: World) -> Iterator[Case]:
@@ -200,7 +202,7 @@ class Test:
         for moment in shot.moments:
             match moment:
                 case ast.Repeat():
-                    report_later("repeat", moment.span, reading)
+                    pass  # no time passes before the first of them
                 case ast.After(literal):
                     now = later(now, literal, reading)
                 case ast.At(literal):
@@ -214,12 +216,9 @@ class Test:
         return world.at(now)
 
     def forall(self, item: ast.Forall, world: World, reading: Reading) -> Iterator[Property]:
-        program, schema = self.fixtures.catalogue.program, self.fixtures.catalogue.schema
-        context = Context(program, schema, self.package, EVERYWHERE, {}, program.report)
-        where = None if item.where is None else lower_condition(item.where, context)
-        wanted = expected(item.expected, reading)
-        report_later("forall", item.span, reading)
-        if wanted is not None:
+        where = None if item.where is None else condition(item.where, reading)
+        wanted = claimed(item, reading)
+        if wanted is not None and (where is not None or item.where is None):
             self.number += 1
             name = self.declared.name.value
             yield Property(name, self.package, self.number, world, where, wanted, self.skip, item.span)

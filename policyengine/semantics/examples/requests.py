@@ -1,4 +1,4 @@
-"""What a test asks and expects: one concrete endpoint in its wire shape, and the outcome with its reason."""
+"""What a test asks: one concrete endpoint in its wire shape."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import assert_never
 
 from policyengine.diagnostics import suggest
 from policyengine.kinds import EntityRef
-from policyengine.runtime.decision import Gate, Outcome
 from policyengine.semantics.constants import lower_id
 from policyengine.semantics.endpoints import HTTP_METHODS, STANDARD_METHODS, read_endpoint
 from policyengine.semantics.examples.catalogue import Catalogue
-from policyengine.semantics.examples.givens import rules_hint
 from policyengine.semantics.examples.values import Reading
-from policyengine.semantics.examples.world import Expected, World
-from policyengine.semantics.wording import listed
+from policyengine.semantics.examples.world import World
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
@@ -163,56 +160,3 @@ def hop_at(hop: Mapping[str, object], issuer: object, now: datetime) -> dict[str
     age = hop.get("age", timedelta(0))
     issued = {"issued_at": now - age} if isinstance(age, timedelta) else {}
     return {"issuer": issuer, **issued, **{name: value for name, value in hop.items() if name != "age"}}
-
-
-# ── Expectations ──────────────────────────────────────────────────────────────────────────────
-
-
-def expected(written: ast.Expected, reading: Reading) -> Expected | None:
-    """None where it cannot be told yet, or never holds: that is reported."""
-    text = " ".join(written.span.text.split())
-    if written.first_at is not None:
-        report_later("first", written.span, reading)
-        return None
-    if written.reason is not None and written.negated != (written.outcome == "allow"):
-        report_reason(written, reading)
-        return None
-    outcome = Outcome(written.outcome)
-    match written.reason:
-        case None:
-            return Expected(outcome, text, written.negated)
-        case ast.ByRule(name):
-            known = reading.catalogue.rules
-            if name.value not in known:
-                meant = suggest(name.value, known)
-                hint = f"did you mean `{meant}`?" if meant else rules_hint(known, "rules are")
-                reading.report("E608", f"no rule is called `{name.value}`", name.span, hint)
-            return Expected(outcome, text, written.negated, rule=name.value)
-        case ast.ByGate(name):
-            gate = gate_of(name, reading)
-            return Expected(outcome, text, written.negated, gate=gate) if gate else None
-        case _:
-            assert_never(written.reason)
-
-
-def gate_of(name: ast.Name, reading: Reading) -> Gate | None:
-    if name.text in tuple(Gate):
-        return Gate(name.text)
-    meant = suggest(name.text, Gate)
-    quoted = f'a rule is named in quotes: `by "{name.text}"`' if name.text in reading.catalogue.rules else None
-    hint = quoted or (f"did you mean `{meant}`?" if meant else f"gates are {listed(Gate)}")
-    reading.report("E609", f"there is no gate `{name.text}`", name.span, hint)
-    return None
-
-
-def report_reason(written: ast.Expected, reading: Reading) -> None:
-    if written.outcome == "allow":
-        message, hint = "an allow has no reason", "remove `by …`, or write `not allow by …`"
-    else:
-        message, hint = f"`not {written.outcome}` leaves open what comes instead", "write the outcome, or remove `by …`"
-    reading.report("E610", message, written.span, hint)
-
-
-def report_later(word: str, span: Span, reading: Reading) -> None:
-    message = f"`{word}` is not enforced yet: no test can ask for it"
-    reading.report("E909", message, span, "remove it; write single requests and what comes of each")

@@ -9,7 +9,7 @@ from math import prod
 
 from policyengine.diagnostics import Related
 from policyengine.semantics.examples import givens
-from policyengine.semantics.examples.requests import expected
+from policyengine.semantics.examples.expectations import expected
 from policyengine.semantics.examples.values import Reading, raw, reference_path
 from policyengine.semantics.examples.world import Expected, Step
 from policyengine.semantics.wording import quote

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from policyengine.kinds import EntityRef
@@ -103,6 +104,23 @@ def put(tree: Mapping[str, object], path: Path, value: object) -> dict[str, obje
     return {**tree, first: put(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
 
 
+class Compare(StrEnum):
+    """AMONG: beside others; EXACTLY: and no others, in any order; IN_ORDER: and no others, in this order."""
+
+    AMONG = "among"
+    EXACTLY = "exactly"
+    IN_ORDER = "in order"
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """`remedies: ["…"]`: what a decision must have beside its outcome. Reasons are rules, or gates."""
+
+    member: str
+    wanted: tuple[str | Gate, ...]
+    compare: Compare
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written."""
@@ -112,6 +130,12 @@ class Expected:
     negated: bool = False
     rule: str | None = None
     gate: Gate | None = None
+    details: tuple[Detail, ...] = ()
+
+    @property
+    def possible(self) -> frozenset[Outcome]:
+        """The outcomes that meet it."""
+        return frozenset(Outcome) - {self.outcome} if self.negated else frozenset({self.outcome})
 
 
 @dataclass(frozen=True, slots=True)

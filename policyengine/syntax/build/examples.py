@@ -43,8 +43,9 @@ class Examples(Leaves):
 
     def shot(self, span: Span, *parts: Part) -> ast.Shot:
         moments = tuple(part for part in parts if isinstance(part, ast.Repeat | ast.After | ast.At))
-        facts = self._only(ast.RecordLiteral, parts)
-        return ast.Shot(moments, parts[len(moments)], facts, parts[-1], span=span)
+        request, *rest = parts[len(moments) :]
+        facts, wanted = self._only(ast.RecordLiteral, tuple(rest)), self._only(ast.Expected, tuple(rest))
+        return ast.Shot(moments, request, facts, wanted, self._only(ast.Responded, tuple(rest)), span=span)
 
     def repeat_in(self, span: Span, count: Token, within: Token) -> ast.Repeat:
         return ast.Repeat(self._literal("number", count), self._literal("duration", within), span=span)
@@ -61,14 +62,33 @@ class Examples(Leaves):
     def action_on(self, span: Span, verb: Token, type_: Token, id_: Token) -> ast.ActionOn:
         return ast.ActionOn(self._name(verb), self._name(type_), self._text(id_), span=span)
 
-    def expected(self, span: Span, outcome: Any, by: Any = None) -> ast.Expected:
-        return ast.Expected(outcome.text, by, span=span)
+    def expected(self, span: Span, outcome: Any, *rest: Part) -> ast.Expected:
+        return self._expected(span, outcome.text, rest)
 
-    def expected_not(self, span: Span, outcome: Any, by: Any = None) -> ast.Expected:
-        return ast.Expected(outcome.text, by, negated=True, span=span)
+    def expected_not(self, span: Span, outcome: Any, *rest: Part) -> ast.Expected:
+        return self._expected(span, outcome.text, rest, negated=True)
 
-    def expected_first(self, span: Span, outcome: Any, at: Token, by: Any = None) -> ast.Expected:
-        return ast.Expected(outcome.text, by, first_at=self._literal("number", at), span=span)
+    def expected_first(self, span: Span, outcome: Any, at: Token, *rest: Part) -> ast.Expected:
+        return self._expected(span, outcome.text, rest, first_at=self._literal("number", at))
+
+    def _expected(
+        self,
+        span: Span,
+        outcome: ast.OutcomeWord,
+        rest: tuple[Part, ...],
+        negated: bool = False,
+        first_at: ast.Literal | None = None,
+    ) -> ast.Expected:
+        """The parts after the outcome: `by …`, then `with { … }`, or neither."""
+        reason = rest[0] if rest and not isinstance(rest[0], ast.RecordLiteral) else None
+        details = rest[-1] if rest and isinstance(rest[-1], ast.RecordLiteral) else None
+        return ast.Expected(outcome, reason, negated, first_at, details, span=span)
+
+    def details(self, span: Span, record: ast.RecordLiteral) -> ast.RecordLiteral:
+        return record
+
+    def responded(self, span: Span, status: Token, output: ast.RecordLiteral | None = None) -> ast.Responded:
+        return ast.Responded(self._literal("number", status), output, span=span)
 
     def by_rule(self, span: Span, name: Token) -> ast.ByRule:
         return ast.ByRule(self._text(name), span=span)

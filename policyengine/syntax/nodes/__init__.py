@@ -61,6 +61,7 @@ from policyengine.syntax.nodes.examples import Pair as Pair
 from policyengine.syntax.nodes.examples import RawHttp as RawHttp
 from policyengine.syntax.nodes.examples import RecordLiteral as RecordLiteral
 from policyengine.syntax.nodes.examples import Repeat as Repeat
+from policyengine.syntax.nodes.examples import Responded as Responded
 from policyengine.syntax.nodes.examples import Row as Row
 from policyengine.syntax.nodes.examples import Setup as Setup
 from policyengine.syntax.nodes.examples import Shot as Shot

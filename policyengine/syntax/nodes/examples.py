@@ -136,12 +136,21 @@ class ByGate(Node):
 
 @node()
 class Expected(Node):
-    """`deny by "x"`, `not allow`, `first throttle at 21 by "x"`."""
+    """`deny by "x" with { … }`, `not allow`, `first throttle at 21 by "x"`."""
 
     outcome: OutcomeWord
     reason: ByRule | ByGate | None = None
     negated: bool = False
     first_at: Literal | None = None
+    details: RecordLiteral | None = None
+
+
+@node()
+class Responded(Node):
+    """`responded 201 { output.claim_id: 7 }`: what the gateway reports once the request was made."""
+
+    status: Literal
+    output: RecordLiteral | None
 
 
 @node()
@@ -152,6 +161,7 @@ class Shot(Node):
     request: TestRequest
     facts: RecordLiteral | None
     expected: Expected
+    responded: Responded | None = None
 
 
 @node()

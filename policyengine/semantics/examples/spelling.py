@@ -1,0 +1,52 @@
+"""Remedies and obligations as tests name them: in the words of policies, without quotes around each argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from policyengine.runtime.decision import Obligation, Outcome, Remedy
+from policyengine.syntax import nodes as ast
+
+# The kinds of remedies, and the outcomes that they are against.
+REMEDIES: Mapping[str, frozenset[Outcome]] = {
+    "approval": frozenset({Outcome.CONFIRM}),
+    "scope": frozenset({Outcome.DENY}),
+    "credential": frozenset({Outcome.DENY}),
+    "attestation": frozenset({Outcome.DENY}),
+}
+OBLIGATIONS = ("audit", "redact", "notify", "warn", "step_up", "header")
+
+
+def remedy_text(remedy: Remedy) -> str:
+    """`approval by role finance within 15m`, `scope read:invoices or read:all`, `credential: lifetime <= 15m`."""
+    match remedy.kind:
+        case "approval":
+            within = "" if remedy.within is None else f" within {remedy.within}"
+            return on_one_line(f"approval by {remedy.by}{within}")
+        case "scope":
+            return f"scope {' or '.join(remedy.scopes or ())}"
+        case _:
+            return on_one_line(f"{remedy.kind}: {remedy.need}")
+
+
+def obligation_text(duty: Obligation) -> str:
+    """`audit full`, `redact body.card, body.pin`, `notify a@b.example`, `header X-A b`, `warn so much is unusual`."""
+    return spelled(duty.kind, [*duty.arguments, *([] if duty.message is None else [duty.message])])
+
+
+def obligation_written(item: ast.Obligation) -> str:
+    """The same as it stands in a guard, without the words of a `warn`: what they read is not known yet."""
+    return spelled(item.kind, [part.text if isinstance(part, ast.Name) else part.value for part in item.arguments])
+
+
+def spelled(kind: str, arguments: Iterable[str]) -> str:
+    return f"{kind} {(', ' if kind == 'redact' else ' ').join(arguments)}".rstrip()
+
+
+def kind_of(text: str) -> str:
+    """The first word."""
+    return text.replace(":", " ").partition(" ")[0]
+
+
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())

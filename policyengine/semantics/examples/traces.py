@@ -1,0 +1,110 @@
+"""Requests made many times, and what the gateway reports of them: read and checked, and not enforced yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from policyengine.runtime.decision import Outcome
+from policyengine.runtime.literals import parse_duration
+from policyengine.semantics.examples.values import Reading, key_path, once, raw
+from policyengine.semantics.examples.world import Expected
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+MOST_REPEATED = 1_000_000
+STATUSES = range(100, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    message: str
+    span: Span
+    hint: str
+
+
+def repeats(shot: ast.Shot) -> list[ast.Repeat]:
+    return [moment for moment in shot.moments if isinstance(moment, ast.Repeat)]
+
+
+def can_be_asked(shot: ast.Shot, wanted: Expected | None, reading: Reading) -> bool:
+    """Whether it is one request of which nothing is reported; what is more is checked, and refused for now."""
+    mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
+    for mistake in mistakes:
+        reading.report("E621", mistake.message, mistake.span, mistake.hint)
+    if shot.responded is not None and shot.responded.output is not None:
+        read_output(shot.responded.output, reading)
+    traced: list[tuple[str, Span]] = [("repeat", repeat.span) for repeat in repeats(shot)[:1]]
+    traced += [("responded", shot.responded.span)] if shot.responded is not None else []
+    for word, span in traced if not mistakes else ():
+        report_later(word, span, reading)
+    return not traced
+
+
+def report_later(word: str, span: Span, reading: Reading) -> None:
+    message = f"`{word}` is not enforced yet: no test can ask for it"
+    reading.report("E909", message, span, "remove it; write single requests and what comes of each")
+
+
+# ── `repeat 21 in 10s … => first throttle at 21` ──────────────────────────────────────────────
+
+
+def repeat_mistakes(shot: ast.Shot) -> Iterator[Mistake]:
+    many = repeats(shot)
+    for other in many[1:]:
+        yield Mistake("a request is repeated once", other.span, "keep one `repeat`")
+    for repeat in many:
+        yield from count_mistakes(repeat.count, "a request is made at least once", "repeat 21 in 10s")
+        if parse_duration(repeat.within.text) == timedelta(0):
+            yield Mistake("requests take some time", repeat.within.span, "write how long all of them take: `10s`")
+    at = shot.expected.first_at
+    if at is None or not many:
+        return
+    yield from count_mistakes(at, "the first of the requests is number 1", f"first {shot.expected.outcome} at 21")
+    times, number = whole(many[0].count), whole(at)
+    if times and number and number > times:
+        yield Mistake(f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,}: name one of them")
+
+
+def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[Mistake]:
+    number = whole(literal)
+    if number is None:
+        yield Mistake(f"`{literal.text}` is no number of requests", literal.span, f"write it like `{example}`")
+    elif number < 1:
+        yield Mistake(message, literal.span, "write `1` or more")
+    elif number > MOST_REPEATED:
+        yield Mistake(f"no test makes more than {MOST_REPEATED:,} requests", literal.span, "repeat it less often")
+
+
+def whole(literal: ast.Literal) -> int | None:
+    digits = literal.text.replace("_", "")
+    return int(digits[:18]) if digits.isdigit() else None
+
+
+# ── `responded 201 { output.claim_id: 7 }` ────────────────────────────────────────────────────
+
+
+def response_mistakes(shot: ast.Shot, wanted: Expected | None) -> Iterator[Mistake]:
+    responded = shot.responded
+    if responded is None:
+        return
+    if wanted is not None and Outcome.ALLOW not in wanted.possible:
+        message = "a request that is not allowed is not made, and nothing responds to it"
+        yield Mistake(message, responded.span, "remove `responded …`, or expect `allow`")
+    if (status := whole(responded.status)) is None or status not in STATUSES:
+        hint = "a status is a number from 100 to 599: `responded 201`"
+        yield Mistake(f"`{responded.status.text}` is no status of HTTP", responded.status.span, hint)
+    for pair in responded.output.pairs if responded.output is not None else ():
+        path = key_path(pair)
+        if path[0] != "output" or len(path) < 2:
+            name = ".".join(path)
+            hint = f"write `output.{name if path[0] != 'output' else 'id'}: …`"
+            yield Mistake(f"`{name}` is no part of a response", pair.key.span, hint)
+
+
+def read_output(output: ast.RecordLiteral, reading: Reading) -> None:
+    """Names of outputs are free; values are as everywhere in tests."""
+    once(output, reading.report)
+    for pair in output.pairs:
+        raw(pair.value, reading)
