@@ -1,0 +1,89 @@
+"""The conditions of a policy and of a claim, and which endpoints a claim can speak of at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from policyengine.directory.entities import Directory
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples import Property
+from policyengine.semantics.meaning import facts_of, value
+from policyengine.testing.properties.spots import Site, blocks_of
+
+ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def conditions_of(kernel: k.Kernel) -> Iterator[k.Expr]:
+    for block in blocks_of(kernel):
+        if not isinstance(block, k.AnyoneBlock):
+            yield from [block.who.condition] if isinstance(block.who, k.Where) else []
+            yield from (one.condition for one in block.requirements if isinstance(one, k.ActsFor) and one.condition)
+        yield from (grant.when for grant in block.grants if grant.when is not None)
+        delegates = block.delegates if isinstance(block, k.AgentBlock) else ()
+        yield from (delegate.when for delegate in delegates if delegate.when is not None)
+    for guard in kernel.guards:
+        yield from (effect.condition for effect in guard.effects if effect.condition is not None)
+
+
+def fitting(sites: Sequence[Site], prop: Property) -> tuple[Site, ...]:
+    """Those that a claim can speak of, as far as its parts are about endpoints; all where none seems to be."""
+    claims = [] if prop.where is None else list(conjuncts(prop.where))
+    return tuple(site for site in sites if all(can_hold(claim, site) for claim in claims)) or tuple(sites)
+
+
+def conjuncts(node: k.Expr) -> Iterator[k.Expr]:
+    """What must all hold for the condition to hold."""
+    match node:
+        case k.And(items):
+            for item in items:
+                yield from conjuncts(item)
+        case k.Named(_, inner) | k.Not(k.Not(inner)):
+            yield from conjuncts(inner)
+        case k.Not(k.Or(items)):
+            for item in items:
+                yield from conjuncts(k.Not(item, span=item.span))
+        case _:
+            yield node
+
+
+def can_hold(claim: k.Expr, site: Site) -> bool:
+    read = [node for node in k.walk(claim) if isinstance(node, k.Fact)]
+    if read and all(is_of_endpoint(fact) for fact in read):
+        request = Request.from_mapping(site.spot.members)
+        facts = facts_of(site.kernel, request, Snapshot(Directory()), ANY_TIME)
+        return value(claim, facts) is True
+    return all(is_there(node, site) for node in k.walk(claim)) or speaks_of_absence(claim)
+
+
+def is_of_endpoint(fact: k.Fact) -> bool:
+    match fact.path:
+        case ("tool", *_) | ("request", "method" | "path"):
+            return True
+        case _:
+            return False
+
+
+def is_there(node: k.Expr, site: Site) -> bool:
+    """Whether a part of the claim can be known there: resource is bound, captures are in the path."""
+    match node:
+        case k.Fact(("resource",)):
+            return site.resource_type is not None
+        case k.Fact(("params", name)):
+            return any(
+                segment.capture == name
+                for binder in site.binders
+                if isinstance(binder.pattern, k.HttpPattern)
+                for segment in binder.pattern.segments
+            )
+        case k.Attribute(k.Fact(("resource",)), name) if name != "id":
+            declared = site.kernel.entities.get(site.resource_type or "")
+            return declared is not None and declared.field(name) is not None
+        case _:
+            return True
+
+
+def speaks_of_absence(claim: k.Expr) -> bool:
+    return any(isinstance(node, k.Present | k.Default) for node in k.walk(claim))

@@ -1,0 +1,114 @@
+"""What came of a claim about all requests, as text for people and as data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from policyengine.diagnostics import place, underlined
+from policyengine.runtime.show import shown
+from policyengine.semantics.examples import Case, Property
+from policyengine.semantics.explain import headline
+from policyengine.testing.report import Result, reasons
+
+
+class Verdict(StrEnum):
+    """UNDECIDED: `where` was true of too few of the requests that were drawn for them to show anything."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyResult:
+    """One claim. `examples` are the requests it was held against, `drawn` all that were drawn to find these.
+
+    When it failed, `counterexample` is the smallest request that breaks it, `text` the same as a test, `result` what
+    came of it.
+    """
+
+    prop: Property
+    verdict: Verdict
+    examples: int = 0
+    drawn: int = 0
+    wanted: int = 0
+    counterexample: Case | None = None
+    text: str | None = None
+    result: Result | None = None
+    seconds: float = 0.0  # that trying took
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict in (Verdict.PASSED, Verdict.SKIPPED)
+
+    @property
+    def claim(self) -> str:
+        """`forall request where … => not allow`, as it is written."""
+        return " ".join(self.prop.span.text.split())
+
+    @property
+    def in_short(self) -> str:
+        """In one line, what went wrong."""
+        if self.verdict is Verdict.UNDECIDED:
+            return self._undecided
+        decision = self.result.decision if self.result is not None else None
+        came = "" if decision is None else f", and {self._request} came to {headline(decision)}"
+        return f"expected {self.prop.expected.text}{came}"
+
+    @property
+    def _request(self) -> str:
+        return "" if self.counterexample is None else self.counterexample.request
+
+    @property
+    def _undecided(self) -> str:
+        found = f"{self.examples:,} of the {self.drawn:,} requests that were drawn are such as it speaks of"
+        return f"{found}; {self.wanted:,} are wanted to show anything"
+
+    def render(self) -> str:
+        """All about a claim that does not hold: where, what, and a test that shows it."""
+        span = self.prop.span
+        lines = [f"{place(span)}: {self.verdict} test {shown(self.prop.test)}", *underlined(span)]
+        return "\n".join([*lines, *self._details()])
+
+    def _details(self) -> Iterator[str]:
+        if self.verdict is Verdict.UNDECIDED:
+            yield f"  problem:  {self._undecided}"
+            yield "  hint:     give more of the world they come from: who asks, for whom, of what (`given …`, `use …`)"
+            return
+        yield f"  examples: {self.examples:,}"
+        if self.result is None or self.result.decision is None:
+            return
+        yield f"  request:  {self._request}"
+        yield f"  expected: {self.prop.expected.text}"
+        yield f"  actual:   {headline(self.result.decision)}"
+        yield from (f"            {reason}" for reason in reasons(self.result.decision))
+        yield "  as a test, to keep:"
+        yield from (f"    {line}" for line in (self.text or "").splitlines())
+        if self.result.walk is not None:
+            yield "  walk:"
+            yield from (f"    {line}" for gate in self.result.walk.gates for line in gate.render())
+
+    def to_dict(self) -> dict[str, Any]:
+        prop = self.prop
+        found: dict[str, Any] = {
+            "test": prop.test,
+            "package": prop.package,
+            "number": prop.number,
+            "file": prop.span.source.name,
+            "line": prop.span.line,
+            "column": prop.span.column,
+            "claim": self.claim,
+            "expected": prop.expected.text,
+            "status": str(self.verdict),
+            "examples": self.examples,
+            "drawn": self.drawn,
+        }
+        found |= {} if prop.skip is None else {"reason": prop.skip}
+        found |= {"problem": self._undecided} if self.verdict is Verdict.UNDECIDED else {}
+        if self.result is not None:
+            found |= {"counterexample": self.text, "result": self.result.to_dict()}
+        return found
