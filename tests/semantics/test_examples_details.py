@@ -19,6 +19,7 @@ facts on GET /f/{id: folder} { body.kind: number }
 issuer acme { url "https://login.acme.example" }
 anyone { may GET /a, POST /a, POST /i/{id: invoice}, GET /f/{id: folder}, GET /t/{team} }
 guard "small" on POST /a { deny when body.amount > 9   audit full   redact body.card, body.amount }
+guard "odd" { deny when any g in agent.groups: g like "x*" }
 guard "asks" on POST /a { confirm by role boss when body.amount > 5   notify "a@b.example"   warn message "so much" }
 """
 
@@ -55,6 +56,9 @@ def expected(written: str) -> Expected:
          Detail("unknown", ("body.amount", "user.manager.roles"), Compare.EXACTLY)),
         ('deny with { unknown: ["host()", "request.headers.x-id"] }',
          Detail("unknown", ("host()", "request.headers.x-id"), Compare.EXACTLY)),
+        ('deny with { unknown: [g, g.x, "body.amount * 2"] }',
+         Detail("unknown", ("g", "g.x", "body.amount * 2"), Compare.EXACTLY)),
+        ("deny with { unknown: params.team }", Detail("unknown", ("params.team",), Compare.AMONG)),
         ('allow with { chain: ["alice", agent "bot"] }', Detail("chain", ("alice", "bot"), Compare.IN_ORDER)),
         ("allow with { chain: [] }", Detail("chain", (), Compare.IN_ORDER)),
         ('allow with { agent: "bot" }', Detail("agent", ("bot",), Compare.EXACTLY)),
@@ -136,6 +140,10 @@ MISTAKES = [
      "`credential`, `params`, `request`, `resource`, `task`, `time`, `tool` and `user`"),
     ('GET /b => deny with { unknown: "hots()" }', "E602", '"hots()"', "unknown fact `hots()`",
      "did you mean `host()`?"),
+    ("GET /b => deny with { unknown: \"user.age\" }", "E201", "user.age", "unknown fact `user.age`",
+     "declare it: `entity user { age: … }`"),
+    ("GET /b => deny with { unknown: params.ide }", "E243", "params.ide", "no path captures `ide`",
+     "captured are `params.id`, `params.team`"),
     ("GET /b => deny with { unknown: user.age }", "E201", "user.age", "unknown fact `user.age`",
      "declare it: `entity user { age: … }`"),
     ("GET /a => allow with { issuer: acm }", "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
@@ -218,10 +226,10 @@ MISTAKES = [
     ('forall request where params.ide == "1" => deny', "E243", "params.ide", "no path captures `ide`",
      "captured are `params.id`, `params.team`"),
     ('forall request where body.kind == "x" => deny', "E217", "body.kind",
-     "`body.kind` has one type here and another there, and this condition is about every request",
+     "`body.kind` has one type here and another there, and this condition is about all",
      "declare it alike everywhere, or ask another fact"),
     ("forall request where resource.size == 5 => deny", "E217", "resource.size",
-     "`resource.size` has one type here and another there, and this condition is about every request",
+     "`resource.size` has one type here and another there, and this condition is about all",
      "declare it alike everywhere, or ask another fact"),
 ]  # fmt: skip
 

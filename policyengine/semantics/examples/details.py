@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,17 +10,20 @@ from typing import TypeAlias
 from policyengine.diagnostics import suggest
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.patterns import Glob
-from policyengine.semantics.context import Context
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples.anywhere import anywhere, is_captured
 from policyengine.semantics.examples.reasons import check_rule, gate_of
 from policyengine.semantics.examples.spelling import OBLIGATIONS, REMEDIES, kind_of
 from policyengine.semantics.examples.values import ABSENT, Reading, key_path, once, raw
 from policyengine.semantics.examples.world import Compare, Detail, Expected
 from policyengine.semantics.references import lower_fact
 from policyengine.semantics.saying import FOR_THE_OPERATOR
-from policyengine.semantics.schema import EVERYWHERE
 from policyengine.semantics.wording import listed, quote
+from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import FUNCTIONS, ROOTS
+
+NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 # Reads one value of a member; None where something was reported.
 Read: TypeAlias = Callable[["Member", ast.Value, Reading], str | Gate | None]
@@ -91,22 +95,40 @@ def of_a_kind(found: str | None, what: str, kinds: tuple[str, ...], value: ast.V
 
 
 def fact(member: Member, value: ast.Value, reading: Reading) -> str | None:
-    """The name of a fact that policies can read; in quotes what no word spells, such as `lower()`."""
+    """The name of a fact that policies can read. In quotes stands what no name spells, such as `lower()`."""
     name = value.value if isinstance(value, ast.Text) else value.text if isinstance(value, ast.WordValue) else ""
     if not name:
         report_shape(member, value, "the name of a fact", reading)
         return None
     functions = [f"{function.name}()" for function in FUNCTIONS]
-    if isinstance(value, ast.Text) and (name in functions or name.partition(".")[0] in ROOTS):
+    root = name.partition(".")[0]
+    if name in functions or root in quantified(name, reading):
         return name
-    if name.partition(".")[0] not in ROOTS:
-        meant = suggest(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
-        hint = f"did you mean `{meant}`?" if meant else f"facts begin with {listed(sorted(ROOTS))}"
-        reading.report("E602", f"unknown fact `{name}`", value.span, hint)
-        return None
-    catalogue = reading.catalogue
-    context = Context(catalogue.program, catalogue.schema, reading.package, EVERYWHERE, {}, reading.report)
-    return name if lower_fact(ast.Reference(name, span=value.span), context) is not None else None
+    if NAME.fullmatch(name) and root in ROOTS:
+        span = value.span if isinstance(value, ast.WordValue) else between_quotes(value.span)
+        context = anywhere(reading, span)
+        found = lower_fact(ast.Reference(name, span=span), context)
+        return name if found is not None and all(is_captured(part, context) for part in k.walk(found)) else None
+    if isinstance(value, ast.Text) and not NAME.fullmatch(name) and not name.endswith("()"):
+        return name  # the words of an expression, or a name in brackets
+    meant = suggest(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
+    hint = f"did you mean `{meant}`?" if meant else f"facts begin with {listed(sorted(ROOTS))}"
+    reading.report("E602", f"unknown fact `{name}`", value.span, hint)
+    return None
+
+
+def between_quotes(span: Span) -> Span:
+    return Span(span.source, span.start + 1, span.end - 1)
+
+
+def quantified(name: str, reading: Reading) -> frozenset[str]:
+    """The variables of `any x in s: …`, by which reasons call elements; nothing where a name cannot be one."""
+    if name.partition(".")[0] in ROOTS:
+        return frozenset()
+    every = (declared for _, declared in reading.catalogue.program.declarations())
+    rules = (declared for declared in every if not isinstance(declared, ast.FixtureDecl | ast.TestDecl))
+    inside = (node for declared in rules for node in ast.walk(declared))
+    return frozenset(node.variable.text for node in inside if isinstance(node, ast.Quantified))
 
 
 def principal(member: Member, value: ast.Value, reading: Reading) -> str | None:
