@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from time import time_ns
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from msgspec.json import encode
 from msgspec.structs import replace
 
 from policyengine.compiler.bundle import Keys, read_bundle
@@ -35,11 +36,14 @@ from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.memory import MemoryStore
 
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
+
 Question: TypeAlias = Request | Mapping[str, object] | str | bytes
 Clock: TypeAlias = Callable[[], datetime]
-Answered = TypeVar("Answered", Decision, Decision | None)
 
 _LOG = logging.getLogger("policyengine")
+UNRECORDED = "the decision could not be recorded; the operator's log says why"
 
 
 def utc_now() -> datetime:
@@ -51,12 +55,22 @@ def new_id(now: datetime) -> str:
     return ulid(int(now.timestamp() * 1e9), next(serials))
 
 
+class Made(NamedTuple):
+    """A decision and what it depended on: the clock, and which of its approvals were spent before."""
+
+    decision: Decision
+    now: datetime
+    spent: frozenset[str]
+    spends: tuple[str, ...] = ()
+
+
 class Engine:
     """Decides by one set of policies. Threads may share it; every method is quick and none blocks.
 
     A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
     RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
+    With a `log` each decision is written there before it is given; `explain` decides nothing and is not.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         tree: Tree | None = None,
+        log: DecisionLog | None = None,
     ) -> None:
         self.kernel = kernel
         self._sources = sources
@@ -79,6 +94,9 @@ class Engine:
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now)
         self._quick = self._evaluator.quick.__call__  # bound once
         self._counting = Lock()
+        self.log = log
+        self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
+        self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
 
     @classmethod
     def load(
@@ -87,6 +105,7 @@ class Engine:
         entities: Path | str | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
+        log: DecisionLog | None = None,
     ) -> Engine:
         """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
 
@@ -94,7 +113,7 @@ class Engine:
         """
         sources, problems = load_sources(paths, tests=False)
         directory = None if entities is None else read_directory(entities)
-        return cls._checked(sources, problems, directory, clock, ids)
+        return cls._checked(sources, problems, directory, clock, ids, log)
 
     @classmethod
     def from_text(
@@ -105,12 +124,13 @@ class Engine:
         directory: Directory | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
+        log: DecisionLog | None = None,
     ) -> Engine:
         """From the text of one policy; `name` is what messages and reasons call it.
 
         Raises PolicyError with every mistake found.
         """
-        return cls._checked([Source(name, text)], (), directory, clock, ids)
+        return cls._checked([Source(name, text)], (), directory, clock, ids, log)
 
     @classmethod
     def from_bundle(
@@ -121,6 +141,7 @@ class Engine:
         entities: Path | str | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
+        log: DecisionLog | None = None,
     ) -> Engine:
         """From a file that `policyengine compile` wrote: the same answers, without parsing and checking.
 
@@ -130,7 +151,7 @@ class Engine:
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else read_directory(entities)
-        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree)
+        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log)
 
     @classmethod
     def _checked(
@@ -140,11 +161,12 @@ class Engine:
         directory: Directory | None,
         clock: Clock,
         ids: Callable[[datetime], str],
+        log: DecisionLog | None,
     ) -> Engine:
         kernel, found = compiled(sources, problems)
         if kernel is None:
             raise PolicyError(found)
-        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids)
+        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log)
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -184,23 +206,28 @@ class Engine:
             try:
                 quick = self._quick(question)
             except Exception:
-                return self._failed()
+                return self._kept(question, self._failed(), b"decide")
             if quick is not None:
-                return quick if self._ids is new_id else self._named(quick)
+                return quick if self._as_it_is else self._finished(question, quick, b"decide")
         request = _read(question)
         if not request.options.consume:
             return self._evaluate(request)
         if request.options.at is not None:
             raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
-        return self._guarded(lambda: self._spent(request))
+        return self._guarded(request, b"decide", self._spent)
 
     def evaluate(self, question: Question) -> Decision:
         """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
-        if type(question) is dict and (quick := self._guarded(lambda: self._quick(question))) is not None:
-            return quick if self._ids is new_id else self._named(quick)
+        if type(question) is dict:
+            try:
+                quick = self._quick(question)
+            except Exception:
+                return self._kept(question, self._failed(), b"evaluate")
+            if quick is not None:
+                return quick if self._as_it_is else self._finished(question, quick, b"evaluate")
         return self._evaluate(_read(question))
 
     def explain(self, question: Question) -> Explanation:
@@ -226,41 +253,81 @@ class Engine:
         """`explain` for callers with an event loop."""
         return self.explain(question)
 
-    def _named(self, decision: Decision) -> Decision:
-        return self._guarded(lambda: decision.with_id(self._ids(self._clock())))
+    def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:
+        """What the quick way answered, under the id that it is to have, and on record."""
+        stamp = quick.stamp
+        if self._ids is not new_id:
+            try:
+                quick = quick.with_id(self._ids(self._clock()))
+            except Exception:
+                return self._kept(question, self._failed(), call)
+        return self._kept(question, quick, call, None if isinstance(stamp, str) else stamp[0])
 
     def _evaluate(self, request: Request) -> Decision:
-        return self._guarded(lambda: self._peeked(*self._answer(request, self._now(request))))
+        return self._guarded(request, b"evaluate", self._unspent)
 
-    def _spent(self, request: Request) -> Decision:
+    def _unspent(self, request: Request) -> Made:
+        now = self._now(request)
+        spent = self._store.spent_among(approval.id for approval in request.approvals)
+        return Made(self._peeked(*self._answer(request, now, spent)), now, spent)
+
+    def _spent(self, request: Request) -> Made:
         while True:
-            decision, effects = self._answer(request, self._clock())
+            now = self._clock()
+            spent = self._store.spent_among(approval.id for approval in request.approvals)
+            decision, effects = self._answer(request, now, spent)
             if self._store.commit(effects):
-                return decision
+                return Made(decision, now, spent, effects.spends)
 
     def _explained(self, request: Request) -> Explanation:
-        now, snapshot = self._now(request), self._snapshot(approval.id for approval in request.approvals)
+        spent = self._store.spent_among(approval.id for approval in request.approvals)
+        now, snapshot = self._now(request), Snapshot(self._directory, spent)
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
         return explain(self._peeked(decision.with_id(self._ids(now)), effects), facts, seen)
 
-    def _answer(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
+    def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects]:
         planned = self._evaluator.plan(request, now)
         if isinstance(planned, Needs):
-            planned = self._evaluator.resume(planned, self._snapshot(planned.approvals), now)
+            planned = self._evaluator.resume(planned, Snapshot(self._directory, spent), now)
         decision, effects = planned
         return decision.with_id(self._ids(now)), effects
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
 
-    def _guarded(self, answer: Callable[[], Answered]) -> Answered | Decision:
+    def _guarded(self, request: Request, call: bytes, answer: Callable[[Request], Made]) -> Decision:
         """Fails closed: an exception inside is a deny that says so, and never more than that."""
         try:
-            return answer()
+            made = answer(request)
         except Exception:
-            return self._failed()
+            return self._kept(request, self._failed(), call)
+        if self.log is None:
+            return made.decision
+        state = (
+            b'"spent":%b,"spends":%b,' % (encode(sorted(made.spent)), encode(made.spends))
+            if made.spent or made.spends
+            else b""
+        )
+        return self._kept(request, made.decision, call, nanoseconds(made.now), state)
+
+    def _kept(
+        self,
+        question: dict[str, object] | Request,
+        decision: Decision,
+        call: bytes,
+        moment: int | None = None,
+        state: bytes = b"",
+    ) -> Decision:
+        """The decision, once it is on record; a deny where it could not be, unless the operator lets it pass.
+
+        Without a `moment` it failed, and this is when.
+        """
+        log = self.log
+        if log is None or log.keep(decision, moment or time_ns(), call, self._world + state, question):
+            return decision
+        return self._denied(UNRECORDED)
 
     def _failed(self) -> Decision:
         """A deny for an exception, counted and logged; it has an id even where the clock is what failed."""
@@ -268,13 +335,14 @@ class Engine:
             self.failures += 1
         place = place_of(sys.exc_info()[2])
         _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "")
-        reason = Reason(Gate.FAILURE, "the engine failed while deciding; the operator's log says why")
+        return self._denied("the engine failed while deciding; the operator's log says why")
+
+    def _denied(self, why: str) -> Decision:
         package, revision = self.kernel.package, self.kernel.revision
         named = new_id(datetime.now(UTC))
-        return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), package=package, revision=revision, id=named)
-
-    def _snapshot(self, approvals: Iterable[str]) -> Snapshot:
-        return Snapshot(self._directory, self._store.spent_among(approvals))
+        return Decision.of(
+            Outcome.DENY, Gate.FAILURE, (Reason(Gate.FAILURE, why),), package=package, revision=revision, id=named
+        )
 
     @staticmethod
     def _peeked(decision: Decision, effects: Effects) -> Decision:

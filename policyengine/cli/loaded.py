@@ -14,13 +14,19 @@ from policyengine.cli.questions import Question, called
 from policyengine.cli.terminal import Screen, busy, printable
 
 if TYPE_CHECKING:
+    from policyengine.audit import DecisionLog
     from policyengine.engine import Engine
 
 MOST_DOUBTS = 5
 BUNDLE = ".policybundle"
 
 
-def load_engine(paths: Sequence[Path], entities: Path | None, trusted: Sequence[Path] | None = None) -> Engine:
+def load_engine(
+    paths: Sequence[Path],
+    entities: Path | None,
+    trusted: Sequence[Path] | None = None,
+    log: DecisionLog | None = None,
+) -> Engine:
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it."""
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
@@ -30,9 +36,9 @@ def load_engine(paths: Sequence[Path], entities: Path | None, trusted: Sequence[
     try:
         with busy("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities)
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, log=log)
             else:
-                engine = Engine.load(*paths, entities=entities)
+                engine = Engine.load(*paths, entities=entities, log=log)
     except PolicyError as error:
         raise policy_error(error) from None
     except EntitiesError as error:

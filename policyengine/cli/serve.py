@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -18,7 +21,14 @@ from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, TextOrJson,
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
+    from policyengine.audit import DecisionLog
     from policyengine.engine import Engine
+
+
+class WhenUnrecorded(StrEnum):
+    DENY = "deny"
+    CONTINUE = "continue"
+
 
 ASK = '{"request": {"method": "GET", "path": "/"}}'
 
@@ -49,6 +59,18 @@ def serve(
         Path | None,
         typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),
+    ] = None,
+    on_log_failure: Annotated[
+        WhenUnrecorded,
+        typer.Option("--on-log-failure", help="What becomes of a decision that cannot be written to the log."),
+    ] = WhenUnrecorded.DENY,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
+    ] = None,
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
@@ -64,27 +86,33 @@ def serve(
       policyengine serve payments/ --port 8080
       curl -s http://127.0.0.1:8080/decide -H 'content-type: application/json' -d @request.json
       policyengine serve payments/ --socket /run/policyengine.sock
+      policyengine serve payments/ --log decisions.jsonl
     """
+    from policyengine.audit import LogError
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
 
-    engine = load_engine(paths, entities, trust)
     try:
+        kept = _log(log, on_log_failure, redact or ())
+        engine = load_engine(paths, entities, trust, kept)
         tokens = _tokens(token_file)
-        answer(
-            engine,
-            host,
-            8080 if port is None and socket is None else port,
-            tokens,
-            path=socket,
-            mode=_mode(socket_mode),
-            workers=workers,
-            listening=lambda url: _greet(
-                engine, Served(url, socket, workers), _curl(url, paths, token_file) if url else None, format
-            ),
-        )
+        with _reopening(kept):
+            answer(
+                engine,
+                host,
+                8080 if port is None and socket is None else port,
+                tokens,
+                path=socket,
+                mode=_mode(socket_mode),
+                workers=workers,
+                listening=lambda url: _greet(
+                    engine, Served(url, socket, workers), _curl(url, paths, token_file) if url else None, format
+                ),
+            )
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
+    except LogError as error:
+        raise CommandError("log", error.message, error.hint, (("file", str(log)),)) from None
     return 0
 
 
@@ -104,6 +132,33 @@ def _mode(given: str) -> int:
     if not re.fullmatch("0?[0-7]{3}", given):
         raise CommandError("usage", f"`{given}` is no mode of a file", "give it in octal, like 600 or 660", code=2)
     return int(given, 8)
+
+
+def _log(path: Path | None, on_failure: WhenUnrecorded, redact: Sequence[str]) -> DecisionLog | None:
+    from policyengine.audit import DecisionLog
+
+    if path is None:
+        if redact or on_failure is not WhenUnrecorded.DENY:
+            raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
+        return None
+    found = DecisionLog(path, on_failure=on_failure.value, redact=redact)
+    if found.others_may_read:
+        warning = f"others may read `{path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(warning))
+    return found
+
+
+@contextmanager
+def _reopening(log: DecisionLog | None) -> Iterator[None]:
+    """SIGHUP says that the log was moved away. Workers, which do not get it, see so by themselves within a second."""
+    if log is None or not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda number, frame: log.reopen())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Served(NamedTuple):

@@ -1,0 +1,198 @@
+"""The file that decisions are written to: append-only, one write for each line, so that processes may share it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+
+from policyengine.audit.secrets import Redaction
+from policyengine.audit.writing import Writer, encode
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.request import Request
+
+_LOG = logging.getLogger("policyengine")
+LOOKS = 1.0  # seconds between two looks whether the file was moved away
+OWNER_ONLY = 0o600
+NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class OnFailure(StrEnum):
+    """What a decision comes to that cannot be written down."""
+
+    DENY = "deny"
+    CONTINUE = "continue"
+
+
+class LogError(Exception):
+    """A log cannot be used: what is wrong, and what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message} ({hint})")
+        self.message, self.hint = message, hint
+
+
+class DecisionLog:
+    """Appends to a file that only its owner may read. Threads and forked processes may share it.
+
+    `redact` names facts (`body.card`) that are left out like those whose names are always secret. `failures` counts the
+    decisions that could not be written. A file that was moved away is opened anew within a second, or by `reopen`.
+    Raises LogError.
+    """
+
+    def __init__(
+        self, path: Path | str, *, on_failure: OnFailure | str = OnFailure.DENY, redact: Iterable[str] = ()
+    ) -> None:
+        self.path = Path(path)
+        self.on_failure = OnFailure(on_failure)
+        self.failures = 0
+        try:
+            self._writer = Writer(Redaction.of(redact))
+        except ValueError as error:
+            raise LogError(str(error), 'write it as policies do: `body.card`, `request.headers["x-id"]`') from None
+        self._directories: dict[str, bytes] = {}
+        self._guard = Lock()
+        self._due = self._looked()
+        self._ends_torn = self._failing = False
+        try:
+            self._file = open_log(self.path)
+            self._place, self._size = place_of(self._file), 0
+            self._ends_torn = not ends_whole(self.path)
+        except OSError as error:
+            raise LogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
+
+    def close(self) -> None:
+        """Nothing is written any more."""
+        os.close(self._file)
+
+    @property
+    def others_may_read(self) -> bool:
+        """Whether the file was there, with a mode that lets more than its owner read."""
+        return bool(os.fstat(self._file).st_mode & 0o077)
+
+    def reopen(self) -> None:
+        """Before the next line: the file was moved away."""
+        self._due = 0.0
+
+    def directory(self, rows: Iterable[EntityData]) -> bytes:
+        """Write down the rows that decisions will be made by; what the lines of those say. Raises LogError."""
+        name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
+        if name not in self._directories:
+            self._directories[name] = line
+            if os.pread(self._file, len(line), 0) != line and not self._append(line):
+                raise LogError(f"`{self.path}`: the directory could not be written", "is there room on the disk?")
+        return b'"directory":' + encode(name) + b","
+
+    def keep(
+        self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request
+    ) -> bool:
+        """Whether the decision may be given: it is on record, or the operator lets it pass all the same.
+
+        `moment` is the clock it was decided by, in nanoseconds.
+        """
+        try:
+            line = self._writer.line(decision, moment, call, state, self._writer.question(question))
+        except Exception:
+            _LOG.exception("a decision could not be written down")
+            with self._guard:
+                self.failures += 1
+            return self.on_failure is OnFailure.CONTINUE
+        return self._append(line) or self.on_failure is OnFailure.CONTINUE
+
+    # ── The file ──────────────────────────────────────────────────────────────────────────────
+
+    def _append(self, line: bytes) -> bool:
+        try:
+            if monotonic() >= self._due:
+                self._look()
+            whole = b"\n" + line if self._ends_torn else line
+            if os.write(self._file, whole) != len(whole):
+                self._ends_torn = True  # the rest would not fit either
+                raise NO_ROOM
+        except OSError as error:
+            self._failed(error)
+            return False
+        if self._ends_torn or self._failing:
+            self._mended()
+        return True
+
+    @staticmethod
+    def _looked() -> float:
+        return monotonic() + LOOKS
+
+    def _look(self) -> None:
+        """Whether the file is still there; a new one is opened in its place and begins with the directories."""
+        with self._guard:
+            if monotonic() < self._due:
+                return
+            self._due = self._looked()
+            if self._is_in_place():
+                return
+            opened = open_log(self.path)
+            try:
+                begin(opened, b"".join(self._directories.values()))
+                os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
+                self._place, self._ends_torn = place_of(self._file), False
+            finally:
+                os.close(opened)
+
+    def _is_in_place(self) -> bool:
+        """Whether the file is the one that the path names, and was not emptied."""
+        with suppress(FileNotFoundError):
+            before, self._size = self._size, os.fstat(self._file).st_size
+            return place_of(self.path) == self._place and self._size >= before
+        return False
+
+    def _failed(self, error: OSError) -> None:
+        with self._guard:
+            self.failures += 1
+            told, self._failing = self._failing, True
+        if not told:
+            means = "are denied" if self.on_failure is OnFailure.DENY else "go unrecorded"
+            _LOG.error("the decision log `%s` cannot be written: %s; decisions %s", self.path, error.strerror, means)
+
+    def _mended(self) -> None:
+        with self._guard:
+            told, self._failing, self._ends_torn = self._failing, False, False
+        if told:
+            _LOG.warning("the decision log `%s` is written again, after %d failures", self.path, self.failures)
+
+
+def open_log(path: Path) -> int:
+    """Raises OSError, LogError for what is no file."""
+    opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, OWNER_ONLY)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise LogError(f"`{path}` is no file", "lines of several processes stay whole in files only")
+    return opened
+
+
+def place_of(file: Path | int) -> tuple[int, int]:
+    """Which file that is, whatever it is called."""
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
+
+
+def begin(file: int, lines: bytes) -> None:
+    """What a new file begins with; another process may have been first. Raises OSError."""
+    if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
+        raise NO_ROOM
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether the last line has its end: a process that was killed may have left half of one."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return True
+        file.seek(size - 1)
+        return file.read(1) == b"\n"

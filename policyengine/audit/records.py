@@ -1,0 +1,195 @@
+"""Lines of a log to records: what was asked, in which world, and what was said to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from policyengine.audit.secrets import Redacted
+from policyengine.audit.writing import BEGINNING, VERSION
+from policyengine.directory.entities import Directory
+from policyengine.kinds import EntityRef
+from policyengine.runtime import wire
+from policyengine.runtime.decision import Outcome
+from policyengine.runtime.entities import entity_rows
+from policyengine.runtime.request import Request
+from policyengine.runtime.shape import RequestError
+from policyengine.runtime.values import Invalid, coerce_time
+
+OF_A_DIRECTORY = BEGINNING + b'"directory":'
+EMPTY = Directory()
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One decision. `decision` is what was answered, as `/decide` gives it; `request` the question in its wire shape.
+
+    `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
+    this one used. `directory` are the rows it was decided by; None where the log does not hold them.
+    """
+
+    line: int
+    time: datetime
+    call: str
+    decision: Mapping[str, Any]
+    request: Mapping[str, object]
+    directory: Directory | None = EMPTY
+    spent: frozenset[str] = frozenset()
+    spends: tuple[str, ...] = ()
+    redacted: tuple[Redacted, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return str(self.decision["id"])
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.decision["outcome"])
+
+    @property
+    def revision(self) -> str:
+        return str(self.decision["revision"])
+
+    @property
+    def package(self) -> str:
+        return str(self.decision["package"])
+
+    @cached_property
+    def question(self) -> Request:
+        """The request as the decision read it."""
+        return Request.from_mapping(self.request)
+
+
+class NoRecord(Exception):
+    """A line holds no decision: why."""
+
+
+def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Record]:
+    """The decisions of a log, in the order of its lines. `tell` hears about lines that hold none.
+
+    Raises OSError when the file cannot be read.
+    """
+    path = Path(path)
+    directories = dict(directories_in(path, tell))
+    for number, line in lines_of(path):
+        if line.startswith(OF_A_DIRECTORY):
+            continue
+        try:
+            yield record_of(number, line, directories)
+        except NoRecord as problem:
+            yield from salvaged(number, line, directories, path, problem, tell)
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+
+
+def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
+    for number, line in lines_of(path):
+        if not line.startswith(OF_A_DIRECTORY):
+            continue
+        try:
+            tree = tree_of(line)
+            rows = restored(tree["entities"], tree.get("beyond_json", ()))
+            yield str(tree["directory"]), Directory(entity_rows(tuple(wire.clean(row) for row in rows), "entities"))
+        except (NoRecord, RequestError, wire.WireError, LookupError, TypeError, ValueError) as error:
+            tell(f"{path}:{number}: the directory on this line cannot be read: {error}")
+
+
+def salvaged(
+    number: int, line: bytes, directories: Mapping[str, Directory], path: Path, problem: NoRecord, tell: Tell
+) -> Iterator[Record]:
+    """Behind half a line, which a process left that was killed, another process may have written a whole one."""
+    half, begins, rest = line.rpartition(BEGINNING)
+    if not line.endswith(b"\n"):
+        tell(f"{path}:{number}: the last line was cut off: it is left out")
+        return
+    if half and not rest.startswith(OF_A_DIRECTORY.removeprefix(BEGINNING)):
+        try:
+            yield record_of(number, begins + rest, directories)
+            tell(f"{path}:{number}: a line was cut off before this one: it is left out")
+            return
+        except NoRecord:
+            pass
+    tell(f"{path}:{number}: this line is left out: {problem}")
+
+
+def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) -> Record:
+    """Raises NoRecord."""
+    tree = tree_of(line)
+    try:
+        time = coerce_time(tree["time"], "time")
+        if not isinstance(time, datetime):
+            raise NoRecord("its time is none")
+        digest = tree.get("directory")
+        found = Record(
+            line=number,
+            time=time,
+            call=str(tree["call"]),
+            decision=tree["decision"],
+            request=restored(tree["request"], tree.get("beyond_json", ())),
+            directory=EMPTY if digest is None else directories.get(digest),
+            spent=frozenset(tree.get("spent", ())),
+            spends=tuple(tree.get("spends", ())),
+            redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
+        )
+        _ = found.outcome, found.id, found.revision, found.package
+        return found
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise NoRecord(f"it is no record of a decision ({error})") from None
+
+
+def tree_of(line: bytes) -> dict[str, Any]:
+    """Raises NoRecord."""
+    try:
+        tree = wire.json_tree(line)
+    except wire.WireError as error:
+        raise NoRecord(str(error)) from None
+    if not isinstance(tree, dict) or "v" not in tree:
+        raise NoRecord("it is no record of a decision")
+    if tree["v"] != VERSION:
+        raise NoRecord(f"it is of version {tree['v']}, and this program knows {VERSION}")
+    return tree
+
+
+# ── What JSON cannot hold ─────────────────────────────────────────────────────────────────────
+
+
+def restored(tree: Any, beyond: Any) -> Any:
+    """The tree with every value where it was. Raises LookupError, TypeError, ValueError."""
+    for one in beyond:
+        *path, last = one["at"]
+        place = tree
+        for step in path:
+            place = place[step]
+        place[last] = value_of(one["is"], one["value"])
+    return tree
+
+
+def value_of(kind: str, written: Any) -> object:
+    match kind:
+        case "number":
+            return Decimal(written)
+        case "time":
+            return datetime.fromisoformat(written)
+        case "duration":
+            return timedelta(microseconds=written)
+        case "ip":
+            return ip_address(written)
+        case "cidr":
+            return ip_network(written)
+        case "entity":
+            return EntityRef(*written)
+        case "invalid":
+            return Invalid(str(written))
+        case _:
+            raise ValueError(f"`{kind}` is no kind of value")

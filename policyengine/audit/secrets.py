@@ -1,0 +1,99 @@
+"""What no log may hold: values under names that secrets go by, each replaced by its fingerprint."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from policyengine.runtime.values import Invalid
+from policyengine.vocabulary import ROOTS, SECRET_HEADERS
+
+Path: TypeAlias = tuple[str, ...]
+
+_WORDS = """
+access_token api_key apikey assertion auth_token authorization client_assertion client_secret code_verifier cookie
+id_token passphrase passwd password private_key refresh_token secret session_token token x_amz_security_token
+x_auth_token x_csrf_token
+"""
+# In lower case, as headers and as members of a body are spelled.
+SECRET_NAMES: Final = SECRET_HEADERS | {
+    name for word in _WORDS.split() for name in (word, word.replace("_", "-"), word.replace("_", ""))
+}
+REDACTED = Invalid("redacted")
+NAMED_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])+""")
+STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """A fact that was left out. Equal fingerprints of one run of the server are of equal values."""
+
+    fact: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """`paths` are facts that an operator names beside the names that are always secret.
+
+    Fingerprints are keyed by chance that no file holds: nobody can try values against them.
+    """
+
+    paths: frozenset[Path] = frozenset()
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    @classmethod
+    def of(cls, facts: Iterable[str]) -> Redaction:
+        """By names as policies write them: `body.card`, `request.headers["x-id"]`. Raises ValueError."""
+        return cls(frozenset(map(path_of, facts)))
+
+    @property
+    def suspicious(self) -> frozenset[str]:
+        """Names in lower case under which something may have to be left out."""
+        return SECRET_NAMES | {path[-1].lower() for path in self.paths}
+
+    def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[Redacted]]:
+        """The tree without its secrets, and what they were."""
+        found: list[Redacted] = []
+        return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
+
+    def _without(self, value: object, path: Path, found: list[Redacted]) -> object:
+        if self.hides(path) and value is not None:
+            told = Redacted(spelled(path), self.fingerprint(value))
+            found.append(told)
+            return f"redacted:{told.fingerprint}" if isinstance(value, str) else REDACTED
+        match value:
+            case Mapping():
+                return {str(name): self._without(one, (*path, str(name)), found) for name, one in value.items()}
+            case list() | tuple():
+                return tuple(self._without(one, (*path, str(index)), found) for index, one in enumerate(value))
+            case _:
+                return value
+
+    def hides(self, path: Path) -> bool:
+        """Roots and their own members (`task.id`) are no secrets; what callers name may be."""
+        named = (*path[:2], path[2].lower(), *path[3:]) if path[:2] == ("request", "headers") and path[2:] else path
+        return path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths
+
+    def fingerprint(self, value: object) -> str:
+        return hmac.digest(self.key, repr(value).encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
+
+
+def path_of(fact: str) -> Path:
+    """Raises ValueError with what is wrong."""
+    if not NAMED_FACT.fullmatch(fact):
+        raise ValueError(f"`{fact}` is no name of a fact")
+    path = tuple(STEP.findall(fact))
+    if path[0] not in ROOTS:
+        raise ValueError(f"`{fact}`: there is no fact `{path[0]}`")
+    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
+
+
+def spelled(path: Path) -> str:
+    """`request.headers["x-id"]`: the fact as policies write it."""
+    first, *others = path
+    return first + "".join(f".{name}" if name.isidentifier() else f'["{name}"]' for name in others)

@@ -1,0 +1,256 @@
+"""The file that decisions are written to: whole lines, of many processes, whatever happens to the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from policyengine.audit import DecisionLog, LogError, log, read_records
+from policyengine.engine import Engine
+
+POLICY = """
+anyone { may GET /health }
+guard "no bodies" on GET /health { deny when (request.headers["x-a"] else "") == "x" }
+"""
+OPEN = {"request": {"method": "GET", "path": "/health"}}
+
+
+def engine(path: Path, **options: object) -> Engine:
+    return Engine.from_text(POLICY, log=DecisionLog(path, **options))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the file was moved is looked at before each line."""
+    monkeypatch.setattr(log, "LOOKS", 0.0)
+
+
+def ids(path: Path) -> list[str]:
+    return [record.id for record in read_records(path)]
+
+
+def test_each_decision_is_a_line(path):
+    asked = engine(path)
+    first, second = asked.decide(OPEN), asked.evaluate(OPEN)
+    assert [json.loads(line)["decision"] for line in path.read_text().splitlines()] == [
+        first.to_dict(),
+        second.to_dict(),
+    ]
+
+
+def test_an_explanation_is_no_decision_and_not_written(path):
+    engine(path).explain(OPEN)
+    assert path.read_bytes() == b""
+
+
+def test_only_its_owner_may_read_it(path):
+    DecisionLog(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_others_may_read_is_known_as_such(path):
+    path.touch(0o644)
+    assert DecisionLog(path).others_may_read
+
+
+def test_what_was_there_stays(path):
+    first = engine(path).decide(OPEN)
+    second = engine(path).decide(OPEN)
+    assert ids(path) == [first.id, second.id]
+
+
+def test_a_line_that_a_killed_process_left_half_spoils_no_other(path):
+    asked = engine(path).decide(OPEN)
+    path.write_bytes(path.read_bytes() + b'{"v":1,"time":"20')
+    again = engine(path).decide(OPEN)
+    assert ids(path) == [asked.id, again.id]
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_file_that_was_moved_away_is_opened_anew(path):
+    asked = engine(path)
+    before = asked.decide(OPEN)
+    moved = path.rename(path.with_suffix(".1"))
+    after = asked.decide(OPEN)
+    assert (ids(moved), ids(path)) == ([before.id], [after.id])
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_file_that_was_removed_is_made_again(path):
+    asked = engine(path)
+    path.unlink()
+    assert asked.decide(OPEN).id == ids(path)[0]
+
+
+def test_a_signal_need_not_wait_for_the_next_look(path):
+    asked = engine(path)
+    asked.decide(OPEN)
+    path.rename(path.with_suffix(".1"))
+    assert asked.log is not None
+    asked.log.reopen()
+    assert ids_after(asked, path) == 1
+
+
+def ids_after(asked: Engine, path: Path) -> int:
+    asked.decide(OPEN)
+    return len(ids(path))
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "emptied"])
+def test_every_file_holds_the_directory_that_its_decisions_were_made_by(tmp_path, path, moved):
+    entities = tmp_path / "entities.json"
+    entities.write_text('{"entities": [{"type": "user", "id": "alice"}]}')
+    asked = Engine.from_text(POLICY, directory=None, log=DecisionLog(path))
+    (tmp_path / "p.policy").write_text(POLICY)
+    asked = Engine.load(tmp_path / "p.policy", entities=entities, log=DecisionLog(path))
+    asked.decide(OPEN)
+    if moved:
+        path.rename(path.with_suffix(".1"))
+    else:
+        os.truncate(path, 0)
+    asked.decide(OPEN)
+    (record,) = read_records(path)
+    assert record.directory is not None
+    assert [str(row.ref) for row in record.directory] == ['user "alice"']
+
+
+def test_a_directory_is_written_once_however_often_the_server_starts(tmp_path, path):
+    (tmp_path / "p.policy").write_text(POLICY)
+    entities = tmp_path / "entities.json"
+    entities.write_text('{"entities": [{"type": "user", "id": "alice"}]}')
+    for _ in range(3):
+        Engine.load(tmp_path / "p.policy", entities=entities, log=DecisionLog(path))
+    assert path.read_bytes().count(b'"directory"') == 1
+
+
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A disk with room for as many bytes as the list holds, and then for none."""
+    room: list[int] = [0]
+    write = os.write
+
+    def short(file: int, data: bytes) -> int:
+        fits = data[: room[0]]
+        room[0] -= len(fits)
+        if not fits:
+            raise OSError(28, "No space left on device")
+        return write(file, fits)
+
+    monkeypatch.setattr(log.os, "write", short)
+    return room
+
+
+@pytest.mark.usefixtures("full")
+def test_what_cannot_be_written_is_denied(path, caplog):
+    asked = engine(path)
+    decision = asked.decide(OPEN)
+    assert (decision.outcome, decision.gate) == ("deny", "failure")
+    assert "could not be recorded" in decision.reasons[0].message
+    assert asked.log is not None
+    assert asked.log.failures == 1
+
+
+@pytest.mark.usefixtures("full")
+def test_an_operator_may_let_decisions_pass_unrecorded(path):
+    asked = engine(path, on_failure="continue")
+    assert asked.decide(OPEN).allowed
+    assert asked.log is not None
+    assert asked.log.failures == 1
+
+
+@pytest.mark.usefixtures("full")
+def test_a_failing_log_is_told_once_and_each_failure_counted(path, caplog):
+    asked = engine(path)
+    for _ in range(3):
+        asked.decide(OPEN)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"the decision log `{path}` cannot be written: No space left on device; decisions are denied"]
+    assert asked.log is not None
+    assert asked.log.failures == 3
+
+
+def test_a_log_that_works_again_goes_on_after_the_half_line(path, full, caplog):
+    caplog.set_level(logging.WARNING)
+    asked = engine(path)
+    full[0] = 30
+    assert not asked.decide(OPEN).allowed
+    full[0] = 10_000
+    assert asked.decide(OPEN).id == ids(path)[0]
+    assert "is written again, after 1 failures" in caplog.text
+
+
+def test_a_decision_that_failed_is_on_record(path, monkeypatch):
+    asked = engine(path)
+    monkeypatch.setattr(asked, "_quick", lambda question: 1 / 0)
+    decision = asked.decide(OPEN)
+    assert (decision.gate, ids(path)) == ("failure", [decision.id])
+
+
+def test_a_folder_is_no_log(tmp_path):
+    with pytest.raises(LogError, match="is a directory"):
+        DecisionLog(tmp_path)
+
+
+def test_a_pipe_is_no_log(path):
+    os.mkfifo(path)
+    with pytest.raises(LogError, match="is no file"):
+        DecisionLog(path)
+
+
+@pytest.mark.parametrize("fact", ["body.card number", "bodi.card", "card", ""])
+def test_what_is_to_be_left_out_is_a_fact(path, fact):
+    with pytest.raises(LogError, match=r"no name of a fact|there is no fact"):
+        DecisionLog(path, redact=[fact])
+
+
+# ── Several processes ─────────────────────────────────────────────────────────────────────────
+
+
+def ask(asked: Engine, times: int, padding: int) -> None:
+    for number in range(times):
+        asked.decide({**OPEN, "context": {"padding": "x" * (padding + number % 7)}})
+
+
+def test_processes_that_write_to_one_file_tear_no_line(path):
+    asked = engine(path)
+    fork = get_context("fork")
+    crew = [fork.Process(target=ask, args=(asked, 400, size)) for size in (10, 3_000, 9_000)]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
+    assert [one.exitcode for one in crew] == [0, 0, 0]
+    found = ids(path)
+    assert (len(found), len(set(found))) == (1_200, 1_200)
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_processes_follow_a_file_that_is_moved_while_they_write(path):
+    asked = engine(path)
+    fork = get_context("fork")
+    crew = [fork.Process(target=ask, args=(asked, 300, 500)) for _ in range(3)]
+    for one in crew:
+        one.start()
+    moved = []
+    while any(one.is_alive() for one in crew) and len(moved) < 5:
+        moved.append(path.rename(path.with_suffix(f".{len(moved)}")))
+        while not path.exists() and any(one.is_alive() for one in crew):
+            pass
+    for one in crew:
+        one.join()
+    assert sum(len(ids(file)) for file in (*moved, path) if file.exists()) == 900

@@ -1,0 +1,267 @@
+"""What stands on a line: all that a decision depended on, but for secrets, so that it can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.audit import CannotRepeat, DecisionLog, Record, decided_again, read_records
+from policyengine.engine import Engine
+from policyengine.kinds import EntityRef
+from policyengine.runtime.request import Request, RequestError
+from tests.generate.asking import askings, setting
+from tests.generate.requests import approved
+from tests.generate.specified import said
+
+NOW = datetime(2027, 1, 4, 12, 0, 0, 123456, tzinfo=UTC)
+POLICY = """
+entity user { roles: set<string> }
+facts { body.amount: number   body.note: string? }
+anyone { may POST /pay, GET /health }
+guard "large" on POST /pay { confirm by role finance within 1h when body.amount > 500 }
+"""
+PAY: dict[str, Any] = {"request": {"method": "POST", "path": "/pay"}, "user": {"id": "alice"}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+def engine(path: Path, **options: Any) -> Engine:
+    return Engine.from_text(POLICY, clock=lambda: NOW, log=DecisionLog(path, **options))
+
+
+def recorded(path: Path, question: Any, **options: Any) -> Record:
+    engine(path, **options).decide(question)
+    *_, last = read_records(path)
+    return last
+
+
+# ── Nothing is lost ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_record_says_when_by_which_policy_and_what_was_asked(path):
+    asked = engine(path)
+    decision = asked.decide({**PAY, "body": {"amount": 5}})
+    (record,) = read_records(path)
+    assert record.time == NOW
+    assert (record.revision, record.package, record.call) == (asked.revision, "main", "decide")
+    assert record.decision == decision.to_dict()
+    assert record.request == {**PAY, "body": {"amount": 5}}
+
+
+@pytest.mark.parametrize("consume", [True, False])
+def test_a_record_says_whether_it_was_to_spend(path, consume):
+    assert recorded(path, {**PAY, "options": {"consume": consume}}).call == ("decide" if consume else "evaluate")
+
+
+def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
+    asked = Engine.from_text(
+        POLICY.replace("entity user", "entity team\nentity user"),
+        clock=lambda: NOW,
+        log=DecisionLog(path),
+    )
+    question = {**PAY, "body": {"amount": 900}}
+    binding = asked.decide(question).remedies[0].binding
+    rows = [{"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}]
+    granted = {"id": "a1", "by": "carol", "granted_at": NOW.isoformat(), "binding": binding}
+    question |= {"approvals": [granted], "entities": rows}
+    assert asked.decide(question).allowed
+    assert not asked.decide(question).allowed
+    _, allowed, refused = read_records(path)
+    assert (allowed.spent, allowed.spends) == (frozenset(), ("a1",))
+    assert (refused.spent, refused.spends) == (frozenset({"a1"}), ())
+    kernel = asked.kernel
+    assert [str(decided_again(one, kernel).decision.outcome) for one in (allowed, refused)] == ["allow", "confirm"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7, -7, 7.5, 1e22, Decimal("7.50"), Decimal(7), Decimal("1E+2"), True, None, "", "é\u2028", "\x00", [1, [2]],
+        {"a": {"b": []}}, datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 1), timedelta(microseconds=7),
+        ip_address("10.0.0.1"), ip_network("10.0.0.0/8"), EntityRef("user", "alice"), {"x", "y"}, ("a",), "\ud800",
+        float("nan"), 2**70, "x" * 70_000, Decimal("NaN"), object(), b"x", {"type": "user", "id": "alice"},
+    ],
+    ids=lambda value: repr(value)[:30],
+)  # fmt: skip
+@pytest.mark.parametrize("as_request", [False, True], ids=["mapping", "request"])
+def test_a_fact_is_the_same_fact_when_it_is_read_again(path, value, as_request):
+    question = {**PAY, "body": {"note": value}}
+    request = Request.from_mapping(question)
+    record = recorded(path, request if as_request else question)
+    assert as_read(record.question.facts) == as_read(request.facts)
+
+
+def as_read(value: object) -> object:
+    """With the types told apart: `1 == True` for Python, and for no policy."""
+    match value:
+        case Mapping():
+            return {name: as_read(one) for name, one in value.items() if one is not None}
+        case tuple() | list():
+            return [as_read(one) for one in value]
+        case _:
+            return type(value), str(value) if isinstance(value, Decimal) else value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"request": {"method": "POST", "path": "/pay"}, "body": {"amount": 5, "amount": 6}}',
+        '{"request": {"method": "POST", "path": "/pay"}, "body": {"amount": 1e2}}',
+        '{"request": {"method": "POST", "path": "/pay"},\n "body": {"amount": NaN}}',
+        '{"request": {"method": "HEAD", "path": "/health/"}, "options": {"obligations_supported": ["audit"]}}',
+        '{"request": {"method": "POST", "path": "//pay"}}',
+        '{"request": {"method": "POST", "path": "\\ud800"}}',
+        '{"request": {"method": "POST", "path": "/pay", "headers": {"X-A": "1", "x-a": "2"}}}',
+        '{"request": {"method": "POST", "path": "/pay"}, "pending": ["body.amount", "user.roles"]}',
+    ],
+)
+def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
+    request = Request.from_json(text)
+    again = recorded(path, text).question
+    assert (again.endpoint, as_read(again.facts)) == (request.endpoint, as_read(request.facts))
+    assert again.pending == request.pending
+    assert again.options.obligations_supported == request.options.obligations_supported
+
+
+@settings(max_examples=settings.default.max_examples // 4)  # each writes a policy and asks it a dozen questions
+@given(st.integers(0, 2_000))
+def test_a_decision_made_again_from_its_record_is_the_same(tmp_path_factory, seed):
+    path = tmp_path_factory.mktemp("log") / "decisions.jsonl"
+    asked = setting(seed)
+    now = NOW
+    log = DecisionLog(path)
+    made = Engine(asked.kernel, directory=asked.directory, clock=lambda: now, log=log)
+    given_out = []
+    for one in askings(seed, 12):
+        now, call = one.now, made.decide if seed % 2 else made.evaluate
+        try:
+            given_out.append(call(one.question))
+        except RequestError:
+            continue
+        if given_out[-1].outcome == "confirm" and isinstance(one.question, dict):
+            given_out.append(call(approved(Random(seed), one.question, given_out[-1], now)))
+    log.close()
+    records = list(read_records(path))
+    assert [record.id for record in records] == [decision.id for decision in given_out]
+    for record, decision in zip(records, given_out, strict=True):
+        again = decided_again(record, asked.kernel)
+        assert again.same
+        without = tuple(one for one in decision.obligations if one.kind != "consume")
+        assert said(again.decision) == said(decision)._replace(obligations=without)
+
+
+# ── Secrets ───────────────────────────────────────────────────────────────────────────────────
+
+SECRET = "v3ry-s3cret-value"
+
+
+@pytest.mark.parametrize(
+    ("question", "fact"),
+    [
+        ({"request": {"headers": {"Authorization": SECRET}}}, "request.headers.Authorization"),
+        ({"request": {"headers": {"cookie": SECRET}}}, "request.headers.cookie"),
+        ({"request": {"headers": {"Proxy-Authorization": SECRET}}}, 'request.headers["Proxy-Authorization"]'),
+        ({"request": {"headers": {"X-API-Key": SECRET}}}, 'request.headers["X-API-Key"]'),
+        ({"request": {"headers": {"DPoP": SECRET, "x": ["odd"]}}}, "request.headers.DPoP"),
+        ({"request": {"headers": {"txn-token": SECRET}}}, 'request.headers["txn-token"]'),
+        ({"request": {"query": {"access_token": SECRET}}}, "request.query.access_token"),
+        ({"credential": {"claims": {"client_secret": SECRET}}}, "credential.claims.client_secret"),
+        ({"body": {"user": {"Password": SECRET}}}, "body.user.Password"),
+        ({"body": {"items": [{"token": SECRET}]}}, "body.items.0.token"),
+        ({"body": {"token": {"value": SECRET}}}, "body.token"),
+        ({"body": {"token": [SECRET], "at": datetime(2027, 1, 1, tzinfo=UTC)}}, "body.token"),
+        ({"entities": [{"type": "user", "id": "u", "attributes": {"secret": SECRET}}]}, "entities.0.attributes.secret"),
+        ({"context": {"note": SECRET}}, "context.note"),
+        ({"request": {"headers": {"X-Note": SECRET}}}, 'request.headers["X-Note"]'),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["mapping", "json", "request"])
+def test_secrets_are_not_written_and_the_record_says_so(path, question, fact, form):
+    asked = {**question, "request": {**PAY["request"], **question.get("request", {})}}
+    given_as = asked
+    if form == "json":
+        given_as = json.dumps(asked, default=str)
+    elif form == "request":
+        given_as = Request.from_mapping(asked)
+    record = recorded(path, given_as, redact=["context.note", 'request.headers["x-note"]'])
+    assert SECRET not in path.read_text()
+    found = [one.fact.lower().replace('["0"]', ".0") for one in record.redacted]
+    assert found == [fact.lower()]
+
+
+def test_a_secret_of_the_directory_is_not_written(path, tmp_path):
+    entities = tmp_path / "entities.json"
+    rows = [{"type": "user", "id": "alice", "attributes": {"password": SECRET, "roles": ["clerk"]}}]
+    entities.write_text(json.dumps({"entities": rows}))
+    (tmp_path / "p.policy").write_text(POLICY)
+    Engine.load(tmp_path / "p.policy", entities=entities, log=DecisionLog(path)).decide(PAY)
+    assert SECRET not in path.read_text()
+    (record,) = read_records(path)
+    assert record.directory is not None
+    assert record.directory.attribute(EntityRef("user", "alice"), "roles") == ("clerk",)
+
+
+def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(path):
+    asked = engine(path)
+    for secret in (SECRET, SECRET, "another"):
+        asked.decide({**PAY, "body": {"token": secret}})
+    first, again, other = ({one.fingerprint for one in record.redacted}.pop() for record in read_records(path))
+    assert first == again != other
+
+
+def test_nobody_can_try_secrets_against_a_fingerprint(tmp_path):
+    found = {recorded(tmp_path / name, {**PAY, "body": {"token": "0000"}}).redacted[0].fingerprint for name in "ab"}
+    assert len(found) == 2
+
+
+# ── What readers meet ─────────────────────────────────────────────────────────────────────────
+
+
+def test_lines_that_are_no_records_are_told_and_left_out(path):
+    engine(path).decide(PAY)
+    good = path.read_bytes()
+    path.write_bytes(b"nonsense\n" + b'{"v":2}\n' + b'{"v":1,"time":"x"}\n\n' + b"[1]\n" + good + good[:50])
+    told: list[str] = []
+    assert len(list(read_records(path, told.append))) == 1
+    assert [one.removeprefix(f"{path}:").partition(":")[0] for one in told] == ["1", "2", "3", "5", "7"]
+    assert "it is of version 2, and this program knows 1" in told[1]
+    assert told[-1].endswith("the last line was cut off: it is left out")
+
+
+def test_a_whole_line_behind_half_a_line_is_read(path):
+    engine(path).decide(PAY)
+    good = path.read_bytes()
+    path.write_bytes(good[:70] + good)
+    told: list[str] = []
+    assert len(list(read_records(path, told.append))) == 1
+    assert told == [f"{path}:1: a line was cut off before this one: it is left out"]
+
+
+@given(st.binary(max_size=60), st.integers(0, 400))
+def test_no_line_whatever_it_holds_stops_the_reader(tmp_path_factory, junk, at):
+    path = tmp_path_factory.mktemp("log") / "decisions.jsonl"
+    engine(path).decide({**PAY, "body": {"note": datetime(2027, 1, 1, tzinfo=UTC)}})
+    good = path.read_bytes()
+    path.write_bytes(good + good[:at] + junk + good[at:] + good)
+    assert len(list(read_records(path))) >= 1
+
+
+def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(path):
+    record = replace(recorded(path, PAY), directory=None)
+    with pytest.raises(CannotRepeat, match="does not hold the directory"):
+        decided_again(record, Engine.from_text(POLICY).kernel)

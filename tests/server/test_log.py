@@ -1,0 +1,122 @@
+"""`serve --log`: what is answered, over every way in and by every worker, is on record."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from policyengine.audit import read_records
+from policyengine.client import SocketClient
+from tests.server.processes import started
+
+SERVE = "import sys; from policyengine.cli import main; sys.exit(main(sys.argv[1:]))"
+POLICY = "anyone { may GET /health }"
+ASKED = {"request": {"method": "GET", "path": "/health"}}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+@pytest.fixture
+def serving(tmp_path: Path, log: Path):
+    """Starts the server with its log; gives its port and its process."""
+    policy = tmp_path / "p.policy"
+    policy.write_text(POLICY)
+
+    @contextmanager
+    def start(*options: str) -> Iterator[tuple[int, int]]:
+        arguments = ["serve", str(policy), "--port", "0", "--format", "json", "--log", str(log), *options]
+        with started(SERVE, *arguments) as (line, process):
+            yield int(json.loads(line)["listening"].rpartition(":")[2]), process.pid
+
+    return start
+
+
+def ask(port: int, path: str = "/decide", question: object = ASKED) -> dict:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", path, json.dumps(question), {"content-type": "application/json"})
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+def test_what_is_answered_is_on_record_before_it_is_answered(serving, log):
+    with serving() as (port, _):
+        answer = ask(port)
+        (record,) = read_records(log)
+    assert record.decision == answer
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_every_way_in_writes(serving, log, tmp_path):
+    socket = tmp_path / "s"
+    with serving("--socket", str(socket)) as (port, _):
+        answers = [
+            ask(port),
+            ask(port, "/evaluate"),
+            *ask(port, "/decide/batch", {"requests": [ASKED, ASKED]})["decisions"],
+        ]
+        with SocketClient(socket) as client:
+            answers.append({"id": client.decide(ASKED).id})
+    assert [record.id for record in read_records(log)] == [answer["id"] for answer in answers]
+
+
+def test_workers_share_the_file(serving, log):
+    with serving("--workers", "2") as (port, _):
+        asked = [ask(port)["id"] for _ in range(40)]
+    assert sorted(record.id for record in read_records(log)) == sorted(asked)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_goes_on_when_its_file_is_moved_away_and_it_is_told(serving, log, workers):
+    with serving("--workers", workers) as (port, pid):
+        ask(port)
+        moved = log.rename(log.with_suffix(".1"))
+        os.kill(pid, signal.SIGHUP)
+        last = later_in_the_new_file(port, log)
+    assert last in [record.id for record in read_records(log)]
+    assert len(list(read_records(moved))) >= 1
+
+
+def later_in_the_new_file(port: int, log: Path) -> str:
+    """Asks until an answer is in the new file; workers look for it once a second."""
+    latest = time.monotonic() + 30
+    while time.monotonic() < latest:
+        answered = ask(port)["id"]
+        if log.exists() and answered in log.read_text():
+            return answered
+    raise AssertionError("nothing was written to the new file")
+
+
+@pytest.mark.parametrize(("how", "outcome"), [("deny", "deny"), ("continue", "allow")])
+def test_an_operator_says_what_becomes_of_what_cannot_be_written(serving, log, how, outcome):
+    with serving("--on-log-failure", how) as (port, pid):
+        assert ask(port)["outcome"] == "allow"
+        limit_files(pid, log.stat().st_size)
+        assert ask(port)["outcome"] == outcome
+
+
+def limit_files(pid: int, size: int) -> None:
+    """No file of the process may grow beyond that: what a full disk is, for one process."""
+    resource = pytest.importorskip("resource", reason="this system limits no files")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_the_log_holds_no_token_of_the_gateway(serving, log):
+    secret = "a-very-secret-token-of-the-user"
+    question = {**ASKED, "request": {**ASKED["request"], "headers": {"authorization": f"Bearer {secret}"}}}
+    with serving() as (port, _):
+        ask(port, question=question)
+    assert secret not in log.read_text()
+    assert [one.fact for record in read_records(log) for one in record.redacted] == ["request.headers.authorization"]
