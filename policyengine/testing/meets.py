@@ -117,18 +117,18 @@ def fits(want: str | Gate, came: Said, detail: Detail) -> bool:
 
 def wanted_words(detail: Detail) -> str:
     """`"a" and "b"`, `exactly "a"`, `none`."""
-    words = listed(str(want) if is_word(want, detail) else quoted(want) for want in detail.wanted)
+    words = listed([str(want) if is_word(want, detail) else quoted(want) for want in detail.wanted], detail)
     return f"exactly {words}" if detail.compare is Compare.EXACTLY and detail.wanted and is_list(detail) else words
 
 
 def actual_words(detail: Detail, came: Iterable[Said]) -> str:
-    return listed(
-        dict.fromkeys(
-            (quoted(one.rule) if one.rule is not None else str(one.gate)) if isinstance(one, Reason)
-            else one if is_word(one, detail) else quoted(one)
-            for one in came
-        )
-    )  # fmt: skip
+    words = [reason_word(one) if isinstance(one, Reason) else one if is_word(one, detail) else quoted(one)
+             for one in came]  # fmt: skip
+    return listed(words if detail.compare is Compare.IN_ORDER else dict.fromkeys(words), detail)
+
+
+def reason_word(reason: Reason) -> str:
+    return str(reason.gate) if reason.rule is None else quoted(reason.rule)
 
 
 def is_word(one: str | Gate, detail: Detail) -> bool:
@@ -140,6 +140,8 @@ def is_list(detail: Detail) -> bool:
     return detail.member not in ("agent", "user", "issuer")
 
 
-def listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str], detail: Detail) -> str:
     every = list(words)
+    if detail.compare is Compare.IN_ORDER:
+        return " → ".join(every) or "none"
     return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else every[0] if every else "none"

@@ -1,0 +1,279 @@
+"""What a test may claim of a decision beside its outcome, and what is told of a claim that does not hold."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.runtime.decision import (
+    Decision,
+    Gate,
+    Obligation,
+    Outcome,
+    Principal,
+    Reason,
+    Remedy,
+    UnknownFact,
+)
+from policyengine.semantics.examples import Compare, Detail, Expected
+from policyengine.semantics.examples.details import MEMBERS
+from policyengine.testing.meets import SAYS, differences, meets
+from policyengine.testing.report import Status
+from tests.testing.running import REFUND, report
+
+POLICY = """
+entity team in team
+entity user { roles: set<string>  tenant: string } in team
+entity invoice { tenant: string }
+facts on POST /v1/invoices/{id: invoice}/refunds { body.amount: number  body.recipient: string  body.card: string? }
+scope invoices.read  as "read:invoices"  { GET /v1/invoices/{id: invoice} }
+scope refunds.create as "create:refunds" { POST /v1/invoices/{id: invoice}/refunds }
+issuer acme { url "https://login.acme.example"  records chains }
+attester lab { url "https://attest.acme.example"  age <= 1h }
+user where user.roles has "clerk" { may invoices.read, refunds.create, DELETE /v1/invoices/{id: invoice} }
+anyone { may GET /health }
+agent "bot" { issued by acme  acts for any user  may invoices.read, refunds.create }
+agent "planner" {
+  issued by acme  acts for any user  may invoices.read  may delegate invoices.read to agent "bot"
+}
+agent "strict" { issued by acme  acts alone  credential { lifetime <= 15m }  attested by lab  may invoices.read }
+guard "tenants are islands" on /v1/invoices/{id}/** { require user.tenant == resource.tenant }
+guard "large" on refunds.create {
+  confirm by role finance within 15m when body.amount > 500  message "refund of {body.amount} to {body.recipient}"
+  audit full
+  redact body.card, body.recipient when body.card is present
+  notify "records@acme.example" when body.amount > 100
+  header "X-Checked" "yes"
+}
+guard "two of legal" on refunds.create { confirm by 2 of team "legal" when body.amount > 5000 }
+guard "odd" on refunds.create {
+  warn when body.amount == 13  message "odd: {body.amount}"
+  step_up mfa when body.amount == 13
+}
+guard "proof" on refunds.create { deny when body.amount == 77 and not attestation.verified }
+fixture bot {
+  given entities {
+    user "alice" { roles: ["clerk"], tenant: "acme" }
+    invoice "42" { tenant: "acme" }  invoice "66" { tenant: "evil" }
+  }
+  given agent "bot" from acme for user "alice"
+  given credential { kind: jwt, scopes: ["read:invoices", "create:refunds"], lifetime: 10m }
+}
+"""
+
+
+def failures(inside: str) -> list[str]:
+    """What is told of each claim that does not hold."""
+    found = report(f'{POLICY} test "t" {{ use bot {inside} }}')
+    assert not [result for result in found.results if result.status in (Status.ERRORED, Status.SKIPPED)]
+    bad = [result for result in found.results if result.status is Status.FAILED]
+    return [one.render() for result in bad for one in result.differences] or [result.render() for result in bad]
+
+
+HOLDS = [
+    # ── Messages
+    f'{REFUND} {{ body.amount: 900, body.recipient: "x \\"y\\"" }} => confirm by "large"'
+    ' with { message: "refund of 900 to \\"x \\\\\\"y\\\\\\"\\"" }',
+    f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ message: "refund of * to *" }}',
+    'GET /v1/invoices/66 => deny by "tenants are islands" with { message: "`require user.tenant == resource.tenant`" }',
+    'TOOL x => deny by default with { message: "nothing opens this*" }',
+    # ── Reasons
+    'GET /v1/invoices/66 => deny with { reasons: ["tenants are islands"] }',
+    'GET /v1/invoices/66 => deny with { reasons: [guard], reason: guard }',
+    'POST /v1/invoices/66/refunds { user.roles: [], body.amount: 5 }'
+    ' => deny with { reasons: [user, "tenants are islands"], reason: user }',
+    f'{REFUND} {{ body.amount: 6000, body.recipient: "x" }} => confirm with {{ reasons: ["two of legal", "large"] }}',
+    "GET /health => allow with { reasons: [], remedies: [] }",
+    "TOOL x => not allow with { reason: default }",
+    # ── Remedies
+    f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm'
+    ' with { remedy: "approval by role finance within 15m", remedies: ["approval by role finance within 15m"] }',
+    f'{REFUND} {{ body.amount: 6000, body.recipient: "x" }} => confirm'
+    ' with { remedies: ["approval by 2 of team \\"legal\\"", "approval by role *"] }',
+    f'{REFUND} {{ body.amount: 5, credential.scopes: ["x"] }} => deny with {{ remedies: ["scope create:refunds"] }}',
+    'GET /v1/invoices/66 => deny with { remedies: [] }',
+    f'{REFUND} {{ body.amount: 77 }} => deny with {{ remedy: "attestation: a verified attestation" }}',
+    # ── Obligations
+    f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligations: ["audit full", "header X-Checked yes"] }}',
+    f'{REFUND} {{ body.amount: 5, body.card: "1" }} => allow with {{ obligation: "redact body.card, body.recipient" }}',
+    f'{REFUND} {{ body.amount: 200 }} => allow with {{ obligations: ["audit *", "notify records@*", "header *"] }}',
+    f'{REFUND} {{ body.amount: 13 }} => allow with {{ obligation: "warn odd: 13" }}',
+    f'{REFUND} {{ body.amount: 13 }} => allow with {{ obligation: "step_up mfa" }}',
+    'POST /v1/invoices/66/refunds { body.amount: 5 } => deny with { obligations: ["audit full"] }',
+    "GET /v1/invoices/42 => allow with { obligations: [] }",
+    # ── Unknown facts
+    f'{REFUND} {{ body.amount: "9" }} => deny by "proof" with {{ unknown: [body.amount, attestation.verified] }}',
+    f'{REFUND} {{ body.amount: "9" }} => deny with {{ unknown: body.amount }}',
+    "GET /v1/invoices/77 => deny with { unknown: [resource.tenant] }",
+    "GET /v1/invoices/42 => allow with { unknown: [] }",
+    # ── Who
+    'GET /v1/invoices/42 => allow with { chain: ["alice", "bot"], agent: "bot", user: "alice", issuer: acme }',
+    'given chain [{ agent: "planner", scopes: ["read:invoices"] }]'
+    ' GET /v1/invoices/42 => allow with { chain: ["alice", "planner", "bot"] }',
+    "GET /health { agent: absent, user: absent } => allow with { agent: absent, user: absent, chain: [] }",
+    'GET /v1/invoices/42 => not deny with { user: user "alice", agent: agent "bot" }',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", HOLDS)
+def test_a_claim_that_is_so_passes(claim: str) -> None:
+    assert failures(claim) == []
+
+
+FAILS = [
+    (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ message: "refund of 90 *" }}',
+     'message: expected "refund of 90 *", came "refund of 900 to \\"x\\""'),
+    (f'{REFUND} {{ body.amount: 6000, body.recipient: "x" }} => confirm by "two of legal"'
+     ' with { message: "refund of *" }',
+     'message: expected "refund of *", came "`confirm by 2 of team \\"legal\\" when body.amount > 5000`"'),
+    ('GET /v1/invoices/66 => deny with { reasons: ["tenants are islands", user] }',
+     'reasons: expected exactly "tenants are islands" and user, came "tenants are islands"'),
+    ('POST /v1/invoices/66/refunds { user.roles: [], body.amount: 5 } => deny with { reasons: [user] }',
+     'reasons: expected exactly user, came user and "tenants are islands"'),
+    ('GET /v1/invoices/66 => deny with { reason: "large" }',
+     'reason: expected "large", came "tenants are islands"'),
+    (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ remedies: [] }}',
+     'remedies: expected none, came "approval by role finance within 15m"'),
+    (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm'
+     ' with { remedies: ["approval by role finance within 15m", "approval by role boss"] }',
+     'remedies: expected exactly "approval by role finance within 15m" and "approval by role boss", came "approval by '
+     'role finance within 15m"'),
+    ('GET /v1/invoices/66 => deny with { remedy: "scope *" }', 'remedy: expected "scope *", came none'),
+    (f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligations: ["audit full"] }}',
+     'obligations: expected exactly "audit full", came "audit full" and "header X-Checked yes"'),
+    (f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligation: "notify *" }}',
+     'obligation: expected "notify *", came "audit full" and "header X-Checked yes"'),
+    (f'{REFUND} {{ body.amount: 13 }} => allow with {{ obligation: "warn even: *" }}',
+     'obligation: expected "warn even: *", came "audit full", "header X-Checked yes", "warn odd: 13" '
+     'and "step_up mfa"'),
+    ("GET /v1/invoices/77 => deny with { unknown: [] }", "unknown: expected none, came resource.tenant"),
+    ("GET /v1/invoices/77 => deny with { unknown: user.tenant }",
+     "unknown: expected user.tenant, came resource.tenant"),
+    ('GET /v1/invoices/42 => allow with { chain: ["bot", "alice"] }',
+     'chain: expected "bot" → "alice", came "alice" → "bot"'),
+    ('GET /v1/invoices/42 => allow with { chain: ["alice"] }',
+     'chain: expected "alice", came "alice" → "bot"'),
+    ('GET /v1/invoices/42 => allow with { agent: "planner" }', 'agent: expected "planner", came "bot"'),
+    ("GET /v1/invoices/42 => allow with { user: absent }", 'user: expected none, came "alice"'),
+    ("GET /health { agent: absent, user: absent } => allow with { issuer: acme }",
+     'issuer: expected "acme", came none'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("claim", "told"), FAILS, ids=[row[0] for row in FAILS])
+def test_a_claim_that_is_not_so_is_told_with_what_came(claim: str, told: str) -> None:
+    assert failures(claim) == [told]
+
+
+def test_each_detail_that_fails_is_told_and_no_other() -> None:
+    claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "bot", unknown: [body.amount] }'
+    assert failures(claim) == [
+        'user: expected "bob", came "alice"',
+        "unknown: expected exactly body.amount, came none",
+    ]
+
+
+def test_where_the_outcome_is_another_details_are_not_told() -> None:
+    [text] = failures('GET /v1/invoices/42 => deny with { message: "x" }')
+    assert "differs:" not in text
+    assert "actual:   allow" in text
+
+
+def test_details_stand_below_what_came() -> None:
+    claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
+    [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
+    assert (
+        '  actual:   allow\n  differs:  user: expected "bob", came "alice"\n'
+        '            agent: expected "x", came "bot"\n  walk:\n'
+    ) in result.render()
+
+
+def test_details_as_data_are_member_by_member() -> None:
+    [result] = report(f'{POLICY} test "t" {{ use bot GET /v1/invoices/42 => allow with {{ user: "bob" }} }}').results
+    assert result.to_dict()["differences"] == [{"member": "user", "expected": '"bob"', "actual": '"alice"'}]
+    [passed] = report(f'{POLICY} test "t" {{ use bot GET /v1/invoices/42 => allow with {{ user: "alice" }} }}').results
+    assert "differences" not in passed.to_dict()
+
+
+def test_the_last_cell_of_a_table_has_details_too() -> None:
+    table = """cases {
+      | request             | =>                                                  |
+      | GET /v1/invoices/42 | allow with { user: "alice" }                        |
+      | GET /v1/invoices/66 | deny with { reason: "tenants are islands" }         |
+      | GET /v1/invoices/66 | deny with { reason: "tenants are islands", user: "x" } |
+    }"""
+    assert failures(table) == ['user: expected "x", came "alice"']
+
+
+def test_otherwise_has_details_too_and_variables_are_values_in_them() -> None:
+    matrix = """cases for who in ["alice", "bob"], request in [GET /v1/invoices/66] {
+      given user.id who
+      otherwise deny with { user: who, chain: [who, "bot"] }
+    }"""
+    assert failures(matrix) == []
+    assert failures(matrix.replace("user: who", 'user: "alice"')) == ['user: expected "alice", came "bob"']
+
+
+# ── The laws of claims ────────────────────────────────────────────────────────────────────────
+
+
+def test_every_member_that_can_be_written_is_compared() -> None:
+    assert set(SAYS) == set(MEMBERS)
+
+
+WORDS = st.sampled_from(["a", "b", "a b", "*", "", 'x"y', "guard", "user"])
+REASONS = st.builds(
+    Reason, st.sampled_from(list(Gate)), WORDS, st.none() | WORDS, st.none(), st.sampled_from(list(Outcome)[:3])
+)
+DECISIONS = st.builds(
+    Decision.of,
+    st.sampled_from(list(Outcome)),
+    st.none(),
+    st.lists(REASONS, max_size=3).map(tuple),
+    remedies=st.lists(st.builds(Remedy, WORDS, need=WORDS), max_size=3).map(tuple),
+    obligations=st.lists(
+        st.builds(Obligation, WORDS, st.lists(WORDS, max_size=2).map(tuple), WORDS, WORDS), max_size=3
+    ).map(tuple),
+    unknown=st.lists(st.builds(UnknownFact, WORDS, WORDS), max_size=3).map(tuple),
+    principal=st.builds(
+        Principal, st.none() | WORDS, st.none() | WORDS, st.none() | WORDS, st.lists(WORDS, max_size=3).map(tuple)
+    ),
+)  # fmt: skip
+DETAILS = st.builds(
+    lambda name, wanted: Detail(name, tuple(wanted), MEMBERS[name].compare),
+    st.sampled_from(sorted(MEMBERS)),
+    st.lists(WORDS | st.sampled_from(list(Gate)), max_size=3),
+)
+CLAIMS = st.builds(
+    Expected,
+    st.sampled_from(list(Outcome)),
+    st.just(""),
+    st.booleans(),
+    details=st.lists(DETAILS, max_size=3).map(tuple),
+)
+
+
+@settings(max_examples=300)
+@given(CLAIMS, DECISIONS)
+def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: Expected, decision: Decision) -> None:
+    plain = Expected(claim.outcome, claim.text, claim.negated)
+    assert meets(claim, decision) == (meets(plain, decision) and not differences(claim, decision))
+
+
+@settings(max_examples=300)
+@given(CLAIMS, DECISIONS)
+def test_fewer_details_never_fail_more(claim: Expected, decision: Decision) -> None:
+    fewer = Expected(claim.outcome, claim.text, claim.negated, details=claim.details[1:])
+    assert meets(fewer, decision) or not meets(claim, decision)
+
+
+@settings(max_examples=200)
+@given(DECISIONS)
+def test_what_a_decision_says_of_itself_is_so(decision: Decision) -> None:
+    for name, member in MEMBERS.items():
+        said = SAYS[name](Expected(decision.outcome, ""), decision)
+        words = tuple(one.rule or one.gate if isinstance(one, Reason) else one for one in said)
+        if member.compare is Compare.AMONG:
+            details = [Detail(name, (word,), member.compare) for word in words]
+        else:
+            details = [Detail(name, words, member.compare)]
+        assert meets(Expected(decision.outcome, "", details=tuple(details)), decision), name
