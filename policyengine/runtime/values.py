@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import NoneType
 from typing import Final, TypeAlias, assert_never
 
 from policyengine import kinds
@@ -74,9 +76,10 @@ class Unknown:
     def of(cls, fact: str, why: str) -> Unknown:
         return cls(frozenset({Cause(fact, why)}))
 
-    @classmethod
-    def missing(cls, fact: str) -> Unknown:
-        return cls(frozenset({Cause(fact, "absent", absent=True)}))
+    @staticmethod
+    @lru_cache(maxsize=4_096)  # the commonest unknown of all, and the same whoever asks
+    def missing(fact: str) -> Unknown:
+        return Unknown(frozenset({Cause(fact, "absent", absent=True)}))
 
     @classmethod
     def merge(cls, *unknowns: Unknown) -> Unknown:
@@ -111,6 +114,8 @@ Value: TypeAlias = Known | Unknown
 
 def coerce(raw: object, type: kinds.Type, fact: str) -> Value:
     """The raw fact as a value of the type, or Unknown; `fact` is what reasons call it (`body.amount`)."""
+    if not isinstance(raw, NO_VALUES):
+        return coerce_present(raw, type, fact)
     match raw:
         case None | Missing.ABSENT:
             return Unknown.missing(fact)
@@ -118,16 +123,17 @@ def coerce(raw: object, type: kinds.Type, fact: str) -> Value:
             return Unknown.of(fact, "pending")
         case Invalid(why):
             return Unknown.of(fact, why)
-        case Unknown():
-            return raw
         case _:
-            return coerce_present(raw, type, fact)
+            return raw
+
+
+NO_VALUES = (NoneType, Missing, Invalid, Unknown)
 
 
 def coerce_present(raw: object, type: kinds.Type, fact: str) -> Value:
     match type:
         case kinds.Scalar():
-            return coerce_scalar(raw, type, fact)
+            return SCALARS[type](raw, fact)
         case kinds.Enum():
             return coerce_enum(raw, type, fact)
         case kinds.Ref():
@@ -142,26 +148,12 @@ def coerce_present(raw: object, type: kinds.Type, fact: str) -> Value:
             assert_never(type)
 
 
-def coerce_scalar(raw: object, type: kinds.Scalar, fact: str) -> Value:
-    match type:
-        case kinds.Scalar.BOOL:
-            return raw if isinstance(raw, bool) else mismatch(type, raw, fact)
-        case kinds.Scalar.INT:
-            return coerce_int(raw, fact)
-        case kinds.Scalar.NUMBER:
-            return coerce_number(raw, fact)
-        case kinds.Scalar.STRING:
-            return coerce_string(raw, fact)
-        case kinds.Scalar.DURATION:
-            return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, type, fact)
-        case kinds.Scalar.TIME:
-            return coerce_time(raw, fact)
-        case kinds.Scalar.IP:
-            return coerce_ip(raw, fact)
-        case kinds.Scalar.CIDR:
-            return coerce_cidr(raw, fact)
-        case _:
-            assert_never(type)
+def coerce_bool(raw: object, fact: str) -> Value:
+    return raw if isinstance(raw, bool) else mismatch("bool", raw, fact)
+
+
+def coerce_duration(raw: object, fact: str) -> Value:
+    return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, kinds.Scalar.DURATION, fact)
 
 
 def coerce_int(raw: object, fact: str) -> Value:
@@ -245,6 +237,18 @@ def coerce_cidr(raw: object, fact: str) -> Value:
     if not isinstance(raw, IPv4Network | IPv6Network):
         return spelled(raw, parse_cidr, kinds.Scalar.CIDR, fact)
     return plain_network(raw)
+
+
+SCALARS: dict[kinds.Scalar, Callable[[object, str], Value]] = {
+    kinds.Scalar.BOOL: coerce_bool,
+    kinds.Scalar.INT: coerce_int,
+    kinds.Scalar.NUMBER: coerce_number,
+    kinds.Scalar.STRING: coerce_string,
+    kinds.Scalar.DURATION: coerce_duration,
+    kinds.Scalar.TIME: coerce_time,
+    kinds.Scalar.IP: coerce_ip,
+    kinds.Scalar.CIDR: coerce_cidr,
+}
 
 
 def spelled(raw: object, parse: Callable[[str], Known | None], type: kinds.Scalar, fact: str) -> Value:

@@ -42,7 +42,8 @@ class Facts:
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
 
     def bind(self, more: Mapping[Path, object]) -> Facts:
-        return replace(self, bound={**self.bound, **more})
+        bound = {**self.bound, **more}
+        return Facts(self.kernel, self.request, self.entities, self.now, bound, self.claims, self.seen, self.who)
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
         raw = self.raw(path)

@@ -35,9 +35,9 @@ def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dateti
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
     facts = facts.bind(times)
     facts = facts.bind(_bindings(facts))
+    facts = replace(facts, who=(presenter_of(facts), hops_of(facts)))
     facts = replace(facts, claims={**claims_of(facts), **pending_attributes(facts)})
-    facts = facts.bind(chain_facts(facts))
-    return replace(facts, who=(presenter_of(facts), hops_of(facts)))
+    return facts.bind(chain_facts(facts))
 
 
 def _bindings(facts: Facts) -> dict[Path, object]:
