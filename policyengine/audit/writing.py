@@ -20,8 +20,10 @@ from policyengine.audit.secrets import Redacted, Redaction
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.request import Approval, Options, Request
-from policyengine.runtime.values import Invalid, Missing
+from policyengine.runtime.quick import shallow
+from policyengine.runtime.request import Approval, Options, Request, RequestError
+from policyengine.runtime.values import Invalid, Missing, text_hazard
+from policyengine.runtime.wire import DEEPEST, TOO_DEEP, clean_leaf
 
 VERSION = 1
 BEGINNING = b'{"v":1,'  # of every line: where a torn one is followed by a whole one, the whole one is found by it
@@ -84,6 +86,30 @@ def has_point(number: Decimal) -> bool:
 
 
 # ── Questions that are not simple ─────────────────────────────────────────────────────────────
+
+
+def raw_of_any(question: Mapping[str, object] | Request) -> dict[str, object]:
+    """The question in its wire shape, whatever it holds: what no rule asked about was not looked at before."""
+    if isinstance(question, Request):
+        return raw_of(question)
+    try:
+        return raw_of(Request.from_mapping(question))
+    except RequestError:
+        return {name: bounded(value, DEEPEST - 1) for name, value in question.items()}
+
+
+def bounded(value: object, levels: int) -> object:
+    """The value as far as a request may hold it: nothing nested deeper, and no name that none may have."""
+    match value:
+        case Mapping() | list() | tuple() if not levels:
+            return Invalid(TOO_DEEP)
+        case Mapping():
+            usable = {name: one for name, one in value.items() if isinstance(name, str) and not text_hazard(name)}
+            return {name: bounded(one, levels - 1) for name, one in usable.items()}
+        case list() | tuple():
+            return tuple(bounded(one, levels - 1) for one in value)
+        case _:
+            return clean_leaf(value)
 
 
 def raw_of(request: Request) -> dict[str, object]:
@@ -176,8 +202,7 @@ class Writer:
         """The members of a line from `request` on."""
         if type(question) is dict and (written := self._plainly(question)) is not None:
             return written
-        request = question if isinstance(question, Request) else Request.from_mapping(question)
-        tree, redacted = self._redaction.applied(raw_of(request))
+        tree, redacted = self._redaction.applied(raw_of_any(question))
         beyond: list[dict[str, object]] = []
         written = encode(portable(tree, (), beyond))
         return members(b'"request":' + written, redacted, beyond)
@@ -193,7 +218,9 @@ class Writer:
             written = encode(question)
         except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
             return None
-        return members(b'"request":' + written, redacted, ()) if len(written) <= LARGEST_PLAIN else None
+        if len(written) > LARGEST_PLAIN or not shallow(written, question):
+            return None
+        return members(b'"request":' + written, redacted, ())
 
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, question: bytes) -> bytes:
         """One decision; `state` are members with a comma behind each."""

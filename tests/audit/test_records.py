@@ -164,6 +164,16 @@ def test_a_decision_made_again_from_its_record_is_the_same(tmp_path_factory, see
         assert said(again.decision) == said(decision)._replace(obligations=without)
 
 
+def test_what_no_rule_asks_about_may_be_nested_too_deep_to_be_read(path):
+    deep: Any = "x"
+    for _ in range(40):
+        deep = [deep]
+    request = {"request": {"method": "GET", "path": "/health"}, "context": {"deep": deep, 7: "no name"}}
+    assert engine(path).decide(request).allowed
+    (record,) = read_records(path)
+    assert decided_again(record, Engine.from_text(POLICY).kernel).decision.allowed
+
+
 # ── Secrets ───────────────────────────────────────────────────────────────────────────────────
 
 SECRET = "v3ry-s3cret-value"
