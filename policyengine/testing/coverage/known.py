@@ -53,8 +53,11 @@ class Known:
                 return all(self.certain(part) for part in k.parts(expression))
 
 
-def bound_at(patterns: tuple[k.Pattern, ...] | None, binders: Iterable[k.Binder]) -> frozenset[Path]:
-    """The facts that every endpoint of a place has: its own, and the captures that all its patterns bind alike."""
+def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:
+    """The facts that every endpoint of a place has: its own, and the captures that all its patterns bind.
+
+    No two patterns bind one differently: the checker refuses that (E321).
+    """
     if not patterns:
         return frozenset()
     if all(isinstance(pattern, k.ToolPattern) for pattern in patterns):
@@ -62,15 +65,9 @@ def bound_at(patterns: tuple[k.Pattern, ...] | None, binders: Iterable[k.Binder]
     http = [pattern for pattern in patterns if isinstance(pattern, k.HttpPattern)]
     if len(http) < len(patterns):
         return frozenset()
-    common = frozenset.intersection(*(frozenset(captures(pattern).items()) for pattern in http))
-    elsewhere = [captures(one.pattern) for one in binders if isinstance(one.pattern, k.HttpPattern)]
-    alike = {(name, where) for name, where in common if all(found.get(name, where) == where for found in elsewhere)}
-    return frozenset({("request", "method"), ("request", "path"), *(("params", name) for name, _ in alike)})
+    common = frozenset.intersection(*map(captures, http))
+    return frozenset({("request", "method"), ("request", "path"), *(("params", name) for name in common)})
 
 
-def captures(pattern: k.HttpPattern) -> Captures:
-    """Which segment each name captures."""
-    return Captures((one.capture, where) for where, one in enumerate(pattern.segments) if one.capture is not None)
-
-
-Captures: TypeAlias = dict[str, int]
+def captures(pattern: k.HttpPattern) -> frozenset[str]:
+    return frozenset(segment.capture for segment in pattern.segments if segment.capture is not None)

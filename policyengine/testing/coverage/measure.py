@@ -50,9 +50,18 @@ class Coverage:
     left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
 
     @cached_property
-    def hits(self) -> Counter[Point]:
-        """How many cases showed each point."""
-        return Counter(point for shown in self.by_case.values() for point in shown)
+    def groups(self) -> Counter[frozenset[Point]]:
+        """What cases showed, and how many showed just that: many show the same."""
+        return Counter(self.by_case.values())
+
+    @cached_property
+    def hits(self) -> dict[Point, int]:
+        """How many cases showed each point; what no case showed is not there."""
+        found: dict[Point, int] = {}
+        for shown, times in self.groups.items():
+            for point in shown:
+                found[point] = found.get(point, 0) + times
+        return found
 
     @cached_property
     def missing(self) -> tuple[Point, ...]:

@@ -150,14 +150,14 @@ class Finder:
 
     def grant(self, grant: k.Grant, name: str, known: Known) -> Rule:
         part = f"{name} may {digest(canonical(grant))}"
-        here = known.and_(bound_at(tuple(one.pattern for one in grant.openings), self.kernel.binders))
+        here = known.and_(bound_at(tuple(one.pattern for one in grant.openings)))
         when = None if grant.when is None else self.reader.read(grant.when, f"{part} when", here)
         words = f"{quoted(grant.span)} never opened a door"
         return Rule(self.point(Kind.RULES, part, "acted", grant.span, words), when)
 
     def delegate(self, delegate: k.Delegate, name: str, known: Known) -> Rule:
         part = f"{name} may delegate {digest(canonical(delegate))}"
-        here = known.and_(bound_at(delegate.patterns, self.kernel.binders))
+        here = known.and_(bound_at(delegate.patterns))
         when = None if delegate.when is None else self.reader.read(delegate.when, f"{part} when", here)
         acted = self.point(
             Kind.RULES, part, "acted", delegate.span, f"{quoted(delegate.span)} never handed anything on"
@@ -203,7 +203,7 @@ class Finder:
 
     def guard(self, guard: k.Guard) -> OfGuard:
         part = f"guard {guard.package} {guard.name}"
-        known = Known().and_(bound_at(guard.place.patterns, self.kernel.binders))
+        known = Known().and_(bound_at(guard.place.patterns))
         effects = tuple(self.effect(effect, f"{part} {number}", known) for number, effect in enumerate(guard.effects))
         stops = [effect for effect in guard.effects if not isinstance(effect, k.Oblige)]
         if not guard.effects:

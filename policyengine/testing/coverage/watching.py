@@ -26,7 +26,7 @@ class Watcher:
         self.endpoints: dict[Endpoint, frozenset[Point]] = {}
 
     def shown(self, asked: Asked) -> frozenset[Point]:
-        """Of a path that is none nothing is looked at; guards speak only to callers whom some block accepts."""
+        """Of a path that is none nothing is looked at."""
         facts, walk = asked.facts, asked.walk
         if walk.malformed is not None:
             return frozenset()
@@ -40,8 +40,7 @@ class Watcher:
         if walk.hops:
             for limit in walk.limits:
                 tell(self.sights.limits[id(limit.limits), limit.words.split()[0]], limit.holds, found)
-        if walk.identified:
-            self.guards(walk.guards, facts, asked.decision, found)
+        self.guards(walk, facts, asked.decision, found)
         return frozenset(found)
 
     def decided(self, endpoint: Endpoint) -> frozenset[Point]:
@@ -96,18 +95,21 @@ class Watcher:
 
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
 
-    def guards(self, seen: Iterable[w.GuardSeen], facts: Facts, decision: Decision, found: set[Point]) -> None:
-        covering = [guard for guard in seen if guard.covers]
+    def guards(self, walk: w.Walk, facts: Facts, decision: Decision, found: set[Point]) -> None:
+        """The conditions of all guards that cover the endpoint; what they did only where they had a say: whom no block
+        accepts is refused before."""
+        covering = [guard for guard in walk.guards if guard.covers]
         approvals = [one.approval for guard in covering for one in guard.effects if one.approval is not None]
         facts = facts.bind(approval_facts(approvals, facts.now))
         for guard in covering:
             of = self.sights.guards[id(guard.guard)]
             stops = [one for one in guard.effects if not isinstance(one.effect, k.Oblige)] or guard.effects
             point = of.stopping if any(one.acts for one in stops) else of.passing
-            if point is not None:
+            if point is not None and walk.identified:
                 found.add(point)
             for one, rule in zip(guard.effects, of.effects, strict=True):
-                tell_rule(rule, one.acts and stands(one.effect, decision), facts, found)
+                acted = walk.identified and one.acts and stands(one.effect, decision)
+                tell_rule(rule, acted, facts, found)
 
 
 def known(facts: Facts, root: str) -> bool:

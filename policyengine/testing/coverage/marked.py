@@ -1,0 +1,80 @@
+"""The text of a file in pieces, each with the points of the innermost part that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from policyengine.source import Source
+from policyengine.testing.coverage.measure import Coverage
+from policyengine.testing.coverage.points import Point
+
+
+class State(StrEnum):
+    """What was seen of a part: everything there is to see, some of it, nothing."""
+
+    COVERED = "covered"
+    PARTLY = "partly"
+    UNCOVERED = "uncovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of one line. `points` are none where there is nothing to see."""
+
+    text: str
+    points: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line; `points` are those of the parts that begin on it, whole."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    points: tuple[Point, ...]
+
+
+def state_of(points: Sequence[Point], coverage: Coverage) -> State:
+    count = coverage.counted(points)
+    if count.seen == count.total:
+        return State.COVERED
+    return State.PARTLY if count.seen else State.UNCOVERED
+
+
+def lines_of(source: Source, points: Sequence[Point]) -> Iterator[Line]:
+    """All lines of a file."""
+    starting: dict[int, list[Point]] = {}
+    for point in points:
+        starting.setdefault(point.span.line, []).append(point)
+    number, current = 1, list[Piece]()
+    for piece in pieces(source.text, points):
+        first, *others = piece.text.split("\n")
+        current.append(Piece(first, piece.points))
+        for text in others:
+            yield Line(number, trimmed(current), tuple(starting.get(number, ())))
+            number, current = number + 1, [Piece(text, piece.points)]
+    if any(piece.text for piece in current):
+        yield Line(number, trimmed(current), tuple(starting.get(number, ())))
+
+
+def trimmed(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """Without what is empty, such as the return before the end of a line."""
+    kept = (Piece(piece.text.replace("\r", ""), piece.points) for piece in pieces)
+    return tuple(piece for piece in kept if piece.text)
+
+
+def pieces(text: str, points: Sequence[Point]) -> Iterator[Piece]:
+    parts: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        parts.setdefault((point.span.start, point.span.end), []).append(point)
+    beginning: dict[int, list[tuple[int, int]]] = {}
+    for part in parts:
+        beginning.setdefault(part[0], []).append(part)
+    inside: list[tuple[int, int]] = []
+    for start, end in pairwise(sorted({0, len(text), *(place for part in parts for place in part)})):
+        inside = [part for part in (*inside, *beginning.get(start, ())) if part[1] > start]
+        innermost = min(inside, key=lambda part: part[1] - part[0], default=None)
+        yield Piece(text[start:end], () if innermost is None else tuple(parts[innermost]))

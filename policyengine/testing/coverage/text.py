@@ -1,0 +1,86 @@
+"""Coverage for people at a terminal: what was seen of each kind and file, then the lines where something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TypeAlias
+
+from policyengine.source import Source
+from policyengine.testing.coverage.measure import Count, Coverage
+from policyengine.testing.coverage.points import Point
+
+BOLD, RED, GREEN, YELLOW, DIM, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+Paint: TypeAlias = Callable[[str, str], str]
+
+WIDEST = 160  # characters of a line that are shown
+
+
+def render_text(coverage: Coverage, colour: bool = False) -> str:
+    """Two tables and the annotated lines. Nothing from a policy has power over the terminal."""
+    paint = painted if colour else plain
+    parts = [headline(coverage, paint), "\n".join(table(coverage, paint))]
+    parts += [annotated(source, missing, paint) for source, missing in lacking(coverage)]
+    return "\n\n".join(parts)
+
+
+def painted(text: str, style: str) -> str:
+    return f"{style}{text}{PLAIN}"
+
+
+def plain(text: str, style: str) -> str:
+    return text
+
+
+def headline(coverage: Coverage, paint: Paint) -> str:
+    count = coverage.count
+    missing = f", {count.total - count.seen:,} missing" if coverage.missing else ""
+    words = f"coverage {count.percent}: {count.seen:,} of {count.total:,} seen{missing}"
+    return paint(words, BOLD + (YELLOW if coverage.missing else GREEN))
+
+
+def table(coverage: Coverage, paint: Paint) -> Iterator[str]:
+    kinds = [(str(kind), count) for kind, count in coverage.kinds.items() if count.total]
+    files = [(printable(source.name), coverage.counted(points)) for source, points in coverage.files.items()]
+    width = max((len(name) for name, _ in (*kinds, *files)), default=0)
+    yield from rows(kinds, width, paint)
+    if kinds:
+        yield ""
+    yield from rows(files, width, paint)
+
+
+def rows(counted: Iterable[tuple[str, Count]], width: int, paint: Paint) -> Iterator[str]:
+    for name, count in counted:
+        seen = f"{count.seen:,}/{count.total:,}"
+        yield f"  {name.ljust(width)}  {seen:>11}  " + paint(
+            f"{count.percent:>7}", GREEN if count.seen == count.total else YELLOW
+        )
+
+
+# ── The lines ─────────────────────────────────────────────────────────────────────────────────
+
+
+def lacking(coverage: Coverage) -> Iterator[tuple[Source, list[Point]]]:
+    for source, points in coverage.files.items():
+        if missing := [point for point in points if point not in coverage.hits]:
+            yield source, missing
+
+
+def annotated(source: Source, missing: Sequence[Point], paint: Paint) -> str:
+    """Each line with something missing, underlined, and beneath it what is."""
+    lines = [paint(f"{printable(source.name)}: {len(missing):,} missing", BOLD)]
+    gutter = len(str(missing[-1].span.line))
+    for number, points in groupby(missing, key=lambda point: point.span.line):
+        text = source.line(number)
+        lines.append(f"  {paint(str(number).rjust(gutter), DIM)} | {printable(text[:WIDEST])}")
+        for span, same in groupby(points, key=lambda point: point.span):
+            start = min(span.column - 1, WIDEST)
+            width = max(1, min(span.end - span.start, len(text) - start, WIDEST - start))
+            lines.append(f"  {' ' * gutter} | {' ' * start}{paint('^' * width, RED)}")
+            lines += [f"  {' ' * gutter} |   {paint(printable(point.words), YELLOW)}" for point in same]
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """One character for each, so that what is underlined stays above its line."""
+    return "".join(char if char.isprintable() else " " for char in text)

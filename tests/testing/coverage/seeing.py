@@ -1,0 +1,59 @@
+"""A small policy, and what tests show of it."""
+
+from policyengine.semantics.check import Checked
+from policyengine.testing.coverage import Coverage, measure
+from tests.testing.running import checked
+
+BASE = """
+entity user { roles: set<string>   tenant: string }
+entity doc { tenant: string   readers: set<user> }
+facts on write { body.n: number   body.note: string?   body.tags: set<string>   body.urgent: bool }
+scope read  as "read"  { GET /docs/{id: doc} }
+scope write as "write" { POST /docs/{id: doc} }
+issuer acme { url "https://acme.example"   records chains }
+issuer plain { url "https://plain.example" }
+fixture office {
+  given entities { user "alice" { roles: ["clerk"], tenant: "a" }  doc "1" { tenant: "a" } }
+  given agent "bot" from acme for user "alice"
+  given credential { kind: jwt, scopes: ["read", "write"], lifetime: 5m, age: 1m, bound: true }
+}
+"""
+DOORS = """
+user any { may read, write }
+agent "bot" { issued by acme   acts for any user   may read, write }
+"""
+WRITE = 'POST /docs/1 { body.n: 1, body.note: "x", body.tags: [], body.urgent: false }'
+
+
+def policy(rules: str, inside: str) -> str:
+    """The base, rules, and one test."""
+    return f'{BASE}{rules}\ntest "t" {{ use office {inside} }}'
+
+
+def coverage_of(found: Checked) -> Coverage:
+    assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
+    return measure(found.cases, found.kernel)
+
+
+def coverage(rules: str, inside: str = "GET /docs/1 => allow") -> Coverage:
+    return coverage_of(checked(policy(rules, inside)))
+
+
+def missing(rules: str, inside: str, about: str = "") -> list[str]:
+    """What was not seen, of what has `about` in its words."""
+    return [point.words for point in coverage(rules, inside).missing if about in point.words]
+
+
+def left_out(rules: str, about: str = "") -> list[str]:
+    return [one.words for one in coverage(rules).left_out if about in one.words]
+
+
+def guarded(condition: str, place: str = "write") -> str:
+    """The doors, and a guard that denies on a condition."""
+    return f'{DOORS}guard "g" on {place} {{ deny when {condition} }}'
+
+
+def written(**facts: str) -> str:
+    """A request that writes, with the facts given, `n="7"`, in place of its own."""
+    every = {"n": "1", "note": '"x"', "tags": "[]", "urgent": "false", **facts}
+    return f"POST /docs/1 {{ {', '.join(f'body.{name}: {value}' for name, value in every.items())} }} => not confirm\n"
