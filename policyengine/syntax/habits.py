@@ -162,6 +162,34 @@ def _example(s: Situation) -> str | None:
     return f"for example {shape}" if shape else None
 
 
+def _in_test(s: Situation) -> str | None:
+    """What stands before and after the outcome of a test."""
+    match s.previous:
+        case "with" if s.accepted == {"{"}:
+            return 'details stand in braces: `with { message: "…" }`'
+        case "=>" if s.found == "with":
+            return "the outcome stands before them: `=> deny with { … }`"
+        case "repeat" if s.accepted == {"NUMBER"}:
+            return "write how often and in how long: `repeat 21 in 10s`"
+        case "responded" if s.accepted == {"NUMBER"}:
+            return "write its status: `responded 201`"
+        case "forall" if s.accepted == {"request"}:
+            return "write `forall request where …`"
+        case "request" if s.accepted == {"where", "=>"}:
+            return "a condition begins with `where`: `forall request where …`"
+        case "cases" | "{" if s.accepted == {"|"}:
+            return "a table begins with its columns: `| request | body.amount | => |`"
+    if s.accepted == {"in"} and s.previous.isdigit():
+        return f"write how long all of them take: `repeat {s.previous} in 10s`"
+    if s.accepted == {"at"} and s.previous in ("allow", "deny", "throttle", "confirm"):
+        return f"say which of them: `first {s.previous} at 21`"
+    if s.found == "responded" and "=>" in s.accepted:
+        return "what comes of the request stands before it: `=> allow responded 201`"
+    if s.found == "by" and s.previous == "}" and "METHOD" in s.accepted:
+        return "`by …` stands before `with { … }`"
+    return None
+
+
 HINTS: tuple[Callable[[Situation], str | None], ...] = (
     _bound,
     _presence,
@@ -174,5 +202,6 @@ HINTS: tuple[Callable[[Situation], str | None], ...] = (
     _enum,
     _type,
     _path,
+    _in_test,
     _example,
 )

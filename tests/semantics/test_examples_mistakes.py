@@ -148,6 +148,8 @@ MISTAKES = [
      "this row has 2 cells, and 3 are wanted", "one for each column, and the outcome in the last"),
     ("cases { | body.amount | => | | 5 | allow | }", "E613", "body.amount", "this table does not say what is asked",
      "add a column `request` with the requests: `| request | … |`"),
+    ("cases { | request | body.amount | => | }", "E613", "cases { | request | body.amount | => | }",
+     "this table has no rows", "add one: `| GET /a | … | allow |`"),
     ("cases { | request | => | | 5 | allow | }", "E613", "5", "`5` is no request", "write it like `GET /path`"),
     ("cases { | request | body.amount | => | | GET /a | deny | deny | }", "E613", "deny",
      "`deny` is no value of `body.amount`", 'a text is written in quotes: `"deny"`'),

@@ -71,6 +71,10 @@ def table_rows(table: ast.Table, reading: Reading) -> Iterator[Filled]:
 
 def check_columns(table: ast.Table, reading: Reading) -> bool:
     once(table.columns, "column", reading)
+    if not table.rows:
+        cells = " | ".join("GET /a" if column.fact is None else "…" for column in table.columns)
+        reading.report("E613", "this table has no rows", table.span, f"add one: `| {cells} | allow |`")
+        return False
     if not any(column.fact is None for column in table.columns):
         span = table.columns[0].span.to(table.columns[-1].span)
         hint = "add a column `request` with the requests: `| request | … |`"

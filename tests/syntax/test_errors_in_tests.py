@@ -1,0 +1,34 @@
+"""Slips in the phrases around an outcome: what is told, and how it is written instead."""
+
+import pytest
+
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+
+SLIPS = [
+    ("GET /a => allow with }", "expected `{`, got `}`", 'details stand in braces: `with { message: "…" }`'),
+    ('GET /a => allow with message: "x"', "expected `{`, got `message`",
+     'details stand in braces: `with { message: "…" }`'),
+    ("GET /a => with { user: absent }", "expected an outcome (`allow`, `deny`, …), got `with`",
+     "the outcome stands before them: `=> deny with { … }`"),
+    ('GET /a => deny with { user: absent } by "x"', "expected a method, `TOOL`, `ACTION`, … or `}`, got `by`",
+     "`by …` stands before `with { … }`"),
+    ("GET /a => allow responded ok", "expected a number, got `ok`", "write its status: `responded 201`"),
+    ("GET /a responded 500", "expected `{` or `=>`, got `responded`",
+     "what comes of the request stands before it: `=> allow responded 201`"),
+    ("repeat GET /a => allow", "expected a number, got `GET`", "write how often and in how long: `repeat 21 in 10s`"),
+    ("repeat 3 GET /a => allow", "expected `in`, got `GET`",
+     "write how long all of them take: `repeat 3 in 10s`"),
+    ("repeat 3 in 1s GET /a => first throttle GET /b", "expected `at`, got `GET`",
+     "say which of them: `first throttle at 21`"),
+    ('forall where user.id == "x" => deny', "expected `request`, got `where`", "write `forall request where …`"),
+    ('forall request user.id == "x" => deny', "expected `where` or `=>`, got `user.id`",
+     "a condition begins with `where`: `forall request where …`"),
+    ("cases { }", "expected `|`, got `}`", "a table begins with its columns: `| request | body.amount | => |`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inside", "message", "hint"), SLIPS, ids=[row[0] for row in SLIPS])
+def test_a_slip_is_told_with_what_to_write(inside: str, message: str, hint: str) -> None:
+    _, [first, *_] = parse(Source("x.policy", f'test "t" {{ {inside} }}'))
+    assert (first.code, first.message, first.hint) == ("E101", message, hint)
