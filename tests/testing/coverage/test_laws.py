@@ -1,0 +1,188 @@
+"""What holds of coverage whatever the policy: layout and order change nothing, nothing impossible is ever seen."""
+
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.runtime.values import Unknown, Value
+from policyengine.semantics import walk as w
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.reference import conclude, walk
+from policyengine.source import Source
+from policyengine.syntax.format import format_module
+from policyengine.syntax.parse import parse
+from policyengine.testing.coverage import Coverage, Point, conditions, total, watching
+from policyengine.testing.coverage.conditions import Condition, Part
+from policyengine.testing.coverage.sights import sights_of
+from policyengine.testing.coverage.watching import Watcher
+from policyengine.testing.runner import Asked
+from tests.generate import Case, cases
+from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
+from tests.testing.running import PAYMENTS, checked
+
+MORE = """
+user where  user.plan  ==  enterprise { may invoices.read when  user.tenant   ==  "acme" }
+agent where agent.id   like  "report-*" { issued by acme   acts for any user   may invoices.read }
+guard "roles" on /v1/** except /v1/open/**, /v1/shut/** {
+  deny when   user.plan  ==  free  and  (request.method  ==  "PUT"  or (any one in user.roles: one == "x"))
+  audit full  unless  same_tenant
+}
+test "reads" {
+  use clerks_bot
+  GET /v1/invoices/42 => allow
+  GET /v1/invoices/66 => deny
+  PATCH /v1/invoices/42 => allow
+}
+test "refunds" {
+  use clerks_bot
+  POST /v1/invoices/42/refunds { body.amount: 900 } => confirm
+  POST /v1/invoices/42/refunds { body.amount: "x" } => deny
+  POST /v1/invoices/42/refunds { attestation.age: 2h } => deny
+}
+"""
+WHOLE = PAYMENTS + MORE
+MODULE, _ = parse(Source("whole", WHOLE))
+assert MODULE is not None
+DECLARATIONS = [one.span.text for one in MODULE.declarations]
+SEEN = coverage_of(checked(WHOLE))
+GAP = re.compile(r"\n\s*|[ ]{2,}")
+
+
+def same(one: Coverage, other: Coverage) -> bool:
+    return set(one.points) == set(other.points) and one.by_case == other.by_case and one.fraction == other.fraction
+
+
+def relaid(text: str, chance: random.Random) -> str:
+    """The text with other gaps between its words."""
+    return GAP.sub(lambda _: chance.choice([" ", "\n", "    ", "\n\n\t", "   # a word\n"]), text)
+
+
+def test_the_law_is_about_something() -> None:
+    assert 0.3 < SEEN.fraction < 1
+    assert len(SEEN.points) > 100
+    assert all(count.seen and count.total for count in SEEN.kinds.values())
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 4))
+def test_layout_order_and_files_change_neither_points_nor_figure(chance: random.Random, files: int) -> None:
+    order = [relaid(text, chance) for text in DECLARATIONS]
+    chance.shuffle(order)
+    texts = ["\n".join(order[number::files]) for number in range(files)]
+    assert same(coverage_of(checked(*texts)), SEEN)
+
+
+def test_the_formatter_changes_neither_points_nor_figure() -> None:
+    formatted = format_module(Source("whole", WHOLE))
+    assert formatted != WHOLE
+    assert same(coverage_of(checked(formatted)), SEEN)
+
+
+@pytest.mark.parametrize(("old", "new"), [("> 500 ", "> 501 "), ("<= 15m", "<= 16m"), ("depth <= 3", "depth <= 4")])
+def test_what_means_something_else_is_another_point(old: str, new: str) -> None:
+    """Not so a condition of a guard: its rule is known by the guard's name, as in tests and reasons."""
+    other = coverage_of(checked(WHOLE.replace(old, new)))
+    assert (set(other.points) == set(SEEN.points)) == (old == "> 500 ")
+
+
+# ── By chance ─────────────────────────────────────────────────────────────────────────────────
+
+
+def asked(case: Case) -> Asked:
+    facts = facts_of(case.kernel, case.request, case.snapshot, case.now)
+    seen = walk(facts, case.snapshot)
+    return Asked(facts, seen, conclude(facts, seen)[0])
+
+
+@pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 60, 10)], ids=str)
+def test_what_is_left_out_is_never_seen(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, object]] = []
+
+    def mark(part: Part, one: Value, found: set[Point]) -> None:
+        truth = None if isinstance(one, Unknown) else one is True
+        if truth not in part.truths:
+            seen.append((part.span.text, truth))
+        found.update([part.points[truth]] if truth in part.points else [])
+
+    monkeypatch.setattr(conditions, "mark", mark)
+    for seed in seeds:
+        every = list(cases(seed))
+        watcher = Watcher(sights_of(every[0].kernel))
+        assert watcher.sights.points
+        for case in every:
+            assert watcher.shown(asked(case)) <= set(watcher.sights.points)
+    assert seen == []
+
+
+@pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 60, 10)], ids=str)
+def test_a_condition_is_observed_as_the_specification_saw_it(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    observed: dict[int, object] = {}
+    observe = conditions.observe
+
+    def remembering(condition: Condition, facts: object, found: set[Point]) -> Value:
+        one = observe(condition, facts, found)  # type: ignore[arg-type]
+        observed[id(condition)] = one
+        return one
+
+    monkeypatch.setattr(watching, "observe", remembering)
+    compared = 0
+    for seed in seeds:
+        every = list(cases(seed))
+        watcher = Watcher(sights_of(every[0].kernel))
+        for case in every:
+            observed.clear()
+            one = asked(case)
+            watcher.shown(one)
+            for seen, condition in conditions_seen(one.walk, watcher):
+                if id(condition) in observed:
+                    compared += 1
+                    assert observed[id(condition)] == seen
+    assert compared > 10
+
+
+def conditions_seen(seen: w.Walk, watcher: Watcher) -> list[tuple[Value, Condition]]:
+    """What the walk has of guards, and of blocks but for hops, where several may ask one condition."""
+    found = []
+    for guard in (one for one in seen.guards if one.covers):
+        rules = watcher.sights.guards[id(guard.guard)].effects
+        found += [(one.condition, rule.when) for one, rule in zip(guard.effects, rules, strict=True)]
+    if not seen.hops:
+        for block in (*seen.anyone, *seen.presenter, *(seen.user or ())):
+            of = watcher.sights.blocks[id(block.block)]
+            found += [(one.condition, rule.when) for one, rule in zip(block.grants, of.grants, strict=True)]
+            found.append((block.applies, of.about))
+    return [(value, condition) for value, condition in found if condition is not None]
+
+
+# ── Together ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_parts_of_the_tests_measured_apart_come_to_the_same_together() -> None:
+    rules, first, second = guarded("body.n > 5"), written(n="9"), written(n="1")
+    both = coverage_of(checked(policy(rules, first), f'test "u" {{ use office {second} }}'))
+    alone = coverage_of(checked(policy(rules, first)))
+    other = coverage_of(checked(policy(rules, first).replace('test "t"', 'test "u"').replace(first, second)))
+    assert same(alone.together(other), both)
+    assert alone.together(other).fraction > max(alone.fraction, other.fraction)
+
+
+def test_the_total_of_policies_keeps_apart_what_only_looks_alike() -> None:
+    texts = [policy(DOORS, f"{request} => allow") for request in ("GET /docs/1", "POST /docs/1")]
+    one, other = (
+        coverage_of(checked(*(["", text] if number else [text]))) for number, text in enumerate(texts)
+    )  # the second is in a file of another name
+    assert total([one, other]).count.total == one.count.total + other.count.total
+    assert total([one, other]).count.seen == one.count.seen + other.count.seen
+
+
+def test_the_total_counts_once_what_policies_share() -> None:
+    one, other = coverage(DOORS, "GET /docs/1 => allow"), coverage(DOORS, "POST /docs/1 => allow")
+    assert total([one, other]).count.total == one.count.total
+    assert total([one, other]).count.seen > max(one.count.seen, other.count.seen)
+
+
+def test_all_of_nothing_is_covered() -> None:
+    nothing = total([])
+    assert (nothing.fraction, nothing.count.percent, nothing.missing) == (1, "100 %", ())
