@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator as op
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
@@ -31,14 +31,20 @@ MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Changes a sketch until a condition holds, or does not; what the property gives is out of reach."""
+    """Changes a sketch until a condition holds, or does not; what the property gives is out of reach.
+
+    `gently`: what is seen to be so already stays as it is.
+    """
 
     sketch: Sketch
     pools: Pools
     choose: Chooser
     variables: Variables = field(default_factory=dict)
+    gently: bool = False
 
     def at(self, node: k.Expr | None, wanted: bool) -> None:
+        if self.gently and node is not None and self.holds(node) is wanted:
+            return
         match node:
             case None | k.Constant():
                 return
@@ -191,8 +197,34 @@ class Aim:
         items = found if isinstance(found, tuple) else ()
         every = wanted == (node.word == "all")
         for item in items if every else items[:1]:
-            inside = Aim(self.sketch, self.pools, self.choose, {**self.variables, node.variable: item})
-            inside.at(node.condition, wanted)
+            replace(self, variables={**self.variables, node.variable: item}).at(node.condition, wanted)
+
+    # ── What is so already ────────────────────────────────────────────────────────────────────
+
+    def holds(self, node: k.Expr) -> bool | None:
+        """Whether a condition is true or false, None where that is too involved to be seen here."""
+        match node:
+            case k.Named(_, inner):
+                return self.holds(inner)
+            case k.Not(inner):
+                inside = self.holds(inner)
+                return None if inside is None else not inside
+            case k.And(items) | k.Or(items):
+                every, settling = [self.holds(item) for item in items], isinstance(node, k.Or)
+                return settling if settling in every else None if None in every else not settling
+            case k.Compare(operator, left, right):
+                one, other, leaf = self.known(left), self.known(right), leaf_of(left) or leaf_of(right)
+                return None if one is None or other is None or leaf is None else related(one, operator, other, leaf)
+            case k.Contains(collection, item):
+                held, one = self.known(collection), self.known(item)
+                return one in held if isinstance(held, tuple) and one is not None else None
+            case k.Present(operand):
+                return True if self.known(operand) is not None else None
+            case k.Fact() | k.Attribute() | k.Member():
+                found = self.known(node)
+                return found if isinstance(found, bool) else None
+            case _:
+                return None
 
 
 def related(one: object, operator: str, other: object, leaf: Leaf) -> bool:

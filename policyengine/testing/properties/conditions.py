@@ -78,6 +78,8 @@ def is_there(node: k.Expr, site: Site) -> bool:
                 if isinstance(binder.pattern, k.HttpPattern)
                 for segment in binder.pattern.segments
             )
+        case k.Fact(("chain", "depth" | "hops")):
+            return bool(site.hops)
         case k.Attribute(k.Fact(("resource",)), name) if name != "id":
             declared = site.kernel.entities.get(site.resource_type or "")
             return declared is not None and declared.field(name) is not None

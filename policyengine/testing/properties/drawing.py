@@ -17,7 +17,7 @@ from policyengine.testing.properties.spots import Door, Site, near
 
 STRANGER, PERSON = "stranger", "alice"
 APPROVERS = ("ann", "ben", "cleo", "dan")
-LITTLE = timedelta(minutes=1)
+NOW, LITTLE = timedelta(0), timedelta(minutes=1)
 
 
 @dataclass(slots=True)
@@ -39,17 +39,17 @@ class Drawing:
         return Aim(self.sketch, self.pools, self.choose)
 
     def draw(self) -> Sketch:
-        """The whole request."""
+        """The whole request. `where` comes before the hurdles, so that they are met as it asks, and once more at last."""
         self.caller()
         self.hurdles += self.guards()
         self.facts()
+        self.aim.at(self.prop.where, True)
         for node, wanted in self.hurdles:
             self.aim.at(node, wanted)
-        self.approve()
         for _ in range(self.choose.of((0, 0, 0, 1, 1, 2))):
             self.spoil()
-        if self.prop.where is not None:
-            self.aim.at(self.prop.where, True)
+        Aim(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
+        self.approve()
         return self.sketch
 
     # ── Who asks ──────────────────────────────────────────────────────────────────────────────
@@ -96,8 +96,13 @@ class Drawing:
         if not acts_alone or self.choose.chance(16):
             self.served()
         self.credential(door)
-        if self.site.hops and self.choose.chance(4):
+        if self.site.hops and (self.choose.chance(4) or (self.asks_for_chain and not self.choose.chance(8))):
             self.chain()
+
+    @property
+    def asks_for_chain(self) -> bool:
+        nodes = () if self.prop.where is None else k.walk(self.prop.where)
+        return any(isinstance(node, k.Fact) and node.path[0] == "chain" for node in nodes)
 
     def served(self) -> None:
         """The user an agent acts for, who should find a door of their own."""
@@ -191,24 +196,29 @@ class Drawing:
     def hop(self, door: Door, delegate: k.Delegate) -> dict[str, object]:
         self.hurdles_of(door)
         block = door.block
-        who = block.who if isinstance(block, k.AgentBlock) else None
-        name = (
-            who.name
-            if isinstance(who, k.Called)
-            else who.glob.replace("*", "x")
-            if isinstance(who, k.CalledLike)
-            else STRANGER
-        )
-        found: dict[str, object] = {"agent": name}
+        assert isinstance(block, k.AgentBlock)  # others hand nothing on
+        found: dict[str, object] = {"agent": self.name_of(block)}
         if door.carriers:
             found["scopes"] = (self.choose.of(door.carriers),)
-        if isinstance(who, k.InGroup):
-            found["groups"] = (who.group,)
+        if isinstance(block.who, k.InGroup):
+            found["groups"] = (block.who.group,)
         if delegate.lifetime is not None and self.choose.chance(2):
             found["age"] = self.within(delegate.lifetime)
         if isinstance(delegate.to, k.Called) and not self.choose.chance(8):
             self.sketch.put(("agent", "id"), delegate.to.name)
         return found
+
+    def name_of(self, block: k.AgentBlock) -> str:
+        """Whom the block is about, or now and then somebody else whom the policy knows."""
+        if self.choose.chance(6):
+            block = self.choose.of(self.site.kernel.agents)
+        match block.who:
+            case k.Called(name):
+                return name
+            case k.CalledLike(glob):
+                return glob.replace("*", "x")
+            case _:
+                return STRANGER
 
     # ── What must hold ────────────────────────────────────────────────────────────────────────
 
@@ -241,15 +251,16 @@ class Drawing:
                 self.aim.settled(leaf)
 
     def approve(self) -> None:
-        """Now and then everybody says yes whom a guard may ask."""
+        """As often as not everybody says yes whom a guard may ask."""
         confirms = [(g, e) for g in self.site.guards for e in g.effects if isinstance(e, k.Confirm)]
-        if not confirms or self.sketch.world.approvals or not self.choose.chance(3):
+        if not confirms or self.sketch.world.approvals or self.choose.chance(2):
             return
-        guard, confirm = self.choose.of(confirms)
-        ages = [timedelta(0)] if confirm.within is None else [timedelta(0), confirm.within, confirm.within + SECOND]
-        for name in self.approvers(confirm):
-            number = len(self.sketch.approvals)
-            self.sketch.approvals.append(GivenApproval(str(number), guard.name, name, self.choose.of(ages)))
+        for guard, confirm in confirms:
+            at_the_edge = () if confirm.within is None else (confirm.within, confirm.within + SECOND)
+            age = self.choose.of((NOW, NOW, NOW, NOW, *at_the_edge))
+            for name in self.approvers(confirm):
+                number = str(len(self.sketch.approvals))
+                self.sketch.approvals.append(GivenApproval(number, guard.name, name, age))
 
     def approvers(self, confirm: k.Confirm) -> Iterator[str]:
         of, sketch = confirm.approvers.of, self.sketch

@@ -16,7 +16,6 @@ from policyengine.semantics import kernel as k
 Leaf: TypeAlias = k.Fact | k.Attribute | k.Member
 Slot: TypeAlias = tuple[str, ...]
 
-MOST_OF_A_TYPE = 12
 SECOND = timedelta(seconds=1)
 OUTSIDE = IPv4Address("203.0.113.7")
 PLAIN: Mapping[Scalar, tuple[object, ...]] = {
@@ -53,25 +52,18 @@ def leaf_of(node: k.Expr) -> Leaf | None:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """`by_slot` are the values that the policy holds against a fact; `by_type` those of its kind anywhere in it."""
+    """`by_slot` are the values that the policy holds against a fact, and those beside them."""
 
     by_slot: Mapping[Slot, tuple[object, ...]]
-    by_type: Mapping[str, tuple[object, ...]]
 
     @classmethod
     def of(cls, conditions: Iterable[k.Expr]) -> Pools:
         slots: dict[Slot, dict[object, None]] = {}
-        types: dict[str, dict[object, None]] = {}
         for condition in conditions:
             for node in k.walk(condition):
                 for leaf, value in compared(node):
-                    for near in (value, *beside(value)):
-                        slots.setdefault(slot_of(leaf), {})[near] = None
-                        types.setdefault(type(near).__name__, {})[near] = None
-        return cls(
-            {slot: tuple(found) for slot, found in slots.items()},
-            {name: tuple(found)[:MOST_OF_A_TYPE] for name, found in types.items()},
-        )
+                    slots.setdefault(slot_of(leaf), {}).update(dict.fromkeys((value, *beside(value))))
+        return cls({slot: tuple(found) for slot, found in slots.items()})
 
     def values(self, leaf: Leaf) -> tuple[object, ...]:
         """Values of the leaf's own type, those that its conditions name first."""
@@ -91,13 +83,9 @@ class Pools:
                 return ({field.name: self.of_type(field.type)[0] for field in fields if not field.optional},)
             case Scalar():
                 fitting = tuple(one for one in preferred if fits(one, type_))
-                return tuple(dict.fromkeys((*fitting, *self._plain(type_))))
+                return tuple(dict.fromkeys((*fitting, *PLAIN[type_])))
             case _:
                 return ("a",)
-
-    def _plain(self, type_: Scalar) -> tuple[object, ...]:
-        others = self.by_type.get(type(PLAIN[type_][0]).__name__, ()) if type_ is not Scalar.BOOL else ()
-        return (*PLAIN[type_], *(one for one in others[:4] if fits(one, type_)))
 
 
 def fits(value: object, type_: Type) -> bool:

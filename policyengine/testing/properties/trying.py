@@ -25,6 +25,7 @@ from policyengine.testing.runner import Runner
 
 EXAMPLES = 200
 FEWEST = 20  # that a claim must be held against before it counts as tried
+SECOND_THOUGHTS = 6
 INSTALL = 'pip install "agent-policyengine[testing]"'
 
 
@@ -109,7 +110,7 @@ class Search:
         """Draws one; whether the claim speaks of it."""
         if not self.sites:
             return False
-        site = choose.of(self.sites)
+        site = self.site(choose)
         sketch = Drawing(self.prop, Sketch.of(self.prop.world, site), site, self.pools, choose).draw()
         decision = self.judge.decided(sketch)
         if self.broken is None:  # hypothesis has the last one drawn again, to be sure
@@ -119,6 +120,15 @@ class Search:
             self.broken = sketch
             raise Broken
         return decision is not None
+
+    def site(self, choose: Chooser) -> Site:
+        """Rather one that somebody may reach: most claims hold of the others anyway."""
+        site = choose.of(self.sites)
+        for _ in range(SECOND_THOUGHTS):
+            if site.doors or choose.chance(SECOND_THOUGHTS):
+                break
+            site = choose.of(self.sites)
+        return site
 
 
 class Broken(Exception):
