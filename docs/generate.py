@@ -11,6 +11,7 @@ from policyengine import vocabulary
 from policyengine.codes import CODES, RULES
 from policyengine.codes.code import Code
 from policyengine.kinds import Type
+from policyengine.semantics.examples.details import MEMBERS
 from policyengine.semantics.logic import DECIDED
 
 DOCS = Path(__file__).parent
@@ -53,6 +54,11 @@ def decided() -> str:
     return table("| case | example |", [f"| {cell(name)} | `{cell(example)}` |" for name, example in DECIDED])
 
 
+def details() -> str:
+    rows = [f"| `{one.name}: {cell(one.example)}` | {cell(one.doc)} |" for one in MEMBERS.values()]
+    return table("| detail | holds when |", rows)
+
+
 def diagnostics() -> str:
     head = (
         "# Diagnostics\n\nEvery finding of the checker has a stable code. E is an error, W a warning; "
@@ -79,7 +85,13 @@ def rules() -> str:
     return table("| rule | code | finds | told by |", rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {"facts": facts, "functions": functions, "decided": decided, "rules": rules}
+PARTS: dict[str, Callable[[], str]] = {
+    "facts": facts,
+    "functions": functions,
+    "decided": decided,
+    "rules": rules,
+    "details": details,
+}
 
 
 def filled(text: str) -> str:
@@ -92,7 +104,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = (DOCS / "language.md", DOCS / "lint.md")
+    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "testing.md")
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in with_parts},
         DOCS / "diagnostics.md": diagnostics(),

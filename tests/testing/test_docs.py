@@ -42,6 +42,14 @@ def test_a_failure_looks_as_shown() -> None:
     assert result.render()[len(SHOWN) :].startswith("  walk:")
 
 
+def test_details_that_differ_look_as_shown() -> None:
+    [(failing, shown)] = re.findall(
+        r"^```policy differs\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
+    )
+    [result] = report(failing).results
+    assert f"{shown}  walk:" in result.render()
+
+
 def test_results_as_data_look_as_shown() -> None:
     [shown] = re.findall(r"^```json\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     expected, actual = json.loads(shown), report(FAILING).to_dict()
