@@ -39,7 +39,7 @@ class Drawing:
         return Aim(self.sketch, self.pools, self.choose)
 
     def draw(self) -> Sketch:
-        """The whole request. `where` comes before the hurdles, so that they are met as it asks, and once more at last."""
+        """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
         self.caller()
         self.hurdles += self.guards()
         self.facts()

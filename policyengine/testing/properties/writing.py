@@ -172,8 +172,8 @@ def who(facts: Mapping[str, object], spelling: Spelling) -> Iterator[str]:
         words = [f"given agent {text(agent['id'])} from {spelling.name(issuer.name, issuer)}"]
         words += [f"for user {text(served)}"] if served is not None else []
         yield " ".join([*words, *([spelling.record(rest)] if rest else [])])
-    elif "agent" in facts:
-        yield f"given agent {spelling.value(agent)}"
+    elif isinstance(agent, Mapping):
+        yield from (f"given agent.{name} {spelling.value(value)}" for name, value in agent.items())
     if served is not None and not short:
         yield f"given user {text(served)}"
     elif "user" in facts and served is None:
