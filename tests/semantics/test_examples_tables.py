@@ -1,5 +1,7 @@
 """Tables and matrices stand for cases: which they are, in which order, with which facts."""
 
+import sys
+
 from policyengine.semantics.check import check
 from policyengine.semantics.examples import Case
 from policyengine.source import Source
@@ -120,3 +122,31 @@ def test_a_matrix_that_is_not_stated_in_full_is_no_case_and_no_crash() -> None:
     )
     assert module
     assert not check([module]).ok
+
+
+def test_a_skipped_test_says_why_in_every_case() -> None:
+    inside = 'GET /a => allow skip "later" cases { | request | => | | GET /a | allow | } GET /a => allow'
+    assert [case.skip for case in cases(inside)] == ["later"] * 3
+
+
+def test_twice_as_many_requests_take_no_more_than_thrice_the_work() -> None:
+    """Counted, not timed: a test with very many requests is read once, not once for each of them."""
+
+    def calls(count: int) -> int:
+        made = 0
+
+        def counted(frame: object, event: str, argument: object) -> None:
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        text = "\n".join(f"GET /a {{ body.amount: {number} }} => allow" for number in range(count))
+        module, _ = parse(Source("p.policy", f'{WORLD}\ntest "t" {{\n{text}\n}}'))
+        assert module
+        sys.setprofile(counted)
+        try:
+            check([module])
+        finally:
+            sys.setprofile(None)
+        return made
+
+    assert calls(400) < 3 * calls(200)

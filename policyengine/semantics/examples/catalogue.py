@@ -82,6 +82,7 @@ class Catalogue:
     obligations: frozenset[str]
     attesters: Mapping[str, ast.AttesterDecl]
     words: dict[str, Mapping[str, Enum]] = field(default_factory=dict)
+    found: dict[Path, Known] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: Program, schema: Schema) -> Catalogue:
@@ -99,6 +100,8 @@ class Catalogue:
 
     def find(self, path: Path, span: Span) -> Known | None:
         """What the path names; None when it names nothing that can be given, which is reported."""
+        if path in self.found:
+            return self.found[path]
         if path in DERIVED and self._attribute(path) is None:
             self._refuse(path, span, DERIVED[path])
             return None
@@ -106,7 +109,9 @@ class Catalogue:
             self._refuse(path, span, DERIVED[path[:1]])
             return None
         known = self._attribute(path) or self._fact(path)
-        if known is None and not self._is_later(path, span):
+        if known is not None:
+            self.found[path] = known
+        elif not self._is_later(path, span):
             self._unknown(path, span)
         return known
 

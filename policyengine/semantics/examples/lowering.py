@@ -43,7 +43,7 @@ def examples_of(package: Package, fixtures: Fixtures) -> Iterator[Case | Propert
                 fixtures.check(declared, package.name)
             elif isinstance(declared, ast.TestDecl):
                 check_name(declared, names, fixtures)
-                yield from Test(declared, package.name, fixtures).examples()
+                yield from Test(declared, package.name, fixtures, skipped(declared)).examples()
 
 
 def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: Fixtures) -> None:
@@ -107,6 +107,10 @@ class Fixtures:
 # ── One test ──────────────────────────────────────────────────────────────────────────────────
 
 
+def skipped(test: ast.TestDecl) -> str | None:
+    return next((item.reason.value for item in test.items if isinstance(item, ast.Skip)), None)
+
+
 @dataclass(slots=True)
 class Test:
     """One test while it is read: the cases so far are numbered, and so are the sequences that share state."""
@@ -116,6 +120,7 @@ class Test:
     declared: ast.TestDecl
     package: str
     fixtures: Fixtures
+    skip: str | None
     number: int = 0
     sequence: int = MAIN_SEQUENCE
 
@@ -139,10 +144,6 @@ class Test:
                     pass
                 case _:
                     world = world.then(self.fixtures.setup(item, reading))
-
-    @property
-    def skip(self) -> str | None:
-        return next((item.reason.value for item in self.declared.items if isinstance(item, ast.Skip)), None)
 
     def shot(
         self, shot: ast.Shot, world: World, sequence: int, cell: Mapping[str, str], reading: Reading

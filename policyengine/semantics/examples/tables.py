@@ -50,7 +50,9 @@ def is_request(cell: ast.Cell) -> bool:
 
 
 def name_of(column: ast.Column) -> str:
-    return REQUEST if column.fact is None else ".".join(reference_path(column.fact))
+    if column.fact is None:
+        return REQUEST
+    return ".".join(reference_path(column.fact)) if column.fact.keys else column.fact.name
 
 
 # ── Tables ────────────────────────────────────────────────────────────────────────────────────
