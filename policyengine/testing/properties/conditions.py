@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from policyengine.directory.entities import Directory
+from policyengine.runtime.paths import Canonical, canonical
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Property
 from policyengine.semantics.meaning import facts_of, value
-from policyengine.testing.properties.spots import Site, blocks_of
+from policyengine.testing.properties.pools import compared
+from policyengine.testing.properties.spots import ANY_RUN, STRANGE_METHODS, Http, Site, Spot, blocks_of
 
 ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,10 +30,29 @@ def conditions_of(kernel: k.Kernel) -> Iterator[k.Expr]:
         yield from (effect.condition for effect in guard.effects if effect.condition is not None)
 
 
-def fitting(sites: Sequence[Site], prop: Property) -> tuple[Site, ...]:
+def fitting(sites: Sequence[Site], prop: Property, kernel: k.Kernel) -> tuple[Site, ...]:
     """Those that a claim can speak of, as far as its parts are about endpoints; all where none seems to be."""
     claims = [] if prop.where is None else list(conjuncts(prop.where))
-    return tuple(site for site in sites if all(can_hold(claim, site) for claim in claims)) or tuple(sites)
+    every = dict.fromkeys((*named(claims), *(site.spot for site in sites)))
+    known = {site.spot: site for site in sites}
+    here = (known.get(spot) or Site(spot, kernel) for spot in every)
+    return tuple(site for site in here if all(can_hold(claim, site) for claim in claims)) or tuple(sites)
+
+
+def named(claims: Sequence[k.Expr]) -> Iterator[Spot]:
+    """The endpoints that a claim names itself; where any text will do there is one."""
+    for node in (inner for claim in claims for inner in k.walk(claim)):
+        for leaf, held in compared(node):
+            if isinstance(leaf, k.Fact) and leaf.path == ("request", "path") and isinstance(held, str):
+                yield from at_path(held)
+        if isinstance(node, k.Like) and isinstance(node.operand, k.Fact) and node.operand.path == ("request", "path"):
+            yield from at_path(node.pattern.replace("*", ANY_RUN))
+
+
+def at_path(text: str) -> Iterator[Spot]:
+    found = canonical(text)
+    if isinstance(found, Canonical) and found.path == text:
+        yield from (Http(method, found.segments) for method in STRANGE_METHODS)
 
 
 def conjuncts(node: k.Expr) -> Iterator[k.Expr]:

@@ -40,6 +40,7 @@ class Drawing:
 
     def draw(self) -> Sketch:
         """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
+        self.subject()
         self.caller()
         self.hurdles += self.guards()
         self.facts()
@@ -51,6 +52,12 @@ class Drawing:
         Aim(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
         self.approve()
         return self.sketch
+
+    def subject(self) -> None:
+        """Rather something that the directory knows, where it knows anything of the kind."""
+        known = [ref for ref in self.sketch.rows if ref.type == self.site.resource_type]
+        if known and not self.choose.chance(4):
+            self.sketch.be_about(self.choose.of(known))
 
     # ── Who asks ──────────────────────────────────────────────────────────────────────────────
 

@@ -244,7 +244,7 @@ class Sketch:
             case ("user",) | ("agent",):
                 return isinstance(value, EntityRef) and self.put((path[0], "id"), value.id)
             case ("resource",):
-                return isinstance(value, EntityRef) and self._assign_resource(value)
+                return isinstance(value, EntityRef) and self.be_about(value)
             case ("params", name):
                 text = value.id if isinstance(value, EntityRef) else value
                 return isinstance(text, str) and self._fill(name, text)
@@ -255,7 +255,8 @@ class Sketch:
             case _:
                 return self.put(path, value)
 
-    def _assign_resource(self, ref: EntityRef) -> bool:
+    def be_about(self, ref: EntityRef) -> bool:
+        """Makes the resource of the request that one, where the endpoint can name it."""
         if isinstance(self.spot, Action):
             self.spot = replace(self.spot, id=ref.id)
             return ref.type == self.spot.type

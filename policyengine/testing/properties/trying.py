@@ -104,7 +104,7 @@ class Search:
     def of(cls, prop: Property, trial: Trial, judge: Judge) -> Search:
         own = () if prop.where is None else (prop.where,)
         pools = Pools.of((*own, *trial.conditions))
-        return cls(prop, judge, fitting(trial.sites, prop), pools)
+        return cls(prop, judge, fitting(trial.sites, prop, trial.kernel), pools)
 
     def one(self, choose: Chooser) -> bool:
         """Draws one; whether the claim speaks of it."""

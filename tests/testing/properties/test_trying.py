@@ -1,0 +1,197 @@
+"""What a claim comes to: how much is tried, what is kept as given, what is told, and how small it gets."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import pytest
+
+from policyengine.diagnostics import place
+from policyengine.semantics.examples import Case
+from policyengine.testing import Status, collect, run
+from policyengine.testing.properties import NoHypothesis, PropertyResult, Verdict, try_properties
+from tests.testing.properties.trials import OF_PAYMENTS, PAYMENTS, checked, tried, with_hole
+
+BROKEN = with_hole((PAYMENTS,), "  require same_tenant\n", "  audit full\n")
+ISLANDS = "forall request where user.tenant != resource.tenant => not allow"
+OFFICE = """
+fixture office {
+  given time 2026-03-02T10:00:00Z
+  given request { ip: 10.1.2.3 }
+  given entities {
+    user "alice" { roles: ["clerk"], tenant: "acme", plan: team }
+    user "carol" { roles: ["finance"], tenant: "acme", plan: team }
+    invoice "42" { tenant: "acme" }
+    invoice "66" { tenant: "evil" }
+  }
+  given agent "invoice-bot" from acme for user "alice"
+  given credential { kind: jwt, scopes: ["write:invoices", "create:refunds"], lifetime: 10m, bound: true }
+}
+"""
+
+
+def one(inside: str, *texts: str, seed: int = 0, examples: int = 200) -> PropertyResult:
+    [result] = tried(texts or (PAYMENTS,), f'{OF_PAYMENTS}{OFFICE}test "c" {{ {inside} }}', seed, examples)
+    return result
+
+
+def counterexample(result: PropertyResult) -> Case:
+    assert result.counterexample is not None, result.render()
+    return result.counterexample
+
+
+# ── Verdicts ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_claim_that_holds_passes_after_as_many_examples_as_were_asked_for() -> None:
+    result = one(ISLANDS, examples=70)
+    assert (result.verdict, result.examples) == (Verdict.PASSED, 70)
+    assert result.drawn >= 70
+
+
+def test_a_claim_about_requests_that_there_are_not_is_undecided_and_does_not_pass() -> None:
+    result = one("forall request where request.size > 5 and request.size < 3 => deny", examples=50)
+    assert (result.verdict, result.ok, result.examples) == (Verdict.UNDECIDED, False, 0)
+    assert result.drawn > 0
+    assert "0 of the" in result.in_short
+    assert "20 are wanted" in result.render()
+
+
+def test_a_skipped_claim_is_not_tried() -> None:
+    result = one(f'skip "later" {ISLANDS}', *BROKEN)
+    assert (result.verdict, result.ok, result.examples) == (Verdict.SKIPPED, True, 0)
+
+
+def test_the_same_seed_tries_the_same_requests() -> None:
+    first, again = (one(ISLANDS, *with_hole((PAYMENTS,), "/**, ACTION view invoice,", "/**,")) for _ in range(2))
+    assert (first.text, first.examples, first.drawn) == (again.text, again.examples, again.drawn)
+
+
+def test_other_seeds_try_others() -> None:
+    hole = with_hole((PAYMENTS,), "  require same_tenant\n", "  require same_tenant or user.plan == enterprise\n")
+    assert len({one(ISLANDS, *hole, seed=seed).drawn for seed in range(4)}) > 1
+
+
+def test_claims_of_one_test_are_tried_one_by_one() -> None:
+    results = tried(
+        BROKEN, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} forall request where user.id is absent => not confirm }}'
+    )
+    assert [(r.prop.number, r.verdict) for r in results] == [(1, Verdict.FAILED), (2, Verdict.PASSED)]
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict"),
+    [
+        ('where user.tenant != resource.tenant => deny by "tenants are islands"', Verdict.FAILED),
+        ('where user.tenant != resource.tenant and request.path == "/v1/invoices/66" => deny',
+         Verdict.PASSED),
+        ('where request.path == "/health" => allow', Verdict.FAILED),  # of other methods, or one segment further
+        ('where request.path == "/health" and request.method == "GET" => allow', Verdict.PASSED),
+        ("=> not throttle", Verdict.PASSED),
+        ("where time >= 2036-01-01 and agent.id == \"invoice-bot\" and request.path like \"/v1/*\" => not allow",
+         Verdict.PASSED),
+    ],
+)  # fmt: skip
+def test_any_expectation_can_be_claimed(claim: str, verdict: Verdict) -> None:
+    result = one(f"forall request {claim}")
+    assert result.verdict is verdict, result.render()
+
+
+# ── What the world gives ──────────────────────────────────────────────────────────────────────
+
+
+def test_what_the_world_gives_stays_as_given() -> None:
+    case = counterexample(one("use office forall request where body.amount > 400 => not allow"))
+    assert case.now.isoformat() == "2026-03-02T10:00:00+00:00"
+    question = case.question
+    assert question["agent"] == {"id": "invoice-bot", "issuer": "acme"}
+    assert question["user"] == {"id": "alice"}
+    assert question["credential"] == {
+        "issuer": "acme", "kind": "jwt", "scopes": ("write:invoices", "create:refunds"),
+        "lifetime": timedelta(minutes=10), "bound": True,
+    }  # fmt: skip
+
+
+def test_a_fact_that_is_given_absent_is_never_there() -> None:
+    result = one("use office given request.size absent forall request where request.size > 0 => deny", examples=40)
+    assert (result.verdict, result.examples) == (Verdict.UNDECIDED, 0)
+
+
+def test_given_rows_that_decide_nothing_are_left_out_of_what_is_printed() -> None:
+    result = one('use office forall request where request.path == "/v1/invoices/42" => not allow')
+    assert result.text is not None
+    assert 'invoice "42"' in result.text
+    assert 'user "carol"' not in result.text
+    assert 'invoice "66"' not in result.text
+
+
+# ── How small it gets ─────────────────────────────────────────────────────────────────────────
+
+
+def test_no_line_and_no_fact_of_a_counterexample_can_go() -> None:
+    case = counterexample(one(ISLANDS, *BROKEN))
+    assert {str(ref): sorted(row.attributes) for ref, row in case.rows.items()} == {
+        'user "alice"': ["roles", "tenant"], 'invoice "1"': ["tenant"],
+    }  # fmt: skip
+    found = one(ISLANDS, *BROKEN).text
+    assert found is not None
+    lines = found.splitlines()
+    given = [index for index, line in enumerate(lines) if line.startswith("  given ") and not line.endswith("{")]
+    for index in given:
+        less = "\n".join(line for number, line in enumerate(lines) if number != index)
+        pasted = checked(*BROKEN, OF_PAYMENTS + less)
+        assert pasted.kernel is not None
+        assert run(collect(pasted), pasted.kernel).results[0].status is Status.PASSED, lines[index]
+
+
+def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
+    hole = with_hole((PAYMENTS,), "when body.amount > 500 message", "when body.amount > 501 message")
+    claim = (
+        'forall request where request.path like "*/refunds" and body.amount > 500 and not approval.granted => not allow'
+    )
+    case = counterexample(one(claim, *hole))
+    assert case.question["body"] == {"amount": 501}
+
+
+# ── What is told ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_failure_is_told_with_its_place_the_request_what_came_and_a_test() -> None:
+    result = one(ISLANDS, *BROKEN)
+    told = result.render().splitlines()
+    assert told[0] == f'{place(result.prop.span)}: failed test "c"'
+    assert told[1].strip().startswith("test")
+    assert "^" * len(ISLANDS) in told[2]
+    assert f"  request:  {counterexample(result).request}" in told
+    assert "  expected: not allow" in told
+    assert "  actual:   allow" in told
+    assert '    test "c: counterexample to 1" {' in told
+    assert any(line.startswith("    ✓ door") for line in told)
+
+
+def test_results_are_data_as_well() -> None:
+    failed = one(ISLANDS, *BROKEN)
+    found = failed.to_dict()
+    assert found["claim"] == ISLANDS
+    assert (found["status"], found["expected"], found["line"]) == ("failed", "not allow", failed.prop.span.line)
+    assert found["counterexample"] == failed.text
+    assert found["result"]["outcome"] == "allow"
+    assert "counterexample" not in one(ISLANDS, examples=20).to_dict()
+    assert one(f'skip "later" {ISLANDS}').to_dict()["reason"] == "later"
+
+
+def test_without_hypothesis_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checked(PAYMENTS, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} }}')
+    assert found.kernel is not None
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(NoHypothesis, match="hypothesis, which is not installed") as caught:
+        try_properties(found.properties, found.kernel)
+    assert caught.value.hint == 'install it: pip install "agent-policyengine[testing]"'
+
+
+def test_without_claims_hypothesis_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checked(PAYMENTS)
+    assert found.kernel is not None
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    assert try_properties(found.properties, found.kernel) == ()
