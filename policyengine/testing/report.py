@@ -54,6 +54,8 @@ class Result:
         """In one line, what went wrong."""
         if self.problem is not None:
             return self.problem
+        if self.differences:
+            return "; ".join(one.render() for one in self.differences)
         came = "" if self.decision is None else headline(self.decision)
         return f"expected {self.case.expected.text}, and it came to {came}"
 

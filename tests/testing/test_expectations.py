@@ -187,6 +187,12 @@ def test_details_stand_below_what_came() -> None:
     ) in result.render()
 
 
+def test_in_short_the_details_are_what_went_wrong() -> None:
+    claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
+    [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
+    assert result.in_short == 'user: expected "bob", came "alice"; agent: expected "x", came "bot"'
+
+
 def test_details_as_data_are_member_by_member() -> None:
     [result] = report(f'{POLICY} test "t" {{ use bot GET /v1/invoices/42 => allow with {{ user: "bob" }} }}').results
     assert result.to_dict()["differences"] == [{"member": "user", "expected": '"bob"', "actual": '"alice"'}]
