@@ -61,7 +61,7 @@ def measured(page: Path, folder: Path, dark: bool) -> tuple[list[dict[str, Any]]
 def renamed(found: Coverage) -> Coverage:
     """In a file with a long name, which has to break somewhere."""
     text = found.points[0].span.source.text
-    source = Source("policies/with-a-name-that-is-longer-than-a-phone-is-wide/and-then-some/0.policy", text)
+    source = Source("policies/with_a_name_that_is_longer_than_a_phone_is_wide_and_then_some/0.policy", text)
     moved = [replace(point, span=Span(source, point.span.start, point.span.end)) for point in found.points]
     return replace(found, points=tuple(moved))
 
