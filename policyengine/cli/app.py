@@ -12,7 +12,21 @@ import typer
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli import INTERRUPTED, check, compile, decide, explain, explain_code, fmt, graph, init, serve, test
+from policyengine.cli import (
+    INTERRUPTED,
+    check,
+    compile,
+    decide,
+    explain,
+    explain_code,
+    fmt,
+    graph,
+    init,
+    record,
+    serve,
+    test,
+    why,
+)
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
 from policyengine.cli.terminal import Format
 
@@ -49,6 +63,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "graph": graph.graph,
     "explain-code": explain_code.explain_code,
     "serve": serve.serve,
+    "record": record.record,
+    "why": why.why,
     "init": init.init,
 }
 

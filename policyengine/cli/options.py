@@ -35,3 +35,9 @@ EntitiesFile: TypeAlias = Annotated[
         "--entities", "-e", metavar="FILE", help="Who is who: users, teams, things, as JSON.", show_default=False
     ),
 ]
+DecisionsFile: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--log", metavar="FILE", help="The decision log: a file that `serve --log` wrote.", show_default=False
+    ),
+]

@@ -34,6 +34,10 @@ class Directory:
     def __contains__(self, ref: EntityRef) -> bool:
         return ref in self._rows
 
+    def row(self, ref: EntityRef) -> EntityData | None:
+        """All that is known of an entity; None where nothing is."""
+        return self._rows.get(ref)
+
     def with_rows(self, rows: Iterable[EntityData]) -> Directory:
         """This directory and the rows of one request; where both know an entity, this one's row stands."""
         rows = tuple(rows)

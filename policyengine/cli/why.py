@@ -1,0 +1,148 @@
+"""`policyengine why`: a decision of a log by its id, explained as it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine.cli.failures import CommandError, file_error
+from policyengine.cli.loaded import load_engine
+from policyengine.cli.options import DecisionsFile, TextOrJson, TrustedKeys
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, busy, print_json, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyengine.audit import Again, Record
+
+OTHERWISE = 3
+INDENT = "  "
+
+
+def why(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of the decision.", show_default=False)],
+    log: DecisionsFile,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="The policies, or a bundle, to explain it by.", show_default=False),
+    ] = None,
+    trust: TrustedKeys = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Explain a decision of a log as it was.
+
+    It is made again by the policies: with the facts, the directory, the clock and the approvals of then. If they are
+    not the ones that decided then, what they say today is shown beside what was said. Without policies only the record
+    is shown.
+
+    \b
+    Exit codes:
+      0  explained: the policies come to the same
+      3  the policies come to something else
+      1  there is no such decision, or an error
+
+    \b
+    Example:
+      policyengine why 01K4QJ6V1N3W8Y5T2R9ZXBCDEF payments/ --log decisions.jsonl
+    """
+    from policyengine.audit import CannotRepeat, decided_again
+
+    record = _found(id, log)
+    if not paths:
+        return _show_record(record, format)
+    engine = load_engine(paths, None, trust)
+    try:
+        again = decided_again(record, engine.kernel)
+    except CannotRepeat as problem:
+        facts = (("file", str(log)), ("line", record.line))
+        raise CommandError("log", f"`{log}:{record.line}`: {problem}", None, facts) from None
+    if format is Format.JSON:
+        print_json(_document(record, again))
+    else:
+        _show(record, again)
+    return 0 if again.same else OTHERWISE
+
+
+def records_in(log: Path) -> Iterator[Record]:
+    """The decisions of a log; what cannot be read of it is told on stderr."""
+    from policyengine.audit import read_records
+
+    screen = Screen(sys.stderr)
+    try:
+        yield from read_records(log, lambda message: screen.line(("warning: ", "bold yellow"), printable(message)))
+    except OSError as error:
+        raise file_error(log, error) from None
+
+
+def _found(id: str, log: Path) -> Record:
+    with busy("looking for the decision"):
+        found = next((record for record in records_in(log) if record.id == id.strip().upper()), None)
+    if found is None:
+        hint = "an id is told with each decision; older ones may be in a log that was moved away"
+        raise CommandError("log", f"no decision `{id}` in `{log}`", hint, (("file", str(log)),))
+    return found
+
+
+def _document(record: Record, again: Again | None) -> dict[str, Any]:
+    redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
+    found: dict[str, Any] = {"time": record.time.isoformat().replace("+00:00", "Z"), "call": record.call}
+    found |= {"recorded": dict(record.decision), "redacted": redacted}
+    if again is not None:
+        revision = again.decision.revision
+        found |= {"same": again.same, "same_revision": revision == record.revision, **again.explanation.to_dict()}
+    return found
+
+
+def _show_record(record: Record, format: Format) -> int:
+    if format is Format.JSON:
+        print_json(_document(record, None))
+        return 0
+    screen = Screen()
+    _head(screen, record)
+    _reasons(screen, record)
+    screen.text(f"{INDENT}revision: {record.revision}")
+    _missing(screen, record)
+    screen.text("name the policies to see the walk")
+    return 0
+
+
+def _show(record: Record, again: Again) -> None:
+    screen = Screen()
+    _head(screen, record)
+    _missing(screen, record)
+    if again.decision.revision != record.revision:
+        _reasons(screen, record)
+        screen.text(f"{INDENT}decided by {record.revision}")
+        screen.text(f"{INDENT}these are   {again.decision.revision}: other policies")
+        screen.line()
+        screen.text("they come to the same:" if again.same else "they come to something else:")
+    elif not again.same:
+        _reasons(screen, record)
+        screen.line()
+        screen.text("decided again it comes to something else, for what was left out:" if record.redacted else
+                    "decided again by the same policies it comes to something else:")  # fmt: skip
+    first, _, walk = again.explanation.render().partition("\n")
+    outcome = str(again.decision.outcome)
+    screen.line((outcome, OUTCOME_STYLES[outcome]), printable(first.removeprefix(outcome)))
+    screen.findings(walk)
+
+
+def _head(screen: Screen, record: Record) -> None:
+    outcome = str(record.outcome)
+    when = record.time.isoformat().replace("+00:00", "Z")
+    screen.line(f"{record.id} of {when}: ", (outcome, OUTCOME_STYLES[outcome]))
+
+
+def _reasons(screen: Screen, record: Record) -> None:
+    for one in record.decision.get("reasons", ()):
+        rule = f' "{one["rule"]}"' if one.get("rule") else ""
+        at = f"  ({one['at']})" if one.get("at") else ""
+        screen.text(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}")
+
+
+def _missing(screen: Screen, record: Record) -> None:
+    for one in record.redacted:
+        screen.text(f"{INDENT}left out of the log: {one.fact} (fingerprint {one.fingerprint})")

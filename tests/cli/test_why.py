@@ -1,0 +1,93 @@
+"""`policyengine why`: a decision of a log, explained as it was."""
+
+import json
+
+import pytest
+
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "decisions.jsonl"
+
+
+@pytest.fixture
+def decided(project, log):
+    """A decision of the project's own request, with a secret in it."""
+    engine = Engine.load(project, entities=project / "entities.json", log=DecisionLog(log))
+    question = json.loads((project / "request.json").read_bytes())
+    question["request"]["headers"] = {"authorization": "Bearer s3cret"}
+    return engine.decide(question)
+
+
+def test_it_shows_the_walk_and_what_was_left_out(run, project, log, decided):
+    ended = run("why", decided.id, project, "--log", log)
+    assert ended.code == 0
+    first, left_out, outcome, *walk = ended.out.splitlines()
+    assert first.startswith(f"{decided.id} of 2")
+    assert left_out.startswith("  left out of the log: request.headers.authorization (fingerprint ")
+    assert outcome.startswith(str(decided.outcome))
+    assert any(line.startswith("✓ identity") for line in walk)
+    assert "s3cret" not in ended.out
+
+
+def test_an_id_has_no_case(run, project, log, decided):
+    assert run("why", decided.id.lower(), project, "--log", log).code == 0
+
+
+def test_other_policies_that_decide_otherwise_are_told_and_both_are_shown(run, project, log, decided):
+    other = project.parent / "other"
+    other.mkdir()
+    (other / "other.policy").write_text("anyone { may GET /health }\n")
+    ended = run("why", decided.id, other, "--log", log)
+    assert ended.code == 3
+    assert f"decided by {decided.revision}" in ended.out
+    assert "other policies" in ended.out
+    assert "they come to something else:\ndeny by" in ended.out
+
+
+def test_other_policies_that_come_to_the_same_are_told(run, project, log, decided):
+    (project / "more.policy").write_text(
+        'package documents\nguard "elsewhere" on DELETE /elsewhere { deny message "no" }\n'
+    )
+    ended = run("why", decided.id, project, "--log", log)
+    assert ended.code == 0
+    assert "they come to the same:" in ended.out
+
+
+def test_without_policies_the_record_is_shown(run, log, decided):
+    ended = run("why", decided.id, "--log", log)
+    assert ended.code == 0
+    assert f"revision: {decided.revision}" in ended.out
+    assert "name the policies to see the walk" in ended.out
+
+
+def test_json_holds_the_record_and_the_walk(run, project, log, decided):
+    said = run("why", decided.id, project, "--log", log, "--format", "json").json
+    assert said["recorded"] == decided.to_dict()
+    assert (said["same"], said["same_revision"], said["call"]) == (True, True, "decide")
+    assert said["decision"]["outcome"] == decided.outcome
+    assert said["walk"]["gates"]
+    assert [one["fact"] for one in said["redacted"]] == ["request.headers.authorization"]
+
+
+def test_an_unknown_id_is_an_error(run, project, log, decided):
+    ended = run("why", "01M87PQTAN82Y0JAKZA7JY4YXN", project, "--log", log, "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"]["kind"] == "log"
+    assert "no decision `01M87PQTAN82Y0JAKZA7JY4YXN`" in ended.err
+
+
+def test_a_log_that_is_not_there_is_an_error(run, project):
+    ended = run("why", "01M87PQTAN82Y0JAKZA7JY4YXN", project, "--log", "missing.jsonl")
+    assert (ended.code, "`missing.jsonl`: no such file" in ended.err) == (1, True)
+
+
+def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if not line.startswith('{"v":1,"directory"')))
+    ended = run("why", decided.id, project, "--log", log)
+    assert ended.code == 1
+    assert "the log does not hold the directory" in ended.err
