@@ -55,6 +55,7 @@ Examples:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "check": check.check,
+    "lint": lint.lint,
     "fmt": fmt.fmt,
     "test": test.run_tests,
     "compile": compile.compile_policies,

@@ -46,7 +46,7 @@ def check(
     found = in_order(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics)
     files = sum(files for _, files in sets)
     if format is Report.TEXT:
-        _show(found, files)
+        show_findings(found, files)
     elif format is Report.JSON:
         print_json({"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]})
     else:
@@ -90,7 +90,7 @@ def counts(found: Iterable[Diagnostic]) -> dict[str, int]:
     return {"errors": severities.count(True), "warnings": severities.count(False)}
 
 
-def _show(found: Sequence[Diagnostic], files: int) -> None:
+def show_findings(found: Sequence[Diagnostic], files: int) -> None:
     screen = Screen()
     for diagnostic in found:
         screen.findings(diagnostic.render())

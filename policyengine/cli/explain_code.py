@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def explain_code(
     code: Annotated[
-        str | None, typer.Argument(help="The code; without one, all are listed.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="The code, or the short name of a warning; without one, all are listed.", show_default=False
+        ),
     ] = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -28,13 +31,14 @@ def explain_code(
     \b
     Example:
       policyengine explain-code E201
+      policyengine explain-code static-key
     """
-    from policyengine.codes import CODES
+    from policyengine.codes import CODES, rule
 
     if code is None:
         _show_all([CODES[name] for name in sorted(CODES)], format)
         return 0
-    found = CODES.get(code.upper()) or _unknown(code, CODES)
+    found = rule(code) or _unknown(code)
     if format is Format.JSON:
         print_json(asdict(found))
     else:
@@ -42,11 +46,11 @@ def explain_code(
     return 0
 
 
-def _unknown(code: str, known: object) -> Code:
-    from policyengine.codes import CODES
+def _unknown(code: str) -> Code:
+    from policyengine.codes import CODES, RULES
     from policyengine.diagnostics import suggest
 
-    close = suggest(code.upper(), CODES)
+    close = suggest(code, [*CODES, *RULES])
     hint = f"did you mean `{close}`?" if close else "`policyengine explain-code` lists all codes"
     raise CommandError("code", f"unknown code `{code}`", hint)
 
@@ -55,13 +59,16 @@ def _show_all(codes: list[Code], format: Format) -> None:
     if format is Format.JSON:
         print_json([asdict(code) for code in codes])
     else:
-        Screen().table([(code.code, code.title) for code in codes])
+        Screen().table([(code.code, code.name, code.title) for code in codes])
 
 
 def _show(code: Code) -> None:
     screen = Screen()
     style = "bold red" if code.code.startswith("E") else "bold yellow"
     screen.line((code.code, style), f"  {code.title}")
+    if code.name:
+        told = ": told by `policyengine lint`" if code.opinion else ""
+        screen.line(f"rule `{code.name}`{told}")
     screen.line()
     screen.prose(code.explanation)
     for title, example in (("Not like this:", code.bad), ("But like this:", code.good)):

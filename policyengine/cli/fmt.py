@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -18,6 +15,7 @@ from policyengine.cli.check import no_policies, several
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.options import Policies, TextOrJson
 from policyengine.cli.terminal import Format, Screen, busy, print_json
+from policyengine.cli.writing import put_in_place
 
 if TYPE_CHECKING:
     from policyengine.diagnostics import Diagnostic
@@ -127,28 +125,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _write(result: Formatted) -> None:
-    """Put the new text in place of the old in one step, so that no reader sees half a policy."""
-    if not result.changed or result.after is None:
-        return
-    target = result.path.resolve()
-    try:
-        with _beside(target) as new:
-            new.write_bytes(result.after.encode())
-            new.chmod(target.stat().st_mode)
-            new.replace(target)
-    except OSError as error:
-        raise file_error(result.path, error) from None
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A new file in the same folder, gone in the end unless it was moved."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    if result.changed and result.after is not None:
+        put_in_place(result.path, result.after)
 
 
 def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:

@@ -40,7 +40,7 @@ def test_a_word_that_is_like_no_code_is_sent_to_the_list(run):
 
 def test_a_page_as_json_has_all_parts(run):
     page = run("explain-code", "E101", "--format", "json").json
-    assert page.keys() == {"code", "title", "explanation", "bad", "good"}
+    assert page.keys() == {"code", "title", "explanation", "bad", "good", "name", "opinion", "optional"}
     assert page["code"] == "E101"
 
 
@@ -51,3 +51,13 @@ def test_the_list_as_json_is_one_document(run):
 def test_an_unknown_code_as_json_says_so(run):
     error = run("explain-code", "E1001", "--format", "json").json["error"]
     assert (error["kind"], error["message"]) == ("code", "unknown code `E1001`")
+
+
+def test_a_warning_is_explained_by_its_short_name(run):
+    assert run("explain-code", "static-key").out == run("explain-code", "W457").out
+    assert "rule `static-key`: told by `policyengine lint`" in run("explain-code", "static-key").out
+
+
+def test_a_short_name_that_is_nearly_right_is_guessed(run):
+    ended = run("explain-code", "static-kye")
+    assert (ended.code, "did you mean `static-key`?" in ended.err) == (1, True)

@@ -62,7 +62,8 @@ def test_only_the_rule_beside_the_warning_allows_it(text: str) -> None:
          "write it `# lint: allow RULE because …`"),
         ('# lint: allow W321 "they speak it"', "this allows nothing",
          "write `because` before the reason, without quotes"),
-        ("# lint: disable W321 because no", "this allows nothing", "an allowance is written `# lint: allow RULE because …`"),
+        ("# lint: disable W321 because no", "this allows nothing",
+         "an allowance is written `# lint: allow RULE because …`"),
     ],
 )  # fmt: skip
 def test_an_allowance_without_a_reason_is_told_and_allows_nothing(comment: str, message: str, hint: str) -> None:

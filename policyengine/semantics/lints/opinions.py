@@ -31,7 +31,7 @@ def opinions(
     for about_text in ON_MODULES:
         yield from about_text(modules)
     yield from unused_anchors(in_order, modules)
-    yield from repeated(cases)
+    yield from repeated(cases, modules)
     if "W653" in optional:
         yield from untested(in_order, cases)
 

@@ -12,23 +12,66 @@ from policyengine.runtime.shape import RequestError
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import PatternIndex
 from policyengine.semantics.examples import Case
+from policyengine.semantics.lints.findings import declared
 from policyengine.semantics.logic import blocks
+from policyengine.semantics.symbols import package_of
 from policyengine.source import Span
+from policyengine.syntax import nodes as ast
 
 
-def repeated(cases: Sequence[Case]) -> Iterator[Diagnostic]:
-    """The same world, request and expectation as a case before. Where approvals are spent, worlds differ."""
+def repeated(cases: Sequence[Case], modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    """Requests that their test made before, and tests whose requests are all in another one.
+
+    The world, the request and the expectation are the same. Where approvals are spent, worlds differ.
+    """
     spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
-    first: dict[object, Case] = {}
     keys = Keys()
-    for case in cases:
-        if (case.package, case.test, case.sequence) in spent or case.skip is not None:
-            continue
-        earlier = first.setdefault(keys.of(case), case)
-        if earlier is not case and earlier.span != case.span:
-            message = f"test `{earlier.test}` asks the same already, in the same world"
-            hint = "remove it, or change what it is to show"
-            yield Diagnostic("W652", message, case.span, hint, (Related("asked here", earlier.span),))
+    tests: dict[tuple[str, str], dict[object, Case]] = {}
+    spending = {(package, test) for package, test, _ in spent}
+    for case in (one for one in cases if one.skip is None):
+        first = tests.setdefault((case.package, case.test), {})
+        if (case.package, case.test, case.sequence) not in spent:
+            earlier = first.setdefault(keys.of(case), case)
+            if earlier.span != case.span:
+                message = "this test asks the same already, in the same world"
+                hint = "remove it, or change what it is to show"
+                yield Diagnostic("W652", message, case.span, hint, (Related("asked here", earlier.span),))
+    compared = {name: asked for name, asked in tests.items() if name not in spending}
+    yield from contained(compared, names_of_tests(modules))
+
+
+def contained(
+    tests: Mapping[tuple[str, str], Mapping[object, Case]], names: Mapping[tuple[str, str], Span]
+) -> Iterator[Diagnostic]:
+    """Tests that ask nothing which one other test does not ask; of two that ask the same, the later one."""
+    order = {name: number for number, name in enumerate(tests)}
+    holders: dict[object, list[tuple[str, str]]] = {}
+    for name, asked in tests.items():
+        for key in asked:
+            holders.setdefault(key, []).append(name)
+
+    def holder_of(name: tuple[str, str]) -> tuple[str, str] | None:
+        asked = tests[name].keys()
+        rarest = min(asked, key=lambda key: len(holders[key]))
+        wider = (one for one in holders[rarest] if asked < tests[one].keys())
+        same = (one for one in holders[rarest] if asked == tests[one].keys() and order[one] < order[name])
+        return next(wider, None) or next(same, None)
+
+    for name in (one for one in tests if one in names):
+        other = holder_of(name)
+        if other is not None:
+            message = f"all that this test asks, test `{other[1]}` asks too, in the same world"
+            related = (Related("the other test", names[other]),)
+            yield Diagnostic("W652", message, names[name], "remove it, or change what it is to show", related)
+
+
+def names_of_tests(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]:
+    return {
+        (package_of(module), one.name.value): one.name.span
+        for module in modules
+        for one in declared([module])
+        if isinstance(one, ast.TestDecl)
+    }
 
 
 class Keys:
