@@ -22,6 +22,7 @@ from policyengine.cli import (
     fmt,
     graph,
     init,
+    lint,
     record,
     serve,
     test,
