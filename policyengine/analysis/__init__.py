@@ -1,0 +1,6 @@
+"""What can be said of whole policies: what changes for requests between two of them."""
+
+from policyengine.analysis.changes import Diff, Difference, Direction
+from policyengine.analysis.compare import compare
+
+__all__ = ["Diff", "Difference", "Direction", "compare"]

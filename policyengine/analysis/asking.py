@@ -1,0 +1,125 @@
+"""Both policies asked the same question, by the evaluator that production asks and by the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from policyengine.analysis.changes import Answer, Rule, Verdict, answer_of, details_of, unique
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.reads import nanoseconds
+from policyengine.directory.entities import Directory
+from policyengine.kinds import EntityRef
+from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.plan import Needs
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.show import duration
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.walk import BlockSeen, Walk
+from policyengine.source import Span
+
+LONGEST_RULE = 160
+
+
+class Disagreement(Exception):
+    """The evaluator and the specification answer differently, which is a mistake in policyengine."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """One policy that can be asked. `now` is the clock of the next question."""
+
+    kernel: k.Kernel
+    directory: Directory = field(default_factory=Directory)
+    now: int = 0
+
+    def __post_init__(self) -> None:
+        self.evaluator = Evaluator(self.kernel, self.directory, now=lambda: self.now)
+
+    def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
+        """As production decides."""
+        self.now = nanoseconds(now)
+        quick = self.evaluator.quick(dict(question))
+        if quick is not None:
+            return quick
+        request = Request.from_mapping(question)
+        return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
+
+    def verdict(self, question: Mapping[str, Any], now: datetime) -> tuple[Answer, Verdict]:
+        """As the specification decides and production confirms. Raises Disagreement."""
+        decided = self.decide(question, now)
+        request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
+        facts = facts_of(self.evaluator.slices.of(request), request, snapshot, now)
+        seen = walk(facts, snapshot)
+        specified = conclude(facts, seen)[0]
+        answer = answer_of(specified)
+        if answer != answer_of(decided) or specified.outcome is not decided.outcome:
+            raise Disagreement(f"the evaluator says {decided.outcome}, the specification {specified.outcome}")
+        return answer, Verdict(specified.outcome, details_of(answer), unique(responsible(specified, seen)))
+
+    def answer(self, question: Mapping[str, Any], now: datetime) -> Answer | None:
+        """What production says; None where it is no question."""
+        try:
+            return answer_of(self.decide(question, now))
+        except RequestError:
+            return None
+
+
+def responsible(decision: Decision, seen: Walk) -> Iterator[Rule]:
+    """The rules that stopped the request, or those that opened the door; whoever is not let in is told which gate."""
+    if decision.outcome is Outcome.ALLOW:
+        yield from openers((*seen.anyone, *seen.presenter, *(seen.user or ())))
+        return
+    for guard in seen.guards:
+        for one in guard.effects:
+            kind = Outcome.DENY if isinstance(one.effect, k.Deny) else Outcome.CONFIRM
+            if one.acts and not isinstance(one.effect, k.Oblige) and kind is decision.outcome:
+                yield rule(f'guard "{guard.guard.name}"', one.effect.span)
+    for reason in decision.reasons:
+        if reason.rule is None and reason.outcome is decision.outcome:
+            yield Rule(f"gate {reason.gate}", reason.at or "", reason.message)
+
+
+def openers(blocks: tuple[BlockSeen, ...]) -> Iterator[Rule]:
+    for block in blocks:
+        for grant in block.grants:
+            if block.stands and grant.opens:
+                yield rule(block.block.label, grant.grant.span)
+
+
+def rule(name: str, span: Span) -> Rule:
+    text = " ".join(span.text.split())
+    return Rule(name, span.at, text if len(text) <= LONGEST_RULE else f"{text[: LONGEST_RULE - 1]}…")
+
+
+# ── A question as it goes over the wire ───────────────────────────────────────────────────────
+
+
+def as_json(value: Any) -> Any:
+    """The question as JSON has it: `policyengine decide` takes it as it is."""
+    match value:
+        case bool() | str() | None:
+            return value
+        case Mapping():
+            return {str(name): as_json(one) for name, one in value.items()}
+        case list() | tuple():
+            return [as_json(one) for one in value]
+        case EntityRef(type_, id_):
+            return {"type": type_, "id": id_}
+        case timedelta():
+            return duration(value)
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
+            return str(value)
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case _:
+            return value

@@ -1,0 +1,229 @@
+"""What a diff comes to, as data: differences with their witnesses, what was proved, what was only sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from policyengine.runtime.decision import Decision, Outcome
+
+# What an answer comes to: the outcome, whom a confirm asks, what an allow demands.
+Answer: TypeAlias = frozenset[tuple[str, ...]]
+STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
+
+
+class Direction(StrEnum):
+    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` is neither or both."""
+
+    WIDENING = "widening"
+    NARROWING = "narrowing"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule by its name and place; `text` as it is written."""
+
+    name: str
+    at: str
+    text: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"rule": self.name, "at": self.at, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of one policy to the witness, and the rules it rests on."""
+
+    outcome: Outcome
+    details: tuple[str, ...]  # whom a confirm asks, what an allow demands
+    rules: tuple[Rule, ...]
+
+    @property
+    def words(self) -> str:
+        return " ".join((str(self.outcome), *([f"({'; '.join(self.details)})"] if self.details else [])))
+
+    def to_dict(self) -> dict[str, Any]:
+        rules = [rule.to_dict() for rule in self.rules]
+        return {"outcome": str(self.outcome), "details": list(self.details), "rules": rules}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Who asks for what; `condition` is when the answers differ, as far as the changed rules tell."""
+
+    endpoint: str
+    caller: str
+    condition: str
+
+    @property
+    def words(self) -> str:
+        return " · ".join((self.endpoint, self.caller, *([f"when {self.condition}"] if self.condition else [])))
+
+    def to_dict(self) -> dict[str, str]:
+        return {"endpoint": self.endpoint, "caller": self.caller, "when": self.condition}
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A request to which both engines, old and new, were seen to give these answers."""
+
+    region: Region
+    question: Mapping[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One change of answers, wherever the same rules bring it about; `witnesses` hold one for each region."""
+
+    direction: Direction
+    old: Verdict
+    new: Verdict
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+    witnesses: tuple[Witness, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        first = self.witnesses[0]
+        return {
+            "direction": str(self.direction),
+            "regions": [one.region.to_dict() for one in self.witnesses],
+            "witness": {"request": first.question, "at": written(first.at)},
+            "old": self.old.to_dict(),
+            "new": self.new.to_dict(),
+            "removed": [rule.to_dict() for rule in self.removed],
+            "added": [rule.to_dict() for rule in self.added],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Where sameness was not proved: `sampled` requests were tried and no further difference was found."""
+
+    endpoint: str
+    caller: str
+    why: str
+    sampled: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"endpoint": self.endpoint, "caller": self.caller, "why": self.why, "sampled": self.sampled}
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A recorded decision that the new policy would not make again."""
+
+    id: str
+    line: int
+    direction: Direction
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A log decided again: how many records were, what flips, and those that could not be decided again."""
+
+    file: str
+    records: int
+    flips: tuple[Flip, ...]
+    unusable: int
+
+    def to_dict(self) -> dict[str, Any]:
+        flips = [
+            {"id": one.id, "line": one.line, "direction": str(one.direction), "old": one.old, "new": one.new}
+            for one in self.flips
+        ]
+        return {"file": self.file, "records": self.records, "unusable": self.unusable, "flips": flips}
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """All of it. `same` and `differing` count regions: kinds of callers at classes of endpoints."""
+
+    old: str
+    new: str
+    differences: tuple[Difference, ...]
+    doubts: tuple[Doubt, ...]
+    same: int
+    differing: int
+    log: Replayed | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Nothing differs but what is told."""
+        return not self.doubts
+
+    @property
+    def widens(self) -> bool:
+        flips = self.log.flips if self.log else ()
+        return any(one.direction is not Direction.NARROWING for one in (*self.differences, *flips))
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.differences or (self.log and self.log.flips))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "old": self.old,
+            "new": self.new,
+            "same": not self.differs and self.proved,
+            "proved": self.proved,
+            "regions": {"same": self.same, "differing": self.differing, "sampled": len(self.doubts)},
+            "differences": [one.to_dict() for one in self.differences],
+            "doubts": [one.to_dict() for one in self.doubts],
+            "log": None if self.log is None else self.log.to_dict(),
+        }
+
+
+def written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+# ── Answers and their direction ───────────────────────────────────────────────────────────────
+
+
+def answer_of(decision: Decision) -> Answer:
+    """What a decision comes to; the names of rules, their words and what would help are left out."""
+    if decision.outcome is Outcome.ALLOW:
+        return frozenset(("oblige", one.kind, *one.arguments) for one in decision.obligations)
+    if decision.outcome is not Outcome.CONFIRM:
+        return frozenset({(str(decision.outcome),)})
+    asked = (one for one in decision.remedies if one.kind == "approval")
+    return frozenset(("confirm", one.by or "", one.within or "any time") for one in asked)
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    kinds = {key[0] for key in answer}
+    return next((one for one in STRENGTH if str(one) in kinds), Outcome.ALLOW)
+
+
+def details_of(answer: Answer) -> tuple[str, ...]:
+    """Whom a confirm asks, what an allow demands."""
+
+    def words(key: tuple[str, ...]) -> str:
+        if key[0] == "confirm":
+            return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}"
+        return " ".join(key[1:])
+
+    return tuple(sorted(words(key) for key in answer if len(key) > 1))
+
+
+def direction_of(old: Answer, new: Answer) -> Direction:
+    """A weaker outcome widens, and so does a duty or a confirmation that is gone while none came."""
+    before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
+    if before != after:
+        return Direction.WIDENING if after > before else Direction.NARROWING
+    lost, gained = old - new, new - old
+    if lost and (not gained or outcome_of(old) is Outcome.ALLOW):
+        return Direction.WIDENING
+    return Direction.CHANGED if lost else Direction.NARROWING
+
+
+def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(dict.fromkeys(rules))

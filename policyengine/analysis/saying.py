@@ -1,0 +1,215 @@
+"""When two answers differ, in words: for each fact that changed rules ask for, the states that make the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import product
+from typing import TypeAlias
+
+from policyengine import kinds
+from policyengine.analysis.diagrams import Path
+from policyengine.analysis.filling import number
+from policyengine.analysis.regions import Comparison, conditions_of
+from policyengine.analysis.rewriting import ISSUER, RESOURCE, SEGMENT, SOUND, Rewriter
+from policyengine.analysis.sides import Unit
+from policyengine.runtime.show import shown
+from policyengine.semantics import kernel as k
+from policyengine.semantics.cells import Plain, State
+from policyengine.semantics.formulas import Pair, Subject, type_of
+
+MOST_WORDS = 6
+
+# For each side the rules that only it has, and what rewrites their conditions.
+Changed: TypeAlias = tuple[tuple[Sequence[Unit], Rewriter], tuple[Sequence[Unit], Rewriter]]
+
+
+def condition_of(comparison: Comparison, path: Path, changed: Changed) -> str:
+    """What must be so of the facts that the changed rules ask for; empty where it is always so."""
+    asked, ends = asked_anew(changed), ends_of(comparison, path)
+    said: list[str] = []
+    for number, subject in enumerate(comparison.space.subjects):
+        if asked & set(words_in(subject)) and any(fact in path for fact in comparison.sources(number)):
+            said += words_of(comparison, path, ends, number, subject)
+    return " and ".join(dict.fromkeys(said[:MOST_WORDS])) + (" and …" if len(said) > MOST_WORDS else "")
+
+
+def words_of(
+    comparison: Comparison, path: Path, ends: tuple[object, object], number: int, subject: Subject
+) -> Iterator[str]:
+    """The states of one fact that leave the difference as it is, unless all do; all else is as on the path."""
+    sources = comparison.sources(number)
+    places = [range(len(comparison.states(fact))) for fact in sources]
+    every: dict[Plain, bool] = {}
+    for chosen in product(*places):
+        other = {**path, **dict(zip(sources, chosen, strict=True))}
+        state = comparison.told(number, other)
+        every[state] = every.get(state, False) or ends_of(comparison, other) == ends
+    fitting = [state for state, fits in every.items() if fits]
+    if len(fitting) < len(every):
+        yield words_for(subject, fitting, list(every), comparison.space.constants[number])
+
+
+def ends_of(comparison: Comparison, path: Path) -> tuple[object, object]:
+    return comparison.diagrams.value(comparison.old, path), comparison.diagrams.value(comparison.new, path)
+
+
+def asked_anew(changed: Changed) -> set[str]:
+    """The facts in those parts of the changed rules that only one side has; all of them where just the order changed."""
+    old, new = ({p: names for unit in units for p, names in asked_by(unit, by)} for units, by in changed)
+    apart = {name for part, names in (old | new).items() if (part in old) != (part in new) for name in names}
+    return apart or {name for names in (old | new).values() for name in names}
+
+
+def asked_by(unit: Unit, rewrite: Rewriter) -> Iterator[tuple[object, tuple[str, ...]]]:
+    """Each part of a rule that asks for facts by itself, and which these are."""
+    for condition in conditions_of(unit):
+        for part in atoms(rewrite(condition)):
+            yield part, tuple(words_in(part))
+    for one in getattr(unit.block, "requirements", ()):
+        yield (one if not isinstance(one, k.ActsFor) else "acts for"), REQUIRED.get(type(one).__name__, ())
+
+
+def atoms(condition: k.Expr) -> Iterator[k.Expr]:
+    match condition:
+        case k.Named(_, expression):
+            yield from atoms(expression)
+        case k.Not(operand):
+            yield from atoms(operand)
+        case k.And(items) | k.Or(items):
+            yield from (one for item in items for one in atoms(item))
+        case _:
+            yield condition
+
+
+REQUIRED = {
+    "IssuedBy": ("issuer",), "ActsAlone": ("credential.subject",), "ActsFor": ("credential.subject",),
+    "CredentialKind": ("credential.kind",), "CredentialLifetime": ("credential.lifetime",),
+    "CredentialAge": ("credential.age",), "CredentialBound": ("credential.bound",), "Valid": ("time",),
+    "AttestedBy": ("attestation.verified", "attestation.by", "attestation.model", "attestation.model_hash",
+                   "attestation.environment", "attestation.age"),
+}  # fmt: skip
+
+
+def words_in(subject: Subject) -> Iterator[str]:
+    parts = [subject.left, subject.right] if isinstance(subject, Pair) else [subject]
+    for part in parts:
+        for node in k.walk(part):
+            if isinstance(node, k.Fact | k.Attribute | k.Member):
+                yield name_of(node)
+
+
+def name_of(node: k.Expr) -> str:
+    match node:
+        case k.Named(_, expression):
+            return name_of(expression)
+        case k.Constant(value):
+            return shown(value)
+        case k.Variable(name):
+            return name
+        case k.Attribute(base, name) | k.Member(base, name):
+            above = base.value.type if isinstance(base, k.Constant) and hasattr(base.value, "type") else name_of(base)
+            return f"{above}.{name}"
+        case k.Fact(path):
+            return name_of_fact(path)
+        case k.Apply(function, arguments):
+            return f"{function}({', '.join(map(name_of, arguments))})"
+        case k.Default(operand):
+            return name_of(operand)
+        case _:
+            return " ".join(node.span.text.split())
+
+
+def name_of_fact(path: tuple[str, ...]) -> str:
+    match path:
+        case _ if path == ISSUER:
+            return "issuer"
+        case _ if path == SOUND:
+            return "the chain"
+        case ("segment", *_):
+            return SEGMENT
+        case ("resource", *_):
+            return RESOURCE
+        case ("depth", *_):
+            return "chain.depth"
+        case ("unsure" | "claimed", _, *rest):
+            return ".".join(rest)
+        case _:
+            return ".".join(path)
+
+
+def words_for(subject: Subject, fitting: Sequence[Plain], states: Sequence[Plain], constants: set[Plain]) -> str:
+    """`body.amount > 500 and body.amount <= 1000`, `user.plan in [free, team]`, `body.note is unknown` …"""
+    if isinstance(subject, Pair):
+        return pair_words(subject, fitting)
+    name = name_of(subject)
+    known = [one for one in fitting if one not in (State.ABSENT, State.BROKEN)]
+    all_known = [one for one in states if one not in (State.ABSENT, State.BROKEN)]
+    unknown = "" if len(known) == len(fitting) else f"{name} is unknown"
+    if not known:
+        return unknown
+    if len(known) == len(all_known):
+        return f"{name} is known"
+    said = known_words(name, subject, known, all_known, constants)
+    return f"({said} or {unknown})" if unknown else said
+
+
+def pair_words(pair: Pair, fitting: Sequence[Plain]) -> str:
+    signs = {frozenset({-1}): "<", frozenset({0}): "==", frozenset({1}): ">", frozenset({-1, 0}): "<=",
+             frozenset({0, 1}): ">=", frozenset({-1, 1}): "!="}  # fmt: skip
+    known = frozenset(int(one) for one in fitting if isinstance(one, Fraction))
+    between = f"{name_of(pair.left)} {signs.get(known, '?')} {name_of(pair.right)}"
+    unknown = f"{name_of(pair.left)} or {name_of(pair.right)} is unknown"
+    if not known or len(known) == 3:
+        return unknown if not known else f"{name_of(pair.left)} and {name_of(pair.right)} are known"
+    return between if len(known) == len(fitting) else f"({between} or {unknown})"
+
+
+def known_words(
+    name: str, subject: k.Expr, known: Sequence[Plain], states: Sequence[Plain], constants: set[Plain]
+) -> str:
+    type_ = type_of(subject)
+    if all(isinstance(one, bool) for one in states):
+        whole = name if isinstance(subject, k.Fact | k.Attribute | k.Member) else " ".join(sentence(subject).split())
+        return whole if known[0] else f"not ({whole})" if " " in whole else f"not {whole}"
+    if isinstance(states[0], Fraction) and not isinstance(type_, kinds.Enum):
+        return range_words(name, [one for one in known if isinstance(one, Fraction)], states, constants, type_)
+    named = [one for one in known if one in constants or isinstance(type_, kinds.Enum)]
+    if len(named) == len(known):
+        values = [value_words(one, type_) for one in named]
+        return f"{name} == {values[0]}" if len(values) == 1 else f"{name} in [{', '.join(values)}]"
+    others = [value_words(one, type_) for one in states if one in constants and one not in known]
+    return f"{name} != {others[0]}" if len(others) == 1 else f"{name} not in [{', '.join(others)}]"
+
+
+def sentence(subject: k.Expr) -> str:
+    if isinstance(subject, k.Contains):
+        return f"{name_of(subject.collection)} has {name_of(subject.item)}"
+    return subject.span.text or name_of(subject)
+
+
+def range_words(
+    name: str, known: Sequence[Fraction], states: Sequence[Plain], constants: set[Plain], type_: kinds.Type
+) -> str:
+    """The states stand in rising order; constants bound them."""
+    ordered = sorted(one for one in states if isinstance(one, Fraction))
+    limits = sorted(one for one in constants if isinstance(one, Fraction))
+    first, last = min(known), max(known)
+    said = []
+    if first != ordered[0]:
+        at_least = first in limits
+        bound = first if at_least else max((one for one in limits if one < first), default=first)
+        said.append(f"{name} {'>=' if at_least else '>'} {value_words(bound, type_)}")
+    if last != ordered[-1]:
+        at_most = last in limits
+        bound = last if at_most else min((one for one in limits if one > last), default=last)
+        said.append(f"{name} {'<=' if at_most else '<'} {value_words(bound, type_)}")
+    if first == last and first in limits:
+        return f"{name} == {value_words(first, type_)}"
+    return " and ".join(said) or name
+
+
+def value_words(value: Plain, type_: kinds.Type) -> str:
+    if isinstance(value, Fraction):
+        return str(number(value, type_)) if isinstance(type_, kinds.Enum) else shown(number(value, type_))
+    return shown(value)
