@@ -143,8 +143,8 @@ class Reading:
         for key in given:
             if key not in keys:
                 meant = suggest(key, keys)
-                one_of = ", ".join(f"`{name}`" if section else f"`[{name}]`" for name in keys)
-                hint = f"did you mean `{meant}`?" if meant else f"there are {one_of}"
+                shown_as = {name: f"`{name}`" if section else f"`[{name}]`" for name in keys}
+                hint = f"did you mean {shown_as[meant]}?" if meant else f"there are {', '.join(shown_as.values())}"
                 where = f" in `[{section}]`" if section else ""
                 raise self.wrong(section, key, f"unknown {'key' if section else 'part'} `{key}`{where}", hint)
 

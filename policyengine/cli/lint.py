@@ -51,9 +51,9 @@ def lint(
         Report, typer.Option("--format", help="For people, for programs, for code scanning, or as annotations.")
     ] = Report.TEXT,
 ) -> int:
-    """Find what could be safer or clearer, beside all that `check` finds.
+    """Find what could be safer or clearer.
 
-    RULE is a code or a short name: `policyengine explain-code` lists them. A project's own choice stands in
+    All that `check` finds is told, too. RULE is a code or a short name: `policyengine explain-code` lists them. A project's own choice stands in
     `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
 
     Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.

@@ -1,0 +1,111 @@
+"""`policyengine.toml`: where it is found, what it says, and how a mistake in it is told."""
+
+import pytest
+
+from policyengine.cli.configuration import Configuration, CoverageConfiguration, TestConfiguration, configuration_of
+from policyengine.cli.failures import CommandError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies" / "payments").mkdir(parents=True)
+    return tmp_path
+
+
+def read(project, text: str) -> Configuration:
+    (project / "policyengine.toml").write_text(text)
+    return configuration_of([project / "policies" / "payments"])
+
+
+def told(project, text: str) -> tuple[str, str | None, str]:
+    with pytest.raises(CommandError) as caught:
+        read(project, text)
+    assert (caught.value.kind, caught.value.code) == ("configuration", 1)
+    return caught.value.message, caught.value.hint, caught.value.detail
+
+
+def test_without_a_file_everything_is_as_it_is(project):
+    assert configuration_of([project / "policies"]) == Configuration()
+    assert configuration_of([]) == Configuration()
+
+
+def test_a_file_is_found_above_the_first_path(project):
+    found = read(project, "[test]\njobs = 2\nseed = 7\n[coverage]\nfail_under = 90\n")
+    assert found.test == TestConfiguration(2, 7)
+    assert found.coverage == CoverageConfiguration(90.0)
+    assert found.file == project / "policyengine.toml"
+
+
+def test_the_nearest_file_counts_alone(project):
+    (project / "policies" / "policyengine.toml").write_text("[test]\njobs = 5\n")
+    assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestConfiguration(5, None)
+
+
+def test_rules_are_named_by_code_or_name(project):
+    found = read(
+        project, '[lint]\nselect = ["head", "w458"]\nextend = ["W653"]\nignore = ["static-key"]\nstrict = true\n'
+    )
+    assert found.lint.select == ("W350", "W458")
+    assert (found.lint.extend, found.lint.ignore, found.lint.strict) == (("W653",), ("W457",), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint", "shown"),
+    [
+        ("[lint]\nselct = []\n", "unknown key `selct` in `[lint]`", "did you mean `select`?",
+         "policyengine.toml:2:1: unknown key `selct` in `[lint]`\n  selct = []\n  ^^^^^"),
+        ("[lnt]\nselect = []\n", "unknown part `lnt`", "did you mean `[lint]`?",
+         "policyengine.toml:1:2: unknown part `lnt`\n  [lnt]\n   ^^^"),
+        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`",
+         "policyengine.toml:1:2: unknown part `format`\n  [format]\n   ^^^^^^"),
+        ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`", "there are `jobs`, `seed`",
+         "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
+        ("lint = 1\n", "`lint` is no table", "write `[lint]` on a line of its own",
+         "policyengine.toml:1:1: `lint` is no table\n  lint = 1\n  ^^^^"),
+        ("[lint]\nignore = 'head'\n", "`ignore` is a list of rules", 'as in `ignore = ["static-key"]`',
+         "policyengine.toml:2:1: `ignore` is a list of rules\n  ignore = 'head'\n  ^^^^^^"),
+        ("[lint]\nignore = ['haed']\n", "there is no rule `haed`", "did you mean `head`?",
+         "policyengine.toml:2:1: there is no rule `haed`\n  ignore = ['haed']\n  ^^^^^^"),
+        ("[lint]\nignore = ['E201']\n", "`E201` is an error, and errors are always told", "name warnings only",
+         "policyengine.toml:2:1: `E201` is an error, and errors are always told\n  ignore = ['E201']\n  ^^^^^^"),
+        ("[lint]\nstrict = 1\n", "`strict` is `true` or `false`", None,
+         "policyengine.toml:2:1: `strict` is `true` or `false`\n  strict = 1\n  ^^^^^^"),
+        ("[test]\njobs = -1\n", "`jobs` is a whole number, 0 or more", None,
+         "policyengine.toml:2:1: `jobs` is a whole number, 0 or more\n  jobs = -1\n  ^^^^"),
+        ("[test]\njobs = true\n", "`jobs` is a whole number, 0 or more", None,
+         "policyengine.toml:2:1: `jobs` is a whole number, 0 or more\n  jobs = true\n  ^^^^"),
+        ("[coverage]\nfail_under = 101\n", "`fail_under` is a number from 0 to 100", None,
+         "policyengine.toml:2:1: `fail_under` is a number from 0 to 100\n  fail_under = 101\n  ^^^^^^^^^^"),
+        ("[lint]\nstrict = yes\n", "invalid value", "this is no TOML",
+         "policyengine.toml:2:10: invalid value\n  strict = yes\n           ^"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_where_it_stands(project, text, message, hint, shown):
+    assert told(project, text) == (f"`policyengine.toml`: {message}", hint, shown)
+
+
+def test_a_text_that_ends_too_early_is_told_at_its_end(project):
+    message, hint, shown = told(project, "[lint]\nselect = [")
+    assert hint == "this is no TOML"
+    assert message.startswith("`policyengine.toml`: ")
+    assert shown.startswith("policyengine.toml:2:")
+
+
+def test_a_file_that_is_no_utf_8_is_told(project):
+    (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
+    with pytest.raises(CommandError) as caught:
+        configuration_of([project])
+    assert caught.value.message == "`policyengine.toml` is no UTF-8"
+
+
+def test_a_command_tells_it_and_ends_with_1(run, tmp_path):
+    (tmp_path / "a.policy").write_text("anyone { may GET /a }\n")
+    (tmp_path / "policyengine.toml").write_text("[lint]\nselct = []\n")
+    ended = run("lint", "a.policy")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.endswith(
+        "error: `policyengine.toml`: unknown key `selct` in `[lint]`\nhint: did you mean `select`?\n"
+    )
+    as_json = run("lint", "a.policy", "--format", "json")
+    assert (as_json.json["error"]["kind"], as_json.json["error"]["line"]) == ("configuration", 2)
