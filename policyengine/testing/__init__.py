@@ -1,7 +1,31 @@
 """Runs the `test` blocks of policies, and reports what came of them."""
 
-from policyengine.testing.report import Report, Result, Status
-from policyengine.testing.runner import run
-from policyengine.testing.selecting import Selection, collect
+from __future__ import annotations
 
-__all__ = ["Report", "Result", "Selection", "Status", "collect", "run"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from policyengine.testing.asking import Policy
+    from policyengine.testing.report import Report, Result, Status
+    from policyengine.testing.runner import run
+    from policyengine.testing.selecting import Selection, collect
+
+# Where each name lives. They load when asked for: every pytest imports this package, to see whether it is wanted.
+_HOMES = {
+    "Policy": "asking",
+    "Report": "report",
+    "Result": "report",
+    "Selection": "selecting",
+    "Status": "report",
+    "collect": "selecting",
+    "run": "runner",
+}
+
+__all__ = ["Policy", "Report", "Result", "Selection", "Status", "collect", "run"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -45,9 +45,9 @@ def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
     return Report(tuple(results_of(cases, kernel)), kernel.revision)
 
 
-def results_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Result]:
-    """What comes of the cases, one after the other."""
-    runner = Runner.of(kernel)
+def results_of(cases: Iterable[Case], kernel: k.Kernel, runner: Runner | None = None) -> Iterator[Result]:
+    """What comes of the cases, one after the other. A `runner` remembers what cases before these have spent."""
+    runner = runner or Runner.of(kernel)
     for case in cases:
         begun = perf_counter()
         yield replace(_result(case, runner), seconds=perf_counter() - begun)

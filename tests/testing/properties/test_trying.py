@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +197,16 @@ def test_without_claims_hypothesis_is_not_needed(monkeypatch: pytest.MonkeyPatch
     assert found.kernel is not None
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert try_properties(found.properties, found.kernel) == ()
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "properties.md").read_text(encoding="utf-8")
+    [policy] = re.findall(r"^```policy\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    found = checked(policy)
+    assert found.kernel is not None
+    assert [one.verdict for one in try_properties(found.properties, found.kernel)] == [Verdict.PASSED] * 2
+    [guard] = re.findall(r"^guard .*?^}$", policy, re.DOTALL | re.MULTILINE)
+    without = checked(policy.replace(guard, ""))
+    assert without.kernel is not None
+    assert shown in try_properties(without.properties, without.kernel)[0].render() + "\n"

@@ -97,11 +97,15 @@ Texts = tuple[str, ...]
 
 
 def checked(*texts: str) -> Checked:
-    parsed = [parse(Source(f"{number}_test.policy" if "test " in text else f"{number}.policy", text))
-              for number, text in enumerate(texts)]  # fmt: skip
+    parsed = [parse(Source(name_of(number, text), text)) for number, text in enumerate(texts)]
     found = check([module for module, _ in parsed if module], [finding for _, some in parsed for finding in some])
     assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
     return found
+
+
+def name_of(number: int, text: str) -> str:
+    """What declares nothing is a file of tests."""
+    return f"{number}_test.policy" if "test " in text and "entity " not in text else f"{number}.policy"
 
 
 def with_hole(texts: Texts, sound: str, hole: str) -> Texts:
