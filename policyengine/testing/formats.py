@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from xml.etree import ElementTree
 
-from policyengine.testing.report import Report, Result, Status
+from policyengine.testing.report import BAD, Report, Status, Tested
 
 # What XML 1.0 has no place for, escaped or not.
 _NO_XML = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\t\n\r"} | {0xFFFE: "?", 0xFFFF: "?"}
@@ -15,7 +15,7 @@ _NO_XML = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\t\
 def junit(report: Report) -> str:
     """JUnit XML as CI servers read it: a suite for each test, a case for each request; times in seconds."""
     root = ElementTree.Element("testsuites", _totals(report.results))
-    for (package, test), results in groupby(report.results, key=lambda one: (one.case.package, one.case.test)):
+    for (package, test), results in groupby(report.results, key=lambda one: (one.example.package, one.example.test)):
         several = list(results)
         name = _xml(f"{package}: {test}")
         suite = ElementTree.SubElement(root, "testsuite", {"name": name, **_totals(several)})
@@ -25,27 +25,28 @@ def junit(report: Report) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _junit_case(suite: ElementTree.Element, result: Result, name: str) -> None:
-    span = result.case.span
+def _junit_case(suite: ElementTree.Element, result: Tested, name: str) -> None:
+    span = result.example.span
     where = {"file": span.source.name, "line": str(span.line), "time": f"{result.seconds:.6f}"}
     case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": _xml(title(result)), **where})
     match result.status:
         case Status.SKIPPED:
-            ElementTree.SubElement(case, "skipped", {"message": _xml(result.case.skip or "")})
-        case Status.FAILED | Status.ERRORED:
+            ElementTree.SubElement(case, "skipped", {"message": _xml(result.example.skip or "")})
+        case Status.FAILED | Status.ERRORED | Status.UNDECIDED:
             word = "failure" if result.status is Status.FAILED else "error"
             ElementTree.SubElement(case, word, {"message": _xml(result.in_short)}).text = _xml(result.render())
         case Status.PASSED:
             pass
 
 
-def _totals(results: list[Result] | tuple[Result, ...]) -> dict[str, str]:
+def _totals(results: Sequence[Tested]) -> dict[str, str]:
     every = [result.status for result in results]
-    counts = {"failures": Status.FAILED, "errors": Status.ERRORED, "skipped": Status.SKIPPED}
     seconds = sum(result.seconds for result in results)
     return {
         "tests": str(len(every)),
-        **{word: str(every.count(status)) for word, status in counts.items()},
+        "failures": str(every.count(Status.FAILED)),
+        "errors": str(every.count(Status.ERRORED) + every.count(Status.UNDECIDED)),
+        "skipped": str(every.count(Status.SKIPPED)),
         "time": f"{seconds:.6f}",
     }
 
@@ -62,13 +63,13 @@ def tap(report: Report) -> str:
 
 def _tap_lines(report: Report) -> Iterator[str]:
     for number, result in enumerate(report.results, 1):
-        sign = "ok" if result.status in (Status.PASSED, Status.SKIPPED) else "not ok"
-        named = f"{result.case.package}: {result.case.test}: {title(result)}"
-        skip = f" # SKIP {_one_line(result.case.skip or '')}" if result.status is Status.SKIPPED else ""
+        sign = "not ok" if result.status in BAD else "ok"
+        named = f"{result.example.package}: {result.example.test}: {title(result)}"
+        skip = f" # SKIP {_one_line(result.example.skip or '')}" if result.status is Status.SKIPPED else ""
         yield f"{sign} {number} - {_one_line(named)}{skip}"
         if sign == "not ok":
             yield "  ---"
-            yield f"  at: {result.case.span.at}"
+            yield f"  at: {result.example.span.at}"
             yield "  message: |"
             yield from (f"    {line}" for line in result.render().splitlines())
             yield "  ..."
@@ -85,9 +86,9 @@ def github(report: Report) -> str:
     return "\n".join([*lines, report.summary]) + "\n"
 
 
-def _annotation(result: Result) -> str:
-    span = result.case.span
-    place = {"file": span.source.name, "line": span.line, "col": span.column, "title": f"test {result.case.test}"}
+def _annotation(result: Tested) -> str:
+    span = result.example.span
+    place = {"file": span.source.name, "line": span.line, "col": span.column, "title": f"test {result.example.test}"}
     properties = ",".join(f"{name}={_property(str(value))}" for name, value in place.items())
     return f"::error {properties}::{_data(result.render())}"
 
@@ -100,6 +101,6 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def title(result: Result) -> str:
+def title(result: Tested) -> str:
     """`3 GET /v1/invoices => allow`, unique in its test."""
-    return f"{result.case.number} {result.case.request} => {result.case.expected.text}"
+    return f"{result.example.number} {result.asks}"

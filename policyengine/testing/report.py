@@ -7,27 +7,62 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from policyengine.diagnostics import place, underlined
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.show import shown
 from policyengine.semantics.examples import Case
 from policyengine.semantics.explain import Explanation, headline
+from policyengine.source import Span
 from policyengine.testing.meets import Difference
 
 
 class Status(StrEnum):
-    """FAILED: something else came of it; ERRORED: it could not be asked at all."""
+    """FAILED: something else came of it; ERRORED: it could not be asked; UNDECIDED: a claim that too little was held
+    against."""
 
     PASSED = "passed"
     FAILED = "failed"
     ERRORED = "errored"
+    UNDECIDED = "undecided"
     SKIPPED = "skipped"
 
 
-SIGNS = {Status.PASSED: "✓", Status.FAILED: "✗", Status.ERRORED: "!", Status.SKIPPED: "·"}
-BAD = (Status.FAILED, Status.ERRORED)
+SIGNS = {Status.PASSED: "✓", Status.FAILED: "✗", Status.ERRORED: "!", Status.UNDECIDED: "?", Status.SKIPPED: "·"}
+BAD = (Status.FAILED, Status.ERRORED, Status.UNDECIDED)
+
+
+class Shown(Protocol):
+    """What a test shows or claims: where it stands, and whose it is. A `number` is unique in its test."""
+
+    @property
+    def test(self) -> str: ...
+    @property
+    def package(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def span(self) -> Span: ...
+    @property
+    def skip(self) -> str | None: ...
+
+
+class Tested(Protocol):
+    """What came of one example: of a request of a test, or of a claim about all requests."""
+
+    @property
+    def example(self) -> Shown: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def asks(self) -> str: ...
+    @property
+    def in_short(self) -> str: ...
+    def render(self) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +79,15 @@ class Result:
     problem: str | None = None
     differences: tuple[Difference, ...] = ()
     seconds: float = field(default=0.0, compare=False)  # that deciding took
+
+    @property
+    def example(self) -> Case:
+        return self.case
+
+    @property
+    def asks(self) -> str:
+        """`GET /v1/invoices => allow`."""
+        return f"{self.case.request} => {self.case.expected.text}"
 
     def of(self, case: Case) -> Result:
         """The same of an equal case."""
@@ -102,9 +146,12 @@ def reasons(decision: Decision) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of all requests, in the order of the text; `revision` names the policy they were asked of."""
+    """The results of all requests, then those of all claims, each in the order of the text.
 
-    results: tuple[Result, ...]
+    `revision` names the policy they were asked of; it is empty where they are several.
+    """
+
+    results: tuple[Tested, ...]
     revision: str = ""
 
     @cached_property
@@ -118,7 +165,7 @@ class Report:
         return not any(self.counts[status] for status in BAD)
 
     @property
-    def bad(self) -> tuple[Result, ...]:
+    def bad(self) -> tuple[Tested, ...]:
         """What failed, and what could not be asked."""
         return tuple(result for result in self.results if result.status in BAD)
 
@@ -134,10 +181,8 @@ class Report:
         return "\n\n".join([*blocks, self.summary])
 
     def _overview(self) -> Iterator[str]:
-        for (package, test), results in groupby(
-            self.results, key=lambda result: (result.case.package, result.case.test)
-        ):
-            lines = [f"  {SIGNS[r.status]} {r.case.request} => {r.case.expected.text}{skipped(r)}" for r in results]
+        for (package, test), results in groupby(self.results, key=lambda one: (one.example.package, one.example.test)):
+            lines = [f"  {SIGNS[one.status]} {one.asks}{skipped(one)}" for one in results]
             yield "\n".join([f"{package}: {test}", *lines])
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,5 +190,5 @@ class Report:
         return {"revision": self.revision, **counts, "results": [result.to_dict() for result in self.results]}
 
 
-def skipped(result: Result) -> str:
-    return f" — skipped: {result.case.skip}" if result.status is Status.SKIPPED else ""
+def skipped(result: Tested) -> str:
+    return f" — skipped: {result.example.skip}" if result.status is Status.SKIPPED else ""

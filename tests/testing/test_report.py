@@ -60,7 +60,7 @@ def test_a_report_as_data_counts_and_lists_what_was_asked() -> None:
     found = report(TEXT)
     data = found.to_dict()
     results = data.pop("results")
-    assert data == {"revision": found.revision, "passed": 2, "failed": 1, "errored": 0, "skipped": 1}
+    assert data == {"revision": found.revision, "passed": 2, "failed": 1, "errored": 0, "undecided": 0, "skipped": 1}
     assert results[0] == {
         "test": "sizes", "package": "main", "number": 1, "file": "0.policy", "line": 4, "column": 3,
         "request": "GET /a { request.size: 5 }", "expected": "allow", "status": "passed", "outcome": "allow",

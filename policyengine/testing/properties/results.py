@@ -11,7 +11,7 @@ from policyengine.diagnostics import place, underlined
 from policyengine.runtime.show import shown
 from policyengine.semantics.examples import Case, Property
 from policyengine.semantics.explain import headline
-from policyengine.testing.report import Result, reasons
+from policyengine.testing.report import Result, Status, reasons
 
 
 class Verdict(StrEnum):
@@ -40,6 +40,19 @@ class PropertyResult:
     text: str | None = None
     result: Result | None = None
     seconds: float = 0.0  # that trying took
+
+    @property
+    def example(self) -> Property:
+        return self.prop
+
+    @property
+    def status(self) -> Status:
+        return Status(self.verdict)
+
+    @property
+    def asks(self) -> str:
+        """The claim, as it is written."""
+        return self.claim
 
     @property
     def ok(self) -> bool:
