@@ -23,6 +23,8 @@ x_auth_token x_csrf_token
 SECRET_NAMES: Final = SECRET_HEADERS | {
     name for word in _WORDS.split() for name in (word, word.replace("_", "-"), word.replace("_", ""))
 }
+CALLERS_FACTS = frozenset({"request", "body", "args", "context", "credential", "task"})
+OF_THE_ENDPOINT = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
@@ -30,10 +32,14 @@ STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A fact that was left out. Equal fingerprints of one run of the server are of equal values."""
+    """A fact that was left out. Equal fingerprints of one run of the server are of equal values.
+
+    `tellable`: a message of a rule could show it. No message shows secret headers.
+    """
 
     fact: str
     fingerprint: str
+    tellable: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,8 @@ class Redaction:
 
     def _without(self, value: object, path: Path, found: list[Redacted]) -> object:
         if self.hides(path) and value is not None:
-            told = Redacted(spelled(path), self.fingerprint(value))
+            is_header = path[:2] == ("request", "headers") and path[-1].lower() in SECRET_HEADERS
+            told = Redacted(spelled(path), self.fingerprint(value), tellable=not is_header)
             found.append(told)
             return f"redacted:{told.fingerprint}" if isinstance(value, str) else REDACTED
         match value:
@@ -90,6 +97,8 @@ def path_of(fact: str) -> Path:
     path = tuple(STEP.findall(fact))
     if path[0] not in ROOTS:
         raise ValueError(f"`{fact}`: there is no fact `{path[0]}`")
+    if path[0] not in CALLERS_FACTS or path[:2] in OF_THE_ENDPOINT:
+        raise ValueError(f"`{fact}` is no fact of the request that can be left out: a record says who asked for what")
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 

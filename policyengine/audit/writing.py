@@ -29,6 +29,7 @@ VERSION = 1
 BEGINNING = b'{"v":1,'  # of every line: where a torn one is followed by a whole one, the whole one is found by it
 PLAIN = frozenset({str, int, bool, type(None)})
 NOTHING: frozenset[str] = frozenset()
+UNTOLD = "not in the log: it could show a fact that was left out"
 LARGEST_PLAIN = 65_536  # bytes in which no string is too long to be a value
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -198,16 +199,16 @@ class Writer:
         self._redaction = redaction
         self._suspicious = redaction.suspicious
 
-    def question(self, question: Mapping[str, object] | Request) -> bytes:
-        """The members of a line from `request` on."""
-        if type(question) is dict and (written := self._plainly(question)) is not None:
-            return written
+    def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
+        """The members of a line from `request` on, and whether messages could show what was left out of it."""
+        if type(question) is dict and (plainly := self._plainly(question)) is not None:
+            return plainly
         tree, redacted = self._redaction.applied(raw_of_any(question))
         beyond: list[dict[str, object]] = []
         written = encode(portable(tree, (), beyond))
-        return members(b'"request":' + written, redacted, beyond)
+        return members(b'"request":' + written, redacted, beyond), any(one.tellable for one in redacted)
 
-    def _plainly(self, question: dict[str, object]) -> bytes | None:
+    def _plainly(self, question: dict[str, object]) -> tuple[bytes, bool] | None:
         """None for a question that must be read with care to be written down."""
         redacted: list[Redacted] = []
         try:
@@ -220,10 +221,11 @@ class Writer:
             return None
         if len(written) > LARGEST_PLAIN or not shallow(written, question):
             return None
-        return members(b'"request":' + written, redacted, ())
+        return members(b'"request":' + written, redacted, ()), any(one.tellable for one in redacted)
 
-    def line(self, decision: Decision, moment: int, call: bytes, state: bytes, question: bytes) -> bytes:
+    def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
         """One decision; `state` are members with a comma behind each."""
+        question, tells = asked
         return b"".join(
             (
                 BEGINNING,
@@ -234,7 +236,7 @@ class Writer:
                 b'",',
                 state,
                 b'"decision":',
-                decision.to_json(),
+                untold(decision.to_json()) if tells else decision.to_json(),
                 b",",
                 question,
                 b"}\n",
@@ -249,6 +251,15 @@ class Writer:
         rest = members(written, [one for _, some in clean for one in some], beyond)
         name = digest(rest)
         return name, BEGINNING + b'"directory":' + encode(name) + b"," + rest + b"}\n"
+
+
+def untold(decision: bytes) -> bytes:
+    """The decision without the messages of rules, which may show what was left out of its request."""
+    tree = msgspec.json.decode(decision)
+    for one in (*tree["reasons"], *tree["obligations"]):
+        if one.get("rule") is not None and one.get("message") is not None:
+            one["message"] = UNTOLD
+    return encode(tree)
 
 
 def members(first: bytes, redacted: Sequence[Redacted], beyond: Sequence[dict[str, object]]) -> bytes:

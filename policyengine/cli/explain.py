@@ -33,11 +33,11 @@ def explain(
     if format is Format.JSON:
         print_json(explanation.to_dict())
     else:
-        _show(str(explanation.decision.outcome), explanation.render())
+        show_walk(str(explanation.decision.outcome), explanation.render())
     return EXIT_CODES[explanation.decision.outcome]
 
 
-def _show(outcome: str, walk: str) -> None:
+def show_walk(outcome: str, walk: str) -> None:
     """The walk as it is; its first word is the outcome."""
     screen = Screen()
     first, _, others = walk.partition("\n")

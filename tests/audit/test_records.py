@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit import CannotRepeat, DecisionLog, Record, decided_again, read_records
+from policyengine.audit import CannotRepeat, DecisionLog, LogError, Record, decided_again, read_records
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
 from policyengine.runtime.request import Request, RequestError
@@ -224,6 +224,22 @@ def test_a_secret_of_the_directory_is_not_written(path, tmp_path):
     (record,) = read_records(path)
     assert record.directory is not None
     assert record.directory.attribute(EntityRef("user", "alice"), "roles") == ("clerk",)
+
+
+def test_no_message_shows_what_was_left_out(path):
+    policy = POLICY.replace("body.amount > 500", 'body.amount > 500 message "pay {body.amount} for {body.note}"')
+    asked = Engine.from_text(policy, clock=lambda: NOW, log=DecisionLog(path, redact=["body.note"]))
+    decision = asked.decide({**PAY, "body": {"amount": 900, "note": SECRET}})
+    assert SECRET in decision.reasons[0].message
+    assert SECRET not in path.read_text()
+    (record,) = read_records(path)
+    assert (record.decision["reasons"][0]["rule"], record.outcome) == ("large", "confirm")
+
+
+@pytest.mark.parametrize("fact", ["user.id", "agent.id", "request.path", "chain.hops"])
+def test_who_asked_for_what_is_never_left_out(path, fact):
+    with pytest.raises(LogError, match="a record says who asked for what"):
+        DecisionLog(path, redact=[fact])
 
 
 def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(path):

@@ -12,7 +12,10 @@ from policyengine import __version__
 from policyengine.cli import app, main
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
-COMMANDS = ["check", "lint", "fmt", "test", "compile", "decide", "explain", "graph", "explain-code", "serve", "record", "why", "init"]
+COMMANDS = [
+    *["check", "lint", "fmt", "test", "compile", "decide", "explain", "graph"],
+    *["explain-code", "serve", "repl", "record", "why", "init"],
+]
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 
 

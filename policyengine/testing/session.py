@@ -1,0 +1,261 @@
+"""A test that is written line by line, and asked as it is written: what `policyengine repl` is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.request import RequestError
+from policyengine.semantics.check import Checked
+from policyengine.semantics.examples import Case
+from policyengine.semantics.explain import Explanation, Line, Mark, explain
+from policyengine.semantics.symbols import MAIN
+from policyengine.source import Source, Span
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.format import format_module
+from policyengine.testing.meets import meets
+from policyengine.testing.properties.writing import text as quoted
+from policyengine.testing.runner import CannotAsk, Runner
+from policyengine.testing.scratch import Scratch
+
+HEAD = 'test "session" {\n'
+# One of these begins a request: a method, `TOOL`, `ACTION`; the clock may move before it.
+REQUEST = re.compile(r"(?:(?:after|at|repeat\s+\S+\s+in)\s+\S+\s+)*[A-Z]+(?:\|[A-Z]+)*\s+\S")
+MOVES = re.compile(r"(?:after|at)\s+[^\s{]+")
+SETUP = re.compile(r"(?:given|use)\b")
+ASSIGNED = re.compile(r"(?P<name>[a-z_][\w.]*)(?P<key>\[\s*\"(?:[^\"\\]|\\.)*\"\s*\])?\s*=(?![=>])\s*")
+EXPECTS = re.compile(r"=>\s*(?:not\s+|first\s+)?(?:allow|deny|confirm|throttle)\b")
+LEXEME = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[{}()\[\]]', re.DOTALL)
+IN_THE_WAY = (Mark.NO, Mark.UNKNOWN)
+
+
+class Mistakes(Exception):
+    """A line means nothing: why, and where in it."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n\n".join(one.render() for one in self.diagnostics))
+
+
+class CannotBeAsked(Exception):
+    """A request is one that nothing can be decided about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a request. `met` is None where nothing was expected."""
+
+    case: Case
+    explanation: Explanation
+    met: bool | None = None
+
+    @property
+    def decision(self) -> Decision:
+        return self.explanation.decision
+
+    def in_the_way(self) -> Iterator[str]:
+        """The walk without all that is as it should be."""
+        for gate in self.explanation.gates:
+            if gate.mark in IN_THE_WAY:
+                yield from only_in_the_way(gate).render()
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A line as the language of tests has it: by how much what was typed is moved in it, and its value, if it has one.
+
+    `value` is where that begins.
+    """
+
+    text: str
+    shift: int
+    value: int = 0
+    value_shift: int = 0
+
+    def typed_at(self, offset: int) -> int:
+        """Where in the line something was typed."""
+        return offset - (self.value_shift if self.value and offset >= self.value else self.shift)
+
+
+@dataclass(slots=True)
+class Session:
+    """The items of a test so far, the clock that moved since, and what was spent."""
+
+    checked: Checked
+    package: str
+    scratch: Scratch
+    runner: Runner
+    items: list[str] = field(default_factory=list)
+    moved: str = ""
+    asked: int = 0
+    last: Answer | None = None
+
+    @classmethod
+    def of(cls, checked: Checked) -> Session:
+        """For policies without errors."""
+        assert checked.kernel is not None
+        package = checked.kernel.package
+        return cls(checked, package, Scratch.of(checked, package), Runner.of(checked.kernel))
+
+    # ── What a line does ──────────────────────────────────────────────────────────────────────
+
+    def take(self, line: str, number: int = 1) -> list[Answer]:
+        """Give what the line gives, or ask what it asks. Raises Mistakes, CannotBeAsked; then nothing has changed."""
+        if REQUEST.match(line):
+            return self._ask(line, number)
+        if MOVES.fullmatch(line):
+            self._lowered(Statement(f"{self.moved}{line} GET / => allow", len(self.moved)), line, number)
+            self.moved += f"{line} "
+            return []
+        statement = given(line)
+        cases = self._lowered(statement, line, number)[self.asked :]
+        answers = [self._answer(case, expects=True) for case in cases]  # requests may stand behind what is given
+        self._remember([statement.text], answers)
+        if statement.text.split()[:2] == ["given", "time"]:
+            self.moved = ""  # it stands from where it was set
+        return answers
+
+    def _ask(self, line: str, number: int) -> list[Answer]:
+        expects = EXPECTS.search(line) is not None
+        whole = f"{self.moved}{line}" if expects else f"{self.moved}{line}\n=> allow"  # behind any comment
+        cases = self._lowered(Statement(whole, len(self.moved)), line, number)[self.asked :]
+        answers = [self._answer(case, expects) for case in cases]
+        if expects:
+            items = [whole]
+        else:
+            items = [f"{one.case.request} => {self.expected(one.decision)}" for one in answers]
+            items[:1] = [f"{self._moments(whole)}{items[0]}"]
+        self._remember(items, answers)
+        self.moved = ""
+        return answers
+
+    def _remember(self, items: Sequence[str], answers: Sequence[Answer]) -> None:
+        self.items += items
+        self.asked += len(answers)
+        self.last = answers[-1] if answers else self.last
+
+    @staticmethod
+    def _moments(whole: str) -> str:
+        found = re.match(r"(?:(?:after|at)\s+[^\s{]+\s+)*", whole)
+        return found[0] if found else ""
+
+    def _answer(self, case: Case, expects: bool) -> Answer:
+        try:
+            seen = self.runner.specified(case)
+        except (CannotAsk, RequestError) as problem:
+            raise CannotBeAsked(str(problem)) from None
+        met = meets(case.expected, seen.decision) if expects else None
+        return Answer(case, explain(seen.decision, seen.facts, seen.walk), met)
+
+    def expected(self, decision: Decision) -> str:
+        """The outcome and the first rule or gate that is a reason for just it."""
+        reasons = [one for one in decision.reasons if one.outcome is decision.outcome]
+        if decision.allowed or not reasons:
+            return str(decision.outcome)
+        rules = [one.rule for one in reasons if one.rule in self.scratch.catalogue.rules]
+        return f"{decision.outcome} by {quoted(str(rules[0])) if rules else reasons[0].gate}"
+
+    def _lowered(self, statement: Statement, typed: str, number: int) -> Sequence[Case]:
+        """Every request of the test with one more statement in it. Raises Mistakes, told in the line as typed."""
+        before = HEAD + "".join(f"{item}\n" for item in self.items)
+        cases, mistakes = self.scratch.cases(Source("session", f"{before}{statement.text}\n}}\n"))
+        if mistakes:
+            raise Mistakes([moved(one, statement, typed, len(before), number) for one in mistakes])
+        return cases
+
+    # ── What is so ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def now(self) -> datetime:
+        """The clock of the test."""
+        cases = self._lowered(Statement(f"{self.moved}GET / => allow", 0), "", 1)
+        return cases[-1].now
+
+    @property
+    def given(self) -> list[str]:
+        """What was given, in the order in which it was."""
+        return [item for item in self.items if SETUP.match(item)]
+
+    def reset(self) -> None:
+        """A test from its beginning."""
+        fresh = Session.of(self.checked)
+        self.items, self.moved, self.asked, self.last, self.runner = [], "", 0, None, fresh.runner
+
+    def with_policies(self, checked: Checked) -> Session:
+        """The same test of other policies. Raises Mistakes where they do not know what it gives."""
+        other = Session.of(checked)
+        other.items, other.moved, other.asked = list(self.items), self.moved, self.asked
+        cases = other._lowered(Statement("", 0), "", 1)
+        other.asked = len(cases)
+        return other
+
+    def test(self, name: str) -> str:
+        """The session as a file of tests, in canonical form."""
+        package = "" if self.package == MAIN else f"package {self.package}\n"
+        items = "".join(f"  {item}\n" for item in self.items)
+        name = quoted(fresh_name(name, self.checked, self.package))
+        return format_module(Source("session", f"language 1\n{package}\ntest {name} {{\n{items}}}\n"))
+
+    def words(self) -> list[str]:
+        """What may be typed: facts, agents, entities, fixtures."""
+        kernel = self.checked.kernel
+        assert kernel is not None
+        facts = [".".join(path) for path in self.scratch.catalogue.leaves if all(name.isidentifier() for name in path)]
+        named = [block.who.name for block in kernel.agents if hasattr(block.who, "name")]
+        agents = [f"agent {quoted(name)}" for name in named]
+        return sorted({*facts, *agents, *(f"use {name}" for name in self.scratch.package.names("fixture"))})
+
+
+def given(line: str) -> Statement:
+    """`body.amount = 900`, `agent "bot"`, `given …`: a line that gives something, as tests have it."""
+    if SETUP.match(line):
+        return Statement(line, 0)
+    assigned = ASSIGNED.match(line)
+    if assigned is None:
+        return Statement(f"given {line}", len("given "))
+    rest = line[assigned.end() :]
+    if assigned["key"] is None:
+        before, after = f"given {assigned['name']} ", ""
+    else:
+        before, after = f"given {assigned['name']} {{ {assigned['key'].strip('[] ')}: ", "\n}"  # behind any comment
+    return Statement(f"{before}{rest}{after}", len("given "), len(before), len(before) - assigned.end())
+
+
+def moved(found: Diagnostic, statement: Statement, typed: str, start: int, number: int) -> Diagnostic:
+    """The finding, told in the line as it was typed."""
+    source = Source("repl", "\n" * (number - 1) + typed)
+    first, size = number - 1, len(source.text)
+
+    def place(offset: int) -> int:
+        return min(max(statement.typed_at(offset - start) + first, first), size)
+
+    begin = place(found.span.start)
+    if begin == size and typed.strip():  # what is missing, is missing at the end
+        begin = size - 1
+    span = Span(source, begin, max(place(found.span.end), begin + 1))
+    return Diagnostic(found.code, found.message, span, found.hint)
+
+
+def is_whole(text: str) -> bool:
+    """Whether every bracket that is opened is closed; strings and comments aside."""
+    depth = 0
+    for lexeme in LEXEME.findall(text):
+        depth += 1 if lexeme in ("{", "(", "[") else -1 if lexeme in ("}", ")", "]") else 0
+    return depth <= 0
+
+
+def only_in_the_way(line: Line) -> Line:
+    parts = tuple(only_in_the_way(part) for part in line.parts if part.mark in IN_THE_WAY)
+    return Line(line.mark, line.text, line.note, line.at, parts or line.parts)
+
+
+def fresh_name(name: str, checked: Checked, package: str) -> str:
+    known = checked.program.packages.get(package)
+    every = (one for module in known.modules for one in module.declarations) if known else ()
+    taken = {one.name.value for one in every if isinstance(one, ast.TestDecl)}
+    numbered = (name if number == 1 else f"{name} {number}" for number in range(1, len(taken) + 2))
+    return next(one for one in numbered if one not in taken)
