@@ -1,0 +1,173 @@
+"""Faults in constants: a bound moved by one to either side, a truth turned round, a text that is another one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+
+from policyengine.syntax import nodes as ast
+from policyengine.testing.mutation.edits import put
+from policyengine.testing.mutation.faults import Change
+from policyengine.vocabulary import DAYS
+
+MOVE = "move a bound"
+SMALLER = {"w": (7, "d"), "d": (24, "h"), "h": (60, "m"), "m": (60, "s"), "s": (1000, "ms")}
+LAST_PART = re.compile(r"(?P<before>.*?)(?P<count>\d+)(?P<unit>ms|[smhdw])")
+A_DAY = 24 * 60  # minutes
+
+
+def literal_faults(node: ast.Node) -> Iterator[Change]:
+    match node:
+        case ast.Literal("bool", text):
+            yield from literal("flip a constant", node, ["false" if text == "true" else "true"])
+        case ast.Literal("hash", text):
+            yield from literal("change a text", node, [text[:-1] + ("0" if text[-1] != "0" else "1")])
+        case ast.Literal("number", text):
+            yield from literal(MOVE, node, numbers_beside(text))
+        case ast.Literal("duration", text):
+            yield from literal(MOVE, node, durations_beside(text))
+        case ast.Literal("date", text):
+            yield from literal(MOVE, node, times_beside(text))
+        case ast.Literal("clock", text):
+            yield from literal(MOVE, node, clocks_beside(text))
+        case ast.Literal("ip", text):
+            yield from literal(MOVE, node, addresses_beside(text))
+
+
+def literal(operator: str, node: ast.Literal, texts: Sequence[str]) -> Iterator[Change]:
+    for text in texts:
+        yield Change.at(operator, node, put(node.span, text), text=text)
+
+
+def numbers_beside(text: str) -> list[str]:
+    """One up and one down, in the last digit that is written."""
+    number, places = Decimal(text.replace("_", "")), len(text.partition(".")[2].replace("_", ""))
+    step = Decimal(1).scaleb(-places)
+    found = [f"{moved:,.{places}f}" for moved in (number - step, number + step) if moved >= 0]
+    return [one.replace(",", "_" if "_" in text else "") for one in found]
+
+
+def durations_beside(text: str) -> list[str]:
+    """One of the unit that is written last; of the next smaller one, where that would leave nothing."""
+    found = LAST_PART.fullmatch(text)
+    if found is None:
+        return []
+    before, count, unit = found["before"], int(found["count"]), found["unit"]
+    if count == 1 and not before and unit in SMALLER:
+        count, unit = SMALLER[unit]
+    return [f"{before}{moved}{unit}" for moved in (count - 1, count + 1) if moved > 0 or before]
+
+
+def times_beside(text: str) -> list[str]:
+    """A day, or of a time the smallest part that is written; nothing where a calendar ends."""
+    try:
+        if "T" not in text:
+            day = date.fromisoformat(text)
+            return [str(day - timedelta(days=1)), str(day + timedelta(days=1))]
+        moment, seconds = datetime.fromisoformat(text), text.count(":", 0, 19) == 2
+        step = timedelta(seconds=1) if seconds else timedelta(minutes=1)
+        found = [
+            moved.isoformat(timespec="seconds" if seconds else "minutes") for moved in (moment - step, moment + step)
+        ]
+    except (ValueError, OverflowError):
+        return []
+    return [one.replace("+00:00", "Z") if text.endswith("Z") else one for one in found]
+
+
+def clocks_beside(text: str) -> list[str]:
+    hours, minutes = map(int, text.split(":"))
+    found = (hours * 60 + minutes - 1, hours * 60 + minutes + 1)
+    return [f"{moved // 60:02}:{moved % 60:02}" for moved in found if 0 <= moved <= A_DAY]
+
+
+def addresses_beside(text: str) -> list[str]:
+    """A network twice and half as large; the addresses beside an address."""
+    address, slash, length = text.partition("/")
+    try:
+        if slash:
+            lengths = (int(length) - 1, int(length) + 1)
+            return [str(ip_network(f"{address}/{one}", strict=False)) for one in lengths if one >= 0]
+        return [str(ip_address(address) - 1), str(ip_address(address) + 1)]
+    except ValueError:  # at the end of all addresses; `/33`
+        return []
+
+
+# ── Texts, values of enums, windows of time ───────────────────────────────────────────────────
+
+
+def text_faults(node: ast.Node) -> Iterator[Change]:
+    """Texts that are compared. Those that people read are left as they are: no decision rests on them."""
+    for text in compared_texts(node):
+        changed = f"{text.value}x"
+        quoted = json.dumps(changed, ensure_ascii=False)
+        yield Change.at("change a text", text, put(text.span, quoted), value=changed)
+
+
+def compared_texts(node: ast.Node) -> list[ast.Text]:
+    held: tuple[object, ...]
+    match node:
+        case ast.Binary(_, left, right):
+            held = (left, right)
+        case ast.ListLiteral(items):
+            held = items
+        case ast.EntityLiteral(_, id_):
+            held = (id_,)
+        case ast.Else(_, fallback):
+            held = (fallback,)
+        case ast.Call(_, arguments):
+            held = arguments
+        case ast.Reference(_, keys):
+            held = keys
+        case ast.LetDecl(_, value) | ast.Binding(_, value):
+            held = (value,)
+        case ast.AttestedModel(name):
+            held = (name,)
+        case _:
+            held = ()
+    return [one for one in held if isinstance(one, ast.Text)]
+
+
+def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[Change]:
+    """A value of an enum becomes the one before or after it; `enums` are such neighbours by value."""
+    if isinstance(node, ast.Reference) and not node.keys:
+        for value in enums.get(node.name, ()):
+            yield Change.at(MOVE, node, put(node.span, value), name=value)
+
+
+def neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for values in enums:
+        for one, other in pairwise(values):
+            found.setdefault(one, []).append(other)
+            found.setdefault(other, []).append(one)
+    return found
+
+
+def window_faults(node: ast.Node) -> Iterator[Change]:
+    """A day earlier or later, another zone; the literals of a window are found by themselves."""
+    match node:
+        case ast.DailyWindow(first, last) | ast.WholeDaysWindow(first, last):
+            days = [day for day in (first, last) if day is not None]
+        case ast.WeeklyWindow(first, _, last):
+            days = [first, last]
+        case ast.AbsoluteWindow():
+            days = []
+        case _:
+            return
+    for day in days:
+        for other in days_beside(day.text):
+            yield Change.at(MOVE, day, put(day.span, other), text=other)
+    zone = "UTC" if node.zone.value != "UTC" else "Asia/Tokyo"
+    yield Change.at("change a text", node.zone, put(node.zone.span, f'"{zone}"'), value=zone)
+
+
+def days_beside(day: str) -> list[str]:
+    if day not in DAYS:
+        return []
+    names = list(DAYS)
+    return [names[names.index(day) - 1], names[(names.index(day) + 1) % len(names)]]

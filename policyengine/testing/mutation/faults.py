@@ -1,0 +1,111 @@
+"""One small fault in a policy: as a change of its tree, and as the change of the text that spells the same tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from policyengine.source import Source
+from policyengine.syntax import nodes as ast
+from policyengine.testing.mutation.edits import Edit, Lines, edited
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`old` becomes `new` wherever it stands in a declaration; the declaration itself goes when `new` is None."""
+
+    operator: str
+    old: ast.Node
+    new: ast.Node | None
+    edits: tuple[Edit, ...]
+
+    @classmethod
+    def at(cls, operator: str, old: ast.Node, edit: Edit, /, **members: Any) -> Change:
+        """The same node with other members."""
+        return cls(operator, old, replace(old, **members), (edit,))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A change in its place. `name` tells it from all other faults of the policy, without any number of a line."""
+
+    operator: str
+    name: str
+    package: str
+    declaration: ast.Declaration
+    change: Change
+    lines: Lines
+
+    @property
+    def source(self) -> Source:
+        return self.declaration.span.source
+
+    @property
+    def line(self) -> int:
+        """Where the text changes, from 1."""
+        return self.source.position(self.start)[0]
+
+    @property
+    def text(self) -> str:
+        """The whole file, with the fault in it."""
+        return edited(self.source.text, self.change.edits)
+
+    @property
+    def before(self) -> str:
+        return self.source.text[self.start : self.end]
+
+    @property
+    def after(self) -> str:
+        moved = [Edit(e.start - self.start, e.end - self.start, e.text) for e in self.change.edits]
+        return edited(self.before, moved)
+
+    @property
+    def start(self) -> int:
+        return min(edit.start for edit in self.change.edits)
+
+    @property
+    def end(self) -> int:
+        return max(edit.end for edit in self.change.edits)
+
+    @property
+    def mutated(self) -> ast.Declaration | None:
+        """The declaration with the fault in it; None when the fault is that it is missing."""
+        if self.change.new is None:
+            return None
+        found: ast.Declaration = rebuilt(self.declaration, self.change.old, self.change.new)
+        return found
+
+
+def rebuilt(node: Any, old: ast.Node, new: ast.Node) -> Any:
+    """The tree with another node in the place of one: the same one, not one that is equal."""
+    if node is old:
+        return new
+    if isinstance(node, tuple):
+        parts = tuple(rebuilt(part, old, new) for part in node)
+        return parts if any(a is not b for a, b in zip(parts, node, strict=True)) else node
+    if not isinstance(node, ast.Node) or not within(old, node):
+        return node
+    members = {item.name: rebuilt(getattr(node, item.name), old, new) for item in fields(node)}
+    changed = {name: value for name, value in members.items() if value is not getattr(node, name)}
+    return replace(node, **changed) if changed else node
+
+
+def within(inner: ast.Node, outer: ast.Node) -> bool:
+    return outer.span.start <= inner.span.start and inner.span.end <= outer.span.end
+
+
+def without(items: Sequence[ast.Node], number: int) -> tuple[ast.Node, ...]:
+    return tuple(item for i, item in enumerate(items) if i != number)
+
+
+def with_item(items: Sequence[ast.Node], number: int, item: ast.Node) -> tuple[ast.Node, ...]:
+    return tuple(item if i == number else one for i, one in enumerate(items))
+
+
+def counted(names: Iterator[str]) -> Iterator[str]:
+    """The names, told apart where several are the same: the second one ends in `[2]`."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name} [{seen[name]}]"

@@ -1,0 +1,87 @@
+"""All faults of a policy, in the order of its text; nothing is lowered or asked yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from policyengine.semantics.symbols import Program
+from policyengine.syntax import nodes as ast
+from policyengine.testing.mutation.bounds import enum_faults, literal_faults, neighbours, text_faults, window_faults
+from policyengine.testing.mutation.conditions import condition_faults
+from policyengine.testing.mutation.edits import Lines
+from policyengine.testing.mutation.faults import Change, Fault, counted
+from policyengine.testing.mutation.places import place_faults
+from policyengine.testing.mutation.rules import Known, rule_faults, whole_faults
+
+# What decides. Types, facts and what the policy shows of itself stay as they are.
+MUTATED = (
+    ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
+    ast.AnyoneDecl, ast.UsersUnrestricted, ast.DelegationDecl, ast.GuardDecl,
+)  # fmt: skip
+
+
+def faults_of(program: Program) -> tuple[Fault, ...]:
+    """Every fault, each with a name of its own."""
+    vocabulary = Vocabulary.of(program)
+    found = [
+        (package, declaration, change, Lines.of(declaration.span.source, change.edits))
+        for package, declaration in program.declarations()
+        if isinstance(declaration, MUTATED)
+        for change in changes_of(declaration, vocabulary)
+    ]
+    found.sort(key=lambda one: (one[1].span.source.name, min(edit.start for edit in one[2].edits)))
+    names = counted(f"{change.operator} in {head_of(where)}: {lines.telling}" for _, where, change, lines in found)
+    return tuple(
+        Fault(change.operator, name, package, declaration, change, lines)
+        for name, (package, declaration, change, lines) in zip(names, found, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a policy names, that a fault may name in another place."""
+
+    known: Known
+    enums: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, program: Program) -> Vocabulary:
+        declared = [declaration for _, declaration in program.declarations()]
+        guards = [one for one in declared if isinstance(one, ast.GuardDecl)]
+        roles = [node.role.text for guard in guards for node in ast.walk(guard) if isinstance(node, ast.ByRole)]
+        known = Known(
+            tuple(one.name.text for one in declared if isinstance(one, ast.IssuerDecl)),
+            tuple(one.name.text for one in declared if isinstance(one, ast.AttesterDecl)),
+            tuple(dict.fromkeys(roles)),
+        )
+        values = [[value.text for value in one.values] for one in declared if isinstance(one, ast.EnumDecl)]
+        return cls(known, neighbours(values))
+
+
+def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator[Change]:
+    yield from whole_faults(declaration)
+    for node in ast.walk(declaration):
+        yield from rule_faults(node, vocabulary.known)
+        yield from place_faults(node)
+        yield from condition_faults(node)
+        yield from literal_faults(node)
+        yield from text_faults(node)
+        yield from enum_faults(node, vocabulary.enums)
+        yield from window_faults(node)
+
+
+def head_of(declaration: ast.Declaration) -> str:
+    """`guard "large refunds"`, `agent "planner"`, `scope refunds.create`: how a fault says where it is."""
+    match declaration:
+        case ast.GuardDecl(name=name):
+            return f'guard "{name.value}"'
+        case ast.AgentDecl(head=head) | ast.UserDecl(head=head):
+            word = "agent" if isinstance(declaration, ast.AgentDecl) else "user"
+            return f"{word} {' '.join(head.span.text.split())}"
+        case ast.ScopeDecl(name=name) | ast.IssuerDecl(name=name) | ast.AttesterDecl(name=name):
+            return f"{declaration.span.text.split()[0]} {name.text}"
+        case ast.LetDecl(name=name) | ast.DefineDecl(name=name):
+            return f"{declaration.span.text.split()[0]} {name.text}"
+        case _:
+            return declaration.span.text.split("{")[0].strip()

@@ -1,0 +1,152 @@
+"""The cases of a policy, asked once as it is: what each needed, so that mutants are asked only what touches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.directory.entities import Directory
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Entities, Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.examples import Case
+from policyengine.semantics.facts import Facts, has_agent, presenter_of
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.walk import Walk
+from policyengine.testing.mutation.workshop import RULES
+from policyengine.testing.runner import approved, holder
+
+Key: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
+NO_IDS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a case, and which approvals it spent."""
+
+    decision: Decision
+    spends: frozenset[str] = NO_IDS
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A case, its directory, and how the policy came to its answer.
+
+    `rules` are those that may have a say, by list and number: for each its place among those of its list in `seen`.
+    `decisive` had a part in the outcome; `issuers` are those of the presenter and of the hops; `spent` was before.
+    """
+
+    case: Case
+    plain: Directory
+    facts: Facts
+    seen: Walk
+    rules: Mapping[Key, int]
+    decisive: frozenset[Key]
+    issuers: frozenset[str]
+    by_agent: bool
+    spent: frozenset[str]
+    answer: Answer
+
+    @property
+    def request(self) -> Request:
+        return self.facts.request
+
+    @property
+    def binders(self) -> tuple[k.Binder, ...]:
+        """Those at its endpoint."""
+        return self.facts.kernel.binders
+
+    def part_of(self, kernel: k.Kernel, changed: Mapping[Key, object], base: k.Kernel) -> k.Kernel:
+        """The policy with nothing in it that surely has no say here."""
+        rules = {key: getattr(base, key[0])[key[1]] for key in self.rules} | dict(changed)
+        return only(kernel, rules)
+
+
+def only(kernel: k.Kernel, rules: Mapping[Key, object]) -> k.Kernel:
+    """The kernel with these rules alone, in their order; None is no rule."""
+    found: dict[str, list[object]] = {name: [] for name in RULES}
+    for (name, _), rule in sorted(rules.items(), key=lambda item: item[0]):
+        found[name] += [] if rule is None else [rule]
+    return replace(kernel, **{name: tuple(some) for name, some in found.items()})  # type: ignore[arg-type]  # its members
+
+
+def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
+    """What the policy decides of a case. Raises CannotAsk and RequestError, as a run of the tests does."""
+    decision, effects = conclude(*looked_at(case, request, plain, kernel, spent))
+    return Answer(decision, frozenset(effects.spends))
+
+
+def looked_at(
+    case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]
+) -> tuple[Facts, Walk]:
+    snapshot = Snapshot(_directory(case, request, plain, kernel), spent)
+    facts = facts_of(kernel, request, snapshot, case.now)
+    seen = walk(facts, snapshot)
+    if case.approvals and (given := tuple(approved(case, seen))):
+        facts = facts_of(kernel, replace(request, approvals=given), snapshot, case.now)
+        seen = walk(facts, snapshot)
+    return facts, seen
+
+
+def _directory(case: Case, request: Request, plain: Directory, kernel: k.Kernel) -> Entities:
+    """With the attributes that the case gives of whatever `user` or `resource` turns out to be."""
+    if not case.attributes:
+        return plain
+    facts = facts_of(kernel, request, Snapshot(plain), case.now)
+    rows = dict(case.rows)
+    for (root, name), value in case.attributes.items():
+        ref = holder(root, name, facts)
+        row = rows.get(ref, EntityData(ref, {}))
+        rows[ref] = replace(row, attributes={**row.attributes, name: value})
+    return Directory(rows.values())
+
+
+# ── The policy as it is ───────────────────────────────────────────────────────────────────────
+
+
+def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
+    """In the order of the cases, which decides what a sequence has spent. Raises CannotAsk and RequestError."""
+    spent: dict[tuple[str, str, int], frozenset[str]] = {}
+    directories: dict[int, tuple[object, Directory]] = {}
+    slices = Evaluator(kernel, Directory(())).slices
+    numbers = {id(rule): (name, number) for name in RULES for number, rule in enumerate(getattr(kernel, name))}
+    for case in cases:
+        _, plain = directories.setdefault(id(case.rows), (case.rows, Directory(case.rows.values())))
+        request = Request.from_mapping(case.question)
+        part, before = slices.of(request), spent.get(sequence_of(case), NO_IDS)
+        facts, seen = looked_at(case, request, plain, part, before)
+        decision, effects = conclude(facts, seen)
+        answer = Answer(decision, frozenset(effects.spends))
+        spent[sequence_of(case)] = before | answer.spends
+        rules = {numbers[id(rule)]: place for name in RULES for place, rule in enumerate(getattr(part, name))}
+        yield Question(
+            case,
+            plain,
+            facts,
+            seen,
+            rules,
+            frozenset(numbers[rule] for rule in deciding(seen)),
+            frozenset(str(one.issuer) for one in (presenter_of(facts), *(hop.agent for hop in seen.hops))),
+            has_agent(request),
+            before,
+            answer,
+        )
+
+
+def sequence_of(case: Case) -> tuple[str, str, int]:
+    return case.package, case.test, case.sequence
+
+
+def deciding(seen: Walk) -> Iterator[int]:
+    """The rules (by their ids) that opened a door, or kept it shut by what they ask."""
+    hops = (block for hop in seen.hops for block in hop.blocks)
+    for block in (*seen.anyone, *seen.presenter, *(seen.user or ()), *hops):
+        refused = block.applies is True and any(one.holds is not True for one in block.requirements)
+        if block.opens or refused:
+            yield id(block.block)
+    yield from (id(one.guard) for one in seen.guards if any(effect.triggered for effect in one.effects))

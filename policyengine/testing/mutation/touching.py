@@ -1,0 +1,178 @@
+"""Which cases can notice a mutant: those where what it changes comes to something else, before any fact is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+
+from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
+from policyengine.semantics import kernel as k
+from policyengine.semantics.matching import match_pattern, place_covers
+from policyengine.testing.mutation.questions import Question
+from policyengine.testing.mutation.workshop import Mutant, Rule
+
+# What leaves all facts as they are when it changes; of `binders` this must be seen at each endpoint.
+NO_FACTS = frozenset({"attesters", "delegation"})
+
+
+def touches(mutant: Mutant, question: Question) -> bool:
+    if isinstance(question.request.endpoint, MalformedEndpoint):
+        return False
+    return any(
+        TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question)
+        for (name, number), rule in mutant.rules.items()
+    ) or any(touched_by(name, value, mutant.base, question) for name, value in mutant.whole.items())
+
+
+def leaves_facts(mutant: Mutant, question: Question) -> bool:
+    """Whether each fact of the case is what it is without the fault."""
+    for name in mutant.whole.keys() - NO_FACTS:
+        match name:
+            case "binders" if not touched_by_binders(mutant.whole["binders"], question):
+                continue
+            case "issuers" if only_of_scopes(mutant.base.issuers, mutant.whole["issuers"]):
+                continue
+            case _:
+                return False
+    return True
+
+
+# ── Rules ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def touches_agent(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+    """By its doors where only these are others, by what it hands on where there are hops, else all it is about."""
+    assert isinstance(old, k.AgentBlock)
+    if not isinstance(new, k.AgentBlock) or old.who != new.who:
+        return question.by_agent
+    if ("agents", number) not in question.rules:
+        return False
+    endpoint = question.request.endpoint
+    handed = bool(question.seen.hops) and handed_at(old, endpoint) != handed_at(new, endpoint)
+    return old.requirements != new.requirements or handed or opened_at(old, endpoint) != opened_at(new, endpoint)
+
+
+def touches_user(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+    assert isinstance(old, k.UserBlock)
+    if not isinstance(new, k.UserBlock) or old.who != new.who:
+        return True
+    if ("users", number) not in question.rules:
+        return False
+    endpoint = question.request.endpoint
+    return old.requirements != new.requirements or opened_at(old, endpoint) != opened_at(new, endpoint)
+
+
+def touches_anyone(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+    assert isinstance(old, k.AnyoneBlock)
+    assert isinstance(new, k.AnyoneBlock)  # what it opens may be missing, but never the block
+    endpoint = question.request.endpoint
+    return opened_at(old, endpoint) != opened_at(new, endpoint)
+
+
+def touches_guard(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+    assert isinstance(old, k.Guard)
+    before = ("guards", number) in question.rules
+    if not isinstance(new, k.Guard):
+        return before
+    after = before if old.place == new.place else place_covers(new.place, question.request.endpoint)
+    return before != after if old.effects == new.effects else before or after
+
+
+TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question], bool]] = {
+    "agents": touches_agent, "users": touches_user, "anyones": touches_anyone, "guards": touches_guard,
+}  # fmt: skip
+
+
+def opened_at(block: k.AgentBlock | k.UserBlock | k.AnyoneBlock, endpoint: Endpoint) -> list[Hashable]:
+    """All that the doors of a block ask at an endpoint."""
+    return [
+        (opening.carriers, grant.when)
+        for grant in block.grants
+        for opening in grant.openings
+        if match_pattern(opening.pattern, endpoint) is not None
+    ]
+
+
+def handed_at(block: k.AgentBlock, endpoint: Endpoint) -> list[Hashable]:
+    return [(one.to, one.lifetime, one.when) for one in block.delegates if matches(one.patterns, endpoint)]
+
+
+def matches(patterns: Iterable[k.Pattern], endpoint: Endpoint) -> bool:
+    return any(match_pattern(pattern, endpoint) is not None for pattern in patterns)
+
+
+# ── The rest of a policy ──────────────────────────────────────────────────────────────────────
+
+
+def touched_by(name: str, new: object, base: k.Kernel, question: Question) -> bool:
+    match name:
+        case "issuers":
+            return touched_by_issuers(base.issuers, new, question)
+        case "attesters":
+            return bool(attested(question, base, changed_names(base.attesters, new)))
+        case "binders":
+            return touched_by_binders(new, question)
+        case "delegation":
+            return question.by_agent
+        case _:
+            return True
+
+
+def touched_by_binders(new: object, question: Question) -> bool:
+    assert isinstance(new, tuple)
+    endpoint = question.request.endpoint
+    return bound_at(new, endpoint) != bound_at(question.binders, endpoint)
+
+
+def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
+    found = ((match_pattern(binder.pattern, endpoint), binder) for binder in binders)
+    return {(tuple(given.items()), one.resource, one.facts) for given, one in found if given is not None}
+
+
+def touched_by_issuers(old: Mapping[str, k.Issuer], new: object, question: Question) -> bool:
+    """A claim matters where the credential makes it."""
+    assert isinstance(new, Mapping)
+    names = question.issuers & changed_names(old, new)
+    made = question.request.fact("credential", "claims")
+    return any(
+        replace(old[name], claims=()) != replace(new[name], claims=())
+        or any(claim in made for claim, _ in {*old[name].claims} ^ {*new[name].claims} if isinstance(made, Mapping))
+        for name in names
+    )
+
+
+def only_of_scopes(old: Mapping[str, k.Issuer], new: object) -> bool:
+    """Whether nothing is another but that an issuer uses scopes, or uses none."""
+    assert isinstance(new, Mapping)
+    return all(
+        replace(issuer, scopes_none=False) == replace(new[name], scopes_none=False) for name, issuer in old.items()
+    )
+
+
+def changed_names(old: object, new: object) -> set[str]:
+    assert isinstance(old, Mapping)
+    assert isinstance(new, Mapping)
+    return {name for name in {*old, *new} if old.get(name) != new.get(name)}
+
+
+def attested(question: Question, base: k.Kernel, attesters: set[str]) -> list[int]:
+    """The blocks about the caller that take the word of one of them."""
+    about = [number for name, number in question.rules if name == "agents"]
+    return [number for number in about if not attesters.isdisjoint(attesters_of(base.agents[number]))]
+
+
+def attesters_of(block: k.AgentBlock) -> Iterable[str]:
+    return (name for one in block.requirements if isinstance(one, k.AttestedBy) for name in one.attesters)
+
+
+def changed_for(mutant: Mutant, question: Question) -> dict[tuple[str, int], Rule | None]:
+    """The rules that are others: their own words, or the anchors whose word they take."""
+    rules = dict(mutant.rules)
+    if "issuers" in mutant.whole:
+        doors = [key for key in question.rules if key[0] in ("agents", "users")]
+        rules = {(name, number): getattr(mutant.base, name)[number] for name, number in doors} | rules
+    if "attesters" in mutant.whole:
+        names = changed_names(mutant.base.attesters, mutant.whole["attesters"])
+        for number in attested(question, mutant.base, names):
+            rules.setdefault(("agents", number), mutant.base.agents[number])
+    return rules

@@ -1,0 +1,197 @@
+"""Faults to kernels, without reading any text again: what a fault cannot change is lowered once for all of them.
+
+A fault inside a rule lowers that one rule; one in a scope, a `define` or what a place binds lowers the policy. Either
+way the checker's own lowering says what the changed tree means, and whether it means anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.semantics import binders, doors, guards, logic
+from policyengine.semantics import kernel as k
+from policyengine.semantics.check import Checked, has_error
+from policyengine.semantics.draft import Draft
+from policyengine.semantics.expressions import check_definitions
+from policyengine.semantics.lower import lower
+from policyengine.semantics.places import Places
+from policyengine.semantics.schema import Schema
+from policyengine.semantics.symbols import Program, Reporter
+from policyengine.semantics.symbols import declarations as declared_in
+from policyengine.source import is_test_file
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.pause import uncollected
+from policyengine.testing.mutation.faults import Fault
+
+Rule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard
+
+# The rules of a kernel, by the kind of declaration that says them: one for each, in the same order.
+LISTS: dict[type[ast.Node], str] = {
+    ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
+}  # fmt: skip
+RULES = tuple(LISTS.values())
+# What faults can change beside rules.
+WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "delegation")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What a policy means with a fault in it. `rules` are those that are another now, by list and number in it (None:
+    it is gone), `whole` the other members of the kernel that are; all else is as it was."""
+
+    fault: Fault
+    base: k.Kernel
+    rules: dict[tuple[str, int], Rule | None]
+    whole: dict[str, object]
+
+    @property
+    def kernel(self) -> k.Kernel:
+        changed: dict[str, object] = dict(self.whole)
+        for name in {name for name, _ in self.rules}:
+            rules = [self.rules.get((name, i), one) for i, one in enumerate(getattr(self.base, name))]
+            changed[name] = tuple(one for one in rules if one is not None)
+        return replace(self.base, **changed)  # type: ignore[arg-type]  # by the names of its members
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A policy, lowered in the order of its text, and all that lowering one of its rules again takes."""
+
+    modules: tuple[ast.Module, ...]
+    package: str
+    draft: Draft
+    kernel: k.Kernel
+
+    @classmethod
+    def of(cls, checked: Checked) -> Workshop:
+        """Of a policy without errors."""
+        assert checked.kernel is not None
+        modules = tuple(rules_only(m) for p in checked.program.packages.values() for m in p.modules)
+        modules = tuple(m for m in modules if not is_test_file(m.span.source.name))
+        draft, kernel = lowered(modules, checked.kernel.package)
+        return cls(modules, checked.kernel.package, draft, kernel)
+
+    def mutant(self, fault: Fault) -> Mutant | None:
+        """What the policy means with the fault; None when it does not check then."""
+        mutated = fault.mutated
+        kind = type(fault.declaration)
+        if kind in LISTS and bindings_of(fault.declaration) == bindings_of(mutated):
+            return self._one_rule(fault, mutated)
+        return self._all(fault, mutated)
+
+    # ── One rule ──────────────────────────────────────────────────────────────────────────────
+
+    def _one_rule(self, fault: Fault, mutated: ast.Declaration | None) -> Mutant | None:
+        kind = type(fault.declaration)
+        declared = list(self.draft.by_kind[kind])
+        number = next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
+        rule: Rule | None = None
+        if mutated is not None:
+            declared[number] = fault.package, mutated
+            draft = replace(self.draft, by_kind={**self.draft.by_kind, kind: declared})
+            rule = self._lowered(mutated, fault.package, draft)
+            if rule is None:
+                return None
+        return Mutant(fault, self.kernel, {(LISTS[kind], number): rule}, {})
+
+    def _lowered(self, declared: ast.Declaration, package: str, draft: Draft) -> Rule | None:
+        draft.report.found.clear()
+        rule: Rule | None
+        match declared:
+            case ast.AgentDecl():
+                rule = doors.agent_block(declared, package, draft, self.kernel.issuers)
+            case ast.UserDecl():
+                rule = doors.user_block(declared, package, draft)
+            case ast.AnyoneDecl(items=items):
+                rule = k.AnyoneBlock("anyone", package, doors.grants(items, package, draft), span=declared.span)
+            case ast.GuardDecl():
+                rule = guards.guard(declared, package, draft)
+            case _:
+                raise AssertionError("only rules are lowered one by one")
+        if rule is None or has_error(draft.report.diagnostics) or has_error(self.mistakes([rule])):
+            return None
+        return rule
+
+    def mistakes(self, rules: Iterable[Rule]) -> Iterator[Diagnostic]:
+        """Conditions that can never do what they say are errors, too."""
+        some = tuple(rules)
+        yield from logic.mistakes(
+            replace(
+                self.kernel,
+                agents=tuple(rule for rule in some if isinstance(rule, k.AgentBlock)),
+                users=tuple(rule for rule in some if isinstance(rule, k.UserBlock)),
+                anyones=tuple(rule for rule in some if isinstance(rule, k.AnyoneBlock)),
+                guards=tuple(rule for rule in some if isinstance(rule, k.Guard)),
+            )
+        )
+
+    # ── The whole policy ──────────────────────────────────────────────────────────────────────
+
+    def _all(self, fault: Fault, mutated: ast.Declaration | None) -> Mutant | None:
+        modules = tuple(
+            with_declaration(m, fault.declaration, mutated) if m.span.source is fault.source else m
+            for m in self.modules
+        )
+        draft, kernel = lowered(modules, self.package)
+        if has_error(draft.report.diagnostics):
+            return None
+        gone = self._number(fault) if mutated is None and type(fault.declaration) in LISTS else None
+        rules = dict(changed_rules(self.kernel, kernel, gone))
+        if has_error(self.mistakes(rule for rule in rules.values() if rule is not None)):
+            return None
+        whole = {name: getattr(kernel, name) for name in WHOLE if getattr(kernel, name) != getattr(self.kernel, name)}
+        return Mutant(fault, self.kernel, rules, whole)
+
+    def _number(self, fault: Fault) -> tuple[str, int]:
+        kind = type(fault.declaration)
+        declared = self.draft.by_kind[kind]
+        return LISTS[kind], next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
+
+
+@uncollected()
+def lowered(modules: Sequence[ast.Module], package: str) -> tuple[Draft, k.Kernel]:
+    """As the checker does it, but for what only advises; what is wrong is in the draft's report."""
+    program = Program.of(modules, Reporter())
+    places = Places(program)
+    schema = Schema.of(program, places)
+    places.check_scopes()
+    bound = binders.collect(program, places, schema)
+    check_definitions(program, schema)
+    draft = Draft.of(program, schema, places)
+    return draft, lower(draft, bound, package)
+
+
+def rules_only(module: ast.Module) -> ast.Module:
+    shown = (ast.TestDecl, ast.FixtureDecl)
+    return replace(module, declarations=tuple(one for one in module.declarations if not isinstance(one, shown)))
+
+
+def with_declaration(module: ast.Module, old: ast.Declaration, new: ast.Declaration | None) -> ast.Module:
+    found: list[ast.Declaration | ast.Export] = []
+    for item, (declaration, _) in zip(module.declarations, declared_in(module), strict=True):
+        if declaration is not old:
+            found.append(item)
+        elif new is not None:
+            found.append(replace(item, declaration=new) if isinstance(item, ast.Export) else new)
+    return replace(module, declarations=tuple(found))
+
+
+def changed_rules(
+    before: k.Kernel, after: k.Kernel, gone: tuple[str, int] | None
+) -> Iterator[tuple[tuple[str, int], Rule | None]]:
+    for name in RULES:
+        new = list(getattr(after, name))
+        if gone is not None and gone[0] == name:
+            new.insert(gone[1], None)
+        for number, (old, rule) in enumerate(zip(getattr(before, name), new, strict=True)):
+            if old != rule:
+                yield (name, number), rule
+
+
+def bindings_of(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
+    """The endpoints of a rule that bind something: another one may change what every rule there reads."""
+    found = binders.endpoints_of(declaration) if declaration is not None else ()
+    return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.Http) or "{" in endpoint.path]

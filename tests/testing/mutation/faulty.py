@@ -1,0 +1,81 @@
+"""Policies with faults in them: what the tests of mutation have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from policyengine.semantics import kernel as k
+from policyengine.semantics.check import Checked, check, unordered
+from policyengine.source import Source, is_test_file
+from policyengine.syntax.parse import parse
+from policyengine.testing.mutation.faults import Fault
+from policyengine.testing.mutation.operators import faults_of
+from policyengine.testing.mutation.workshop import rules_only
+from tests.pages import EXAMPLES
+
+EXAMPLE_NAMES = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())
+WORDS = ("words", "label", "revision")  # how something is written
+
+
+def checked(*texts: str) -> Checked:
+    """Of texts that check; the files are called `0.policy`, `1.policy`."""
+    return checked_sources(Source(f"{number}.policy", text) for number, text in enumerate(texts))
+
+
+def checked_sources(sources: Iterator[Source]) -> Checked:
+    parsed = [parse(source) for source in sources]
+    found = check([module for module, _ in parsed if module], [one for _, some in parsed for one in some])
+    assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
+    return found
+
+
+def example(name: str) -> Checked:
+    files = sorted((EXAMPLES / name).rglob("*.policy"))
+    return checked_sources(Source(str(file.relative_to(EXAMPLES)), file.read_text(encoding="utf-8")) for file in files)
+
+
+def faults(policy: str) -> tuple[Fault, ...]:
+    return faults_of(checked(policy).program)
+
+
+def lines_with(policy: str, operator: str) -> list[str]:
+    """The line that each fault of an operator leaves, or takes away."""
+    return [fault.lines.telling for fault in faults(policy) if fault.operator == operator]
+
+
+def kernel_of_text(policy: Checked, fault: Fault) -> k.Kernel | None:
+    """What the files mean, read again with the fault in one of them; None when they do not check."""
+    modules, found = [], []
+    for package in policy.program.packages.values():
+        for module in package.modules:
+            if is_test_file(module.span.source.name):
+                continue
+            if module.span.source is fault.source:
+                again, found = parse(Source(fault.source.name, fault.text))
+                assert again is not None
+                module = again
+            modules.append(rules_only(module))
+    assert policy.kernel is not None
+    kernel = unordered(modules, found, False).kernel
+    return kernel and replace(kernel, package=policy.kernel.package)
+
+
+def meaning(part: Any) -> Any:
+    """A part of a kernel without its places and the words that only tell how it is written."""
+    if isinstance(part, tuple):
+        return tuple(map(meaning, part))
+    if isinstance(part, dict):
+        return {key: meaning(one) for key, one in part.items()}
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    if isinstance(part, k.Named):
+        return meaning(part.expression)
+    members = [item.name for item in fields(part) if item.name not in (*WORDS, "span")]
+    return (type(part).__name__, *(meaning(getattr(part, name)) for name in members))
+
+
+def normal(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

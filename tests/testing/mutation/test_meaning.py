@@ -1,0 +1,106 @@
+"""The text of a fault spells the kernel of its mutant; what is left out is the same; nothing that touches is missed."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.runtime.decision import Decision
+from policyengine.semantics.check import Checked
+from policyengine.testing.mutation.asking import Examiner
+from policyengine.testing.mutation.faults import Fault
+from policyengine.testing.mutation.operators import faults_of
+from policyengine.testing.mutation.questions import ask
+from policyengine.testing.mutation.same import decides_the_same
+from policyengine.testing.mutation.touching import touches
+from policyengine.testing.mutation.workshop import Workshop
+from tests.generate import checked_policy
+from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
+
+MOST = 40  # faults of one policy that chance wrote
+
+
+def differing(policy: Checked, faults: list[Fault]) -> list[str]:
+    """The faults whose text does not mean what their mutant means."""
+    workshop = Workshop.of(policy)
+    return [
+        fault.name
+        for fault in faults
+        if meaning((mutant := workshop.mutant(fault)) and mutant.kernel) != meaning(kernel_of_text(policy, fault))
+    ]
+
+
+@pytest.mark.parametrize("name", EXAMPLE_NAMES)
+def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
+    policy = example(name)
+    every = list(faults_of(policy.program))
+    assert len(every) > 20
+    assert differing(policy, every) == []
+
+
+@settings(deadline=None, max_examples=6)
+@given(seed=st.integers(0, 2**32))
+def test_so_it_is_in_any_policy(seed: int) -> None:
+    random = Random(seed)
+    policy = checked(*checked_policy(random).texts)
+    every = faults_of(policy.program)
+    assert differing(policy, random.sample(every, min(MOST, len(every)))) == []
+
+
+def told(decision: Decision) -> tuple[object, ...]:
+    """All that a test may claim of a decision."""
+    reasons = [(one.outcome, one.gate, one.rule, one.message) for one in decision.reasons]
+    return decision.outcome, reasons, decision.remedies, decision.obligations, decision.unknown, decision.principal
+
+
+@pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant"])
+def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
+    policy = example(name)
+    workshop = Workshop.of(policy)
+    examiner = Examiner.of(policy.cases, workshop.kernel)
+    questions = [question for group in examiner.groups for question in group]
+    for fault in Random(name).sample(faults_of(policy.program), 40):
+        mutant = workshop.mutant(fault)
+        for question in questions if mutant is not None else ():
+            kernel = mutant.kernel
+            whole = ask(question.case, question.request, question.plain, kernel, question.spent)
+            asked = touches(mutant, question)
+            found = examiner.answer(question, mutant, kernel, question.spent) if asked else question.answer
+            assert told(found.decision) == told(whole.decision), (fault.name, question.case.request)
+            assert found.spends == whole.spends, (fault.name, question.case.request)
+            same = not decides_the_same(mutant) or whole.decision.outcome is question.answer.decision.outcome
+            assert same, (fault.name, question.case.request)
+
+
+POLICY = """
+facts on /a {{ body.count: int   body.urgent: bool }}
+user any {{ may GET /a, GET /b }}
+guard "g" on /a {{ {inside} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("inside", "left_out"),
+    [
+        ("deny when body.count > 3", []),
+        ("deny when body.count >= 1 or body.count > 5", [
+            "drop a part of or", "flip a comparison", "move a bound", "move a bound"]),
+        ("deny when body.urgent and body.urgent", [
+            "drop a part of and", "drop a part of and", "swap and/or"]),
+    ],
+)  # fmt: skip
+def test_what_logic_proves_to_be_the_same_is_left_out(inside: str, left_out: list[str]) -> None:
+    policy = checked(POLICY.format(inside=inside))
+    workshop = Workshop.of(policy)
+    made = [(fault.operator, workshop.mutant(fault)) for fault in faults_of(policy.program)]
+    assert sorted(name for name, mutant in made if mutant and decides_the_same(mutant)) == left_out
+
+
+def test_a_door_that_another_one_opens_as_well_may_be_missing() -> None:
+    policy = checked("user any { may GET /a/**\n may GET /a/b }")
+    workshop = Workshop.of(policy)
+    gone = [(one, workshop.mutant(one)) for one in faults_of(policy.program) if one.operator == "drop a may"]
+    assert [fault.before.strip() for fault, mutant in gone if mutant and decides_the_same(mutant)] == ["may GET /a/b"]

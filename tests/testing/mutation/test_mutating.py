@@ -1,0 +1,218 @@
+"""Mutants and tests: who is killed by what, who survives, and how that is told."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from policyengine.testing.mutation import Fate, MutationReport, TestsFail, mutants, mutate, mutating
+from tests.testing.mutation.faulty import checked, example
+
+POLICY = """
+facts on /a { body.amount: int }
+anyone { may GET /a, POST /a }
+guard "large" on POST /a {
+  deny when body.amount > 500 message "too much"
+  confirm by user when body.amount > 100
+}
+"""
+HALF = """
+test "amounts" {
+  given user "ann"
+  GET /a => allow
+  POST /a { body.amount: 100 } => allow
+  POST /a { body.amount: 501 } => deny by "large"
+}
+"""
+MOVED = 'move a bound in guard "large": deny when body.amount > 501 message "too much"'
+CONFIRMS = """test "confirms" {
+  given user "ann"
+  POST /a { body.amount: 500 } => confirm by "large"
+  POST /a { body.amount: 101 } => confirm by "large"
+}
+"""
+
+
+def report(*more: str, limit: int | None = None, seed: int = 0) -> MutationReport:
+    return mutate(checked(POLICY + HALF + "\n".join(more)), limit=limit, seed=seed)
+
+
+def fate(found: MutationReport, name: str) -> Fate:
+    [outcome] = [one for one in found.outcomes if one.name == name]
+    return outcome.fate
+
+
+def test_a_mutant_that_a_test_notices_is_killed_by_it() -> None:
+    [outcome] = [one for one in report().outcomes if one.name == MOVED]
+    assert outcome.fate is Fate.KILLED
+    assert outcome.killer is not None
+    assert (outcome.killer.test, outcome.killer.request) == ("amounts", "POST /a { body.amount: 501 }")
+    assert outcome.killer == outcome.asked[-1]
+
+
+def test_a_mutant_that_no_test_notices_survives_until_one_does() -> None:
+    dropped = 'drop a line of a guard in guard "large": confirm by user when body.amount > 100'
+    assert fate(report(), dropped) is Fate.SURVIVED
+    assert fate(report(CONFIRMS), dropped) is Fate.KILLED
+
+
+def test_only_the_tests_that_are_chosen_are_asked() -> None:
+    policy = checked(POLICY + HALF + CONFIRMS)
+    found = mutate(policy, tests=frozenset({("main", "confirms")}))
+    assert {shown.test for outcome in found.outcomes for shown in outcome.asked} == {"confirms"}
+
+
+def test_a_test_that_does_not_touch_a_mutant_is_not_asked() -> None:
+    asked = [one.asked for one in report().outcomes if one.operator == "move a bound"]
+    assert asked
+    assert all(shown.request != "GET /a" for shown in sum(asked, ()))
+
+
+def test_a_survivor_shows_as_a_diff_that_applies() -> None:
+    [outcome] = [one for one in report().survivors if "confirm by user when body.amount > 101" in one.name]
+    assert outcome.diff == "\n".join([
+        "--- 0.policy", "+++ 0.policy", "@@ -4,5 +4,5 @@",
+        ' guard "large" on POST /a {', '   deny when body.amount > 500 message "too much"',
+        "-  confirm by user when body.amount > 100", "+  confirm by user when body.amount > 101", " }", " ",
+    ])  # fmt: skip
+    assert outcome.line == 6
+
+
+def test_a_rule_that_no_test_is_about_is_told_as_such() -> None:
+    more = 'agent "bot" { issued by i  acts alone  may GET /c }\nissuer i { url "https://i.example"  scopes none }'
+    [outcome] = [
+        one
+        for one in report(more).outcomes
+        if one.name == 'drop a may in agent "bot": agent "bot" { issued by i acts alone }'
+    ]
+    assert outcome.asked == ()
+    assert "no test asks this" in outcome.render()
+
+
+def test_what_earlier_requests_spend_is_spent_for_mutants_too() -> None:
+    approved = """guard "twice" on GET /a { confirm by role boss within 5m }
+    entity user { roles: set<string> }
+    test "spent" {
+      given user "ann"
+      given entities { user "eve" { roles: ["boss"] } }
+      given approval { rule: "twice", by: "eve" }
+      GET /a => allow
+      GET /a => confirm by "twice"
+      given approval { rule: "twice", by: "eve", age: 5m }
+      GET /a => allow
+      given approval { rule: "twice", by: "eve", age: 6m }
+      GET /a => confirm by "twice"
+    }"""
+    found = mutate(checked(POLICY + approved))
+    bounds = [one for one in found.outcomes if one.operator == "move a bound" and "within" in one.name]
+    assert [one.fate for one in bounds] == [Fate.KILLED, Fate.KILLED]
+
+
+def test_a_policy_whose_tests_fail_teaches_nothing() -> None:
+    with pytest.raises(TestsFail, match="test `wrong` does not pass as it is"):
+        report('test "wrong" { GET /a => deny }')
+
+
+def test_a_kernel_is_made_for_every_mutant() -> None:
+    policy = checked(POLICY)
+    gone = [one.kernel for one in mutants(policy) if one.fault.operator == "drop a guard"]
+    assert [kernel.guards for kernel in gone] == [()]
+
+
+# ── Survivors that are explained ──────────────────────────────────────────────────────────────
+
+SURVIVOR = 'move a bound in guard "large": confirm by user when body.amount > 101'
+
+
+CLOSER = 'test "closer" { given user "u"  POST /a { body.amount: 101 } => confirm by "large" }'
+
+
+def explained(text: str, *more: str) -> MutationReport:
+    return report(f"# survives: {text}\n", *more)
+
+
+def test_an_explained_survivor_is_accepted_and_no_other_one() -> None:
+    before, after = report(), explained(f"{SURVIVOR} because nobody counts so closely")
+    assert {one.name for one in before.survivors} - {one.name for one in after.survivors} == {SURVIVOR}
+    [outcome] = [one for one in after.outcomes if one.fate is Fate.EXPLAINED]
+    assert outcome.reason == "nobody counts so closely"
+    assert after.stale == ()
+
+
+def test_a_reason_may_say_because_itself() -> None:
+    [one] = [one for one in explained(f"{SURVIVOR} because it is, because I say so").outcomes if one.reason]
+    assert one.reason == "it is, because I say so"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "why"),
+    [
+        (f"{SURVIVOR} because x", CLOSER, "a test notices it now"),
+        (f"{MOVED} because it is noticed", "", "a test notices it now"),
+        (f"{SURVIVOR}9 because the line is another one", "", "no mutant is called so"),
+        (SURVIVOR, "", "it gives no reason: end it with `because …`"),
+        (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "it is explained already"),
+    ],
+)
+def test_an_explanation_of_no_survivor_is_told(text: str, more: str, why: str) -> None:
+    found = explained(text, more)
+    assert [one.why for one in found.stale] == [why]
+    assert not found.ok
+    assert found.stale[0].render().startswith("0.policy:")
+
+
+def test_a_comment_behind_something_explains_nothing() -> None:
+    found = report(f"enum e = a # survives: {SURVIVOR} because x\n")
+    assert found.stale == ()
+    assert SURVIVOR in {one.name for one in found.survivors}
+
+
+# ── Reports ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_score_counts_what_could_be_noticed() -> None:
+    found = report()
+    killed, survived = found.counts[Fate.KILLED], found.counts[Fate.SURVIVED]
+    assert 0 < found.score < 100
+    assert found.score == 100 * killed / (killed + survived)
+    assert not found.ok
+
+
+def test_a_report_as_data_says_all_that_it_shows() -> None:
+    found = report()
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["tried"] == data["made"] == len(data["mutants"]) == sum(found.counts.values())
+    assert sum(sum(counts.values()) for counts in data["operators"].values()) == data["tried"]
+    [killed] = [one for one in data["mutants"] if one["name"] == MOVED]
+    assert killed["killed_by"] == {"test": "amounts", "request": "POST /a { body.amount: 501 }", "at": "0.policy:13"}
+    survivors = [one for one in data["mutants"] if one["fate"] == "survived"]
+    assert all(one["diff"].startswith("--- 0.policy") for one in survivors)
+
+
+def test_colours_are_all_that_they_add() -> None:
+    found = report()
+    assert "\033" not in found.render()
+    assert re.sub(r"\033\[\d*m", "", found.render(colour=True)) == found.render()
+
+
+def test_a_seed_always_takes_the_same_sample() -> None:
+    one, again, other = (report(limit=8, seed=seed) for seed in (1, 1, 2))
+    assert one.to_dict() == again.to_dict()
+    assert [o.name for o in one.outcomes] != [o.name for o in other.outcomes]
+    assert len(one.outcomes) == 8
+    assert f"8 mutants of {one.made} (seed 1)" in one.summary
+
+
+def test_an_explanation_of_what_was_not_tried_is_not_stale() -> None:
+    assert mutate(checked(f"{POLICY}{HALF}# survives: {MOVED} because x\n"), limit=0).stale == ()
+
+
+def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, done = example("delegation"), []
+    alone = mutate(policy)
+    monkeypatch.setattr(mutating, "FEWEST", 1)
+    together = mutate(policy, jobs=2, progress=lambda: done.append(1))
+    assert together.to_dict() == alone.to_dict()
+    assert len(done) == len(alone.outcomes)
