@@ -53,8 +53,8 @@ def lint(
 ) -> int:
     """Find what could be safer or clearer.
 
-    All that `check` finds is told, too. RULE is a code or a short name: `policyengine explain-code` lists them. A project's own choice stands in
-    `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
+    All that `check` finds is told, too. RULE is a code or a short name: `policyengine explain-code` lists them. A
+    project's own choice stands in `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
 
     Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
 
