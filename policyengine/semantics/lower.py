@@ -9,13 +9,17 @@ from policyengine.semantics.later import check_later
 from policyengine.semantics.revision import Writers, in_order
 
 
-def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str) -> k.Kernel:
-    """The kernel without what was reported, to be used only when no error was; `ordered` then gives it its revision."""
+def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True) -> k.Kernel:
+    """The kernel without what was reported, to be used only when no error was; `ordered` then gives it its revision.
+
+    Without `advice` nothing is sought that only warns.
+    """
     issuers = anchors.issuers(draft)
     agents = doors.agent_blocks(draft, issuers)
     users, anyones = doors.user_blocks(draft), doors.anyone_blocks(draft)
-    doors.check_delegates(agents, draft)
-    if agents or users or anyones:
+    if advice:
+        doors.check_delegates(agents, draft)
+    if advice and (agents or users or anyones):
         guards.check_reach(draft, doors.index_of([*agents, *users, *anyones]))
     check_later(draft)
     return k.Kernel(

@@ -6,13 +6,14 @@ what the old ones came to, so does the decision.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.reference import conclude, walk
-from policyengine.semantics.walk import BlockSeen, EffectSeen, GuardSeen, LimitSeen, Walk
+from policyengine.semantics.walk import BlockSeen, GuardSeen, Walk
+from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.questions import Answer, Key, Question, only
 
 Seen = TypeVar("Seen", BlockSeen, GuardSeen)
@@ -23,7 +24,7 @@ def answered_anew(question: Question, changed: Mapping[Key, object], whole: Mapp
     kernel = replace(question.facts.kernel, **whole)  # type: ignore[arg-type]  # by the names of its members
     facts = replace(question.facts, kernel=only(kernel, changed))
     seen = spliced(question, changed, walk(facts, Snapshot(facts.entities, question.spent)))
-    if comes_to(seen) == comes_to(question.seen):
+    if comes_to(seen) == question.comes_to:
         return question.answer
     decision, effects = conclude(question.facts, seen)
     return Answer(decision, frozenset(effects.spends))
@@ -61,44 +62,3 @@ def merged(
     found = {number: old[place] for (where, number), place in rules.items() if where == name and number not in others}
     found |= zip((number for number in sorted(others) if others[number] is not None), new, strict=True)
     yield from (found[number] for number in sorted(found))
-
-
-# ── What a walk comes to ──────────────────────────────────────────────────────────────────────
-
-
-def comes_to(seen: Walk) -> Hashable:
-    """Equal only for walks that the specification concludes the same from: each gate's answer where it is passed, all
-    that was seen there where it is not."""
-    return (
-        seen.identified,
-        seen.open_to_anyone,  # then users and chains do not matter
-        opening(seen.open_to_anyone or any(block.opens for block in seen.presenter), (*seen.anyone, *seen.presenter)),
-        opening(seen.user_allowed, seen.user or ()),
-        seen.chain_known is True,
-        tuple((opening(hop.opens, hop.blocks), opening(hop.hands_on, hop.blocks)) for hop in seen.hops),
-        tuple(map(limited, seen.limits)),
-        tuple((id(guard.guard), tuple(map(acting, guard.effects))) for guard in seen.guards if acts(guard)),
-    )
-
-
-def opening(open_: bool, blocks: tuple[BlockSeen, ...]) -> Hashable:
-    return True if open_ else tuple(map(block_of, blocks))
-
-
-def block_of(block: BlockSeen) -> Hashable:
-    """One that is about somebody else is told apart from none only by its number: there is nothing to say of it."""
-    if block.applies is False:
-        return None
-    return (id(block.block),)
-
-
-def limited(limit: LimitSeen) -> Hashable:
-    return True if limit.holds is True else (limit.words, limit.limits, limit.holds)
-
-
-def acts(guard: GuardSeen) -> bool:
-    return any(effect.triggered for effect in guard.effects)
-
-
-def acting(effect: EffectSeen) -> Hashable:
-    return (id(effect.effect), effect.triggered, effect.acts)

@@ -10,7 +10,7 @@ from policyengine.semantics.examples import Case
 from policyengine.testing.meets import meets
 from policyengine.testing.mutation.anew import answered_anew
 from policyengine.testing.mutation.questions import NO_IDS, Answer, Question, ask, questions_of, sequence_of
-from policyengine.testing.mutation.touching import changed_for, leaves_facts, touches
+from policyengine.testing.mutation.touching import Memo, changed_for, leaves_facts, touches
 from policyengine.testing.mutation.workshop import Mutant
 
 
@@ -49,20 +49,20 @@ class Examiner:
         return cls(kernel, tuple(grouped(questions)))
 
     def examine(self, mutant: Mutant) -> Asked:
-        kernel = mutant.kernel
+        memo: Memo = {}
         asked: list[Case] = []
-        for group in self._touched(mutant):
-            for case, passed in self._answers(group, mutant, kernel):
+        for group in self._touched(mutant, memo):
+            for case, passed in self._answers(group, mutant, memo):
                 asked.append(case)
                 if not passed:
                     return Asked(tuple(asked), case)
         return Asked(tuple(asked), None)
 
-    def _touched(self, mutant: Mutant) -> list[tuple[Question, ...]]:
+    def _touched(self, mutant: Mutant, memo: Memo) -> list[tuple[Question, ...]]:
         """Nearest first: those that name a changed guard or that a changed rule decided, then the others as written."""
         names = {guard.name for guard in guards_of(mutant)}
         changed = mutant.rules.keys()
-        touched = [group for group in self.groups if any(touches(mutant, question) for question in group)]
+        touched = [group for group in self.groups if any(touches(mutant, question, memo) for question in group)]
 
         def distance(group: tuple[Question, ...]) -> int:
             if any(question.case.expected.rule in names for question in group):
@@ -71,15 +71,15 @@ class Examiner:
 
         return sorted(touched, key=distance)
 
-    def _answers(self, group: Sequence[Question], mutant: Mutant, kernel: k.Kernel) -> Iterator[tuple[Case, bool]]:
+    def _answers(self, group: Sequence[Question], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
         """Whether each case of a group still passes; what does not touch the mutant spends what it always did."""
         spent = NO_IDS
         for question in group:
-            if len(group) > 1 and not touches(mutant, question):  # of one it is known
+            if len(group) > 1 and not touches(mutant, question, memo):  # of one it is known
                 spent |= question.answer.spends
                 continue
             try:
-                answer = self.answer(question, mutant, kernel, spent)
+                answer = self.answer(question, mutant, spent)
             except Exception:
                 # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
                 yield question.case, False
@@ -87,7 +87,7 @@ class Examiner:
             spent |= answer.spends
             yield question.case, meets(question.case.expected, answer.decision)
 
-    def answer(self, question: Question, mutant: Mutant, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
+    def answer(self, question: Question, mutant: Mutant, spent: frozenset[str]) -> Answer:
         changed = changed_for(mutant, question)
         lists = {name for name, _ in changed}
         same_facts = leaves_facts(mutant, question)
@@ -95,6 +95,7 @@ class Examiner:
         waived = self.kernel.unrestricted and "agents" in lists
         if same_facts and not approvals and not waived:
             return answered_anew(question, changed, mutant.whole)
+        kernel = mutant.kernel
         part = question.part_of(kernel, mutant.rules, mutant.base) if same_facts else kernel
         return ask(question.case, question.request, question.plain, part, spent)
 

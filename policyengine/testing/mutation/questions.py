@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import Walk
+from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.workshop import RULES
 from policyengine.testing.runner import approved, holder
 
@@ -50,6 +51,7 @@ class Question:
     issuers: frozenset[str]
     by_agent: bool
     spent: frozenset[str]
+    comes_to: Hashable
     answer: Answer
 
     @property
@@ -134,6 +136,7 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
             frozenset(str(one.issuer) for one in (presenter_of(facts), *(hop.agent for hop in seen.hops))),
             has_agent(request),
             before,
+            comes_to(seen),
             answer,
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
 from policyengine.semantics import kernel as k
 from policyengine.semantics.matching import match_pattern, place_covers
+from policyengine.semantics.walk import Block
 from policyengine.testing.mutation.questions import Question
 from policyengine.testing.mutation.workshop import Mutant, Rule
 
@@ -15,11 +17,15 @@ from policyengine.testing.mutation.workshop import Mutant, Rule
 NO_FACTS = frozenset({"attesters", "delegation"})
 
 
-def touches(mutant: Mutant, question: Question) -> bool:
+Memo: TypeAlias = dict[tuple[int, Endpoint], bool]  # whether doors are others at an endpoint, for one mutant
+
+
+def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
+    """`memo` is of the mutant: many cases share their endpoint."""
     if isinstance(question.request.endpoint, MalformedEndpoint):
         return False
     return any(
-        TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question)
+        TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question, memo)
         for (name, number), rule in mutant.rules.items()
     ) or any(touched_by(name, value, mutant.base, question) for name, value in mutant.whole.items())
 
@@ -40,7 +46,7 @@ def leaves_facts(mutant: Mutant, question: Question) -> bool:
 # ── Rules ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def touches_agent(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+def touches_agent(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
     """By its doors where only these are others, by what it hands on where there are hops, else all it is about."""
     assert isinstance(old, k.AgentBlock)
     if not isinstance(new, k.AgentBlock) or old.who != new.who:
@@ -49,27 +55,27 @@ def touches_agent(old: Rule, new: Rule | None, number: int, question: Question) 
         return False
     endpoint = question.request.endpoint
     handed = bool(question.seen.hops) and handed_at(old, endpoint) != handed_at(new, endpoint)
-    return old.requirements != new.requirements or handed or opened_at(old, endpoint) != opened_at(new, endpoint)
+    return old.requirements != new.requirements or handed or opens_otherwise(old, new, endpoint, memo)
 
 
-def touches_user(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+def touches_user(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
     assert isinstance(old, k.UserBlock)
     if not isinstance(new, k.UserBlock) or old.who != new.who:
         return True
     if ("users", number) not in question.rules:
         return False
     endpoint = question.request.endpoint
-    return old.requirements != new.requirements or opened_at(old, endpoint) != opened_at(new, endpoint)
+    return old.requirements != new.requirements or opens_otherwise(old, new, endpoint, memo)
 
 
-def touches_anyone(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+def touches_anyone(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
     assert isinstance(old, k.AnyoneBlock)
     assert isinstance(new, k.AnyoneBlock)  # what it opens may be missing, but never the block
     endpoint = question.request.endpoint
-    return opened_at(old, endpoint) != opened_at(new, endpoint)
+    return opens_otherwise(old, new, endpoint, memo)
 
 
-def touches_guard(old: Rule, new: Rule | None, number: int, question: Question) -> bool:
+def touches_guard(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
     assert isinstance(old, k.Guard)
     before = ("guards", number) in question.rules
     if not isinstance(new, k.Guard):
@@ -78,12 +84,19 @@ def touches_guard(old: Rule, new: Rule | None, number: int, question: Question) 
     return before != after if old.effects == new.effects else before or after
 
 
-TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question], bool]] = {
+TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question, Memo], bool]] = {
     "agents": touches_agent, "users": touches_user, "anyones": touches_anyone, "guards": touches_guard,
 }  # fmt: skip
 
 
-def opened_at(block: k.AgentBlock | k.UserBlock | k.AnyoneBlock, endpoint: Endpoint) -> list[Hashable]:
+def opens_otherwise(old: Block, new: Block, endpoint: Endpoint, memo: Memo) -> bool:
+    key = (id(old), endpoint)
+    if key not in memo:
+        memo[key] = old.grants != new.grants and opened_at(old, endpoint) != opened_at(new, endpoint)
+    return memo[key]
+
+
+def opened_at(block: Block, endpoint: Endpoint) -> list[Hashable]:
     """All that the doors of a block ask at an endpoint."""
     return [
         (opening.carriers, grant.when)

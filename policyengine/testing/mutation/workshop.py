@@ -161,7 +161,7 @@ def lowered(modules: Sequence[ast.Module], package: str) -> tuple[Draft, k.Kerne
     bound = binders.collect(program, places, schema)
     check_definitions(program, schema)
     draft = Draft.of(program, schema, places)
-    return draft, lower(draft, bound, package)
+    return draft, lower(draft, bound, package, advice=False)
 
 
 def rules_only(module: ast.Module) -> ast.Module:

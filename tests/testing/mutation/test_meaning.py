@@ -67,8 +67,8 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
         for question in questions if mutant is not None else ():
             kernel = mutant.kernel
             whole = ask(question.case, question.request, question.plain, kernel, question.spent)
-            asked = touches(mutant, question)
-            found = examiner.answer(question, mutant, kernel, question.spent) if asked else question.answer
+            asked = touches(mutant, question, {})
+            found = examiner.answer(question, mutant, question.spent) if asked else question.answer
             assert told(found.decision) == told(whole.decision), (fault.name, question.case.request)
             assert found.spends == whole.spends, (fault.name, question.case.request)
             same = not decides_the_same(mutant) or whole.decision.outcome is question.answer.decision.outcome

@@ -1,0 +1,25 @@
+"""What docs/mutation.md shows is so."""
+
+import re
+
+import pytest
+
+from policyengine.testing.mutation import Fate, mutate
+from tests.pages import CHECKOUT
+from tests.testing.mutation.faulty import checked
+
+PAGE = (CHECKOUT / "docs" / "mutation.md").read_text(encoding="utf-8")
+
+
+def test_the_survivor_is_reported_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [shown] = re.findall(r"^```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    exec(code, {})
+    assert shown.strip() in capsys.readouterr().out
+
+
+def test_the_explained_survivor_is_accepted() -> None:
+    [policy] = re.findall(r"^```policy\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    found = mutate(checked(policy))
+    assert found.stale == ()
+    assert found.counts[Fate.EXPLAINED] == 1
