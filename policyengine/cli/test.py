@@ -1,60 +1,81 @@
-"""`policyengine test`: do policies decide as their `test` blocks say?"""
+"""`policyengine test`: do policies decide as their `test` blocks say, and would the tests notice if they did not?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
-from policyengine.cli.check import checked_sets
-from policyengine.cli.failures import CommandError, file_error, logged_in_short, policy_error
 from policyengine.cli.options import Policies
-from policyengine.cli.terminal import Screen, busy, print_json
+from policyengine.cli.runs import Form, Runs
 
-if TYPE_CHECKING:
-    from policyengine.semantics.check import Checked
-    from policyengine.testing import Report, Result, Selection
+Wish = TypeVar("Wish")
 
-FAILURES = 1
-NO_TESTS = 3
-BAD_POLICY = 4
-
-
-class Form(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    JUNIT = "junit"
-    TAP = "tap"
-    GITHUB = "github"
+Named: TypeAlias = Annotated[
+    str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
+]
+AboutRule: TypeAlias = Annotated[
+    str | None, typer.Option("--rule", metavar="NAME", help="Only tests about this guard.", show_default=False)
+]
+OfPackage: TypeAlias = Annotated[
+    str | None, typer.Option("--package", metavar="NAME", help="Only tests of this package.", show_default=False)
+]
+Jobs: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=0, help="How many processes; 0: one for each processor.", show_default="1"),
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option("--seed", help="Of what is drawn by chance: the same draws the same.", show_default="0")
+]
+Examples: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--examples", min=1, help="How many requests each `forall` is held against.", show_default="200", metavar="N"
+    ),
+]
+Output: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write that here, and text to stdout.", show_default=False),
+]
+Folder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--coverage-html", metavar="DIR", help="Write it as pages, too.", show_default=False),
+]
+Lcov: TypeAlias = Annotated[
+    Path | None, typer.Option("--coverage-lcov", metavar="FILE", help="Write it for lcov, too.", show_default=False)
+]
+Least: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail when less is covered.", show_default=False
+    ),
+]
+Mutants: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--mutants", min=1, metavar="N", help="Only so many faults, drawn by chance.", show_default=False),
+]
 
 
 def run_tests(
     paths: Policies,
-    only: Annotated[
-        str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
-    ] = None,
-    rule: Annotated[
-        str | None, typer.Option("--rule", metavar="NAME", help="Only tests about this guard.", show_default=False)
-    ] = None,
-    package: Annotated[
-        str | None, typer.Option("--package", metavar="NAME", help="Only tests of this package.", show_default=False)
-    ] = None,
+    only: Named = None,
+    rule: AboutRule = None,
+    package: OfPackage = None,
     stop: Annotated[bool, typer.Option("--exitfirst", "-x", help="Stop at the first that fails.")] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=0, help="How many processes; 0 is one for each processor.")
-    ] = 1,
+    jobs: Jobs = None,
     watch: Annotated[bool, typer.Option("--watch", help="Run again whenever a policy changes.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the tests that pass, too.")] = False,
+    seed: Seed = None,
+    examples: Examples = None,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Show what no test shows.")] = False,
+    coverage_html: Folder = None,
+    coverage_lcov: Lcov = None,
+    fail_under: Least = None,
+    mutate: Annotated[bool, typer.Option("--mutate", help="Make faults, and show those no test notices.")] = False,
+    mutants: Mutants = None,
     format: Annotated[Form, typer.Option("--format", help="For people, or for programs.")] = Form.TEXT,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write that here, and text to stdout.", show_default=False),
-    ] = None,
+    output: Output = None,
 ) -> int:
     """Run the tests that policies carry.
 
@@ -62,8 +83,8 @@ def run_tests(
 
     \b
     Exit codes:
-      0  all passed
-      1  a test failed
+      0  all passed, and what was measured is enough
+      1  a test failed; less is covered than asked for; no test notices a fault
       3  there are no tests
       4  the policy has errors
 
@@ -71,11 +92,21 @@ def run_tests(
     Example:
       policyengine test payments/
       policyengine test payments/ -k refund -v
+      policyengine test payments/ --coverage --fail-under 90 --mutate
       policyengine test payments/ --format junit -o results.xml
     """
+    from policyengine.cli.configuration import configuration_of
+    from policyengine.cli.measures import Measures
     from policyengine.testing import Selection
 
-    runs = Runs(Selection(only, rule, package), stop, jobs, verbose, format, output)
+    wishes = configuration_of(paths)
+    jobs = first(jobs, wishes.test.jobs, 1)
+    seed = first(seed, wishes.test.seed, 0)
+    least = first(fail_under, wishes.coverage.fail_under, None)
+    measures = Measures(
+        coverage, coverage_html, coverage_lcov, fail_under is not None, least, mutate or mutants is not None, mutants
+    )
+    runs = Runs(Selection(only, rule, package), stop, jobs, seed, examples, measures, verbose, format, output)
     if not watch:
         return runs.once(paths)
     from policyengine.cli.watching import again_when_changed
@@ -83,105 +114,6 @@ def run_tests(
     return again_when_changed(paths, lambda: runs.once(paths))
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """What was asked for, however often it is run."""
-
-    selection: Selection
-    stop: bool
-    jobs: int
-    verbose: bool
-    format: Form
-    output: Path | None
-
-    def once(self, paths: Sequence[Path]) -> int:
-        from policyengine.testing import Report
-
-        sets = [checked for checked, _ in checked_sets(paths)]
-        for checked in sets:
-            if checked.kernel is None:
-                raise policy_error(checked, BAD_POLICY)
-        results = tuple(self.results(sets))
-        revisions = [checked.kernel.revision for checked in sets if checked.kernel is not None]
-        report = Report(results, revisions[0] if len(revisions) == 1 else "")
-        if not report.results:
-            raise no_tests(self.selection, sets)
-        self.tell(report)
-        return 0 if report.ok else FAILURES
-
-    def results(self, sets: Sequence[Checked]) -> Iterator[Result]:
-        """The results of all sets, in the order of the text, up to the first that is bad if so asked."""
-        from policyengine.testing import collect
-        from policyengine.testing.parallel import results_by
-        from policyengine.testing.report import BAD
-
-        cases = [(checked, collect(checked, self.selection)) for checked in sets]
-        total = sum(len(several) for _, several in cases)
-        with busy("running the tests", total) as counted, logged_in_short():
-            for checked, several in cases:
-                assert checked.kernel is not None
-                with closing(results_by(self.jobs, several, checked.kernel)) as found:
-                    for result in found:
-                        counted()
-                        yield result
-                        if self.stop and result.status in BAD:
-                            return
-
-    def tell(self, report: Report) -> None:
-        text = report.render(verbose=self.verbose)
-        if self.output is not None:
-            write(self.output, written(report, self.format, self.verbose))
-            Screen().findings(text)
-        elif self.format is Form.TEXT:
-            Screen().findings(text)
-        elif self.format is Form.JSON:
-            print_json(report.to_dict())
-        else:
-            Screen().plain(written(report, self.format, self.verbose))
-
-
-def written(report: Report, form: Form, verbose: bool) -> str:
-    """The report in a form for programs, or as text."""
-    import json
-
-    from policyengine.testing import formats
-
-    match form:
-        case Form.JSON:
-            return json.dumps(report.to_dict(), ensure_ascii=False, indent=2) + "\n"
-        case Form.JUNIT:
-            return formats.junit(report)
-        case Form.TAP:
-            return formats.tap(report)
-        case Form.GITHUB:
-            return formats.github(report)
-        case Form.TEXT:
-            return report.render(verbose=verbose) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise file_error(path, error) from None
-
-
-def no_tests(selection: Selection, sets: Sequence[Checked]) -> CommandError:
-    """Nothing was asked, which is no success; and why, where a word of the command line may be misspelled."""
-    from policyengine.diagnostics import suggest
-
-    kernels = [checked.kernel for checked in sets if checked.kernel is not None]
-    named: list[tuple[str, str | None, set[str]]] = [
-        ("guard", selection.rule, {guard.name for kernel in kernels for guard in kernel.guards}),
-        ("package", selection.package, {package for kernel in kernels for package in kernel.packages}),
-    ]
-    for what, name, known in named:
-        if name is not None and name not in known:
-            meant = suggest(name, known)
-            hint = f"did you mean `{meant}`?" if meant else None
-            return CommandError("tests", f"no tests: there is no {what} `{name}`", hint, code=NO_TESTS)
-    wanted = [f"with `{selection.name}` in their names"] if selection.name is not None else []
-    wanted += [f"about the guard `{selection.rule}`"] if selection.rule is not None else []
-    wanted += [f"in the package `{selection.package}`"] if selection.package is not None else []
-    hint = None if wanted else "a policy shows what it decides in `test` blocks"
-    return CommandError("tests", " ".join(["no tests", " and ".join(wanted)]).strip(), hint, code=NO_TESTS)
+def first(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
+    """An option goes before the project's file."""
+    return given if given is not None else configured if configured is not None else default

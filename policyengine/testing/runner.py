@@ -125,7 +125,7 @@ class Runner:
         if not case.attributes:
             self.now = nanoseconds(case.now)
             if (quick := evaluator.quick(dict(case.question))) is not None:
-                return quick
+                return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)
         snapshot = Snapshot(self._directory(case, request))
         return evaluator.resume(Needs(request, frozenset()), snapshot, case.now)[0]
