@@ -1,6 +1,7 @@
 """What can be said of whole policies: what changes for requests between two of them."""
 
 from policyengine.analysis.changes import Diff, Difference, Direction
-from policyengine.analysis.compare import compare
+from policyengine.analysis.comparing import compare
+from policyengine.analysis.replaying import replay
 
-__all__ = ["Diff", "Difference", "Direction", "compare"]
+__all__ = ["Diff", "Difference", "Direction", "compare", "replay"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -37,6 +37,7 @@ class Asked:
     """One policy that can be asked. `now` is the clock of the next question."""
 
     kernel: k.Kernel
+    of: Callable[[Decision], Answer] = answer_of
     directory: Directory = field(default_factory=Directory)
     now: int = 0
 
@@ -59,15 +60,15 @@ class Asked:
         facts = facts_of(self.evaluator.slices.of(request), request, snapshot, now)
         seen = walk(facts, snapshot)
         specified = conclude(facts, seen)[0]
-        answer = answer_of(specified)
-        if answer != answer_of(decided) or specified.outcome is not decided.outcome:
+        answer = self.of(specified)
+        if answer != self.of(decided) or specified.outcome is not decided.outcome:
             raise Disagreement(f"the evaluator says {decided.outcome}, the specification {specified.outcome}")
         return answer, Verdict(specified.outcome, details_of(answer), unique(responsible(specified, seen)))
 
     def answer(self, question: Mapping[str, Any], now: datetime) -> Answer | None:
         """What production says; None where it is no question."""
         try:
-            return answer_of(self.decide(question, now))
+            return self.of(self.decide(question, now))
         except RequestError:
             return None
 

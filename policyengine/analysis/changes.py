@@ -9,18 +9,24 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.literals import parse_duration
 
 # What an answer comes to: the outcome, whom a confirm asks, what an allow demands.
 Answer: TypeAlias = frozenset[tuple[str, ...]]
+REASON = "reason"
 STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
 class Direction(StrEnum):
-    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` is neither or both."""
+    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` may be either: others are asked.
+
+    `reasons`: the answer is the same, for other reasons or with other words.
+    """
 
     WIDENING = "widening"
-    NARROWING = "narrowing"
     CHANGED = "changed"
+    NARROWING = "narrowing"
+    REASONS = "reasons"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,11 @@ class Witness:
     question: Mapping[str, Any]
     at: datetime
 
+    @property
+    def request(self) -> dict[str, Any]:
+        """For `policyengine decide`: it is decided as of its time, and nothing is spent."""
+        return {**self.question, "options": {"at": written(self.at), "consume": False}}
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -93,7 +104,7 @@ class Difference:
         return {
             "direction": str(self.direction),
             "regions": [one.region.to_dict() for one in self.witnesses],
-            "witness": {"request": first.question, "at": written(first.at)},
+            "witness": first.request,
             "old": self.old.to_dict(),
             "new": self.new.to_dict(),
             "removed": [rule.to_dict() for rule in self.removed],
@@ -161,12 +172,17 @@ class Diff:
 
     @property
     def widens(self) -> bool:
-        flips = self.log.flips if self.log else ()
-        return any(one.direction is not Direction.NARROWING for one in (*self.differences, *flips))
+        """Whether a door may have opened: who is asked instead of others may say yes where those said no."""
+        found = [*(one.direction for one in self.differences), *(one.direction for one in self.flips)]
+        return any(one in (Direction.WIDENING, Direction.CHANGED) for one in found)
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        return self.log.flips if self.log else ()
 
     @property
     def differs(self) -> bool:
-        return bool(self.differences or (self.log and self.log.flips))
+        return bool(self.differences or self.flips)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -175,6 +191,7 @@ class Diff:
             "same": not self.differs and self.proved,
             "proved": self.proved,
             "regions": {"same": self.same, "differing": self.differing, "sampled": len(self.doubts)},
+            "widens": self.widens,
             "differences": [one.to_dict() for one in self.differences],
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),
@@ -198,6 +215,21 @@ def answer_of(decision: Decision) -> Answer:
     return frozenset(("confirm", one.by or "", one.within or "any time") for one in asked)
 
 
+def whole_answer_of(decision: Decision) -> Answer:
+    """The same with all reasons, remedies and obligations; places and what approvals are bound to are not."""
+    reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
+    remedies = (
+        (REASON, one.kind, one.rule or "", one.by or "", one.within or "", one.need or "", *(one.scopes or ()))
+        for one in decision.remedies
+    )
+    duties = ((REASON, one.kind, *one.arguments, one.rule, one.message or "") for one in decision.obligations)
+    return answer_of(decision).union(reasons, remedies, duties)
+
+
+def coming_to(answer: Answer) -> Answer:
+    return frozenset(key for key in answer if key[0] != REASON)
+
+
 def outcome_of(answer: Answer) -> Outcome:
     kinds = {key[0] for key in answer}
     return next((one for one in STRENGTH if str(one) in kinds), Outcome.ALLOW)
@@ -211,18 +243,32 @@ def details_of(answer: Answer) -> tuple[str, ...]:
             return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}"
         return " ".join(key[1:])
 
-    return tuple(sorted(words(key) for key in answer if len(key) > 1))
+    return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
 
 
 def direction_of(old: Answer, new: Answer) -> Direction:
-    """A weaker outcome widens, and so does a duty or a confirmation that is gone while none came."""
+    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or one that lasts longer."""
+    old, new = coming_to(old), coming_to(new)
     before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
+    if old == new:
+        return Direction.REASONS
     if before != after:
         return Direction.WIDENING if after > before else Direction.NARROWING
     lost, gained = old - new, new - old
-    if lost and (not gained or outcome_of(old) is Outcome.ALLOW):
-        return Direction.WIDENING
-    return Direction.CHANGED if lost else Direction.NARROWING
+    if outcome_of(old) is Outcome.CONFIRM:
+        lost = frozenset(key for key in lost if not any(shorter(other, key) for other in gained))
+    if not lost:
+        return Direction.NARROWING
+    longer = all(any(shorter(key, other) for key in lost) for other in gained)
+    return Direction.WIDENING if longer or outcome_of(old) is Outcome.ALLOW else Direction.CHANGED
+
+
+def shorter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """The same people are asked, and what they grant does not last as long."""
+    if one[:2] != other[:2] or one[2] == "any time":
+        return False
+    lasts, longer = parse_duration(one[2]), parse_duration(other[2])
+    return longer is None or (lasts is not None and lasts < longer)
 
 
 def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:

@@ -114,8 +114,8 @@ class Diagrams:
         if one is other:
             return one
         if isinstance(one, End) and isinstance(other, End):
-            assert isinstance(one.value, frozenset) and isinstance(other.value, frozenset)
-            return self.end(one.value | other.value)
+            sets = [each.value for each in (one, other) if isinstance(each.value, frozenset)]
+            return self.end(frozenset().union(*sets))
         key = (one.number, other.number) if one.number < other.number else (other.number, one.number)
         found = self._joined.get(key)
         if found is None:

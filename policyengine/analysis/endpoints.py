@@ -1,4 +1,4 @@
-"""Endpoint classes: all endpoints that no pattern of either policy tells apart, by one endpoint that stands for them."""
+"""Endpoint classes: all endpoints that no pattern of either policy tells apart, by one that stands for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoin
 from policyengine.runtime.patterns import Glob
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
+from policyengine.semantics.walk import Block
 
 MOST_CLASSES = 50_000
 FRESH = ("x", "y", "z", "q", "other", "elsewhere", "something", "xyzzy")
@@ -38,7 +39,8 @@ def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
     """Every pattern that a rule or a binding of the policies names, once."""
     found: dict[k.Pattern, None] = {}
     for kernel in kernels:
-        for block in (*kernel.agents, *kernel.users, *kernel.anyones):
+        blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
+        for block in blocks:
             found.update((opening.pattern, None) for grant in block.grants for opening in grant.openings)
         for agent in kernel.agents:
             found.update((pattern, None) for delegate in agent.delegates for pattern in delegate.patterns)

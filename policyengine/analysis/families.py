@@ -84,7 +84,8 @@ def known_together(operand: k.Expr, asked: Sequence[Member], constants: set[Plai
     elif own and (zone := same_zone(asked)):
         walls = dict.fromkeys(of_times([one for one in asked if isinstance(one, k.InWindow)], zone))
         cells = states_of_type(type_of(operand), constants)
-        yield from ((*wall, cell) for wall, cell in product(walls, cells))
+        for wall, cell in product(walls, cells):
+            yield (*wall, cell)
     else:
         states: list[tuple[Plain, ...]] = [(True, False)] * len(asked)
         if own:
@@ -134,7 +135,7 @@ def same_zone(asked: Sequence[Member]) -> str | None:
 
 
 def of_times(asked: Sequence[k.InWindow], zone: str) -> Iterator[Together]:
-    """Windows begin and end at minutes: each minute of one week on the wall at which one does stands for those after."""
+    """Windows begin and end at minutes of the wall's week: each at which one does stands for those after it."""
     minutes = sorted({0, *(minute % 1440 for one in asked for minute in edges(one.window))})
     start = datetime(2026, 1, 5, tzinfo=ZoneInfo(zone))
     for day, minute in product(range(7), minutes):
@@ -158,7 +159,8 @@ def of_texts(asked: Sequence[Member], constants: set[Plain], own: bool) -> Itera
     for combination in product((True, False), repeat=len(asked)):
         if own:
             others = sorted(text for text in texts_between(constants) if text not in texts)
-            yield from ((*combination, other) for other in others)
+            for other in others:
+                yield (*combination, other)
         else:
             yield combination
 

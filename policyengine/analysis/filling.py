@@ -5,33 +5,30 @@ What is built is only likely to fit: whoever builds one asks the engines what th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from itertools import islice, product
 from typing import Any, TypeAlias
 
 from policyengine import kinds
 from policyengine.analysis.endpoints import Class, filled
 from policyengine.analysis.rewriting import DEPTH, SOUND, UNSURE, Settled
+from policyengine.analysis.values import FRESH, MONDAY, address_in, moved, number, spelled, text_like, within_cell
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import windows
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.windows import Window
 from policyengine.semantics import kernel as k
-from policyengine.semantics.cells import EPOCH, Plain, State
+from policyengine.semantics.cells import Plain, State
 from policyengine.semantics.formulas import Pair, Space, Subject, read, type_of
 from policyengine.semantics.possibilities import states_of, truth
 
 Question: TypeAlias = dict[str, Any]
 
-MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
-MINUTE = Fraction(60_000_000)
-OUTSIDE = ("203.0.113.9", "198.51.100.7", "10.1.2.3", "127.0.0.1", "2001:db8::9")
 MOST_WORLDS = 2_000
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 HALF_HOURS = 24 * 2 * 8
@@ -302,8 +299,8 @@ class Filling:
         one, other = self.known(left), self.known(right)
         if not wanted:
             for side, held in ((left, one), (right, other)):
-                if not isinstance(side, k.Constant):
-                    self.give(side, [] if held is not one else [])
+                if not isinstance(side, k.Constant) and held:
+                    self.give(side, [])
                     return
         common = next(iter([*other, *one, *self.some_of(left)]), None)
         for side, held in ((left, one), (right, other)):
@@ -334,7 +331,7 @@ class Filling:
         for world in islice(product(*choices), MOST_WORLDS):
             if truth(formula, world) is wanted:
                 self.elements.pop(subject.variable, None)
-                inner = {one: frozenset_free(space.constants[i]) for i, one in enumerate(space.subjects)}
+                inner = {one: tuple(space.constants[i]) for i, one in enumerate(space.subjects)}
                 self.constants = {**self.constants, **inner}
                 self.fill(dict(zip(space.subjects, world, strict=True)))
                 break
@@ -363,12 +360,13 @@ class Filling:
             case HttpEndpoint(method, _, segments):
                 texts = [self.segments.get(number_, text) for number_, text in enumerate(segments)]
                 found.setdefault("request", {}).update(method=method, path="/" + "/".join(map(spelled, texts)))
-            case ToolEndpoint(server, name):
-                found["tool"] = {"name": name} if server is None else {"server": server, "name": name}
+            case ToolEndpoint(server, tool):
+                found["tool"] = {"name": tool} if server is None else {"server": server, "name": tool}
             case ActionEndpoint(verb, type_):
                 found["action"] = {"name": verb}
                 found["resource"] = {"type": type_, "id": found.get("resource", {}).get("id", "x")}
-        for root, name in (("agent", self.settled.agent), ("user", self.settled.user)):
+        callers: tuple[tuple[str, str | State], ...] = (("agent", self.settled.agent), ("user", self.settled.user))
+        for root, name in callers:
             if name is not State.ABSENT:
                 found.setdefault(root, {})["id"] = name if isinstance(name, str) else WRONG_TYPE
         if rows := list(self.entities()):
@@ -392,10 +390,6 @@ class Filling:
         return self.now
 
 
-FRESH: Mapping[str, Any] = {
-    "bool": True, "int": 1, "number": 1, "string": "other", "duration": timedelta(minutes=1), "time": MONDAY,
-    "ip": IPv4Address(OUTSIDE[0]), "cidr": IPv4Network("203.0.113.0/24"),
-}  # fmt: skip
 RANKS: tuple[type, ...] = (
     k.Fact,
     k.Attribute,
@@ -411,135 +405,3 @@ RANKS: tuple[type, ...] = (
 
 def rank(subject: Subject) -> int:
     return next((number for number, kind in enumerate(RANKS) if isinstance(subject, kind)), len(RANKS) - 2)
-
-
-def frozenset_free(constants: Iterable[Plain]) -> tuple[Plain, ...]:
-    return tuple(constants)
-
-
-def spelled(segment: str) -> str:
-    from urllib.parse import quote
-
-    return quote(segment, safe="!$&'()*+,=:@~-._")
-
-
-def within_cell(state: Fraction, constants: Sequence[Plain], type_: kinds.Type) -> Fraction:
-    """A rounder number between the same constants: a minute beside a moment, where a microsecond would do."""
-    if type_ not in (Scalar.DURATION, Scalar.TIME) or state in constants:
-        return state
-    limits = sorted(one for one in constants if isinstance(one, Fraction))
-    below = max((one for one in limits if one < state), default=None)
-    above = min((one for one in limits if one > state), default=None)
-    usual = Fraction((MONDAY - EPOCH) // timedelta(microseconds=1))
-    if type_ is Scalar.TIME and (below is None or below < usual) and (above is None or usual < above):
-        return usual
-    if below is not None:
-        return below + (MINUTE if above is None else min(MINUTE, (above - below) / 2))
-    if above is None:
-        return state
-    return above - MINUTE if type_ is Scalar.TIME else max(above - MINUTE, above / 2)
-
-
-def number(value: Fraction, type_: kinds.Type) -> Any:
-    match type_:
-        case kinds.Enum(_, values):
-            return values[int(value)]
-        case Scalar.DURATION:
-            return timedelta(microseconds=int(value))
-        case Scalar.TIME:
-            return EPOCH + timedelta(microseconds=int(value))
-        case _ if value.denominator == 1:
-            return int(value)
-        case _:
-            return Decimal(value.numerator) / Decimal(value.denominator)
-
-
-def moved(value: Any, step: int) -> Any:
-    """A value before (-1), like (0) or after (1) the given one."""
-    match value:
-        case _ if step == 0:
-            return value
-        case bool():
-            return not value
-        case int() | Decimal():
-            return value + step
-        case timedelta():
-            return max(value + step * timedelta(minutes=1), timedelta(0))
-        case datetime():
-            return value + step * timedelta(minutes=1)
-        case str():
-            return f"{value}-other" if step > 0 else f"!{value}"
-        case EntityRef(type_, id_):
-            return EntityRef(type_, f"{id_}-other")
-        case list() | tuple():
-            return [*value, "other"]
-        case _:
-            return value
-
-
-def address_in(networks: Any, wanted: bool) -> str:
-    known = networks if isinstance(networks, list | tuple) else [networks]
-    inside = [one for one in known if isinstance(one, IPv4Network | IPv6Network)]
-    plain = [one for one in known if one is not None and one not in inside]
-    if wanted:
-        first = inside[0] if inside else None
-        return str(
-            first[1 if first.num_addresses > 1 else 0] if first is not None else plain[0] if plain else OUTSIDE[0]
-        )
-    outside = (
-        one for one in OUTSIDE if not any(ip_address(one) in net for net in inside) and one not in map(str, plain)
-    )
-    return next(outside, OUTSIDE[0])
-
-
-def text_like(pattern: str, wanted: bool) -> str:
-    """A text that the regular expression matches, if a simple one is found among those that people write."""
-    from policyengine.runtime.patterns import compile_regex
-
-    matches = compile_regex(pattern).matches
-    return next((text for text in (*drawn(pattern), *TEXTS) if matches(text) is wanted), "")
-
-
-TEXTS = ("", "a", "x", "abc", "A", "1", "42", "12345", "a1", "user@example.com", "other", "!")
-
-
-def drawn(pattern: str) -> Iterator[str]:
-    """Texts by the pattern's own letters: each class by one of its characters, each repeat by its least number."""
-    from re import _parser  # type: ignore[attr-defined]  # what reads patterns in the standard library
-
-    try:
-        yield "".join(pieces(_parser.parse(pattern)))
-    except Exception:  # a pattern that only re2 understands
-        return
-
-
-def pieces(parsed: Any) -> Iterator[str]:
-    for operation, argument in parsed:
-        match str(operation):
-            case "LITERAL":
-                yield chr(argument)
-            case "ANY" | "NOT_LITERAL":
-                yield "x" if argument is None or argument != ord("x") else "y"
-            case "IN":
-                yield in_class(argument)
-            case "MAX_REPEAT" | "MIN_REPEAT":
-                least, _, inner = argument
-                yield "".join(pieces(inner)) * max(least, 0)
-            case "SUBPATTERN":
-                yield from pieces(argument[-1])
-            case "BRANCH":
-                yield from pieces(argument[1][0])
-
-
-def in_class(items: Any) -> str:
-    classes = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
-    operation, argument = items[0]
-    match str(operation):
-        case "LITERAL":
-            return chr(argument)
-        case "RANGE":
-            return chr(argument[0])
-        case "CATEGORY":
-            return classes.get(str(argument), "!")
-        case _:
-            return "~"

@@ -189,10 +189,10 @@ def rewritten(expression: k.Expr, by: Rewriter | Mapping[Path, k.Expr]) -> k.Exp
     if isinstance(expression, k.Fact):
         return by.get(expression) if isinstance(by, Rewriter) else replace(expression, optional=False)
     changed: dict[str, object] = {}
-    for name in members(type(expression)):
+    for name in members(type(expression)):  # type: ignore[arg-type]  # as in terms.parts
         part = getattr(expression, name)
         if isinstance(part, Part):
-            changed[name] = rewritten(part, by)
+            changed[name] = rewritten(part, by)  # type: ignore[arg-type]  # what is inside an expression is one
         elif isinstance(part, tuple) and part and isinstance(part[0], Part):
             changed[name] = tuple(rewritten(one, by) for one in part)
     if isinstance(expression, k.Attribute) and isinstance(by, Rewriter):

@@ -8,11 +8,12 @@ from itertools import product
 from typing import TypeAlias
 
 from policyengine import kinds
+from policyengine.analysis.callers import conditions_of
 from policyengine.analysis.diagrams import Path
-from policyengine.analysis.filling import number
-from policyengine.analysis.regions import Comparison, conditions_of
+from policyengine.analysis.regions import Comparison
 from policyengine.analysis.rewriting import ISSUER, RESOURCE, SEGMENT, SOUND, Rewriter
 from policyengine.analysis.sides import Unit
+from policyengine.analysis.values import number
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State
@@ -28,26 +29,26 @@ def condition_of(comparison: Comparison, path: Path, changed: Changed) -> str:
     """What must be so of the facts that the changed rules ask for; empty where it is always so."""
     asked, ends = asked_anew(changed), ends_of(comparison, path)
     said: list[str] = []
-    for number, subject in enumerate(comparison.space.subjects):
-        if asked & set(words_in(subject)) and any(fact in path for fact in comparison.sources(number)):
-            said += words_of(comparison, path, ends, number, subject)
+    for place, subject in enumerate(comparison.space.subjects):
+        if asked & set(words_in(subject)) and any(fact in path for fact in comparison.sources(place)):
+            said += words_of(comparison, path, ends, place, subject)
     return " and ".join(dict.fromkeys(said[:MOST_WORDS])) + (" and …" if len(said) > MOST_WORDS else "")
 
 
 def words_of(
-    comparison: Comparison, path: Path, ends: tuple[object, object], number: int, subject: Subject
+    comparison: Comparison, path: Path, ends: tuple[object, object], place: int, subject: Subject
 ) -> Iterator[str]:
     """The states of one fact that leave the difference as it is, unless all do; all else is as on the path."""
-    sources = comparison.sources(number)
+    sources = comparison.sources(place)
     places = [range(len(comparison.states(fact))) for fact in sources]
     every: dict[Plain, bool] = {}
     for chosen in product(*places):
         other = {**path, **dict(zip(sources, chosen, strict=True))}
-        state = comparison.told(number, other)
+        state = comparison.told(place, other)
         every[state] = every.get(state, False) or ends_of(comparison, other) == ends
     fitting = [state for state, fits in every.items() if fits]
     if len(fitting) < len(every):
-        yield words_for(subject, fitting, list(every), comparison.space.constants[number])
+        yield words_for(subject, fitting, list(every), comparison.space.constants[place])
 
 
 def ends_of(comparison: Comparison, path: Path) -> tuple[object, object]:
@@ -55,7 +56,7 @@ def ends_of(comparison: Comparison, path: Path) -> tuple[object, object]:
 
 
 def asked_anew(changed: Changed) -> set[str]:
-    """The facts in those parts of the changed rules that only one side has; all of them where just the order changed."""
+    """The facts in those parts of the changed rules that only one side has; all of them if just the order changed."""
     old, new = ({p: names for unit in units for p, names in asked_by(unit, by)} for units, by in changed)
     apart = {name for part, names in (old | new).items() if (part in old) != (part in new) for name in names}
     return apart or {name for names in (old | new).values() for name in names}

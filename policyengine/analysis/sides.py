@@ -281,7 +281,8 @@ class Asking:
 
     def door(self, unit: Unit) -> k.Expr:
         grant, block = unit.part, unit.block
-        assert isinstance(grant, k.Grant) and block is not None
+        assert isinstance(grant, k.Grant)
+        assert block is not None
         asked = [self.about(block)]
         if not isinstance(block, k.AnyoneBlock):
             asked += [self.required(one) for one in block.requirements]

@@ -1,4 +1,4 @@
-"""Two policies to what changes for requests: regions proved the same, differences with a witness, and the doubts left."""
+"""Two policies to what changes for requests: regions proved the same, differences with a witness, doubts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from policyengine.analysis.asking import Asked, as_json, rule
+from policyengine.analysis.callers import Caller, callers, conditions_of
 from policyengine.analysis.changes import (
     Answer,
     Diff,
     Difference,
+    Direction,
     Doubt,
     Region,
     Rule,
     Verdict,
     Witness,
+    answer_of,
+    coming_to,
     direction_of,
     unique,
+    whole_answer_of,
 )
 from policyengine.analysis.diagrams import Path, TooLarge
 from policyengine.analysis.endpoints import Class, TooMany, classes, patterns_of
 from policyengine.analysis.filling import Filling
 from policyengine.analysis.handing import hops_for, names
-from policyengine.analysis.regions import DENY, Caller, Comparison, callers
+from policyengine.analysis.regions import DENY, Comparison
 from policyengine.analysis.saying import Changed, condition_of
 from policyengine.analysis.sides import Said, Side, Unit
-from policyengine.directory.entities import Directory
 from policyengine.runtime.request import RequestError
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain
@@ -44,12 +48,17 @@ ALL_SAMPLES = 1_500  # … and to all of them; each has FEWEST at least
 FEWEST = 20
 WHOLE = "every endpoint"
 
-Asking = tuple[dict[str, Any], datetime]
+Asking: TypeAlias = tuple[dict[str, Any], datetime]
+Piece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
-def compare(old: k.Kernel, new: k.Kernel, *, seed: int = 0) -> Diff:
-    """What the new policy answers differently, region by region. The same seed samples the same requests."""
-    return Comparing(old, new, Random(seed)).run()
+def compare(old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = ALL_SAMPLES) -> Diff:
+    """What the new policy answers differently, region by region.
+
+    `reasons`: where the answer is the same, its reasons, words and remedies are compared as well. `samples` bounds the
+    requests that are tried where sameness is not proved; the same seed tries the same ones.
+    """
+    return Comparing(old, new, Random(seed), reasons, samples).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +77,17 @@ class Comparing:
     old: k.Kernel
     new: k.Kernel
     random: Random
+    reasons: bool
+    samples: int
     found: list[Found] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     same: int = 0
     looked_at: int = 0
-    samples: int = ALL_SAMPLES
 
     def __post_init__(self) -> None:
         self.sides = (Side(self.old, "old"), Side(self.new, "new"))
-        self.asked = (Asked(self.old, Directory()), Asked(self.new, Directory()))
+        of = whole_answer_of if self.reasons else answer_of
+        self.asked = (Asked(self.old, of), Asked(self.new, of))
         self.issuers = frozenset(self.old.issuers) | frozenset(self.new.issuers)
         of_old, of_new = ({(*path[:1], path[-1], name, claim) for name, one in kernel.issuers.items()
                            for claim, path in one.claims} for kernel in (self.old, self.new))  # fmt: skip
@@ -95,19 +106,24 @@ class Comparing:
             len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),
         )  # fmt: skip
 
+    def says(self, units: Sequence[Unit]) -> object:
+        """What rules come to; with their names and words, and in their order, where reasons count."""
+        return [unit.told for unit in units] if self.reasons else {unit.text for unit in units}
+
     # ── One class of endpoints ────────────────────────────────────────────────────────────────
 
     def look_at(self, at: Class) -> None:
         """Where the same rules stand on both sides nothing can differ; else each kind of caller is looked at."""
         old, new = (side.units(at) for side in self.sides)
         settled = self.sides[0].setting(at) == self.sides[1].setting(at) and not self.claimed
-        if settled and {unit.text for unit in old} == {unit.text for unit in new}:
+        if settled and self.says(old) == self.says(new):
             self.same += 1
             return
         kinds_of_callers, exact = callers(old, new)
         for caller in kinds_of_callers:
             handing = Handing.of(caller, old, new, settled)
-            if (settled and caller.same and (handing.none or handing.same)) or not caller.doors:
+            alike = settled and self.says(caller.old) == self.says(caller.new)
+            if (alike and (handing.none or handing.same)) or not caller.doors:
                 self.same += 1
             elif self.looked_at >= MOST_REGIONS:
                 self.doubts.append(Doubt(at.words, caller.words, "too many regions to look at each", 0))
@@ -161,13 +177,17 @@ class OneRegion:
         if by_agent:
             handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
             self.compare_handed(handed, handing)
+        if any(asks_for_approvals(unit) for units in self.changed_units() for unit in units):
+            self.open.append("requests that come with approvals were not compared")
+        if self.comparing.reasons and alone is not None:
+            self.seek_reasons(alone)
         if self.open:
             self.doubt(alone)
         elif len(self.comparing.found) == before:
             self.comparing.same += 1
 
     def compare(self, caller: Caller, *, sound: bool | None) -> Comparison | None:
-        """Both answers as diagrams: where they are one nothing differs, else requests are sought for each difference."""
+        """Both answers as diagrams: where they are one nothing differs, else requests are sought that show it."""
         try:
             comparison = Comparison(caller.settled, *self.said(caller), self.comparing.issuers, sound=sound)
         except TooLarge:
@@ -178,6 +198,15 @@ class OneRegion:
             if ends not in self.seen and not self.witnessed(comparison, caller, ends):
                 self.open.append("the answers may differ, but no request was found that shows it")
         return comparison
+
+    def seek_reasons(self, comparison: Comparison) -> None:
+        """Where the answer is the same its reasons may not be: a few requests for each answer are tried."""
+        made = comparison.diagrams
+        for ends in made.differences(made.end(None), comparison.new):
+            for path in islice(made.paths(made.end(None), comparison.new, ends), FEW_PATHS * FEW_PATHS):
+                for question, now in self.questions(comparison, self.caller, path):
+                    self.tell(comparison, self.caller, path, question, now)
+        self.open.append("reasons were compared by sampled requests")
 
     def compare_handed(self, handed: Caller, handing: Handing) -> None:
         """Chains: sound in both policies or in neither, unless what they rest on changed."""
@@ -248,22 +277,25 @@ class OneRegion:
         """Notes a difference that both engines show; False where there is none, or it is known."""
         old, new = self.comparing.asked
         answers = old.answer(question, now), new.answer(question, now)
-        if answers[0] == answers[1] or None in answers or answers in self.seen:
+        if answers[0] == answers[1] or None in answers or self.known(*answers):
             return False
         question = as_json(question)
         try:
             (before, old_verdict), (after, new_verdict) = old.verdict(question, now), new.verdict(question, now)
         except RequestError:
             return False
-        if before == after or (before, after) in self.seen:
+        if before == after or self.known(before, after):
             return False
-        self.seen.add((before, after))
+        self.seen.add((coming_to(before), coming_to(after)))
         removed, added = self.changed()
         condition = "" if comparison is None else condition_of(comparison, path, self.changed_by(caller))
         region = Region(self.at.words, caller.words, condition)
         witness = Witness(region, question, now)
         self.comparing.found.append(Found(witness, (before, after), (old_verdict, new_verdict), removed, added))
         return True
+
+    def known(self, before: Answer | None, after: Answer | None) -> bool:
+        return (coming_to(before or frozenset()), coming_to(after or frozenset())) in self.seen
 
     def changed_units(self) -> tuple[list[Unit], list[Unit]]:
         """The rules about this caller that only one of the two policies has."""
@@ -304,7 +336,14 @@ class OneRegion:
         return count
 
 
-def only(several: Iterable[Sequence[tuple[object, str, Span]]], other: set[object]) -> tuple[Rule, ...]:
+def asks_for_approvals(unit: Unit) -> bool:
+    nodes = (node for condition in conditions_of(unit) for node in k.walk(condition))
+    return any(isinstance(node, k.Fact) and node.path[0] == "approval" for node in nodes)
+
+
+def only(
+    several: Iterable[Sequence[tuple[tuple[str, ...], str, Span]]], other: set[tuple[str, ...]]
+) -> tuple[Rule, ...]:
     """Of each rule what the other side does not have: the rule itself, or else what its block requires."""
     found: list[Rule] = []
     for pieces in several:
@@ -320,7 +359,7 @@ def gathered(found: Iterable[Found]) -> Iterator[Difference]:
     """Regions where the same rules changed and the answers did alike, together; what opens a door first."""
     together: dict[object, list[Found]] = {}
     for one in found:
-        key = (one.answers, one.removed, one.added)
+        key = (*map(coming_to, one.answers), one.removed, one.added)
         together.setdefault(key, []).append(one)
     differences = [
         Difference(
@@ -329,5 +368,4 @@ def gathered(found: Iterable[Found]) -> Iterator[Difference]:
         )
         for several in together.values()
     ]  # fmt: skip
-    order = ("widening", "changed", "narrowing")
-    yield from sorted(differences, key=lambda one: (order.index(one.direction), -len(one.witnesses)))
+    yield from sorted(differences, key=lambda one: ([*Direction].index(one.direction), -len(one.witnesses)))

@@ -1,0 +1,147 @@
+"""Values for questions: what stands for a state of a fact, and texts, addresses and times that fit what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from typing import Any
+from urllib.parse import quote
+
+from policyengine import kinds
+from policyengine.kinds import EntityRef, Scalar
+from policyengine.runtime.linear import parser
+from policyengine.runtime.patterns import compile_regex
+from policyengine.semantics.cells import EPOCH, Plain
+
+MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
+MINUTE = Fraction(60_000_000)
+OUTSIDE = ("203.0.113.9", "198.51.100.7", "10.1.2.3", "127.0.0.1", "2001:db8::9")
+FRESH: Mapping[str, Any] = {
+    "bool": True, "int": 1, "number": 1, "string": "other", "duration": timedelta(minutes=1), "time": MONDAY,
+    "ip": IPv4Address(OUTSIDE[0]), "cidr": IPv4Network("203.0.113.0/24"),
+}  # fmt: skip
+
+
+def spelled(segment: str) -> str:
+    return quote(segment, safe="!$&'()*+,=:@~-._")
+
+
+def within_cell(state: Fraction, constants: Sequence[Plain], type_: kinds.Type) -> Fraction:
+    """A rounder number between the same constants: a minute beside a moment, where a microsecond would do."""
+    if type_ not in (Scalar.DURATION, Scalar.TIME) or state in constants:
+        return state
+    limits = sorted(one for one in constants if isinstance(one, Fraction))
+    below = max((one for one in limits if one < state), default=None)
+    above = min((one for one in limits if one > state), default=None)
+    usual = Fraction((MONDAY - EPOCH) // timedelta(microseconds=1))
+    if type_ is Scalar.TIME and (below is None or below < usual) and (above is None or usual < above):
+        return usual
+    if below is not None:
+        return below + (MINUTE if above is None else min(MINUTE, (above - below) / 2))
+    if above is None:
+        return state
+    return above - MINUTE if type_ is Scalar.TIME else max(above - MINUTE, above / 2)
+
+
+def number(value: Fraction, type_: kinds.Type) -> Any:
+    match type_:
+        case kinds.Enum(_, values):
+            return values[int(value)]
+        case Scalar.DURATION:
+            return timedelta(microseconds=int(value))
+        case Scalar.TIME:
+            return EPOCH + timedelta(microseconds=int(value))
+        case _ if value.denominator == 1:
+            return int(value)
+        case _:
+            return Decimal(value.numerator) / Decimal(value.denominator)
+
+
+def moved(value: Any, step: int) -> Any:
+    """A value before (-1), like (0) or after (1) the given one."""
+    match value:
+        case _ if step == 0:
+            return value
+        case bool():
+            return not value
+        case int() | Decimal():
+            return value + step
+        case timedelta():
+            return max(value + step * timedelta(minutes=1), timedelta(0))
+        case datetime():
+            return value + step * timedelta(minutes=1)
+        case str():
+            return f"{value}-other" if step > 0 else f"!{value}"
+        case EntityRef(type_, id_):
+            return EntityRef(type_, f"{id_}-other")
+        case list() | tuple():
+            return [*value, "other"]
+        case _:
+            return value
+
+
+def address_in(networks: Any, wanted: bool) -> str:
+    known = networks if isinstance(networks, list | tuple) else [networks]
+    inside = [one for one in known if isinstance(one, IPv4Network | IPv6Network)]
+    plain = [one for one in known if one is not None and one not in inside]
+    if wanted:
+        first = inside[0] if inside else None
+        return str(
+            first[1 if first.num_addresses > 1 else 0] if first is not None else plain[0] if plain else OUTSIDE[0]
+        )
+    outside = (
+        one for one in OUTSIDE if not any(ip_address(one) in net for net in inside) and one not in map(str, plain)
+    )
+    return next(outside, OUTSIDE[0])
+
+
+def text_like(pattern: str, wanted: bool) -> str:
+    """A text that the regular expression matches, if a simple one is found among those that people write."""
+    matches = compile_regex(pattern).matches
+    return next((text for text in (*drawn(pattern), *TEXTS) if matches(text) is wanted), "")
+
+
+TEXTS = ("", "a", "x", "abc", "A", "1", "42", "12345", "a1", "user@example.com", "other", "!")
+
+
+def drawn(pattern: str) -> Iterator[str]:
+    """Texts by the pattern's own letters: each class by one of its characters, each repeat by its least number."""
+    try:
+        yield "".join(pieces(parser.parse(pattern)))
+    except Exception:  # a pattern that only re2 understands
+        return
+
+
+def pieces(parsed: Any) -> Iterator[str]:
+    for operation, argument in parsed:
+        match str(operation):
+            case "LITERAL":
+                yield chr(argument)
+            case "ANY" | "NOT_LITERAL":
+                yield "x" if argument is None or argument != ord("x") else "y"
+            case "IN":
+                yield in_class(argument)
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                least, _, inner = argument
+                yield "".join(pieces(inner)) * max(least, 0)
+            case "SUBPATTERN":
+                yield from pieces(argument[-1])
+            case "BRANCH":
+                yield from pieces(argument[1][0])
+
+
+def in_class(items: Any) -> str:
+    classes = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
+    operation, argument = items[0]
+    match str(operation):
+        case "LITERAL":
+            return chr(argument)
+        case "RANGE":
+            return chr(argument[0])
+        case "CATEGORY":
+            return classes.get(str(argument), "!")
+        case _:
+            return "~"
