@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from policyengine.runtime.endpoints import Endpoint
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Case
+from policyengine.semantics.matching import place_covers
 from policyengine.testing.meets import meets
 from policyengine.testing.mutation.anew import answered_anew
-from policyengine.testing.mutation.questions import NO_IDS, Answer, Question, ask, questions_of, sequence_of
-from policyengine.testing.mutation.touching import Memo, changed_for, leaves_facts, touches
-from policyengine.testing.mutation.workshop import Mutant
+from policyengine.testing.mutation.questions import (
+    LIMITS,
+    NO_IDS,
+    Answer,
+    Key,
+    Question,
+    ask,
+    ask_again,
+    literals,
+    questions_of,
+    sequence_of,
+)
+from policyengine.testing.mutation.touching import Memo, binds_otherwise, changed_for, leaves_facts, touches
+from policyengine.testing.mutation.workshop import Mutant, Rule
 
 
 class TestsFail(Exception):
@@ -38,6 +51,8 @@ class Examiner:
 
     kernel: k.Kernel
     groups: tuple[tuple[Question, ...], ...]
+    by_rule: Mapping[Key, Sequence[int]]
+    by_endpoint: Mapping[Endpoint, tuple[Question, Sequence[int]]]
 
     @classmethod
     def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> Examiner:
@@ -46,7 +61,8 @@ class Examiner:
         for question in questions:
             if not meets(question.case.expected, question.answer.decision):
                 raise TestsFail(question.case)
-        return cls(kernel, tuple(grouped(questions)))
+        groups = tuple(grouped(questions))
+        return cls(kernel, groups, by_rule(groups), by_endpoint(groups))
 
     def examine(self, mutant: Mutant) -> Asked:
         memo: Memo = {}
@@ -59,17 +75,25 @@ class Examiner:
         return Asked(tuple(asked), None)
 
     def _touched(self, mutant: Mutant, memo: Memo) -> list[tuple[Question, ...]]:
-        """Nearest first: those that name a changed guard or that a changed rule decided, then the others as written."""
-        names = {guard.name for guard in guards_of(mutant)}
-        changed = mutant.rules.keys()
-        touched = [group for group in self.groups if any(touches(mutant, question, memo) for question in group)]
+        """Nearest first: those that mention what the fault changes, those that name a changed guard, those that a
+        changed rule refused, those that it let through; then the others as written."""
+        near = Nearness.of(mutant)
+        touched = [g for g in self.candidates(mutant, memo) if any(touches(mutant, question, memo) for question in g)]
+        return sorted(touched, key=lambda group: min(near.distance(question) for question in group))
 
-        def distance(group: tuple[Question, ...]) -> int:
-            if any(question.case.expected.rule in names for question in group):
-                return 0
-            return 1 if any(not changed.isdisjoint(question.decisive) for question in group) else 2
-
-        return sorted(touched, key=distance)
+    def candidates(self, mutant: Mutant, memo: Memo) -> Sequence[tuple[Question, ...]]:
+        """The groups that a changed rule had a say in, or has one now; all, where it may be about other callers."""
+        pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
+        if mutant.whole.keys() - {"binders"} or not all(same_callers(old, new) for old, new in pairs):
+            return self.groups
+        numbers = {number for key in mutant.rules for number in self.by_rule.get(key, ())}
+        places = [rule.place for rule in mutant.rules.values() if isinstance(rule, k.Guard)]
+        for question, some in self.by_endpoint.values():
+            endpoint = question.request.endpoint
+            bound = "binders" in mutant.whole and binds_otherwise(mutant.whole["binders"], question, memo)
+            if bound or any(place_covers(place, endpoint) for place in places):
+                numbers.update(some)
+        return [self.groups[number] for number in sorted(numbers)]
 
     def _answers(self, group: Sequence[Question], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
         """Whether each case of a group still passes; what does not touch the mutant spends what it always did."""
@@ -79,7 +103,7 @@ class Examiner:
                 spent |= question.answer.spends
                 continue
             try:
-                answer = self.answer(question, mutant, spent)
+                answer = self.answer(question, mutant, spent, memo)
             except Exception:
                 # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
                 yield question.case, False
@@ -87,21 +111,67 @@ class Examiner:
             spent |= answer.spends
             yield question.case, meets(question.case.expected, answer.decision)
 
-    def answer(self, question: Question, mutant: Mutant, spent: frozenset[str]) -> Answer:
+    def answer(self, question: Question, mutant: Mutant, spent: frozenset[str], memo: Memo) -> Answer:
         changed = changed_for(mutant, question)
         lists = {name for name, _ in changed}
-        same_facts = leaves_facts(mutant, question)
+        same_facts = leaves_facts(mutant, question, memo)
         approvals = question.case.approvals and ("guards" in lists or spent != question.spent)
         waived = self.kernel.unrestricted and "agents" in lists
         if same_facts and not approvals and not waived:
             return answered_anew(question, changed, mutant.whole)
         kernel = mutant.kernel
-        part = question.part_of(kernel, mutant.rules, mutant.base) if same_facts else kernel
-        return ask(question.case, question.request, question.plain, part, spent)
+        if same_facts:
+            return ask_again(question, question.part_of(kernel, mutant.rules, mutant.base), spent)
+        return ask(question.case, replace(question.request, approvals=()), question.plain, kernel, spent)
 
 
-def guards_of(mutant: Mutant) -> Iterator[k.Guard]:
-    return (mutant.base.guards[number] for name, number in mutant.rules if name == "guards")
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How likely a case is to notice a mutant: only the order in which cases are asked rests on it."""
+
+    mentioned: frozenset[str]
+    guards: frozenset[str]
+    changed: frozenset[Key]
+
+    @classmethod
+    def of(cls, mutant: Mutant) -> Nearness:
+        lines = mutant.fault.lines
+        before, after = (literals(" ".join(some)) for some in (lines.before, lines.after))
+        guards = (mutant.base.guards[number].name for name, number in mutant.rules if name == "guards")
+        limits = {LIMITS} if "delegation" in mutant.whole else set()
+        return cls(frozenset(before ^ after or before), frozenset(guards), frozenset(mutant.rules.keys() | limits))
+
+    def distance(self, question: Question) -> tuple[bool, int]:
+        mentions = not self.mentioned.isdisjoint(question.literals)
+        if question.case.expected.rule in self.guards or not self.changed.isdisjoint(question.refusing):
+            return not mentions, 0
+        return not mentions, 1 if not self.changed.isdisjoint(question.opening) else 2
+
+
+def same_callers(old: Rule, new: Rule | None) -> bool:
+    if isinstance(old, k.AgentBlock) and isinstance(new, k.AgentBlock):
+        return old.who == new.who
+    if isinstance(old, k.UserBlock) and isinstance(new, k.UserBlock):
+        return old.who == new.who
+    return isinstance(old, k.Guard)  # it is about whoever asks
+
+
+def by_endpoint(groups: Sequence[tuple[Question, ...]]) -> dict[Endpoint, tuple[Question, list[int]]]:
+    """The groups, by their numbers, that ask at each endpoint, and one question there."""
+    found: dict[Endpoint, tuple[Question, list[int]]] = {}
+    for number, group in enumerate(groups):
+        for question in group:
+            found.setdefault(question.request.endpoint, (question, []))[1].append(number)
+    return found
+
+
+def by_rule(groups: Sequence[tuple[Question, ...]]) -> dict[Key, list[int]]:
+    """The groups, by their numbers, that each rule has a say in."""
+    found: dict[Key, list[int]] = {}
+    for number, group in enumerate(groups):
+        for key in dict.fromkeys(key for question in group for key in question.rules):
+            found.setdefault(key, []).append(number)
+    return found
 
 
 def grouped(questions: Iterable[Question]) -> Iterator[tuple[Question, ...]]:

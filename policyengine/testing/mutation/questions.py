@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -17,12 +18,14 @@ from policyengine.semantics.examples import Case
 from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
-from policyengine.semantics.walk import Walk
+from policyengine.semantics.walk import BlockSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.workshop import RULES
 from policyengine.testing.runner import approved, holder
 
 Key: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
+LITERAL = re.compile(r'\d[\w.:/-]*|"[^"]*"')
+LIMITS: Key = ("delegation", 0)  # all of them together
 NO_IDS: frozenset[str] = frozenset()
 
 
@@ -39,7 +42,8 @@ class Question:
     """A case, its directory, and how the policy came to its answer.
 
     `rules` are those that may have a say, by list and number: for each its place among those of its list in `seen`.
-    `decisive` had a part in the outcome; `issuers` are those of the presenter and of the hops; `spent` was before.
+    `opening` opened a door, `refusing` kept one shut or had an effect; `issuers` are those of the presenter and of the
+    hops; `spent` was before; `literals` are written in the case.
     """
 
     case: Case
@@ -47,11 +51,13 @@ class Question:
     facts: Facts
     seen: Walk
     rules: Mapping[Key, int]
-    decisive: frozenset[Key]
+    opening: frozenset[Key]
+    refusing: frozenset[Key]
     issuers: frozenset[str]
     by_agent: bool
     spent: frozenset[str]
     comes_to: Hashable
+    literals: frozenset[str]
     answer: Answer
 
     @property
@@ -83,16 +89,28 @@ def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent:
     return Answer(decision, frozenset(effects.spends))
 
 
+def ask_again(question: Question, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
+    """What a policy decides of a case when all facts are as they were; approvals are bound and spent anew."""
+    facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
+    decision, effects = conclude(*walked(question.case, facts, Snapshot(facts.entities, spent)))
+    return Answer(decision, frozenset(effects.spends))
+
+
 def looked_at(
     case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]
 ) -> tuple[Facts, Walk]:
     snapshot = Snapshot(_directory(case, request, plain, kernel), spent)
-    facts = facts_of(kernel, request, snapshot, case.now)
+    return walked(case, facts_of(kernel, request, snapshot, case.now), snapshot)
+
+
+def walked(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, Walk]:
+    """The given approvals are bound to what the first walk says has to be approved."""
     seen = walk(facts, snapshot)
-    if case.approvals and (given := tuple(approved(case, seen))):
-        facts = facts_of(kernel, replace(request, approvals=given), snapshot, case.now)
-        seen = walk(facts, snapshot)
-    return facts, seen
+    given = tuple(approved(case, seen)) if case.approvals else ()
+    if not given:
+        return facts, seen
+    facts = replace(facts, request=replace(facts.request, approvals=given))
+    return facts, walk(facts, snapshot)
 
 
 def _directory(case: Case, request: Request, plain: Directory, kernel: k.Kernel) -> Entities:
@@ -132,11 +150,13 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
             facts,
             seen,
             rules,
-            frozenset(numbers[rule] for rule in deciding(seen)),
+            frozenset(numbers[id(one.block)] for one in blocks_of(seen) if one.opens),
+            frozenset(refusing(seen, numbers)),
             frozenset(str(one.issuer) for one in (presenter_of(facts), *(hop.agent for hop in seen.hops))),
             has_agent(request),
             before,
             comes_to(seen),
+            literals(case.span.text),
             answer,
         )
 
@@ -145,11 +165,20 @@ def sequence_of(case: Case) -> tuple[str, str, int]:
     return case.package, case.test, case.sequence
 
 
-def deciding(seen: Walk) -> Iterator[int]:
-    """The rules (by their ids) that opened a door, or kept it shut by what they ask."""
-    hops = (block for hop in seen.hops for block in hop.blocks)
-    for block in (*seen.anyone, *seen.presenter, *(seen.user or ()), *hops):
-        refused = block.applies is True and any(one.holds is not True for one in block.requirements)
-        if block.opens or refused:
-            yield id(block.block)
-    yield from (id(one.guard) for one in seen.guards if any(effect.triggered for effect in one.effects))
+def literals(text: str) -> frozenset[str]:
+    return frozenset(LITERAL.findall(text))
+
+
+def blocks_of(seen: Walk) -> Iterator[BlockSeen]:
+    yield from (*seen.anyone, *seen.presenter, *(seen.user or ()))
+    yield from (block for hop in seen.hops for block in hop.blocks)
+
+
+def refusing(seen: Walk, numbers: Mapping[int, Key]) -> Iterator[Key]:
+    """The blocks that are void by what they ask, the guards that act, the limits of delegation."""
+    for block in blocks_of(seen):
+        if block.applies is True and any(one.holds is not True for one in block.requirements):
+            yield numbers[id(block.block)]
+    yield from (numbers[id(one.guard)] for one in seen.guards if any(effect.triggered for effect in one.effects))
+    if seen.hops or any(limit.holds is not True for limit in seen.limits):
+        yield LIMITS

@@ -17,7 +17,9 @@ from policyengine.testing.mutation.workshop import Mutant, Rule
 NO_FACTS = frozenset({"attesters", "delegation"})
 
 
-Memo: TypeAlias = dict[tuple[int, Endpoint], bool]  # whether doors are others at an endpoint, for one mutant
+# For one mutant: whether a block opens otherwise at an endpoint (by its id), or anything is bound otherwise there.
+Memo: TypeAlias = dict[tuple[int, Endpoint], bool]
+BINDERS = 0
 
 
 def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
@@ -27,14 +29,14 @@ def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
     return any(
         TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question, memo)
         for (name, number), rule in mutant.rules.items()
-    ) or any(touched_by(name, value, mutant.base, question) for name, value in mutant.whole.items())
+    ) or any(touched_by(name, value, mutant.base, question, memo) for name, value in mutant.whole.items())
 
 
-def leaves_facts(mutant: Mutant, question: Question) -> bool:
+def leaves_facts(mutant: Mutant, question: Question, memo: Memo) -> bool:
     """Whether each fact of the case is what it is without the fault."""
     for name in mutant.whole.keys() - NO_FACTS:
         match name:
-            case "binders" if not touched_by_binders(mutant.whole["binders"], question):
+            case "binders" if not binds_otherwise(mutant.whole["binders"], question, memo):
                 continue
             case "issuers" if only_of_scopes(mutant.base.issuers, mutant.whole["issuers"]):
                 continue
@@ -117,24 +119,27 @@ def matches(patterns: Iterable[k.Pattern], endpoint: Endpoint) -> bool:
 # ── The rest of a policy ──────────────────────────────────────────────────────────────────────
 
 
-def touched_by(name: str, new: object, base: k.Kernel, question: Question) -> bool:
+def touched_by(name: str, new: object, base: k.Kernel, question: Question, memo: Memo) -> bool:
     match name:
         case "issuers":
             return touched_by_issuers(base.issuers, new, question)
         case "attesters":
             return bool(attested(question, base, changed_names(base.attesters, new)))
         case "binders":
-            return touched_by_binders(new, question)
+            return binds_otherwise(new, question, memo)
         case "delegation":
             return question.by_agent
         case _:
             return True
 
 
-def touched_by_binders(new: object, question: Question) -> bool:
+def binds_otherwise(new: object, question: Question, memo: Memo) -> bool:
     assert isinstance(new, tuple)
     endpoint = question.request.endpoint
-    return bound_at(new, endpoint) != bound_at(question.binders, endpoint)
+    key = (BINDERS, endpoint)
+    if key not in memo:
+        memo[key] = bound_at(new, endpoint) != bound_at(question.binders, endpoint)
+    return memo[key]
 
 
 def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
