@@ -104,8 +104,15 @@ class Lines:
 
     @property
     def telling(self) -> str:
-        """The line as it is after the change, or as it was where nothing is left of it."""
+        """The line as it is after the change, or as it was where nothing is left of it; without its comment."""
         unchanged = set(self.before)
         changed = [line for line in self.after if line.strip() and line not in unchanged]
         gone = [line for line in self.before if line.strip() and line not in set(self.after)]
-        return " ".join((changed or gone or [""])[0].split())
+        return " ".join(without_comment((changed or gone or [""])[0]).split())
+
+
+def without_comment(line: str) -> str:
+    """The line up to what a comment says of it; a line that is nothing else is itself."""
+    found = (one for one in re.finditer(SKIPPED, line) if one[0].startswith("#"))
+    comment = next(found, None)
+    return line if comment is None else line[: comment.start()].rstrip() or line

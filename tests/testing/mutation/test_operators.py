@@ -146,3 +146,9 @@ def test_words_in_comments_and_texts_are_no_connectives() -> None:
     policy = guard('deny when user.tenant == " and " # and\n    and body.amount > 5')
     [fault] = [one for one in faults(policy) if one.operator == "swap and/or"]
     assert ' == " and " # and\n    or body.amount' in fault.text
+
+
+def test_a_name_says_nothing_of_comments() -> None:
+    policy = guard('deny when user.tenant == "#1" # because')
+    assert lines_with(policy, "drop a condition") == ["deny"]
+    assert 'deny when user.tenant != "#1"' in lines_with(policy, "flip a comparison")
