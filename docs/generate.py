@@ -104,7 +104,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "testing.md")
+    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "test-language.md")
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in with_parts},
         DOCS / "diagnostics.md": diagnostics(),

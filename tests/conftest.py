@@ -11,7 +11,8 @@ from hypothesis import settings
 
 IN_CI = os.environ.get("CI") == "true"
 WANTS_SOMETHING = re.compile(
-    r"could not import|no module named|missing|unavailable|not (?:available|found|installed|reachable|running)",
+    r"could not import|no module named|missing|unavailable|\binstall\b"
+    r"|not (?:available|found|installed|reachable|running)",
     re.IGNORECASE,
 )
 

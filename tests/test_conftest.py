@@ -14,7 +14,10 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize("reason", ["redis-server is missing", "could not import 'grpc'", "redis is not running"])
+@pytest.mark.parametrize(
+    "reason",
+    ["redis-server is missing", "could not import 'grpc'", "redis is not running", "no browser: apt install chromium"],
+)
 def test_in_ci_a_skip_for_want_of_a_tool_fails(suite, monkeypatch, reason):
     monkeypatch.setenv("CI", "true")
     suite.makepyfile(f"import pytest\ndef test_it(): pytest.skip({reason!r})")

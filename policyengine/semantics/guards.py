@@ -137,10 +137,27 @@ def approvers(written: ast.Approver, context: Context) -> k.Approvers | None:
         case ast.Quorum(count, of):
             number = quorum(count, context)
             who = one_of(of, context)
-            return k.Approvers(who, number, words(written.span)) if who and number else None
+            return k.Approvers(who, number, approver_words(written)) if who and number else None
         case _:
             who = one_of(written, context)
-            return k.Approvers(who, 1, words(written.span)) if who else None
+            return k.Approvers(who, 1, approver_words(written)) if who else None
+
+
+def approver_words(written: ast.Approver) -> str:
+    """As remedies and messages say it: `role finance`, `2 of team "legal"`."""
+    match written:
+        case ast.Quorum(count, of):
+            return f"{count.text} of {approver_words(of)}"
+        case ast.ByUser():
+            return "user"
+        case ast.ByRole(role):
+            return f"role {role.text}"
+        case ast.ByFact(fact):
+            return fact.text
+        case ast.ByEntity(entity):
+            return words(entity.span)
+        case _:
+            assert_never(written)
 
 
 def quorum(count: ast.Literal, context: Context) -> int | None:

@@ -1,4 +1,4 @@
-"""Everything that docs/testing.md shows is so."""
+"""Everything that docs/test-language.md shows is so."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import Report, collect, run
 
-PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "test-language.md").read_text(encoding="utf-8")
 WORLD, *EXAMPLES = re.findall(r"^```policy\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 [(FAILING, SHOWN)] = re.findall(r"^```policy fails\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
