@@ -19,6 +19,9 @@ from policyengine.semantics.kernel import Confirm, Deny
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
 from policyengine.testing import Report, collect, run
+from policyengine.testing.coverage import measure
+from policyengine.testing.mutation import mutate
+from policyengine.testing.report import Result
 from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
 
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
@@ -41,7 +44,8 @@ def report_of(folder: Path) -> Report:
 
 
 def question(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    asked: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    return asked
 
 
 def decided(folder: Path, asked: Mapping[str, Any]) -> Decision:
@@ -66,6 +70,20 @@ def test_an_example_decides_as_its_tests_say(folder: Path) -> None:
 
 
 @each
+def test_the_tests_of_an_example_show_all_there_is_to_see(folder: Path) -> None:
+    kernel = checked(folder).kernel
+    assert kernel is not None
+    missing = measure(collect(checked(folder)), kernel).missing
+    assert [f"{point.span.at}: {point.words}" for point in missing] == []
+
+
+@each
+def test_the_tests_of_an_example_notice_every_fault_or_say_why_not(folder: Path) -> None:
+    report = mutate(checked(folder))
+    assert report.ok, report.render()
+
+
+@each
 def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> None:
     kernel = checked(folder).kernel
     assert kernel is not None
@@ -74,13 +92,17 @@ def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> Non
     assert closing <= named
 
 
+def results(folder: Path) -> list[Result]:
+    return [result for result in report_of(folder).results if isinstance(result, Result)]
+
+
 def decisions(folder: Path) -> list[Decision]:
-    return [result.decision for result in report_of(folder).results if result.decision is not None]
+    return [result.decision for result in results(folder) if result.decision is not None]
 
 
 def test_the_examples_show_every_outcome_and_every_gate() -> None:
     shown = [decision for folder in FOLDERS for decision in decisions(folder)]
-    assert len(shown) >= 250
+    assert len(shown) >= 600
     assert {decision.outcome for decision in shown} == TODAY
     assert {decision.gate for decision in shown} == GATES | {None}
 
@@ -95,7 +117,7 @@ def test_an_approval_is_given_and_spent_somewhere() -> None:
     with_approval = [
         result.decision.outcome
         for folder in FOLDERS
-        for result in report_of(folder).results
+        for result in results(folder)
         if result.case.approvals and result.decision is not None
     ]
     assert {Outcome.ALLOW, Outcome.CONFIRM, Outcome.DENY} <= set(with_approval)
