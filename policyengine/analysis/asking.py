@@ -53,17 +53,15 @@ class Asked:
         request = Request.from_mapping(question)
         return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
 
-    def verdict(self, question: Mapping[str, Any], now: datetime) -> tuple[Answer, Verdict]:
-        """As the specification decides and production confirms. Raises Disagreement."""
-        decided = self.decide(question, now)
+    def verdict(self, question: Mapping[str, Any], now: datetime, decided: Answer) -> Verdict:
+        """As the specification decides, which must be as the evaluator `decided`. Raises Disagreement."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
         facts = facts_of(self.evaluator.slices.of(request), request, snapshot, now)
         seen = walk(facts, snapshot)
         specified = conclude(facts, seen)[0]
-        answer = self.of(specified)
-        if answer != self.of(decided) or specified.outcome is not decided.outcome:
-            raise Disagreement(f"the evaluator says {decided.outcome}, the specification {specified.outcome}")
-        return answer, Verdict(specified.outcome, details_of(answer), unique(responsible(specified, seen)))
+        if self.of(specified) != decided:
+            raise Disagreement(f"to {question} the evaluator says {decided}, the specification {self.of(specified)}")
+        return Verdict(specified.outcome, details_of(decided), unique(responsible(specified, seen)))
 
     def answer(self, question: Mapping[str, Any], now: datetime) -> Answer | None:
         """What production says; None where it is no question."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -34,10 +34,7 @@ from policyengine.analysis.handing import hops_for, names
 from policyengine.analysis.regions import DENY, Comparison
 from policyengine.analysis.saying import Changed, condition_of
 from policyengine.analysis.sides import Said, Side, Unit
-from policyengine.runtime.request import RequestError
 from policyengine.semantics import kernel as k
-from policyengine.semantics.cells import Plain
-from policyengine.semantics.formulas import Subject
 from policyengine.source import Span
 
 MOST_PATHS = 60  # of one pair of answers that are tried until a request is found
@@ -251,9 +248,6 @@ class OneRegion:
     def questions(self, comparison: Comparison, caller: Caller, path: Path) -> Iterator[Asking]:
         states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
         wanted = {one: state for one, state in states.items() if state is not None}
-        yield from self.built(comparison, caller, wanted)
-
-    def built(self, comparison: Comparison, caller: Caller, wanted: Mapping[Subject, Plain]) -> Iterator[Asking]:
         space = comparison.space
         filling = Filling(
             self.at,
@@ -262,6 +256,8 @@ class OneRegion:
             constants={one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
         )
         filling.fill(wanted)
+        for operand, value in comparison.values(path):
+            filling.give(operand, value)
         now = filling.moment()
         if caller.settled.hops == 0:
             yield filling.asked(), now
@@ -275,27 +271,22 @@ class OneRegion:
         self, comparison: Comparison | None, caller: Caller, path: Path, question: dict[str, Any], now: datetime
     ) -> bool:
         """Notes a difference that both engines show; False where there is none, or it is known."""
+        question = as_json(question)  # what is told is what was asked
+        before, after = (one.answer(question, now) for one in self.comparing.asked)
+        if before is None or after is None or before == after or self.known(before, after):
+            return False
         old, new = self.comparing.asked
-        answers = old.answer(question, now), new.answer(question, now)
-        if answers[0] == answers[1] or None in answers or self.known(*answers):
-            return False
-        question = as_json(question)
-        try:
-            (before, old_verdict), (after, new_verdict) = old.verdict(question, now), new.verdict(question, now)
-        except RequestError:
-            return False
-        if before == after or self.known(before, after):
-            return False
+        verdicts = old.verdict(question, now, before), new.verdict(question, now, after)
         self.seen.add((coming_to(before), coming_to(after)))
         removed, added = self.changed()
         condition = "" if comparison is None else condition_of(comparison, path, self.changed_by(caller))
         region = Region(self.at.words, caller.words, condition)
         witness = Witness(region, question, now)
-        self.comparing.found.append(Found(witness, (before, after), (old_verdict, new_verdict), removed, added))
+        self.comparing.found.append(Found(witness, (before, after), verdicts, removed, added))
         return True
 
-    def known(self, before: Answer | None, after: Answer | None) -> bool:
-        return (coming_to(before or frozenset()), coming_to(after or frozenset())) in self.seen
+    def known(self, before: Answer, after: Answer) -> bool:
+        return (coming_to(before), coming_to(after)) in self.seen
 
     def changed_units(self) -> tuple[list[Unit], list[Unit]]:
         """The rules about this caller that only one of the two policies has."""
@@ -306,7 +297,7 @@ class OneRegion:
         old, new = self.comparing.sides
         by = [side.rewriter(self.at, caller.settled, self.comparing.claimed) for side in (old, new)]
         removed, added = self.changed_units()
-        return (removed, by[0]), (added, by[1])
+        return (removed, by[0], old), (added, by[1], new)
 
     def changed(self) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
         """What was removed, and what was added: of a block only what it requires, where that alone changed."""

@@ -24,6 +24,7 @@ from policyengine.semantics.possibilities import NEVER_UNKNOWN
 
 Member: TypeAlias = k.InNetwork | k.InWindow | k.Like | k.Matches
 Together: TypeAlias = tuple[Plain, ...]
+Valued: TypeAlias = tuple[Together, object]  # and a value of the operand for which they are that, if one is known
 
 MOST_TOGETHER = 512
 UNKNOWN = State.BROKEN
@@ -31,10 +32,15 @@ UNKNOWN = State.BROKEN
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`members` are numbers of facts in a space, `states` what they are together; the first number asks for all."""
+    """`members` are numbers of facts in a space, `states` what they are together; the first number asks for all.
 
+    `values` are for each state a value of the operand that all of them are asked about, where one is known.
+    """
+
+    operand: k.Expr
     members: tuple[int, ...]
     states: tuple[Together, ...]
+    values: tuple[object, ...]
 
 
 def families(space: Space) -> Iterator[Family]:
@@ -48,9 +54,12 @@ def families(space: Space) -> Iterator[Family]:
         own = space.numbers.get(operand)
         asked: list[Member] = [one for number in numbers if isinstance(one := space.subjects[number], Member)]
         together = known_together(operand, asked, space.constants[own] if own is not None else set(), own is not None)
-        states = [*together, *without_value(operand, len(asked), own, space)]
+        states: dict[Together, object] = {}
+        for state, value in (*together, *((one, None) for one in without_value(operand, len(asked), own, space))):
+            states.setdefault(state, value)
         if len(states) <= MOST_TOGETHER:
-            yield Family((*numbers, *([own] if own is not None else [])), tuple(dict.fromkeys(states)))
+            members = (*numbers, *([own] if own is not None else []))
+            yield Family(operand, members, tuple(states), tuple(states.values()))
 
 
 def operand_of(subject: Subject) -> k.Expr | None:
@@ -73,33 +82,33 @@ def without_value(operand: k.Expr, members: int, own: int | None, space: Space) 
         yield (*((UNKNOWN,) * members), State.ABSENT)
 
 
-def known_together(operand: k.Expr, asked: Sequence[Member], constants: set[Plain], own: bool) -> Iterator[Together]:
+def known_together(operand: k.Expr, asked: Sequence[Member], constants: set[Plain], own: bool) -> Iterator[Valued]:
     """What the questions are together, for every value of the operand; last the state of the operand itself."""
     if all(isinstance(one, k.InNetwork) for one in asked) and type_of(operand) is Scalar.IP:
         yield from of_addresses([one for one in asked if isinstance(one, k.InNetwork)], constants, own)
     elif all(isinstance(one, k.InWindow) for one in asked) and not own and (zone := same_zone(asked)):
-        yield from of_times([one for one in asked if isinstance(one, k.InWindow)], zone)
+        yield from ((one, None) for one in of_times([one for one in asked if isinstance(one, k.InWindow)], zone))
     elif all(isinstance(one, k.Like | k.Matches) for one in asked):
         yield from of_texts(asked, constants, own)
     elif own and (zone := same_zone(asked)):
         walls = dict.fromkeys(of_times([one for one in asked if isinstance(one, k.InWindow)], zone))
         cells = states_of_type(type_of(operand), constants)
         for wall, cell in product(walls, cells):
-            yield (*wall, cell)
+            yield (*wall, cell), None
     else:
         states: list[tuple[Plain, ...]] = [(True, False)] * len(asked)
         if own:
             states.append(states_of_type(type_of(operand), constants))
-        yield from product(*states)
+        yield from ((state, None) for state in product(*states))
 
 
-def of_addresses(asked: Sequence[k.InNetwork], constants: set[Plain], own: bool) -> Iterator[Together]:
+def of_addresses(asked: Sequence[k.InNetwork], constants: set[Plain], own: bool) -> Iterator[Valued]:
     """Networks are stretches of addresses: the first of each, the last, and those beside them stand for all."""
     for address in addresses([one.networks.value for one in asked if isinstance(one.networks, k.Constant)], constants):
         found = [in_networks(address, one.networks.value) for one in asked if isinstance(one.networks, k.Constant)]
         if not any(isinstance(one, Unknown) for one in found):
             state: Plain = address if address in constants else State.OTHER
-            yield (*(one is True for one in found), *([state] if own else []))
+            yield (*(one is True for one in found), *([state] if own else [])), address
 
 
 def addresses(networks: Sequence[object], constants: set[Plain]) -> Iterator[IPv4Address | IPv6Address]:
@@ -151,18 +160,18 @@ def edges(window: windows.Window) -> tuple[int, ...]:
             return ()
 
 
-def of_texts(asked: Sequence[Member], constants: set[Plain], own: bool) -> Iterator[Together]:
+def of_texts(asked: Sequence[Member], constants: set[Plain], own: bool) -> Iterator[Valued]:
     """A text that is named fits patterns or does not; of all others every combination is taken to be possible."""
     texts = [one for one in constants if isinstance(one, str)]
     for text in texts:
-        yield (*(fits(text, one) for one in asked), *([text] if own else []))
+        yield (*(fits(text, one) for one in asked), *([text] if own else [])), text
     for combination in product((True, False), repeat=len(asked)):
         if own:
             others = sorted(text for text in texts_between(constants) if text not in texts)
             for other in others:
-                yield (*combination, other)
+                yield (*combination, other), None
         else:
-            yield combination
+            yield combination, None
 
 
 def fits(text: str, asked: Member) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import assert_never
 
 from policyengine.analysis.diagrams import Diagram, Diagrams
-from policyengine.analysis.families import families, states_by_member
+from policyengine.analysis.families import Family, families, states_by_member
 from policyengine.analysis.rewriting import DEPTH, ISSUER, RESOURCE, SEGMENT, SOUND, Settled, fact
 from policyengine.analysis.sides import Said
 from policyengine.semantics import kernel as k
@@ -84,6 +84,7 @@ class Comparison:
         formulas = [self._read(said) for said in (old, new)]
         self._states: dict[int, tuple[Plain, ...]] = {}
         self.derived: dict[int, Derived] = {}
+        self.families: list[Family] = []
         self._derive()
         self.diagrams = Diagrams(self.states)
         self.old, self.new = (self._answer(*one) for one in formulas)
@@ -92,6 +93,7 @@ class Comparison:
         """What other facts decide: depths by the issuer, families together, comparisons by what they compare."""
         for family in families(self.space):
             if not any(self.missing(self.space.subjects[number]) for number in family.members):
+                self.families.append(family)
                 first = family.members[0]
                 self._states[first] = tuple(Fraction(place) for place in range(len(family.states)))
                 for number, states in states_by_member(family).items():
@@ -189,6 +191,13 @@ class Comparison:
             return self.diagrams.ask(fact, [below({**path, fact: place}) for place in range(len(self.states(fact)))])
 
         return below({})
+
+    def values(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
+        """Values of operands for which all that families ask comes out as the path says."""
+        for family in self.families:
+            place = path.get(family.members[0])
+            if place is not None and family.values[place] is not None:
+                yield family.operand, family.values[place]
 
     def sources(self, number: int) -> tuple[int, ...]:
         derived = self.derived.get(number)

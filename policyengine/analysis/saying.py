@@ -12,7 +12,7 @@ from policyengine.analysis.callers import conditions_of
 from policyengine.analysis.diagrams import Path
 from policyengine.analysis.regions import Comparison
 from policyengine.analysis.rewriting import ISSUER, RESOURCE, SEGMENT, SOUND, Rewriter
-from policyengine.analysis.sides import Unit
+from policyengine.analysis.sides import Side, Unit
 from policyengine.analysis.values import number
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
@@ -22,7 +22,8 @@ from policyengine.semantics.formulas import Pair, Subject, type_of
 MOST_WORDS = 6
 
 # For each side the rules that only it has, and what rewrites their conditions.
-Changed: TypeAlias = tuple[tuple[Sequence[Unit], Rewriter], tuple[Sequence[Unit], Rewriter]]
+OfSide: TypeAlias = tuple[Sequence[Unit], Rewriter, Side]
+Changed: TypeAlias = tuple[OfSide, OfSide]
 
 
 def condition_of(comparison: Comparison, path: Path, changed: Changed) -> str:
@@ -57,18 +58,20 @@ def ends_of(comparison: Comparison, path: Path) -> tuple[object, object]:
 
 def asked_anew(changed: Changed) -> set[str]:
     """The facts in those parts of the changed rules that only one side has; all of them if just the order changed."""
-    old, new = ({p: names for unit in units for p, names in asked_by(unit, by)} for units, by in changed)
+    old, new = ({p: names for unit in units for p, names in asked_by(unit, by, side)} for units, by, side in changed)
     apart = {name for part, names in (old | new).items() if (part in old) != (part in new) for name in names}
     return apart or {name for names in (old | new).values() for name in names}
 
 
-def asked_by(unit: Unit, rewrite: Rewriter) -> Iterator[tuple[object, tuple[str, ...]]]:
+def asked_by(unit: Unit, rewrite: Rewriter, side: Side) -> Iterator[tuple[object, tuple[str, ...]]]:
     """Each part of a rule that asks for facts by itself, and which these are."""
     for condition in conditions_of(unit):
         for part in atoms(rewrite(condition)):
             yield part, tuple(words_in(part))
     for one in getattr(unit.block, "requirements", ()):
-        yield (one if not isinstance(one, k.ActsFor) else "acts for"), REQUIRED.get(type(one).__name__, ())
+        yield ("acts for" if isinstance(one, k.ActsFor) else side.requirement(one)), REQUIRED[type(one).__name__]
+    if isinstance(who := getattr(unit.block, "who", None), k.InGroup):
+        yield who, ("agent.groups",)
 
 
 def atoms(condition: k.Expr) -> Iterator[k.Expr]:

@@ -196,7 +196,10 @@ class Side:
         when = part.when if isinstance(part, k.Grant) else None
         yield (unit.name, unit.kind, what, "" if when is None else self.text(when)), unit.name, part.span
         for one in getattr(unit.block, "requirements", ()):
-            yield (unit.name, self.requirement(one)), unit.name, one.span
+            yield (unit.name, self.write(one)), unit.name, one.span
+            for name in one.attesters if isinstance(one, k.AttestedBy) else ():
+                attester = self.kernel.attesters[name]
+                yield (unit.name, self.write(attester)), f"attester {name}", attester.span
 
     # ── What it says to one kind of caller ────────────────────────────────────────────────────
 

@@ -1,0 +1,63 @@
+"""Every endpoint belongs to a class, and no pattern tells the endpoints of a class apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.analysis.endpoints import bare, classes
+from policyengine.analysis.rewriting import NOWHERE
+from policyengine.runtime import paths
+from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.semantics import kernel as k
+from policyengine.semantics.matching import match_pattern
+
+texts = st.sampled_from(["a", "b", "ab", "a.b", "x", "pre-x", "x-post", "pre-post", "pre-x-post", "aa"])
+segments = st.one_of(
+    st.builds(k.Segment, texts),
+    st.builds(k.Segment, st.sampled_from(["", "pre-", "a"]), st.just(True), st.sampled_from(["", "-post", "b"])),
+)
+methods = st.sampled_from([None, ("GET",), ("GET", "POST"), ("DELETE",)])
+http = st.builds(
+    lambda m, s, r: k.HttpPattern(m, tuple(s), r, span=NOWHERE), methods, st.lists(segments, max_size=3), st.booleans()
+)
+tools = st.sampled_from(["mail/send", "mail/*", "*", "*/send", "re*", "*rt"]).map(
+    lambda glob: k.ToolPattern(glob, span=NOWHERE)
+)
+paths_ = st.lists(texts, max_size=4).map(lambda several: "/" + "/".join(several))
+
+
+def vector(patterns: list[k.Pattern], endpoint: Endpoint) -> tuple[bool, ...]:
+    return tuple(match_pattern(one, endpoint) is not None for one in patterns)
+
+
+@given(st.lists(http, max_size=5), paths_, st.sampled_from(["GET", "POST", "DELETE", "PATCH"]))
+def test_every_path_has_a_class_whose_endpoint_matches_the_same_patterns(
+    patterns: list[k.Pattern], path: str, method: str
+) -> None:
+    canonical = paths.canonical(path)
+    assert isinstance(canonical, paths.Canonical)
+    endpoint = HttpEndpoint(method, canonical.path, canonical.segments)
+    found = [one.endpoint for one in classes([bare(each) for each in patterns])]
+    known = {vector(patterns, one) for one in found if isinstance(one, HttpEndpoint)}
+    assert vector(patterns, endpoint) in known
+
+
+named = st.sampled_from([("mail", "send"), ("mail", "x"), (None, "rert"), (None, "rex"), ("x", "send"), (None, "y"),
+                         ("re", "rt"), (None, "xrt")])  # fmt: skip
+
+
+@given(st.lists(tools, max_size=4), named)
+def test_every_tool_has_a_class_whose_endpoint_matches_the_same_patterns(
+    patterns: list[k.Pattern], tool: tuple[str | None, str]
+) -> None:
+    known = {vector(patterns, one.endpoint) for one in classes(patterns)}
+    assert vector(patterns, ToolEndpoint(*tool)) in known
+
+
+@pytest.mark.parametrize("path", ["/v1/x", "/v1/x/y/z"])
+def test_what_lies_below_the_last_pattern_is_one_class(path: str) -> None:
+    below = k.HttpPattern(None, (k.Segment("v1"),), True, span=NOWHERE)
+    words = [one.words for one in classes([below])]
+    assert words.count("any method /v1/**") == 1

@@ -1,0 +1,102 @@
+"""Laws of the comparison, over generated policies with one small change."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from policyengine.analysis import Diff, compare
+from policyengine.analysis.changes import answer_of
+from policyengine.analysis.endpoints import classes, patterns_of
+from policyengine.directory.entities import Directory
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics import kernel as k
+from policyengine.semantics.matching import match_pattern
+from policyengine.semantics.reference import decide
+from tests.analysis.mutating import mutated
+from tests.generate import kernel_of
+from tests.generate.asking import Setting, askings, setting
+
+SEEDS = range(24)
+QUESTIONS = 60
+SAMPLES = 60
+
+
+def pair(seed: int) -> tuple[Setting, k.Kernel]:
+    found = setting(seed)
+    changed = mutated(Random(f"change {seed}"), found.policy)
+    new = None if changed is None else kernel_of(changed)
+    if new is None:
+        pytest.skip("no change of this policy checks")
+    return found, new
+
+
+def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int) -> list[str]:
+    """Random questions whose answers differ at an endpoint of which the diff tells neither a difference nor a doubt."""
+    patterns = patterns_of(found.kernel, new)
+    known = [(each, [match_pattern(one, each.endpoint) is None for one in patterns]) for each in classes(patterns)]
+    told = {one.region.endpoint for each in diff.differences for one in each.witnesses}
+    told |= {one.endpoint for one in diff.doubts}
+    result = []
+    for asked in askings(seed, questions):
+        request = request_of(asked.question)
+        if request is None or request.approvals:
+            continue
+        old, other = (decide(each, request, Snapshot(found.directory), asked.now)[0] for each in (found.kernel, new))
+        if answer_of(old) == answer_of(other):
+            continue
+        matching = [match_pattern(one, request.endpoint) is None for one in patterns]
+        kind = type(request.endpoint)
+        names = {each.words for each, pattern in known if pattern == matching and type(each.endpoint) is kind}
+        assert names, f"no class for {request.endpoint}"
+        if not names & told and "every endpoint" not in told:
+            result.append(f"{request.endpoint}: {old.outcome} and {other.outcome}")
+    return result
+
+
+def request_of(question: object) -> Request | None:
+    try:
+        return Request.from_json(question) if isinstance(question, str | bytes) else Request.from_mapping(question)  # type: ignore[arg-type]
+    except (RequestError, TypeError, AttributeError):
+        return None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_difference_is_never_missed_and_every_witness_differs(seed: int) -> None:
+    found, new = pair(seed)
+    diff = compare(found.kernel, new, samples=SAMPLES)
+    for difference in diff.differences:
+        for witness in difference.witnesses:
+            request = Request.from_mapping(witness.question)
+            answers = [decide(each, request, Snapshot(Directory()), witness.at)[0] for each in (found.kernel, new)]
+            assert [one.outcome for one in answers] == [difference.old.outcome, difference.new.outcome]
+            assert answer_of(answers[0]) != answer_of(answers[1])
+    assert missed(found, new, diff, seed, QUESTIONS) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_order_of_declarations_and_their_files_is_proved_to_change_nothing(seed: int) -> None:
+    found = setting(seed)
+    for other in (found.policy.shuffled(Random(seed)), found.policy.split()):
+        new = kernel_of(other)
+        assert new is not None
+        diff = compare(found.kernel, new)
+        assert not diff.differs
+        assert diff.proved
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_one_way_widens_the_other_way_narrows(seed: int) -> None:
+    found, new = pair(seed)
+    there, back = compare(found.kernel, new, samples=0), compare(new, found.kernel, samples=0)
+    turned = {"widening": "narrowing", "narrowing": "widening", "changed": "changed"}
+    if there.proved and back.proved:
+        outcomes = {(str(one.old.outcome), str(one.new.outcome), str(one.direction)) for one in there.differences}
+        reverse = {
+            (str(one.new.outcome), str(one.old.outcome), turned[one.direction])
+            for one in back.differences
+            if one.old.outcome != one.new.outcome
+        }
+        assert {one for one in outcomes if one[0] != one[1]} == reverse
