@@ -51,7 +51,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        return " ".join((str(self.outcome), *([f"({'; '.join(self.details)})"] if self.details else [])))
+        return in_words(self.outcome, self.details)
 
     def to_dict(self) -> dict[str, Any]:
         rules = [rule.to_dict() for rule in self.rules]
@@ -244,6 +244,10 @@ def details_of(answer: Answer) -> tuple[str, ...]:
         return " ".join(key[1:])
 
     return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
+
+
+def in_words(outcome: Outcome, details: tuple[str, ...]) -> str:
+    return f"{outcome} ({'; '.join(details)})" if details else str(outcome)
 
 
 def direction_of(old: Answer, new: Answer) -> Direction:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from policyengine.analysis.changes import Flip, Replayed, answer_of, details_of, direction_of, outcome_of
+from policyengine.analysis.changes import Flip, Replayed, answer_of, details_of, direction_of, in_words, outcome_of
 from policyengine.audit import Again, CannotRepeat, Record, decided_again, read_records
 from policyengine.semantics import kernel as k
 
@@ -38,7 +38,7 @@ def flipped(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
     answers = answer_of(before.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None
-    words = [" ".join((str(outcome_of(one)), *details_of(one))) for one in answers]
+    words = [in_words(outcome_of(one), details_of(one)) for one in answers]
     return Flip(record.id, record.line, direction_of(*answers), words[0], words[1])
 
 

@@ -1,0 +1,175 @@
+"""`policyengine diff`: two policies, what changes for requests, and how that ends."""
+
+import json
+
+import pytest
+
+OLD = """
+entity user { level: int }
+issuer acme { url "https://acme.example" }
+scope notes as "notes" { GET /notes/{id}   POST /notes }
+user any { may notes }
+agent "bot" { issued by acme   acts for any user   may notes }
+guard "size" on POST /notes { deny when request.size > 1000 }
+"""
+WIDER, NARROWER = OLD.replace("> 1000", "> 2000"), OLD.replace("> 1000", "> 500")
+
+
+@pytest.fixture
+def policies(tmp_path):
+    def write(**texts: str) -> None:
+        for name, text in texts.items():
+            (tmp_path / f"{name}.policy").write_text(text)
+
+    return write
+
+
+def test_the_same_policy_written_otherwise_is_the_same(run, policies):
+    policies(old=OLD, new="# the same\n" + "\n".join(reversed(OLD.strip().splitlines())))
+    ended = run("diff", "old.policy", "new.policy")
+    assert (ended.code, ended.out, ended.err) == (0, "same: proved for all requests\n", "")
+
+
+def test_a_difference_ends_with_1_and_shows_region_rules_and_request(run, policies):
+    policies(old=OLD, new=WIDER)
+    ended = run("diff", "old.policy", "new.policy")
+    assert ended.code == 1
+    for shown in (
+        "widening: deny -> allow",
+        'POST /notes · agent "bot" for any user · when request.size > 1000 and request.size <= 2000',
+        '- old.policy:7: guard "size": deny when request.size > 1000',
+        '+ new.policy:7: guard "size": deny when request.size > 2000',
+        'old: deny by guard "size" (old.policy:7)',
+        "everything else is proved the same",
+    ):
+        assert shown in ended.out
+
+
+@pytest.mark.parametrize(("new", "code"), [(WIDER, 1), (NARROWER, 0), (OLD, 0)])
+def test_fail_on_widening_ends_with_1_only_where_something_opens(run, policies, new, code):
+    policies(old=OLD, new=new)
+    assert run("diff", "old.policy", "new.policy", "--fail-on", "widening").code == code
+
+
+def test_the_request_shown_is_answered_by_decide_as_told(run, policies, tmp_path):
+    policies(old=OLD, new=WIDER)
+    difference = run("diff", "old.policy", "new.policy", "--format", "json").json["differences"][0]
+    (tmp_path / "request.json").write_text(json.dumps(difference["witness"]))
+    answers = [
+        run("decide", f"{name}.policy", "--request", "request.json", "--format", "json").json["outcome"]
+        for name in ("old", "new")
+    ]
+    assert answers == [difference["old"]["outcome"], difference["new"]["outcome"]] == ["deny", "allow"]
+
+
+def test_json_says_what_was_proved_and_what_differs(run, policies):
+    policies(old=OLD, new=WIDER)
+    found = run("diff", "old.policy", "new.policy", "--format", "json").json
+    assert (found["same"], found["proved"], found["widens"], found["doubts"], found["log"]) == (
+        False,
+        True,
+        True,
+        [],
+        None,
+    )
+    assert found["regions"]["differing"] == 2
+    first = found["differences"][0]["regions"][0]
+    assert first == {
+        "endpoint": "POST /notes", "caller": 'agent "bot" for any user',
+        "when": "request.size > 1000 and request.size <= 2000",
+    }  # fmt: skip
+
+
+def test_markdown_has_a_table_and_folds_the_rest(run, policies):
+    policies(old=OLD, new=WIDER)
+    out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
+    assert out.startswith("### Policy diff: 1 widening difference; everything else is proved the same\n")
+    assert "| 1 | 🔓 widening | deny | allow | POST /notes ·" in out
+    assert out.count("<details>") == out.count("</details>") == 1
+    assert "request.size &#62; 1000" in out
+
+
+def test_names_in_a_policy_have_no_power_over_the_comment(run, policies):
+    name = "a|b <img src=x> ``` **c**"
+    policies(old=OLD.replace('"size"', f'"{name}"'), new=WIDER.replace('"size"', f'"{name}"'))
+    out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
+    outside = "".join(part for number, part in enumerate(out.split("\n```")) if number % 2 == 0)
+    assert "<img" not in outside
+    assert "|b" not in outside.replace("\\|b", "")
+
+
+def test_a_bundle_stands_in_for_a_policy(run, policies):
+    policies(old=OLD, new=WIDER)
+    run("compile", "old.policy", "-o", "old.policybundle")
+    assert run("diff", "old.policybundle", "old.policy").code == 0
+    ended = run("diff", "old.policybundle", "new.policy")
+    assert ended.code == 1
+    assert "widening: deny -> allow" in ended.out
+
+
+def test_a_policy_with_errors_ends_with_4(run, policies):
+    policies(old=OLD, new="anyone { may nothing.known }")
+    ended = run("diff", "old.policy", "new.policy")
+    assert ended.code == 4
+    assert "new.policy:1" in ended.err
+    assert "error: the policy cannot be used" in ended.err
+
+
+def test_a_file_that_is_not_there_ends_with_3(run, policies):
+    policies(old=OLD)
+    ended = run("diff", "old.policy", "nowhere.policy")
+    assert ended.code == 3
+    assert "there is no such file" in ended.err
+
+
+def test_a_log_that_is_not_there_ends_with_3(run, policies):
+    policies(old=OLD, new=WIDER)
+    ended = run("diff", "old.policy", "new.policy", "--log", "nowhere.jsonl")
+    assert ended.code == 3
+    assert "nowhere.jsonl" in ended.err
+
+
+def test_with_all_reasons_count_and_open_nothing(run, policies):
+    policies(old=OLD, new=OLD.replace('"size"', '"length"'))
+    assert run("diff", "old.policy", "new.policy").code == 0
+    ended = run("diff", "old.policy", "new.policy", "--all")
+    assert (ended.code, "reasons: deny -> deny" in ended.out) == (1, True)
+    assert run("diff", "old.policy", "new.policy", "--all", "--fail-on", "widening").code == 0
+
+
+# ── Recorded decisions ────────────────────────────────────────────────────────────────────────
+
+
+def question(size: int) -> dict:
+    return {
+        "request": {"method": "POST", "path": "/notes", "size": size},
+        "agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"},
+        "credential": {"issuer": "acme", "scopes": ["notes"]},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def log(tmp_path):
+    from policyengine.audit import DecisionLog
+    from policyengine.engine import Engine
+
+    kept = DecisionLog(tmp_path / "decisions.jsonl")
+    engine = Engine.from_text(OLD, log=kept)
+    ids = [engine.decide(question(size)).id for size in (10, 1500, 1600, 3000)]
+    kept.close()
+    return ids
+
+
+def test_recorded_decisions_that_flip_are_counted_and_named(run, policies, log):
+    policies(old=OLD, new=WIDER)
+    ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl")
+    assert "2 recorded decisions of 4 in `decisions.jsonl` flip" in ended.out
+    assert f"widening: deny -> allow: 2 ({log[1]}, {log[2]})" in ended.out
+    found = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl", "--format", "json").json["log"]
+    assert (found["records"], [one["id"] for one in found["flips"]]) == (4, [log[1], log[2]])
+
+
+def test_a_log_whose_decisions_stay_says_so(run, policies, log):
+    policies(old=OLD, new=OLD.replace("POST /notes {", "POST /notes/** {"))
+    ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl")
+    assert "0 recorded decisions of 4" in ended.out

@@ -1,0 +1,31 @@
+"""Long runs: very many changes of generated policies, and none that the comparison misses."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from policyengine.analysis import compare
+from tests.analysis.mutating import mutated
+from tests.analysis.test_laws import missed
+from tests.generate import kernel_of
+from tests.generate.asking import setting
+
+pytestmark = pytest.mark.deep
+
+CHANGES = 4  # of each policy
+POLICIES = 100
+QUESTIONS = 100
+
+
+@pytest.mark.parametrize("first", range(10_000, 10_000 + POLICIES, 10))
+def test_no_difference_at_random_is_missed(first: int) -> None:
+    for seed in range(first, first + 10):
+        found = setting(seed)
+        for number in range(CHANGES):
+            changed = mutated(Random(f"change {seed} {number}"), found.policy)
+            new = None if changed is None else kernel_of(changed)
+            if new is not None:
+                diff = compare(found.kernel, new, samples=0)
+                assert missed(found, new, diff, seed, QUESTIONS) == [], f"seed {seed}, change {number}"
