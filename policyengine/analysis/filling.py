@@ -388,20 +388,3 @@ class Filling:
             if all(windows.contains(window, moment) is wanted for window, wanted in self.windows):
                 return moment
         return self.now
-
-
-RANKS: tuple[type, ...] = (
-    k.Fact,
-    k.Attribute,
-    k.Member,
-    k.Variable,
-    k.Apply,
-    k.Arithmetic,
-    k.Contains,
-    k.Quantifier,
-    Pair,
-)
-
-
-def rank(subject: Subject) -> int:
-    return next((number for number, kind in enumerate(RANKS) if isinstance(subject, kind)), len(RANKS) - 2)

@@ -14,7 +14,9 @@ from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.linear import parser
 from policyengine.runtime.patterns import compile_regex
+from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import EPOCH, Plain
+from policyengine.semantics.formulas import Pair, Subject
 
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MINUTE = Fraction(60_000_000)
@@ -145,3 +147,22 @@ def in_class(items: Any) -> str:
             return classes.get(str(argument), "!")
         case _:
             return "~"
+
+
+# ── In which order facts are given: first what others are made of ─────────────────────────────
+
+RANKS: tuple[type, ...] = (
+    k.Fact,
+    k.Attribute,
+    k.Member,
+    k.Variable,
+    k.Apply,
+    k.Arithmetic,
+    k.Contains,
+    k.Quantifier,
+    Pair,
+)
+
+
+def rank(subject: Subject) -> int:
+    return next((number for number, kind in enumerate(RANKS) if isinstance(subject, kind)), len(RANKS) - 2)
