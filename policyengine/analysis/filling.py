@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from policyengine import kinds
 from policyengine.analysis.endpoints import Class, filled
 from policyengine.analysis.rewriting import DEPTH, SOUND, UNSURE, Settled
-from policyengine.analysis.values import FRESH, MONDAY, address_in, moved, number, spelled, text_like, within_cell
+from policyengine.analysis.values import FRESH, MONDAY, address_in, moved, number, rank, spelled, text_like, within_cell
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import windows
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
