@@ -43,7 +43,7 @@ test: install
 	$(BIN)/policyengine test $(EXAMPLES)
 
 test-deep: install
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1700 --session-timeout=1700
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1800 --session-timeout=1800 --durations=12
 
 # The same suite on the newest Python we promise; the peers of `bench` come for one Python.
 test-313: .venv-313/.installed

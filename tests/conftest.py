@@ -19,7 +19,7 @@ WANTS_SOMETHING = re.compile(
 # No deadlines: on two shared cores they measure the neighbours.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("deep", deadline=None, max_examples=5_000, print_blob=True)
+settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
 
 

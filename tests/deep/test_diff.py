@@ -15,7 +15,7 @@ from tests.generate.asking import setting
 pytestmark = pytest.mark.deep
 
 CHANGES = 4  # of each policy
-POLICIES = 100
+POLICIES = 60
 QUESTIONS = 100
 
 
