@@ -1,0 +1,127 @@
+"""`testing`: how long tests of a policy take, and what is measured with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+from bench.report import Section, Target
+from bench.trial import number
+from policyengine.loading import load_sources
+from policyengine.semantics.check import Checked, check
+from policyengine.syntax.parse import parse
+from policyengine.testing import collect, run
+from policyengine.testing.coverage import measure
+from policyengine.testing.mutation import mutate
+
+PAYMENTS = Path(__file__).parent.parent / "policies" / "examples" / "payments"
+CASES = 10_000
+TRIES = 3  # of which the quickest counts: the others measure the neighbours
+HEAD = """language 1
+package acme.payments
+test "ten thousand" {
+  use clerks_bot
+  cases {
+    | request | body.amount | => |
+"""
+# Every outcome and most gates, in turn; the number makes each row another one.
+ROWS = (
+    "| GET /v1/invoices/42 | {0} | allow |",
+    '| GET /v1/invoices/66 | {0} | deny by "tenants are islands" |',
+    "| DELETE /v1/invoices/42 | {0} | deny by default |",
+    "| PATCH /v1/invoices/42 | {0} | allow |",
+    "| POST /v1/invoices/42/refunds | {0}.5 | allow |",
+    '| POST /v1/invoices/42/refunds | 1{0:03} | confirm by "large refunds need a human" |',
+    '| POST /v1/invoices/42/refunds | 2{0:05} | deny by "large refunds need a human" |',
+    '| POST /v1/invoices/42/refunds | "{0}" | deny by "large refunds need a human" |',
+    '| TOOL billing/refund_invoice | {0} | deny by "tenants are islands" |',
+    "| GET /v1/customers | {0} | deny by default |",
+)
+Say = Callable[[str], None]
+Made = TypeVar("Made")
+
+
+def table(cases: int) -> str:
+    rows = (ROWS[place % len(ROWS)].format(place // len(ROWS) % 500) for place in range(cases))
+    return f"{HEAD}{chr(10).join(rows)}\n  }}\n}}\n"
+
+
+def checked(*paths: Path) -> Checked:
+    sources, problems = load_sources(paths)
+    parsed = [parse(source) for source in sources]
+    found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
+    return check([module for module, _ in parsed if module is not None], found)
+
+
+def ten_thousand(folder: Path) -> None:
+    """From files to results, as `policyengine test` does it."""
+    policy = checked(folder)
+    assert policy.kernel is not None, [one.render() for one in policy.diagnostics if one.is_error][:3]
+    report = run(collect(policy), policy.kernel)
+    assert report.ok, report.bad[0].render()
+    assert len(report.results) == CASES
+
+
+def quickest(make: Callable[[], Made]) -> tuple[float, Made]:
+    """Seconds, and what was made."""
+    best: tuple[float, Made] | None = None
+    for _ in range(TRIES):
+        start = perf_counter()
+        made = make()
+        seconds = perf_counter() - start
+        if best is None or seconds < best[0]:
+            best = seconds, made
+    assert best is not None
+    return best
+
+
+def measured(say: Say) -> list[dict[str, Any]]:
+    policy = checked(PAYMENTS)
+    assert policy.kernel is not None
+    kernel, cases = policy.kernel, collect(policy)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in PAYMENTS.glob("*.policy"):
+            text = file.read_text(encoding="utf-8")
+            kept = text[: text.index('\ntest "')] if file.name.endswith("_test.policy") else text
+            (folder / file.name).write_text(kept, encoding="utf-8")
+        (folder / "many_test.policy").write_text(table(CASES), encoding="utf-8")
+        say(f"testing: {CASES:,} cases")
+        many, _ = quickest(lambda: ten_thousand(folder))
+    say("testing: the tests of payments")
+    own, _ = quickest(lambda: run(cases, kernel))
+    say("testing: their coverage")
+    covering, coverage = quickest(lambda: measure(cases, kernel))
+    say("testing: faults in payments")
+    mutating, faults = quickest(lambda: mutate(policy))
+    tried = len(faults.outcomes)
+    return [
+        {"what": f"{CASES:,} cases, from files to results", "seconds": many, "each": many / CASES, "of": CASES},
+        {"what": "the tests of `payments`, once checked", "seconds": own, "each": own / len(cases), "of": len(cases)},
+        {"what": f"coverage of `payments`, {len(coverage.points)} points", "seconds": covering,
+         "each": covering / len(cases), "of": len(cases)},
+        {"what": "faults in `payments`", "seconds": mutating, "each": mutating / tried, "of": tried},
+    ]  # fmt: skip
+
+
+def section(data: list[dict[str, Any]]) -> Section:
+    many, _, _, faults = data
+    return Section(
+        name="testing",
+        title="Tests of a policy, on one core",
+        columns=("what", "seconds", "how many", "each, ms"),
+        rows=tuple((one["what"], number(one["seconds"]), f"{one['of']:,}", number(one["each"] * 1e3)) for one in data),
+        data=tuple(data),
+        targets=(
+            Target(f"{CASES:,} cases", 3.0, many["seconds"], "s"),
+            Target("faults in `payments`", 200, round(1 / faults["each"], 1), "/s", at_least=True),
+        ),
+        notes=(f"The quickest of {TRIES}. Ten kinds of request in turn: three allowed, one to confirm, six denied.",),
+    )
+
+
+def testing(say: Say) -> Section:
+    return section(measured(say))
