@@ -95,7 +95,6 @@ def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
         ip_address("10.0.0.1"), ip_network("10.0.0.0/8"), EntityRef("user", "alice"), {"x", "y"}, ("a",), "\ud800",
         float("nan"), 2**70, "x" * 70_000, Decimal("NaN"), object(), b"x", {"type": "user", "id": "alice"},
     ],
-    ids=lambda value: repr(value)[:30],
 )  # fmt: skip
 @pytest.mark.parametrize("as_request", [False, True], ids=["mapping", "request"])
 def test_a_fact_is_the_same_fact_when_it_is_read_again(path, value, as_request):
