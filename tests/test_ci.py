@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ from policyengine.cli.app import COMMANDS
 from tests.pages import CHECKOUT, EXAMPLES
 
 OUTSIDE = ("pip", "gh", "curl")  # other people's machines: what they are told is noted, and no more
-# Parts of commands that stand in the files before they are there. One that has come is run like the rest.
-TOOL = str(Path(sys.executable).parent / "policyengine")
-LATE = ("diff", "--coverage-lcov", "--fail-under")
 
 
 def load(path: str) -> Any:
@@ -91,27 +87,12 @@ def bash(script: str, folder: Path, environment: dict[str, str]) -> subprocess.C
     )
 
 
-def late_in(script: str) -> Iterator[str]:
-    for word in LATE:
-        if word in script.split() and not is_there(word):
-            yield word
-
-
-def is_there(word: str) -> bool:
-    if not word.startswith("-"):
-        return word in COMMANDS
-    done = subprocess.run([TOOL, "test", "--help"], capture_output=True, text=True)
-    return word in done.stdout
-
-
 @pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in SCRIPTS])
 def test_every_command_of_a_job_succeeds_on_an_example(
     name: str, checkout: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     ran = 0
     for script in SCRIPTS[name]:
-        if any(late_in(script)):
-            break  # and what comes after needs what it writes
         done = bash(script, checkout, environment)
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         ran += 1
@@ -153,7 +134,7 @@ def test_every_command_that_is_run_is_ours_or_known() -> None:
     ours = {
         script.split()[1] for scripts in SCRIPTS.values() for script in scripts if script.startswith("policyengine")
     }
-    assert ours <= {*COMMANDS, *LATE}
+    assert ours <= {*COMMANDS}
 
 
 # ── pre-commit ────────────────────────────────────────────────────────────────────────────────
