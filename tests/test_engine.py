@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -391,3 +392,13 @@ def test_loading_needs_no_network_and_no_working_directory(tmp_path, monkeypatch
 def test_warnings_are_what_the_checker_advises() -> None:
     engine = Engine.from_text("anyone { may GET /a   may GET /a }")
     assert [warning.code for warning in engine.warnings] == ["W711"]
+
+
+@pytest.mark.parametrize("odd", [Decimal("sNaN"), float("nan"), 1, b"acme", ["acme"], {"a": 1}, True])
+@pytest.mark.parametrize("place", ["agent", "credential"])
+def test_an_issuer_that_is_no_text_is_unknown_and_no_failure(odd, place):
+    engine = Engine.from_text(POLICY)
+    question = {"agent": {"id": "bot", "issuer": "acme"}, "credential": {"issuer": "acme"}, **HEALTH}
+    question[place] = {**question[place], "issuer": odd}
+    engine.decide(question)
+    assert engine.failures == 0

@@ -111,7 +111,8 @@ class Driver:
         if "issuer" in credential:
             self.add("""
 if issuer is None: issuer = credential_issuer
-elif credential_issuer is not None and credential_issuer != issuer: return None
+elif credential_issuer is not None:
+    if type(credential_issuer) is not str or type(issuer) is not str or credential_issuer != issuer: return None
 """)
         for name in ("consume", "explain"):
             if name in (members.get("options") or ()):
