@@ -21,6 +21,8 @@ class Scalar(StrEnum):
     IP = "ip"
     CIDR = "cidr"
 
+    __hash__ = str.__hash__  # the one of Enum is not written in C, and types are looked up for every fact
+
 
 @dataclass(frozen=True, slots=True)
 class Enum:

@@ -58,6 +58,9 @@ def canonical(path: str) -> Checked:
         return Malformed(f"more than {MOST_SEGMENTS} segments")
     segments = []
     for part in raw:
+        if part.isascii() and part.isalnum():  # most segments, and nothing can be wrong with them
+            segments.append(part)
+            continue
         segment = decoded(part)
         why = "invalid UTF-8" if segment is None else hazard(segment)
         if segment is None or why:

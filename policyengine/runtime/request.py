@@ -100,8 +100,8 @@ class Request:
     def fact(self, *path: str) -> object:
         """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
         current: object = self.facts
-        for name in spelled(path):
-            current = member_of(current, name)
+        for name in path if path[0] != "request" else spelled(path):
+            current = current.get(name, ABSENT) if type(current) is dict else member_of(current, name)
         return ABSENT if current is None else current
 
 

@@ -189,6 +189,7 @@ def coerce_string(raw: object, fact: str) -> Value:
     return Unknown.of(fact, why) if why else str.__str__(raw)
 
 
+@lru_cache(maxsize=4_096)  # facts are few, and each is read again and again
 def names_an_id(fact: str) -> bool:
     """Ids are compared as identities: an empty one is absent and each has one spelling only."""
     return fact.rpartition(".")[2] in ID_NAMES
@@ -197,7 +198,9 @@ def names_an_id(fact: str) -> bool:
 def coerce_id(raw: str, fact: str) -> str | Unknown:
     if raw == "":
         return Unknown.missing(fact)
-    why = text_hazard(raw) or ("not in Unicode NFC" if not unicodedata.is_normalized("NFC", raw) else None)
+    why = text_hazard(raw)
+    if why is None and not raw.isascii() and not unicodedata.is_normalized("NFC", raw):
+        why = "not in Unicode NFC"
     return Unknown.of(fact, why) if why else str.__str__(raw)
 
 
@@ -291,8 +294,12 @@ def entity(type: str, id: object, fact: str) -> EntityRef | Unknown:
             return mismatch("string", id, fact)
 
 
+COLLECTIONS = (list, tuple, Set)
+UNHASHABLE = (tuple, Mapping)
+
+
 def coerce_elements(raw: object, type: kinds.Collection, fact: str) -> Value:
-    if not isinstance(raw, list | tuple | Set):
+    if not isinstance(raw, COLLECTIONS):
         return mismatch(type, raw, fact)
     if len(raw) > MOST_ELEMENTS:
         return Unknown.of(fact, TOO_MANY_ELEMENTS)
@@ -303,7 +310,7 @@ def coerce_elements(raw: object, type: kinds.Collection, fact: str) -> Value:
 
 def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:
     """Each element once, in the order of its first appearance; records have no equality and all stay."""
-    if any(isinstance(element, tuple | Mapping) for element in elements):
+    if any(isinstance(element, UNHASHABLE) for element in elements):
         return elements
     return tuple(dict.fromkeys(elements))
 

@@ -135,7 +135,9 @@ def extension(code: int, data: bytes) -> Invalid:
 def clean(raw: object, depth: int = 0) -> object:
     """A copy that holds plain values only. Raises WireError where the structure itself is unusable."""
     match raw:
-        case Mapping():
+        case str():  # what is commonest comes first: each of these questions takes its time
+            return clean_text(raw)
+        case dict() | Mapping():
             return clean_object(raw, depth)
         case list() | tuple():
             return clean_list(raw, depth)
@@ -170,15 +172,19 @@ def clean_list(raw: Iterable[object], depth: int) -> object:
     return tuple(clean(item, depth + 1) for item in items)
 
 
+def clean_text(raw: str) -> str | Invalid:
+    why = text_hazard(raw)
+    return Invalid(why) if why else str.__str__(raw)
+
+
 def clean_leaf(raw: object) -> object:
     match raw:
+        case str():
+            return clean_text(raw)
         case None | bool() | Invalid() | EntityRef() | datetime() | timedelta():
             return raw
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return raw
-        case str():
-            why = text_hazard(raw)
-            return Invalid(why) if why else str.__str__(raw)
         case int():
             return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid(TOO_LARGE_INT)
         case float():

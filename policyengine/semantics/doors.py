@@ -93,7 +93,7 @@ def refuse_key(root: str, span: Span, draft: Draft) -> None:
 
 
 def agent_blocks(draft: Draft, issuers: Mapping[str, k.Issuer]) -> tuple[k.AgentBlock, ...]:
-    return tuple(agent_block(declared, package, draft, issuers) for package, declared in draft.declared(ast.AgentDecl))
+    return draft.rules(ast.AgentDecl, lambda declared, package: agent_block(declared, package, draft, issuers))
 
 
 def agent_block(declared: ast.AgentDecl, package: str, draft: Draft, issuers: Mapping[str, k.Issuer]) -> k.AgentBlock:
@@ -353,7 +353,7 @@ def limits(declared: ast.DelegationDecl, draft: Draft) -> k.DelegationLimits:
 
 
 def user_blocks(draft: Draft) -> tuple[k.UserBlock, ...]:
-    return tuple(user_block(declared, package, draft) for package, declared in draft.declared(ast.UserDecl))
+    return draft.rules(ast.UserDecl, lambda declared, package: user_block(declared, package, draft))
 
 
 def user_block(declared: ast.UserDecl, package: str, draft: Draft) -> k.UserBlock:
@@ -382,10 +382,11 @@ def user_head(
 
 
 def anyone_blocks(draft: Draft) -> tuple[k.AnyoneBlock, ...]:
-    return tuple(
-        k.AnyoneBlock("anyone", package, grants(declared.items, package, draft), span=declared.span)
-        for package, declared in draft.declared(ast.AnyoneDecl)
-    )
+    return draft.rules(ast.AnyoneDecl, lambda declared, package: anyone_block(declared, package, draft))
+
+
+def anyone_block(declared: ast.AnyoneDecl, package: str, draft: Draft) -> k.AnyoneBlock:
+    return k.AnyoneBlock("anyone", package, grants(declared.items, package, draft), span=declared.span)
 
 
 def unrestricted(draft: Draft) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from policyengine.diagnostics import Related
 from policyengine.semantics import kernel as k
@@ -20,6 +20,7 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Declaration = TypeVar("Declaration", bound=ast.Node)
+Rule = TypeVar("Rule")
 NO_KEY = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
 KEYLESS = re.compile("|".join(NO_KEY))
 NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoint exists there
@@ -27,13 +28,17 @@ NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoi
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door."""
+    """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door.
+
+    `known` are rules that have been read already, by the id of their declaration.
+    """
 
     program: Program
     schema: Schema
     places: Places
     by_kind: Mapping[type[ast.Node], list[tuple[str, ast.Declaration]]]
     keyless: bool
+    known: Mapping[int, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
@@ -53,6 +58,15 @@ class Draft:
     def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
         """Every declaration of a kind, with its package."""
         yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
+
+    def rules(self, kind: type[Declaration], read: Callable[[Declaration, str], Rule | None]) -> tuple[Rule, ...]:
+        """What the declarations of a kind mean, but for those that were reported."""
+        found: list[Rule] = []
+        for package, declared in self.declared(kind):
+            rule = cast("Rule | None", self.known.get(id(declared))) or read(declared, package)
+            if rule is not None:
+                found.append(rule)
+        return tuple(found)
 
     def condition(self, written: ast.Expr, package: str, here: FactsHere) -> k.Expr | None:
         return lower_condition(written, self.context(package, here))

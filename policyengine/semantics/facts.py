@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TypeAlias
 
 from policyengine import kinds
@@ -47,7 +48,8 @@ class Facts:
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
         raw = self.raw(path)
-        return self._saw(path, raw, coerce(raw, type_, ".".join(path)), type_)
+        found = coerce(raw, type_, dotted(path))
+        return found if self.seen is None else self._saw(path, raw, found, type_)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
@@ -74,9 +76,9 @@ class Facts:
         return distinct(tuple(item for one in known for item in elements(one))) if known else own
 
     def raw(self, path: Path) -> object:
+        if path in self.bound:
+            return self.bound[path]
         match path:
-            case _ if path in self.bound:
-                return self.bound[path]
             case ("agent",) | ("user",):
                 return self.raw((path[0], "id"))
             case ("tool",) if isinstance(self.request.endpoint, ToolEndpoint):
@@ -98,6 +100,12 @@ class Facts:
             in_any_order = isinstance(type_, kinds.Set) and isinstance(value, tuple)
             self.seen[key] = raw if unknown else frozenset(value) if in_any_order else value  # type: ignore[arg-type]
         return value
+
+
+@lru_cache(maxsize=4_096)
+def dotted(path: Path) -> str:
+    """What reasons call a fact."""
+    return ".".join(path)
 
 
 def ages(request: Request, now: datetime) -> dict[Path, object]:

@@ -28,8 +28,7 @@ PERSON = "user"  # an approver is one
 
 def guards(draft: Draft) -> tuple[k.Guard, ...]:
     check_names(draft)
-    lowered = (guard(declared, package, draft) for package, declared in draft.declared(ast.GuardDecl))
-    return tuple(one for one in lowered if one is not None)
+    return draft.rules(ast.GuardDecl, lambda declared, package: guard(declared, package, draft))
 
 
 def check_names(draft: Draft) -> None:

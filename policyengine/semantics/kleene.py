@@ -15,24 +15,31 @@ def is_absent(one: object) -> bool:
 
 def lift(function: Callable[..., Value], *values: Value) -> Value:
     """Apply to known values; unknown when any of them is."""
-    unknown = [one for one in values if isinstance(one, Unknown)]
-    return Unknown.merge(*unknown) if unknown else function(*values)
+    for one in values:
+        if isinstance(one, Unknown):
+            return merged(values)
+    return function(*values)
 
 
 def conjunction(values: Iterable[Value]) -> Value:
     """Kleene's and: one false settles it, else one unknown, else true."""
     values = tuple(values)
-    unknown = [one for one in values if isinstance(one, Unknown)]
-    return False if False in values else Unknown.merge(*unknown) if unknown else True
-
-
-def negation(one: Value) -> Value:
-    return lift(lambda known: not known, one)
+    return False if False in values else lift(lambda *_: True, *values)
 
 
 def disjunction(values: Iterable[Value]) -> Value:
     """Kleene's or: one true settles it, else one unknown, else false."""
-    return negation(conjunction(negation(one) for one in values))
+    values = tuple(values)
+    return True if True in values else lift(lambda *_: False, *values)
+
+
+def negation(one: Value) -> Value:
+    return one if isinstance(one, Unknown) else not one
+
+
+def merged(values: Iterable[Value]) -> Unknown:
+    """The unknowns among the values as one."""
+    return Unknown.merge(*(one for one in values if isinstance(one, Unknown)))
 
 
 def elements(collection: Value) -> tuple[Value, ...]:

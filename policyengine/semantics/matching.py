@@ -14,12 +14,12 @@ NOTHING: Captures = {}
 
 def match_pattern(pattern: k.Pattern, endpoint: Endpoint) -> Captures | None:
     """The captures of a pattern that matches, by name; None when it does not match."""
-    match pattern, endpoint:
-        case k.HttpPattern(), HttpEndpoint():
+    match pattern:
+        case k.HttpPattern() if isinstance(endpoint, HttpEndpoint):
             return _match_http(pattern, endpoint)
-        case k.ToolPattern(glob), ToolEndpoint():
+        case k.ToolPattern(glob) if isinstance(endpoint, ToolEndpoint):
             return NOTHING if Glob(glob).matches(endpoint.qualified) else None
-        case k.ActionPattern(verb, type_), ActionEndpoint():
+        case k.ActionPattern(verb, type_) if isinstance(endpoint, ActionEndpoint):
             return NOTHING if (verb, type_) == (endpoint.verb, endpoint.type) else None
         case _:
             return None

@@ -69,6 +69,10 @@ def value(node: k.Expr, facts: Facts) -> Value:
             return facts.read(path, type_)
         case k.Attribute(base):
             return lift(lambda entity: facts.attribute(entity, node), value(base, facts))
+        case k.Compare(operator, left, right):
+            return lift(lambda a, b: compare(operator, a, b, node), value(left, facts), value(right, facts))
+        case k.And(items):
+            return conjunction([value(item, facts) for item in items])
         case k.Member(base, name, type_):
             return lift(lambda record: coerce(record.get(name, ABSENT), type_, describe(node)), value(base, facts))
         case k.Variable(name):
@@ -79,12 +83,8 @@ def value(node: k.Expr, facts: Facts) -> Value:
             return value(expression, facts)
         case k.Not(operand):
             return negation(value(operand, facts))
-        case k.And(items):
-            return conjunction([value(item, facts) for item in items])
         case k.Or(items):
             return disjunction([value(item, facts) for item in items])
-        case k.Compare(operator, left, right):
-            return lift(lambda a, b: compare(operator, a, b, node), value(left, facts), value(right, facts))
         case k.Contains(collection, item, deep):
             both = value(collection, facts), value(item, facts)
             return lift(lambda c, i: contains(c, i, deep, facts, node.span.text), *both)

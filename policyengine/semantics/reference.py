@@ -124,14 +124,15 @@ def _is(agent: w.Agent, who: k.Called | k.CalledLike | k.InGroup, facts: Facts) 
 
 
 def _holds(requirement: k.Requirement, facts: Facts, agent: w.Agent, presents: bool) -> Value:
-    user, subject = facts.read(("user", "id")), facts.read(("credential", "subject"))
     match requirement:
         case k.IssuedBy(issuers):
             return lift(lambda issuer: issuer in issuers, agent.issuer)
         case k.ActsAlone():
+            user, subject = facts.read(("user", "id")), facts.read(("credential", "subject"))
             own = True if not presents or is_absent(subject) else lift(lambda a, b: a == b, subject, agent.id)
             return conjunction([is_absent(user), own]) if is_absent(user) or isinstance(user, str) else user
         case k.ActsFor(condition):
+            user, subject = facts.read(("user", "id")), facts.read(("credential", "subject"))
             acts = lift(lambda _: True if condition is None else value(condition, facts), user)
             named = lift(lambda one, *others: one in others, subject, agent.id, user)
             return conjunction([acts, True if not presents or is_absent(subject) else named])
@@ -171,13 +172,16 @@ def attests(attester: k.Attester, by: Value, facts: Facts) -> Value:
 
 
 def _grant(grant: k.Grant, facts: Facts, agent: w.Agent, carried: bool) -> w.GrantSeen:
-    """A `may`, through a scope that the credential carries unless its issuer says `scopes none`."""
+    """A `may`, through a scope that the credential carries unless its issuer says `scopes none`.
+
+    One that does not cover the endpoint is not asked for its condition.
+    """
     endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
     covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
     held = agent.scopes if isinstance(agent.scopes, tuple) else ()
     named = any(scope in held for opening in covering for scope in opening.carriers)
     carries = carried or (issuer is not None and (issuer.scopes_none or named))
-    condition = True if grant.when is None else value(grant.when, facts)
+    condition = True if grant.when is None or not covering else value(grant.when, facts)
     return w.GrantSeen(grant, bool(covering), carries, condition)
 
 
@@ -236,21 +240,24 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
     covering = [guard for guard in facts.kernel.guards if place_covers(guard.place, endpoint)]
     approvals = {
         (id(guard), id(effect)): approval_of(guard, index, effect, facts, snapshot)
-        for guard in covering
+        for guard in covering if facts.request.approvals
         for index, effect in enumerate(guard.effects)
         if isinstance(effect, k.Confirm)
-    }
-    facts = facts.bind(approval_facts(approvals.values(), facts.now))
+    }  # fmt: skip
+    approved = facts.bind(approval_facts(approvals.values(), facts.now))
 
-    def seen(guard: k.Guard) -> w.GuardSeen:
-        effects = [
-            w.EffectSeen(effect, True if effect.condition is None else value(effect.condition, facts),
-                         approvals.get((id(guard), id(effect))))
-            for effect in guard.effects
-        ]  # fmt: skip
-        return w.GuardSeen(guard, True, tuple(effects))
+    def seen(guard: k.Guard, index: int, effect: k.Effect) -> w.EffectSeen:
+        condition = True if effect.condition is None else value(effect.condition, approved)
+        approval = approvals.get((id(guard), id(effect)))
+        if approval is None and isinstance(effect, k.Confirm) and condition is not False:
+            approval = approval_of(guard, index, effect, facts, snapshot)
+        return w.EffectSeen(effect, condition, approval)
 
-    return tuple(seen(guard) if guard in covering else w.GuardSeen(guard, False, ()) for guard in facts.kernel.guards)
+    def of(guard: k.Guard) -> w.GuardSeen:
+        return w.GuardSeen(guard, True, tuple(seen(guard, *numbered) for numbered in enumerate(guard.effects)))
+
+    covers = {id(guard) for guard in covering}
+    return tuple(of(one) if id(one) in covers else w.GuardSeen(one, False, ()) for one in facts.kernel.guards)
 
 
 # ── What follows: the strongest outcome stands, and nothing said means deny ───────────────────
@@ -359,12 +366,16 @@ def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
 
 def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> Stop:
     reason = Reason(Gate.GUARD, _words(facts, deny), guard.name, deny.span.at)
-    helping = [] if deny.condition is None else [
-        Remedy(kind, guard.name, need=need)
-        for kind, need, fact, better in PROOFS
-        if value(deny.condition, facts.bind({fact: better})) is False
-    ]  # fmt: skip
-    return Stop(reason, _causes(seen.condition), tuple(helping[:1]))
+    helping = () if deny.condition is None else tuple(_proofs(deny.condition, guard, facts))
+    return Stop(reason, _causes(seen.condition), helping[:1])
+
+
+def _proofs(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
+    """What would end the deny, were it proved."""
+    reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
+    for kind, need, fact, better in PROOFS:
+        if fact in reads and value(condition, facts.bind({fact: better})) is False:
+            yield Remedy(kind, guard.name, need=need)
 
 
 def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:

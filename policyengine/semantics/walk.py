@@ -129,7 +129,10 @@ class ApprovalSeen:
 
 @dataclass(frozen=True, slots=True)
 class EffectSeen:
-    """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval."""
+    """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval.
+
+    `approval` is there for a confirm that is triggered, and for all of them where the request brings approvals.
+    """
 
     effect: k.Effect
     condition: Value

@@ -331,7 +331,8 @@ def test_an_approval_that_only_approval_granted_rests_on_is_spent_too():
 def bound_to_the_confirm(text: str, ask: dict[str, object]) -> str:
     """The binding of the first confirm, also where it does not ask."""
     snapshot = Snapshot(directory(ROWS))
-    seen = walk(facts_of(kernel(text), Request.from_mapping(ask), snapshot, NOW), snapshot)
+    asked_with_one = Request.from_mapping(with_approvals(ask, grant("of something else")))
+    seen = walk(facts_of(kernel(text), asked_with_one, snapshot, NOW), snapshot)
     return next(one.approval.binding for guard in seen.guards for one in guard.effects if one.approval)
 
 

@@ -74,12 +74,13 @@ class Examiner:
                     return Asked(tuple(asked), case)
         return Asked(tuple(asked), None)
 
-    def _touched(self, mutant: Mutant, memo: Memo) -> list[tuple[Question, ...]]:
+    def _touched(self, mutant: Mutant, memo: Memo) -> Iterator[tuple[Question, ...]]:
         """Nearest first: those that mention what the fault changes, those that name a changed guard, those that a
         changed rule refused, those that it let through; then the others as written."""
         near = Nearness.of(mutant)
-        touched = [g for g in self.candidates(mutant, memo) if any(touches(mutant, question, memo) for question in g)]
-        return sorted(touched, key=lambda group: min(near.distance(question) for question in group))
+        for group in sorted(self.candidates(mutant, memo), key=lambda group: min(map(near.distance, group))):
+            if any(touches(mutant, question, memo) for question in group):  # most mutants fall to one of the first
+                yield group
 
     def candidates(self, mutant: Mutant, memo: Memo) -> Sequence[tuple[Question, ...]]:
         """The groups that a changed rule had a say in, or has one now; all, where it may be about other callers."""

@@ -15,6 +15,7 @@ from policyengine.semantics.check import Checked, check
 from policyengine.semantics.examples import Case
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
+from policyengine.syntax.pause import uncollected
 from policyengine.testing.mutation.asking import Examiner
 from policyengine.testing.mutation.explained import explanations_in, reasons
 from policyengine.testing.mutation.faults import Fault
@@ -25,6 +26,7 @@ from policyengine.testing.mutation.workshop import Mutant, Workshop
 
 CHUNK = 16  # mutants that are worth a message to another process
 FEWEST = 200  # mutants that are worth other processes: each reads the policy first
+COLLECTED = 256  # mutants between two garbage collections
 
 Progress: TypeAlias = Callable[[], None]
 
@@ -92,11 +94,12 @@ def mutate(
     that is done. Raises TestsFail when a test does not pass as it is, CannotAsk and RequestError as a run of them does.
     """
     keeps = partial(is_chosen, tests)
-    bench = Bench.of(checked, keeps)
+    with uncollected():
+        bench = Bench.of(checked, keeps)
     numbers = sample(checked, seed, limit)
     jobs = jobs or cpu_count()
     if jobs == 1 or len(numbers) < FEWEST:
-        outcomes = list(_here(bench, numbers, progress))
+        outcomes = _here(bench, numbers, progress)
     else:
         outcomes = _in_processes(checked, tests, numbers, jobs, progress)
     return _report(checked, bench, outcomes, seed)
@@ -117,12 +120,19 @@ def _report(checked: Checked, bench: Bench, outcomes: Sequence[Outcome], seed: i
     return MutationReport(told_why, len(bench.faults), tuple(stale), seed)
 
 
-def _here(bench: Bench, numbers: Sequence[int], progress: Progress) -> Iterator[Outcome]:
-    gc.freeze()  # what a policy is made of stays: no collection has to walk it for each mutant
+@uncollected()
+def _here(bench: Bench, numbers: Sequence[int], progress: Progress) -> list[Outcome]:
+    """What a policy is made of stays, and nearly nothing of a mutant does: a collection is worth it now and then only,
+    and walks no more than what came since."""
+    gc.freeze()
     try:
+        found = []
         for number in numbers:
-            yield bench.outcome(number)
+            found.append(bench.outcome(number))
             progress()
+            if len(found) % COLLECTED == 0:
+                gc.collect()
+        return found
     finally:
         gc.unfreeze()
 
@@ -165,8 +175,7 @@ def _begin(sources: Sequence[tuple[str, str, str]], tests: frozenset[tuple[str, 
     parsed = [parse(Source(*source)) for source in sources]
     checked = check([module for module, _ in parsed if module is not None])
     _bench = Bench.of(checked, partial(is_chosen, tests))
-    gc.freeze()
 
 
 def _outcomes(numbers: Sequence[int]) -> list[Outcome]:
-    return [_bench.outcome(number) for number in numbers]
+    return _here(_bench, numbers, lambda: None)

@@ -6,8 +6,10 @@ way the checker's own lowering says what the changed tree means, and whether it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic
@@ -33,6 +35,9 @@ LISTS: dict[type[ast.Node], str] = {
     ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
 }  # fmt: skip
 RULES = tuple(LISTS.values())
+# What rules know by its name only.
+BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
+NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
 # What faults can change beside rules.
 WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "delegation")
 
@@ -71,7 +76,8 @@ class Workshop:
         assert checked.kernel is not None
         modules = tuple(rules_only(m) for p in checked.program.packages.values() for m in p.modules)
         modules = tuple(m for m in modules if not is_test_file(m.span.source.name))
-        draft, kernel = lowered(modules, checked.kernel.package)
+        draft, bound = drafted(modules)
+        kernel = lower(draft, bound, checked.kernel.package, advice=False)
         return cls(modules, checked.kernel.package, draft, kernel)
 
     def mutant(self, fault: Fault) -> Mutant | None:
@@ -105,8 +111,8 @@ class Workshop:
                 rule = doors.agent_block(declared, package, draft, self.kernel.issuers)
             case ast.UserDecl():
                 rule = doors.user_block(declared, package, draft)
-            case ast.AnyoneDecl(items=items):
-                rule = k.AnyoneBlock("anyone", package, doors.grants(items, package, draft), span=declared.span)
+            case ast.AnyoneDecl():
+                rule = doors.anyone_block(declared, package, draft)
             case ast.GuardDecl():
                 rule = guards.guard(declared, package, draft)
             case _:
@@ -135,8 +141,8 @@ class Workshop:
             with_declaration(m, fault.declaration, mutated) if m.span.source is fault.source else m
             for m in self.modules
         )
-        draft, kernel = lowered(modules, self.package)
-        if has_error(draft.report.diagnostics):
+        kernel = self._kernel(fault, drafted(modules))
+        if kernel is None:
             return None
         gone = self._number(fault) if mutated is None and type(fault.declaration) in LISTS else None
         rules = dict(changed_rules(self.kernel, kernel, gone))
@@ -145,23 +151,70 @@ class Workshop:
         whole = {name: getattr(kernel, name) for name in WHOLE if getattr(kernel, name) != getattr(self.kernel, name)}
         return Mutant(fault, self.kernel, rules, whole)
 
+    def _kernel(self, fault: Fault, made: Made) -> k.Kernel | None:
+        """The kernel of a draft with a fault in it; rules that the fault cannot reach are what they were."""
+        draft, bound = made
+        known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
+        kernel = lower(replace(draft, known=known), bound, self.package, advice=False)
+        return None if has_error(draft.report.diagnostics) else kernel
+
+    def _beyond(self, fault: Fault, draft: Draft) -> dict[int, Rule]:
+        """The rules that do not mention what the fault is in, by their declarations: directly, or through what does."""
+        if not isinstance(fault.declaration, (*BY_NAME, ast.DelegationDecl)):
+            return {}
+        others = [one for _, one in draft.program.declarations() if type(one) not in LISTS]
+        before, reached = set[str](), names_of(fault.declaration)
+        while before != reached:
+            before = reached
+            reached = before.union(*(names_of(one) for one in others if not before.isdisjoint(mentioned(one))))
+        if any(isinstance(one, ast.FactsDecl) and not reached.isdisjoint(mentioned(one)) for one in others):
+            return {}  # which facts there are at a place is for each rule there to ask
+        return {
+            id(declared): rule
+            for kind, name in LISTS.items()
+            if kind is ast.GuardDecl or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
+            for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), getattr(self.kernel, name), strict=True)
+            if reached.isdisjoint(mentioned(declared))
+        }
+
     def _number(self, fault: Fault) -> tuple[str, int]:
         kind = type(fault.declaration)
         declared = self.draft.by_kind[kind]
         return LISTS[kind], next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
 
 
+Made: TypeAlias = tuple[Draft, tuple[k.Binder, ...]]
+
+
 @uncollected()
-def lowered(modules: Sequence[ast.Module], package: str) -> tuple[Draft, k.Kernel]:
-    """As the checker does it, but for what only advises; what is wrong is in the draft's report."""
+def drafted(modules: Sequence[ast.Module]) -> Made:
+    """All that is known before the rules are read, and what places bind; what is wrong is in the draft's report."""
     program = Program.of(modules, Reporter())
     places = Places(program)
     schema = Schema.of(program, places)
     places.check_scopes()
     bound = binders.collect(program, places, schema)
     check_definitions(program, schema)
-    draft = Draft.of(program, schema, places)
-    return draft, lower(draft, bound, package, advice=False)
+    return Draft.of(program, schema, places), bound
+
+
+def mentioned(declaration: ast.Declaration) -> frozenset[str]:
+    """Every name that stands in it, and every part of a dotted one that may be the name it is declared by."""
+    return mentioned_in(declaration.span.text)
+
+
+@lru_cache(maxsize=4_096)
+def mentioned_in(text: str) -> frozenset[str]:
+    found: set[str] = set()
+    for name in NAME.findall(text):
+        parts = name.split(".")
+        found.update(".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
+    return frozenset(found)
+
+
+def names_of(declaration: ast.Declaration) -> set[str]:
+    """What others mention it by, if they do."""
+    return {declaration.name.text} if isinstance(declaration, BY_NAME) else set()
 
 
 def rules_only(module: ast.Module) -> ast.Module:
