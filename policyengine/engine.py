@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -27,6 +27,7 @@ from policyengine.loading import load_sources
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason, serials, ulid
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import compiled
 from policyengine.semantics.explain import Explanation, endpoint_words, explain
@@ -53,6 +54,16 @@ def utc_now() -> datetime:
 def new_id(now: datetime) -> str:
     """A ULID of that time."""
     return ulid(int(now.timestamp() * 1e9), next(serials))
+
+
+MOST_TRIES = 100  # to decide again where another decision was quicker
+MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970, as stores count."""
+    return (moment - EPOCH) // MICROSECOND
 
 
 class Made(NamedTuple):
@@ -269,15 +280,18 @@ class Engine:
     def _unspent(self, request: Request) -> Made:
         now = self._now(request)
         spent = self._store.spent_among(approval.id for approval in request.approvals)
-        return Made(self._peeked(*self._answer(request, now, spent)), now, spent)
+        return Made(self._peeked(*self._answer(request, now, spent), now), now, spent)
 
     def _spent(self, request: Request) -> Made:
-        while True:
+        for _ in range(MOST_TRIES):
             now = self._clock()
             spent = self._store.spent_among(approval.id for approval in request.approvals)
             decision, effects = self._answer(request, now, spent)
-            if self._store.commit(effects):
-                return Made(decision, now, spent, effects.spends)
+            if not effects:
+                return Made(decision, now, spent)
+            if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
+                return Made(settled(decision, effects.limits, answer.standings), now, spent, effects.spends)
+        raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
@@ -285,7 +299,7 @@ class Engine:
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
-        return explain(self._peeked(decision.with_id(self._ids(now)), effects), facts, seen)
+        return explain(self._peeked(decision.with_id(self._ids(now)), effects, now), facts, seen)
 
     def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects]:
         planned = self._evaluator.plan(request, now)
@@ -344,12 +358,15 @@ class Engine:
             Outcome.DENY, Gate.FAILURE, (Reason(Gate.FAILURE, why),), package=package, revision=revision, id=named
         )
 
-    @staticmethod
-    def _peeked(decision: Decision, effects: Effects) -> Decision:
+    def _peeked(self, decision: Decision, effects: Effects, now: datetime) -> Decision:
         """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
-        if not effects.spends:
+        if effects.limits:
+            told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
+            decision = decision if told is None else settled(decision, effects.limits, told.standings)
+        if not decision.allowed or not (effects.spends or effects.limits):
             return decision
-        consume = Obligation("consume", (), rule="approval", at="")
+        rule = "approval" if effects.spends else effects.limits[0].name
+        consume = Obligation("consume", (), rule, at="")
         answer = replace(decision.answer, obligations=(*decision.obligations, consume))
         return replace(decision, answer=answer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 from policyengine.kinds import Enum, Field, List, Record, Ref, Scalar, Set, Type
@@ -18,7 +19,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A fact that every policy knows. `later` names the capability that it waits for."""
+    """A fact that every policy knows. `later` names the capability that it waits for: until then it is `NEUTRAL`."""
 
     path: tuple[str, ...]
     type: Type
@@ -118,19 +119,26 @@ FACTS: tuple[BuiltIn, ...] = (
         ("age", _D, "since the approval was granted"),
     ], optional="by age", volatile="granted by age"),
     *_facts("behavior", Origin.ENGINE, [
-        ("trust", _N, "slow to rise, fast to fall, 0 … 1"),
+        ("trust", _N, "slow to rise, fast to fall, 0 … 1; 0.5 until it is known"),
         ("burst", _B, "arrivals far above the caller's own rate"),
         ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
         ("deviation", _N, "how surprising the last requests are, 0 … 1"),
         ("error_rate", _N, "recent failures, 0 … 1"),
-        ("sequence", _B, "whether the declared profile is followed"),
+        ("sequence", _B, "whether the declared profile is followed; true until it is known"),
         ("ready", _B, "whether enough was seen to judge"),
-    ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned behaviour"),
+    ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned facts"),
     *_facts("cluster", Origin.ENGINE, [
         ("id", _S, "the group of keys that move in lock-step; oneself when alone"),
         ("size", Scalar.INT, "how many keys are in it"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
+
+# What nobody has learned yet, as it is for everybody; `cluster.id` is oneself.
+NEUTRAL: dict[tuple[str, str], object] = {
+    ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
+    ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
+    ("behavior", "ready"): False, ("cluster", "size"): 1,
+}  # fmt: skip
 
 # Roots with free members: what stands under them is a string, or declared by `facts`.
 OPEN_ROOTS = {

@@ -15,7 +15,6 @@ ARCHIVIST = (
     "  issued by acme\n  acts for any user\n"
 )
 USERS = 'user where user.roles has "clerk" { may invoices.write, invoices.delete, refunds.create }\n'
-NOT_YET = "remove it: a policy that only seems to limit something would be worse than none"
 ELSEWHERE = "narrow the rule to `refunds.create`, or declare the fact for its place"
 
 # What is replaced (once), by what; then the code, the underlined text and the hint.
@@ -146,13 +145,13 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     "a fact where it does not exist": (
         "on DELETE /v1/** { audit full", "on DELETE /v1/** { deny when body.amount > 5   audit full", "E241",
         "body.amount", ELSEWHERE),
-    # not enforced yet
-    "a rate": (
-        "delegation {", 'rate "per agent" per agent.id on /v1/** { 100/1m burst 20 }\ndelegation {', "E903",
-        'rate "per agent"', NOT_YET),
-    "a budget": (
-        "delegation {", 'budget "daily" per user.id on refunds.create { sum body.amount <= 5_000 within 24h }\n'
-        "delegation {", "E904", 'budget "daily"', NOT_YET),
+    # limits
+    "a rate of nothing": (
+        "delegation {", 'rate "per agent" per agent.id on /v1/** { 0/1m burst 20 }\ndelegation {', "E910",
+        "0/1m burst 20", "write how many in how long, neither of them zero: `100/1m`"),
+    "a budget of words": (
+        "delegation {", 'budget "daily" per user.id on refunds.create { sum body.recipient <= 5 within 24h }\n'
+        "delegation {", "E251", "body.recipient", "declare `body.recipient` as a number"),
 }
 # fmt: on
 

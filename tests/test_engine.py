@@ -264,10 +264,10 @@ def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatc
 
 def test_a_store_spends_all_or_nothing():
     store = MemoryStore()
-    assert store.commit(Effects(spends=("a",)))
-    assert not store.commit(Effects(spends=("b", "a")))
+    assert store.commit(Effects(spends=("a",)), "one", 1)
+    assert store.commit(Effects(spends=("b", "a")), "two", 2) is None
     assert store.spent_among(["a", "b"]) == {"a"}
-    assert store.commit(Effects())
+    assert store.commit(Effects(), "three", 3)
 
 
 def test_two_that_need_one_of_two_approvals_each_get_their_own(shop):

@@ -18,18 +18,19 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E902",
-        "a fact that is not known yet",
-        _WHY,
+        "a fact that a test cannot give yet",
+        "Facts that are learned from what callers do come with a later version: until then nobody can give them.",
+        _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
+        _GOOD + 'test "a" { GET /a => allow }\n',
+    ),
+    Code(
+        "W902",
+        "a fact that is not learned yet",
+        "Facts that are learned from what callers do come with a later version. Until then each has its neutral value "
+        "for everybody: a raise that asks for more trust never acts, and neither does a clamp for a burst.",
         _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
         _GOOD,
-    ),
-    Code("E903", "rates are not enforced yet", _WHY, _GOOD + 'rate "r" per agent.id { 100/1m }\n', _GOOD),
-    Code(
-        "E904",
-        "budgets are not enforced yet",
-        _WHY,
-        _GOOD + 'budget "b" per user.id { count <= 5 within 1h }\n',
-        _GOOD,
+        name="not-learned-yet",
     ),
     Code(
         "E905",
@@ -57,8 +58,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E910",
         "a rate or budget that makes no sense",
-        "A rate says how many in how long, neither of them zero. `floor` and `clamp` go below it, `raise` above it.",
-        "",
-        "",
+        "A rate says how many in how long, neither of them zero, or how many at once. `floor` and `clamp` go below its "
+        "pace, `raise` above it. Windows and numbers must be such that every store counts them exactly.",
+        _GOOD + 'rate "r" per agent.id { 0/1m }\n',
+        _GOOD + 'rate "r" per request.ip { 100/1m burst 20 }\n',
     ),
 )

@@ -140,23 +140,22 @@ def either(absent: bool, other: Coder | None, records: Sequence[Record]) -> Code
 class Codec:
     """The coders of some classes and of all they are made of, numbered in the order in which they are come upon."""
 
-    def __init__(self, roots: Sequence[type], checks: Mapping[type, Check]) -> None:
+    def __init__(self, roots: Sequence[Any], checks: Mapping[type, Check]) -> None:
         self.records: dict[type, Record] = {}
         self._checks = checks
-        for root in roots:
-            self._record(root)
+        self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
         told = "\n".join(record.shape for record in self.records.values())
         # Two codecs that write alike have the same; another field, class or order makes it another.
         self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def write(self, value: object, writing: Writing) -> object:
-        """A value of one of the roots."""
-        return self.records[type(value)].write(value, writing)
+    def write(self, value: object, writing: Writing, kind: Any = None) -> object:
+        """A value of one of the roots, which is its class unless another `kind` is said."""
+        return self._roots[kind or type(value)].write(value, writing)
 
     def read(self, kind: type[Item], raw: object, reading: Reading) -> Item:
         """A value of the root that is named. Raises Unreadable."""
         try:
-            made: Item = self.records[kind].read(raw, reading)
+            made: Item = self._roots[kind].read(raw, reading)
         except RecursionError:
             raise Unreadable("parts within parts without end") from None
         return made

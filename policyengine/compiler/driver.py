@@ -250,6 +250,7 @@ if opened and not served:
 """
 
 GUARDS = f"""
+if leaf.limited: return None
 acting = 0
 if leaf.guards is not None:
     acting = leaf.guards({WHO})

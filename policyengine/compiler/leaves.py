@@ -73,6 +73,7 @@ class Leaf:
     anyone: Rule | None
     guards: Rule | None
     acts: list[Act]
+    limited: bool  # whether rates or budgets apply here
     told_agents: Side
     told_users: Side
     told_served: Side
@@ -94,6 +95,7 @@ class Covering:
     hands: frozenset[int]
     guards: tuple[int, ...]
     binders: tuple[int, ...]
+    limits: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ class Leaves:
         excepted = {number for use in uses for number in use.excepts}
         guards = sorted({*self.tree.everywhere, *(number for use in uses for number in use.guards)} - excepted)
         binders = sorted({number for use in uses for number in use.binders})
+        spared = {number for use in uses for number in use.spared}
+        limits = sorted({*self.tree.always, *(number for use in uses for number in use.limits)} - spared)
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
         acts: list[Act] = []
         anyones = sorted(opens["anyones"])
@@ -244,6 +248,7 @@ class Leaves:
             standing_users=self._standing_at("users", setting),
             guards=self._guards(guards, setting, acts) if guards else None,
             acts=acts,
+            limited=bool(limits),
             verdicts={},
             takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
             covering=Covering(
@@ -253,6 +258,7 @@ class Leaves:
                 frozenset(number for use in uses for number, _ in use.hands),
                 tuple(guards),
                 tuple(binders),
+                tuple(limits),
             ),
         )
 

@@ -25,13 +25,25 @@ from policyengine.semantics.symbols import BUILT_IN_ENTITIES
 from policyengine.source import Source
 
 NAMED = ("entities", "issuers", "attesters")
-PARTS = ("binders", "agents", "users", "anyones", "guards")
+PARTS = ("binders", "agents", "users", "anyones", "guards", "limits")
 SMALL = ("package", "packages", "revision", "unrestricted", "delegation")
 MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
 KINDS = (
-    *(k.Entity, k.Issuer, k.Attester, k.DelegationLimits, k.Binder, k.AgentBlock, k.UserBlock, k.AnyoneBlock, k.Guard),
+    *(
+        k.Entity,
+        k.Issuer,
+        k.Attester,
+        k.DelegationLimits,
+        k.Binder,
+        k.AgentBlock,
+        k.UserBlock,
+        k.AnyoneBlock,
+        k.Guard,
+        k.Limit,
+    ),
     *(Tree, Uses),
 )
+UNIONS = {"limits": k.Limit}
 REVISION = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -63,7 +75,10 @@ def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
     named = {
         field: [codec().write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED
     }
-    parts = {field: [packed(codec().write(one, writing)) for one in getattr(kernel, field)] for field in PARTS}
+    parts = {
+        field: [packed(codec().write(one, writing, UNIONS.get(field))) for one in getattr(kernel, field)]
+        for field in PARTS
+    }
     members = {
         "package": kernel.package,
         "packages": list(kernel.packages),
@@ -112,6 +127,7 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         users=parts(k.UserBlock, raw["users"], reading, refuse),
         anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
         guards=parts(k.Guard, raw["guards"], reading, refuse),
+        limits=parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
     )
     return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
 
@@ -125,6 +141,7 @@ def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
         users=tuple(kernel.users),
         anyones=tuple(kernel.anyones),
         guards=tuple(kernel.guards),
+        limits=tuple(kernel.limits),
     )
     return kernel, replace(tree, uses=tuple(tree.uses))
 
@@ -181,7 +198,7 @@ def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tu
             made = codec().read(kind, unpacked(data), fresh)
             require(not fresh.unbound, "a variable that nothing binds")
         except Unreadable as error:
-            raise refuse(f"{kind.__name__} {index + 1}: {error}") from None
+            raise refuse(f"{getattr(kind, '__name__', 'limit')} {index + 1}: {error}") from None
         return made
 
     blobs = [one for one in listed(raw) if isinstance(one, bytes)]

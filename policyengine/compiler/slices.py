@@ -29,7 +29,7 @@ class Slices:
     def of(self, request: Request) -> k.Kernel:
         """A kernel that comes to the same decision of this request."""
         if isinstance(request.endpoint, MalformedEndpoint):
-            return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=())
+            return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=())
         covering = self._leaves.at(request.endpoint).covering
         kernel = self._kernel
         return replace(
@@ -39,6 +39,7 @@ class Slices:
             anyones=tuple(kernel.anyones[number] for number in sorted(covering.anyones)),
             guards=tuple(kernel.guards[number] for number in covering.guards),
             binders=tuple(kernel.binders[number] for number in covering.binders),
+            limits=tuple(kernel.limits[number] for number in covering.limits),
         )
 
     def _agents_in(self, request: Request, covering: Covering) -> set[int]:

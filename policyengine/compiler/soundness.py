@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from policyengine.compiler import tree
 from policyengine.compiler.coders import Reading
 from policyengine.compiler.sound_terms import NAME, TERMS, check_condition, conditional, is_entity, is_name, require
-from policyengine.kinds import Field, List, Ref, Set
+from policyengine.kinds import Field, List, Ref, Scalar, Set
 from policyengine.runtime import paths
 from policyengine.semantics import kernel as k
 from policyengine.semantics.anchors import CLAIMED
+from policyengine.semantics.counting import is_countable
 from policyengine.semantics.endpoints import tool_mistake
 from policyengine.semantics.fitting import type_of
 from policyengine.vocabulary import CREDENTIAL_KIND, OPEN_ROOTS
@@ -90,6 +92,56 @@ def check_approvers(part: k.MemberOf, _: Reading) -> None:
     require(isinstance(holder, Ref), "approval by what is no entity")
 
 
+# ── Limits ────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_pace(part: k.Pace, _: Reading) -> None:
+    require(part.count > 0 and part.burst > 0 and part.within > timedelta(0), "a pace of nothing")
+
+
+def check_pace_by_fact(part: k.PaceByFact, _: Reading) -> None:
+    require(part.burst is None or part.burst > 0, "a pace of nothing")
+    require(part.within > timedelta(0) and is_number(part.count), "a pace of nothing")
+
+
+def check_raise(part: k.Raise, _: Reading) -> None:
+    check_condition(part.when)
+    times, by = part.factor
+    require(by > 0 and times > by, "a raise that raises nothing")
+
+
+def check_clamp(part: k.Clamp, _: Reading) -> None:
+    check_condition(part.when)
+    require(part.lasts is None or part.lasts > timedelta(0), "a clamp for no time")
+
+
+def check_at_once(part: k.AtOnce, _: Reading) -> None:
+    require(part.most > 0 and part.lease > timedelta(0), "a place for nobody")
+
+
+def check_rate(part: k.Rate, _: Reading) -> None:
+    check_condition(part.when)
+    require(part.pace is not None or part.at_once is not None, "a rate without a limit")
+    require(part.pace is not None or not (part.cost or part.raises or part.clamps), "a rate without a pace")
+    require(part.cost is None or is_number(part.cost), "a cost that is no number")
+    require(part.pace is None or is_countable(part), "a rate that cannot be counted")
+
+
+def check_quota(part: k.Quota, _: Reading) -> None:
+    require((part.fact is None) == (part.function == "count"), "a budget of nothing")
+    require(part.function != "sum" or (part.fact is not None and is_number(part.fact)), "a sum of what is no number")
+    require(part.within > timedelta(0) and is_number(part.bound), "a budget of nothing")
+
+
+def check_budget(part: k.Budget, _: Reading) -> None:
+    check_condition(part.when)
+    require(bool(part.quotas), "a budget without a limit")
+
+
+def is_number(expression: k.Expr) -> bool:
+    return type_of(expression) in (Scalar.INT, Scalar.NUMBER)
+
+
 # ── What is declared ──────────────────────────────────────────────────────────────────────────
 
 
@@ -119,6 +171,7 @@ def check_opens(opens: tree.Opens, reading: Reading) -> None:
 def check_uses(uses: tree.Uses, reading: Reading) -> None:
     guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
     require(within(guards, "guards", reading) and within(uses.binders, "binders", reading), "a guard that is not there")
+    require(within([*uses.limits, *uses.spared], "limits", reading), "a limit that is not there")
     require(
         within(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands), "a block that is not there"
     )
@@ -132,6 +185,7 @@ def check_tree(found: tree.Tree, reading: Reading) -> None:
     require(len(found.methods) == reading.counts["uses"], "methods for other patterns")
     numbers = [number for _, number in (*found.tools, *found.actions)]
     require(within(numbers, "uses", reading) and within(found.everywhere, "guards", reading), "a number of nothing")
+    require(within(found.always, "limits", reading), "a limit that is not there")
     for field, principals in (("agents", found.agents), ("users", found.users)):
         named = [number for _, some in (*principals.names, *principals.groups) for number in some]
         numbers = [*named, *(number for _, number in principals.globs), *principals.others]
@@ -145,6 +199,14 @@ def within(numbers: Iterable[int], field: str, reading: Reading) -> bool:
 CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     **TERMS,
     Field: check_member_type,
+    k.Pace: check_pace,
+    k.PaceByFact: check_pace_by_fact,
+    k.Raise: check_raise,
+    k.Clamp: check_clamp,
+    k.AtOnce: check_at_once,
+    k.Rate: check_rate,
+    k.Quota: check_quota,
+    k.Budget: check_budget,
     k.Entity: check_declared,
     k.Attester: check_declared,
     k.Issuer: check_issuer,

@@ -51,13 +51,16 @@ class Opens:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What stands at one pattern. `hands` are blocks and the number of their `may delegate`."""
+    """What stands at one pattern. `hands` are blocks and the number of their `may delegate`; what `excepts` is to the
+    guards, `spared` is to the limits."""
 
     opens: tuple[Opens, ...] = ()
     hands: tuple[tuple[int, int], ...] = ()
     guards: Numbers = ()
     excepts: Numbers = ()
     binders: Numbers = ()
+    limits: Numbers = ()
+    spared: Numbers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class Principals:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """`uses` by the number of a pattern; `methods` too (None: every method). Guards `everywhere` have no pattern."""
+    """`uses` by the number of a pattern; `methods` too (None: every method). Guards `everywhere` have no pattern, and
+    nor have the limits of `always`."""
 
     package: str
     revision: str
@@ -82,6 +86,7 @@ class Tree:
     actions: tuple[tuple[Action, int], ...]
     uses: tuple[Uses, ...]
     everywhere: Numbers
+    always: Numbers
     agents: Principals
     users: Principals
 
@@ -99,6 +104,7 @@ def tree_of(kernel: k.Kernel) -> Tree:
         tuple((Action(p.verb, p.type), number) for number, p in numbered if isinstance(p, k.ActionPattern)),
         tuple(uses.values()),
         tuple(number for number, guard in enumerate(kernel.guards) if guard.place.patterns is None),
+        tuple(number for number, limit in enumerate(kernel.limits) if limit.place.patterns is None),
         _principals(kernel.agents),
         _principals(kernel.users),
     )
@@ -111,8 +117,8 @@ def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
     """By pattern, in the order in which the kernel names them."""
     opens: dict[k.Pattern, list[Opens]] = defaultdict(list)
     hands: dict[k.Pattern, list[tuple[int, int]]] = defaultdict(list)
-    guards: dict[k.Pattern, list[int]] = defaultdict(list)
-    excepts: dict[k.Pattern, list[int]] = defaultdict(list)
+    guards, excepts = placed([guard.place for guard in kernel.guards])
+    limits, spared = placed([limit.place for limit in kernel.limits])
     binders: dict[k.Pattern, list[int]] = defaultdict(list)
     for pattern, opening in _openings(kernel):
         opens[pattern].append(opening)
@@ -120,17 +126,25 @@ def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
         for which, delegate in enumerate(block.delegates):
             for pattern in dict.fromkeys(delegate.patterns):
                 hands[pattern].append((number, which))
-    for number, guard in enumerate(kernel.guards):
-        for pattern in dict.fromkeys(guard.place.patterns or ()):
-            guards[pattern].append(number)
-        for pattern in dict.fromkeys(guard.place.excepts):
-            excepts[pattern].append(number)
     for number, binder in enumerate(kernel.binders):
         binders[binder.pattern].append(number)
+    every = (opens, hands, guards, excepts, binders, limits, spared)
     return {
-        pattern: Uses(*(tuple(found.get(pattern, ())) for found in (opens, hands, guards, excepts, binders)))  # type: ignore[arg-type]
-        for pattern in dict.fromkeys((*opens, *hands, *guards, *excepts, *binders))
+        pattern: Uses(*(tuple(found.get(pattern, ())) for found in every))  # type: ignore[arg-type]
+        for pattern in dict.fromkeys(pattern for found in every for pattern in found)
     }
+
+
+def placed(places: Iterable[k.Place]) -> tuple[dict[k.Pattern, list[int]], dict[k.Pattern, list[int]]]:
+    """By pattern the numbers of the places that it is in, and of those that leave it out."""
+    inside: dict[k.Pattern, list[int]] = defaultdict(list)
+    outside: dict[k.Pattern, list[int]] = defaultdict(list)
+    for number, place in enumerate(places):
+        for pattern in dict.fromkeys(place.patterns or ()):
+            inside[pattern].append(number)
+        for pattern in dict.fromkeys(place.excepts):
+            outside[pattern].append(number)
+    return inside, outside
 
 
 def _openings(kernel: k.Kernel) -> Iterator[tuple[k.Pattern, Opens]]:

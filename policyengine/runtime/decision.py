@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
+from policyengine.runtime.limits import Limited
+
 
 class Outcome(StrEnum):
     """Stronger outcomes beat weaker ones: deny, throttle, confirm, allow."""
@@ -58,7 +60,8 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
     """What would change the answer.
 
     `approval` names who (`by`), how long one lasts (`within`: `15m`) and what it must be bound to (`binding`);
-    `scope` the credential scopes any of which would do; `credential` and `attestation` what is needed, in words.
+    `scope` the credential scopes any of which would do; `credential` and `attestation` what is needed, in words; `wait`
+    how long until a rate has room again (`within`).
     """
 
     kind: str
@@ -80,6 +83,9 @@ class Obligation(Struct, frozen=True, omit_defaults=True):
     message: str | None = None
 
 
+FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
+
+
 class UnknownFact(Struct, frozen=True, omit_defaults=True):
     """A fact that could not be used, by its path (`user.roles`), and why: absent, of a wrong type, pending …"""
 
@@ -98,7 +104,8 @@ class Principal(Struct, frozen=True, omit_defaults=True):
 
 
 class RateState(Struct, frozen=True, omit_defaults=True):
-    """One rate as it stands after the decision; `reset_ms` in milliseconds."""
+    """One rate or budget as it stands after the decision: the most at once, what is left of it, and in how many
+    milliseconds all of it is back. `factor` is the pace in force beside the one that the rule says."""
 
     rule: str
     limit: int
@@ -362,7 +369,15 @@ class OpenedApproval:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a decision does to the world when it is spent, in one atomic step."""
+    """What a decision does to the world when it is spent, in one atomic step: all of it, or nothing.
 
-    spends: tuple[str, ...] = ()  # ids of approvals
+    `spends` are ids of approvals. What is `denied` is charged whatever it comes to: by rates that count denials.
+    """
+
+    spends: tuple[str, ...] = ()
     opens: tuple[OpenedApproval, ...] = ()
+    limits: tuple[Limited, ...] = ()
+    denied: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.spends or self.opens or self.limits)

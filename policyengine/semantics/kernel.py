@@ -3,7 +3,8 @@
 Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
 of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
 
-Its expressions stand in `terms.py`, and here once more: all stages say `kernel as k`.
+Its expressions stand in `terms.py`, its endpoints in `kernel_places.py`, its limits in `kernel_limits.py`, and all of
+them here once more: all stages say `kernel as k`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,22 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.kinds import Field as FieldType
+from policyengine.semantics.kernel_limits import AtOnce as AtOnce
+from policyengine.semantics.kernel_limits import Budget as Budget
+from policyengine.semantics.kernel_limits import Clamp as Clamp
+from policyengine.semantics.kernel_limits import Failing as Failing
+from policyengine.semantics.kernel_limits import Limit as Limit
+from policyengine.semantics.kernel_limits import Pace as Pace
+from policyengine.semantics.kernel_limits import PaceByFact as PaceByFact
+from policyengine.semantics.kernel_limits import Quota as Quota
+from policyengine.semantics.kernel_limits import Raise as Raise
+from policyengine.semantics.kernel_limits import Rate as Rate
+from policyengine.semantics.kernel_places import ActionPattern as ActionPattern
+from policyengine.semantics.kernel_places import HttpPattern as HttpPattern
+from policyengine.semantics.kernel_places import Pattern as Pattern
+from policyengine.semantics.kernel_places import Place as Place
+from policyengine.semantics.kernel_places import Segment as Segment
+from policyengine.semantics.kernel_places import ToolPattern as ToolPattern
 from policyengine.semantics.terms import And as And
 from policyengine.semantics.terms import Apply as Apply
 from policyengine.semantics.terms import Arithmetic as Arithmetic
@@ -45,51 +62,7 @@ from policyengine.semantics.terms import Variable as Variable
 from policyengine.semantics.terms import parts as parts
 from policyengine.semantics.terms import walk as walk
 
-# ── Endpoints and places ──────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One segment of a path pattern: `prefix` + anything not empty + `suffix`; a plain literal has `wild` False."""
-
-    prefix: str
-    wild: bool = False
-    suffix: str = ""
-    capture: str | None = None
-    entity: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HttpPattern(Part):
-    """`methods` None is every method; `rest` is a last `**`: zero or more segments."""
-
-    methods: tuple[str, ...] | None
-    segments: tuple[Segment, ...]
-    rest: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ToolPattern(Part):
-    """`server/name`, where `*` is any run of characters."""
-
-    glob: str
-
-
-@dataclass(frozen=True, slots=True)
-class ActionPattern(Part):
-    verb: str
-    type: str
-
-
-Pattern: TypeAlias = HttpPattern | ToolPattern | ActionPattern
-
-
-@dataclass(frozen=True, slots=True)
-class Place(Part):
-    """Where a rule applies: any of `patterns` (None: everywhere, tools and actions too) but none of `excepts`."""
-
-    patterns: tuple[Pattern, ...] | None
-    excepts: tuple[Pattern, ...] = ()
+# ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,4 +363,5 @@ class Kernel:
     unrestricted: tuple[str, ...]
     delegation: tuple[DelegationLimits, ...]
     guards: tuple[Guard, ...]
+    limits: tuple[Limit, ...] = ()
     revision: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.semantics import anchors, doors, guards
+from policyengine.semantics import anchors, doors, guards, limits
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.later import check_later
@@ -35,4 +35,5 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
         unrestricted=doors.unrestricted(draft),
         delegation=in_order(doors.delegation_limits(draft), Writers()),  # which one is told first depends on it
         guards=guards.guards(draft),
+        limits=limits.limits(draft),
     )

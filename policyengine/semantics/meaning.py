@@ -27,15 +27,17 @@ from policyengine.semantics.facts import (
 )
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import match_pattern
+from policyengine.vocabulary import NEUTRAL
 
 
 def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
     """The facts of a request: what it says, what follows from the time, the path and the chain."""
     facts = Facts(kernel, request, snapshot.entities.with_rows(request.entities), now, {}, {})
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
-    facts = facts.bind(times)
+    facts = facts.bind({**times, **NEUTRAL})
     facts = facts.bind(_bindings(facts))
     facts = replace(facts, who=(presenter_of(facts), hops_of(facts)))
+    facts = facts.bind({("cluster", "id"): presenter_of(facts).id})
     facts = replace(facts, claims={**claims_of(facts), **pending_attributes(facts)})
     return facts.bind(chain_facts(facts))
 

@@ -28,12 +28,14 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.limits import Limited, Take
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.show import duration, shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
+from policyengine.semantics import spending
 from policyengine.semantics import walk as w
 from policyengine.semantics.approvals import approval_facts, approval_of
 from policyengine.semantics.facts import (
@@ -62,7 +64,8 @@ STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 
 
 def decide(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
-    """What a policy says to a request, and what spending that decision does."""
+    """What a policy says to a request, and what spending that decision does: what its limits then say is for the store
+    to tell, which answers all of them in one step (`runtime/settling.py`)."""
     facts = facts_of(kernel, request, snapshot, now)
     return conclude(facts, walk(facts, snapshot))
 
@@ -84,7 +87,7 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     waived = any(seen.block.package in kernel.unrestricted for seen in opening)
     hops, known, limits = _chain(facts, presenter)
     guards = _guards(facts, snapshot)
-    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards)
+    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, spending.limited(facts))
 
 
 def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
@@ -284,6 +287,8 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
     outcome = min((stop.reason.outcome for stop in stops), key=STRENGTH.index, default=Outcome.ALLOW)
     if outcome is Outcome.ALLOW and (unmet := tuple(_unmet(facts, seen))):
         stops, outcome = unmet, Outcome.DENY
+    if outcome is not Outcome.DENY and (uncounted := tuple(_uncounted(seen))):
+        stops, outcome = (*uncounted, *stops), Outcome.DENY
     stops = tuple(sorted(stops, key=lambda stop: STRENGTH.index(stop.reason.outcome)))
     duties = [duty for duty in _duties(seen) if outcome is Outcome.ALLOW or duty.duty.kind in FOR_THE_OPERATOR]
     causes = frozenset().union(*(stop.causes for stop in stops), _causes(*(duty.condition for duty in duties)))
@@ -420,8 +425,32 @@ def _unmet(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
             yield Stop(Reason(Gate.GUARD, words, one.guard.name, one.duty.span.at))
 
 
+def _uncounted(seen: w.Walk) -> Iterator[Stop]:
+    """A rate or budget that cannot tell whose count a request is, or how much it takes, lets nothing through."""
+    for one in seen.limited:
+        if one.acts and (unknown := spending.doubts(one)):
+            gate = Gate.BUDGET if isinstance(one.limit, k.Budget) else Gate.RATE
+            words = "it is not known what this takes, or by whose count"
+            yield Stop(Reason(gate, words, one.limit.name, one.limit.span.at), _causes(*unknown))
+
+
+def _charges(seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
+    """What an allow, or a confirm, asks of the limits; what is denied is charged by rates that count denials."""
+    acting = [one for one in seen.limited if one.acts and not spending.doubts(one)]
+    every = [charge for one in acting for charge in spending.charges(one)] if seen.identified else []
+    if outcome is not Outcome.DENY:
+        return tuple(every)
+    return tuple(one for one in every if isinstance(one.charge, Take) and one.charge.counts)
+
+
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
-    """An allow spends the approvals it needed; a confirm opens those it lacks."""
+    """An allow spends the approvals it needed and takes of the limits; so does a confirm, which opens what it lacks."""
+    found = _approvals(facts, seen, outcome)
+    limits = _charges(seen, outcome)
+    return replace(found, limits=limits, denied=bool(limits) and outcome is Outcome.DENY)
+
+
+def _approvals(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
     confirms = [
         (guard.guard, one.effect, one.approval)
         for guard in seen.guards

@@ -18,7 +18,7 @@ from policyengine.semantics import kernel as k
 # What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
 SETS = frozenset(
     "agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants guards "
-    "issuers kinds models openings packages parents patterns requirements scopes unrestricted users".split()
+    "issuers kinds limits models openings packages parents patterns requirements scopes unrestricted users".split()
 )
 
 
@@ -41,6 +41,7 @@ def ordered(kernel: k.Kernel) -> k.Kernel:
         anyones=in_order(kernel.anyones, write),
         delegation=in_order(kernel.delegation, write),
         guards=tuple(sorted(in_order(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
+        limits=tuple(sorted(in_order(kernel.limits, write), key=lambda one: (one.package, one.name))),
     )
     return replace(found, revision=revision(found, write))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from policyengine.runtime.decision import FOR_THE_OPERATOR as FOR_THE_OPERATOR
+
 NO_BLOCK = "no block of the policy accepts this caller with these credentials"
 NOTHING_OPENS = "nothing opens this to the caller"
 NO_SCOPE = "the credential carries no scope that opens this"
 NO_USER_BLOCK = "no user block opens this to the person served"
 
-FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
 FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 
 # A better proof that might lift a deny, in the order in which they are tried: the kind of the remedy, its words, the

@@ -157,6 +157,25 @@ class GuardSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitedSeen:
+    """A rate or budget: whether it covers the endpoint, its condition (it acts when that is true or unknown), whose
+    count it is by, and what it reads: one for each of a rate's cost, count, raises and clamps, or a budget's quotas."""
+
+    limit: k.Limit
+    covers: bool
+    condition: Value = True
+    keys: tuple[Value, ...] = ()
+    cost: Value = 1
+    count: Value = 1
+    moves: tuple[Value, ...] = ()
+    quotas: tuple[tuple[Value, Value], ...] = ()
+
+    @property
+    def acts(self) -> bool:
+        return self.covers and self.condition is not False
+
+
+@dataclass(frozen=True, slots=True)
 class Walk:
     """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at.
 
@@ -173,6 +192,7 @@ class Walk:
     hops: tuple[HopSeen, ...] = ()
     limits: tuple[LimitSeen, ...] = ()
     guards: tuple[GuardSeen, ...] = ()
+    limited: tuple[LimitedSeen, ...] = ()
 
     @property
     def open_to_anyone(self) -> bool:

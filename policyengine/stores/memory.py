@@ -1,29 +1,185 @@
-"""State in this process: which approvals an allow has used."""
+"""State in this process: approvals that were used, and how rates and budgets stand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any, assert_never
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import (
+    Add,
+    Bucket,
+    Charge,
+    Entries,
+    Held,
+    Hold,
+    Key,
+    Settled,
+    Standing,
+    Take,
+    add,
+    hold,
+    refused,
+    take,
+    untouched,
+)
+from policyengine.stores.store import StoreError
+
+MOST_KEYS = 1_000_000
+FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
+OPEN = 86_400_000_000  # microseconds that an approval stays asked for, where its rule says no other time
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
+
+    like: Charge
+    states: dict[Key | str, Any] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """An approval that was spent stays spent while the process lives: people grant them, so they stay few."""
+    """It is gone with its process, and holds at most `most_keys` callers: a new one is refused while all of them count.
 
-    def __init__(self) -> None:
+    What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
+    spent stays spent: people grant them, so they stay few.
+    """
+
+    def __init__(self, *, most_keys: int = MOST_KEYS) -> None:
         self._spent: set[str] = set()
+        self._open: dict[str, int] = {}
+        self._rules: dict[str, Kept] = {}
+        self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
+        self._latest = self._keys = 0
+        self._most, self._sweep_at = most_keys, FEWEST
         self._lock = Lock()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
 
-    def commit(self, effects: Effects) -> bool:
-        """Spend all or nothing; False when another decision was quicker, and this one must be made again."""
-        if not effects.spends:
-            return True
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         with self._lock:
+            now = self._latest = max(self._latest, now)
             if not self._spent.isdisjoint(effects.spends):
-                return False
-            self._spent.update(effects.spends)
-            return True
+                return None
+            found = [self._asked(one.charge, now, decision) for one in effects.limits]
+            settled = Settled(tuple(standing for standing, _ in found), now)
+            if not settled.admitted:
+                pairs = zip(effects.limits, settled.standings, strict=True)
+                settled = Settled(tuple(self._left(one.charge, standing, now) for one, standing in pairs), now)
+            asked_before = bool(effects.opens) and all(self._open.get(one.binding, 0) > now for one in effects.opens)
+            if not peek and not asked_before:
+                self._done(effects, decision, now, [state for _, state in found], settled.admitted)
+            return settled
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        with self._lock:
+            until, charges = self._made.pop(decision, (0, ()))
+            for charge in charges:
+                state = self._state(charge)
+                if isinstance(charge, Hold):
+                    self._keep(charge, tuple(one for one in state or () if one[0] != decision))
+                elif refund:
+                    self._keep(charge, tuple(one for one in state or () if one.decision != decision))
+            return until > max(now, self._latest)
+
+    # ── One step ──────────────────────────────────────────────────────────────────────────────
+
+    def _asked(self, charge: Charge, now: int, decision: str) -> tuple[Standing, Any]:
+        state = self._state(charge)
+        match charge:
+            case Take():
+                return take(state, charge, now)
+            case Add():
+                return add(state or (), charge, now, decision)
+            case Hold():
+                return hold(state or (), charge, now, decision)
+            case _:
+                assert_never(charge)
+
+    def _left(self, charge: Charge, standing: Standing, now: int) -> Standing:
+        return untouched(self._state(charge), charge, now) if standing.admitted else standing
+
+    def _done(self, effects: Effects, decision: str, now: int, states: list[Any], admitted: bool) -> None:
+        """Room is made before anything is changed: a store that is full changes nothing."""
+        charges = [one.charge for one in effects.limits]
+        self._make_room(charges, now)
+        if effects.denied or not admitted:
+            for charge in charges:
+                if isinstance(charge, Take) and (charge.counts or charge.latching):
+                    self._keep(charge, refused(self._state(charge), charge, now))
+            return
+        self._spent.update(effects.spends)
+        self._open |= {one.binding: now + int((one.within or 0) * 1_000_000 or OPEN) for one in effects.opens}
+        for charge, state in zip(charges, states, strict=True):
+            self._keep(charge, state)
+        lasting = tuple(charge for charge in charges if not isinstance(charge, Take))
+        if lasting:
+            self._made[decision] = now + max(map(lasts, lasting)), lasting
+
+    def _state(self, charge: Charge) -> Any:
+        found = self._kept(charge).states.get(key_of(charge))
+        if isinstance(charge, Take) and charge.steady and found is not None:
+            at = self._latest // charge.tick
+            return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
+        return found
+
+    def _keep(self, charge: Charge, state: Bucket | Entries | Held) -> None:
+        states, key = self._kept(charge).states, key_of(charge)
+        if not state:
+            self._keys -= states.pop(key, None) is not None
+            return
+        self._keys += key not in states
+        # Of a pace that never changes one number says all: where the level would be zero, if nobody asks again.
+        steady = isinstance(charge, Take) and charge.steady and isinstance(state, Bucket)
+        states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
+
+    def _kept(self, charge: Charge) -> Kept:
+        found = self._rules.get(charge.rule)
+        if found is None:
+            found = self._rules[charge.rule] = Kept(charge)
+        return found
+
+    # ── Room ──────────────────────────────────────────────────────────────────────────────────
+
+    def _make_room(self, charges: list[Charge], now: int) -> None:
+        new = sum(key_of(one) not in self._kept(one).states for one in charges)
+        if new and self._keys + new > min(self._sweep_at, self._most):
+            self._forget(now)
+            self._sweep_at = max(FEWEST, 2 * self._keys)
+            if self._keys + new > self._most:
+                raise StoreError(f"the store holds {self._most:,} callers that still count, and no more")
+
+    def _forget(self, now: int) -> None:
+        """What counts for nobody any more."""
+        self._made = {one: made for one, made in self._made.items() if made[0] > now}
+        self._open = {binding: until for binding, until in self._open.items() if until > now}
+        for rule in self._rules.values():
+            rule.states = {key: state for key, state in rule.states.items() if matters(state, rule.like, now)}
+        self._keys = sum(len(rule.states) for rule in self._rules.values())
+
+
+def key_of(charge: Charge) -> Key | str:
+    """A key of one part is that part: millions of them are kept."""
+    return charge.key[0] if len(charge.key) == 1 else charge.key
+
+
+def matters(state: Any, charge: Charge, now: int) -> bool:
+    """Whether it says anything that an empty one does not."""
+    match charge:
+        case Take(steady=True):
+            return bool(state > now // charge.tick * charge.flow.drain)
+        case Take():
+            return bool(state.full_at() > now // charge.tick)
+        case Add():
+            return any(one.at > now - charge.within for one in state)
+        case Hold():
+            return any(until > now for _, until in state)
+        case _:
+            assert_never(charge)
+
+
+def lasts(charge: Charge) -> int:
+    return charge.lease if isinstance(charge, Hold) else charge.within if isinstance(charge, Add) else 0

@@ -53,7 +53,7 @@ EXAMPLES = {
     "RATE": "`100/1m`",
     "FACTOR": "`x3`",
 }
-UNSAID = frozenset(["RESERVED", "OPTIONAL"])
+UNSAID = frozenset(["RESERVED", "OPTIONAL", "DATA_RATE"])
 SHOWN = 4
 
 

@@ -25,7 +25,7 @@ ITEMS = (
     | ast.Include | ast.ScopeEndpoint | ast.Setting | ast.ClaimMap | ast.Claims
     | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.Acts | ast.CredentialDecl | ast.CredentialKinds
     | ast.CredentialLimit | ast.CredentialBound | ast.AttestedBy | ast.May | ast.MayDelegate | ast.Valid
-    | ast.DelegationLimit | ast.GuardItem | ast.RateLimit | ast.RateFloor | ast.CountingDenials | ast.Raise | ast.Clamp
+    | ast.DelegationLimit | ast.GuardItem | ast.RateItem
     | ast.BudgetLimit | ast.Claim | ast.TestItem | ast.EntityRow | ast.Row | ast.Pair
     | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip

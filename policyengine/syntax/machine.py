@@ -22,11 +22,12 @@ COMMENT = "COMMENT"
 BLANK = re.compile(SPACE)
 # Tokens that carry something; keywords and punctuation have done their work once a rule is found.
 VALUES = frozenset(
-    "NAME METHOD RESERVED PATH TOOLPAT STRING NUMBER DURATION RATE DATE CLOCK IP HASH FACTOR OPTIONAL".split()
+    "NAME METHOD RESERVED PATH TOOLPAT STRING NUMBER DURATION RATE DATA_RATE DATE CLOCK IP HASH FACTOR OPTIONAL".split()
 )
 # Phrases that are words: what matters in them is which.
 WORDS = frozenset(
-    "comparison connective plus times quantifier inherited modality effect result denied whose repeat".split()
+    "comparison connective plus times quantifier inherited modality effect result denied whose repeat "
+    "on_failure".split()
 )
 
 

@@ -63,7 +63,7 @@ MISTAKES = [
      "`approval.granted` follows from other facts and is not given",
      'give the approval itself: `given approval { rule: "…", by: "…" }`'),
     (f"given behavior.burst true {GET}", "E902", "behavior.burst",
-     "`behavior.burst` is not known yet: it waits for learned behaviour", "remove it until then"),
+     "`behavior.burst` is not known yet: it waits for learned facts", "remove it until then"),
     (f"given cluster absent {GET}", "E902", "cluster", "`cluster` is not known yet: it waits for clusters",
      "remove it until then"),
     # ── Shapes

@@ -256,84 +256,42 @@ LATER = [
     (
         'anyone { may GET /a }\nrate "r" per agent.id { }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
-            ("E910", "this rate has no limit", '"r"', "write how many in how long: `100/1m`"),
+            ("E910", "this rate has no limit", '"r"', "write how many in how long: `100/1m`, or `at most 5 at once`"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id on GET /a { 0/1m }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "`0/1m` is no pace", "0/1m", "write how many in how long, neither of them zero: `100/1m`"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/0s }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "`5/0s` is no pace", "5/0s", "write how many in how long, neither of them zero: `100/1m`"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m burst 0 }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "`0` is no number of requests", "0", "write `1` or more"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.di { 5/1m  6/1m }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "a rate has one limit", "6/1m", "write another rate for another limit"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m floor 6/1m }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "`floor` is faster than the rate itself", "floor 6/1m", "only `raise … at most` goes above it"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m raise x1 at most 4/1m when time > 5 }',
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             (
                 "E910",
                 "`at most` is slower than the rate itself",
@@ -347,12 +305,6 @@ LATER = [
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m clamp 1/1s when nothing }',
         [
             (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
-            (
                 "E910",
                 "`clamp` is faster than the rate itself",
                 "clamp 1/1s when nothing",
@@ -363,12 +315,6 @@ LATER = [
     (
         ('anyone { may GET /a }\nbudget "b" per user.id { count <= 5 within 0s  sum user.id <= 5 within 1h }'),
         [
-            (
-                "E904",
-                "`budget` is not enforced yet",
-                'budget "b"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E910", "a budget of no time limits nothing", "0s", "write how long: `24h`"),
         ],
     ),
@@ -408,18 +354,6 @@ LATER = [
     (
         ('anyone { may GET /a }\nrate "r" per agent.id { 5/1m }\nbudget "r" per user.id { count <= 5 within 1h }'),
         [
-            (
-                "E903",
-                "`rate` is not enforced yet",
-                'rate "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
-            (
-                "E904",
-                "`budget` is not enforced yet",
-                'budget "r"',
-                "remove it: a policy that only seems to limit something would be worse than none",
-            ),
             ("E501", "two rules are called `r`", '"r"', "give one of them another name"),
         ],
     ),
@@ -428,5 +362,7 @@ LATER = [
 
 
 @pytest.mark.parametrize(("text", "findings"), LATER)
-def test_what_is_not_enforced_yet_is_refused_and_checked(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_limits_that_make_no_sense_and_what_is_not_enforced_yet_are_told(
+    text: str, findings: list[tuple[str, ...]]
+) -> None:
     assert told(check_text(text)) == findings

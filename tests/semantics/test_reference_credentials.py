@@ -67,12 +67,12 @@ def test_a_clock_that_fails_is_a_deny_that_is_counted() -> None:
 
 @pytest.mark.parametrize("part", ["spent_among", "commit"])
 def test_a_store_that_fails_is_a_deny_where_state_matters(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    engine = Engine.from_text(POLICY)
+    engine = Engine.from_text(f'{POLICY}\nrate "r" per agent.id on GET /notes {{ 9/1s }}')
 
-    def broken(_: object) -> bool:
+    def broken(*_: object, **__: object) -> bool:
         raise OSError("no store")
 
     monkeypatch.setattr(engine._store, part, broken)
     approval = {"id": "1", "by": "bob", "granted_at": "2027-01-04T00:00:00Z", "binding": "x"}
     assert verdict(engine.decide({**asked(), "approvals": [approval]})) == "deny by failure"
-    assert verdict(engine.decide(asked())) == "allow"  # nothing of the store is asked
+    assert verdict(engine.decide(asked("GET /health"))) == "allow"  # nothing of the store is asked

@@ -336,7 +336,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         'rate "x" per a { 100 per minute }',
         "E101",
-        "expected a rate, `floor`, `counting`, … or `}`, got `100`",
+        "expected a rate, `on`, `at`, … or `}`, got `100`",
         None,
         "100",
     ),

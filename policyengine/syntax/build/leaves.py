@@ -77,3 +77,4 @@ class Leaves:
     repeat = modality
     result = modality
     quantifier = modality
+    on_failure = modality

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -172,11 +172,20 @@ class Rules(Leaves):
         return self._text(name), self._keys(parts[0]), place, when, found
 
     def rate(self, span: Span, name: Token, *parts: Part) -> ast.RateDecl:
-        kinds = (ast.RateLimit, ast.RateFloor, ast.CountingDenials, ast.Raise, ast.Clamp)
-        return ast.RateDecl(*self._limits(name, parts, kinds), span=span)
+        return ast.RateDecl(*self._limits(name, parts, get_args(ast.RateItem)), span=span)
 
     def rate_limit(self, span: Span, rate: Token, burst: Token | None = None) -> ast.RateLimit:
         return ast.RateLimit(rate.text, self._literal("number", burst) if burst else None, span=span)
+
+    def at_once(self, span: Span, count: Token, lease: Token | None = None) -> ast.AtOnce:
+        lasts = self._literal("duration", lease) if lease else None
+        return ast.AtOnce(self._literal("number", count), lasts, span=span)
+
+    def cost(self, span: Span, fact: Token) -> ast.Cost:
+        return ast.Cost(self._name(fact), span=span)
+
+    def store_failure(self, span: Span, word: Any) -> ast.StoreFailure:
+        return ast.StoreFailure(word.text, span=span)
 
     def rate_floor(self, span: Span, rate: Token) -> ast.RateFloor:
         return ast.RateFloor(rate.text, span=span)
@@ -192,7 +201,7 @@ class Rules(Leaves):
         return ast.Clamp(rate.text, duration, when, span=span)
 
     def budget(self, span: Span, name: Token, *parts: Part) -> ast.BudgetDecl:
-        return ast.BudgetDecl(*self._limits(name, parts, (ast.BudgetLimit,)), span=span)
+        return ast.BudgetDecl(*self._limits(name, parts, (ast.BudgetLimit, ast.StoreFailure)), span=span)
 
     def budget_sum(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
         return ast.BudgetLimit("sum", self._name(fact), bound, self._literal("duration", within), span=span)

@@ -110,10 +110,12 @@ from policyengine.syntax.nodes.guards import GuardItem as GuardItem
 from policyengine.syntax.nodes.guards import Obligation as Obligation
 from policyengine.syntax.nodes.guards import Quorum as Quorum
 from policyengine.syntax.nodes.guards import Require as Require
+from policyengine.syntax.nodes.limits import AtOnce as AtOnce
 from policyengine.syntax.nodes.limits import BudgetDecl as BudgetDecl
 from policyengine.syntax.nodes.limits import BudgetLimit as BudgetLimit
 from policyengine.syntax.nodes.limits import Claim as Claim
 from policyengine.syntax.nodes.limits import Clamp as Clamp
+from policyengine.syntax.nodes.limits import Cost as Cost
 from policyengine.syntax.nodes.limits import CountingDenials as CountingDenials
 from policyengine.syntax.nodes.limits import InvariantDecl as InvariantDecl
 from policyengine.syntax.nodes.limits import ProfileDecl as ProfileDecl
@@ -121,7 +123,9 @@ from policyengine.syntax.nodes.limits import ProfileStep as ProfileStep
 from policyengine.syntax.nodes.limits import Raise as Raise
 from policyengine.syntax.nodes.limits import RateDecl as RateDecl
 from policyengine.syntax.nodes.limits import RateFloor as RateFloor
+from policyengine.syntax.nodes.limits import RateItem as RateItem
 from policyengine.syntax.nodes.limits import RateLimit as RateLimit
+from policyengine.syntax.nodes.limits import StoreFailure as StoreFailure
 from policyengine.syntax.nodes.module import Comment as Comment
 from policyengine.syntax.nodes.module import Declaration as Declaration
 from policyengine.syntax.nodes.module import Export as Export

@@ -1,8 +1,9 @@
-"""Rates, budgets, profiles, invariants: parsed and checked, enforced later."""
+"""Rates and budgets; profiles and invariants, which are parsed and checked, and enforced later."""
 
 from __future__ import annotations
 
 from typing import Literal as Word
+from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.doors import AgentRef
@@ -13,10 +14,32 @@ from policyengine.syntax.nodes.expressions import Expr
 
 @node()
 class RateLimit(Node):
-    """`100/1m burst 20`."""
+    """`100/1m burst 20`, or `user.quota/1d`: as many as a fact says."""
 
     rate: str
     burst: Literal | None = None
+
+
+@node()
+class AtOnce(Node):
+    """`at most 5 at once for 10m`: so many under way, each until its outcome is reported or its time is over."""
+
+    count: Literal
+    lease: Literal | None = None
+
+
+@node()
+class Cost(Node):
+    """`cost body.tokens`: what one request takes of the rate, instead of one."""
+
+    fact: Name
+
+
+@node()
+class StoreFailure(Node):
+    """`on store failure local`: what holds while the store cannot be asked."""
+
+    word: Word["deny", "local", "allow"]
 
 
 @node()
@@ -43,13 +66,16 @@ class Clamp(Node):
     when: Expr
 
 
+RateItem: TypeAlias = RateLimit | AtOnce | Cost | RateFloor | CountingDenials | Raise | Clamp | StoreFailure
+
+
 @node()
 class RateDecl(Node):
     name: Text
     per: tuple[Name, ...]
     place: Place | None
     when: Expr | None
-    items: tuple[RateLimit | RateFloor | CountingDenials | Raise | Clamp, ...]
+    items: tuple[RateItem, ...]
 
 
 @node()
@@ -68,7 +94,7 @@ class BudgetDecl(Node):
     per: tuple[Name, ...]
     place: Place | None
     when: Expr | None
-    items: tuple[BudgetLimit, ...]
+    items: tuple[BudgetLimit | StoreFailure, ...]
 
 
 @node()

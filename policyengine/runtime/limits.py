@@ -1,0 +1,289 @@
+"""Limits as whole numbers: what one request takes, and what is left. A store does no other arithmetic than this.
+
+A rate is a leaky bucket. Its level counts units, `token` of them for one request, and falls by `drain` of them in each
+tick: both are chosen so that nothing is ever rounded, in Python as in the doubles of a Redis script. How fast the level
+falls is as it was when somebody last got through; that is what raises, clamps and data change.
+
+Times are microseconds since 1970, as a store's clock gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import gcd, lcm
+from typing import Any, NamedTuple, TypeAlias, assert_never
+from typing import Literal as Word
+
+Failing: TypeAlias = Word["deny", "local", "allow"]
+Key: TypeAlias = tuple[str, ...]
+
+LARGEST = 2**52  # what a double holds exactly, with room for one sum
+COARSE = 10_000_000  # windows from here on (microseconds) are counted in milliseconds
+MICRO = 1_000_000  # the sixth digit after the point is the last one that a budget counts
+MOST_ENTRIES = 10_000  # that a budget keeps of one key; then what comes is counted with the last one
+
+
+class Flow(NamedTuple):
+    """`most` tokens at once; `drain` units leave the bucket in a tick."""
+
+    most: int
+    drain: int
+
+
+class Clamped(NamedTuple):
+    """A clamp: whether it acts on this request, and how many ticks it goes on after it (0: no longer than this)."""
+
+    flow: Flow
+    acts: bool
+    lasts: int
+
+
+class Take(NamedTuple):
+    """Of a rate: `cost` tokens, at this flow unless a clamp is tighter. `counts`: denied requests take it, too."""
+
+    rule: str
+    key: Key
+    cost: int
+    flow: Flow
+    token: int  # units
+    tick: int  # microseconds
+    clamps: tuple[Clamped, ...] = ()
+    counts: bool = False
+    steady: bool = True  # the flow is the same for everybody, always
+    failing: Failing = "deny"
+
+    @property
+    def latching(self) -> bool:
+        """Whether a clamp goes on after this request, whatever comes of it."""
+        return any(one.lasts for one in self.clamps)
+
+
+class Add(NamedTuple):
+    """To a budget: an amount (millionths; of a `count` or `distinct`, one million), or one more different `value`."""
+
+    rule: str
+    key: Key
+    bound: int  # millionths
+    within: int  # microseconds
+    amount: int = MICRO
+    value: str | None = None
+    failing: Failing = "deny"
+
+
+class Hold(NamedTuple):
+    """A place among those under way, until it is given back or `lease` microseconds are over."""
+
+    rule: str
+    key: Key
+    most: int
+    lease: int
+    failing: Failing = "deny"
+
+
+Charge: TypeAlias = Take | Add | Hold
+
+
+class Standing(NamedTuple):
+    """How a limit stands after a request: `limit` and `remaining` in tokens or in what a budget counts; `reset` until
+    all of it is there again and `retry` until this request would pass, in microseconds (None: it never would)."""
+
+    admitted: bool
+    limit: int
+    remaining: int
+    reset: int
+    retry: int | None
+    base: float = 1.0  # the pace in force, beside the one that the rule says
+
+
+# ── Rates ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Unit(NamedTuple):
+    token: int
+    tick: int
+
+    def flow(self, count: int, within: int, burst: int) -> Flow:
+        return Flow(burst, count * self.token // (within // self.tick))
+
+    @property
+    def most(self) -> int:
+        """The most tokens that can be counted."""
+        return LARGEST // self.token
+
+
+@lru_cache(maxsize=4_096)
+def unit_of(paces: tuple[tuple[int, int], ...], by_fact: tuple[int, ...] = ()) -> Unit:
+    """In which all paces (so many in so many microseconds) are whole; those of `by_fact` (windows) for any count."""
+    windows = [within for _, within in paces] + list(by_fact)
+    tick = 1_000 if min(windows) >= COARSE else 1
+    needed = [within // tick // gcd(count, within // tick) for count, within in paces]
+    return Unit(lcm(*needed, *(within // tick for within in by_fact)), tick)
+
+
+class Bucket(NamedTuple):
+    """The level when somebody last got through (in units), when that was (in ticks), and how fast it falls since;
+    until which tick each clamp goes on."""
+
+    level: int
+    at: int
+    drain: int
+    latches: tuple[int, ...] = ()
+
+    def full_at(self) -> int:
+        """The tick from which on nothing is missing: then it may be forgotten."""
+        return max(self.at - -self.level // self.drain, *self.latches, 0)
+
+
+class Pool(NamedTuple):
+    """A bucket as it is at a tick, for one request: the clamps that act, or go on, have had their say."""
+
+    tick: int
+    level: int
+    latches: tuple[int, ...]
+    flow: Flow
+
+
+def pool(bucket: Bucket | None, charge: Take, now: int) -> Pool:
+    tick, level, latches = now // charge.tick, 0, (0,) * len(charge.clamps)
+    if bucket is not None:
+        tick = max(tick, bucket.at)
+        level = max(0, bucket.level - (tick - bucket.at) * bucket.drain)
+        latches = bucket.latches if len(bucket.latches) == len(latches) else latches
+    until = tuple(
+        max(was, tick + one.lasts if one.lasts else 0) for one, was in zip(charge.clamps, latches, strict=True)
+    )
+    acting = [one.flow for one, end in zip(charge.clamps, until, strict=True) if one.acts or tick < end]
+    flows = [charge.flow, *acting]
+    return Pool(tick, level, until, Flow(min(one.most for one in flows), min(one.drain for one in flows)))
+
+
+def take(bucket: Bucket | None, charge: Take, now: int) -> tuple[Standing, Bucket]:
+    """How the rate stands, and the bucket once the cost is in it."""
+    tick, level, latches, flow = pool(bucket, charge, now)
+    full, after = flow.most * charge.token, level + charge.cost * charge.token
+    admitted = after <= full
+    left = after if admitted else level
+    standing = Standing(
+        admitted,
+        flow.most,
+        max(0, (full - left) // charge.token),
+        -(-left // flow.drain) * charge.tick,
+        0 if admitted else -(-(after - full) // flow.drain) * charge.tick if charge.cost <= flow.most else None,
+        flow.drain / charge.flow.drain,
+    )
+    return standing, Bucket(after, tick, flow.drain, latches)
+
+
+def refused(bucket: Bucket | None, charge: Take, now: int) -> Bucket:
+    """The bucket after a request that was not let through: clamps go on, and of a rate that counts denials it has taken
+    what there was."""
+    tick, level, latches, flow = pool(bucket, charge, now)
+    if charge.counts:
+        level = max(level, min(level + charge.cost * charge.token, flow.most * charge.token))
+        return Bucket(level, tick, flow.drain, latches)
+    return Bucket(0, tick, flow.drain, latches) if bucket is None else bucket._replace(latches=latches)
+
+
+# ── Budgets ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Entry(NamedTuple):
+    """What one request added: when, how much, which value, and the decision that it may be given back by."""
+
+    at: int
+    amount: int
+    value: str | None
+    decision: str
+
+
+Entries: TypeAlias = tuple[Entry, ...]
+
+
+def add(entries: Sequence[Entry], charge: Add, now: int, decision: str) -> tuple[Standing, Entries]:
+    """How the budget stands, and what it holds: with the amount in it, if that is admitted. Oldest first."""
+    now = max(now, entries[-1].at) if entries else now
+    live = tuple(one for one in entries if one.at > now - charge.within)
+    others = live if charge.value is None else tuple(one for one in live if one.value != charge.value)
+    used = sum(one.amount for one in others)
+    admitted = used + charge.amount <= charge.bound
+    after = (*others, Entry(now, charge.amount, charge.value, decision)) if admitted else live
+    if len(after) > MOST_ENTRIES:
+        *first, last, new = after
+        after = (*first, Entry(now, last.amount + new.amount, new.value, decision))
+    total = sum(one.amount for one in after)
+    standing = Standing(
+        admitted,
+        charge.bound // MICRO,
+        max(0, charge.bound - total) // MICRO,
+        after[-1].at + charge.within - now if after else 0,
+        0 if admitted else _room(others, charge, used, now),
+    )
+    return standing, after
+
+
+def _room(entries: Sequence[Entry], charge: Add, used: int, now: int) -> int | None:
+    """How long until enough of it has left the window."""
+    for one in entries:
+        used -= one.amount
+        if used + charge.amount <= charge.bound:
+            return one.at + charge.within - now
+    return None
+
+
+# ── At once ───────────────────────────────────────────────────────────────────────────────────
+
+Held: TypeAlias = tuple[tuple[str, int], ...]  # decisions, and until when each holds its place
+
+
+def hold(held: Held, charge: Hold, now: int, decision: str) -> tuple[Standing, Held]:
+    """How many are under way, and who: with this one, if that is admitted."""
+    live = tuple((name, until) for name, until in held if until > now)
+    admitted = len(live) < charge.most
+    first = min((until for _, until in live), default=now) - now
+    after = (*live, (decision, now + charge.lease)) if admitted else live
+    last = max((until for _, until in after), default=now) - now
+    return Standing(admitted, charge.most, charge.most - len(after), last, 0 if admitted else first), after
+
+
+def untouched(state: Any, charge: Charge, now: int) -> Standing:
+    """How a limit stands that would have admitted a request which another one did not let through."""
+    match charge:
+        case Take():
+            return take(state, charge._replace(cost=0), now)[0]
+        case Add():
+            live = [one for one in state or () if one.at > now - charge.within]
+            left = max(0, charge.bound - sum(one.amount for one in live)) // MICRO
+            return Standing(True, charge.bound // MICRO, left, live[-1].at + charge.within - now if live else 0, 0)
+        case Hold():
+            ends = [until for _, until in state or () if until > now]
+            return Standing(True, charge.most, charge.most - len(ends), max(ends, default=now) - now, 0)
+        case _:
+            assert_never(charge)
+
+
+# ── What a decision asks of a store, and what follows from the answer ─────────────────────────
+
+
+class Limited(NamedTuple):
+    """A charge, and the rule that makes it: its name, its place in the source, and what it says."""
+
+    charge: Charge
+    name: str
+    at: str
+    words: str
+
+
+class Settled(NamedTuple):
+    """What a store answered to the charges of one decision, in their order, and when, by its clock.
+
+    `failed` says, for the charges of a store that could not be asked, what went wrong.
+    """
+
+    standings: tuple[Standing, ...]
+    now: int
+    failed: str | None = None
+
+    @property
+    def admitted(self) -> bool:
+        return all(one.admitted for one in self.standings)

@@ -1,0 +1,54 @@
+"""What becomes of a decision once it is known how its limits stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from policyengine.runtime.decision import FOR_THE_OPERATOR, Decision, Gate, Outcome, RateState, Reason, Remedy
+from policyengine.runtime.limits import Add, Limited, Standing
+from policyengine.runtime.show import duration
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[Standing]) -> Decision:
+    """The decision with the state of its limits; a throttle, where one of them does not admit it."""
+    answer = decision.answer
+    states = tuple(state(one, how) for one, how in zip(limits, standings, strict=True))
+    full = [(one, how) for one, how in zip(limits, standings, strict=True) if not how.admitted]
+    if not full or answer.outcome is Outcome.DENY:
+        return replace(decision, answer=replace(answer, rates=states, written={}))
+    reasons = tuple(reason(one, how) for one, how in full)
+    throttled = replace(
+        answer,
+        outcome=Outcome.THROTTLE,
+        gate=reasons[0].gate,
+        reasons=(*reasons, *answer.reasons),
+        remedies=tuple(wait for one, how in full for wait in waits(one, how)),
+        obligations=tuple(duty for duty in answer.obligations if duty.kind in FOR_THE_OPERATOR),
+        rates=states,
+        written={},
+    )
+    return replace(decision, answer=throttled)
+
+
+def state(limited: Limited, standing: Standing) -> RateState:
+    return RateState(limited.name, standing.limit, standing.remaining, -(-standing.reset // 1_000), standing.base)
+
+
+def reason(limited: Limited, standing: Standing) -> Reason:
+    gate = Gate.BUDGET if isinstance(limited.charge, Add) else Gate.RATE
+    again = "more than that is never let through" if standing.retry is None else f"again in {pause(standing.retry)}"
+    return Reason(gate, f"`{limited.words}`: {again}", limited.name, limited.at, Outcome.THROTTLE)
+
+
+def waits(limited: Limited, standing: Standing) -> tuple[Remedy, ...]:
+    return () if standing.retry is None else (Remedy("wait", limited.name, within=pause(standing.retry)),)
+
+
+def pause(microseconds: int) -> str:
+    """How long, in whole milliseconds, never too short."""
+    return duration(-(-microseconds // 1_000) * MILLISECOND)
