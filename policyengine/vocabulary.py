@@ -134,7 +134,7 @@ FACTS: tuple[BuiltIn, ...] = (
 )  # fmt: skip
 
 # What nobody has learned yet, as it is for everybody; `cluster.id` is oneself.
-NEUTRAL: dict[tuple[str, str], object] = {
+NEUTRAL: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
     ("behavior", "ready"): False, ("cluster", "size"): 1,
