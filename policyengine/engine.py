@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from time import time_ns
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -24,7 +24,20 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
-from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, Outcome, Reason, serials, ulid
+from policyengine.runtime.decision import (
+    Answer,
+    Asker,
+    Decision,
+    Effects,
+    Gate,
+    Obligation,
+    Outcome,
+    Reason,
+    Stamp,
+    serials,
+    ulid,
+)
+from policyengine.runtime.limits import limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.settling import settled
@@ -102,8 +115,9 @@ class Engine:
         self._clock, self._ids = clock, ids
         self._store = MemoryStore()
         now = time_ns if clock is utc_now else lambda: nanoseconds(self._clock())
-        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now)
-        self._quick = self._evaluator.quick.__call__  # bound once
+        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=self._store.taking)
+        # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
+        self._quick, self._peeking = self._evaluator.charging(self._charged).__call__, self._evaluator.quick.__call__
         self._counting = Lock()
         self.log = log
         self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
@@ -234,7 +248,7 @@ class Engine:
         """
         if type(question) is dict:
             try:
-                quick = self._quick(question)
+                quick = self._peeking(question)
             except Exception:
                 return self._kept(question, self._failed(), b"evaluate")
             if quick is not None:
@@ -263,6 +277,15 @@ class Engine:
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
         return self.explain(question)
+
+    def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
+        """An allow on the quick way, once the store has said how its limits stand."""
+        decision = Decision(answer, asker, stamp)
+        if not charges:
+            return decision
+        limits = tuple(map(limited, charges))
+        settling = self._store.commit(Effects(limits=limits), decision.id, microseconds(self._clock()))
+        return None if settling is None else settled(decision, limits, settling.standings)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""

@@ -154,7 +154,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
         raise error
 
     if part == "quick":
-        monkeypatch.setattr(shop, "_quick", broken)
+        monkeypatch.setattr(shop, "_quick" if way == "decide" else "_peeking", broken)
     else:
         monkeypatch.setattr(evaluator, "decide", broken)
     with caplog.at_level(logging.ERROR, logger="policyengine"):

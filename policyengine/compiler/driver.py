@@ -19,7 +19,7 @@ Question: TypeAlias = dict[str, Any]
 Form: TypeAlias = tuple[tuple[str, tuple[str, ...] | None], ...]
 
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
-# How to answer: a question that the quick way answers spends nothing, so whether it may does not matter here.
+# How to answer: whether it may spend does not matter but where there are limits to be charged.
 MEMBERS["options"] = frozenset({"consume", "explain", "obligations_supported"})
 # What is read into a variable of its own.
 USED = {
@@ -60,6 +60,7 @@ class Driver:
     form: Form
     limited: bool  # whether the policy limits delegation
     waives: bool  # whether users whom an agent serves need no door of their own
+    spends: bool  # whether an allowed request is charged to its limits
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -174,9 +175,12 @@ else: return None
     def end(self, by_agent: bool, served: bool) -> None:
         says_what_it_supports = "obligations_supported" in (dict(self.form).get("options") or ())
         met = MET if says_what_it_supports else ""
+        says_whether_it_spends = "consume" in (dict(self.form).get("options") or ())
         self.add(
             END.format(
-                plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True", met=met
+                plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True",
+                met=met,
+                limits=CHARGE if self.spends and not says_whether_it_spends else "return None",
             )
         )
         asked = served and not self.waives
@@ -250,19 +254,30 @@ if opened and not served:
 """
 
 GUARDS = f"""
-if leaf.limited: return None
+if leaf.counting: return None
 acting = 0
 if leaf.guards is not None:
     acting = leaf.guards({WHO})
     if acting is None: return None
 """
 
+# What is allowed and deny no more than obliges: there the limits are charged, if there are any.
 END = """
 if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
     if carried and not only_str(map(type, carried)): return None
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
-    return Decision(answer, (agent, issuer, user), (moment, take()))
+    if leaf.limits is None or answer.outcome is not ALLOWED:
+        return Decision(answer, (agent, issuer, user), (moment, take()))
+    {limits}
+if opened and served and leaf.limits is not None: return None
 """
+CHARGE = f"""charges = leaf.limits({WHO})
+    if charges is None: return None
+    if leaf.taker is not None:
+        stood = leaf.taker.take(charges, moment)
+        if stood is not None: return Decision(answer, (agent, issuer, user), (moment, take()), stood)
+        charges = leaf.taker.charges(charges)
+    return charge(answer, (agent, issuer, user), (moment, take()), charges)"""
 
 MET = """
     if not met(answer, options_["obligations_supported"]): return None"""

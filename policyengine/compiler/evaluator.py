@@ -11,11 +11,13 @@ from collections.abc import Callable
 from datetime import datetime
 from time import time_ns
 
+from policyengine.compiler.charging import Take
 from policyengine.compiler.leaves import Leaves
-from policyengine.compiler.quick import Quick
+from policyengine.compiler.quick import Charge, Quick
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.limits import Meter
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Snapshot
@@ -27,13 +29,24 @@ class Evaluator:
     """Decides by one policy and one directory. It keeps no state of any request; threads may share it."""
 
     def __init__(
-        self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, now: Callable[[], int] = time_ns
+        self,
+        kernel: k.Kernel,
+        entities: Entities,
+        *,
+        tree: Tree | None = None,
+        now: Callable[[], int] = time_ns,
+        taking: Callable[[tuple[Meter, ...]], Take] | None = None,
     ) -> None:
         self.kernel = kernel
         self.entities = entities
-        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities)
+        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities, taking)
         self.slices = Slices(kernel, self.leaves)
+        self.now = now
         self.quick = Quick(self.leaves, now)
+
+    def charging(self, charge: Charge) -> Quick:
+        """The quick way for somebody who has a store: `charge` takes of it what an allowed request takes."""
+        return Quick(self.leaves, self.now, charge)
 
     def plan(self, request: Request, now: datetime) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs."""

@@ -12,16 +12,19 @@ from typing import Any, TypeAlias
 
 from policyengine.compiler import reads
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
+from policyengine.compiler.charging import LimitWriter, Take, Taker, plain_meters
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.facts import Bound, Path, Piece, Setting
 from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust
 from policyengine.compiler.tree import Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.limits import Meter
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
 from policyengine.semantics import kernel as k
 from policyengine.semantics.walk import Block
 
+Meters: TypeAlias = tuple[Meter, ...]
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 
@@ -73,7 +76,9 @@ class Leaf:
     anyone: Rule | None
     guards: Rule | None
     acts: list[Act]
-    limited: bool  # whether rates or budgets apply here
+    limits: Rule | None  # rates and budgets
+    taker: Taker | None
+    counting: bool  # whether one of them counts what is denied
     told_agents: Side
     told_users: Side
     told_served: Side
@@ -129,8 +134,14 @@ class Making:
 class Leaves:
     """Gathers leaves from the kernel by the numbers in its tree."""
 
-    def __init__(self, kernel: k.Kernel, tree: Tree, entities: Entities) -> None:
-        self.kernel, self.tree = kernel, tree
+    def __init__(
+        self,
+        kernel: k.Kernel,
+        tree: Tree,
+        entities: Entities,
+        taking: Callable[[tuple[Meter, ...]], Take] | None = None,
+    ) -> None:
+        self.kernel, self.tree, self._taking = kernel, tree, taking
         self.shapes = Shapes()
         self.trust = Trust(
             frozenset(kernel.issuers),
@@ -248,7 +259,8 @@ class Leaves:
             standing_users=self._standing_at("users", setting),
             guards=self._guards(guards, setting, acts) if guards else None,
             acts=acts,
-            limited=bool(limits),
+            **self._limits([self.kernel.limits[number] for number in limits], setting),
+            counting=any(counts_denials(self.kernel.limits[number]) for number in limits),
             verdicts={},
             takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
             covering=Covering(
@@ -265,6 +277,15 @@ class Leaves:
     def _guards(self, numbers: Sequence[int], setting: Setting, acts: list[Act]) -> Rule:
         guards = [self.kernel.guards[number] for number in numbers]
         return self.shapes.function(lambda writer: GuardWriter(writer, acts).guards(guards), setting)
+
+    def _limits(self, limits: Sequence[k.Limit], setting: Setting) -> dict[str, Any]:
+        """The function of the limits; a taker beside it where it gives their keys alone."""
+        meters = plain_meters(limits) if self._taking is not None else ()
+        if self._taking is None or not meters:
+            made = self.shapes.function(lambda writer: LimitWriter(writer).limits(limits), setting)
+            return {"limits": made if limits else None, "taker": None}
+        made = self.shapes.function(lambda writer: LimitWriter(writer).keys(limits), setting)
+        return {"limits": made, "taker": Taker(meters, self._taking(meters))}
 
     def _side(self, kind: str, opens: Iterable[int], make: Callable[[Sequence[int]], Rule]) -> Side:
         names: dict[str, list[int]] = defaultdict(list)
@@ -360,3 +381,7 @@ def bindings(binder: k.Binder) -> Iterator[tuple[Path, Bound]]:
         yield ("resource",), Bound(pieces[binder.resource[1]], binder.resource[0])
     for path, expression in binder.facts:
         yield path, Bound(expression)
+
+
+def counts_denials(limit: k.Limit) -> bool:
+    return isinstance(limit, k.Rate) and limit.counting_denials

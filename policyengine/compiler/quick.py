@@ -16,7 +16,7 @@ from policyengine.compiler.leaves import Leaf, Leaves, Side
 from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
-from policyengine.runtime.decision import Answer, Decision, serials
+from policyengine.runtime.decision import Answer, Asker, Decision, Outcome, Stamp, serials
 from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics.saying import FOR_THE_GATEWAY
@@ -51,10 +51,17 @@ def all_named(texts: Any) -> bool:
     return plain_strings(texts) and "" not in texts
 
 
-class Quick:
-    """Finds the function for a question by its form, and writes it when a form is new. `now` gives nanoseconds."""
+Charge: TypeAlias = Callable[[Answer, Asker, Stamp, tuple[Any, ...]], Decision | None]
 
-    def __init__(self, leaves: Leaves, now: Callable[[], int]) -> None:
+
+class Quick:
+    """Finds the function for a question by its form, and writes it when a form is new. `now` gives nanoseconds.
+
+    Where an allowed request takes of limits, `charge` makes the decision of that; without it, it is left to care.
+    """
+
+    def __init__(self, leaves: Leaves, now: Callable[[], int], charge: Charge | None = None) -> None:
+        self._spends = charge is not None
         kernel = leaves.kernel
         waiving = {*kernel.unrestricted}
         self._limited = bool(kernel.delegation)
@@ -69,7 +76,8 @@ class Quick:
         self._places: dict[tuple[str, Any, Any], tuple[Leaf, Any]] = {}
         self._leaves = leaves
         self._space: dict[str, Any] = {
-            "ALLOW": verdicts.allow, "Decision": Decision, "MISSED": MISSED, "NOTHING_OPENS": verdicts.nothing_opens,
+            "ALLOW": verdicts.allow, "ALLOWED": Outcome.ALLOW, "Decision": Decision, "MISSED": MISSED,
+            "NOTHING_OPENS": verdicts.nothing_opens, "charge": charge,
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
             "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
@@ -102,7 +110,7 @@ class Quick:
 
     def driver_text(self, form: Form) -> str:
         """The text of the function for one form of question."""
-        return Driver(form, self._limited, self._waives).text()
+        return Driver(form, self._limited, self._waives, self._spends).text()
 
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:

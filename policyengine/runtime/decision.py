@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from policyengine.runtime.limits import Limited
+from policyengine.runtime.limits import Limited, Stood
 
 
 class Outcome(StrEnum):
@@ -113,6 +113,12 @@ class RateState(Struct, frozen=True, omit_defaults=True):
     reset_ms: int
     factor: float
 
+    @staticmethod
+    def of(stood: Stood) -> RateState:
+        """A limit as it stood."""
+        how = stood.standing
+        return RateState(stood.name, how.limit, how.remaining, -(-how.reset // 1_000), how.base)
+
 
 # ── Ids ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -173,7 +179,6 @@ class Answer(Struct, frozen=True, eq=False):
     reasons: tuple[Reason, ...] = ()
     remedies: tuple[Remedy, ...] = ()
     obligations: tuple[Obligation, ...] = ()
-    rates: tuple[RateState, ...] = ()
     unknown: tuple[UnknownFact, ...] = ()
     package: str = ""
     revision: str = ""
@@ -189,19 +194,20 @@ class Answer(Struct, frozen=True, eq=False):
     def said(self) -> tuple[object, ...]:
         """All that it says."""
         return (
-            self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.rates, self.unknown,
-            self.package, self.revision,
+            self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.unknown, self.package,
+            self.revision,
         )  # fmt: skip
 
     def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
-        """The members of a decision before its id, between id and principal, and after; in the order of the wire."""
+        """The members of a decision before its id, between id and principal, and after the rates; in the order of the
+        wire."""
         return (
             {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW},
             {
                 "revision": self.revision, "package": self.package, "gate": self.gate, "reasons": self.reasons,
                 "remedies": self.remedies,
             },
-            {"rates": self.rates, "obligations": self.obligations, "unknown": self.unknown},
+            {"obligations": self.obligations, "unknown": self.unknown},
         )  # fmt: skip
 
 
@@ -219,6 +225,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     answer: Answer
     asker: Principal | Asker = Principal()
     stamp: Stamp = ""
+    standings: tuple[Any, ...] = ()  # of its limits: states, or what Stood holds, in words when somebody asks for them
 
     @classmethod
     def of(
@@ -237,20 +244,24 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         id: str = "",
     ) -> Decision:
         """A decision by its members."""
-        answer = Answer(outcome, gate, reasons, remedies, obligations, rates, unknown, package, revision)
-        return cls(answer, principal or Principal(), id)
+        answer = Answer(outcome, gate, reasons, remedies, obligations, unknown, package, revision)
+        return cls(answer, principal or Principal(), id, rates)
 
     def with_id(self, stamp: Stamp) -> Decision:
         """The same answer under another id."""
-        return Decision(self.answer, self.asker, stamp)
+        return Decision(self.answer, self.asker, stamp, self.standings)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):
             return NotImplemented
-        return (self.answer, self.principal, self.id) == (other.answer, other.principal, other.id)
+        both = (
+            (self.answer, self.principal, self.id, self.rates),
+            (other.answer, other.principal, other.id, other.rates),
+        )
+        return both[0] == both[1]
 
     def __hash__(self) -> int:
-        return hash((self.answer, self.principal, self.id))
+        return hash((self.answer, self.principal, self.id, self.rates))
 
     @property
     def outcome(self) -> Outcome:
@@ -279,8 +290,8 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def rates(self) -> tuple[RateState, ...]:
-        """The rates that apply, as they stand after the decision."""
-        return self.answer.rates
+        """The rates and budgets that apply, as they stand after the decision."""
+        return tuple(one if isinstance(one, RateState) else RateState.of(Stood(*one)) for one in self.standings)
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
@@ -326,16 +337,18 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     def to_json(self) -> bytes:
         """The decision in JSON (UTF-8), as `/decide` answers."""
         before, between, after = self.answer.written.get("json") or _in_json(self.answer)
-        return b"".join((before, _JSON(self.id), between, _JSON(self.principal), after))
+        return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, _JSON(self.rates), after))
 
     def to_msgpack(self) -> bytes:
         """The decision in MessagePack, as `/decide` and the socket answer."""
         before, between, after = self.answer.written.get("msgpack") or _in_msgpack(self.answer)
-        return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), after))
+        rates = _PACKED_RATES, _MSGPACK(self.rates)
+        return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), *rates, after))
 
 
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
+_RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
 _TWELVE = b"\x8c"  # a map of so many members
 
 

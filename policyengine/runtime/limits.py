@@ -274,6 +274,54 @@ class Limited(NamedTuple):
     words: str
 
 
+class Meter:
+    """A rate whose pace never changes and of which a request takes one: all of it but whose count it is by."""
+
+    __slots__ = ("drain", "full", "limited", "rule", "tick", "token")
+
+    def __init__(self, limited: Limited) -> None:
+        charge = limited.charge
+        assert isinstance(charge, Take)
+        self.limited, self.rule, self.token, self.tick = limited, charge.rule, charge.token, charge.tick
+        self.drain, self.full = charge.flow.drain, charge.flow.most * charge.token
+
+    def by(self, key: Key) -> Limited:
+        """By this count."""
+        return self.limited._replace(charge=self.limited.charge._replace(key=key))
+
+    def standing(self, level: int, admitted: bool) -> Standing:
+        reset = -(-level // self.drain) * self.tick
+        after = level + self.token - self.full
+        retry = 0 if admitted else -(-after // self.drain) * self.tick
+        return Standing(admitted, self.full // self.token, max(0, self.full - level) // self.token, reset, retry)
+
+
+def limited(charge: Limited | tuple[Meter, Key | str]) -> Limited:
+    """The charge of a plain rate, once it is asked for in full."""
+    if isinstance(charge, Limited):
+        return charge
+    meter, key = charge
+    return meter.by((key,) if isinstance(key, str) else key)
+
+
+class Stood(NamedTuple):
+    """How a limit stood after a decision; by its `level`, where it is a plain rate that let the request through."""
+
+    limited: Limited | Meter
+    how: Standing | int
+
+    @property
+    def name(self) -> str:
+        return self.limited.limited.name if isinstance(self.limited, Meter) else self.limited.name
+
+    @property
+    def standing(self) -> Standing:
+        if isinstance(self.how, Standing):
+            return self.how
+        assert isinstance(self.limited, Meter)
+        return self.limited.standing(self.how, True)
+
+
 class Settled(NamedTuple):
     """What a store answered to the charges of one decision, in their order, and when, by its clock.
 

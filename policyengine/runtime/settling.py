@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from policyengine.runtime.decision import FOR_THE_OPERATOR, Decision, Gate, Outcome, RateState, Reason, Remedy
-from policyengine.runtime.limits import Add, Limited, Standing
+from policyengine.runtime.decision import FOR_THE_OPERATOR, Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.limits import Add, Limited, Standing, Stood
 from policyengine.runtime.show import duration
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -17,10 +17,10 @@ MILLISECOND = timedelta(milliseconds=1)
 def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[Standing]) -> Decision:
     """The decision with the state of its limits; a throttle, where one of them does not admit it."""
     answer = decision.answer
-    states = tuple(state(one, how) for one, how in zip(limits, standings, strict=True))
+    stood = tuple(map(Stood, limits, standings))
     full = [(one, how) for one, how in zip(limits, standings, strict=True) if not how.admitted]
     if not full or answer.outcome is Outcome.DENY:
-        return replace(decision, answer=replace(answer, rates=states, written={}))
+        return replace(decision, standings=stood)
     reasons = tuple(reason(one, how) for one, how in full)
     throttled = replace(
         answer,
@@ -29,14 +29,9 @@ def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[S
         reasons=(*reasons, *answer.reasons),
         remedies=tuple(wait for one, how in full for wait in waits(one, how)),
         obligations=tuple(duty for duty in answer.obligations if duty.kind in FOR_THE_OPERATOR),
-        rates=states,
         written={},
     )
-    return replace(decision, answer=throttled)
-
-
-def state(limited: Limited, standing: Standing) -> RateState:
-    return RateState(limited.name, standing.limit, standing.remaining, -(-standing.reset // 1_000), standing.base)
+    return replace(decision, answer=throttled, standings=stood)
 
 
 def reason(limited: Limited, standing: Standing) -> Reason:

@@ -32,10 +32,14 @@ def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:
         condition: Value = True if one.when is None else value(one.when, facts)
         keys = tuple(value(key, facts) for key in one.keys)
         if isinstance(one, k.Budget):
-            quotas = tuple((value(quota.bound, facts), _amount(quota, facts)) for quota in one.quotas)
+            quotas = tuple(
+                (value(quota.bound, facts), 1 if quota.fact is None else summand(quota, value(quota.fact, facts)))
+                for quota in one.quotas
+            )
             return w.LimitedSeen(one, True, condition, keys, quotas=quotas)
-        cost = 1 if one.cost is None else _natural(one.cost, facts, 0)
-        count = _natural(one.pace.count, facts, 1) if isinstance(one.pace, k.PaceByFact) else 1
+        cost = 1 if one.cost is None else natural(value(one.cost, facts), one.cost, 0)
+        pace = one.pace
+        count = natural(value(pace.count, facts), pace.count, 1) if isinstance(pace, k.PaceByFact) else 1
         moves = tuple(
             value(when, facts) for when in (*(up.when for up in one.raises), *(down.when for down in one.clamps))
         )
@@ -44,25 +48,25 @@ def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:
     return tuple(seen(one) for one in facts.kernel.limits)
 
 
-def _natural(expression: k.Expr, facts: Facts, least: int) -> Value:
+def natural(found: Value, expression: k.Expr, least: int) -> Value:
     """A number of requests; what is no whole one is rounded against the caller."""
-    found = value(expression, facts)
     if isinstance(found, Unknown):
         return found
     assert isinstance(found, int | Decimal)
     whole = ceil(found) if least == 0 else int(found)
-    what = " ".join(expression.span.text.split())
-    return whole if whole >= least else Unknown.of(what, f"less than {least}")
+    return whole if whole >= least else Unknown.of(_words(expression), f"less than {least}")
 
 
-def _amount(quota: k.Quota, facts: Facts) -> Value:
-    """What the request adds: a summand must be known and not below zero."""
-    if quota.fact is None:
-        return 1
-    found = value(quota.fact, facts)
+def summand(quota: k.Quota, found: Value) -> Value:
+    """What the request adds: it must be known, and not below zero."""
     if quota.function == "sum" and isinstance(found, int | Decimal) and found < 0:
-        return Unknown.of(" ".join(quota.fact.span.text.split()), "below zero")
+        assert quota.fact is not None
+        return Unknown.of(_words(quota.fact), "below zero")
     return found
+
+
+def _words(expression: k.Expr) -> str:
+    return " ".join(expression.span.text.split())
 
 
 def doubts(seen: w.LimitedSeen) -> tuple[Unknown, ...]:
@@ -73,7 +77,7 @@ def doubts(seen: w.LimitedSeen) -> tuple[Unknown, ...]:
 
 def charges(seen: w.LimitedSeen) -> Iterator[Limited]:
     """What it asks of the store. Nothing of it is unknown."""
-    one, key = seen.limit, tuple(map(_key, seen.keys))
+    one, key = seen.limit, tuple(map(key_text, seen.keys))
     name = f"{one.package}/{one.name}"
     if isinstance(one, k.Budget):
         for number, (quota, (bound, amount)) in enumerate(zip(one.quotas, seen.quotas, strict=True), 1):
@@ -87,7 +91,7 @@ def charges(seen: w.LimitedSeen) -> Iterator[Limited]:
         yield Limited(held, one.name, one.at_once.span.at, " ".join(one.at_once.span.text.split()))
 
 
-def _key(known: Value) -> str:
+def key_text(known: Value) -> str:
     if isinstance(known, str):
         return known
     return str(known) if isinstance(known, EntityRef) else json.dumps(canonical(known), sort_keys=True)
@@ -133,7 +137,7 @@ def _add(rule: str, key: tuple[str, ...], budget: k.Budget, quota: k.Quota, boun
     assert isinstance(bound, int | Decimal)
     within, most = micros(quota.within), int(Fraction(bound) * MICRO)
     if quota.function == "distinct":
-        return Add(rule, key, most, within, value=_key(amount), failing=budget.failing)
+        return Add(rule, key, most, within, value=key_text(amount), failing=budget.failing)
     assert isinstance(amount, int | Decimal)
     whole = int((Decimal(amount) * MICRO).to_integral_value(ROUND_CEILING))
     return Add(rule, key, most, within, whole, failing=budget.failing)

@@ -16,6 +16,7 @@ from policyengine.runtime.limits import (
     Held,
     Hold,
     Key,
+    Meter,
     Settled,
     Standing,
     Take,
@@ -26,6 +27,7 @@ from policyengine.runtime.limits import (
     untouched,
 )
 from policyengine.stores.store import StoreError
+from policyengine.stores.taking import Taking, taking
 
 MOST_KEYS = 1_000_000
 FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
@@ -52,7 +54,7 @@ class MemoryStore:
         self._open: dict[str, int] = {}
         self._rules: dict[str, Kept] = {}
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
-        self._latest = self._keys = 0
+        self._clock, self._keys = [0], 0
         self._most, self._sweep_at = most_keys, FEWEST
         self._lock = Lock()
 
@@ -61,7 +63,7 @@ class MemoryStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         with self._lock:
-            now = self._latest = max(self._latest, now)
+            now = self._clock[0] = max(self._clock[0], now)
             if not self._spent.isdisjoint(effects.spends):
                 return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]
@@ -74,6 +76,23 @@ class MemoryStore:
                 self._done(effects, decision, now, [state for _, state in found], settled.admitted)
             return settled
 
+    def taking(self, meters: tuple[Meter, ...]) -> Taking:
+        """What `commit` does for plain rates alone, without its words; see `taking.py`."""
+        return taking(meters, [self._plain(meter) for meter in meters], self._lock, self._clock, self._room_for)
+
+    def _plain(self, meter: Meter) -> dict[Key | str, Any]:
+        """The states of a plain rate: the same object for good."""
+        return self._kept(meter.limited.charge).states
+
+    def _room_for(self, new: int, now: int) -> bool:
+        """Room for so many new keys, which are counted then; False where the store is full."""
+        try:
+            self._make_room(new, now)
+        except StoreError:
+            return False
+        self._keys += new
+        return True
+
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         with self._lock:
             until, charges = self._made.pop(decision, (0, ()))
@@ -83,7 +102,7 @@ class MemoryStore:
                     self._keep(charge, tuple(one for one in state or () if one[0] != decision))
                 elif refund:
                     self._keep(charge, tuple(one for one in state or () if one.decision != decision))
-            return until > max(now, self._latest)
+            return until > max(now, self._clock[0])
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +124,7 @@ class MemoryStore:
     def _done(self, effects: Effects, decision: str, now: int, states: list[Any], admitted: bool) -> None:
         """Room is made before anything is changed: a store that is full changes nothing."""
         charges = [one.charge for one in effects.limits]
-        self._make_room(charges, now)
+        self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
         if effects.denied or not admitted:
             for charge in charges:
                 if isinstance(charge, Take) and (charge.counts or charge.latching):
@@ -122,7 +141,7 @@ class MemoryStore:
     def _state(self, charge: Charge) -> Any:
         found = self._kept(charge).states.get(key_of(charge))
         if isinstance(charge, Take) and charge.steady and found is not None:
-            at = self._latest // charge.tick
+            at = self._clock[0] // charge.tick
             return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
         return found
 
@@ -144,8 +163,7 @@ class MemoryStore:
 
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, charges: list[Charge], now: int) -> None:
-        new = sum(key_of(one) not in self._kept(one).states for one in charges)
+    def _make_room(self, new: int, now: int) -> None:
         if new and self._keys + new > min(self._sweep_at, self._most):
             self._forget(now)
             self._sweep_at = max(FEWEST, 2 * self._keys)
@@ -157,7 +175,8 @@ class MemoryStore:
         self._made = {one: made for one, made in self._made.items() if made[0] > now}
         self._open = {binding: until for binding, until in self._open.items() if until > now}
         for rule in self._rules.values():
-            rule.states = {key: state for key, state in rule.states.items() if matters(state, rule.like, now)}
+            for key in [key for key, state in rule.states.items() if not matters(state, rule.like, now)]:
+                del rule.states[key]
         self._keys = sum(len(rule.states) for rule in self._rules.values())
 
 

@@ -1,0 +1,74 @@
+"""One function that takes of several plain rates at once, from the dictionaries of a store in this process.
+
+Most requests are charged to such rates and to nothing else, so it is written out for their number: straight lines of
+our own words, with nothing of a policy in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, TypeAlias
+
+from policyengine.runtime.limits import Meter
+
+# A key, or one for each meter where there are several, and the time in nanoseconds → the levels then; None where one
+# of the rates has no room, and nothing was taken.
+Taken: TypeAlias = tuple[tuple[Meter, int], ...] | None
+Taking: TypeAlias = Callable[[Any, int], Taken]
+
+HEAD = """def take(keys, moment):
+    {keys} = keys
+    with lock:
+        now = moment // 1000
+        if now < clock[0]: now = clock[0]
+        else: clock[0] = now
+"""
+LOOK = """        empty{0} = now // tick{0} * drain{0}
+        was{0} = get{0}(key{0})
+        after{0} = token{0} + (empty{0} if was{0} is None or was{0} < empty{0} else was{0})
+        if after{0} - empty{0} > full{0}: return None
+"""
+ROOM = """        if {new} and not room({count}, now): return None
+"""
+TAKE = """        states{0}[key{0}] = after{0}
+"""
+
+
+def text_of(meters: int) -> str:
+    numbers = range(meters)
+    new = " or ".join(f"was{number} is None" for number in numbers)
+    count = " + ".join(f"(was{number} is None)" for number in numbers)
+    stood = "".join(f"(meter{number}, after{number} - empty{number}), " for number in numbers)
+    return "".join((
+        HEAD.format(keys=", ".join(f"key{number}" for number in numbers)),
+        *(LOOK.format(number) for number in numbers),
+        ROOM.format(new=f"({new})", count=count),
+        *(TAKE.format(number) for number in numbers),
+        f"    return ({stood})\n",
+    ))  # fmt: skip
+
+
+def taking(
+    meters: Sequence[Meter],
+    states: Sequence[dict[Any, Any]],
+    lock: Lock,
+    clock: list[int],
+    room: Callable[[int, int], bool],
+) -> Taking:
+    """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
+
+    `clock` holds the latest time (microseconds), `room` makes room for so many new keys at a time, or cannot.
+    """
+    space: dict[str, Any] = {"lock": lock, "clock": clock, "room": room}
+    for number, (meter, of) in enumerate(zip(meters, states, strict=True)):
+        space |= {
+            f"meter{number}": meter, f"states{number}": of, f"get{number}": of.get, f"tick{number}": meter.tick,
+            f"drain{number}": meter.drain, f"token{number}": meter.token, f"full{number}": meter.full,
+        }  # fmt: skip
+    names = ", ".join(space)
+    text = f"def make({names}):\n" + "".join(f"    {line}\n" for line in text_of(len(meters)).splitlines())
+    made: dict[str, Any] = {}
+    exec(compile(f"{text}    return take\n", f"<policyengine taking of {len(meters)}>", "exec"), made)
+    take: Taking = made["make"](**space)
+    return take

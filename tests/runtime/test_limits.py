@@ -1,0 +1,235 @@
+"""Limits as whole numbers: the arithmetic of rates, budgets and places, beside exact fractions of plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.runtime.limits import (
+    LARGEST,
+    MICRO,
+    MOST_ENTRIES,
+    Add,
+    Bucket,
+    Clamped,
+    Flow,
+    Hold,
+    Take,
+    add,
+    hold,
+    refused,
+    take,
+    unit_of,
+    untouched,
+)
+
+SECOND = 1_000_000
+START = 1_800_000_000 * SECOND
+WINDOWS = [1_000, 7_000, SECOND, 3 * SECOND, 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND]
+PACES = st.tuples(st.integers(1, 500), st.sampled_from(WINDOWS), st.integers(1, 50))
+
+
+@dataclass
+class Bath:
+    """A bath that water leaks from, in exact fractions: so much of it per microsecond as when it was last filled."""
+
+    level: Fraction = Fraction(0)
+    at: int = 0
+    leak: Fraction = Fraction(0)
+    until: dict[int, int] = field(default_factory=dict)
+
+    def pour(
+        self, cost: int, pace: tuple[int, int, int], clamps: list[tuple[tuple[int, int, int], bool, int]], now: int
+    ) -> bool:
+        """Whether it holds that much more; each clamp is a pace, whether it acts, and for how long after."""
+        now = max(now, self.at)
+        level = max(Fraction(0), self.level - (now - self.at) * self.leak)
+        for number, (_, acts, lasts) in enumerate(clamps):
+            if acts and lasts:
+                self.until[number] = max(self.until.get(number, 0), now + lasts)
+        acting = [p for number, (p, acts, _) in enumerate(clamps) if acts or now < self.until.get(number, 0)]
+        most = min(p[2] for p in (pace, *acting))
+        leak = min(Fraction(p[0], p[1]) for p in (pace, *acting))
+        if level + cost > most:
+            return False
+        self.level, self.at, self.leak = level + cost, now, leak
+        return True
+
+
+@given(
+    pace=PACES,
+    clamps=st.lists(PACES, max_size=2),
+    steps=st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 999, 1_000, SECOND, 59 * SECOND, 86_400 * SECOND]),
+                  st.integers(0, 60), st.tuples(st.booleans(), st.booleans()), st.integers(0, 30)),
+        max_size=40,
+    ),
+)  # fmt: skip
+def test_a_rate_admits_what_a_leaking_bath_of_fractions_holds(
+    pace: tuple[int, int, int],
+    clamps: list[tuple[int, int, int]],
+    steps: list[tuple[int, int, int, tuple[bool, bool], int]],
+) -> None:
+    unit = unit_of(tuple((count, within) for count, within, _ in (pace, *clamps)))
+    bath, bucket, now = Bath(), None, START
+    for times, pause, cost, acting, lasts in steps:
+        now += times * pause
+        moment = now // unit.tick * unit.tick  # a tick is the finest time that is told apart
+        charge = Take(
+            "r", ("k",), cost, unit.flow(*pace), unit.token, unit.tick,
+            tuple(
+                Clamped(unit.flow(*one), acts, lasts if acts else 0)
+                for one, acts in zip(clamps, acting, strict=False)
+            ),
+        )  # fmt: skip
+        standing, after = take(bucket, charge, now)
+        poured = bath.pour(
+            cost, pace,
+            [(one, acts, lasts * unit.tick) for one, acts in zip(clamps, acting, strict=False)], moment,
+        )  # fmt: skip
+        assert standing.admitted == poured
+        bucket = after if poured else refused(bucket, charge, now)
+        if poured:
+            assert Fraction(bucket.level, unit.token) == bath.level
+            assert standing.remaining == (standing.limit - bath.level) // 1
+        elif standing.retry is not None:
+            again = take(bucket, charge._replace(clamps=()), now + standing.retry)[0]
+            assert clamps or again.admitted
+            assert clamps or not take(bucket, charge, now + standing.retry - unit.tick)[0].admitted
+        assert bucket.level <= LARGEST
+
+
+@given(pace=PACES, clamps=st.lists(PACES, max_size=2))
+def test_all_that_a_rate_can_come_to_is_whole(pace: tuple[int, int, int], clamps: list[tuple[int, int, int]]) -> None:
+    unit = unit_of(tuple((count, within) for count, within, _ in (pace, *clamps)))
+    for count, within, burst in (pace, *clamps):
+        flow = unit.flow(count, within, burst)
+        assert Fraction(flow.drain, unit.token * unit.tick) == Fraction(count, within)
+        assert flow.drain > 0
+
+
+def plain(count: int, within: int, burst: int, **more: object) -> Take:
+    unit = unit_of(((count, within),))
+    return Take("r", ("k",), 1, unit.flow(count, within, burst), unit.token, unit.tick, **more)  # type: ignore[arg-type]
+
+
+def test_so_many_get_through_at_once_and_then_one_in_each_part_of_the_window() -> None:
+    charge, bucket = plain(100, 60 * SECOND, 20), None
+    for _ in range(20):
+        standing, bucket = take(bucket, charge, START)
+        assert standing.admitted
+    standing, _ = take(bucket, charge, START)
+    assert (standing.admitted, standing.remaining, standing.retry) == (False, 0, 600_000)
+    assert not take(bucket, charge, START + 599_999)[0].admitted
+    assert take(bucket, charge, START + 600_000)[0].admitted
+
+
+def test_a_clock_that_runs_back_gives_nothing_back() -> None:
+    charge = plain(1, SECOND, 1)
+    _, bucket = take(None, charge, START)
+    assert not take(bucket, charge, START - 10 * SECOND)[0].admitted
+    assert not take(bucket, charge, START + SECOND - 1)[0].admitted
+    assert take(bucket, charge, START + SECOND)[0].admitted
+
+
+def test_what_is_denied_takes_what_there_is_and_no_more() -> None:
+    charge, bucket = plain(3, SECOND, 3, counts=True), None
+    for _ in range(10):
+        bucket = refused(bucket, charge, START)
+    assert bucket is not None
+    assert bucket.level == 3 * charge.token
+    assert take(bucket, charge, START)[0].retry == 333_334
+
+
+def test_what_is_denied_and_does_not_count_leaves_only_what_clamps_go_on_with() -> None:
+    slow = Clamped(plain(1, SECOND, 1).flow, True, 10)
+    assert refused(None, plain(1, SECOND, 1), START) == Bucket(0, START, 1, ())
+    assert refused(None, plain(1, SECOND, 1, clamps=(slow,)), START).latches == (START + 10,)
+
+
+def test_more_than_is_ever_there_at_once_has_no_time_at_which_it_would_pass() -> None:
+    assert take(None, plain(5, SECOND, 5)._replace(cost=6), START)[0].retry is None
+
+
+@pytest.mark.parametrize(
+    "bucket", [Bucket(0, 5, 1), Bucket(7, 5, 2), Bucket(7, 5, 2, (9, 2)), Bucket(7, 5, 2, (99, 2))]
+)
+def test_a_bucket_may_be_forgotten_when_it_says_no_more_than_none(bucket: Bucket) -> None:
+    tick = bucket.full_at()
+    clamps = tuple(Clamped(Flow(1, 1), False, 0) for _ in bucket.latches)
+    charge = Take("r", ("k",), 1, Flow(10, 2), 1, 1, clamps)
+    assert take(bucket, charge, tick)[0] == take(None, charge, tick)[0]
+    assert tick == 5 or take(bucket, charge, tick - 1)[0] != take(None, charge, tick - 1)[0]
+
+
+# ── Budgets ───────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    bound=st.integers(0, 20),
+    steps=st.lists(
+        st.tuples(st.sampled_from([0, 1, 5, 10, 11]), st.integers(0, 9), st.sampled_from([None, "a", "b", "c"])),
+        max_size=40,
+    ),
+    distinct=st.booleans(),
+)
+def test_a_budget_admits_what_a_plain_list_of_all_that_came_admits(
+    bound: int, steps: list[tuple[int, int, str | None]], distinct: bool
+) -> None:
+    """The window is half-open: what came just so long ago counts no more."""
+    within, now, entries = 10, START, ()
+    admitted: list[tuple[int, int, str | None]] = []
+    for pause, amount, value in steps:
+        now += pause
+        live = [one for one in admitted if now - one[0] < within]
+        if distinct:
+            charge = Add("b", ("k",), bound * MICRO, within, value=value or "")
+            fits = len({one[2] for one in live} | {value or ""}) <= bound
+        else:
+            charge = Add("b", ("k",), bound * MICRO, within, amount * MICRO)
+            fits = sum(one[1] for one in live) + amount <= bound
+        standing, after = add(entries, charge, now, f"d{len(admitted)}")
+        assert standing.admitted == fits
+        if fits:
+            admitted.append((now, amount, value or ""))
+            entries = after
+        elif standing.retry is not None:
+            assert add(entries, charge, now + standing.retry, "later")[0].admitted
+            assert not add(entries, charge, now + standing.retry - 1, "later")[0].admitted
+
+
+def test_a_budget_of_very_many_small_sums_stays_small_and_never_lets_go_early() -> None:
+    charge = Add("b", ("k",), 10**9 * MICRO, 10**9, 1)
+    entries: tuple = ()  # type: ignore[type-arg]
+    for number in range(MOST_ENTRIES + 50):
+        _, entries = add(entries, charge, START + number, "d")
+    assert len(entries) == MOST_ENTRIES
+    assert sum(one.amount for one in entries) == MOST_ENTRIES + 50
+    assert [one.at for one in entries] == sorted(one.at for one in entries)
+
+
+# ── At once ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_so_many_are_under_way_each_until_its_time_is_over() -> None:
+    charge, held = Hold("h", ("k",), 2, 10), ()
+    for name, now in (("a", START), ("b", START + 5)):
+        standing, held = hold(held, charge, now, name)
+        assert standing.admitted
+    standing, _ = hold(held, charge, START + 9, "c")
+    assert (standing.admitted, standing.retry) == (False, 1)
+    assert hold(held, charge, START + 10, "c")[0].admitted
+
+
+@pytest.mark.parametrize(("charge", "state", "left"), [
+    (plain(5, SECOND, 5), Bucket(2 * plain(5, SECOND, 5).token, START, 5), 3),
+    (Add("b", ("k",), 9 * MICRO, 10, 4 * MICRO), add((), Add("b", ("k",), 9 * MICRO, 10, 4 * MICRO), START, "d")[1], 5),
+    (Hold("h", ("k",), 2, 10), (("a", START + 5),), 1),
+    (Hold("h", ("k",), 2, 10), None, 2),
+])  # fmt: skip
+def test_a_limit_that_another_one_spared_shows_what_is_left_of_it(charge: Take, state: Bucket, left: int) -> None:
+    assert untouched(state, charge, START).remaining == left
