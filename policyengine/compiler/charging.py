@@ -40,10 +40,9 @@ Take: TypeAlias = Callable[[Any, int], tuple[tuple[Meter, int], ...] | None]
 
 @dataclass(frozen=True, slots=True)
 class Taker:
-    """The plain rates of an endpoint, and how a store takes of all of them at once."""
+    """The plain rates of an endpoint, of which a store takes at once."""
 
     meters: tuple[Meter, ...]
-    take: Take
 
     def charges(self, keys: Any) -> tuple[tuple[Meter, Key | str], ...]:
         """The same, to be asked for in full."""
@@ -54,6 +53,12 @@ def plain_meters(limits: Sequence[k.Limit]) -> tuple[Meter, ...]:
     """Of rates that are all plain and always apply; none where one is not."""
     meters = [None if limit.when is not None else meter_of(limit) for limit in limits]
     return () if None in meters else tuple(meter for meter in meters if meter is not None)
+
+
+def by_agent_alone(limits: Sequence[k.Limit]) -> bool:
+    """The commonest key: `per agent.id`."""
+    keys = [key for limit in limits for key in limit.keys]
+    return len(keys) == 1 and isinstance(keys[0], k.Fact) and keys[0].path == ("agent", "id")
 
 
 def charged(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[Limited, ...] | None:

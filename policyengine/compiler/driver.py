@@ -175,12 +175,13 @@ else: return None
     def end(self, by_agent: bool, served: bool) -> None:
         says_what_it_supports = "obligations_supported" in (dict(self.form).get("options") or ())
         met = MET if says_what_it_supports else ""
+        charge = CHARGE.replace("KEY", "agent if leaf.by_agent else " if by_agent else "")
         says_whether_it_spends = "consume" in (dict(self.form).get("options") or ())
         self.add(
             END.format(
                 plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True",
                 met=met,
-                limits=CHARGE if self.spends and not says_whether_it_spends else "return None",
+                limits=charge if self.spends and not says_whether_it_spends else "return None",
             )
         )
         asked = served and not self.waives
@@ -271,10 +272,10 @@ if opened and served and ((issuer in issuers and type(issuer) is str) or plain(i
     {limits}
 if opened and served and leaf.limits is not None: return None
 """
-CHARGE = f"""charges = leaf.limits({WHO})
+CHARGE = f"""charges = KEYleaf.limits({WHO})
     if charges is None: return None
-    if leaf.taker is not None:
-        stood = leaf.taker.take(charges, moment)
+    if leaf.take is not None:
+        stood = leaf.take(charges, moment)
         if stood is not None: return Decision(answer, (agent, issuer, user), (moment, take()), stood)
         charges = leaf.taker.charges(charges)
     return charge(answer, (agent, issuer, user), (moment, take()), charges)"""

@@ -14,6 +14,7 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import LARGEST_INT, LONGEST_STRING, SMALLEST_INT, names_an_id
 from policyengine.semantics import kernel as k
+from policyengine.vocabulary import NEUTRAL
 
 Path: TypeAlias = tuple[str, ...]
 Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], Column]
@@ -115,6 +116,10 @@ class FactLines(Lines):
                 return self._chain(path[1])
             case ("approval", "granted"):
                 return Text("False")
+            case ("cluster", "id"):
+                return self._sure("user if agent is None else agent")
+            case _ if path in NEUTRAL:
+                return Text(self.constant(NEUTRAL[path]))
             case ("request", "method" | "path") | ("tool",):
                 return self._endpoint(path)
             case ("request", "host"):

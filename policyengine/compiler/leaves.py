@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from policyengine.compiler import reads
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
-from policyengine.compiler.charging import LimitWriter, Take, Taker, plain_meters
+from policyengine.compiler.charging import LimitWriter, Take, Taker, by_agent_alone, plain_meters
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.facts import Bound, Path, Piece, Setting
 from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust
@@ -78,6 +78,8 @@ class Leaf:
     acts: list[Act]
     limits: Rule | None  # rates and budgets
     taker: Taker | None
+    take: Take | None  # what the taker does
+    by_agent: bool  # whether it takes by the agent alone
     counting: bool  # whether one of them counts what is denied
     told_agents: Side
     told_users: Side
@@ -283,9 +285,10 @@ class Leaves:
         meters = plain_meters(limits) if self._taking is not None else ()
         if self._taking is None or not meters:
             made = self.shapes.function(lambda writer: LimitWriter(writer).limits(limits), setting)
-            return {"limits": made if limits else None, "taker": None}
+            return {"limits": made if limits else None, "taker": None, "take": None, "by_agent": False}
         made = self.shapes.function(lambda writer: LimitWriter(writer).keys(limits), setting)
-        return {"limits": made, "taker": Taker(meters, self._taking(meters))}
+        take = self._taking(meters)
+        return {"limits": made, "taker": Taker(meters), "take": take, "by_agent": by_agent_alone(limits)}
 
     def _side(self, kind: str, opens: Iterable[int], make: Callable[[Sequence[int]], Rule]) -> Side:
         names: dict[str, list[int]] = defaultdict(list)

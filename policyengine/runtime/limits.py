@@ -135,6 +135,12 @@ class Bucket(NamedTuple):
         return max(self.at - -self.level // self.drain, *self.latches, 0)
 
 
+@lru_cache(maxsize=64)
+def no_latches(clamps: int) -> tuple[int, ...]:
+    """One object for all buckets whose clamps are at rest."""
+    return (0,) * clamps
+
+
 class Pool(NamedTuple):
     """A bucket as it is at a tick, for one request: the clamps that act, or go on, have had their say."""
 
@@ -145,7 +151,8 @@ class Pool(NamedTuple):
 
 
 def pool(bucket: Bucket | None, charge: Take, now: int) -> Pool:
-    tick, level, latches = now // charge.tick, 0, (0,) * len(charge.clamps)
+    none = no_latches(len(charge.clamps))
+    tick, level, latches = now // charge.tick, 0, none
     if bucket is not None:
         tick = max(tick, bucket.at)
         level = max(0, bucket.level - (tick - bucket.at) * bucket.drain)
@@ -155,7 +162,8 @@ def pool(bucket: Bucket | None, charge: Take, now: int) -> Pool:
     )
     acting = [one.flow for one, end in zip(charge.clamps, until, strict=True) if one.acts or tick < end]
     flows = [charge.flow, *acting]
-    return Pool(tick, level, until, Flow(min(one.most for one in flows), min(one.drain for one in flows)))
+    flow = Flow(min(one.most for one in flows), min(one.drain for one in flows))
+    return Pool(tick, level, until if any(until) else none, flow)
 
 
 def take(bucket: Bucket | None, charge: Take, now: int) -> tuple[Standing, Bucket]:

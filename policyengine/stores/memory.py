@@ -54,7 +54,7 @@ class MemoryStore:
         self._open: dict[str, int] = {}
         self._rules: dict[str, Kept] = {}
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
-        self._clock, self._keys = [0], 0
+        self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
         self._lock = Lock()
 
@@ -63,7 +63,7 @@ class MemoryStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         with self._lock:
-            now = self._clock[0] = max(self._clock[0], now)
+            now = self._moved(now)
             if not self._spent.isdisjoint(effects.spends):
                 return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]
@@ -84,10 +84,15 @@ class MemoryStore:
         """The states of a plain rate: the same object for good."""
         return self._kept(meter.limited.charge).states
 
-    def _room_for(self, new: int, now: int) -> bool:
+    def _moved(self, now: int) -> int:
+        """The time by the store's own clock, which never runs back."""
+        self._clock[0] = max(self._clock[0], now * 1_000)
+        return self._clock[0] // 1_000
+
+    def _room_for(self, new: int, moment: int) -> bool:
         """Room for so many new keys, which are counted then; False where the store is full."""
         try:
-            self._make_room(new, now)
+            self._make_room(new, moment // 1_000)
         except StoreError:
             return False
         self._keys += new
@@ -102,7 +107,7 @@ class MemoryStore:
                     self._keep(charge, tuple(one for one in state or () if one[0] != decision))
                 elif refund:
                     self._keep(charge, tuple(one for one in state or () if one.decision != decision))
-            return until > max(now, self._clock[0])
+            return until > max(now, self._clock[0] // 1_000)
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
@@ -141,7 +146,7 @@ class MemoryStore:
     def _state(self, charge: Charge) -> Any:
         found = self._kept(charge).states.get(key_of(charge))
         if isinstance(charge, Take) and charge.steady and found is not None:
-            at = self._clock[0] // charge.tick
+            at = self._clock[0] // 1_000 // charge.tick
             return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
         return found
 

@@ -17,21 +17,25 @@ from policyengine.runtime.limits import Meter
 Taken: TypeAlias = tuple[tuple[Meter, int], ...] | None
 Taking: TypeAlias = Callable[[Any, int], Taken]
 
-HEAD = """def take(keys, moment):
-    {keys} = keys
-    with lock:
-        now = moment // 1000
-        if now < clock[0]: now = clock[0]
-        else: clock[0] = now
+HEAD = """def take({keys}, moment):
+    {unpacked}
+    acquire()
+    try:
+        if moment < clock[0]: moment = clock[0]
+        else: clock[0] = moment
 """
-LOOK = """        empty{0} = now // tick{0} * drain{0}
+LOOK = """        empty{0} = moment // tick{0} * drain{0}
         was{0} = get{0}(key{0})
         after{0} = token{0} + (empty{0} if was{0} is None or was{0} < empty{0} else was{0})
         if after{0} - empty{0} > full{0}: return None
 """
-ROOM = """        if {new} and not room({count}, now): return None
+ROOM = """        if {new} and not room({count}, moment): return None
 """
 TAKE = """        states{0}[key{0}] = after{0}
+"""
+END = """    finally:
+        release()
+    return ({stood})
 """
 
 
@@ -40,12 +44,14 @@ def text_of(meters: int) -> str:
     new = " or ".join(f"was{number} is None" for number in numbers)
     count = " + ".join(f"(was{number} is None)" for number in numbers)
     stood = "".join(f"(meter{number}, after{number} - empty{number}), " for number in numbers)
+    keys = ", ".join(f"key{number}" for number in numbers)
+    head = {"keys": "key0", "unpacked": ""} if meters == 1 else {"keys": "keys", "unpacked": f"{keys} = keys"}
     return "".join((
-        HEAD.format(keys=", ".join(f"key{number}" for number in numbers)),
+        HEAD.format(**head),
         *(LOOK.format(number) for number in numbers),
         ROOM.format(new=f"({new})", count=count),
         *(TAKE.format(number) for number in numbers),
-        f"    return ({stood})\n",
+        END.format(stood=stood),
     ))  # fmt: skip
 
 
@@ -58,12 +64,12 @@ def taking(
 ) -> Taking:
     """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
 
-    `clock` holds the latest time (microseconds), `room` makes room for so many new keys at a time, or cannot.
+    `clock` holds the latest time (nanoseconds), `room` makes room for so many new keys at a time, or cannot.
     """
-    space: dict[str, Any] = {"lock": lock, "clock": clock, "room": room}
+    space: dict[str, Any] = {"acquire": lock.acquire, "release": lock.release, "clock": clock, "room": room}
     for number, (meter, of) in enumerate(zip(meters, states, strict=True)):
         space |= {
-            f"meter{number}": meter, f"states{number}": of, f"get{number}": of.get, f"tick{number}": meter.tick,
+            f"meter{number}": meter, f"states{number}": of, f"get{number}": of.get, f"tick{number}": meter.tick * 1_000,
             f"drain{number}": meter.drain, f"token{number}": meter.token, f"full{number}": meter.full,
         }  # fmt: skip
     names = ", ".join(space)
