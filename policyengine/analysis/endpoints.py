@@ -96,8 +96,10 @@ def trie(patterns: Iterable[k.HttpPattern]) -> Node:
 
 
 def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[Class]:
-    """Where no pattern is left to go on, all that lies below is one class; so is everything that nothing names."""
+    """Where no pattern is left to go on, all that lies below is one class; so is everything that nothing names, and be
+    it only what a pattern such as `/*/**` begins below."""
     count, empty = 0, False
+    short: tuple[Step, ...] | None = None
     pending: list[tuple[tuple[Step, ...], tuple[Node, ...], tuple[k.HttpPattern, ...]]] = [((), (trie(patterns),), ())]
     while pending:
         before, nodes, above = pending.pop()
@@ -109,8 +111,11 @@ def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[Class]:
                 raise TooMany
             yield class_of(before, method, here, gone=not nodes)
         empty = empty or not (here or nodes)
+        short = before if short is None and not here else short
         if nodes:
             pending += [((*before, step), reached(nodes, step.text), rests) for step in reversed(steps(nodes))]
+    if not empty and short is not None:
+        yield from (class_of(short, method, (), gone=False) for method in methods_of([]))
 
 
 def class_of(before: tuple[Step, ...], method: str, here: Sequence[k.HttpPattern], *, gone: bool) -> Class:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 from policyengine.audit.records import Record
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.limits import Limited, Standing
+from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import RequestError
+from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
 from policyengine.semantics.explain import Explanation, explain
 from policyengine.semantics.facts import Facts
@@ -17,6 +23,8 @@ from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import Walk
+
+MICROSECOND = timedelta(microseconds=1)
 
 
 class CannotRepeat(Exception):
@@ -59,8 +67,36 @@ def decided_again(record: Record, kernel: Kernel) -> Again:
     snapshot = Snapshot(entities, record.spent)
     facts = facts_of(kernel, request, snapshot, record.time)
     seen = walk(facts, snapshot)
-    decision, _ = conclude(facts, seen)
+    decision, effects = conclude(facts, seen)
+    if effects.limits:
+        decision = settled(decision, effects.limits, tuple(stood_then(record.decision, effects.limits)))
     return Again(record, decision.with_id(record.id), facts, seen, frozenset(entities.asked))
+
+
+def stood_then(decision: Mapping[str, Any], limits: Sequence[Limited]) -> Iterator[Standing]:
+    """How the limits stood, as the decision of then tells it; one that was not there then lets the request through."""
+    states: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for state in decision.get("rates", ()):
+        states[state["rule"]].append(state)
+    full = [(one.get("rule"), one["message"]) for one in decision.get("reasons", ()) if one["outcome"] == "throttle"]
+    waits = {one.get("rule"): one.get("within") for one in decision.get("remedies", ()) if one["kind"] == "wait"}
+    ranks: Counter[str] = Counter()
+    for one in limits:
+        of_rule, rank = states[one.name], ranks[one.name]
+        ranks[one.name] += 1
+        told = [message for rule, message in full if rule == one.name]
+        stopped = any(message.startswith(f"`{one.words}`:") for message in told) or (bool(told) and len(of_rule) == 1)
+        wait = parse_duration(waits.get(one.name) or "")
+        yield standing_of(
+            of_rule[rank] if rank < len(of_rule) else {},
+            admitted=not stopped,
+            retry=None if wait is None else wait // MICROSECOND,
+        )
+
+
+def standing_of(state: Mapping[str, Any], *, admitted: bool, retry: int | None) -> Standing:
+    limit, remaining, reset = (state.get(name, 0) for name in ("limit", "remaining", "reset_ms"))
+    return Standing(admitted, limit, remaining, reset * 1_000, 0 if admitted else retry, float(state.get("factor", 1)))
 
 
 @dataclass(slots=True)

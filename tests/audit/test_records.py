@@ -49,6 +49,33 @@ def recorded(path: Path, question: Any, **options: Any) -> Record:
     return last
 
 
+LIMITED = """
+facts { body.amount: number }
+anyone { may POST /pay }
+rate "often" per user.id on POST /pay { 2/1m }
+budget "much" per user.id on POST /pay { sum body.amount <= 100 within 1h  count <= 9 within 1h }
+"""
+
+
+@pytest.mark.parametrize("amounts", [(1, 1, 1), (99, 2), (99, 1, 1), (1,), ("x",)])
+def test_what_limits_said_is_said_again(path, amounts):
+    made = Engine.from_text(LIMITED, clock=lambda: NOW, log=DecisionLog(path))
+    for amount in amounts:
+        made.decide({**PAY, "body": {"amount": amount}})
+    for record in read_records(path):
+        again = decided_again(record, made.kernel)
+        assert again.same
+        assert again.decision.to_dict() == record.decision
+
+
+def test_a_limit_of_another_policy_that_was_not_asked_then_lets_the_request_through(path):
+    made = Engine.from_text(LIMITED, clock=lambda: NOW, log=DecisionLog(path))
+    outcomes = [made.decide({**PAY, "body": {"amount": 1}}).outcome for _ in range(3)]
+    moved = Engine.from_text("# a line more\n" + LIMITED + 'rate "new" per user.id { 1/1h }')
+    found = [decided_again(record, moved.kernel).decision.outcome for record in read_records(path)]
+    assert found == outcomes == ["allow", "allow", "throttle"]
+
+
 # ── Nothing is lost ───────────────────────────────────────────────────────────────────────────
 
 
