@@ -1,0 +1,166 @@
+"""A store in plain words: exact fractions and whole lists, nothing forgotten, nothing quick. Others are held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
+
+Where = tuple[str, tuple[str, ...]]
+
+
+@dataclass
+class Level:
+    """Of a rate: tokens that were taken and have not come back, when that was (ticks), how many come back in a tick."""
+
+    tokens: Fraction
+    at: int
+    back: Fraction
+    until: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class PlainStore:
+    levels: dict[Where, Level] = field(default_factory=dict)
+    added: dict[Where, list[tuple[int, int, str | None, str]]] = field(default_factory=dict)
+    held: dict[Where, list[tuple[int, str]]] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+    opened: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    clock: int = 0
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        return frozenset(self.spent & set(approvals))
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        now = self.clock = max(self.clock, now)
+        if self.spent & set(effects.spends):
+            return None
+        charges = [one.charge for one in effects.limits]
+        fits = [self.room(charge, now) for charge in charges]
+        again = bool(effects.opens) and all(self.opened.get(one.binding, 0) > now for one in effects.opens)
+        standings = tuple(
+            self.standing(charge, now, fit, taken=all(fits)) for charge, fit in zip(charges, fits, strict=True)
+        )
+        if peek or again:
+            return Settled(standings, now)
+        if effects.denied or not all(fits):
+            for charge in charges:
+                if isinstance(charge, Take):
+                    self.deny(charge, now)
+            return Settled(standings, now)
+        for charge in charges:
+            self.charge(charge, now, decision)
+        self.spent |= set(effects.spends)
+        self.opened |= {one.binding: now + int((one.within or 86_400) * MICRO) for one in effects.opens}
+        lasting = [one.lease if isinstance(one, Hold) else one.within for one in charges if not isinstance(one, Take)]
+        if lasting:
+            self.ends[decision] = now + max(lasting)
+        return Settled(standings, now)
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        known = self.ends.pop(decision, 0) > max(now, self.clock)
+        for where, places in self.held.items():
+            self.held[where] = [one for one in places if one[1] != decision]
+        for where, entries in self.added.items() if refund else ():
+            self.added[where] = [one for one in entries if one[3] != decision]
+        return known
+
+    # ── Rates ─────────────────────────────────────────────────────────────────────────────────
+
+    def level(self, charge: Take, now: int) -> Level:
+        """As it is now, with the clamps that go on after this request."""
+        known = self.levels.get((charge.rule, charge.key), Level(Fraction(0), 0, Fraction(0)))
+        tick = now // charge.tick
+        tokens = max(Fraction(0), known.tokens - (tick - known.at) * known.back)
+        until = {n: max(known.until.get(n, 0), tick + c.lasts if c.lasts else 0) for n, c in enumerate(charge.clamps)}
+        return Level(tokens, tick, known.back, until)
+
+    def pace(self, charge: Take, level: Level) -> tuple[int, Fraction]:
+        """The most at once, and how many tokens come back in a tick: as tight as the tightest clamp."""
+        acting = [c.flow for n, c in enumerate(charge.clamps) if c.acts or level.at < level.until[n]]
+        flows = [charge.flow, *acting]
+        return min(flow.most for flow in flows), min(Fraction(flow.drain, charge.token) for flow in flows)
+
+    def deny(self, charge: Take, now: int) -> None:
+        level, where = self.level(charge, now), (charge.rule, charge.key)
+        most, back = self.pace(charge, level)
+        if charge.counts:
+            tokens = max(level.tokens, min(level.tokens + charge.cost, Fraction(most)))
+            self.levels[where] = Level(tokens, level.at, back, level.until)
+        elif where in self.levels:
+            self.levels[where].until = level.until
+        else:
+            self.levels[where] = Level(Fraction(0), level.at, back, level.until)
+
+    # ── One charge ────────────────────────────────────────────────────────────────────────────
+
+    def room(self, charge: Charge, now: int) -> bool:
+        match charge:
+            case Take():
+                level = self.level(charge, now)
+                return level.tokens + charge.cost <= self.pace(charge, level)[0]
+            case Add():
+                others = [one for one in self.window(charge, now) if charge.value is None or one[2] != charge.value]
+                return sum(one[1] for one in others) + charge.amount <= charge.bound
+            case Hold():
+                return len(self.places(charge, now)) < charge.most
+
+    def charge(self, charge: Charge, now: int, decision: str) -> None:
+        where = charge.rule, charge.key
+        match charge:
+            case Take():
+                level = self.level(charge, now)
+                _, back = self.pace(charge, level)
+                self.levels[where] = Level(level.tokens + charge.cost, level.at, back, level.until)
+            case Add():
+                others = [one for one in self.window(charge, now) if charge.value is None or one[2] != charge.value]
+                self.added[where] = [*others, (now, charge.amount, charge.value, decision)]
+            case Hold():
+                self.held[where] = [*self.places(charge, now), (now + charge.lease, decision)]
+
+    def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool) -> Standing:
+        """How it stands after the request: with what it took, where all of it was taken."""
+        retry = 0 if fits else self.retry(charge, now)
+        match charge:
+            case Take():
+                level = self.level(charge, now)
+                most, back = self.pace(charge, level)
+                tokens = level.tokens + (charge.cost if taken else 0)
+                reset = ceil(tokens / back) * charge.tick
+                base = Fraction(charge.flow.drain, charge.token)
+                return Standing(fits, most, max(0, floor(most - tokens)), reset, retry, float(back / base))
+            case Add():
+                window = self.window(charge, now)
+                if taken:
+                    window = [*[one for one in window if charge.value is None or one[2] != charge.value],
+                              (now, charge.amount, charge.value, "")]  # fmt: skip
+                left = max(0, charge.bound - sum(one[1] for one in window)) // MICRO
+                reset = max((one[0] for one in window), default=now - charge.within) + charge.within - now
+                return Standing(fits, charge.bound // MICRO, left, reset, retry)
+            case Hold():
+                ends = [until for until, _ in self.places(charge, now)] + [now + charge.lease] * taken
+                return Standing(fits, charge.most, charge.most - len(ends), max(ends, default=now) - now, retry)
+
+    def retry(self, charge: Charge, now: int) -> int | None:
+        match charge:
+            case Take():
+                level = self.level(charge, now)
+                most, back = self.pace(charge, level)
+                missing = level.tokens + charge.cost - most
+                return None if charge.cost > most else ceil(missing / back) * charge.tick
+            case Add():
+                ends = sorted(one[0] + charge.within for one in self.window(charge, now))
+                return next((end - now for end in ends if self.room(charge, end)), None)
+            case Hold():
+                return min(until for until, _ in self.places(charge, now)) - now
+
+    def window(self, charge: Add, now: int) -> list[tuple[int, int, str | None, str]]:
+        return [one for one in self.added.get((charge.rule, charge.key), []) if one[0] > now - charge.within]
+
+    def places(self, charge: Hold, now: int) -> list[tuple[int, str]]:
+        return [one for one in self.held.get((charge.rule, charge.key), []) if one[0] > now]

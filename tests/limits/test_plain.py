@@ -1,0 +1,127 @@
+"""A store in this process does what a store in plain words does, whatever decisions ask of it, in any order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from policyengine.runtime.decision import Effects, OpenedApproval
+from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Meter, Take, unit_of
+from policyengine.stores.memory import MemoryStore
+from tests.limits.plain import PlainStore
+
+SECOND = 1_000_000
+START = 1_800_000_000 * SECOND
+KEYS = st.sampled_from([("a",), ("b",), ("a", "b")])
+
+
+def takes(key: tuple[str, ...], cost: int, acts: bool, lasts: int, raised: bool) -> dict[str, Take]:
+    """One charge of each kind of rate: plain, counting denials, with a clamp, with paces of their own."""
+    plain, both = unit_of(((7, 3 * SECOND),)), unit_of(((5, 2 * SECOND), (1, 20 * SECOND)))
+    slow = Clamped(both.flow(1, 20 * SECOND, 1), acts, lasts if acts else 0)
+    return {
+        "plain": Take("plain", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick),
+        "counts": Take("counts", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick, (), True),
+        "clamped": Take("clamped", key, cost, both.flow(5, 2 * SECOND, 5), *both, (slow,), False, False),
+        "raised": Take("raised", key, cost, both.flow(5, 2 * SECOND, 9 if raised else 3), *both, (), True, False),
+    }
+
+
+@st.composite
+def charges(draw: st.DrawFn) -> tuple[Charge, ...]:
+    key = draw(KEYS)
+    lasts = draw(st.sampled_from([0, 0, 3_000]))
+    some = takes(key, draw(st.integers(0, 6)), draw(st.booleans()), lasts, draw(st.booleans()))
+    every: dict[str, Charge] = {
+        **some,
+        "sum": Add("sum", key, 20 * MICRO, 3 * SECOND, draw(st.integers(0, 21)) * MICRO // 2),
+        "distinct": Add("distinct", key, 2 * MICRO, SECOND, value=draw(st.sampled_from(["x", "y", "z"]))),
+        "hold": Hold("hold", key, 2, 3 * SECOND),
+    }
+    return tuple(every[name] for name in draw(st.lists(st.sampled_from(sorted(every)), unique=True, max_size=4)))
+
+
+class Stores(RuleBasedStateMachine):
+    """Two stores, each asked the same."""
+
+    def made(self) -> Any:
+        return MemoryStore()
+
+    @initialize()
+    def begin(self) -> None:
+        self.plain, self.store, self.now, self.decisions = PlainStore(), self.made(), START, 0
+
+    @rule(asked=charges(), spends=st.lists(st.sampled_from("pqr"), unique=True, max_size=1),
+          opens=st.booleans(), denied=st.booleans(), peek=st.booleans())  # fmt: skip
+    def commit(self, asked: tuple[Charge, ...], spends: list[str], opens: bool, denied: bool, peek: bool) -> None:
+        self.decisions += 1
+        limits = tuple(Limited(one, one.rule, "x:1", one.rule) for one in asked)
+        opened = (OpenedApproval("r", "binding", "role x", 1, 30.0, "please"),) if opens and not spends else ()
+        if denied:
+            limits = tuple(one for one in limits if isinstance(one.charge, Take) and one.charge.counts)
+            effects = Effects(limits=limits, denied=bool(limits))
+        else:
+            effects = Effects(tuple(spends), opened, limits)
+        name = f"d{self.decisions}"
+        expected = self.plain.commit(effects, name, self.now, peek=peek)
+        assert self.store.commit(effects, name, self.now, peek=peek) == expected
+
+    @rule(number=st.integers(1, 30), refund=st.booleans())
+    def finish(self, number: int, refund: bool) -> None:
+        name = f"d{number}"
+        assert self.store.finish(name, self.now, refund=refund) == self.plain.finish(name, self.now, refund=refund)
+
+    @rule(pause=st.sampled_from([1, 1_000, 1_001, 400_000, SECOND, 3 * SECOND, 20 * SECOND, 100 * SECOND]))
+    def wait(self, pause: int) -> None:
+        self.now += pause
+
+    @rule()
+    def run_back(self) -> None:
+        self.now -= 2 * SECOND
+
+    @invariant()
+    def knows_what_is_spent(self) -> None:
+        if hasattr(self, "store"):
+            assert self.store.spent_among("pqrs") == self.plain.spent_among("pqrs")
+
+
+class Forgetting(Stores):
+    """As small as a store can be before it looks for what may be forgotten."""
+
+    def made(self) -> MemoryStore:
+        store = MemoryStore()
+        store._sweep_at = 0
+        return store
+
+    @rule()
+    def forget(self) -> None:
+        self.store._forget(self.plain.clock)
+
+
+TestStores = Stores.TestCase
+TestForgetting = Forgetting.TestCase
+TestStores.settings = TestForgetting.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+
+def test_what_is_taken_at_once_is_what_a_step_takes() -> None:
+    """The quick way into the store, and the step in full, on one state."""
+    store, plain, now = MemoryStore(), PlainStore(), START
+    one = takes(("a",), 1, False, 0, False)["plain"]
+    other = one._replace(rule="other", key=("a", "b"))
+    limited = [Limited(charge, charge.rule, "x:1", charge.rule) for charge in (one, other)]
+    meters = tuple(map(Meter, limited))
+    taking = store.taking(meters)
+    for number, pause in enumerate([0, 0, 0, 0, 0, 1, 300_000, 200_000, 5, 9 * SECOND, 0, 0] * 5):
+        now += pause
+        expected = plain.commit(Effects(limits=tuple(limited)), "d", now)
+        assert expected is not None
+        if number % 3:
+            stood = taking(("a", ("a", "b")), now * 1_000)
+            assert (stood is not None) == expected.admitted
+            if stood is not None:
+                assert [meter.standing(level, True) for meter, level in stood] == [*expected.standings]
+        else:
+            assert store.commit(Effects(limits=tuple(limited)), "d", now) == expected
