@@ -255,22 +255,22 @@ if opened and not served:
 """
 
 GUARDS = f"""
-if leaf.counting: return None
 acting = 0
 if leaf.guards is not None:
     acting = leaf.guards({WHO})
     if acting is None: return None
 """
 
-# What is allowed and deny no more than obliges: there the limits are charged, if there are any.
+# Where it is allowed the limits are charged, if there are any; where it is not, some rates count denials: with care.
 END = """
 if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
     if carried and not only_str(map(type, carried)): return None
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
-    if leaf.limits is None or answer.outcome is not ALLOWED:
+    if leaf.limits is None or (answer.outcome is not ALLOWED and not leaf.counting):
         return Decision(answer, (agent, issuer, user), (moment, take()))
+    if answer.outcome is not ALLOWED: return None
     {limits}
-if opened and served and leaf.limits is not None: return None
+if leaf.counting or (opened and served and leaf.limits is not None): return None
 """
 CHARGE = f"""charges = KEYleaf.limits({WHO})
     if charges is None: return None
