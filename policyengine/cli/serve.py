@@ -205,9 +205,9 @@ def _curl(url: str, paths: Sequence[Path], token_file: Path | None) -> str:
 
 
 def rules_of(engine: Engine) -> int:
-    """How many ways to open a door and to keep one shut there are."""
+    """How many ways to open a door, to keep one shut and to limit what passes there are."""
     kernel = engine.kernel
     agents = [len(block.grants) for block in kernel.agents]
     users = [len(block.grants) for block in kernel.users]
     anyones = [len(block.grants) for block in kernel.anyones]
-    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards])
+    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards]) + len(kernel.limits)

@@ -4,54 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from policyengine.runtime.decision import Decision, Remedy
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.show import shown
-from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
 from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
-from policyengine.semantics.meaning import value
-from policyengine.vocabulary import SECRET_HEADERS
-
-
-class Mark(StrEnum):
-    """How a line came out; SKIPPED: it does not concern this request."""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-    SKIPPED = "skipped"
-
-
-SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One thing considered, and what it is made of. `note` says what came of it, `at` where it is written."""
-
-    mark: Mark
-    text: str
-    note: str | None = None
-    at: str | None = None
-    parts: tuple[Line, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"mark": str(self.mark), "text": self.text}
-        found |= {"note": self.note} if self.note else {}
-        found |= {"at": self.at} if self.at else {}
-        return found | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
-
-    def render(self, depth: int = 0) -> Iterator[str]:
-        note = f" — {self.note}" if self.note else ""
-        at = f"  ({self.at})" if self.at else ""
-        yield f"{'  ' * depth}{SIGNS[self.mark]} {self.text}{note}{at}"
-        for part in self.parts:
-            yield from part.render(depth + 1)
+from policyengine.semantics.limits_explained import limits_line
+from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +43,8 @@ def explain(decision: Decision, facts: Facts, seen: w.Walk) -> Explanation:
     if seen.malformed is not None:
         return Explanation(decision, endpoint_words(endpoint), (Line(Mark.NO, "malformed_path", seen.malformed),))
     gates = (_identity(facts, seen), _door(facts, seen), _user(facts, seen), _chain(facts, seen), _guards(facts, seen))
-    return Explanation(decision, endpoint_words(endpoint), gates)
+    limits = (limits_line(decision, facts, seen),) if seen.limited else ()
+    return Explanation(decision, endpoint_words(endpoint), (*gates, *limits))
 
 
 def headline(decision: Decision) -> str:
@@ -112,6 +75,8 @@ def remedy_words(remedy: Remedy) -> str:
             return f"an approval by {remedy.by}{within}"
         case "scope":
             return "a credential with the scope " + " or ".join(shown(scope) for scope in remedy.scopes or ())
+        case "wait":
+            return f"waiting for {remedy.within}, until {shown(remedy.rule)} has room again"
         case _:
             return f"{remedy.kind}: {remedy.need}"
 
@@ -132,14 +97,14 @@ def _identity(facts: Facts, seen: w.Walk) -> Line:
     who = f"{kind} {shown(presenter.id)} of issuer {shown(presenter.issuer)}"
     lines = tuple(_block(block, facts) for block in seen.presenter)
     note = who if seen.presenter else f"{who}; no block is about {kind}s"
-    return Line(_mark(seen.identified), "identity", note, parts=lines)
+    return Line(mark_of(seen.identified), "identity", note, parts=lines)
 
 
 def _door(facts: Facts, seen: w.Walk) -> Line:
     blocks = [block for block in (*seen.anyone, *seen.presenter) if block.stands]
     parts = tuple(_grant(grant, block, facts) for block in blocks for grant in block.grants)
     note = None if seen.door_open else "nothing opened it (gate `default`)"
-    return Line(_mark(seen.door_open), "door", note, parts=parts)
+    return Line(mark_of(seen.door_open), "door", note, parts=parts)
 
 
 def _user(facts: Facts, seen: w.Walk) -> Line:
@@ -153,18 +118,18 @@ def _user(facts: Facts, seen: w.Walk) -> Line:
         grants = tuple(_grant(grant, block, facts) for grant in block.grants) if block.stands else ()
         line = _block(block, facts)
         parts.append(Line(line.mark, line.text, line.note, line.at, (*line.parts, *grants)))
-    return Line(_mark(seen.user_allowed), "user", parts=tuple(parts))
+    return Line(mark_of(seen.user_allowed), "user", parts=tuple(parts))
 
 
 def _chain(facts: Facts, seen: w.Walk) -> Line:
     if not seen.hops and not seen.limits and seen.chain_known is True:
         return Line(Mark.SKIPPED, "chain", "no agent handed the work on")
-    known = () if seen.chain_known is True else (_fact_line("chain.hops", seen.chain_known),)
+    known = () if seen.chain_known is True else (fact_line("chain.hops", seen.chain_known),)
     hops = tuple(_hop(hop, facts) for hop in seen.hops)
     limits = tuple(
-        Line(_mark(limit.holds), limit.words, _note(limit.holds), limit.limits.span.at) for limit in seen.limits
+        Line(mark_of(limit.holds), limit.words, note_of(limit.holds), limit.limits.span.at) for limit in seen.limits
     )
-    return Line(_mark(seen.chain_sound), "chain", parts=(*known, *hops, *limits))
+    return Line(mark_of(seen.chain_sound), "chain", parts=(*known, *hops, *limits))
 
 
 def _hop(hop: w.HopSeen, facts: Facts) -> Line:
@@ -180,20 +145,20 @@ def _hop(hop: w.HopSeen, facts: Facts) -> Line:
     note = (
         None if ok else "may not do this itself" if not hop.opens else f"does not hand this on to {shown(hop.next.id)}"
     )
-    return Line(_mark(ok), f"agent {shown(hop.agent.id)} → agent {shown(hop.next.id)}", note, parts=tuple(parts))
+    return Line(mark_of(ok), f"agent {shown(hop.agent.id)} → agent {shown(hop.next.id)}", note, parts=tuple(parts))
 
 
 def _delegate(seen: w.DelegateSeen) -> Line:
     tests = {"covers this endpoint": seen.covers, "names the next agent": seen.names_next, "still lasts": seen.lasts}
     tests |= {} if seen.delegate.when is None else {"its condition": seen.condition}
-    parts = tuple(Line(_mark(result), words, _note(result)) for words, result in tests.items())
-    return Line(_mark(seen.hands_on), _text(seen.delegate), at=seen.delegate.span.at, parts=parts)
+    parts = tuple(Line(mark_of(result), words, note_of(result)) for words, result in tests.items())
+    return Line(mark_of(seen.hands_on), text_of(seen.delegate), at=seen.delegate.span.at, parts=parts)
 
 
 def _guards(facts: Facts, seen: w.Walk) -> Line:
     stopped = [guard for guard in seen.guards if any(one.acts and not _is_duty(one) for one in guard.effects)]
     parts = tuple(_guard(guard, facts) for guard in seen.guards)
-    return Line(_mark(not stopped), "guards", None if parts else "none", parts=parts)
+    return Line(mark_of(not stopped), "guards", None if parts else "none", parts=parts)
 
 
 def _guard(seen: w.GuardSeen, facts: Facts) -> Line:
@@ -201,7 +166,7 @@ def _guard(seen: w.GuardSeen, facts: Facts) -> Line:
         return Line(Mark.SKIPPED, f"guard {shown(seen.guard.name)}", "not about this endpoint", seen.guard.span.at)
     stops = any(one.acts and not _is_duty(one) for one in seen.effects)
     parts = tuple(_effect(one, facts) for one in seen.effects)
-    return Line(_mark(not stops), f"guard {shown(seen.guard.name)}", None, seen.guard.span.at, parts)
+    return Line(mark_of(not stops), f"guard {shown(seen.guard.name)}", None, seen.guard.span.at, parts)
 
 
 def _is_duty(seen: w.EffectSeen) -> bool:
@@ -209,8 +174,8 @@ def _is_duty(seen: w.EffectSeen) -> bool:
 
 
 def _effect(seen: w.EffectSeen, facts: Facts) -> Line:
-    parts = () if seen.effect.condition is None else (_expression(seen.effect.condition, facts),)
-    mark = Mark.SKIPPED if not seen.triggered else Mark.YES if _is_duty(seen) else _mark(not seen.acts)
+    parts = () if seen.effect.condition is None else (expression_line(seen.effect.condition, facts),)
+    mark = Mark.SKIPPED if not seen.triggered else Mark.YES if _is_duty(seen) else mark_of(not seen.acts)
     if seen.acts:
         note = "applies" if _is_duty(seen) else "acts, for a fact is unknown" if seen.condition is not True else "acts"
     else:
@@ -227,25 +192,27 @@ def _block(seen: w.BlockSeen, facts: Facts) -> Line:
         return Line(Mark.SKIPPED, block.label, "about others", block.span.at)
     parts: tuple[Line, ...] = ()
     if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.Where):
-        parts = (_expression(block.who.condition, facts),)
+        parts = (expression_line(block.who.condition, facts),)
     if seen.applies is True:
         parts += tuple(_requirement(one, facts) for one in seen.requirements)
-    failed = [_text(one.requirement) for one in seen.requirements if one.holds is not True]
-    note = "about others" if seen.applies is False else f"void: {'; '.join(failed)}" if failed else _note(seen.applies)
+    failed = [text_of(one.requirement) for one in seen.requirements if one.holds is not True]
+    note = (
+        "about others" if seen.applies is False else f"void: {'; '.join(failed)}" if failed else note_of(seen.applies)
+    )
     return Line(
-        _mark(seen.stands) if seen.applies is True else _mark(seen.applies), block.label, note, block.span.at, parts
+        mark_of(seen.stands) if seen.applies is True else mark_of(seen.applies), block.label, note, block.span.at, parts
     )
 
 
 def _requirement(seen: w.RequirementSeen, facts: Facts) -> Line:
     asked = seen.requirement
     condition = asked.condition if isinstance(asked, k.ActsFor) else None
-    parts = () if condition is None else (_expression(condition, facts),)
-    return Line(_mark(seen.holds), _text(asked), _note(seen.holds), asked.span.at, parts)
+    parts = () if condition is None else (expression_line(condition, facts),)
+    return Line(mark_of(seen.holds), text_of(asked), note_of(seen.holds), asked.span.at, parts)
 
 
 def _grant(seen: w.GrantSeen, block: w.BlockSeen, facts: Facts) -> Line:
-    text, at = _text(seen.grant), seen.grant.span.at
+    text, at = text_of(seen.grant), seen.grant.span.at
     if not seen.covers:
         return Line(Mark.SKIPPED, text, "not about this endpoint", at)
     parts: list[Line] = []
@@ -254,70 +221,5 @@ def _grant(seen: w.GrantSeen, block: w.BlockSeen, facts: Facts) -> Line:
         needed = f"needs one of {', '.join(scopes)}" if scopes else "needs an issuer that says `scopes none`"
         parts.append(Line(Mark.NO, "the credential does not carry it", needed))
     if seen.grant.when is not None:
-        parts.append(_expression(seen.grant.when, facts))
-    return Line(_mark(seen.opens), text, block.block.label, at, tuple(parts))
-
-
-# ── Conditions ────────────────────────────────────────────────────────────────────────────────
-
-
-def _expression(node: k.Expr, facts: Facts) -> Line:
-    """A condition with its value; logic shows its parts, anything else the facts it reads."""
-    match node:
-        case k.Named(name, expression):
-            return Line(_mark(value(node, facts)), name, parts=(_expression(expression, facts),))
-        case k.And(items) | k.Or(items):
-            parts = tuple(_expression(item, facts) for item in items)
-        case k.Not(operand) if _text(operand) == _text(node):
-            return _expression(operand, facts)  # `require c` has become `deny when not c`: show c as it is written
-        case k.Not(operand) if not isinstance(operand, k.Present):
-            parts = (_expression(operand, facts),)
-        case _:
-            parts = tuple(_fact_line(name, known) for name, known in _facts_in(node, facts))
-    return Line(_mark(value(node, facts)), _text(node), parts=parts)
-
-
-def _facts_in(node: k.Expr, facts: Facts) -> Iterator[tuple[str, Value]]:
-    """Each fact the expression reads and its value, once, in the order of the text; not what a quantifier binds."""
-    names: dict[str, Value] = {}
-    for part in _outermost_facts(node):
-        secret = isinstance(part, k.Fact) and part.path[-1] in SECRET_HEADERS
-        names.setdefault(_text(part), "(secret)" if secret else value(part, facts))
-    yield from names.items()
-
-
-def _outermost_facts(node: k.Expr) -> Iterator[k.Expr]:
-    pending: list[k.Expr] = [node]
-    while pending:
-        current = pending.pop()
-        is_fact = isinstance(current, k.Fact | k.Attribute | k.Member)
-        if is_fact and not any(isinstance(part, k.Variable) for part in k.walk(current)):
-            yield current
-        else:
-            pending += reversed(list(k.parts(current)))
-
-
-def _fact_line(name: str, known: Value) -> Line:
-    if isinstance(known, Unknown):
-        return Line(Mark.UNKNOWN, name, _note(known))
-    return Line(Mark.YES, f"{name} = {shown(known)}")
-
-
-def _mark(result: Value) -> Mark:
-    if isinstance(result, Unknown):
-        return Mark.UNKNOWN
-    return Mark.YES if result is True else Mark.NO
-
-
-def _note(result: Value) -> str | None:
-    if not isinstance(result, Unknown):
-        return None
-    return "; ".join(sorted(f"`{cause.fact}` is {_why(cause.why)}" for cause in result.causes))
-
-
-def _why(why: str) -> str:
-    return why if why in ("absent", "pending") else f"unknown: {why}"
-
-
-def _text(part: k.Part) -> str:
-    return " ".join(part.span.text.split())
+        parts.append(expression_line(seen.grant.when, facts))
+    return Line(mark_of(seen.opens), text, block.block.label, at, tuple(parts))

@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaValue, models_json_schema
 from pydantic_core import CoreSchema, core_schema
 
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
-from policyengine.semantics.explain import Mark
+from policyengine.semantics.lines import Mark
 from policyengine.server.deciding import MOST_ITEMS, Semantics
 from policyengine.server.media import PROBLEM_TYPES, Form
 

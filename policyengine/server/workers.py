@@ -40,6 +40,11 @@ def check_workers(engine: Engine, workers: int) -> None:
             "another has spent",
             "leave `--workers` out",
         )
+    if workers > 1 and engine.kernel.limits:
+        raise ServeError(
+            f"policies with rates or budgets are served by one worker: of {workers}, each would let through as much",
+            "leave `--workers` out",
+        )
 
 
 def confirms(engine: Engine) -> bool:

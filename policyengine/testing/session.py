@@ -12,7 +12,8 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
 from policyengine.semantics.check import Checked
 from policyengine.semantics.examples import Case
-from policyengine.semantics.explain import Explanation, Line, Mark, explain
+from policyengine.semantics.explain import Explanation, explain
+from policyengine.semantics.lines import Line, Mark
 from policyengine.semantics.symbols import MAIN
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast

@@ -114,6 +114,13 @@ def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -
     assert refused.hint == "leave `--workers` out"
 
 
+def test_a_policy_with_limits_is_not_served_by_several() -> None:
+    limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
+    refused = refusal(limited, 2)
+    assert refused.message.startswith("policies with rates or budgets are served by one worker: of 2, each would let")
+    assert refused.hint == "leave `--workers` out"
+
+
 @pytest.mark.parametrize("workers", [0, -1, 65])
 def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
     assert refusal(Engine.from_text(FREE), workers).message == f"{workers} workers are not possible"

@@ -1,0 +1,116 @@
+"""What a walk is shown in: lines, each with its parts, and conditions with the value of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from policyengine.runtime.show import shown
+from policyengine.runtime.values import Unknown, Value
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
+from policyengine.semantics.meaning import value
+from policyengine.vocabulary import SECRET_HEADERS
+
+
+class Mark(StrEnum):
+    """How a line came out; SKIPPED: it does not concern this request."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+
+SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing considered, and what it is made of. `note` says what came of it, `at` where it is written."""
+
+    mark: Mark
+    text: str
+    note: str | None = None
+    at: str | None = None
+    parts: tuple[Line, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"mark": str(self.mark), "text": self.text}
+        found |= {"note": self.note} if self.note else {}
+        found |= {"at": self.at} if self.at else {}
+        return found | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
+
+    def render(self, depth: int = 0) -> Iterator[str]:
+        note = f" — {self.note}" if self.note else ""
+        at = f"  ({self.at})" if self.at else ""
+        yield f"{'  ' * depth}{SIGNS[self.mark]} {self.text}{note}{at}"
+        for part in self.parts:
+            yield from part.render(depth + 1)
+
+
+# ── Conditions ─────────────────────────────────────────────────────────────────────────────────
+
+
+def expression_line(node: k.Expr, facts: Facts) -> Line:
+    """A condition with its value; logic shows its parts, anything else the facts it reads."""
+    match node:
+        case k.Named(name, expression):
+            return Line(mark_of(value(node, facts)), name, parts=(expression_line(expression, facts),))
+        case k.And(items) | k.Or(items):
+            parts = tuple(expression_line(item, facts) for item in items)
+        case k.Not(operand) if text_of(operand) == text_of(node):
+            return expression_line(operand, facts)  # `require c` has become `deny when not c`: show c as it is written
+        case k.Not(operand) if not isinstance(operand, k.Present):
+            parts = (expression_line(operand, facts),)
+        case _:
+            parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))
+    return Line(mark_of(value(node, facts)), text_of(node), parts=parts)
+
+
+def _facts_in(node: k.Expr, facts: Facts) -> Iterator[tuple[str, Value]]:
+    """Each fact the expression reads and its value, once, in the order of the text; not what a quantifier binds."""
+    names: dict[str, Value] = {}
+    for part in _outermost_facts(node):
+        secret = isinstance(part, k.Fact) and part.path[-1] in SECRET_HEADERS
+        names.setdefault(text_of(part), "(secret)" if secret else value(part, facts))
+    yield from names.items()
+
+
+def _outermost_facts(node: k.Expr) -> Iterator[k.Expr]:
+    pending: list[k.Expr] = [node]
+    while pending:
+        current = pending.pop()
+        is_fact = isinstance(current, k.Fact | k.Attribute | k.Member)
+        if is_fact and not any(isinstance(part, k.Variable) for part in k.walk(current)):
+            yield current
+        else:
+            pending += reversed(list(k.parts(current)))
+
+
+def fact_line(name: str, known: Value) -> Line:
+    if isinstance(known, Unknown):
+        return Line(Mark.UNKNOWN, name, note_of(known))
+    return Line(Mark.YES, f"{name} = {shown(known)}")
+
+
+def mark_of(result: Value) -> Mark:
+    if isinstance(result, Unknown):
+        return Mark.UNKNOWN
+    return Mark.YES if result is True else Mark.NO
+
+
+def note_of(result: Value) -> str | None:
+    if not isinstance(result, Unknown):
+        return None
+    return "; ".join(sorted(f"`{cause.fact}` is {_why(cause.why)}" for cause in result.causes))
+
+
+def _why(why: str) -> str:
+    return why if why in ("absent", "pending") else f"unknown: {why}"
+
+
+def text_of(part: k.Part) -> str:
+    return " ".join(part.span.text.split())
