@@ -19,7 +19,7 @@ from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.server import schema
-from policyengine.server.deciding import batch_of, decided, decided_in_turn, question_of
+from policyengine.server.deciding import batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
@@ -41,11 +41,11 @@ class DecisionApi:
     async def decide(self, http: Request) -> Response:
         """Decide and spend. `options.consume: false` only looks."""
         question = await self._question(http)
-        return answer(http, decided(self.engine, question, spend=question.options.consume))
+        return answer(http, *decided_and_limited(self.engine, question, spend=question.options.consume))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
-        return answer(http, decided(self.engine, await self._question(http), spend=False))
+        return answer(http, *decided_and_limited(self.engine, await self._question(http), spend=False))
 
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
@@ -186,8 +186,8 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
     questions = schema.request_body(schema.Question, schema.QUESTIONS)
     batches = schema.request_body(schema.Batch, {"batch": schema.BATCH})
     for path, handler, body, responses in (
-        ("/decide", api.decide, questions, schema.responses(schema.Decision, schema.CONFIRM)),
-        ("/evaluate", api.evaluate, questions, schema.responses(schema.Decision, schema.CONFIRM)),
+        ("/decide", api.decide, questions, schema.responses(schema.Decision, schema.CONFIRM, limited=True)),
+        ("/evaluate", api.evaluate, questions, schema.responses(schema.Decision, schema.CONFIRM, limited=True)),
         (
             "/decide/batch",
             api.decide_batch,

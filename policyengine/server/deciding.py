@@ -10,6 +10,7 @@ from enum import StrEnum
 from policyengine.engine import Engine
 from policyengine.runtime import wire
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
+from policyengine.runtime.headers import Headers, rate_headers
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.shape import did_you_mean, only, wrong_kind
 from policyengine.server.media import Form
@@ -49,10 +50,18 @@ def question_of(body: bytes, form: Form) -> Request:
 
 
 def decided(engine: Engine, question: Request, spend: bool) -> Answer:
-    """The decision, with the walk if that is asked for: taken first, as it shows what was there to decide upon."""
+    """The decision as plain data, with the walk if that is asked for."""
+    return decided_and_limited(engine, question, spend)[0]
+
+
+def decided_and_limited(engine: Engine, question: Request, spend: bool) -> tuple[Answer, Headers]:
+    """The same, and the headers that say how its limits stand.
+
+    The walk is taken first, as it shows what was there to decide upon.
+    """
     walk = {"explanation": engine.explain(question).to_dict()["walk"]} if question.options.explain else {}
     decision = engine.decide(question) if spend else engine.evaluate(question)
-    return {**decision.to_dict(), **walk}
+    return {**decision.to_dict(), **walk}, rate_headers(decision)
 
 
 # ── Many ──────────────────────────────────────────────────────────────────────────────────────

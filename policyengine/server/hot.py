@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.quick import json_question, msgpack_question
 from policyengine.server.frame import LABEL
 from policyengine.server.media import LARGEST_BODY, Form, read_body
@@ -29,6 +30,7 @@ DIGITS_OF_A_SMALL_BODY = 6
 PLAIN_OPTIONS = frozenset({"obligations_supported"})
 ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 Headers = dict[bytes, bytes]
+Lines = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class HotPath:
             body = await body_of(scope, receive, self.body_timeout)
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
-        content = self.answer(headers, body)
-        if content is None:
+        answer = self.answer(headers, body)
+        if answer is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
-        await send({"type": "http.response.start", "status": 200, "headers": headers_of(headers, content)})
+        limits, content = answer
+        await send({"type": "http.response.start", "status": 200, "headers": [*limits, *headers_of(headers, content)]})
         await send({"type": "http.response.body", "body": content})
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
@@ -84,12 +87,14 @@ class HotPath:
         None where it takes more than that: then ask as ASGI does.
         """
         headers = self.plain(scope)
-        content = None if headers is None else self.answer(headers, body)
-        if headers is None or content is None:
+        answer = None if headers is None else self.answer(headers, body)
+        if headers is None or answer is None:
             return None
+        limits, content = answer
         label = b"x-request-id: %b\r\n" % headers[b"x-request-id"] if b"x-request-id" in headers else b""
         lines = CODECS[headers[b"content-type"]].lines
-        return b"content-length: %d\r\n%b%b" % (len(content), lines, label), content
+        stand = b"".join([b"%b: %b\r\n" % header for header in limits]) if limits else b""
+        return b"%bcontent-length: %d\r\n%b%b" % (stand, len(content), lines, label), content
 
     def plain(self, scope: Scope) -> Headers | None:
         """The headers of an ordinary `POST /decide`: none of them twice, and of each that counts the usual value."""
@@ -109,16 +114,24 @@ class HotPath:
             return None
         return headers
 
-    def answer(self, headers: Headers, body: bytes) -> bytes | None:
-        """None where a careful look is needed: at what is no question, and at what fails, so that it is told."""
+    def answer(self, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
+        """The headers that say how limits stand, and the content.
+
+        None where a careful look is needed: at what is no question, and at what fails, so that it is told.
+        """
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= LARGEST_BODY else None
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
         try:
-            return codec.write(self.engine.decide(question))
+            decision = self.engine.decide(question)
+            return limits_of(decision) if decision.standings else (), codec.write(decision)
         except Exception:
             return None
+
+
+def limits_of(decision: Decision) -> Lines:
+    return tuple((name.encode(), value.encode()) for name, value in rate_headers(decision))
 
 
 def headers_of(asked: Headers, content: bytes) -> list[tuple[bytes, bytes]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import msgspec
@@ -112,9 +112,9 @@ def encoded(content: object, form: Form) -> bytes:
             return msgspec.msgpack.encode(content)
 
 
-def answer(http: Request, content: Mapping[str, object]) -> Response:
+def answer(http: Request, content: Mapping[str, object], headers: Iterable[tuple[str, str]] = ()) -> Response:
     form = form_of_answer(http.headers)
-    return Response(encoded(content, form), media_type=form.value[0])
+    return Response(encoded(content, form), headers=dict(headers), media_type=form.value[0])
 
 
 def problem_answer(http: Request, problem: Problem) -> Response:

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.semantics.lines import Mark
 from policyengine.server.deciding import MOST_ITEMS, Semantics
+from policyengine.server.limit_fields import limit_headers
 from policyengine.server.media import PROBLEM_TYPES, Form
 
 Free = dict[str, Any]
@@ -385,9 +386,11 @@ def request_body(model: type[BaseModel], examples: Free) -> Free:
     return {"requestBody": {"required": True, "content": content(model, examples)}}
 
 
-def responses(model: type[BaseModel], example: Free) -> dict[int | str, Free]:
+def responses(model: type[BaseModel], example: Free, *, limited: bool = False) -> dict[int | str, Free]:
+    found: Free = {"description": "An answer was found; deny is one too."}
+    found |= {"headers": limit_headers()} if limited else {}
     return {
-        200: {"description": "An answer was found; deny is one too.", "content": content(model, {"answer": example})},
+        200: {**found, "content": content(model, {"answer": example})},
         400: problem("The question is malformed.", BAD_MEMBER),
         401: problem("No token, or a wrong one."),
         408: problem("The body did not arrive in time."),

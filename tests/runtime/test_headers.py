@@ -1,0 +1,129 @@
+"""How limits stand, as headers: the tightest of them, in structured fields, and when to come again."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Outcome, RateState
+from policyengine.runtime.headers import rate_headers, text
+
+BASE = "language 1\npackage shop\nfacts on /pay { body.tokens: number }\nanyone { may POST /pay }\n"
+STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"')
+
+
+class Shop:
+    """An engine with these limits, and a clock that stands until it is moved."""
+
+    def __init__(self, limits: str) -> None:
+        self.now = datetime(2027, 1, 4, 12, tzinfo=UTC)
+        self.engine = Engine.from_text(BASE + limits, clock=lambda: self.now)
+
+    def ask(self, times: int = 1, tokens: int = 1, **request: Any) -> dict[str, str]:
+        question = {
+            "request": {"method": "POST", "path": "/pay", "ip": "10.0.0.1", **request},
+            "body": {"tokens": tokens},
+        }
+        for _ in range(times):
+            decision = self.engine.decide(question)
+        return dict(rate_headers(decision))
+
+
+def test_without_a_limit_there_are_none() -> None:
+    assert Shop("").ask() == {}
+
+
+def test_a_rate_says_how_much_comes_back_in_how_long_and_what_is_left() -> None:
+    assert Shop('rate "calls" per request.ip { 100/1m burst 20 }').ask() == {
+        "ratelimit-policy": '"calls";q=20;w=12',
+        "ratelimit": '"calls";r=19;t=1',
+    }
+
+
+def test_the_tightest_of_all_is_told() -> None:
+    limits = 'rate "wide" per request.ip { 100/1m }\nrate "narrow" per request.ip { 3/1h }'
+    assert Shop(limits).ask()["ratelimit"] == '"narrow";r=2;t=1200'
+
+
+def test_of_two_with_the_same_share_that_with_the_longer_wait_is_told() -> None:
+    limits = 'rate "short" per request.ip { 4/1s }\nrate "long" per request.ip { 4/1h }'
+    assert Shop(limits).ask()["ratelimit"] == '"long";r=3;t=900'
+
+
+def test_a_throttle_says_when_to_come_again_in_whole_seconds_rounded_up() -> None:
+    shop = Shop('rate "calls" per request.ip { 2/5s }')
+    assert shop.ask(3) == {
+        "ratelimit-policy": '"calls";q=2;w=5',
+        "ratelimit": '"calls";r=0;t=5',
+        "retry-after": "3",
+    }
+
+
+def test_who_comes_again_when_told_is_let_through() -> None:
+    shop = Shop('rate "calls" per request.ip { 2/5s }')
+    shop.now += timedelta(seconds=int(shop.ask(3)["retry-after"]))
+    assert "retry-after" not in shop.ask()
+
+
+def test_of_several_that_stop_a_request_the_longest_wait_counts() -> None:
+    limits = 'rate "short" per request.ip { 1/1s }\nrate "long" per request.ip { 1/1h }'
+    told = Shop(limits).ask(2)
+    assert (told["retry-after"], told["ratelimit"]) == ("3600", '"long";r=0;t=3600')
+
+
+def test_what_stops_a_request_is_told_though_something_of_it_is_left() -> None:
+    limits = 'rate "dear" per request.ip on /pay { 10/1m  cost body.tokens }\nrate "other" per request.ip { 2/1m }'
+    told = Shop(limits).ask(2, tokens=6)
+    assert told["ratelimit"] == '"dear";r=4;t=36'
+
+
+def test_what_is_never_let_through_names_no_time() -> None:
+    told = Shop('rate "dear" per request.ip on /pay { 10/1m  cost body.tokens }').ask(tokens=11)
+    assert told == {"ratelimit-policy": '"dear";q=10;w=60', "ratelimit": '"dear";r=10;t=0'}
+
+
+def test_a_clamp_that_acts_is_in_the_policy_that_is_told() -> None:
+    shop = Shop('rate "calls" per request.ip { 60/1m  clamp 6/1m when request.host == "slow" }')
+    assert shop.ask(host="slow")["ratelimit-policy"] == '"calls";q=6;w=60'
+
+
+def test_a_raise_that_acts_is_in_the_policy_that_is_told() -> None:
+    shop = Shop('rate "calls" per request.ip { 60/1m  raise x2 at most 90/1m when request.host == "quick" }')
+    assert shop.ask(host="quick")["ratelimit-policy"] == '"calls";q=90;w=60'
+
+
+def test_a_budget_says_its_window() -> None:
+    told = Shop('budget "orders" per request.ip on /pay { count <= 5 within 24h }').ask()
+    assert told == {"ratelimit-policy": '"orders";q=5;w=86400', "ratelimit": '"orders";r=4;t=86400'}
+
+
+def test_what_is_under_way_at_once_is_told_as_such() -> None:
+    told = Shop('rate "slots" per request.ip { at most 2 at once for 5m }').ask()
+    assert told == {"ratelimit-policy": '"slots";q=2;qu="concurrent-requests"', "ratelimit": '"slots";r=1;t=300'}
+
+
+def test_a_state_alone_has_no_window() -> None:
+    decision = Decision.of(Outcome.ALLOW, rates=(RateState("calls", 10, 4, 1_500, 1.0),))
+    assert rate_headers(decision) == (("ratelimit-policy", '"calls";q=10'), ("ratelimit", '"calls";r=4;t=2'))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("per agent", '"per agent"'),
+        ('a "quoted" one', '"a %22quoted%22 one"'),
+        ("back\\slash", '"back%5Cslash"'),
+        ("größe", '"gr%C3%B6%C3%9Fe"'),
+        ("100%", '"100%25"'),
+        ("two\r\nlines", '"two%0D%0Alines"'),
+        ("x" * 70, f'"{"x" * 64}"'),
+        ("", '""'),
+    ],
+)
+def test_a_name_is_a_string_of_a_structured_field_whatever_it_holds(name: str, written: str) -> None:
+    assert text(name) == written
+    assert STRING.fullmatch(written)
