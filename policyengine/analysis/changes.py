@@ -113,6 +113,28 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A rate or budget that was added (`old` is None), removed (`new` is None) or changed. It widens where it provably
+    lets more through, narrows where less, is `changed` where neither is certain; `reasons` is another name alone."""
+
+    direction: Direction
+    old: Rule | None
+    new: Rule | None
+
+    @property
+    def verb(self) -> str:
+        if self.direction is Direction.REASONS:
+            return "renamed"
+        changed = {Direction.WIDENING: "looser", Direction.NARROWING: "tighter"}
+        both = self.old is not None and self.new is not None
+        return changed.get(self.direction, "changed") if both else "removed" if self.new is None else "added"
+
+    def to_dict(self) -> dict[str, Any]:
+        old, new = (None if one is None else one.to_dict() for one in (self.old, self.new))
+        return {"direction": str(self.direction), "change": self.verb, "old": old, "new": new}
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """Where sameness was not proved: `sampled` requests were tried and no further difference was found."""
 
@@ -164,6 +186,7 @@ class Diff:
     same: int
     differing: int
     log: Replayed | None = None
+    limits: tuple[LimitChange, ...] = ()
 
     @property
     def proved(self) -> bool:
@@ -173,7 +196,8 @@ class Diff:
     @property
     def widens(self) -> bool:
         """Whether a door may have opened: who is asked instead of others may say yes where those said no."""
-        found = [*(one.direction for one in self.differences), *(one.direction for one in self.flips)]
+        found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
+        found |= {one.direction for one in self.flips}
         return any(one in (Direction.WIDENING, Direction.CHANGED) for one in found)
 
     @property
@@ -182,7 +206,7 @@ class Diff:
 
     @property
     def differs(self) -> bool:
-        return bool(self.differences or self.flips)
+        return bool(self.differences or self.limits or self.flips)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -193,6 +217,7 @@ class Diff:
             "regions": {"same": self.same, "differing": self.differing, "sampled": len(self.doubts)},
             "widens": self.widens,
             "differences": [one.to_dict() for one in self.differences],
+            "limits": [one.to_dict() for one in self.limits],
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),
         }

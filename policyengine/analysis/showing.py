@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from policyengine.analysis.changes import Diff, Difference, Direction, Doubt, Replayed, Rule, Witness
+from policyengine.analysis.changes import Diff, Difference, Direction, Doubt, LimitChange, Replayed, Rule, Witness
 
 MOST_REGIONS = 6  # of one difference that are listed
 MOST_FLIPS = 5
@@ -16,7 +16,12 @@ MARKS = {Direction.WIDENING: "🔓", Direction.CHANGED: "↔️", Direction.NARR
 
 def text(diff: Diff) -> str:
     """Each difference with its regions, rules and a request that shows it; what was proved comes last."""
-    blocks = [*map(difference_text, diff.differences), *log_blocks(diff.log), *doubt_blocks(diff.doubts)]
+    blocks = [
+        *map(difference_text, diff.differences),
+        *map(limit_text, diff.limits),
+        *log_blocks(diff.log),
+        *doubt_blocks(diff.doubts),
+    ]
     return "\n\n".join([*blocks, summary(diff)]) + "\n"
 
 
@@ -29,6 +34,20 @@ def difference_text(one: Difference) -> str:
         *(f"  new: {line}" for line in verdict_lines(one.new.words, one.new.rules)),
     ]
     return "\n".join([f"{one.direction}: {one.old.words} -> {one.new.words}", *regions, *rules, *request_lines(one)])
+
+
+def limit_text(one: LimitChange) -> str:
+    return "\n".join([limit_head(one), *(f"  {line}" for line in signed(one))])
+
+
+def signed(one: LimitChange) -> list[str]:
+    return [f"{sign} {rule_text(rule)}" for sign, rule in (("-", one.old), ("+", one.new)) if rule is not None]
+
+
+def limit_head(one: LimitChange) -> str:
+    rule = one.new or one.old
+    assert rule is not None
+    return f"{one.direction}: {rule.name} is {one.verb}"
 
 
 def request_lines(one: Difference) -> Iterator[str]:
@@ -101,6 +120,8 @@ def counted(diff: Diff) -> Iterator[tuple[str, int]]:
         number = sum(one.direction is direction for one in diff.differences)
         if number:
             yield f"{direction} difference", number
+    if diff.limits:
+        yield "changed limit", len(diff.limits)
     if diff.flips:
         yield "flipped decision", len(diff.flips)
 
@@ -123,6 +144,7 @@ def markdown(diff: Diff) -> str:
     if diff.differences:
         blocks.append("\n".join(table(diff.differences)))
         blocks += [folded(number, one) for number, one in enumerate(diff.differences, 1)]
+    blocks += map(limit_block, diff.limits)
     blocks += ["\n".join(f"> {cell(line)}" for line in block.split("\n")) for block in log_blocks(diff.log)]
     if diff.doubts:
         lines = shortened((f"- {cell(doubt_text(one))}" for one in diff.doubts), MOST_DOUBTS * 4, "- ")
@@ -149,6 +171,11 @@ def folded(number: int, one: Difference) -> str:
         f"The old policy says {old}; the new one says {new}.",
     ]  # fmt: skip
     return details(f"{number}: rules, and a request that shows it", "\n".join(lines))
+
+
+def limit_block(one: LimitChange) -> str:
+    head = f"**{MARKS[one.direction]} {cell(limit_head(one))}**"
+    return "\n".join([head, "", *fenced("diff", signed(one))]).rstrip()
 
 
 def example(witness: Witness) -> str:
