@@ -63,7 +63,7 @@ class MemoryStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         with self._lock:
-            now = self._moved(now)
+            now = self._moved(now, peek=peek)
             if not self._spent.isdisjoint(effects.spends):
                 return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]
@@ -84,10 +84,13 @@ class MemoryStore:
         """The states of a plain rate: the same object for good."""
         return self._kept(meter.limited.charge).states
 
-    def _moved(self, now: int) -> int:
-        """The time by the store's own clock, which never runs back."""
-        self._clock[0] = max(self._clock[0], now * 1_000)
-        return self._clock[0] // 1_000
+    def _moved(self, now: int, *, peek: bool = False) -> int:
+        """The time by the store's own clock, which never runs back; whoever only looks, perhaps at another time, does
+        not move it."""
+        moved = max(self._clock[0], now * 1_000)
+        if not peek:
+            self._clock[0] = moved
+        return moved // 1_000
 
     def _room_for(self, new: int, moment: int) -> bool:
         """Room for so many new keys, which are counted then; False where the store is full."""

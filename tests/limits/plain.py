@@ -37,7 +37,8 @@ class PlainStore:
         return frozenset(self.spent & set(approvals))
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
-        now = self.clock = max(self.clock, now)
+        now = max(self.clock, now)
+        self.clock = self.clock if peek else now
         if self.spent & set(effects.spends):
             return None
         charges = [one.charge for one in effects.limits]
