@@ -132,6 +132,9 @@ def constructs(found: Said, effects: Effects) -> Iterator[str]:
         yield "effect spends"
     if effects.opens:
         yield "effect opens"
+    yield from {f"effect {type(one.charge).__name__.lower()}s" for one in effects.limits}
+    if effects.denied:
+        yield "effect counts a denial"
 
 
 FAMILIES = (
@@ -204,8 +207,7 @@ class Pair:
             self._same(asking, "quick", (lenient, Effects()), (said(quick), effects))
         if isinstance(expected, Said) and (effects != Effects() or self.random.random() < CAREFUL):
             decision, done = self.tested.careful(read(question), before)
-            plain = expected._replace(obligations=decision.obligations)  # `consume` is the engine's
-            self._same(asking, "careful", (plain, effects), (said(decision), done))
+            self._same(asking, "careful", (self.specified.unsettled, effects), (said(decision), done))
         self.tally.count(expected, quick, effects)
         return expected
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tests.generate import vocabulary as v
 from tests.generate.expressions import Writer, atoms_at
+from tests.generate.limits import limits
 
 ABOUT_AGENTS = frozenset({"agent", "time", "context"})
 ABOUT_USERS_SERVED = ABOUT_AGENTS | {"user"}
@@ -118,6 +119,7 @@ def _gateway(random: Random) -> Iterable[str]:
         place, groups = random.choice([one for one in sorted(PLACES.items()) if "except" in one[0] or number])
         on = f" on {place}" if place else ""
         yield _block(f'guard "p{number}"{on}', [f"{_act(random, groups)} {_plain_condition(random, groups)}"])
+    yield from limits(random, PLACES, plain=True)
 
 
 ACTS = (
@@ -167,6 +169,7 @@ def _app(random: Random) -> Iterable[str]:
     yield from (_anyone(random) for _ in range(random.choice([0, 0, 1, 2])))
     yield from (_delegation(random) for _ in range(random.choice([0, 0, 1])))
     yield from (_guard(random, f"g{number}") for number in range(random.choice([0, 1, 2, 3, 4])))
+    yield from limits(random, PLACES)
 
 
 def _common(random: Random) -> Iterable[str]:

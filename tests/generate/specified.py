@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import NamedTuple
 
 from policyengine.directory.entities import Directory
@@ -21,11 +22,15 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics import reference
+from policyengine.stores.memory import MemoryStore
 
 CONSUME = Obligation("consume", (), rule="approval", at="")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NUMBERS = count()
 
 
 class Said(NamedTuple):
@@ -60,28 +65,42 @@ def read(question: object) -> Request:
             raise RequestError("", f"a question is a mapping or JSON, not {type(question).__name__}")
 
 
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
 @dataclass(slots=True)
 class Specified:
-    """`effects` are those of the last answer, spent or not."""
+    """`effects` are those of the last answer, spent or not, and `unsettled` is what it said before its limits did."""
 
     kernel: k.Kernel
     directory: Directory
     spent: set[str] = field(default_factory=set)
     effects: Effects = field(default_factory=Effects)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    unsettled: Said | None = None
 
     @property
     def snapshot(self) -> Snapshot:
         return Snapshot(self.directory, frozenset(self.spent))
 
-    def answer(self, request: Request, now: datetime) -> Said:
-        decision, self.effects = reference.decide(self.kernel, request, self.snapshot, request.options.at or now)
+    def answer(self, request: Request, now: datetime, *, peek: bool) -> Said:
+        at = request.options.at or now
+        decision, self.effects = reference.decide(self.kernel, request, self.snapshot, at)
+        self.unsettled = said(decision)
+        if self.effects.limits or self.effects.opens:
+            stood = self.store.commit(replace(self.effects, spends=()), f"{next(NUMBERS)}", micros(at), peek=peek)
+            assert stood is not None
+            decision = settled(decision, self.effects.limits, stood.standings)
         return said(decision)
 
     def evaluate(self, question: object, now: datetime) -> Said:
         """Nothing is spent, so an allow that would spend bears the obligation `consume`."""
-        found = self.answer(read(question), now)
-        more = (CONSUME,) if self.effects.spends else ()
-        return found._replace(obligations=(*found.obligations, *more))
+        found = self.answer(read(question), now, peek=True)
+        if found.outcome is not Outcome.ALLOW or not (self.effects.spends or self.effects.limits):
+            return found
+        rule = CONSUME.rule if self.effects.spends else self.effects.limits[0].name
+        return found._replace(obligations=(*found.obligations, Obligation("consume", (), rule, at="")))
 
     def decide(self, question: object, now: datetime) -> Said:
         """What is spent stays so. Raises RequestError also for a question that would spend at another time."""
@@ -90,6 +109,7 @@ class Specified:
             return self.evaluate(request, now)
         if request.options.at is not None:
             raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
-        found = self.answer(request, now)
-        self.spent.update(self.effects.spends)
+        found = self.answer(request, now, peek=False)
+        if found.outcome is Outcome.ALLOW:
+            self.spent.update(self.effects.spends)
         return found
