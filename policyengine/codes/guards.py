@@ -112,9 +112,17 @@ CODES: tuple[Code, ...] = (
         _FINE,
     ),
     Code(
+        "E515",
+        "a cluster in a guard",
+        "Keys that move in lock-step share the count of a rate. What one of them does must not deny or confirm "
+        "anything for the others, so `cluster` is known in rates and budgets alone.",
+        "",
+        "",
+    ),
+    Code(
         "W521",
-        "a guard where no door opens",
-        "Nothing is opened at this place, so the guard never matters. More often than not the place is misspelled.",
+        "a guard or limit where no door opens",
+        "Nothing is opened at this place, so the rule never matters. More often than not the place is misspelled.",
         _guard(f"deny {_LARGE}", _TEAM.replace("/pay", "/play")),
         _FINE,
         name="guard-without-door",

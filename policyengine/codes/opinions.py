@@ -167,6 +167,27 @@ CODES: tuple[Code, ...] = (
         opinion=True,
     ),
     Code(
+        "W555",
+        "a limit by what the caller chooses",
+        "Each value of a key has a count of its own. Facts of `body`, `args`, `context` and `request` come with the "
+        "request, so whoever sends another value begins anew, and the limit holds nobody back. `request.ip` is not "
+        "meant: an address is not for the sender to choose.",
+        'rate "calls" per request.host { 100/1m }\n' + _DOOR,
+        'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
+        name="callers-key",
+        opinion=True,
+    ),
+    Code(
+        "W556",
+        "a limit that is gone while the store is down",
+        "`on store failure allow` lets everything through as long as the store cannot be asked, and whoever can bring "
+        "it down has no limit. `local` goes on counting in each process; without the line such requests are denied.",
+        'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
+        'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
+        name="open-on-failure",
+        opinion=True,
+    ),
+    Code(
         "W652",
         "the same test again",
         "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "

@@ -8,7 +8,7 @@ from enum import Enum
 
 from policyengine.codes import CODES, Code
 from policyengine.diagnostics import Diagnostic, in_order
-from policyengine.semantics import binders, examples, lints, logic, text
+from policyengine.semantics import binders, examples, lints, logic, logic_limits, text
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
@@ -152,9 +152,11 @@ def findings(
 ) -> Iterator[Diagnostic]:
     if sought.depth is Depth.ERRORS:
         yield from logic.mistakes(kernel)
+        yield from logic_limits.mistakes(kernel)
         yield from lints.mistakes(kernel, modules)
         return
     yield from logic.findings(kernel)
+    yield from logic_limits.findings(kernel)
     yield from lints.findings(kernel, modules)
     if sought.depth is Depth.OPINIONS:
         yield from lints.opinions(kernel, modules, shown.cases, sought.optional)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -53,21 +53,35 @@ def guard(declared: ast.GuardDecl, package: str, draft: Draft) -> k.Guard | None
     if place is None:
         return None
     context = draft.context(package, draft.places.here(place))
-    effects = (effect(item, context) for item in declared.items)
-    return k.Guard(name.value, package, place, tuple(one for one in effects if one is not None), span=head)
+    effects = tuple(one for item in declared.items if (one := effect(item, context)) is not None)
+    check_clusters(effects, context)
+    return k.Guard(name.value, package, place, effects, span=head)
+
+
+def check_clusters(effects: Iterable[k.Effect], context: Context) -> None:
+    """Whoever shares a cluster with others must not be denied for it: it only says whose count a rate goes by."""
+    for condition in (one.condition for one in effects if one.condition is not None):
+        for part in k.walk(condition):
+            if isinstance(part, k.Fact) and part.path[0] == "cluster":
+                message = f"`{'.'.join(part.path)}` counts in rates and budgets alone"
+                context.report("E515", message, part.span, 'write a rate: `rate "…" per cluster.id { … }`')
 
 
 def check_reach(draft: Draft, opened: PatternIndex[bool]) -> None:
-    """A guard where no door opens guards nothing: more often a misspelled path than a wish."""
-    for package, declared in draft.declared(ast.GuardDecl):
-        place = declared.place
-        outside = draft.places.patterns(place.excepts, package) if place else None
-        for target in place.targets if place and outside is not None else ():
-            patterns = draft.places.target(target, package) or ()
-            kept = [pattern for pattern in patterns if not any(covers(hole, pattern) for hole in outside or ())]
-            if kept and not any(any(opened.overlapping(pattern)) for pattern in kept):
-                message = f"no door opens anything at `{words(target.span)}`"
-                draft.report("W521", message, target.span, "check how it is spelled; nothing has to be guarded here")
+    """A guard or limit where no door opens is for nothing: more often a misspelled path than a wish."""
+    for kind, done in ((ast.GuardDecl, "guarded"), (ast.RateDecl, "limited"), (ast.BudgetDecl, "limited")):
+        for package, declared in draft.declared(kind):
+            check_place(declared.place, done, package, draft, opened)  # type: ignore[attr-defined]  # all have one
+
+
+def check_place(place: ast.Place | None, done: str, package: str, draft: Draft, opened: PatternIndex[bool]) -> None:
+    outside = draft.places.patterns(place.excepts, package) if place else None
+    for target in place.targets if place and outside is not None else ():
+        patterns = draft.places.target(target, package) or ()
+        kept = [pattern for pattern in patterns if not any(covers(hole, pattern) for hole in outside or ())]
+        if kept and not any(any(opened.overlapping(pattern)) for pattern in kept):
+            message = f"no door opens anything at `{words(target.span)}`"
+            draft.report("W521", message, target.span, f"check how it is spelled; nothing has to be {done} here")
 
 
 # ── Items ─────────────────────────────────────────────────────────────────────────────────────

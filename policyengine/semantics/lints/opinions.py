@@ -11,6 +11,7 @@ from policyengine.semantics.lints.credentials import long_lived, static_keys
 from policyengine.semantics.lints.defaults import defaults_that_decide
 from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, wide_grants
 from policyengine.semantics.lints.handing_on import no_depth, open_delegations
+from policyengine.semantics.lints.limits import chosen_keys, open_failures
 from policyengine.semantics.lints.look_alikes import look_alikes
 from policyengine.semantics.lints.shown import repeated, untested
 from policyengine.semantics.lints.told import open_confirms, without_message
@@ -46,6 +47,8 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     without_message,
     open_confirms,
     defaults_that_decide,
+    chosen_keys,
+    open_failures,
 )
 ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
     uncarried_scopes,

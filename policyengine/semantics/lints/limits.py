@@ -1,0 +1,34 @@
+"""Rates and budgets that hold less than they seem to: by a count that the caller chooses, or while the store is up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.semantics import kernel as k
+from policyengine.semantics.lints.defaults import FROM_THE_CALLER
+
+NOT_CHOSEN = ("request", "ip")  # the address that a connection comes from is not for its sender to choose
+
+
+def chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Whoever gives another value has a fresh count."""
+    for limit in kernel.limits:
+        if all(map(is_chosen, limit.keys)):
+            names = ", ".join(f"`{' '.join(key.span.text.split())}`" for key in limit.keys)
+            message = f"the caller chooses by whose count `{limit.name}` goes: it is keyed by {names} alone"
+            yield Diagnostic("W555", message, limit.keys[0].span, "add who asks: `per (agent.id, …)`")
+
+
+def is_chosen(key: k.Expr) -> bool:
+    while isinstance(key, k.Attribute | k.Member):
+        key = key.base
+    return isinstance(key, k.Fact) and key.path[0] in FROM_THE_CALLER and key.path != NOT_CHOSEN
+
+
+def open_failures(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for limit in kernel.limits:
+        if limit.failing == "allow":
+            message = f"`{limit.name}` limits nothing while the store is down"
+            hint = "take `on store failure local`, which goes on counting in each process, or leave it out"
+            yield Diagnostic("W556", message, limit.span, hint)
