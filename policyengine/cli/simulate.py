@@ -161,7 +161,8 @@ def _traced(plays: Plays, name: str, width: int | None) -> Played:
     if not series.events:
         raise CommandError("request", f"no request in {called(name)}", facts=(("file", name),))
     left = f"; {trace.left_out:,} lines left out: they spent nothing, or are no decisions" if trace.left_out else ""
-    words = (f"the {series.events:,} requests of {called(name)}{left}",)
+    many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
+    words = (f"{many} of {called(name)}{left}",)
     return plays.played(series, words, {"trace": name, "left_out": trace.left_out})
 
 

@@ -12,7 +12,7 @@ from policyengine.simulation.text import fold, line_of
 from policyengine.simulation.told import Limit, Played, outcomes
 
 WIDTH, LEFT, RIGHT = 720, 56, 12
-TOP, BARS, GAP, LEVEL, BOTTOM = 46, 110, 12, 44, 24
+TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26
 MOST_COLUMNS = 240
 TICKS = 6
 STYLE = """
@@ -119,8 +119,8 @@ def described(every: Sequence[Panel]) -> str:
 
 
 def body(played: Played, panel: Panel) -> str:
-    title = f'<text class="title" x="{LEFT}" y="18">{text(clipped(panel.title))}</text>'
-    told = f'<text class="dim" x="{LEFT}" y="37">{text(clipped(panel.told))}</text>'
+    title = f'<text class="title" x="{LEFT}" y="20">{text(clipped(panel.title))}</text>'
+    told = f'<text class="dim" x="{LEFT}" y="46">{text(clipped(panel.told))}</text>'
     if not panel.counts:
         return title + told
     most = max(map(sum, zip(*(counts for _, counts in panel.counts), strict=True)), default=0)

@@ -82,7 +82,7 @@ class Played:
     @property
     def title(self) -> str:
         total = self.total
-        return f"{total.events:,} requests: " + ", ".join(
+        return f"{total.events:,} request{'' if total.events == 1 else 's'}: " + ", ".join(
             f"{count:,} {name}" for name, count in outcomes(total) if count
         )
 
