@@ -104,7 +104,7 @@ def fold(slots: Sequence[Each], columns: int) -> list[Sequence[Each]]:
 def bars(counts: Sequence[int], most: int, blocks: str) -> str:
     """The lowest block is for at least one; none at all is a space."""
     top = len(blocks)
-    return "".join(" " if not count else blocks[min(top - 1, count * top // (most + 1))] for count in counts)
+    return "".join(" " if not count else blocks[-(-count * top // most) - 1] for count in counts)
 
 
 def levels(shares: Sequence[float | None], blocks: str) -> str:
