@@ -8,6 +8,7 @@ from typing import Any
 
 WHO = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
 
+MOST_MADE = 100_000  # questions that are kept; more callers than that have theirs made again
 # The roots of a question that callers may differ by.
 ROOTS = ("agent", "user", "request", "tool", "resource", "task", "body", "args", "context", "credential")
 
@@ -38,12 +39,13 @@ class Callers:
         raise NobodyElse
 
     def question(self, turn: int, caller: int) -> dict[str, Any]:
-        """Which one comes in its turn, in the name of that caller. Made once."""
+        """Which one comes in its turn, in the name of that caller."""
         found = self.made.get((turn, caller))
         if found is None:
             asked = self.questions[turn]
             found = dict(asked) if self.vary is None else varied(asked, self.vary, caller)
-            self.made[turn, caller] = found
+            if len(self.made) < MOST_MADE:
+                self.made[turn, caller] = found
         return found
 
 
