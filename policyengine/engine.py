@@ -79,6 +79,14 @@ def microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
+def counting(clock: Clock) -> Callable[[], int]:
+    """The clock in nanoseconds since 1970. One that counts so itself, by `nanoseconds`, is spared a datetime."""
+    if clock is utc_now:
+        return time_ns
+    own: Callable[[], int] | None = getattr(clock, "nanoseconds", None)
+    return own or (lambda: nanoseconds(clock()))
+
+
 class Made(NamedTuple):
     """A decision and what it depended on: the clock, and which of its approvals were spent before."""
 
@@ -114,7 +122,7 @@ class Engine:
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
         self._store = MemoryStore()
-        now = time_ns if clock is utc_now else lambda: nanoseconds(self._clock())
+        now = counting(clock)
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=self._store.taking)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         self._quick, self._peeking = self._evaluator.charging(self._charged).__call__, self._evaluator.quick.__call__

@@ -27,6 +27,7 @@ from policyengine.cli import (
     record,
     repl,
     serve,
+    simulate,
     test,
     why,
 )
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "decide": decide.decide,
     "explain": explain.explain,
     "diff": diff.diff,
+    "simulate": simulate.simulate,
     "graph": graph.graph,
     "explain-code": explain_code.explain_code,
     "serve": serve.serve,

@@ -15,7 +15,7 @@ from policyengine.cli.terminal import Screen, busy, printable
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
-    from policyengine.engine import Engine
+    from policyengine.engine import Clock, Engine
 
 MOST_DOUBTS = 5
 BUNDLE = ".policybundle"
@@ -26,19 +26,21 @@ def load_engine(
     entities: Path | None,
     trusted: Sequence[Path] | None = None,
     log: DecisionLog | None = None,
+    clock: Clock | None = None,
 ) -> Engine:
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it."""
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
-    from policyengine.engine import Engine
+    from policyengine.engine import Engine, utc_now
 
+    clock = clock or utc_now
     bundle = _bundle_of(paths, trusted)
     try:
         with busy("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, log=log)
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log)
             else:
-                engine = Engine.load(*paths, entities=entities, log=log)
+                engine = Engine.load(*paths, entities=entities, clock=clock, log=log)
     except PolicyError as error:
         raise policy_error(error) from None
     except EntitiesError as error:

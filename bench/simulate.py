@@ -1,0 +1,73 @@
+"""`simulate`: how many requests a second of virtual traffic are played, decided and counted, on one core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.report import Section, Target
+from bench.testing import quickest
+from bench.trial import number
+from policyengine.engine import Engine
+from policyengine.simulation import WORKFLOWS, Callers, Plan, Series, VirtualClock, play, traffic_of
+
+EVENTS = 200_000
+START = 1_798_761_600_000_000  # the beginning of 2027, in microseconds
+SECOND = 1_000_000
+LEAST = 150_000  # events a second, of one static rate
+POLICY = """language 1
+anyone { may GET /search }
+rate "searches" per agent.id on GET /search { PACE }
+"""
+THREE = """rate "everybody" per request.host on GET /search { 1000000/1m }
+rate "days" per agent.id on GET /search { 900000/1d }
+"""
+QUESTION = {"request": {"method": "GET", "path": "/search", "host": "api"}, "agent": {"id": "worker"}}
+Say = Callable[[str], None]
+# What is played: the policy, the workflow, how many callers.
+PLAYED: dict[str, tuple[str, str, int]] = {
+    "no limit": (POLICY.rpartition("rate")[0], "steady", 1),
+    "one static rate, all admitted": (POLICY.replace("PACE", "100000/1m"), "steady", 1),
+    "one static rate, 1,000 callers by chance": (POLICY.replace("PACE", "100000/1m"), "many", 1_000),
+    "one static rate, nine of ten throttled": (POLICY.replace("PACE", "600/1m"), "steady", 1),
+    "three static rates, all admitted": (POLICY.replace("PACE", "100000/1m") + THREE, "steady", 1),
+}
+
+
+def once(text: str, workflow: str, callers: int) -> int:
+    """A hundred requests a second; how many came."""
+    clock = VirtualClock(START)
+    engine = Engine.from_text(text, clock=clock)
+    plan = Plan(START, EVENTS * SECOND // 100, 100, callers)
+    assert workflow in WORKFLOWS
+    series = Series(START)
+    play(engine, clock, traffic_of(workflow, plan, Callers((QUESTION,), "agent.id" if callers > 1 else None)), series)
+    assert not series.failures
+    return series.events
+
+
+def measured(say: Say) -> list[dict[str, Any]]:
+    found = []
+    for what, (text, workflow, callers) in PLAYED.items():
+        say(f"simulate: {what}")
+        seconds, events = quickest(lambda: once(text, workflow, callers))  # noqa: B023 - called at once
+        found.append({"what": what, "events": events, "seconds": seconds, "per_second": events / seconds})
+    return found
+
+
+def section(data: list[dict[str, Any]]) -> Section:
+    return Section(
+        name="simulate",
+        title="Traffic played under a virtual clock, on one core",
+        columns=("what", "requests", "seconds", "requests/s"),
+        rows=tuple(
+            (one["what"], f"{one['events']:,}", number(one["seconds"]), f"{one['per_second']:,.0f}") for one in data
+        ),
+        data=tuple(data),
+        targets=(Target("one static rate", LEAST, round(data[1]["per_second"]), "/s", at_least=True),),
+        notes=("The quickest of three, with loading the policy; made, decided, spent and counted.",),
+    )
+
+
+def run(say: Say) -> Section:
+    return section(measured(say))

@@ -1,0 +1,74 @@
+"""One question, asked by many: each caller asks it in a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+WHO = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
+
+MOST_MADE = 100_000  # questions that are kept; more callers than that have theirs made again
+# The roots of a question that callers may differ by.
+ROOTS = ("agent", "user", "request", "tool", "resource", "task", "body", "args", "context", "credential")
+
+Asked = Callable[[Mapping[str, Any]], bool]
+
+
+class NobodyElse(Exception):
+    """The policy lets no other caller pass than the one of the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """What they ask, and the fact (`agent.id`) by which one differs from another; the first asks as it stands."""
+
+    questions: tuple[Mapping[str, Any], ...]
+    vary: str | None = None
+    made: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, questions: Sequence[Mapping[str, Any]], many: int, vary: str | None, passes: Asked) -> Callers:
+        """By `vary`, or by the first name under which a second caller passes. Raises NobodyElse."""
+        known = tuple(questions)
+        if many == 1 or vary is not None:
+            return cls(known, vary if many > 1 else None)
+        for fact in WHO:
+            if all(has(one, fact) and passes(varied(one, fact, 1)) for one in known):
+                return cls(known, fact)
+        raise NobodyElse
+
+    def question(self, turn: int, caller: int) -> dict[str, Any]:
+        """Which one comes in its turn, in the name of that caller."""
+        found = self.made.get((turn, caller))
+        if found is None:
+            asked = self.questions[turn]
+            found = dict(asked) if self.vary is None else varied(asked, self.vary, caller)
+            if len(self.made) < MOST_MADE:
+                self.made[turn, caller] = found
+        return found
+
+
+def has(question: Mapping[str, Any], fact: str) -> bool:
+    root, _, name = fact.partition(".")
+    members = question.get(root)
+    return isinstance(members, Mapping) and isinstance(members.get(name), str)
+
+
+def varied(question: Mapping[str, Any], fact: str, caller: int) -> dict[str, Any]:
+    """The question with another name there: `worker`, `worker-2`, `worker-3` …; a number is counted on from."""
+    root, *path = fact.split(".")
+    return {**question, root: _put(question.get(root), path, caller)}
+
+
+def _put(members: object, path: Sequence[str], caller: int) -> object:
+    if path:
+        known = members if isinstance(members, Mapping) else {}
+        return {**known, path[0]: _put(known.get(path[0]), path[1:], caller)}
+    match members:
+        case bool() | None:
+            return f"{caller + 1}"
+        case int():
+            return members + caller
+        case _:
+            return members if caller == 0 else f"{members}-{caller + 1}"

@@ -1,0 +1,28 @@
+"""Times as whole numbers, microseconds since 1970, and back to words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+DAY = 86_400_000_000
+
+
+def microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND
+
+
+def instant(at: int) -> datetime:
+    return EPOCH + at * MICROSECOND
+
+
+def stamp(at: int) -> str:
+    """As programs read it: RFC 3339, in UTC."""
+    return instant(at).isoformat().replace("+00:00", "Z")
+
+
+def words(at: int) -> str:
+    """As people read it."""
+    moment = instant(at)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment.second or moment.microsecond else f"{moment:%Y-%m-%d %H:%M} UTC"

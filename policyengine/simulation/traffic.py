@@ -1,0 +1,158 @@
+"""A file of requests to events in the order of their time, read as they are played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from policyengine.audit.records import read_records
+from policyengine.audit.writing import BEGINNING as OF_A_LOG
+from policyengine.runtime import wire
+from policyengine.runtime.literals import parse_time
+from policyengine.runtime.quick import json_question
+from policyengine.runtime.request import Request, RequestError, read_request
+from policyengine.runtime.values import Invalid
+from policyengine.simulation.instants import microseconds
+
+Question: TypeAlias = dict[str, Any] | Request
+
+SECOND = 1_000_000
+FAR = 10 * 366 * 86_400  # seconds after the start; what is later counts from somewhere else
+LATEST = 8_000 * 366 * 86_400  # where calendars end
+
+
+class Event(NamedTuple):
+    """A request, when it comes (microseconds since 1970), and the line it stands on (0: on none)."""
+
+    at: int
+    question: Question
+    line: int = 0
+
+
+class TrafficError(Exception):
+    """A line cannot be played: which one, which member of it, why, and what to do."""
+
+    def __init__(self, line: int, message: str, hint: str | None = None, member: str = "") -> None:
+        super().__init__(message)
+        self.line, self.message, self.hint, self.member = line, message, hint, member
+
+
+@dataclass(slots=True)
+class Trace:
+    """Requests on lines, each with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
+
+    A decision log is a trace, too: what was decided and spent then is asked again. Its processes write a little out of
+    order, so there a time that runs back counts as that of the line before. `far` lets seconds be any number.
+    """
+
+    start: int
+    far: bool = False
+    left_out: int = 0  # lines of a log that spent nothing then, or hold no decision
+
+    def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[Event]:
+        """Raises TrafficError. A log is read from its `path`, as its directories stand there."""
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        first = next(numbered, None)
+        if first is None:
+            return
+        if path is not None and first[1].startswith(OF_A_LOG):
+            yield from self._of_a_log(path)
+        else:
+            yield from self._in_order(chain([first], numbered))
+
+    def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Event]:
+        before = None
+        for number, line in lines:
+            event = self._event(number, line)
+            if before is not None and event.at < before:
+                raise TrafficError(number, "it comes before the line above", "sort the trace by `at`", "at")
+            before = event.at
+            yield event
+
+    def _event(self, number: int, line: bytes) -> Event:
+        question, plain = tree_of(number, line)
+        if "at" not in question:
+            raise TrafficError(number, "when does it come?", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at")
+        at = self._moment(number, question.pop("at"))
+        return Event(at, question if plain else read(question, number), number)
+
+    def _moment(self, number: int, at: object) -> int:
+        if isinstance(at, str) and (moment := parse_time(at)) is not None:
+            return microseconds(moment)
+        if isinstance(at, str | bool) or not isinstance(at, int | float | Decimal):
+            hint = "write a time with its zone, `2027-01-01T09:00:00Z`, or seconds after the start as a number"
+            raise TrafficError(number, f"{said(at)} is no time", hint, "at")
+        if at < 0:
+            raise TrafficError(number, f"{at} seconds are before the start", "`--start` says when that is", "at")
+        if at > (LATEST if self.far else FAR):
+            epoch = None if self.far else "seconds since 1970 want `--start 1970-01-01T00:00:00Z`"
+            raise TrafficError(number, f"{at} seconds are far after the start", epoch, "at")
+        return self.start + int(at * SECOND)
+
+    def _of_a_log(self, path: Path) -> Iterator[Event]:
+        before = 0
+        for record in read_records(path, self._leave_out):
+            if record.call != "decide" or asks_only(record.request):
+                self.left_out += 1
+                continue
+            before = max(before, microseconds(record.time))
+            yield Event(before, spending(record.request), record.line)
+
+    def _leave_out(self, message: str) -> None:
+        self.left_out += 1
+
+
+def tree_of(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
+    """What the line holds; whether it is plain, so that it may be decided as it is. Raises TrafficError."""
+    if (quick := json_question(line)) is not None:
+        return quick, True
+    try:
+        tree = wire.from_json(line.strip())
+    except wire.WireError as error:
+        raise TrafficError(number, str(error).replace(" at line 1, column", " at column")) from None
+    if not isinstance(tree, dict):
+        raise TrafficError(
+            number, "a request is an object", "each line is one request, as `policyengine decide` reads it"
+        )
+    return tree, False
+
+
+def read(question: Mapping[str, object], line: int) -> Request:
+    try:
+        return read_request(question)
+    except RequestError as error:
+        raise TrafficError(line, error.message, error.hint, error.member) from None
+
+
+def said(at: object) -> str:
+    match at:
+        case str():
+            return f"`{at[:60]}`"
+        case Invalid(why):
+            return why
+        case _:
+            return "that"
+
+
+def asks_only(question: Mapping[str, object]) -> bool:
+    options = question.get("options")
+    return isinstance(options, Mapping) and options.get("consume") is False
+
+
+def spending(question: Mapping[str, object]) -> dict[str, Any]:
+    """The question as one that is decided now and spends: that is what is played."""
+    options = question.get("options")
+    if not isinstance(options, Mapping) or options.keys().isdisjoint(("consume", "at")):
+        return dict(question)
+    kept = {name: value for name, value in options.items() if name not in ("consume", "at")}
+    return {**question, "options": kept}
+
+
+def moment_of(text: str) -> datetime | None:
+    """A time with its zone, or a day, which begins in UTC."""
+    return parse_time(text) or parse_time(f"{text}T00:00:00Z")

@@ -1,0 +1,165 @@
+"""`policyengine simulate`: traffic against rates and budgets, and how that ends."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from policyengine.simulation import WORKFLOWS
+from tests.simulation.playing import MAIL, POLICY, SEARCH
+
+TESTS = """
+test "a worker searches" {
+  given agent "worker" from acme
+  given credential { kind: jwt, lifetime: 10m }
+  GET /search    => allow
+  DELETE /search => deny by default
+}
+"""
+
+
+@pytest.fixture
+def policy(run, tmp_path):
+    (tmp_path / "calls.policy").write_text(POLICY + TESTS)
+    (tmp_path / "search.json").write_text(json.dumps(SEARCH))
+    return "calls.policy"
+
+
+def lines(path, *several):
+    path.write_text("".join(json.dumps(one) + "\n" for one in several))
+    return path.name
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_each_workflow_plays_what_the_tests_of_the_policy_ask(run, policy, name):
+    ended = run("simulate", policy, "--workflow", name, "--for", "10m", "--rate", "5/s", "--format", "json")
+    assert ended.code == 0
+    assert ended.err == ""
+    assert ended.json["played"]["workflow"] == name
+    assert ended.json["events"] > 0
+    assert ended.json["outcomes"]["deny"] == 0
+    assert ended.json["limits"][-1]["rule"] == "searches"
+    assert ended.json["limits"][-1]["asked"] == ended.json["events"]
+
+
+def test_the_text_says_what_was_played_and_what_came_of_it(run, policy):
+    ended = run("simulate", policy, "--workflow", "steady", "--rate", "2/s", "--for", "1m")
+    assert ended.code == 0
+    assert "steady: one after the other, evenly; 2/s for 1m, one caller, seed 0" in ended.out
+    assert "asked: the request of the policy's tests that is allowed" in ended.out
+    assert 'rate "searches": 60/1m burst 5' in ended.out
+
+
+def test_callers_differ_by_what_is_said(run, policy):
+    ended = run("simulate", policy, "--workflow", "lockstep", "--callers", 4, "--rate", "4/s", "--for", "1m")
+    assert "4 callers, who differ by `agent.id`" in ended.out
+
+
+def test_a_request_of_a_file_is_played(run, policy, tmp_path):
+    lines(tmp_path / "two.jsonl", {**SEARCH, "options": {"consume": False}}, MAIL)
+    ended = run("simulate", policy, "--workflow", "steady", "-r", "two.jsonl", "--for", "1m", "--format", "json")
+    found = {one["rule"]: one for one in ended.json["limits"]}
+    assert (found["mail"]["asked"], found["mail"]["throttled"]) == (30, 27)
+    assert (found["searches"]["asked"], found["searches"]["remaining"]) == (30, 4)
+
+
+def test_a_trace_is_played(run, policy, tmp_path):
+    name = lines(tmp_path / "trace.jsonl", *({"at": second / 10, **SEARCH} for second in range(100)))
+    ended = run("simulate", policy, "--trace", name, "--format", "json", "--start", "2027-01-01", "--every", "5s")
+    assert ended.json["outcomes"] == {"allow": 14, "confirm": 0, "throttle": 86, "deny": 0}
+    assert [one["at"] for one in ended.json["series"]] == ["2027-01-01T00:00:00Z", "2027-01-01T00:00:05Z"]
+    assert ended.json["callers"] == [{"agent": "worker", "issuer": "acme", "user": None, "throttled": 86}]
+
+
+def test_a_trace_may_come_from_stdin(run, policy):
+    ended = run("simulate", policy, "--trace", "-", stdin=json.dumps({"at": 0, **SEARCH}).encode())
+    assert ended.code == 0
+    assert ended.out.startswith("1 request of ")
+
+
+def test_the_tests_of_a_policy_bring_their_directory(run, project):
+    ended = run("simulate", project, "--workflow", "steady", "--for", "1m", "--format", "json")
+    assert ended.json["outcomes"]["allow"] == 60
+
+
+@pytest.mark.parametrize("name", ["chart.svg", "chart.html", "chart.json", "chart.txt"])
+def test_a_file_is_of_the_kind_that_its_name_says(run, policy, tmp_path, name):
+    ended = run("simulate", policy, "--workflow", "steady", "--for", "1m", "-o", name)
+    assert (ended.code, ended.out) == (0, "")
+    text = (tmp_path / name).read_text()
+    match name.rpartition(".")[2]:
+        case "svg":
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+        case "html":
+            assert text.startswith("<!doctype html>")
+        case "json":
+            assert json.loads(text)["events"] == 60
+        case _:
+            assert text.startswith("steady: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "one of `--trace` and `--workflow` says what is played"),
+        (["--workflow", "steady", "--trace", "x"], "one of `--trace` and `--workflow` says what is played"),
+        (["--workflow", "steady", "--rate", "fast"], "`--rate fast` is no rate"),
+        (["--workflow", "steady", "--rate", "0/s"], "`--rate 0/s` is no rate"),
+        (["--workflow", "steady", "--for", "long"], "`--for long` is no time"),
+        (["--workflow", "steady", "--for", "0s"], "`--for 0s` is no time"),
+        (["--workflow", "steady", "--start", "now"], "`--start now` is no time"),
+        (["--workflow", "steady", "--every", "1ms"], "`--every` is too short for so long a time"),
+        (["--workflow", "steady", "--rate", "1000000/s"], "that would be 3,600,000,000 requests"),
+        (["--workflow", "many", "--vary", "nobody"], "`--vary nobody`: callers cannot differ by that"),
+    ],
+)
+def test_wrong_usage_ends_with_2(run, policy, options, message):
+    ended = run("simulate", policy, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"at": 0, "usr": {}}', "`trace.jsonl:1` at `usr`: unknown member `usr`"),
+        ('{"at": "noon"}', "`trace.jsonl:1` at `at`: `noon` is no time"),
+        ("{", "`trace.jsonl:1`: not valid JSON at column 2: it ends too early"),
+        ("\n", "no request in `trace.jsonl`"),
+    ],
+)
+def test_a_bad_trace_is_one_clear_message(run, policy, tmp_path, text, message):
+    (tmp_path / "trace.jsonl").write_text(text)
+    ended = run("simulate", policy, "--trace", "trace.jsonl", "--format", "json")
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: {message}\n")
+    assert ended.json["error"]["kind"] == "request"
+    assert ended.json["error"]["file"] == "trace.jsonl"
+
+
+def test_a_trace_that_is_not_there_is_told(run, policy):
+    ended = run("simulate", policy, "--trace", "nowhere.jsonl")
+    assert (ended.code, ended.err) == (1, "error: `nowhere.jsonl`: no such file or directory\n")
+
+
+def test_a_policy_without_tests_needs_a_request(run, tmp_path):
+    (tmp_path / "bare.policy").write_text(POLICY)
+    ended = run("simulate", "bare.policy", "--workflow", "steady")
+    assert ended.code == 1
+    assert "the policy has no tests with a request that is allowed" in ended.err
+    assert "--request" in ended.err
+
+
+def test_nobody_else_is_made_up_where_only_one_agent_passes(run, tmp_path):
+    (tmp_path / "one.policy").write_text((POLICY + TESTS).replace('"worker*"', '"worker"'))
+    ended = run("simulate", "one.policy", "--workflow", "many")
+    assert ended.code == 1
+    assert "the policy lets no other agent or user ask that" in ended.err
+    assert run("simulate", "one.policy", "--workflow", "many", "--vary", "body.tenant", "--for", "1m").code == 0
+
+
+def test_a_policy_with_mistakes_is_told_as_everywhere(run, tmp_path):
+    (tmp_path / "bad.policy").write_text("language 1\nanyone { may GET a }\n")
+    ended = run("simulate", "bad.policy", "--workflow", "steady", "-r", "x.json")
+    assert ended.code == 1
+    assert "the policy cannot be used" in ended.err

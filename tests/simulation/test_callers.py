@@ -1,0 +1,47 @@
+"""Callers: one question in many names."""
+
+import pytest
+
+from policyengine.simulation import Callers, NobodyElse
+from policyengine.simulation.callers import varied
+from tests.simulation.playing import MAIL, POLICY, SEARCH, engine
+
+
+def passes(text):
+    decides, _ = engine(text)
+    return lambda one: decides.evaluate(dict(one)).allowed
+
+
+def test_callers_differ_by_the_agent_where_the_policy_lets_such_agents_pass():
+    found = Callers.of([SEARCH], 5, None, passes(POLICY))
+    assert found.vary == "agent.id"
+    assert [found.question(0, caller)["agent"]["id"] for caller in range(3)] == ["worker", "worker-2", "worker-3"]
+
+
+def test_nobody_else_is_made_up_where_the_policy_names_its_agent():
+    with pytest.raises(NobodyElse):
+        Callers.of([SEARCH], 5, None, passes(POLICY.replace('"worker*"', '"worker"')))
+
+
+def test_one_caller_asks_as_it_stands():
+    found = Callers.of([SEARCH], 1, "agent.id", passes(POLICY))
+    assert found.vary is None
+    assert found.question(0, 0) == SEARCH
+
+
+def test_callers_go_through_several_questions_each():
+    found = Callers.of([SEARCH, MAIL], 2, None, passes(POLICY))
+    assert found.question(1, 1)["request"]["path"] == "/mail"
+    assert found.question(1, 1)["agent"]["id"] == "worker-2"
+
+
+@pytest.mark.parametrize(
+    ("fact", "second"), [("body.tenant", "2"), ("body.deep.id", "x-2"), ("body.number", 8), ("agent.id", "worker-2")]
+)
+def test_the_fact_that_varies_is_the_one_that_was_named(fact, second):
+    asked = {**SEARCH, "body": {"deep": {"id": "x"}, "number": 7}}
+    found = varied(asked, fact, 1)
+    for name in fact.split("."):
+        found = found[name]
+    assert found == second
+    assert asked["body"] == {"deep": {"id": "x"}, "number": 7}

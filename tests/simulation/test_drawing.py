@@ -1,0 +1,96 @@
+"""What was played, as text, SVG, HTML and data: the same numbers, and nothing that a policy says is more than text."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from policyengine.simulation import html, svg, text
+from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, flow, plan, played
+
+ODD = POLICY.replace('rate "searches"', 'rate "<script>alert(1)</script> & ]]>"')
+
+
+@pytest.fixture
+def found():
+    return played(flow("steady", plan(rate=10, seconds=120), SEARCH, MAIL), width=10 * SECOND)
+
+
+def test_the_text_has_a_line_for_each_outcome_and_each_limit(found):
+    told = text.rendered(found, 60)
+    whole = found.total
+    assert f"  {whole.allow:,}\n" in told
+    assert f"  {whole.throttle:,}\n" in told
+    assert 'rate "searches": 60/1m burst 5  (policy.policy:10)' in told
+    assert 'budget "mail": count <= 3 within 1h  (policy.policy:11)' in told
+    assert "at least 0 of 3" in told
+    assert "agent worker" in told
+
+
+def test_a_terminal_of_few_characters_gets_few_characters(found):
+    assert text.rendered(found, 60, ascii=True).isascii()
+
+
+@pytest.mark.parametrize("columns", [1, 5, 7, 60])
+def test_no_line_of_blocks_is_wider_than_it_may_be(found, columns):
+    assert all(len(row.blocks) <= columns for row in text.rows(found, columns))
+
+
+def test_a_block_shows_that_there_was_one(found):
+    assert text.bars([0, 1, 1_000], 1_000, text.BLOCKS) == " ▁█"
+
+
+def test_what_is_left_is_empty_full_or_unknown():
+    assert text.levels([0, 1, None], text.BLOCKS) == "▁█ "
+
+
+def test_a_policy_without_limits_says_so():
+    bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith(("rate", "budget")))
+    assert "note: the policy has no rates and no budgets" in text.rendered(played(flow("steady", plan()), bare), 60)
+
+
+def test_limits_that_apply_to_nothing_say_so():
+    bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith("rate"))
+    told = text.rendered(played(flow("steady", plan()), bare), 60)
+    assert "note: no rate and no budget applies to any of these requests" in told
+
+
+def test_the_drawing_is_xml_with_words_for_those_who_do_not_see_it(found):
+    root = ElementTree.fromstring(svg.render(found))
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title").text == found.title
+    assert "at least 0 of 3 left" in root.find(f"{space}desc").text
+    assert {one.get("class") for one in root.iter(f"{space}path")} >= {"admitted", "throttled", "left"}
+
+
+@pytest.mark.parametrize("render", [svg.render, html.render])
+def test_names_are_text_and_nothing_runs(render):
+    drawn = render(played(flow("steady", plan(rate=10)), ODD))
+    assert "<script" not in drawn
+    assert "&lt;script&gt;" in drawn
+
+
+def test_the_page_needs_nothing_from_elsewhere(found):
+    drawn = html.render(found)
+    assert "default-src 'none'" in drawn
+    assert not re.search(r"(?:src|href)=", drawn)
+
+
+def test_the_page_has_all_numbers_in_tables(found):
+    drawn = html.render(found)
+    assert drawn.count('<th scope="row">2027-01-01T00:') == len(found.slots)
+    assert '<td class="number">0 of 3</td>' in drawn
+
+
+def test_the_data_says_what_is_documented(found):
+    data = json.loads(json.dumps(found.to_dict()))
+    assert list(data) == [
+        *["revision", "played", "start", "every_ms", "events", "failures", "outcomes", "limits", "callers", "series"]
+    ]
+    assert (data["start"], data["every_ms"], data["events"]) == ("2027-01-01T00:00:00Z", 10_000, 1_200)
+    assert sum(data["outcomes"].values()) == data["events"]
+    assert [one["at"] for one in data["series"]][:2] == ["2027-01-01T00:00:00Z", "2027-01-01T00:00:10Z"]
+    mail = next(one for one in data["limits"] if one["rule"] == "mail")
+    assert (mail["kind"], mail["admitted"], mail["remaining"], mail["limit"]) == ("budget", 3, 0, 3)
+    assert sum(one["limits"]["mail"]["throttled"] for one in data["series"]) == mail["throttled"]

@@ -1,0 +1,87 @@
+"""Traces: requests on lines, in the order of their time, read as they are played."""
+
+import json
+
+import pytest
+
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+from policyengine.runtime.request import Request
+from policyengine.simulation import Trace, TrafficError
+from tests.simulation.playing import POLICY, SEARCH, SECOND, START, engine
+
+
+def line(at, **more):
+    return json.dumps({"at": at, **SEARCH, **more}).encode() + b"\n"
+
+
+def events(*lines, **how):
+    return list(Trace(START, **how).read(lines))
+
+
+def test_a_time_is_text_with_a_zone_or_seconds_after_the_start():
+    found = events(line("2027-01-01T00:00:01+00:00"), line(1.5), line(2))
+    assert [one.at - START for one in found] == [SECOND, 1_500_000, 2 * SECOND]
+    assert found[0].question == SEARCH
+
+
+def test_lines_are_read_as_they_are_played():
+    def endless():
+        yield line(0)
+        raise AssertionError("nobody asked for more")
+
+    assert next(Trace(START).read(endless())).at == START
+
+
+def test_empty_lines_are_none():
+    assert [one.line for one in events(b"\n", line(0), b"  \n", line(1))] == [2, 4]
+
+
+def test_no_lines_are_no_events():
+    assert events() == []
+
+
+def test_what_is_not_plain_is_read_with_care():
+    [found] = events(b'{"at": 0, "request": {"method": "GET", "path": "/a"}, "body": {"a": 1, "a": 2}}')
+    assert isinstance(found.question, Request)
+
+
+@pytest.mark.parametrize(
+    ("bad", "member", "message"),
+    [
+        (line("yesterday"), "at", "`yesterday` is no time"),
+        (line("2027-01-01T00:00:00"), "at", "`2027-01-01T00:00:00` is no time"),
+        (line(True), "at", "that is no time"),
+        (line(-1), "at", "-1 seconds are before the start"),
+        (line(1_798_761_600), "at", "1798761600 seconds are far after the start"),
+        (line(0), "at", "it comes before the line above"),
+        (json.dumps(SEARCH).encode(), "at", "when does it come?"),
+        (b"{", "", "not valid JSON at column 2: it ends too early"),
+        (b"[]", "", "a request is an object"),
+        (b'{"at": 3, "usr": {"a": 1, "a": 2}}', "usr", "unknown member `usr`"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number(bad, member, message):
+    with pytest.raises(TrafficError) as told:
+        events(line(2), bad)
+    assert (told.value.line, told.value.member, told.value.message) == (2, member, message)
+
+
+def test_seconds_since_1970_are_taken_from_a_start_that_was_named():
+    assert [one.at for one in Trace(0, far=True).read([line(1_798_761_600)])] == [START]
+
+
+def test_a_decision_log_is_played_as_it_was_asked(tmp_path):
+    path, (_, clock) = tmp_path / "decisions.jsonl", engine()
+    logged = Engine.from_text(POLICY, clock=clock, log=DecisionLog(path))
+    logged.decide(dict(SEARCH))
+    clock.at += SECOND
+    logged.evaluate(dict(SEARCH))
+    logged.decide({**SEARCH, "options": {"consume": False}})
+    logged.decide(dict(SEARCH))
+    trace = Trace(0)
+    with path.open("rb") as lines:
+        found = list(trace.read(lines, path))
+    assert [one.at - START for one in found] == [0, SECOND]
+    assert found[0].question["agent"] == SEARCH["agent"]
+    assert trace.left_out == 2
