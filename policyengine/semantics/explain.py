@@ -112,6 +112,8 @@ def remedy_words(remedy: Remedy) -> str:
             return f"an approval by {remedy.by}{within}"
         case "scope":
             return "a credential with the scope " + " or ".join(shown(scope) for scope in remedy.scopes or ())
+        case "wait":
+            return f"to wait {remedy.within}"
         case _:
             return f"{remedy.kind}: {remedy.need}"
 
