@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
@@ -20,10 +20,10 @@ Standings: TypeAlias = tuple[tuple[Limited, Standing], ...]
 
 @dataclass(slots=True)
 class Sequence:
-    """Stores count by the clock of the test. `spent` are approvals, by their ids."""
+    """Stores count by the clock of the test. `spent` are approvals, by their ids; most sequences need no store."""
 
     spent: frozenset[str] = frozenset()
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: MemoryStore | None = None
     requests: int = 0
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, Standings]:
@@ -32,14 +32,15 @@ class Sequence:
             self.spent |= frozenset(effects.spends)
             return decision, ()
         self.requests += 1
+        store = self.store = self.store or MemoryStore()
         name, now = str(self.requests), (case.now - EPOCH) // MICROSECOND
-        answer = self.store.commit(effects, name, now)
+        answer = store.commit(effects, name, now)
         assert answer is not None  # what was spent is known before it is decided
         if answer.admitted:
             self.spent |= frozenset(effects.spends)
         decision = settled(decision, effects.limits, answer.standings)
         if case.responded is not None and decision.allowed:
-            self.store.finish(name, now)
+            store.finish(name, now)
         return decision, tuple(zip(effects.limits, answer.standings, strict=True))
 
 
