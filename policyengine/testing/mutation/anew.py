@@ -48,7 +48,7 @@ def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Wa
         ),
         limits=anew.limits,
         guards=with_new("guards", before.guards, anew.guards),
-        limited=with_new("limits", before.limited, anew.limited),
+        limited=with_new("limits", before.limited, anew.limited) if before.limited or anew.limited else (),
     )
 
 
