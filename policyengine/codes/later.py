@@ -49,13 +49,6 @@ CODES: tuple[Code, ...] = (
     Code("E907", "maps are not used yet", _WHY, _GOOD + 'map authzen { subject "user" => user }\n', _GOOD),
     Code("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
     Code(
-        "E909",
-        "a test of what is not enforced yet",
-        "`repeat`, `first … at` and `responded` are about rates and history. Both wait for a later version.",
-        _GOOD + 'test "a" { repeat 20 in 1s GET /a => not throttle }\n',
-        _GOOD + 'test "a" { GET /a => not throttle }\n',
-    ),
-    Code(
         "E910",
         "a rate or budget that makes no sense",
         "A rate says how many in how long, neither of them zero, or how many at once. `floor` and `clamp` go below its "

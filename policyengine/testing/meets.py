@@ -10,7 +10,7 @@ from policyengine.runtime.decision import Decision, Gate, Reason
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.show import quoted
 from policyengine.semantics.examples import Compare, Detail, Expected
-from policyengine.semantics.examples.spelling import obligation_text, remedy_text
+from policyengine.semantics.examples.spelling import obligation_text, rate_text, remedy_text
 
 # What a decision says of a member, as tests write it. A reason is its rule and its gate: either may be named.
 Said: TypeAlias = str | Reason
@@ -50,7 +50,7 @@ def differences(expected: Expected, decision: Decision) -> tuple[Difference, ...
 def answers(expected: Expected, decision: Decision) -> bool:
     """Whether outcome, rule and gate are those that were expected."""
     if (decision.outcome is expected.outcome) == expected.negated:
-        return False
+        return expected.free
     return (expected.rule is None and expected.gate is None) or any(reasons_meant(expected, decision))
 
 
@@ -81,13 +81,16 @@ SAYS: Mapping[str, Callable[[Expected, Decision], Iterable[Said]]] = {
     "remedies": lambda _, decision: map(remedy_text, decision.remedies),
     "obligation": lambda _, decision: map(obligation_text, decision.obligations),
     "obligations": lambda _, decision: map(obligation_text, decision.obligations),
+    "rate": lambda _, decision: map(rate_text, decision.rates),
+    "rates": lambda _, decision: map(rate_text, decision.rates),
     "unknown": lambda _, decision: (unknown.fact for unknown in decision.unknown),
     "chain": lambda _, decision: decision.principal.chain,
     "agent": lambda _, decision: present(decision.principal.agent),
     "user": lambda _, decision: present(decision.principal.user),
     "issuer": lambda _, decision: present(decision.principal.issuer),
 }
-WITH_RUNS = frozenset(["message", "remedy", "remedies", "obligation", "obligations"])  # where `*` is any run
+# Where `*` is any run.
+WITH_RUNS = frozenset(["message", "remedy", "remedies", "obligation", "obligations", "rate", "rates"])
 
 
 def said(detail: Detail, expected: Expected, decision: Decision) -> tuple[Said, ...]:

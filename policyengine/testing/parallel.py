@@ -32,7 +32,8 @@ def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterato
     kernel_as_bytes = pickle.dumps(kernel)
     executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(kernel_as_bytes,))
     try:
-        waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in chunks(cases, jobs)]
+        parts = chunks(cases, jobs, counting=bool(kernel.limits))
+        waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in parts]
         for chunk, found in waiting:
             yield from _with_cases(chunk, found)
     finally:
@@ -44,13 +45,14 @@ def _with_cases(chunk: Sequence[Case], found: Future[list[Result]]) -> Iterator[
         yield result.of(case)  # this process knows the case already: its own, with its place
 
 
-def chunks(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, ...]]:
-    """Cases in parts of about the same size, several for each process; a test that spends approvals stays whole."""
+def chunks(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:
+    """Cases in parts of about the same size, several for each process; a test that spends approvals stays whole, and
+    each one does where the policy is `counting` requests."""
     size = max(FEWEST, len(cases) // (jobs * 8))
     chunk: list[Case] = []
     for _, several in groupby(cases, key=lambda case: (case.package, case.test)):
         test = tuple(several)
-        parts = [test] if any(case.approvals for case in test) else batched(test, size)
+        parts = [test] if counting or any(case.approvals for case in test) else batched(test, size)
         for part in parts:
             chunk += part
             if len(chunk) >= size:

@@ -30,6 +30,7 @@ from policyengine.syntax.format import format_module
 from policyengine.testing.properties.writing import text
 from policyengine.testing.record_cases import CannotSay, Said, Sayer
 from policyengine.testing.runner import approved
+from policyengine.testing.sequence import alone
 
 WRITTEN_BY = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."
 FIXTURE = "recorded"
@@ -168,14 +169,16 @@ class Recording:
     # ── The file ──────────────────────────────────────────────────────────────────────────────
 
     def tests(self) -> list[str]:
-        """Fixtures, and one test for each caller and endpoint, its requests in the order of time."""
-        groups: dict[tuple[str, str, tuple[int, tuple[str, ...]]], list[Kept]] = defaultdict(list)
-        for one in self.kept.values():
-            groups[one.who, one.where, one.world].append(one)
+        """Fixtures, and one test for each caller and endpoint, its requests in the order of time. Where something is
+        counted each has a test of its own: not all that was decided then is there to be counted."""
+        groups: dict[tuple[str, str, tuple[int, tuple[str, ...]], int], list[Kept]] = defaultdict(list)
+        for number, one in enumerate(self.kept.values()):
+            apart = number if self.kernel.limits else 0
+            groups[one.who, one.where, one.world, apart].append(one)
         names = Names(self.taken("fixture"), self.taken("test"))
         fixtures = {world: names.fixture() if rows else None for world, rows in self.worlds().items()}
         texts = [fixture(name, self.worlds()[world]) for world, name in fixtures.items() if name]
-        for (who, where, world), several in sorted(groups.items(), key=lambda group: group[0][:2]):
+        for (who, where, world, _), several in sorted(groups.items(), key=lambda group: group[0][:2]):
             ordered = sorted(several, key=lambda one: (one.said.at, one.record.id))
             name = names.test(f"recorded: {who}, {where}")
             texts.append(test(name, fixtures[world], ordered, self.issuers))
@@ -329,6 +332,8 @@ def said_truly(again: Again, sayer: Sayer) -> Said:
 def why_not_the_same(again: Again) -> str:
     if again.record.redacted:
         return "a secret that is not in the log mattered"
+    if again.record.decision.get("outcome") == "throttle":
+        return "it rests on requests that were made before it"
     if again.record.decision.get("gate") == "failure":
         return "the engine failed then"
     return "made again by the same policies it comes to something else"
@@ -355,7 +360,7 @@ def decision_of(case: Case, kernel: k.Kernel) -> Decision | None:
     if given := tuple(approved(case, seen)):
         facts = facts_of(kernel, replace(request, approvals=given), snapshot, case.now)
         seen = walk(facts, snapshot)
-    return conclude(facts, seen)[0]
+    return alone(*conclude(facts, seen), case)
 
 
 def essence(decision: Decision) -> tuple[object, ...]:

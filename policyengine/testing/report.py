@@ -69,7 +69,8 @@ class Tested(Protocol):
 class Result:
     """One request of one test. `walk` is there when it failed; `problem` says why it errored.
 
-    `differences` are the details after `with` that are others, where the outcome is as expected.
+    `differences` are the details after `with` that are others, where the outcome is as expected. Of requests that are
+    repeated, `request` is the number of the one that all of this is about.
     """
 
     case: Case
@@ -79,6 +80,7 @@ class Result:
     problem: str | None = None
     differences: tuple[Difference, ...] = ()
     seconds: float = field(default=0.0, compare=False)  # that deciding took
+    request: int | None = None
 
     @property
     def example(self) -> Case:
@@ -101,7 +103,8 @@ class Result:
         if self.differences:
             return "; ".join(one.render() for one in self.differences)
         came = "" if self.decision is None else headline(self.decision)
-        return f"expected {self.case.expected.text}, and it came to {came}"
+        which = "it" if self.request is None else f"request {self.request:,}"
+        return f"expected {self.case.expected.text}, and {which} came to {came}"
 
     def render(self) -> str:
         """All about a request that did not come out as expected: where, what, what came instead, and how."""
@@ -110,7 +113,8 @@ class Result:
         if self.problem is not None:
             return "\n".join([*lines, f"  problem:  {self.problem}"])
         if self.decision is not None:
-            lines.append(f"  actual:   {headline(self.decision)}")
+            which = "" if self.request is None else f"request {self.request:,}: "
+            lines.append(f"  actual:   {which}{headline(self.decision)}")
             lines += [f"            {reason}" for reason in reasons(self.decision)]
         heads = ["differs:", *[""] * len(self.differences)]
         lines += [f"  {head:<9} {one.render()}" for head, one in zip(heads, self.differences, strict=False)]
@@ -131,6 +135,7 @@ class Result:
             "status": str(self.status),
             "outcome": None if self.decision is None else str(self.decision.outcome),
         }
+        found |= {} if self.request is None else {"request_number": self.request}
         found |= {} if case.skip is None else {"reason": case.skip}
         found |= {} if self.problem is None else {"problem": self.problem}
         found |= {"differences": [one.to_dict() for one in self.differences]} if self.differences else {}

@@ -16,6 +16,7 @@ from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.limits import Limited, Standing
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
@@ -28,6 +29,7 @@ from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import Walk
 from policyengine.testing.meets import differences, meets
 from policyengine.testing.report import Report, Result, Status
+from policyengine.testing.sequence import Sequence
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
 
@@ -68,16 +70,18 @@ def _result(case: Case, runner: Runner) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A case as the specification decides it, and all that it saw on the way."""
+    """A case as the specification decides it, and all that it saw on the way; the limits that were asked, and how they
+    stand since."""
 
     facts: Facts
     walk: Walk
     decision: Decision
+    limits: tuple[tuple[Limited, Standing], ...] = ()
 
 
 @dataclass(slots=True)
 class Runner:
-    """Asks the cases of one policy, each test in its own order: what a sequence has spent is remembered.
+    """Asks the cases of one policy, each test in its own order: the state of each sequence is remembered.
 
     `result` asks the engine's own evaluator, which is what production asks, and the specification for the walk of what
     fails. `specified` asks the specification alone: it sees every rule.
@@ -85,7 +89,7 @@ class Runner:
 
     kernel: k.Kernel
     tree: Tree
-    spent: dict[tuple[str, str, int], frozenset[str]] = field(default_factory=dict)
+    sequences: dict[tuple[str, str, int], Sequence] = field(default_factory=dict)
     evaluators: deque[tuple[Rows, Evaluator]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
     now: int = 0
 
@@ -95,32 +99,52 @@ class Runner:
 
     def result(self, case: Case) -> Result:
         """What came of a case. Raises CannotAsk and RequestError."""
+        if case.repeated is not None:
+            return self._repeated(case)
         seen = self.specified(case) if case.approvals else None  # what they are bound to is for the walk to tell
         decision = seen.decision if seen is not None else self._decided(case)
         if meets(case.expected, decision):
             return Result(case, Status.PASSED, decision)
-        seen = seen or self.specified(case)
+        facts, looked = (seen.facts, seen.walk) if seen is not None else self._looked(case)
         others = differences(case.expected, decision)
-        return Result(case, Status.FAILED, decision, explain(decision, seen.facts, seen.walk), differences=others)
+        return Result(case, Status.FAILED, decision, explain(decision, facts, looked), differences=others)
+
+    def _repeated(self, case: Case) -> Result:
+        """The first that comes to something else, else the last one that something is said of. All are made."""
+        found: Result | None = None
+        for number, one in enumerate(case.requests, 1):
+            result = self.result(one)
+            if found is None or (found.status is Status.PASSED and not one.expected.free):
+                found = replace(result, case=case, request=number)
+        assert found is not None
+        return found
 
     def specified(self, case: Case) -> Asked:
         """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
-        sequence = (case.package, case.test, case.sequence)
-        spent = self.spent.get(sequence, frozenset())
+        facts, seen = self._looked(case)
+        decision, effects = conclude(facts, seen)
+        if not (effects.spends or effects.limits):
+            return Asked(facts, seen, decision)
+        decision, limits = self._sequence(case).made(decision, effects, case)
+        return Asked(facts, seen, decision, limits)
+
+    def _looked(self, case: Case) -> tuple[Facts, Walk]:
+        """What the specification sees, by the approvals that are left."""
+        known = self.sequences.get((case.package, case.test, case.sequence))
         request = Request.from_mapping(case.question)
-        snapshot = Snapshot(self._directory(case, request), spent)
+        snapshot = Snapshot(self._directory(case, request), known.spent if known else frozenset())
         facts = facts_of(self.kernel, request, snapshot, case.now)
         seen = walk(facts, snapshot)
         if approvals := tuple(approved(case, seen)):
             facts = facts_of(self.kernel, replace(request, approvals=approvals), snapshot, case.now)
             seen = walk(facts, snapshot)
-        decision, effects = conclude(facts, seen)
-        if effects.spends:
-            self.spent[sequence] = spent.union(effects.spends)
-        return Asked(facts, seen, decision)
+        return facts, seen
+
+    def _sequence(self, case: Case) -> Sequence:
+        return self.sequences.setdefault((case.package, case.test, case.sequence), Sequence())
 
     def _decided(self, case: Case) -> Decision:
-        """By the evaluator; without approvals there is nothing to spend."""
+        """By the evaluator; without approvals only limits have anything to count."""
         evaluator = self._evaluator(case.rows)
         if not case.attributes:
             self.now = nanoseconds(case.now)
@@ -128,7 +152,8 @@ class Runner:
                 return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)
         snapshot = Snapshot(self._directory(case, request))
-        return evaluator.resume(Needs(request, frozenset()), snapshot, case.now)[0]
+        decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
+        return self._sequence(case).made(decision, effects, case)[0] if effects.limits else decision
 
     # ── Directories ───────────────────────────────────────────────────────────────────────────
 

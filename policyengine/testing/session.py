@@ -20,12 +20,13 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testing.meets import meets
 from policyengine.testing.properties.writing import text as quoted
-from policyengine.testing.runner import CannotAsk, Runner
+from policyengine.testing.runner import Asked, CannotAsk, Runner
 from policyengine.testing.scratch import Scratch
 
 HEAD = 'test "session" {\n'
 # One of these begins a request: a method, `TOOL`, `ACTION`; the clock may move before it.
-REQUEST = re.compile(r"(?:(?:after|at|repeat\s+\S+\s+in)\s+\S+\s+)*[A-Z]+(?:\|[A-Z]+)*\s+\S")
+MOMENTS = r"(?:(?:after|at|repeat\s+\S+\s+in)\s+\S+\s+)*"
+REQUEST = re.compile(rf"{MOMENTS}[A-Z]+(?:\|[A-Z]+)*\s+\S")
 MOVES = re.compile(r"(?:after|at)\s+[^\s{]+")
 SETUP = re.compile(r"(?:given|use)\b")
 ASSIGNED = re.compile(r"(?P<name>[a-z_][\w.]*)(?P<key>\[\s*\"(?:[^\"\\]|\\.)*\"\s*\])?\s*=(?![=>])\s*")
@@ -42,17 +43,33 @@ class Mistakes(Exception):
         super().__init__("\n\n".join(one.render() for one in self.diagnostics))
 
 
+def together(came: Sequence[str]) -> str:
+    """What a test can expect of requests that came to this, one after the other."""
+    if len(set(came)) == 1:
+        return came[0]
+    outcomes = [one.partition(" ")[0] for one in came]
+    number = next((i for i, one in enumerate(outcomes) if one != outcomes[0]), None)
+    if number is None:
+        return outcomes[0]
+    _, by, reason = came[number].partition(" by ")
+    return f"first {outcomes[number]} at {number + 1}{by}{reason}"
+
+
 class CannotBeAsked(Exception):
     """A request is one that nothing can be decided about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a request. `met` is None where nothing was expected."""
+    """What came of a request. `met` is None where nothing was expected; `comes_to` is what could have been.
+
+    Of one that is repeated the first is shown that came to something else than was expected, or else the last one.
+    """
 
     case: Case
     explanation: Explanation
     met: bool | None = None
+    comes_to: str = ""
 
     @property
     def decision(self) -> Decision:
@@ -128,7 +145,7 @@ class Session:
         if expects:
             items = [whole]
         else:
-            items = [f"{one.case.request} => {self.expected(one.decision)}" for one in answers]
+            items = [f"{one.case.request} => {one.comes_to}" for one in answers]
             items[:1] = [f"{self._moments(whole)}{items[0]}"]
         self._remember(items, answers)
         self.moved = ""
@@ -141,16 +158,25 @@ class Session:
 
     @staticmethod
     def _moments(whole: str) -> str:
-        found = re.match(r"(?:(?:after|at)\s+[^\s{]+\s+)*", whole)
-        return found[0] if found else ""
+        """When it is asked; how often is a part of the request."""
+        found = re.match(MOMENTS, whole)
+        return "".join(re.findall(r"\b(?:after|at)\s+\S+\s+", found[0])) if found else ""
 
     def _answer(self, case: Case, expects: bool) -> Answer:
-        try:
-            seen = self.runner.specified(case)
-        except (CannotAsk, RequestError) as problem:
-            raise CannotBeAsked(str(problem)) from None
-        met = meets(case.expected, seen.decision) if expects else None
-        return Answer(case, explain(seen.decision, seen.facts, seen.walk), met)
+        """All of it is asked, also where it is repeated."""
+        shown: Asked | None = None
+        met, came = True, list[str]()
+        for one in case.requests:
+            try:
+                seen = self.runner.specified(one)
+            except (CannotAsk, RequestError) as problem:
+                raise CannotBeAsked(str(problem)) from None
+            came.append(self.expected(seen.decision))
+            shown = seen if met or shown is None else shown
+            met = met and meets(one.expected, seen.decision)
+        assert shown is not None
+        explanation = explain(shown.decision, shown.facts, shown.walk)
+        return Answer(case, explanation, met if expects else None, together(came))
 
     def expected(self, decision: Decision) -> str:
         """The outcome and the first rule or gate that is a reason for just it."""

@@ -1,10 +1,12 @@
 """What stands after an outcome, `with { … }` and `responded …`, and `repeat` before: what it means, what is wrong."""
 
+from datetime import timedelta
+
 import pytest
 
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.semantics.check import check, check_text
-from policyengine.semantics.examples import Compare, Detail, Expected
+from policyengine.semantics.examples import Compare, Detail, Expected, Responded
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from tests.semantics.reading import told
@@ -100,8 +102,8 @@ def test_the_last_cell_of_a_table_and_otherwise_have_details_too() -> None:
 
 GATES = "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `guard`, `rate`, `budget` and `failure`"
 MEMBERS = (
-    "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `unknown`, `chain`, "
-    "`agent`, `user` and `issuer`"
+    "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
+    "`unknown`, `chain`, `agent`, `user` and `issuer`"
 )
 MISTAKES = [
     # ── Members
@@ -150,7 +152,7 @@ MISTAKES = [
     ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
      "`aproval` is no kind of remedy", "did you mean `approval`?"),
     ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is no kind of remedy",
-     "it begins with `approval`, `scope`, `credential` or `attestation`"),
+     "it begins with `approval`, `scope`, `credential`, `attestation` or `wait`"),
     ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is no kind of obligation",
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',
@@ -172,15 +174,24 @@ MISTAKES = [
      "`scope` is the remedy of a deny only", "`policyengine decide` shows the remedies of a decision"),
     ('POST /a => deny with { obligation: "redact *" }', "E619", 'obligation: "redact *"',
      "only an allow carries `redact`", "others carry `audit` and `notify`"),
+    # ── Rates
+    ('GET /b => deny with { rate: "smal: 1 of 2" }', "E611", '"smal: 1 of 2"', "no rate or budget is called `smal`",
+     "there is none"),
+    ('GET /b => deny with { rate: "small" }', "E618", '"small"',
+     "`\"small\"` is no value of `rate`: that is what is left of a rate", 'write `rate: "per agent: 37 of 100"`'),
+    ("GET /b => deny with { rates: 3 }", "E618", "3", "`3` is no value of `rates`: that is a list",
+     'write `rates: ["per agent: 37 of 100"]`'),
     # ── Repetitions
-    ("repeat 5 in 1s GET /b => deny", "E909", "repeat 5 in 1s", "`repeat` is not enforced yet: no test can ask for it",
-     "remove it; write single requests and what comes of each"),
-    ('repeat 21 in 10ms GET /a => first throttle at 21 by "small"', "E909", "repeat 21 in 10ms",
-     "`repeat` is not enforced yet: no test can ask for it", "remove it; write single requests and what comes of each"),
+    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b", "one request is repeated, and these are several",
+     "write a line for each method"),
+    ("repeat 3 in 999999w GET /b => deny", "E617", "999999w", "no calendar goes on for another `999999w`",
+     "wait less long"),
+    ("repeat 3 in 1m GET /b => deny at 2026-01-01T00:00:59Z GET /b => deny", "E617", "at 2026-01-01T00:00:59Z",
+     "the clock of a test never runs back", "it is 2026-01-01T00:01:00Z by then: put earlier requests first"),
     ("repeat 0 in 1s GET /b => deny", "E621", "0", "a request is made at least once", "write `1` or more"),
     ("repeat 1.5 in 1s GET /b => deny", "E621", "1.5", "`1.5` is no number of requests",
      "write it like `repeat 21 in 10s`"),
-    ("repeat 1_000_001 in 1s GET /b => deny", "E621", "1_000_001", "no test makes more than 1,000,000 requests",
+    ("repeat 100_001 in 1s GET /b => deny", "E621", "100_001", "no test makes more than 100,000 requests",
      "repeat it less often"),
     ("repeat 2 in 0s GET /b => deny", "E621", "0s", "requests take some time",
      "write how long all of them take: `10s`"),
@@ -197,13 +208,6 @@ MISTAKES = [
     ("forall request => first deny at 3", "E621", "first deny at 3",
      "`first … at` counts the requests of `repeat`", "write `repeat 21 in 10s` before the request"),
     # ── Responses
-    ("GET /a => allow responded 500", "E909", "responded 500",
-     "`responded` is not enforced yet: no test can ask for it",
-     "remove it; write single requests and what comes of each"),
-    ("POST /a => not deny responded 201 { output.claim_id: 7, output[\"x-y\"]: [1] }", "E909",
-     'responded 201 { output.claim_id: 7, output["x-y"]: [1] }',
-     "`responded` is not enforced yet: no test can ask for it",
-     "remove it; write single requests and what comes of each"),
     ("GET /a => allow responded 99", "E621", "99", "`99` is no status of HTTP",
      "a status is a number from 100 to 599: `responded 201`"),
     ("GET /a => allow responded 600", "E621", "600", "`600` is no status of HTTP",
@@ -241,3 +245,19 @@ def test_a_mistake_is_told(inside: str, code: str, underlined: str, message: str
     found = errors(inside)
     assert [(finding[0], finding[2]) for finding in found] == [(code, underlined)]
     assert message is None or found == [(code, message, underlined, hint)]
+
+
+def test_a_response_is_handed_on_with_its_case() -> None:
+    module, _ = parse(
+        Source(
+            "p.policy",
+            f"""{WORLD} test "t" {{
+      POST /a => not deny responded 201 {{ output.claim_id: 7, output["x-y"]: [1] }}
+      repeat 3 in 1s GET /a => first deny at 3 responded 500 }}""",
+        )
+    )
+    assert module
+    made, repeated = check([module]).cases
+    assert made.responded == Responded(201, {"claim_id": 7, "x-y": (1,)})
+    assert [one.now - repeated.now for one in repeated.requests] == [timedelta(seconds=n) / 3 for n in range(3)]
+    assert [one.expected.negated for one in repeated.requests] == [True, True, False]

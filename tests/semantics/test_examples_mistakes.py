@@ -140,9 +140,6 @@ MISTAKES = [
     (f"{GET} at 2025-12-31 {GET}", "E617", "at 2025-12-31", "the clock of a test never runs back",
      "it is 2026-01-01T00:00:00Z by then: put earlier requests first"),
     (f"after 999999w {GET}", "E617", "999999w", "no calendar goes on for another `999999w`", "wait less long"),
-    # ── Later
-    (f"repeat 5 in 1s {GET}", "E909", "repeat 5 in 1s", "`repeat` is not enforced yet: no test can ask for it",
-     "remove it; write single requests and what comes of each"),
     # ── Tables
     ("cases { | request | body.amount | => | | GET /a | allow | }", "E613", "| GET /a | allow |",
      "this row has 2 cells, and 3 are wanted", "one for each column, and the outcome in the last"),

@@ -9,7 +9,12 @@ from policyengine.semantics.examples.world import (
     Expected,
     GivenApproval,
     Property,
+    Repeated,
+    Responded,
     World,
 )
 
-__all__ = ["Case", "Compare", "Detail", "Examples", "Expected", "GivenApproval", "Property", "World", "lower"]
+__all__ = [
+    "Case", "Compare", "Detail", "Examples", "Expected", "GivenApproval", "Property", "Repeated", "Responded", "World",
+    "lower",
+]  # fmt: skip

@@ -80,6 +80,7 @@ class Catalogue:
     rules: frozenset[str]
     confirming: frozenset[str]
     obligations: frozenset[str]
+    limits: frozenset[str]
     attesters: Mapping[str, ast.AttesterDecl]
     words: dict[str, Mapping[str, Enum]] = field(default_factory=dict)
     found: dict[Path, Known] = field(default_factory=dict)
@@ -91,11 +92,12 @@ class Catalogue:
         every = [item for _, item in program.declarations()]
         guards = [item for item in every if isinstance(item, ast.GuardDecl)]
         confirming = {g.name.value for g in guards if any(isinstance(item, ast.Confirm) for item in g.items)}
-        rules = {item.name.value for item in every if isinstance(item, ast.GuardDecl | ast.RateDecl | ast.BudgetDecl)}
+        limits = {item.name.value for item in every if isinstance(item, ast.RateDecl | ast.BudgetDecl)}
+        rules = limits.union(item.name.value for item in guards)
         groups = frozenset(prefixes | {(root,) for root in ROOTS - NOT_YET - {"time"}})
         attesters = {item.name.text: item for item in every if isinstance(item, ast.AttesterDecl)}
         duties = {obligation_written(i) for guard in guards for i in guard.items if isinstance(i, ast.Obligation)}
-        named = frozenset(rules), frozenset(confirming), frozenset(duties)
+        named = frozenset(rules), frozenset(confirming), frozenset(duties), frozenset(limits)
         return cls(program, schema, leaves, groups, *named, attesters)
 
     def find(self, path: Path, span: Span) -> Known | None:

@@ -84,6 +84,25 @@ def obligation(member: Member, value: ast.Value, reading: Reading) -> str | None
     return found
 
 
+def rate(member: Member, value: ast.Value, reading: Reading) -> str | None:
+    """What is left of a rate or budget that there is."""
+    found = text(member, value, reading)
+    if found is None:
+        return None
+    name, says, _ = found.rpartition(": ")
+    known = reading.catalogue.limits
+    if says and not any(map(Glob(name).matches, known)):
+        meant = suggest(name, known)
+        all_known = f"there are {listed(sorted(known)[:6])}" if known else "there is none"
+        hint = f"did you mean `{meant}`?" if meant else all_known
+        reading.report("E611", f"no rate or budget is called `{name}`", value.span, hint)
+        return None
+    if not says and "*" not in found:
+        report_shape(member, value, "what is left of a rate", reading)
+        return None
+    return found
+
+
 def of_a_kind(found: str | None, what: str, kinds: tuple[str, ...], value: ast.Value, reading: Reading) -> str | None:
     """The text when its first word is a kind, or may be one for all that a `*` says."""
     if found is None or "*" in kind_of(found) or kind_of(found) in kinds:
@@ -159,6 +178,10 @@ MEMBERS: Mapping[str, Member] = {
                '"notify *"'),
         Member("obligations", obligation, Compare.EXACTLY, "the gateway must do exactly these", '["audit full"]',
                several=True),
+        Member("rate", rate, Compare.AMONG, "so much is left of this rate or budget, among others; `*` as in "
+               "`message`", '"per agent: 37 of 100"'),
+        Member("rates", rate, Compare.EXACTLY, "these rates and budgets were asked, and so much is left of each",
+               '["per agent: 37 of 100"]', several=True),
         Member("unknown", fact, Compare.AMONG, "this fact was unknown where that mattered, among others; with a list "
                "exactly these were", "[body.amount]"),
         Member("chain", principal, Compare.IN_ORDER, "everybody from the person served to the presenter, in this "

@@ -8,6 +8,7 @@ from typing import assert_never
 from policyengine.runtime.decision import Outcome
 from policyengine.semantics.examples.details import details
 from policyengine.semantics.examples.reasons import check_rule, gate_of
+from policyengine.semantics.examples.traces import whole
 from policyengine.semantics.examples.values import Reading
 from policyengine.semantics.examples.world import Expected
 from policyengine.syntax import nodes as ast
@@ -23,7 +24,11 @@ def expected(written: ast.Expected, reading: Reading, *, repeated: bool = False)
         report_reason(written, reading)
         return None
     found = by(written, reading)
-    if found is None or written.details is None:
+    if found is None:
+        return None
+    if written.first_at is not None:
+        found = replace(found, first=whole(written.first_at))
+    if written.details is None:
         return found
     return replace(found, details=details(written.details, found, reading))
 

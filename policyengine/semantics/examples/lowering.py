@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from policyengine.diagnostics import Related
 from policyengine.runtime.literals import to_utc
+from policyengine.runtime.show import duration
 from policyengine.semantics.constants import lower_literal
 from policyengine.semantics.examples import givens
 from policyengine.semantics.examples.catalogue import Catalogue
@@ -15,14 +16,15 @@ from policyengine.semantics.examples.expectations import expected
 from policyengine.semantics.examples.properties import claimed, condition
 from policyengine.semantics.examples.requests import Asked, asked, question
 from policyengine.semantics.examples.tables import Filled, matrix_cells, table_rows
-from policyengine.semantics.examples.traces import can_be_asked, repeats
+from policyengine.semantics.examples.traces import Trace, repeats, traced
 from policyengine.semantics.examples.values import Reading
-from policyengine.semantics.examples.world import Case, Examples, Expected, Property, Step, World
+from policyengine.semantics.examples.world import Case, Examples, Expected, Property, Repeated, Step, World
 from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import Package, Program, Symbol, declarations
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 
+ONCE = Trace()
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
 
 
@@ -132,7 +134,7 @@ class Test:
                 case ast.Shot():
                     world = self.moved(world, item, started, reading)
                     yield from self.shot(item, world, MAIN_SEQUENCE, {}, reading)
-                    started = True
+                    world, started = passed(world, item, reading), True
                 case ast.Table():
                     for row in table_rows(item, reading):
                         yield from self.filled(row, world)
@@ -150,12 +152,16 @@ class Test:
     ) -> Iterator[Case]:
         """`cell` is what a matrix adds, for the eye."""
         wanted = expected(shot.expected, reading, repeated=bool(repeats(shot)))
-        askable = can_be_asked(shot, wanted, reading)
+        trace = traced(shot, wanted, reading)
         given = {pair.key.span.text: pair.value.span.text for pair in shot.facts.pairs} if shot.facts else {}
         brought = world.then(givens.facts(shot.facts, reading))
-        for endpoint in asked(shot.request, reading):
-            if wanted is not None and askable:
-                yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span)
+        endpoints = asked(shot.request, reading)
+        if trace is not None and trace.repeated is not None and len(endpoints) > 1:
+            message, hint = "one request is repeated, and these are several", "write a line for each method"
+            reading.report("E621", message, shot.request.span, hint)
+        for endpoint in endpoints:
+            if wanted is not None and trace is not None:
+                yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span, trace)
 
     def filled(self, row: Filled, world: World) -> Iterator[Case]:
         """One row of a table, or one cell of a matrix that names its request."""
@@ -175,9 +181,17 @@ class Test:
             for index, shot in enumerate(matrix.shots):
                 inside = self.moved(inside, shot, index > 0, cell.reading)
                 yield from self.shot(shot, inside, self.sequence, cell.given, cell.reading)
+                inside = passed(inside, shot, reading)
 
     def case(
-        self, endpoint: Asked, world: World, given: Mapping[str, str], wanted: Expected, sequence: int, span: Span
+        self,
+        endpoint: Asked,
+        world: World,
+        given: Mapping[str, str],
+        wanted: Expected,
+        sequence: int,
+        span: Span,
+        trace: Trace = ONCE,
     ) -> Case:
         self.number += 1
         facts = ", ".join(f"{name}: {' '.join(text.split())}" for name, text in given.items())
@@ -186,7 +200,7 @@ class Test:
             package=self.package,
             number=self.number,
             sequence=sequence,
-            request=f"{endpoint.text} {{ {facts} }}" if facts else endpoint.text,
+            request=f"{often(trace.repeated)}{endpoint.text}{f' {{ {facts} }}' if facts else ''}",
             question=question(endpoint, world, self.fixtures.catalogue),
             rows=world.rows,
             attributes=world.attributes,
@@ -195,6 +209,8 @@ class Test:
             expected=wanted,
             skip=self.skip,
             span=span,
+            repeated=trace.repeated,
+            responded=trace.responded,
         )
 
     def moved(self, world: World, shot: ast.Shot, started: bool, reading: Reading) -> World:
@@ -203,7 +219,7 @@ class Test:
         for moment in shot.moments:
             match moment:
                 case ast.Repeat():
-                    pass  # no time passes before the first of them
+                    pass  # no time passes before the first of them; what passes then, passes after all of them
                 case ast.After(literal):
                     now = later(now, literal, reading)
                 case ast.At(literal):
@@ -223,6 +239,17 @@ class Test:
             self.number += 1
             name = self.declared.name.value
             yield Property(name, self.package, self.number, world, where, wanted, self.skip, item.span)
+
+
+def passed(world: World, shot: ast.Shot, reading: Reading) -> World:
+    """The world once all of the requests are made that one is repeated to: their time is over."""
+    for repeat in repeats(shot):
+        world = world.at(later(world.now, repeat.within, reading))
+    return world
+
+
+def often(times: Repeated | None) -> str:
+    return "" if times is None else f"repeat {times.times:,} in {duration(times.within)} ".replace(",", "_")
 
 
 def later(now: datetime, literal: ast.Literal, reading: Reading) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from policyengine.runtime.decision import Obligation, Outcome, Remedy
+from policyengine.runtime.decision import Obligation, Outcome, RateState, Remedy
 from policyengine.syntax import nodes as ast
 
 # The kinds of remedies, and the outcomes that they are against.
@@ -13,20 +13,29 @@ REMEDIES: Mapping[str, frozenset[Outcome]] = {
     "scope": frozenset({Outcome.DENY}),
     "credential": frozenset({Outcome.DENY}),
     "attestation": frozenset({Outcome.DENY}),
+    "wait": frozenset({Outcome.THROTTLE}),
 }
 OBLIGATIONS = ("audit", "redact", "notify", "warn", "step_up", "header")
 
 
 def remedy_text(remedy: Remedy) -> str:
-    """`approval by role finance within 15m`, `scope read:invoices or read:all`, `credential: lifetime <= 15m`."""
+    """`approval by role finance within 15m`, `scope read:invoices or read:all`, `credential: lifetime <= 15m`,
+    `wait 600ms`."""
     match remedy.kind:
         case "approval":
             within = "" if remedy.within is None else f" within {remedy.within}"
             return on_one_line(f"approval by {remedy.by}{within}")
         case "scope":
             return f"scope {' or '.join(remedy.scopes or ())}"
+        case "wait":
+            return f"wait {remedy.within}"
         case _:
             return on_one_line(f"{remedy.kind}: {remedy.need}")
+
+
+def rate_text(rate: RateState) -> str:
+    """`per agent: 37 of 100`: what is left of it."""
+    return f"{rate.rule}: {rate.remaining} of {rate.limit}"
 
 
 def obligation_text(duty: Obligation) -> str:

@@ -1,4 +1,4 @@
-"""Requests made many times, and what the gateway reports of them: read and checked, and not enforced yet."""
+"""Requests made many times, and what the gateway reports of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.literals import parse_duration
-from policyengine.semantics.examples.values import Reading, key_path, once, raw
-from policyengine.semantics.examples.world import Expected
+from policyengine.semantics.examples.values import Reading, key_path, nest, once, raw
+from policyengine.semantics.examples.world import Expected, Repeated, Responded
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
-MOST_REPEATED = 1_000_000
+MOST_REPEATED = 100_000
 STATUSES = range(100, 600)
 
 
@@ -28,23 +28,29 @@ def repeats(shot: ast.Shot) -> list[ast.Repeat]:
     return [moment for moment in shot.moments if isinstance(moment, ast.Repeat)]
 
 
-def can_be_asked(shot: ast.Shot, wanted: Expected | None, reading: Reading) -> bool:
-    """Whether it is one request of which nothing is reported; what is more is checked, and refused for now."""
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a request is beside its question: how often it is made, and what is reported of it."""
+
+    repeated: Repeated | None = None
+    responded: Responded | None = None
+
+
+def traced(shot: ast.Shot, wanted: Expected | None, reading: Reading) -> Trace | None:
+    """None where something is wrong with it, which is reported."""
     mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
     for mistake in mistakes:
         reading.report("E621", mistake.message, mistake.span, mistake.hint)
-    if shot.responded is not None and shot.responded.output is not None:
-        read_output(shot.responded.output, reading)
-    traced: list[tuple[str, Span]] = [("repeat", repeat.span) for repeat in repeats(shot)[:1]]
-    traced += [("responded", shot.responded.span)] if shot.responded is not None else []
-    for word, span in traced if not mistakes else ():
-        report_later(word, span, reading)
-    return not traced
+    response = responded(shot.responded, reading) if shot.responded is not None else None
+    return None if mistakes else Trace(repeated(shot), response)
 
 
-def report_later(word: str, span: Span, reading: Reading) -> None:
-    message = f"`{word}` is not enforced yet: no test can ask for it"
-    reading.report("E909", message, span, "remove it; write single requests and what comes of each")
+def repeated(shot: ast.Shot) -> Repeated | None:
+    """How often, where it is said: mistakes are told elsewhere."""
+    for repeat in repeats(shot)[:1]:
+        times, within = whole(repeat.count), parse_duration(repeat.within.text)
+        return Repeated(times, within) if times and within else None
+    return None
 
 
 # ── `repeat 21 in 10s … => first throttle at 21` ──────────────────────────────────────────────
@@ -89,7 +95,7 @@ def response_mistakes(shot: ast.Shot, wanted: Expected | None) -> Iterator[Mista
     responded = shot.responded
     if responded is None:
         return
-    if wanted is not None and Outcome.ALLOW not in wanted.possible:
+    if wanted is not None and wanted.first is None and Outcome.ALLOW not in wanted.possible:
         message = "a request that is not allowed is not made, and nothing responds to it"
         yield Mistake(message, responded.span, "remove `responded …`, or expect `allow`")
     if (status := whole(responded.status)) is None or status not in STATUSES:
@@ -103,8 +109,14 @@ def response_mistakes(shot: ast.Shot, wanted: Expected | None) -> Iterator[Mista
             yield Mistake(f"`{name}` is no part of a response", pair.key.span, hint)
 
 
-def read_output(output: ast.RecordLiteral, reading: Reading) -> None:
+def responded(response: ast.Responded, reading: Reading) -> Responded:
     """Names of outputs are free; values are as everywhere in tests."""
-    once(output, reading.report)
-    for pair in output.pairs:
-        raw(pair.value, reading)
+    output: dict[str, object] = {}
+    pairs = response.output.pairs if response.output is not None else ()
+    if response.output is not None:
+        once(response.output, reading.report)
+    for pair in pairs:
+        value, path = raw(pair.value, reading), key_path(pair)
+        if len(path) > 1:
+            nest(output, path[1:], value)
+    return Responded(whole(response.status) or 0, output)

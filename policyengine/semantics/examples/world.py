@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -123,7 +123,11 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written."""
+    """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written.
+
+    Of requests that are repeated, all must come to it; with `first`, the first one with this outcome has that number.
+    `free` says that whatever comes is right.
+    """
 
     outcome: Outcome
     text: str
@@ -131,19 +135,50 @@ class Expected:
     rule: str | None = None
     gate: Gate | None = None
     details: tuple[Detail, ...] = ()
+    first: int | None = None
+    free: bool = False
 
     @property
     def possible(self) -> frozenset[Outcome]:
         """The outcomes that meet it."""
         return frozenset(Outcome) - {self.outcome} if self.negated else frozenset({self.outcome})
 
+    def of(self, number: int) -> Expected:
+        """What must come of one of several requests, counted from 1."""
+        if self.first is None:
+            return self
+        if number == self.first:
+            return replace(self, first=None)
+        if number < self.first:
+            return Expected(self.outcome, self.text, negated=True)
+        return Expected(self.outcome, self.text, negated=True, free=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """So many requests, evenly spread over a time: the first at its beginning, none at its end."""
+
+    times: int
+    within: timedelta
+
+    def moments(self, start: datetime) -> Iterator[datetime]:
+        return (start + self.within * number / self.times for number in range(self.times))
+
+
+@dataclass(frozen=True, slots=True)
+class Responded:
+    """What the gateway reports once a request was made that was allowed: then it is over. `output` is a raw fact."""
+
+    status: int
+    output: Mapping[str, object]
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request of a test, and what must come of it.
+    """One request of a test, and what must come of it; or the same request several times.
 
-    `question` is the request in its wire shape. Cases of one test with the same `sequence` share what they spend;
-    `skip` says why a case is not run.
+    `question` is the request in its wire shape, made at `now`. Cases of one test with the same `sequence` share their
+    state; `skip` says why a case is not run. `responded` is reported of each request that is allowed.
     """
 
     test: str
@@ -159,6 +194,17 @@ class Case:
     expected: Expected
     skip: str | None
     span: Span = field(compare=False, repr=False)
+    repeated: Repeated | None = None
+    responded: Responded | None = None
+
+    @property
+    def requests(self) -> Iterator[Case]:
+        """One by one, each at its time and with what must come of it."""
+        if self.repeated is None:
+            yield self
+            return
+        for number, now in enumerate(self.repeated.moments(self.now), 1):
+            yield replace(self, now=now, expected=self.expected.of(number), repeated=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,9 @@ def shown_by(case: Case, runner: Runner, watcher: Watcher) -> frozenset[Point]:
     if case.skip is not None:
         return frozenset()
     try:
-        return watcher.shown(runner.specified(case))
+        if case.repeated is None:
+            return watcher.shown(runner.specified(case))
+        return frozenset().union(*(watcher.shown(runner.specified(one)) for one in case.requests))
     except (CannotAsk, RequestError):
         return frozenset()
 

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     RULES = "rules"
     CONDITIONS = "conditions"
     GUARDS = "guards"
+    LIMITS = "limits"
     REQUIREMENTS = "requirements"
     ENDPOINTS = "endpoints"
 

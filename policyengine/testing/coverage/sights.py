@@ -15,7 +15,7 @@ from policyengine.source import Span
 from policyengine.testing.coverage.conditions import Condition, Reader
 from policyengine.testing.coverage.known import AGENT, USER, Known, bound_at
 from policyengine.testing.coverage.points import Kind, LeftOut, Point, digest, in_text_order, quoted
-from policyengine.testing.coverage.written import Written
+from policyengine.testing.coverage.written import COUNTING, Written
 
 NONE: frozenset[tuple[str, ...]] = frozenset()
 
@@ -59,17 +59,33 @@ class OfGuard:
     effects: tuple[Rule, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OfLimit:
+    """A rate or budget. `names` are those that a store knows its parts by; `full` these parts, where there are several;
+    `moves` its raises and clamps, in the order in which a walk sees them."""
+
+    names: frozenset[str]
+    passing: Point
+    stopping: Point
+    full: dict[str, Point]
+    when: Condition | None
+    moves: tuple[Rule, ...]
+    counting: Point | None
+
+
 Aspect: TypeAlias = tuple[k.Attester, Both]
 
 
 @dataclass(slots=True)
 class Sights:
-    """Everything to see, by the part of the kernel that it is of. `at` are patterns with the guard they are of."""
+    """Everything to see, by the part of the kernel that it is of. `limits` are those of delegation, `limited` are rates
+    and budgets; `at` are patterns with the place they are of."""
 
     blocks: dict[int, OfBlock] = field(default_factory=dict)
     guards: dict[int, OfGuard] = field(default_factory=dict)
     attesters: dict[str, list[Aspect]] = field(default_factory=dict)
     limits: dict[tuple[int, str], Both] = field(default_factory=dict)
+    limited: dict[int, OfLimit] = field(default_factory=dict)
     at: list[tuple[k.Pattern, k.Place | None, Point]] = field(default_factory=list)
     points: tuple[Point, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -94,7 +110,9 @@ class Finder:
         sights.guards = {id(guard): self.guard(guard) for guard in kernel.guards}
         sights.attesters = {name: list(self.attester(kernel.attesters[name])) for name in sorted(asked(kernel.agents))}
         sights.limits = {key: both for limits in kernel.delegation for key, both in self.delegation(limits)}
-        sights.at = [*self.doors(every), *(found for guard in kernel.guards for found in self.places(guard))]
+        sights.limited = {id(limit): self.limit(limit) for limit in kernel.limits}
+        placed = [found for rule in (*kernel.guards, *kernel.limits) for found in self.places(rule)]
+        sights.at = [*self.doors(every), *placed]
         points, left_out = self.reader.settle()
         sights.points = in_text_order([*self.points, *points])
         sights.left_out = (*self.left_out, *left_out)
@@ -238,6 +256,36 @@ class Finder:
         words = f"{quoted(effect.span)} {NEVER_ACTED[type(effect)]}"
         return Rule(self.point(Kind.RULES, part, "acted", effect.span, words), when)
 
+    # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
+
+    def limit(self, limit: k.Limit) -> OfLimit:
+        kind = kind_of(limit)
+        part, name = f"{kind} {limit.package} {limit.name}", f"{kind} `{limit.name}`"
+        known = Known().and_(bound_at(limit.place.patterns))
+        passing, stopping = (
+            self.point(Kind.LIMITS, part, seen, limit.span, f"{name} was never seen {seen} a request{more}")
+            for seen, more in (("letting", " pass"), ("stopping", ""))
+        )
+        parts = tuple(parts_of(limit))
+        full = {
+            key: self.point(Kind.LIMITS, f"{part} {key}", "full", span, f"{quoted(span)} was never seen full")
+            for key, span in (parts if len(parts) > 1 else ())
+        }
+        when = None if limit.when is None else self.reader.read(limit.when, f"{part} when", known)
+        moves = limit.raises + limit.clamps if isinstance(limit, k.Rate) else ()
+        counting = None
+        if isinstance(limit, k.Rate) and limit.counting_denials:
+            words = f"{name} was never seen counting a request that is denied"
+            counting = self.point(Kind.RULES, part, "counting", self.written.at(limit, COUNTING), words)
+        moved = tuple(self.move(one, part, known) for one in moves)
+        return OfLimit(frozenset(key for key, _ in parts), passing, stopping, full, when, moved, counting)
+
+    def move(self, one: k.Raise | k.Clamp, part: str, known: Known) -> Rule:
+        key = f"{part} {digest(canonical(one))}"
+        words = f"{quoted(one.span)} never {'raised' if isinstance(one, k.Raise) else 'slowed'} anything"
+        acted = self.point(Kind.RULES, key, "acted", one.span, words)
+        return Rule(acted, self.reader.read(one.when, f"{key} when", known))
+
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def doors(self, blocks: Iterable[Block]) -> Iterator[tuple[k.Pattern, None, Point]]:
@@ -248,20 +296,37 @@ class Finder:
             words = f"{quoted(pattern.span)} was never decided"
             yield pattern, None, self.point(Kind.ENDPOINTS, part, "decided", pattern.span, words)
 
-    def places(self, guard: k.Guard) -> Iterator[tuple[k.Pattern, k.Place | None, Point]]:
-        part, outside = f"guard {guard.package} {guard.name} on", guard.place.excepts
-        for pattern in dict.fromkeys(guard.place.patterns or ()):
+    def places(self, rule: k.Guard | k.Limit) -> Iterator[tuple[k.Pattern, k.Place | None, Point]]:
+        kind = kind_of(rule)
+        part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
+        for pattern in dict.fromkeys(rule.place.patterns or ()):
             if any(covers(hole, pattern) for hole in outside):
-                words = f"{quoted(pattern.span)} can never be decided by this guard: its `except` takes all of it"
+                words = f"{quoted(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
                 self.left_out.append(LeftOut(pattern.span, "decided", words))
                 continue
-            words = f"{quoted(pattern.span)} was never decided by guard `{guard.name}`"
+            words = f"{quoted(pattern.span)} was never decided by {kind} `{rule.name}`"
             key = f"{part} {digest(canonical(pattern))}"
-            yield pattern, guard.place, self.point(Kind.ENDPOINTS, key, "decided", pattern.span, words)
+            yield pattern, rule.place, self.point(Kind.ENDPOINTS, key, "decided", pattern.span, words)
         for pattern in dict.fromkeys(outside):
-            words = f"{quoted(pattern.span)} was never asked for: what guard `{guard.name}` leaves out is not shown"
+            words = f"{quoted(pattern.span)} was never asked for: what {kind} `{rule.name}` leaves out is not shown"
             key = f"{part} {digest(canonical(pattern))}"
             yield pattern, None, self.point(Kind.ENDPOINTS, key, "left out", pattern.span, words)
+
+
+def kind_of(rule: k.Guard | k.Limit) -> str:
+    return {k.Guard: "guard", k.Rate: "rate", k.Budget: "budget"}[type(rule)]
+
+
+def parts_of(limit: k.Limit) -> Iterator[tuple[str, Span]]:
+    """What can be full of it: the pace and how many at once, or each quota; by name as in `spending.charges`."""
+    name = f"{limit.package}/{limit.name}"
+    if isinstance(limit, k.Budget):
+        yield from ((f"{name}#{number}", quota.span) for number, quota in enumerate(limit.quotas, 1))
+        return
+    if limit.pace is not None:
+        yield name, limit.span
+    if limit.at_once is not None:
+        yield f"{name}#at once", limit.at_once.span
 
 
 NEVER_ACTED: dict[type[k.Effect], str] = {

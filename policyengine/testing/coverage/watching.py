@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.endpoints import Endpoint
+from policyengine.runtime.limits import Limited, Standing
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
@@ -16,7 +17,7 @@ from policyengine.semantics.reference import attests
 from policyengine.semantics.saying import FOR_THE_OPERATOR
 from policyengine.testing.coverage.conditions import observe
 from policyengine.testing.coverage.points import Point
-from policyengine.testing.coverage.sights import Both, OfBlock, Rule, Sights
+from policyengine.testing.coverage.sights import Both, OfBlock, OfLimit, Rule, Sights
 from policyengine.testing.runner import Asked
 
 
@@ -41,6 +42,9 @@ class Watcher:
             for limit in walk.limits:
                 tell(self.sights.limits[id(limit.limits), limit.words.split()[0]], limit.holds, found)
         self.guards(walk, facts, asked.decision, found)
+        for seen in walk.limited:
+            if seen.covers:
+                self.limit(seen, asked, found)
         return frozenset(found)
 
     def decided(self, endpoint: Endpoint) -> frozenset[Point]:
@@ -110,6 +114,32 @@ class Watcher:
             for one, rule in zip(guard.effects, of.effects, strict=True):
                 acted = walk.identified and one.acts and stands(one.effect, decision)
                 tell_rule(rule, acted, facts, found)
+
+    # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
+
+    def limit(self, seen: w.LimitedSeen, asked: Asked, found: set[Point]) -> None:
+        """Its conditions wherever it covers; what it did only where a store was asked."""
+        of = self.sights.limited[id(seen.limit)]
+        if of.when is not None:
+            observe(of.when, asked.facts, found)
+        own = [(one, how) for one, how in asked.limits if one.charge.rule in of.names]
+        found.update(of_limit(of, own, asked.decision.outcome))
+        moves = seen.limit.raises + seen.limit.clamps if isinstance(seen.limit, k.Rate) else ()
+        for move, rule, holds in zip(moves, of.moves, seen.moves, strict=True):
+            acts = holds is True if isinstance(move, k.Raise) else holds is not False
+            tell_rule(rule, acts and bool(own), asked.facts, found)
+
+
+def of_limit(of: OfLimit, own: Sequence[tuple[Limited, Standing]], outcome: Outcome) -> Iterator[Point]:
+    """What is denied was stopped by nothing here, and of what others throttle this one did not let anything pass."""
+    full = [one.charge.rule for one, standing in own if not standing.admitted]
+    if outcome is Outcome.DENY:
+        yield from (of.counting,) if own and of.counting is not None else ()
+    elif full:
+        yield of.stopping
+        yield from (of.full[rule] for rule in full if rule in of.full)
+    elif own and outcome is not Outcome.THROTTLE:
+        yield of.passing
 
 
 def known(facts: Facts, root: str) -> bool:

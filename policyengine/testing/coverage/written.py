@@ -11,6 +11,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
 
 Words: TypeAlias = dict[str, Span]
+COUNTING = "counting denials"
 
 
 class Written:
@@ -36,6 +37,9 @@ def declarations(source: Source) -> Iterator[tuple[int, Words]]:
                 yield name.span.start, joined(attested(items))
             case ast.DelegationDecl(limits):
                 yield declared.span.start, {limit.name: limit.span for limit in limits}
+            case ast.RateDecl(items=items):
+                counting = ((COUNTING, one.span) for one in items if isinstance(one, ast.CountingDenials))
+                yield declared.span.start, joined(counting)
             case ast.AgentDecl() | ast.UserDecl():
                 yield from of_block(declared.items)
             case _:

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.reference import conclude, walk
-from policyengine.semantics.walk import BlockSeen, GuardSeen, Walk
+from policyengine.semantics.walk import BlockSeen, GuardSeen, LimitedSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.questions import Answer, Key, Question, only
 
-Seen = TypeVar("Seen", BlockSeen, GuardSeen)
+Seen = TypeVar("Seen", BlockSeen, GuardSeen, LimitedSeen)
 
 
 def answered_anew(question: Question, changed: Mapping[Key, object], whole: Mapping[str, object]) -> Answer:
@@ -27,7 +27,7 @@ def answered_anew(question: Question, changed: Mapping[Key, object], whole: Mapp
     if comes_to(seen) == question.comes_to:
         return question.answer
     decision, effects = conclude(question.facts, seen)
-    return Answer(decision, frozenset(effects.spends))
+    return Answer.of(decision, effects)
 
 
 def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Walk:
@@ -48,6 +48,7 @@ def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Wa
         ),
         limits=anew.limits,
         guards=with_new("guards", before.guards, anew.guards),
+        limited=with_new("limits", before.limited, anew.limited) if before.limited or anew.limited else (),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 
 from policyengine.runtime.endpoints import Endpoint
@@ -13,7 +14,6 @@ from policyengine.testing.meets import meets
 from policyengine.testing.mutation.anew import answered_anew
 from policyengine.testing.mutation.questions import (
     LIMITS,
-    NO_IDS,
     Answer,
     Key,
     Question,
@@ -25,6 +25,7 @@ from policyengine.testing.mutation.questions import (
 )
 from policyengine.testing.mutation.touching import Memo, binds_otherwise, changed_for, leaves_facts, touches
 from policyengine.testing.mutation.workshop import Mutant, Rule
+from policyengine.testing.sequence import Sequence
 
 
 class TestsFail(Exception):
@@ -47,21 +48,21 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Examiner:
-    """All cases of a policy. Those of a sequence that spends approvals stand together: each rests on those before."""
+    """All cases of a policy. Those of a sequence that spends or counts stand together: each rests on those before."""
 
     kernel: k.Kernel
     groups: tuple[tuple[Question, ...], ...]
-    by_rule: Mapping[Key, Sequence[int]]
-    by_endpoint: Mapping[Endpoint, tuple[Question, Sequence[int]]]
+    by_rule: Mapping[Key, Several[int]]
+    by_endpoint: Mapping[Endpoint, tuple[Question, Several[int]]]
 
     @classmethod
     def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> Examiner:
         """Raises TestsFail, CannotAsk and RequestError."""
         questions = list(questions_of((case for case in cases if case.skip is None), kernel))
         for question in questions:
-            if not meets(question.case.expected, question.answer.decision):
+            if not meets(question.case.expected, question.came):
                 raise TestsFail(question.case)
-        groups = tuple(grouped(questions))
+        groups = tuple(grouped(questions, counting=bool(kernel.limits)))
         return cls(kernel, groups, by_rule(groups), by_endpoint(groups))
 
     def examine(self, mutant: Mutant) -> Asked:
@@ -82,13 +83,13 @@ class Examiner:
             if any(touches(mutant, question, memo) for question in group):  # most mutants fall to one of the first
                 yield group
 
-    def candidates(self, mutant: Mutant, memo: Memo) -> Sequence[tuple[Question, ...]]:
+    def candidates(self, mutant: Mutant, memo: Memo) -> Several[tuple[Question, ...]]:
         """The groups that a changed rule had a say in, or has one now; all, where it may be about other callers."""
         pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
         if mutant.whole.keys() - {"binders"} or not all(same_callers(old, new) for old, new in pairs):
             return self.groups
         numbers = {number for key in mutant.rules for number in self.by_rule.get(key, ())}
-        places = [rule.place for rule in mutant.rules.values() if isinstance(rule, k.Guard)]
+        places = [rule.place for rule in mutant.rules.values() if isinstance(rule, k.Guard | k.Limit)]
         for question, some in self.by_endpoint.values():
             endpoint = question.request.endpoint
             bound = "binders" in mutant.whole and binds_otherwise(mutant.whole["binders"], question, memo)
@@ -96,21 +97,25 @@ class Examiner:
                 numbers.update(some)
         return [self.groups[number] for number in sorted(numbers)]
 
-    def _answers(self, group: Sequence[Question], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
-        """Whether each case of a group still passes; what does not touch the mutant spends what it always did."""
-        spent = NO_IDS
+    def _answers(self, group: Several[Question], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
+        """Whether each case of a group still passes; what does not touch the mutant comes to what it always did, by
+        itself: what others have left of its limits may be another now."""
+        sequence = Sequence()
         for question in group:
-            if len(group) > 1 and not touches(mutant, question, memo):  # of one it is known
-                spent |= question.answer.spends
+            case = question.case
+            untouched = len(group) > 1 and not touches(mutant, question, memo)  # of one it is known
+            if untouched and not (self.kernel.limits and case.approvals and sequence.spent != question.spent):
+                came = question.answer.made(sequence, case)
+                if question.answer.counted is not None:
+                    yield case, meets(case.expected, came)
                 continue
             try:
-                answer = self.answer(question, mutant, spent, memo)
+                answer = self.answer(question, mutant, sequence.spent, memo)
             except Exception:
                 # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
-                yield question.case, False
+                yield case, False
                 return
-            spent |= answer.spends
-            yield question.case, meets(question.case.expected, answer.decision)
+            yield case, meets(case.expected, answer.made(sequence, case))
 
     def answer(self, question: Question, mutant: Mutant, spent: frozenset[str], memo: Memo) -> Answer:
         changed = changed_for(mutant, question)
@@ -138,7 +143,8 @@ class Nearness:
     def of(cls, mutant: Mutant) -> Nearness:
         lines = mutant.fault.lines
         before, after = (literals(" ".join(some)) for some in (lines.before, lines.after))
-        guards = (mutant.base.guards[number].name for name, number in mutant.rules if name == "guards")
+        named = ((name, number) for name, number in mutant.rules if name in ("guards", "limits"))
+        guards = (getattr(mutant.base, name)[number].name for name, number in named)
         limits = {LIMITS} if "delegation" in mutant.whole else set()
         return cls(frozenset(before ^ after or before), frozenset(guards), frozenset(mutant.rules.keys() | limits))
 
@@ -154,10 +160,10 @@ def same_callers(old: Rule, new: Rule | None) -> bool:
         return old.who == new.who
     if isinstance(old, k.UserBlock) and isinstance(new, k.UserBlock):
         return old.who == new.who
-    return isinstance(old, k.Guard)  # it is about whoever asks
+    return isinstance(old, k.Guard | k.Limit)  # they are about whoever asks
 
 
-def by_endpoint(groups: Sequence[tuple[Question, ...]]) -> dict[Endpoint, tuple[Question, list[int]]]:
+def by_endpoint(groups: Several[tuple[Question, ...]]) -> dict[Endpoint, tuple[Question, list[int]]]:
     """The groups, by their numbers, that ask at each endpoint, and one question there."""
     found: dict[Endpoint, tuple[Question, list[int]]] = {}
     for number, group in enumerate(groups):
@@ -166,7 +172,7 @@ def by_endpoint(groups: Sequence[tuple[Question, ...]]) -> dict[Endpoint, tuple[
     return found
 
 
-def by_rule(groups: Sequence[tuple[Question, ...]]) -> dict[Key, list[int]]:
+def by_rule(groups: Several[tuple[Question, ...]]) -> dict[Key, list[int]]:
     """The groups, by their numbers, that each rule has a say in."""
     found: dict[Key, list[int]] = {}
     for number, group in enumerate(groups):
@@ -175,10 +181,11 @@ def by_rule(groups: Sequence[tuple[Question, ...]]) -> dict[Key, list[int]]:
     return found
 
 
-def grouped(questions: Iterable[Question]) -> Iterator[tuple[Question, ...]]:
-    """One by one, but for those with approvals: these in the order of their sequence, where its first one stands."""
+def grouped(questions: Iterable[Question], *, counting: bool = False) -> Iterator[tuple[Question, ...]]:
+    """One by one, but for those with approvals: these in the order of their sequence, where its first one stands. So
+    are all of them where the policy is `counting`."""
     sequences: dict[object, list[Question]] = {}
     for question in questions:
-        alone = not question.case.approvals
+        alone = not (counting or question.case.approvals)
         sequences.setdefault(id(question) if alone else sequence_of(question.case), []).append(question)
     return (tuple(group) for group in sequences.values())

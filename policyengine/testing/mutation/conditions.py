@@ -80,6 +80,10 @@ def conditions_of(node: ast.Node) -> tuple[ast.Expr, ...]:
             return (condition,)
         case ast.May(_, when) | ast.MayDelegate(when=when) | ast.Acts(_, when):
             return () if when is None else (when,)
+        case ast.RateDecl(when=ast.Node() as when) | ast.BudgetDecl(when=ast.Node() as when):
+            return (when,)
+        case ast.Raise(when=when) | ast.Clamp(when=when):
+            return (when,)
         case ast.DefineDecl(_, condition) | ast.Quantified(_, _, _, condition):
             return (condition,)
         case ast.Logic(_, items):

@@ -11,13 +11,14 @@ from policyengine.testing.mutation.bounds import enum_faults, literal_faults, ne
 from policyengine.testing.mutation.conditions import condition_faults
 from policyengine.testing.mutation.edits import Lines
 from policyengine.testing.mutation.faults import Change, Fault, counted
+from policyengine.testing.mutation.limits import limit_faults
 from policyengine.testing.mutation.places import place_faults
 from policyengine.testing.mutation.rules import Known, rule_faults, whole_faults
 
 # What decides. Types, facts and what the policy shows of itself stay as they are.
 MUTATED = (
     ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
-    ast.AnyoneDecl, ast.UsersUnrestricted, ast.DelegationDecl, ast.GuardDecl,
+    ast.AnyoneDecl, ast.UsersUnrestricted, ast.DelegationDecl, ast.GuardDecl, ast.RateDecl, ast.BudgetDecl,
 )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator
     for node in ast.walk(declaration):
         yield from rule_faults(node, vocabulary.known)
         yield from place_faults(node)
+        yield from limit_faults(node)
         yield from condition_faults(node)
         yield from literal_faults(node)
         yield from text_faults(node)
@@ -76,6 +78,8 @@ def head_of(declaration: ast.Declaration) -> str:
     match declaration:
         case ast.GuardDecl(name=name):
             return f'guard "{name.value}"'
+        case ast.RateDecl(name=name) | ast.BudgetDecl(name=name):
+            return f'{declaration.span.text.split()[0]} "{name.value}"'
         case ast.AgentDecl(head=head) | ast.UserDecl(head=head):
             word = "agent" if isinstance(declaration, ast.AgentDecl) else "user"
             return f"{word} {' '.join(head.span.text.split())}"

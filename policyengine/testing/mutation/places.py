@@ -23,7 +23,11 @@ def place_faults(node: ast.Node) -> Iterator[Change]:
         case ast.Place():
             yield from fewer(NARROWER, node, "targets", node.targets)
             yield from fewer_excepts(node)
-        case ast.GuardDecl(place=ast.Place() as place):
+        case (
+            ast.GuardDecl(place=ast.Place() as place)
+            | ast.RateDecl(place=ast.Place() as place)
+            | ast.BudgetDecl(place=ast.Place() as place)
+        ):
             yield Change.at(WIDER, node, cut_span(place.span), place=None)
         case ast.ScopeDecl(items=items) if len(items) > 1:
             for number, item in enumerate(items):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.directory.entities import Directory
-from policyengine.runtime.decision import Decision
+from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Snapshot
@@ -22,6 +23,7 @@ from policyengine.semantics.walk import BlockSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.workshop import RULES
 from policyengine.testing.runner import approved, holder
+from policyengine.testing.sequence import Sequence
 
 Key: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
 LITERAL = re.compile(r'\d[\w.:/-]*|"[^"]*"')
@@ -31,10 +33,22 @@ NO_IDS: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a case, and which approvals it spent."""
+    """What came of a case, and which approvals it spent; its limits, which only a sequence can answer."""
 
     decision: Decision
     spends: frozenset[str] = NO_IDS
+    counted: Effects | None = None
+
+    @classmethod
+    def of(cls, decision: Decision, effects: Effects) -> Answer:
+        return cls(decision, frozenset(effects.spends), effects if effects.limits else None)
+
+    def made(self, sequence: Sequence, case: Case) -> Decision:
+        """What becomes of it in its sequence, where it spends what it spends."""
+        if self.counted is None:
+            sequence.spent |= self.spends
+            return self.decision
+        return sequence.made(self.decision, self.counted, case)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,8 @@ class Question:
 
     `rules` are those that may have a say, by list and number: for each its place among those of its list in `seen`.
     `opening` opened a door, `refusing` kept one shut or had an effect; `issuers` are those of the presenter and of the
-    hops; `spent` was before; `literals` are written in the case.
+    hops; `spent` was before; `literals` are written in the case. `answer` is what it comes to by itself, `came` what
+    came of it in its sequence.
     """
 
     case: Case
@@ -59,6 +74,7 @@ class Question:
     comes_to: Hashable
     literals: frozenset[str]
     answer: Answer
+    came: Decision
 
     @property
     def request(self) -> Request:
@@ -85,15 +101,13 @@ def only(kernel: k.Kernel, rules: Mapping[Key, object]) -> k.Kernel:
 
 def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
     """What the policy decides of a case. Raises CannotAsk and RequestError, as a run of the tests does."""
-    decision, effects = conclude(*looked_at(case, request, plain, kernel, spent))
-    return Answer(decision, frozenset(effects.spends))
+    return Answer.of(*conclude(*looked_at(case, request, plain, kernel, spent)))
 
 
 def ask_again(question: Question, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
     """What a policy decides of a case when all facts are as they were; approvals are bound and spent anew."""
     facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
-    decision, effects = conclude(*walked(question.case, facts, Snapshot(facts.entities, spent)))
-    return Answer(decision, frozenset(effects.spends))
+    return Answer.of(*conclude(*walked(question.case, facts, Snapshot(facts.entities, spent))))
 
 
 def looked_at(
@@ -130,19 +144,19 @@ def _directory(case: Case, request: Request, plain: Directory, kernel: k.Kernel)
 
 
 def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
-    """In the order of the cases, which decides what a sequence has spent. Raises CannotAsk and RequestError."""
-    spent: dict[tuple[str, str, int], frozenset[str]] = {}
+    """In the order of the cases, which decides what a sequence has spent; what is repeated is as many cases. Raises
+    CannotAsk and RequestError."""
+    sequences: dict[tuple[str, str, int], Sequence] = {}
     directories: dict[int, tuple[object, Directory]] = {}
     slices = Evaluator(kernel, Directory(())).slices
     numbers = {id(rule): (name, number) for name in RULES for number, rule in enumerate(getattr(kernel, name))}
-    for case in cases:
+    for case in chain.from_iterable(case.requests for case in cases):
         _, plain = directories.setdefault(id(case.rows), (case.rows, Directory(case.rows.values())))
         request = Request.from_mapping(case.question)
-        part, before = slices.of(request), spent.get(sequence_of(case), NO_IDS)
+        sequence = sequences.setdefault(sequence_of(case), Sequence())
+        part, before = slices.of(request), sequence.spent
         facts, seen = looked_at(case, request, plain, part, before)
-        decision, effects = conclude(facts, seen)
-        answer = Answer(decision, frozenset(effects.spends))
-        spent[sequence_of(case)] = before | answer.spends
+        answer = Answer.of(*conclude(facts, seen))
         rules = {numbers[id(rule)]: place for name in RULES for place, rule in enumerate(getattr(part, name))}
         yield Question(
             case,
@@ -158,6 +172,7 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
             comes_to(seen),
             literals(case.span.text),
             answer,
+            answer.made(sequence, case),
         )
 
 
@@ -175,10 +190,11 @@ def blocks_of(seen: Walk) -> Iterator[BlockSeen]:
 
 
 def refusing(seen: Walk, numbers: Mapping[int, Key]) -> Iterator[Key]:
-    """The blocks that are void by what they ask, the guards that act, the limits of delegation."""
+    """The blocks that are void by what they ask, the guards, rates and budgets that act, the limits of delegation."""
     for block in blocks_of(seen):
         if block.applies is True and any(one.holds is not True for one in block.requirements):
             yield numbers[id(block.block)]
     yield from (numbers[id(one.guard)] for one in seen.guards if any(effect.triggered for effect in one.effects))
+    yield from (numbers[id(one.limit)] for one in seen.limited if one.acts)
     if seen.hops or any(limit.holds is not True for limit in seen.limits):
         yield LIMITS

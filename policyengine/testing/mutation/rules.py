@@ -59,6 +59,9 @@ def whole_faults(declaration: ast.Declaration) -> Iterator[Change]:
     match declaration:
         case ast.GuardDecl():
             yield Change("drop a guard", declaration, None, (cut_span(declaration.span),))
+        case ast.RateDecl() | ast.BudgetDecl():
+            word = "rate" if isinstance(declaration, ast.RateDecl) else "budget"
+            yield Change(f"drop a {word}", declaration, None, (cut_span(declaration.span),))
         case ast.UsersUnrestricted():
             yield Change("drop a line", declaration, None, (cut_span(declaration.span),))
 

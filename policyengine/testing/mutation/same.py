@@ -31,6 +31,10 @@ def same_rule(old: Rule, new: Rule) -> bool:
     match old, new:
         case k.Guard(), k.Guard():
             return same_place(old.place, new.place) and all_the_same(old.effects, new.effects)
+        case k.Rate(), k.Rate():
+            return same_limit(old, new)
+        case k.Budget(), k.Budget():
+            return same_limit(old, new)
         case k.AgentBlock(), k.AgentBlock():
             return same_agents(old, new)
         case k.UserBlock(), k.UserBlock():
@@ -98,6 +102,16 @@ def opens(wider: tuple[k.Opening, k.Expr | None], narrower: k.Opening, when: k.E
 
 
 # ── Guards ────────────────────────────────────────────────────────────────────────────────────
+
+
+def same_limit(old: k.Limit, new: k.Limit) -> bool:
+    """What raises and clamps it is compared as it is written."""
+    here = replace(new, place=old.place, when=old.when)
+    return (
+        same_place(old.place, new.place)
+        and same_meaning(old, here)
+        and equivalent(old.when, new.when, ACTS_UNLESS_FALSE)
+    )
 
 
 def same_place(old: k.Place, new: k.Place) -> bool:

@@ -86,8 +86,18 @@ def touches_guard(old: Rule, new: Rule | None, number: int, question: Question, 
     return before != after if old.effects == new.effects else before or after
 
 
+def touches_limit(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    assert isinstance(old, k.Limit)
+    before = ("limits", number) in question.rules
+    if not isinstance(new, k.Limit):
+        return before
+    after = before if old.place == new.place else place_covers(new.place, question.request.endpoint)
+    return before != after if old == replace(new, place=old.place) else before or after
+
+
 TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question, Memo], bool]] = {
     "agents": touches_agent, "users": touches_user, "anyones": touches_anyone, "guards": touches_guard,
+    "limits": touches_limit,
 }  # fmt: skip
 
 

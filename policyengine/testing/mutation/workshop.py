@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic
-from policyengine.semantics import binders, doors, guards, logic
+from policyengine.semantics import binders, doors, guards, limits, logic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.check import Checked, has_error
 from policyengine.semantics.draft import Draft
@@ -28,13 +28,16 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.pause import uncollected
 from policyengine.testing.mutation.faults import Fault
 
-Rule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard
+Rule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit
 
-# The rules of a kernel, by the kind of declaration that says them: one for each, in the same order.
+# The rules of a kernel, by the kind of declaration that says them: one for each, in the same order. Budgets
+# come after rates.
 LISTS: dict[type[ast.Node], str] = {
     ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
+    ast.RateDecl: "limits", ast.BudgetDecl: "limits",
 }  # fmt: skip
-RULES = tuple(LISTS.values())
+RULES = tuple(dict.fromkeys(LISTS.values()))
+ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
 # What rules know by its name only.
 BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
@@ -101,7 +104,17 @@ class Workshop:
             rule = self._lowered(mutated, fault.package, draft)
             if rule is None:
                 return None
-        return Mutant(fault, self.kernel, {(LISTS[kind], number): rule}, {})
+        return Mutant(fault, self.kernel, {self._key(kind, number): rule}, {})
+
+    def _key(self, kind: type[ast.Node], number: int) -> tuple[str, int]:
+        before = len(self.draft.by_kind.get(ast.RateDecl, ())) if kind is ast.BudgetDecl else 0
+        return LISTS[kind], before + number
+
+    def _rules(self, kind: type[ast.Node]) -> tuple[Rule, ...]:
+        """Those of the kernel that declarations of this kind say."""
+        _, first = self._key(kind, 0)
+        rules: tuple[Rule, ...] = getattr(self.kernel, LISTS[kind])
+        return rules[first : first + len(self.draft.by_kind.get(kind, ()))]
 
     def _lowered(self, declared: ast.Declaration, package: str, draft: Draft) -> Rule | None:
         draft.report.found.clear()
@@ -115,6 +128,10 @@ class Workshop:
                 rule = doors.anyone_block(declared, package, draft)
             case ast.GuardDecl():
                 rule = guards.guard(declared, package, draft)
+            case ast.RateDecl():
+                rule = limits.rate(declared, package, draft)
+            case ast.BudgetDecl():
+                rule = limits.budget(declared, package, draft)
             case _:
                 raise AssertionError("only rules are lowered one by one")
         if rule is None or has_error(draft.report.diagnostics) or has_error(self.mistakes([rule])):
@@ -131,6 +148,7 @@ class Workshop:
                 users=tuple(rule for rule in some if isinstance(rule, k.UserBlock)),
                 anyones=tuple(rule for rule in some if isinstance(rule, k.AnyoneBlock)),
                 guards=tuple(rule for rule in some if isinstance(rule, k.Guard)),
+                limits=tuple(rule for rule in some if isinstance(rule, k.Limit)),
             )
         )
 
@@ -171,16 +189,16 @@ class Workshop:
             return {}  # which facts there are at a place is for each rule there to ask
         return {
             id(declared): rule
-            for kind, name in LISTS.items()
-            if kind is ast.GuardDecl or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
-            for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), getattr(self.kernel, name), strict=True)
+            for kind in LISTS
+            if kind in ANYWHERE or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
+            for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), self._rules(kind), strict=True)
             if reached.isdisjoint(mentioned(declared))
         }
 
     def _number(self, fault: Fault) -> tuple[str, int]:
         kind = type(fault.declaration)
         declared = self.draft.by_kind[kind]
-        return LISTS[kind], next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
+        return self._key(kind, next(i for i, (_, one) in enumerate(declared) if one is fault.declaration))
 
 
 Made: TypeAlias = tuple[Draft, tuple[k.Binder, ...]]

@@ -27,6 +27,7 @@ from policyengine.testing.meets import meets
 from policyengine.testing.properties.sketch import Sketch
 from policyengine.testing.properties.writing import request_text
 from policyengine.testing.runner import CannotAsk, approved, holder
+from policyengine.testing.sequence import alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Judge:
             seen = walk(facts, snapshot)
         if case.approvals and not self.concerns(facts.bind(approval_facts(seen_approvals(seen), case.now))):
             return None
-        return conclude(facts, seen)[0]
+        return alone(*conclude(facts, seen), case)
 
     def concerns(self, facts: Facts) -> bool:
         """Whether the claim speaks of such a request."""

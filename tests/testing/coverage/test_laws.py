@@ -30,11 +30,16 @@ guard "roles" on /v1/** except /v1/open/**, /v1/shut/** {
   deny when   user.plan  ==  free  and  (request.method  ==  "PUT"  or (any one in user.roles: one == "x"))
   audit full  unless  same_tenant
 }
+rate "reads" per (user.tenant,  agent.id) on GET /v1/** when  user.plan  ==  team {
+  2/1m  burst 2   raise x2 at most 9/1m  when user.roles  has "boss"   counting denials
+}
+budget "money"  per user.id on refunds.create { sum body.amount <= 1_000 within 24h   count  <= 2 within 1h }
 test "reads" {
   use clerks_bot
   GET /v1/invoices/42 => allow
   GET /v1/invoices/66 => deny
   PATCH /v1/invoices/42 => allow
+  repeat 3 in 1s GET /v1/invoices => first throttle at 1
 }
 test "refunds" {
   use clerks_bot

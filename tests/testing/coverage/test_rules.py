@@ -17,6 +17,7 @@ def test_there_is_to_see_what_the_kernel_says_before_anything_runs() -> None:
         Kind.RULES: 3,  # two `may`, one `deny`
         Kind.CONDITIONS: 3,
         Kind.GUARDS: 2,
+        Kind.LIMITS: 0,
         Kind.REQUIREMENTS: 4,  # `issued by` and `acts for`, each holding and failing
         Kind.ENDPOINTS: 3,  # two of the scopes, one of the guard
     }

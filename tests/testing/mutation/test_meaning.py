@@ -18,7 +18,7 @@ from policyengine.testing.mutation.questions import Answer, ask
 from policyengine.testing.mutation.same import decides_the_same
 from policyengine.testing.mutation.touching import touches
 from policyengine.testing.mutation.workshop import Workshop
-from policyengine.testing.runner import CannotAsk
+from policyengine.testing.runner import CannotAsk, run
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
@@ -67,10 +67,11 @@ def told(answer: Answer | None) -> tuple[object, ...]:
     decision = answer.decision
     reasons = [(one.outcome, one.gate, one.rule, one.message) for one in decision.reasons]
     said = reasons, decision.remedies, decision.obligations, decision.unknown, decision.principal
-    return decision.outcome, *said, answer.spends
+    charges = [] if answer.counted is None else [one.charge for one in answer.counted.limits]
+    return decision.outcome, *said, answer.spends, charges
 
 
-@pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant"])
+@pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant", "plans", "spending-caps"])
 def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
     policy = example(name)
     workshop = Workshop.of(policy)
@@ -89,6 +90,20 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
                 fault.name,
                 case.request,
             )
+
+
+@pytest.mark.parametrize("name", ["plans", "spending-caps"])
+def test_where_requests_are_counted_a_mutant_is_killed_where_a_run_of_the_tests_fails(name: str) -> None:
+    policy = example(name)
+    workshop = Workshop.of(policy)
+    for test in sorted({case.test for case in policy.cases}):
+        cases = [case for case in policy.cases if case.test == test]
+        examiner = Examiner.of(cases, workshop.kernel)
+        for fault in Random(f"{name} {test}").sample(faults_of(policy.program), 12):
+            mutant = workshop.mutant(fault)
+            if mutant is not None:
+                killed = examiner.examine(mutant).killer is not None
+                assert killed != run(cases, mutant.kernel).ok, (fault.name, test)
 
 
 POLICY = """

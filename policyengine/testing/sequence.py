@@ -1,0 +1,49 @@
+"""The state of one sequence of a test, which begins empty: what its requests have spent, and what is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.limits import Limited, Standing
+from policyengine.runtime.settling import settled
+from policyengine.semantics.examples import Case
+from policyengine.stores.memory import MemoryStore
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+Standings: TypeAlias = tuple[tuple[Limited, Standing], ...]
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Stores count by the clock of the test. `spent` are approvals, by their ids; most sequences need no store."""
+
+    spent: frozenset[str] = frozenset()
+    store: MemoryStore | None = None
+    requests: int = 0
+
+    def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, Standings]:
+        """What becomes of a decision, and how its limits stand, once it is spent and its response is reported."""
+        if not effects.limits:
+            self.spent |= frozenset(effects.spends)
+            return decision, ()
+        self.requests += 1
+        store = self.store = self.store or MemoryStore()
+        name, now = str(self.requests), (case.now - EPOCH) // MICROSECOND
+        answer = store.commit(effects, name, now)
+        assert answer is not None  # what was spent is known before it is decided
+        if answer.admitted:
+            self.spent |= frozenset(effects.spends)
+        decision = settled(decision, effects.limits, answer.standings)
+        if case.responded is not None and decision.allowed:
+            store.finish(name, now)
+        return decision, tuple(zip(effects.limits, answer.standings, strict=True))
+
+
+def alone(decision: Decision, effects: Effects, case: Case) -> Decision:
+    """What becomes of the only request there is."""
+    return Sequence().made(decision, effects, case)[0] if effects.limits else decision

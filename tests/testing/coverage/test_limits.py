@@ -1,0 +1,95 @@
+"""What tests show of rates and budgets: that they let through and stop, what moves them, what is full."""
+
+import pytest
+
+from policyengine.testing.coverage.lcov import render_lcov
+from policyengine.testing.coverage.text import render_text
+from tests.testing.coverage.seeing import DOORS, coverage, missing, written
+
+RATE = f'{DOORS}rate "r" per agent.id on write {{ 2/1m }}'
+PASS, STOP = "rate `r` was never seen letting a request pass", "rate `r` was never seen stopping a request"
+ONE = written()
+FULL = f"repeat 3 in 1s {ONE.replace('not confirm', 'first throttle at 3')}"
+
+
+@pytest.mark.parametrize(
+    ("inside", "lacks"),
+    [
+        ("GET /docs/1 => allow", [PASS, STOP]),
+        (ONE, [STOP]),
+        (FULL, []),
+        (f"given user absent   {ONE}", [PASS, STOP]),  # denied, and so not counted
+    ],
+)
+def test_a_rate_lets_through_and_stops(inside: str, lacks: list[str]) -> None:
+    assert missing(RATE, inside, "rate `r` was") == lacks
+
+
+def test_the_place_of_a_rate_is_asked_for() -> None:
+    assert missing(RATE, "GET /docs/1 => allow", "by rate") == ["`POST /docs/{id: doc}` was never decided by rate `r`"]
+    assert missing(RATE, ONE, "by rate") == []
+
+
+def test_the_condition_of_a_rate_is_true_false_and_unknown() -> None:
+    rate = f'{DOORS}rate "r" per agent.id on write when body.n > 1 {{ 2/1m }}'
+    assert missing(rate, ONE, "body.n > 1") == ["`body.n > 1` was never true", "`body.n > 1` was never unknown"]
+    assert missing(rate, ONE + written(n="2") + written(n="absent"), "body.n > 1") == []
+
+
+def test_what_moves_a_rate_is_seen_acting_and_not() -> None:
+    rate = f"""{DOORS}rate "r" per agent.id on write {{ 2/1m
+      raise x2 at most 9/1m when body.urgent   clamp 1/1m when body.n > 1 }}"""
+    every = missing(rate, ONE)
+    assert "`raise x2 at most 9/1m when body.urgent` never raised anything" in every
+    assert "`clamp 1/1m when body.n > 1` never slowed anything" in every
+    assert "`body.urgent` was never true" in every
+    assert [one for one in missing(rate, written(urgent="true", n="2")) if one.endswith("anything")] == []
+
+
+def test_a_clamp_slows_where_its_condition_is_unknown_and_a_raise_raises_nothing() -> None:
+    rate = f"""{DOORS}rate "r" per agent.id on write {{ 2/1m
+      raise x2 at most 9/1m when body.urgent   clamp 1/1m when body.n > 1 }}"""
+    lacks = [one for one in missing(rate, written(urgent="absent", n="absent")) if one.endswith("anything")]
+    assert lacks == ["`raise x2 at most 9/1m when body.urgent` never raised anything"]
+
+
+def test_a_rate_that_counts_denials_is_seen_doing_it() -> None:
+    rate = f"""{DOORS}guard "g" on write {{ deny when body.n > 1 }}
+      rate "r" per agent.id on write {{ 2/1m counting denials }}"""
+    words = "rate `r` was never seen counting a request that is denied"
+    assert missing(rate, ONE, "counting") == [words]
+    assert missing(rate, written(n="2"), "counting") == []
+
+
+def test_what_a_limit_is_made_of_is_seen_full_each_by_itself() -> None:
+    rate = f'{DOORS}rate "r" per agent.id on write {{ 2/1m   at most 1 at once }}'
+    held = "repeat 2 in 1s " + ONE.replace("not confirm", "first throttle at 2")
+    spent = "repeat 3 in 1s " + ONE.replace("not confirm", "first throttle at 3 responded 200")
+    assert missing(rate, held, "full") == ['`rate "r"` was never seen full']
+    assert missing(rate, spent, "full") == ["`at most 1 at once` was never seen full"]
+    budget = f'{DOORS}budget "b" per user.id on write {{ count <= 2 within 1h   sum body.n <= 5 within 1h }}'
+    assert missing(budget, FULL, "full") == ["`sum body.n <= 5 within 1h` was never seen full"]
+    assert missing(budget, written(n="6"), "full") == ["`count <= 2 within 1h` was never seen full"]
+
+
+def test_what_another_limit_throttles_was_not_let_pass() -> None:
+    rates = f'{RATE}   rate "other" per user.id on write {{ 1/1m }}'
+    twice = f"repeat 2 in 1ms {ONE.replace('not confirm', 'first throttle at 2')}"
+    assert "rate `other` was never seen stopping a request" not in missing(rates, twice)
+    assert STOP in missing(rates, twice)
+
+
+def test_limits_are_shown_as_everything_else() -> None:
+    found = coverage(RATE, ONE)
+    assert "  limits        " in render_text(found)
+    assert STOP in render_text(found)
+    assert "BRDA" in render_lcov(found)
+
+
+def test_layout_and_order_change_nothing() -> None:
+    budget = 'budget "b" per user.id on write { count <= 2 within 1h   sum body.n <= 5 within 1h }'
+    one = coverage(f"{RATE}\n{budget}", ONE)
+    rate = RATE.removeprefix(DOORS)
+    other = coverage(f"{budget}\n\n{DOORS}{rate.replace('{ 2', chr(10) + '{ 2')}", ONE)
+    assert set(one.points) == set(other.points)
+    assert set(one.hits) == set(other.hits)
