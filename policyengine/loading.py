@@ -43,14 +43,20 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 
 
 def sets_of(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
-    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together."""
+    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together: files beside
+    the marked roots, too, which nobody should take for checked because their neighbours are."""
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
     for path in map(Path, paths):
         below = roots_below(path)
         apart += [(root,) for root in below]
-        together += [] if below else [path]
+        together += beside(path, below) if below else [path]
     return [tuple(together), *apart] if together or not apart else apart
+
+
+def beside(path: Path, roots: Sequence[Path]) -> list[Path]:
+    """The policies in a folder that are in none of the marked roots."""
+    return [file for file in policies_in(path, lambda _: None) if not any(map(file.is_relative_to, roots))]
 
 
 def roots_below(path: Path) -> list[Path]:

@@ -192,6 +192,12 @@ def test_each_marked_root_in_a_folder_is_a_set_of_its_own() -> None:
     assert sets_of(["nowhere"]) == [(Path("nowhere"),)]
 
 
+def test_policies_beside_marked_roots_are_a_set_too() -> None:
+    for path in ("p/one/.policyroot", "p/one/a.policy", "p/unmarked/b.policy", "p/c.policy"):
+        write(path)
+    assert sets_of(["p"]) == [(Path("p/c.policy"), Path("p/unmarked/b.policy")), (Path("p/one"),)]
+
+
 def test_an_engine_is_not_loaded_from_several_sets() -> None:
     for path in ("p/one/.policyroot", "p/one/a.policy", "p/two/.policyroot", "p/two/b.policy"):
         write(path)
