@@ -19,10 +19,7 @@ def comes_to(seen: Walk) -> Hashable:
         tuple((opening(hop.opens, hop.blocks), opening(hop.hands_on, hop.blocks)) for hop in seen.hops),
         tuple(map(limited, seen.limits)),
         tuple((id(guard.guard), tuple(map(acting, guard.effects))) for guard in seen.guards if acts(guard)),
-        seen.limited
-        and tuple(
-            id(limit) for limit in seen.limited if limit.acts
-        ),  # as they were seen: what they read is not compared
+        tuple(map(id, seen.limited)) if seen.limited else (),  # as they were seen: what they read is not compared
     )
 
 
