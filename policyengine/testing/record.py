@@ -324,6 +324,8 @@ def said_truly(again: Again, sayer: Sayer) -> Said:
         if comes_to is not None and essence(comes_to) == essence(again.decision):
             return said
         unsaid |= dict.fromkeys([mistake] if mistake else [f"`{one}`" for one in said.unsaid])
+    if again.decision.outcome is Outcome.THROTTLE:
+        raise CannotSay("it rests on requests that were made before it")
     if unsaid:
         raise CannotSay(f"no test can say {', '.join(unsaid)}")
     raise CannotSay("asked by a test it comes to something else")
@@ -332,8 +334,6 @@ def said_truly(again: Again, sayer: Sayer) -> Said:
 def why_not_the_same(again: Again) -> str:
     if again.record.redacted:
         return "a secret that is not in the log mattered"
-    if again.record.decision.get("outcome") == "throttle":
-        return "it rests on requests that were made before it"
     if again.record.decision.get("gate") == "failure":
         return "the engine failed then"
     return "made again by the same policies it comes to something else"

@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.quick import Quick
 from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
-from policyengine.runtime.decision import Decision
+from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.limits import Limited, Standing
+from policyengine.runtime.limits import Limited, Standing, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
@@ -90,8 +91,9 @@ class Runner:
     kernel: k.Kernel
     tree: Tree
     sequences: dict[tuple[str, str, int], Sequence] = field(default_factory=dict)
-    evaluators: deque[tuple[Rows, Evaluator]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
+    evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
     now: int = 0
+    asking: Case | None = None  # by the quick way, where something is counted
 
     @classmethod
     def of(cls, kernel: k.Kernel) -> Runner:
@@ -145,30 +147,40 @@ class Runner:
 
     def _decided(self, case: Case) -> Decision:
         """By the evaluator; without approvals only limits have anything to count."""
-        evaluator = self._evaluator(case.rows)
+        evaluator, quickly = self._evaluator(case.rows)
         if not case.attributes:
-            self.now = nanoseconds(case.now)
-            if (quick := evaluator.quick(dict(case.question))) is not None:
+            self.now, self.asking = nanoseconds(case.now), case
+            if (quick := quickly(dict(case.question))) is not None:
                 return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)
         snapshot = Snapshot(self._directory(case, request))
         decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
         return self._sequence(case).made(decision, effects, case)[0] if effects.limits else decision
 
+    def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
+        """An allow on the quick way, once its sequence has said how its limits stand."""
+        decision = Decision(answer, asker, stamp)
+        if not charges:
+            return decision
+        assert self.asking is not None
+        effects = Effects(limits=tuple(map(limited, charges)))
+        return self._sequence(self.asking).made(decision, effects, self.asking)[0]
+
     # ── Directories ───────────────────────────────────────────────────────────────────────────
 
-    def _evaluator(self, rows: Rows) -> Evaluator:
-        """The evaluator for a directory: most cases share one with a case shortly before."""
-        for known, evaluator in self.evaluators:
+    def _evaluator(self, rows: Rows) -> tuple[Evaluator, Quick]:
+        """The evaluator for a directory, and its quick way: most cases share one with a case shortly before."""
+        for known, evaluator, quickly in self.evaluators:
             if known is rows or known == rows:
-                return evaluator
+                return evaluator, quickly
         made = Evaluator(self.kernel, Directory(rows.values()), tree=self.tree, now=lambda: self.now)
-        self.evaluators.appendleft((rows, made))
-        return made
+        quick = made.charging(self._charged) if self.kernel.limits else made.quick
+        self.evaluators.appendleft((rows, made, quick))
+        return made, quick
 
     def _directory(self, case: Case, request: Request) -> Entities:
         """The rows of the case, and the attributes it gives of whatever the roots turn out to be."""
-        plain = self._evaluator(case.rows).entities
+        plain = self._evaluator(case.rows)[0].entities
         if not case.attributes:
             return plain
         facts = facts_of(self.kernel, request, Snapshot(plain), case.now)
