@@ -224,13 +224,13 @@ def _rendered(played: Played, picture: Picture, *, ascii: bool) -> str:
 def _show(played: Played, screen: Screen) -> None:
     from shutil import get_terminal_size
 
-    from policyengine.simulation.text import STYLES, rendered, rows
+    from policyengine.simulation.text import STYLES, rendered, rows, width_of
 
     if not screen.styled:
         screen.plain(printable(rendered(played, PIPED, ascii=ascii_only())))
         return
     columns = min(max(get_terminal_size().columns - BESIDE, LEAST_COLUMNS), MOST_COLUMNS)
-    width = min(columns, len(played.slots))
+    width = width_of(played, columns)
     for row in rows(played, columns, ascii=ascii_only()):
         if row.blocks:
             name, blocks, told = row.text(width)

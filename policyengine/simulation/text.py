@@ -96,6 +96,11 @@ def step(count: int, columns: int) -> int:
     return max(1, -(-count // columns))
 
 
+def width_of(played: Played, columns: int) -> int:
+    """How many columns there are, of so many that fit."""
+    return -(-len(played.slots) // step(len(played.slots), columns))
+
+
 def fold(slots: Sequence[Each], columns: int) -> list[Sequence[Each]]:
     each = step(len(slots), columns)
     return [slots[first : first + each] for first in range(0, len(slots), each)]
@@ -115,7 +120,7 @@ def levels(shares: Sequence[float | None], blocks: str) -> str:
 
 def rendered(played: Played, columns: int, *, ascii: bool = False, shown: Callable[[str], str] = str) -> str:
     """Plain text, for a file or a pipe."""
-    width = min(columns, max(len(played.slots), 1))
+    width = width_of(played, columns)
     return "".join(
         f"{shown(''.join(row.text(width)).rstrip() if row.blocks else row.name)}\n"
         for row in rows(played, columns, ascii=ascii)

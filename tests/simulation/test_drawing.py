@@ -34,7 +34,9 @@ def test_a_terminal_of_few_characters_gets_few_characters(found):
 
 @pytest.mark.parametrize("columns", [1, 5, 7, 60])
 def test_no_line_of_blocks_is_wider_than_it_may_be(found, columns):
-    assert all(len(row.blocks) <= columns for row in text.rows(found, columns))
+    wide = {len(row.blocks) for row in text.rows(found, columns) if row.blocks}
+    assert wide == {text.width_of(found, columns)}
+    assert max(wide) <= columns
 
 
 def test_a_block_shows_that_there_was_one(found):

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from policyengine.simulation import Event, Series, TooLong, TrafficError, play
+from policyengine.compiler.reads import nanoseconds
+from policyengine.simulation import Event, Series, TooLong, TrafficError, VirtualClock, play
 from policyengine.simulation.series import MOST_SLOTS, WIDTHS
 from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, START, engine, flow, plan, played
 
@@ -55,6 +56,11 @@ def test_a_clock_in_the_middle_of_nowhere_is_what_decides():
     series = Series(START)
     play(decides, clock, flow("steady", plan()), series)
     assert (series.total.allow, series.total.deny) == (30, 30)
+
+
+def test_the_clock_says_the_same_to_whoever_asks():
+    clock = VirtualClock(START + 123_456)
+    assert clock.nanoseconds() == nanoseconds(clock())
 
 
 def test_a_line_that_is_no_request_is_told():
