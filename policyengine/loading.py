@@ -43,8 +43,10 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 
 
 def sets_of(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
-    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together, files beside
-    the marked roots too: nobody should take them for checked because their neighbours are."""
+    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together.
+
+    So do files beside the marked roots: nobody should take them for checked because their neighbours are.
+    """
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
     for path in map(Path, paths):
