@@ -11,8 +11,9 @@ from policyengine.simulation.series import total
 from policyengine.simulation.text import fold, line_of
 from policyengine.simulation.told import Limit, Played, outcomes
 
-WIDTH, LEFT, RIGHT = 720, 56, 12
+WIDTH, LEFT, RIGHT = 720, 76, 12
 TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26
+LEGEND = 34
 MOST_COLUMNS = 240
 TICKS = 6
 STYLE = """
@@ -91,8 +92,8 @@ def panel_of(played: Played, limit: Limit) -> Panel:
 def render(played: Played) -> str:
     """A document of its own."""
     every = list(panels(played))
-    height = sum(panel.height for panel in every)
-    drawn, top = [], 0
+    height = LEGEND + sum(panel.height for panel in every)
+    drawn, top = [legend(played)], LEGEND
     for panel in every:
         drawn.append(f'<g transform="translate(0 {top})">{body(played, panel)}</g>\n')
         top += panel.height
@@ -115,6 +116,16 @@ def described(every: Sequence[Panel]) -> str:
     return " ".join(f"{panel.title}: {panel.told}." for panel in every)
 
 
+def legend(played: Played) -> str:
+    """In the order of the columns from below."""
+    each = (WIDTH - LEFT - RIGHT) // len(CLASSES)
+    return "".join(
+        f'<rect class="{CLASSES[name]}" x="{LEFT + place * each}" y="14" width="11" height="11" rx="2"/>'
+        f'<text x="{LEFT + place * each + 17}" y="24">{name}: {short(count)}</text>'
+        for place, (name, count) in enumerate(outcomes(played.total))
+    )
+
+
 # ── A panel ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -126,7 +137,7 @@ def body(played: Played, panel: Panel) -> str:
     most = max(map(sum, zip(*(counts for _, counts in panel.counts), strict=True)), default=0)
     axis = (
         f'<path class="edge" d="M{LEFT} {TOP}V{TOP + BARS}H{WIDTH - RIGHT}"/>'
-        f'<text class="dim" x="{LEFT - 6}" y="{TOP + 10}" text-anchor="end">{most:,}</text>'
+        f'<text class="dim" x="{LEFT - 6}" y="{TOP + 10}" text-anchor="end">{short(most)}</text>'
         f'<text class="dim" x="{LEFT - 6}" y="{TOP + BARS}" text-anchor="end">0</text>'
     )
     return title + told + axis + "".join(_stacked(panel, max(most, 1))) + _left(panel) + _ticks(played, panel)
@@ -174,6 +185,14 @@ def _ticks(played: Played, panel: Panel) -> str:
         place = f'x="{x:.0f}" y="{panel.height - 6}" text-anchor="{anchor}"'
         found.append(f'<text class="dim{second}" {place}>{at:{form}}</text>')
     return "".join(found)
+
+
+def short(count: int) -> str:
+    """A number that fits beside a chart."""
+    for least, unit in ((10_000_000, "M"), (10_000, "k")):
+        if count >= least:
+            return f"{count * 10 // least:,}{unit}"
+    return f"{count:,}"
 
 
 def clipped(words: str, most: int = 88) -> str:

@@ -73,6 +73,13 @@ def test_names_are_text_and_nothing_runs(render):
     assert "&lt;script&gt;" in drawn
 
 
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, "0"), (9_999, "9,999"), (10_000, "10k"), (123_456, "123k"), (23_456_789, "23M")]
+)
+def test_a_large_number_fits_beside_a_chart(count, told):
+    assert svg.short(count) == told
+
+
 def test_the_page_needs_nothing_from_elsewhere(found):
     drawn = html.render(found)
     assert "default-src 'none'" in drawn
