@@ -37,7 +37,7 @@ from policyengine.runtime.decision import (
     serials,
     ulid,
 )
-from policyengine.runtime.limits import limited
+from policyengine.runtime.limits import Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.settling import settled
@@ -292,7 +292,8 @@ class Engine:
         if not charges:
             return decision
         limits = tuple(map(limited, charges))
-        settling = self._store.commit(Effects(limits=limits), decision.id, microseconds(self._clock()))
+        name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
+        settling = self._store.commit(Effects(limits=limits), name, microseconds(self._clock()))
         return None if settling is None else settled(decision, limits, settling.standings)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:

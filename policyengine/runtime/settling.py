@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -46,4 +47,9 @@ def waits(limited: Limited, standing: Standing) -> tuple[Remedy, ...]:
 
 def pause(microseconds: int) -> str:
     """How long, in whole milliseconds, never too short."""
-    return duration(-(-microseconds // 1_000) * MILLISECOND)
+    return lasting(-(-microseconds // 1_000))
+
+
+@lru_cache(maxsize=4_096)  # who is throttled asks again and again, within the same wait
+def lasting(milliseconds: int) -> str:
+    return duration(milliseconds * MILLISECOND)
