@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -37,18 +38,19 @@ from policyengine.runtime.decision import (
     serials,
     ulid,
 )
-from policyengine.runtime.limits import Take, limited
+from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.settling import settled
+from policyengine.runtime.settling import UNANSWERED, settled, unanswered
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import compiled
 from policyengine.semantics.explain import Explanation, endpoint_words, explain
-from policyengine.semantics.kernel import Kernel
+from policyengine.semantics.kernel import Confirm, Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Store, StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -97,12 +99,13 @@ class Made(NamedTuple):
 
 
 class Engine:
-    """Decides by one set of policies. Threads may share it; every method is quick and none blocks.
+    """Decides by one set of policies. Threads may share it; every method is quick, and none waits but for a `store`.
 
     A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
     RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
-    With a `log` each decision is written there before it is given; `explain` decides nothing and is not.
+    With a `log` each decision is written there before it is given; `explain` decides nothing and is not. `store` keeps
+    what decisions spend: the memory of this process, unless another is given (`docs/stores.md`).
     """
 
     def __init__(
@@ -115,15 +118,17 @@ class Engine:
         ids: Callable[[datetime], str] = new_id,
         tree: Tree | None = None,
         log: DecisionLog | None = None,
+        store: Store | None = None,
     ) -> None:
         self.kernel = kernel
         self._sources = sources
         self.failures = 0
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
-        self._store = MemoryStore()
+        self._store: Store = MemoryStore() if store is None else store
+        taking = self._store.taking if isinstance(self._store, MemoryStore) else None
         now = counting(clock)
-        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=self._store.taking)
+        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         self._quick, self._peeking = self._evaluator.charging(self._charged).__call__, self._evaluator.quick.__call__
         self._counting = Lock()
@@ -139,6 +144,7 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: Store | None = None,
     ) -> Engine:
         """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
 
@@ -146,7 +152,7 @@ class Engine:
         """
         sources, problems = load_sources(paths, tests=False)
         directory = None if entities is None else read_directory(entities)
-        return cls._checked(sources, problems, directory, clock, ids, log)
+        return cls._checked(sources, problems, directory, clock, ids, log, store)
 
     @classmethod
     def from_text(
@@ -158,12 +164,13 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: Store | None = None,
     ) -> Engine:
         """From the text of one policy; `name` is what messages and reasons call it.
 
         Raises PolicyError with every mistake found.
         """
-        return cls._checked([Source(name, text)], (), directory, clock, ids, log)
+        return cls._checked([Source(name, text)], (), directory, clock, ids, log, store)
 
     @classmethod
     def from_bundle(
@@ -175,6 +182,7 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: Store | None = None,
     ) -> Engine:
         """From a file that `policyengine compile` wrote: the same answers, without parsing and checking.
 
@@ -184,7 +192,7 @@ class Engine:
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else read_directory(entities)
-        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log)
+        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
 
     @classmethod
     def _checked(
@@ -195,11 +203,12 @@ class Engine:
         clock: Clock,
         ids: Callable[[datetime], str],
         log: DecisionLog | None,
+        store: Store | None,
     ) -> Engine:
         kernel, found = compiled(sources, problems)
         if kernel is None:
             raise PolicyError(found)
-        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log)
+        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -224,6 +233,25 @@ class Engine:
     def generated_code(self) -> str:
         """The code that decides, as it was generated from the policies: each line beside the policy line it is for."""
         return show(self._evaluator)
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether there is state to keep, and a store beside this process keeps it: a caller may wait for it."""
+        return self.keeps and not isinstance(self._store, MemoryStore)
+
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether decisions depend on what others spent: on limits, or on approvals."""
+        confirms = any(isinstance(one, Confirm) for guard in self.kernel.guards for one in guard.effects)
+        return confirms or bool(self.kernel.limits)
+
+    def store_failure(self) -> str | None:
+        """Asks the store; what is wrong with it, if something is."""
+        try:
+            self._store.spent_among(("",))
+        except StoreError as error:
+            return str(error)
+        return None
 
     @property
     def directory(self) -> Directory:
@@ -276,15 +304,15 @@ class Engine:
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
-        return self.decide(question)
+        return await to_thread(self.decide, question) if self.shares else self.decide(question)
 
     async def evaluate_async(self, question: Question) -> Decision:
         """`evaluate` for callers with an event loop."""
-        return self.evaluate(question)
+        return await to_thread(self.evaluate, question) if self.shares else self.evaluate(question)
 
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
-        return self.explain(question)
+        return await to_thread(self.explain, question) if self.shares else self.explain(question)
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
         """An allow on the quick way, once the store has said how its limits stand."""
@@ -293,8 +321,9 @@ class Engine:
             return decision
         limits = tuple(map(limited, charges))
         name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
-        settling = self._store.commit(Effects(limits=limits), name, microseconds(self._clock()))
-        return None if settling is None else settled(decision, limits, settling.standings)
+        effects = Effects(limits=limits)
+        settling = self._store.commit(effects, name, microseconds(self._clock()))
+        return None if settling is None else _told(decision, effects, settling)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""
@@ -322,7 +351,7 @@ class Engine:
             if not effects:
                 return Made(decision, now, spent)
             if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
-                return Made(settled(decision, effects.limits, answer.standings), now, spent, effects.spends)
+                return Made(_told(decision, effects, answer), now, spent, effects.spends)
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
 
     def _explained(self, request: Request) -> Explanation:
@@ -347,6 +376,8 @@ class Engine:
         """Fails closed: an exception inside is a deny that says so, and never more than that."""
         try:
             made = answer(request)
+        except StoreError as error:
+            return self._kept(request, self._unanswered(error), call)
         except Exception:
             return self._kept(request, self._failed(), call)
         if self.log is None:
@@ -383,6 +414,13 @@ class Engine:
         _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "")
         return self._denied("the engine failed while deciding; the operator's log says why")
 
+    def _unanswered(self, error: StoreError) -> Decision:
+        """A deny for a store that says nothing of approvals. Whoever guards the store tells the operator."""
+        with self._counting:
+            self.failures += 1
+        _LOG.debug("a decision was denied: %s", error)
+        return self._denied(f"which approvals were used is not known: {UNANSWERED}")
+
     def _denied(self, why: str) -> Decision:
         package, revision = self.kernel.package, self.kernel.revision
         named = new_id(datetime.now(UTC))
@@ -394,13 +432,20 @@ class Engine:
         """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
         if effects.limits:
             told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
-            decision = decision if told is None else settled(decision, effects.limits, told.standings)
+            decision = decision if told is None else _told(decision, effects, told)
         if not decision.allowed or not (effects.spends or effects.limits):
             return decision
         rule = "approval" if effects.spends else effects.limits[0].name
         consume = Obligation("consume", (), rule, at="")
         answer = replace(decision.answer, obligations=(*decision.obligations, consume))
         return replace(decision, answer=answer)
+
+
+def _told(decision: Decision, effects: Effects, told: Settled) -> Decision:
+    """The decision by what the store said, or did not say."""
+    if told.failed is None:
+        return settled(decision, effects.limits, told.standings)
+    return unanswered(decision, effects.limits, approved=bool(effects.spends))
 
 
 def _read(question: Question) -> Request:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.failures import CommandError, logged_in_short, tell
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.questions import Question, read_questions
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
 
@@ -25,6 +25,7 @@ def decide(
     paths: PoliciesOrBundle,
     request: RequestFile,
     entities: EntitiesFile = None,
+    store: StoreUrl = "memory:",
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -47,7 +48,7 @@ def decide(
       policyengine decide payments/ --request request.json --entities entities.json
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
-    engine = load_engine(paths, entities, trust)
+    engine = load_engine(paths, entities, trust, store=store)
     questions = read_questions(request)
     with logged_in_short():
         if format is Format.JSON:

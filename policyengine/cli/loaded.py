@@ -16,6 +16,7 @@ from policyengine.cli.terminal import Screen, busy, printable
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
     from policyengine.engine import Clock, Engine
+    from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
 BUNDLE = ".policybundle"
@@ -27,20 +28,21 @@ def load_engine(
     trusted: Sequence[Path] | None = None,
     log: DecisionLog | None = None,
     clock: Clock | None = None,
+    store: str = "memory:",
 ) -> Engine:
-    """From policies, or from a bundle; `trusted` are keys, one of which must have signed it."""
+    """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
     from policyengine.engine import Engine, utc_now
 
     clock = clock or utc_now
-    bundle = _bundle_of(paths, trusted)
+    bundle, kept = _bundle_of(paths, trusted), _store(store)
     try:
         with busy("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log)
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
             else:
-                engine = Engine.load(*paths, entities=entities, clock=clock, log=log)
+                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
     except PolicyError as error:
         raise policy_error(error) from None
     except EntitiesError as error:
@@ -55,6 +57,15 @@ def load_engine(
     if entities is not None:
         _warn_of_rows(engine, entities)
     return engine
+
+
+def _store(url: str) -> Store:
+    from policyengine.stores.urls import StoreUrlError, open_store
+
+    try:
+        return open_store(url)
+    except StoreUrlError as error:
+        raise CommandError("store", error.message, error.hint) from None
 
 
 def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:

@@ -41,3 +41,7 @@ DecisionsFile: TypeAlias = Annotated[
         "--log", metavar="FILE", help="The decision log: a file that `serve --log` wrote.", show_default=False
     ),
 ]
+StoreUrl: TypeAlias = Annotated[
+    str,
+    typer.Option("--store", metavar="URL", help="What keeps rates, budgets and approvals: docs/stores.md names them."),
+]

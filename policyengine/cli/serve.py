@@ -17,7 +17,7 @@ import typer
 from policyengine.cli.check import several
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def serve(
         list[str] | None,
         typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
     ] = None,
+    store: StoreUrl = "memory:",
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
@@ -94,7 +95,7 @@ def serve(
 
     try:
         kept = _log(log, on_log_failure, redact or ())
-        engine = load_engine(paths, entities, trust, kept)
+        engine = load_engine(paths, entities, trust, kept, store=store)
         tokens = _tokens(token_file)
         with _reopening(kept):
             answer(

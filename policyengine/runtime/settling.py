@@ -13,6 +13,7 @@ from policyengine.runtime.limits import Add, Limited, Standing, Stood
 from policyengine.runtime.show import duration
 
 MILLISECOND = timedelta(milliseconds=1)
+UNANSWERED = "the store did not answer"
 
 
 def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[Standing]) -> Decision:
@@ -33,6 +34,31 @@ def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[S
         written={},
     )
     return replace(decision, answer=throttled, standings=stood)
+
+
+def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool) -> Decision:
+    """A deny, where the store did not answer: at gate `failure`, for each rule that says so. `approved`: it would have
+    spent an approval, which nobody can tell from one that was used."""
+    answer = decision.answer
+    if answer.outcome is Outcome.DENY:
+        return decision
+    reasons = [
+        Reason(Gate.FAILURE, f"`{one.words}`: {UNANSWERED}", one.name, one.at)
+        for one in limits
+        if one.charge.failing == "deny"
+    ]
+    if approved:
+        reasons.append(Reason(Gate.FAILURE, f"the approval cannot be spent: {UNANSWERED}", "approval"))
+    denied = replace(
+        answer,
+        outcome=Outcome.DENY,
+        gate=Gate.FAILURE,
+        reasons=(*reasons, *answer.reasons),
+        remedies=(),
+        obligations=tuple(duty for duty in answer.obligations if duty.kind in FOR_THE_OPERATOR),
+        written={},
+    )
+    return replace(decision, answer=denied)
 
 
 def reason(limited: Limited, standing: Standing) -> Reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +20,7 @@ from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.server import schema
-from policyengine.server.deciding import batch_of, decided_and_limited, decided_in_turn, question_of
+from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
@@ -32,7 +33,7 @@ CHALLENGE = 'Bearer realm="policyengine"'
 
 @dataclass(frozen=True, slots=True)
 class DecisionApi:
-    """The endpoints. Deciding is quick and synchronous, so it runs right here."""
+    """The endpoints. Deciding is quick and synchronous, so it runs right here, unless it waits for a store."""
 
     engine: Engine
     tokens: Tokens | None
@@ -41,11 +42,13 @@ class DecisionApi:
     async def decide(self, http: Request) -> Response:
         """Decide and spend. `options.consume: false` only looks."""
         question = await self._question(http)
-        return answer(http, *decided_and_limited(self.engine, question, spend=question.options.consume))
+        work = partial(decided_and_limited, self.engine, question, spend=question.options.consume)
+        return answer(http, *await apart(self.engine, work))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
-        return answer(http, *decided_and_limited(self.engine, await self._question(http), spend=False))
+        work = partial(decided_and_limited, self.engine, await self._question(http), spend=False)
+        return answer(http, *await apart(self.engine, work))
 
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
@@ -54,14 +57,18 @@ class DecisionApi:
 
     async def explain(self, http: Request) -> Response:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
-        return answer(http, self.engine.explain(await self._question(http)).to_dict())
+        work = partial(self.engine.explain, await self._question(http))
+        return answer(http, (await apart(self.engine, work)).to_dict())
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed: which one."""
+        """A policy is armed, and its store answers: which one."""
+        failure = await apart(self.engine, self.engine.store_failure) if self.engine.shares else None
+        if failure is not None:
+            raise Problem(503, "the store does not answer", hint="the operator's log says why")
         armed = {"revision": self.engine.revision, "packages": list(self.engine.packages)}
         return answer(http, {"status": "ready", **armed})
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import TypeVar
+
+from starlette.concurrency import run_in_threadpool
 
 from policyengine.engine import Engine
 from policyengine.runtime import wire
@@ -18,6 +22,7 @@ from policyengine.server.problems import Problem
 
 MOST_ITEMS = 1_000
 Answer = dict[str, object]
+T = TypeVar("T")
 
 
 class Semantics(StrEnum):
@@ -112,11 +117,16 @@ def semantics_of(raw: object) -> Semantics:
             raise wrong_kind(raw, "semantics", "a string")
 
 
+async def apart(engine: Engine, work: Callable[[], T]) -> T:
+    """In a thread where a store is asked, so that nobody else waits for it; else right here, as it is quick."""
+    return await run_in_threadpool(work) if engine.shares else work()
+
+
 async def decided_in_turn(engine: Engine, batch: Batch) -> list[Answer]:
     """In order, up to and including the one that ends the batch."""
     answers: list[Answer] = []
     for index, raw in enumerate(batch.items):
-        answers.append(decided_item(engine, raw, f"requests[{index}]"))
+        answers.append(await apart(engine, partial(decided_item, engine, raw, f"requests[{index}]")))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn

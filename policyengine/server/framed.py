@@ -25,6 +25,7 @@ from policyengine.server.problems import Problem
 
 LOGGER = logging.getLogger("policyengine")
 AT_A_STRETCH = 256
+AT_A_STRETCH_APART = 16
 LARGEST_ID = 2**63 - 1
 
 Kind: TypeAlias = Literal["decide", "evaluate"]
@@ -65,6 +66,19 @@ def answer_to(engine: Engine, payload: bytes) -> tuple[bytes, int]:
     except Exception:
         LOGGER.exception("an answer failed: frame %d", asked.id)
         return refusal(asked.id, Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")), 1
+
+
+def answers_to(engine: Engine, payloads: list[bytes], last: Unreadable | None) -> tuple[list[bytes], bool]:
+    """The answers in order, and whether nothing can be read after them."""
+    answers: list[bytes] = []
+    try:
+        for payload in payloads:
+            answers.append(answer_to(engine, payload)[0])
+    except Unreadable as error:
+        last = error
+    if last is not None:
+        answers.append(refusal(None, last.problem))
+    return answers, last is not None
 
 
 def read_frame(payload: bytes) -> Asked:
@@ -181,6 +195,9 @@ class FramedProtocol(asyncio.Protocol):
         """Answer frames for a while, in one go; then others have their turn."""
         if self.transport.is_closing() or self.paused or self.resting:
             return
+        if self.engine.shares:
+            self.work_apart()
+            return
         answers: list[bytes] = []
         questions = at = 0
         try:
@@ -196,6 +213,33 @@ class FramedProtocol(asyncio.Protocol):
         del self.buffer[:at]
         self.transport.write(b"".join(answers))
         self.settle(rest=questions >= AT_A_STRETCH)
+
+    def work_apart(self) -> None:
+        """In a thread, as a store is asked: this connection waits for it, and no other does."""
+        payloads: list[bytes] = []
+        at, unreadable = 0, None
+        try:
+            while len(payloads) < AT_A_STRETCH_APART and (payload := self.frame(at)) is not None:
+                at += HEADER.size + len(payload)
+                payloads.append(payload)
+        except Unreadable as error:
+            unreadable = error
+        if not payloads and unreadable is None:
+            self.settle(rest=False)
+            return
+        del self.buffer[:at]
+        self.resting = True
+        self.transport.pause_reading()
+        self.loop.run_in_executor(None, answers_to, self.engine, payloads, unreadable).add_done_callback(self.told)
+
+    def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:
+        answers, ends = done.result()
+        if ends:
+            self.ended = True
+            self.buffer.clear()
+        if not self.transport.is_closing():
+            self.transport.write(b"".join(HEADER.pack(len(answer)) + answer for answer in answers))
+        self.rested()
 
     def frame(self, at: int) -> bytes | None:
         """What the frame there holds, once all of it has arrived. Raises Unreadable."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from types import coroutine
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,7 +75,8 @@ class HotPath:
             body = await body_of(scope, receive, self.body_timeout)
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
-        answer = self.answer(headers, body)
+        apart = self.engine.shares  # the loop does not wait for a store
+        answer = await run_in_threadpool(self.answer, headers, body) if apart else self.answer(headers, body)
         if answer is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
         limits, content = answer
@@ -86,7 +88,7 @@ class HotPath:
 
         None where it takes more than that: then ask as ASGI does.
         """
-        headers = self.plain(scope)
+        headers = None if self.engine.shares else self.plain(scope)
         answer = None if headers is None else self.answer(headers, body)
         if headers is None or answer is None:
             return None

@@ -1,6 +1,7 @@
 """Several processes that answer on the same listeners: forked, replaced when one dies, and stopped together.
 
-They share what was loaded before they were forked: the same policies, and not the approvals that were spent since.
+They share what was loaded before they were forked: the same policies, and what decisions spend only by a store beside
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from policyengine.engine import Engine
-from policyengine.semantics.kernel import Confirm
 from policyengine.server.listeners import ServeError
 
 LAST_ANSWERS = 5  # seconds
@@ -34,21 +34,12 @@ def check_workers(engine: Engine, workers: int) -> None:
         raise ServeError(f"{workers} workers are not possible", f"from 1 to {MOST_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
         raise ServeError("there are no several workers on this system", "serve with one")
-    if workers > 1 and confirms(engine):
+    if workers > 1 and engine.keeps and not engine.shares:
         raise ServeError(
-            f"policies with `confirm` are served by one worker: of {workers}, each would accept an approval that "
-            "another has spent",
-            "leave `--workers` out",
+            f"policies with `confirm` or with limits are served by one worker: of {workers}, each would count for "
+            "itself, and accept an approval that another has spent",
+            "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
         )
-    if workers > 1 and engine.kernel.limits:
-        raise ServeError(
-            f"policies with rates or budgets are served by one worker: of {workers}, each would let through as much",
-            "leave `--workers` out",
-        )
-
-
-def confirms(engine: Engine) -> bool:
-    return any(isinstance(effect, Confirm) for guard in engine.kernel.guards for effect in guard.effects)
 
 
 # ── The one that watches ──────────────────────────────────────────────────────────────────────

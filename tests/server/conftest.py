@@ -14,6 +14,7 @@ from policyengine.engine import Engine, Question
 from policyengine.runtime.decision import Decision
 from policyengine.semantics.explain import Explanation
 from policyengine.server import create_app
+from policyengine.stores.urls import open_store
 
 TOKEN = "a-token-of-the-gateway"
 OPEN = {"request": {"method": "GET", "path": "/health"}}
@@ -50,6 +51,10 @@ class Watched:
     def packages(self) -> tuple[str, ...]:
         return self.engine.packages
 
+    @property
+    def shares(self) -> bool:
+        return self.engine.shares
+
     def decide(self, question: Question) -> Decision:
         return self._call("decide", question)
 
@@ -72,8 +77,8 @@ def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.example")
 
 
-def small() -> Engine:
-    return Engine.from_text(POLICY)
+def small(store: str = "memory:") -> Engine:
+    return Engine.from_text(POLICY, store=open_store(store))
 
 
 @pytest.fixture(scope="session")

@@ -29,14 +29,15 @@ import sys
 from pathlib import Path
 from policyengine.server import serve
 from tests.server.conftest import small
-serve(small(), port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, flush=True))
+serve(small(*sys.argv[2:]), port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, flush=True))
 """
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module", params=["memory:", "sqlite:///{}/store.db"], ids=["memory", "shared"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Answered where it arrives, and answered in threads, as a store is asked that others share."""
     path = tmp_path_factory.mktemp("socket") / "policy.sock"
-    with started(SERVE, str(path)):
+    with started(SERVE, str(path), request.param.format(path.parent)):
         yield path
 
 

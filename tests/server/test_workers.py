@@ -16,7 +16,6 @@ import pytest
 from policyengine.client import SocketClient
 from policyengine.engine import Engine
 from policyengine.server import ServeError, serve
-from policyengine.server.workers import confirms
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 
@@ -110,15 +109,18 @@ def refusal(engine: Engine, workers: int) -> ServeError:
 
 def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
-    assert refused.message.startswith("policies with `confirm` are served by one worker: of 2, each would accept")
-    assert refused.hint == "leave `--workers` out"
+    assert refused.message.startswith(
+        "policies with `confirm` or with limits are served by one worker: of 2, each would"
+    )
+    assert refused.hint == "leave `--workers` out, or share a store: `--store sqlite:///store.db`"
 
 
 def test_a_policy_with_limits_is_not_served_by_several() -> None:
     limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
     refused = refusal(limited, 2)
-    assert refused.message.startswith("policies with rates or budgets are served by one worker: of 2, each would let")
-    assert refused.hint == "leave `--workers` out"
+    assert refused.message.startswith(
+        "policies with `confirm` or with limits are served by one worker: of 2, each would"
+    )
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
@@ -126,6 +128,9 @@ def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
     assert refusal(Engine.from_text(FREE), workers).message == f"{workers} workers are not possible"
 
 
-@pytest.mark.parametrize(("text", "found"), [(FREE, False), (POLICY, True)])
-def test_what_confirms_is_found(text: str, found: bool) -> None:
-    assert confirms(Engine.from_text(text)) is found
+RATE = f'{FREE}\nrate "r" per agent.id on GET /health {{ 9/1s }}'
+
+
+@pytest.mark.parametrize(("text", "found"), [(FREE, False), (POLICY, True), (RATE, True)])
+def test_what_keeps_state_is_found(text: str, found: bool) -> None:
+    assert Engine.from_text(text).keeps is found

@@ -1,0 +1,50 @@
+-- What a decision was given is taken back from one state: when it is over, or when another part of its keys refused.
+-- KEYS[1]: the state. ARGV: the decision, its kind (`place`, `entry` or `rate`), the state before and after it was given
+-- (empty: none, or not known), the units it took, and microseconds in a tick; `now`, where a test gives it.
+-- It never gives back more than would be there without: what cannot be told apart stays taken.
+local MOST_ENTRIES = 10000
+local key, decision, kind, before, after = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local raw = redis.call('GET', key)
+if not raw then return 0 end
+local state = cmsgpack.unpack(raw)
+
+local function keep(value)
+  if #value == 0 then redis.call('DEL', key) else redis.call('SET', key, cmsgpack.pack(value), 'KEEPTTL') end
+  return 1
+end
+
+if kind ~= 'rate' and raw == after and before ~= '' then return keep(cmsgpack.unpack(before)) end
+if kind == 'entry' and #state >= MOST_ENTRIES and after ~= '' then return 0 end -- the last one may be of two
+if kind ~= 'rate' then
+  local left, mine, known = {}, nil, {}
+  for _, one in ipairs(state) do
+    if one[kind == 'place' and 1 or 4] == decision then mine = one else left[#left + 1] = one end
+  end
+  if kind == 'place' or before == '' or not mine or not mine[3] then return keep(left) end
+  -- A value that was there before is there again, where it was.
+  for _, one in ipairs(cmsgpack.unpack(before)) do
+    if one[3] == mine[3] then left[#left + 1] = one end
+  end
+  table.sort(left, function(one, other) return one[1] < other[1] end)
+  return keep(left)
+end
+
+local given = cmsgpack.unpack(after)
+if raw == after then
+  local old = before ~= '' and cmsgpack.unpack(before) or {0, given[2], given[3]}
+  local back = {old[1], old[2], old[3]}
+  for i = 4, #given do back[i] = given[i] end
+  return keep(back)
+end
+if given[3] ~= state[3] then return 0 end
+local now = tonumber(ARGV[7] or '0')
+if now == 0 then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+local tick = math.max(math.floor(now / tonumber(ARGV[6])), state[2])
+local still = tonumber(ARGV[5]) - (tick - given[2]) * state[3]
+if still <= 0 then return 0 end
+state[1] = math.max(0, math.max(0, state[1] - (tick - state[2]) * state[3]) - still)
+state[2] = tick
+return keep(state)

@@ -1,0 +1,212 @@
+"""State in a Redis Cluster: the keys of one decision are on several servers; each reserves, or gives it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import redis
+from msgspec import msgpack
+from redis.crc import key_slot
+from redis.exceptions import NoScriptError
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take
+from policyengine.stores.redis import (
+    BACK,
+    PREFIX,
+    STEP,
+    Script,
+    answering,
+    approval_key,
+    asking,
+    forgetting,
+    keys_of,
+    open_key,
+    standing,
+    state_key,
+)
+from policyengine.stores.step import digest_of, lasting, open_for
+from policyengine.stores.store import StoreError
+
+
+class Part(NamedTuple):
+    """What of a decision is in one slot: `places` are those of its limits in the whole."""
+
+    effects: Effects
+    places: tuple[int, ...]
+
+
+class Told(NamedTuple):
+    """What a slot answered: how its charges stand, how they would untouched, and their states before and after."""
+
+    now: int
+    admitted: bool
+    stands: tuple[Standing, ...]
+    untouched: tuple[Standing, ...]
+    raw: tuple[tuple[bytes, bytes], ...]
+
+
+class ClusterStore:
+    """Between a part that was reserved and another that refuses, others may see it taken: never the other way round.
+
+    Each slot has its own clock, which for each key never runs back. A process that dies between the parts leaves taken
+    what it had reserved.
+    """
+
+    def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
+        self._client, self._virtual, self._latest = client, virtual, 0
+
+    def ping(self) -> None:
+        """Raises StoreError where one of the servers does not answer, or may forget what still counts."""
+        with answering():
+            told: Any = self._client.info("memory", target_nodes=self._client.PRIMARIES)
+        for memory in told.values() if "maxmemory" not in told else [told]:
+            if forgets := forgetting(memory):
+                raise StoreError(forgets)
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        with answering():
+            return frozenset(one for one in approvals if self._client.exists(approval_key(one)))
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        now = max(self._latest, now)
+        self._latest = self._latest if peek else now
+        peek = peek or self._asked_before(effects, now)
+        parts = self._parts(effects)
+        done: list[tuple[Part, Told]] = []
+        try:
+            refused = False
+            for part in parts:
+                asked = replace(part.effects, denied=effects.denied or (refused and not peek))
+                told = self._ask(asked, decision, now, peek=peek)
+                if told is None:
+                    self._give_back(done, decision, now, conflict=True)
+                    return None
+                done.append((part, told))
+                if not told.admitted and not refused:
+                    refused = True
+                    if not peek and not effects.denied:
+                        self._give_back(done[:-1], decision, now)
+        except StoreError:
+            self._release(done, decision, now, peek or effects.denied)
+            raise
+        if not (refused or peek or effects.denied):
+            self._note(effects, decision, now)
+        return whole(effects, done, now)
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        now = max(self._latest, now)
+        with answering():
+            made: Any = self._client.getdel(made_key(decision))
+        if made is None:
+            return False
+        until, charges = msgpack.decode(made)
+        for key, held in charges:
+            if held or refund:
+                self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
+        return bool(not self._virtual or until > now)
+
+    def close(self) -> None:
+        self._client.close()
+
+    # ── Parts ─────────────────────────────────────────────────────────────────────────────────
+
+    def _parts(self, effects: Effects) -> list[Part]:
+        """Approvals come first: whoever is too late for one finds out before anything is taken."""
+        spends = [Part(Effects(spends=(one,)), ()) for one in effects.spends]
+        slots: dict[int, list[int]] = {}
+        for place, one in enumerate(effects.limits):
+            slots.setdefault(key_slot(state_key(one.charge).encode()), []).append(place)
+        limits = [
+            Part(Effects(limits=tuple(effects.limits[place] for place in places)), tuple(places))
+            for _, places in sorted(slots.items())
+        ]
+        return spends + limits
+
+    def _ask(self, effects: Effects, decision: str, now: int, *, peek: bool) -> Told | None:
+        question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=False)
+        answer = self._run(STEP, keys_of(effects), question)
+        if answer is None:
+            return None
+        at, admitted, found = msgpack.decode(answer[0])
+        charges = [one.charge for one in effects.limits]
+        rows = list(zip(charges, found, strict=True))
+        return Told(
+            at,
+            admitted,
+            tuple(standing(one, passed, numbers) for one, (passed, numbers, _) in rows),
+            tuple(standing(one, True, numbers) for one, (_, _, numbers) in rows),
+            tuple(zip(answer[1::2], answer[2::2], strict=True)),
+        )
+
+    def _give_back(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, *, conflict: bool = False) -> None:
+        """What was reserved, but for rates that count denials: those keep it, unless it will be decided again."""
+        for part, told in done:
+            for one, (before, after) in zip(part.effects.limits, told.raw, strict=True):
+                if after and (conflict or not (isinstance(one.charge, Take) and one.charge.counts)):
+                    self._back(one.charge, decision, now, before, after)
+            for approval in part.effects.spends:
+                with answering():
+                    self._client.delete(approval_key(approval))
+
+    def _back(self, charge: Charge, decision: str, now: int, before: bytes, after: bytes) -> None:
+        kind = "rate" if isinstance(charge, Take) else "place" if isinstance(charge, Hold) else "entry"
+        # Of a pace that changes nobody knows how much of it ran out meanwhile.
+        units, tick = (
+            (charge.cost * charge.token, charge.tick) if isinstance(charge, Take) and charge.steady else (0, 1)
+        )
+        given = (now,) if self._virtual else ()
+        self._run(BACK, [state_key(charge)], decision, kind, before, after, units, tick, *given)
+
+    def _release(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, untaken: bool) -> None:
+        """As far as those servers answer: the rest stays taken."""
+        if untaken or not all(told.admitted for _, told in done):
+            return
+        try:
+            self._give_back(done, decision, now, conflict=True)
+        except StoreError:
+            return
+
+    # ── What is known beside the limits ───────────────────────────────────────────────────────
+
+    def _asked_before(self, effects: Effects, now: int) -> bool:
+        with answering():
+            known = [self._client.get(open_key(one.binding)) for one in effects.opens]
+        return bool(known) and all(one is not None and (not self._virtual or int(one) > now) for one in known)
+
+    def _note(self, effects: Effects, decision: str, now: int) -> None:
+        for one in effects.opens:
+            self._set(open_key(one.binding), str(now + open_for(one)), open_for(one))
+        until, lasts = lasting([one.charge for one in effects.limits], now)
+        if lasts:
+            held = [(state_key(one), isinstance(one, Hold)) for one in lasts]
+            self._set(made_key(decision), msgpack.encode((until, held)), until - now)
+
+    def _set(self, key: str, value: str | bytes, lasts: int) -> None:
+        with answering():
+            self._client.set(key, value, px=None if self._virtual else max(1, -(-lasts // 1_000)))
+
+    def _run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        with answering():
+            try:
+                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                self.ping()
+                return self._client.eval(script.text, len(keys), *keys, *arguments)
+
+
+def made_key(decision: str) -> str:
+    return f"{PREFIX}:made:{digest_of(decision)}"
+
+
+def whole(effects: Effects, done: Sequence[tuple[Part, Told]], now: int) -> Settled:
+    """The answers of all slots, in the order of the limits."""
+    admitted = all(told.admitted for _, told in done)
+    stands: dict[int, Standing] = {}
+    for part, told in done:
+        for place, stand, rest in zip(part.places, told.stands, told.untouched, strict=True):
+            stands[place] = stand if admitted or not stand.admitted else rest
+    latest = max((told.now for _, told in done), default=now)
+    return Settled(tuple(stands[place] for place in range(len(effects.limits))), latest)

@@ -1,0 +1,137 @@
+"""Between the engine and a store that may fail: nobody waits long, and what then happens each rule says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Lock
+from time import monotonic
+from typing import Protocol
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import Settled, Standing, untouched
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Store, StoreError
+
+FAILS_BEFORE_OPEN = 3  # in a row
+PAUSE = 0.25  # seconds that nobody asks a store that fails
+LOGS_EVERY = 10.0  # seconds
+_LOG = logging.getLogger("policyengine")
+
+
+class Remote(Store, Protocol):
+    def ping(self) -> None:
+        """Raises StoreError."""
+        ...
+
+
+class Breaker:
+    """Opens when a store failed several times in a row. Once it paused, one caller tries; all others go on without."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock, self._lock = clock, Lock()
+        self._fails, self._again = 0, 0.0
+        self.failures = 0  # since the beginning
+        self._logged, self._unsaid = -LOGS_EVERY, 0
+
+    @property
+    def open(self) -> bool:
+        return self._fails >= FAILS_BEFORE_OPEN
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Around one call. Raises StoreError at once while nobody is to call."""
+        self._enter()
+        try:
+            yield
+        except StoreError as error:
+            self._failed(error)
+            raise
+        if self._fails:
+            self._answered()
+
+    def _enter(self) -> None:
+        if not self.open:
+            return
+        with self._lock:
+            now = self._clock()
+            if now < self._again:
+                self.failures += 1
+                raise StoreError("the store did not answer lately")
+            self._again = now + PAUSE  # this caller tries for all
+
+    def _failed(self, error: StoreError) -> None:
+        with self._lock:
+            now = self._clock()
+            self._fails += 1
+            self.failures += 1
+            self._again = now + PAUSE
+            self._unsaid += 1
+            if now - self._logged < LOGS_EVERY:
+                return
+            many, self._unsaid, self._logged = self._unsaid, 0, now
+        _LOG.error("the store did not answer (%d times since this was said last): %s", many, error)
+
+    def _answered(self) -> None:
+        with self._lock:
+            was_open, self._fails = self.open, 0
+        if was_open:
+            _LOG.warning("the store answers again")
+
+
+class GuardedStore:
+    """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
+    `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny.
+    """
+
+    def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
+        self._store, self._local = store, MemoryStore()
+        self.breaker = Breaker(clock)
+
+    @property
+    def failures(self) -> int:
+        """Calls that were not answered by the store."""
+        return self.breaker.failures
+
+    def ping(self) -> None:
+        """Whether it answers, asked for itself: it raises StoreError where it does not."""
+        with self.breaker.trying():
+            self._store.ping()
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        names = list(approvals)
+        if not names:
+            return frozenset()
+        with self.breaker.trying():
+            return self._store.spent_among(names)
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        try:
+            with self.breaker.trying():
+                return self._store.commit(effects, decision, now, peek=peek)
+        except StoreError as error:
+            return self._without(effects, decision, now, peek, error)
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        """Of what this process counted by itself, too."""
+        here = self._local.finish(decision, now, refund=refund)
+        with self.breaker.trying():
+            return self._store.finish(decision, now, refund=refund) or here
+
+    def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
+        denied = effects.spends or any(one.charge.failing == "deny" for one in effects.limits)
+        if denied:
+            stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
+            return Settled(stands, now, str(error))
+        local = [one for one in effects.limits if one.charge.failing == "local"]
+        told = self._local.commit(replace(effects, limits=tuple(local), opens=()), decision, now, peek=peek)
+        answers: Iterator[Standing] = iter(told.standings if told is not None else ())
+        return Settled(
+            tuple(
+                next(answers) if one.charge.failing == "local" else untouched(None, one.charge, now)
+                for one in effects.limits
+            ),
+            now,
+        )

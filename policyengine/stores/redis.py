@@ -1,0 +1,193 @@
+"""State in Redis or Valkey, shared by machines: all that a decision asks is one script, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, NamedTuple, assert_never
+
+import redis
+from msgspec import msgpack
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import LARGEST, MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.stores.step import digest, digest_of, open_for
+from policyengine.stores.store import StoreError
+
+PREFIX = "policyengine"
+RATE, BUDGET, HOLD = 1, 2, 3
+MOST = 2 * LARGEST  # more than any limit: no amount needs to be told from it
+SAFE = "noeviction"
+
+
+class Script(NamedTuple):
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, name: str) -> Script:
+        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+STEP, BACK = Script.of("step.lua"), Script.of("back.lua")
+
+
+class RedisStore:
+    """One server, or the primary that Sentinel names. Times are the server's own, and never run back.
+
+    `virtual` believes the times that it is given, for tests; nothing is forgotten then. `client` bounds how long a call
+    may take, and must not try again by itself: nobody knows whether what was sent was done.
+    """
+
+    def __init__(self, client: redis.Redis, *, virtual: bool = False) -> None:
+        self._client, self._virtual = client, virtual
+
+    def ping(self) -> None:
+        """Raises StoreError where it does not answer, and where it may forget what still counts."""
+        with answering():
+            forgets = forgetting(self._client.info("memory"))
+        if forgets:
+            raise StoreError(forgets)
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        names = list(approvals)
+        if not names:
+            return frozenset()
+        with answering():
+            found: Any = self._client.mget([approval_key(one) for one in names])
+        return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        keys = [*keys_of(effects), f"{PREFIX}:made:{digest_of(decision)}", f"{PREFIX}:clock"]
+        question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=True)
+        answer = self._run(STEP, keys, question)
+        return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        with answering():
+            made: Any = self._client.getdel(f"{PREFIX}:made:{digest_of(decision)}")
+        if made is None:
+            return False
+        until, charges = msgpack.decode(made)
+        for key, held in charges:
+            if held or refund:
+                self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
+        return bool(until > self._now(now))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _now(self, now: int) -> int:
+        """By the clock of the server, unless a test has its own."""
+        with answering():
+            clock: Any = self._client.get(f"{PREFIX}:clock")
+        return max(now if self._virtual else 0, int(clock or 0))
+
+    def _run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        with answering():
+            try:
+                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:  # it was restarted, or is another one now
+                self.ping()
+                return self._client.eval(script.text, len(keys), *keys, *arguments)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise StoreError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+
+
+def forgetting(memory: Any) -> str | None:
+    """Why a server may forget what still counts: it makes room by throwing away what was used least."""
+    policy = memory.get("maxmemory_policy", SAFE)
+    if not memory.get("maxmemory") or policy == SAFE:
+        return None
+    return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
+
+
+# ── What is asked ─────────────────────────────────────────────────────────────────────────────
+
+
+def keys_of(effects: Effects) -> list[str]:
+    return [
+        *(state_key(one.charge) for one in effects.limits),
+        *map(approval_key, effects.spends),
+        *(open_key(one.binding) for one in effects.opens),
+    ]
+
+
+def state_key(charge: Charge) -> str:
+    return f"{PREFIX}:state:{digest(charge)}"
+
+
+def approval_key(approval: str) -> str:
+    return f"{PREFIX}:spent:{digest_of(approval)}"
+
+
+def open_key(binding: str) -> str:
+    return f"{PREFIX}:open:{digest_of(binding)}"
+
+
+def asking(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
+    """The argument of `step.lua`."""
+    charges = [charge_of(one.charge) for one in effects.limits]
+    opens = [open_for(one) for one in effects.opens]
+    given = False if now is None else now
+    return msgpack.encode((given, decision, peek, effects.denied, clocked, charges, len(effects.spends), opens))
+
+
+def charge_of(charge: Charge) -> tuple[object, ...]:
+    match charge:
+        case Take():
+            need, cost = min(charge.cost * charge.token, MOST), min(charge.cost, MOST)
+            clamps = [(one.flow.most, one.flow.drain, one.acts, one.lasts) for one in charge.clamps]
+            most, drain = charge.flow
+            counted = charge.counts, charge.latching
+            return RATE, need, cost, charge.token, most, drain, charge.tick, *counted, clamps
+        case Add():
+            value = False if charge.value is None else charge.value
+            return BUDGET, charge.bound, charge.within, min(charge.amount, MOST), value
+        case Hold():
+            return HOLD, charge.most, charge.lease
+        case _:
+            assert_never(charge)
+
+
+# ── What is answered ──────────────────────────────────────────────────────────────────────────
+
+
+def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
+    now, admitted, found = msgpack.decode(answer)
+    stands = [
+        standing(charge, passed, numbers if admitted or not passed else untouched)
+        for charge, (passed, numbers, untouched) in zip(charges, found, strict=True)
+    ]
+    return Settled(tuple(stands), now)
+
+
+def standing(charge: Charge, admitted: bool, numbers: Sequence[int]) -> Standing:
+    match charge:
+        case Take():
+            most, left, reset, retry, drain = numbers
+            pace = drain / charge.flow.drain
+            return Standing(admitted, most, left, reset * charge.tick, ticks(retry, charge.tick), pace)
+        case Add():
+            total, reset, retry, _, _ = numbers
+            left = max(0, charge.bound - total) // MICRO
+            return Standing(admitted, charge.bound // MICRO, left, reset, ticks(retry))
+        case Hold():
+            left, reset, retry, _, _ = numbers
+            return Standing(admitted, charge.most, left, reset, retry)
+        case _:
+            assert_never(charge)
+
+
+def ticks(many: int, tick: int = 1) -> int | None:
+    return None if many < 0 else many * tick

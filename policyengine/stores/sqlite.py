@@ -1,0 +1,201 @@
+"""State in a file of SQLite: of several processes on one machine, there after a restart and after kill -9."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import local
+from typing import Any, assert_never
+
+from msgspec import msgpack
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
+from policyengine.stores.step import Kept, digest, lasting, open_for, step
+from policyengine.stores.store import StoreError
+
+PATIENCE = 1.0  # seconds that a process waits while others write
+FORGETS_EVERY = 256  # commits of a process
+FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
+LAYOUT = 1
+TABLES = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS state_until ON state (until);
+CREATE TABLE IF NOT EXISTS spent (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS open (binding TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS open_until ON open (until);
+CREATE TABLE IF NOT EXISTS made (decision TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS made_until ON made (until);
+CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now INTEGER NOT NULL);
+INSERT OR IGNORE INTO clock VALUES (1, 0);
+"""
+FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"))
+
+
+class SqliteStore:
+    """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
+    before the machine itself loses power may be lost.
+
+    Its clock is the latest time that any process gave it. Raises StoreError where the file cannot be used.
+    """
+
+    def __init__(self, path: Path | str, *, patience: float = PATIENCE) -> None:
+        self.path, self._patience = str(path), patience
+        self._own = local()
+        self._commits = 0
+        self.ping()
+
+    def ping(self) -> None:
+        """Raises StoreError where nobody answers."""
+        with self._step(writes=False) as asked:
+            asked.execute("SELECT now FROM clock").fetchone()
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        names = list(approvals)
+        if not names:
+            return frozenset()
+        with self._step(writes=False) as asked:
+            return frozenset(_spent(asked, names))
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        charges = [one.charge for one in effects.limits]
+        with self._step(writes=not peek) as asked:
+            now = _clock(asked, now, moves=not peek)
+            if _spent(asked, effects.spends):
+                return None
+            found = step(charges, [_state(asked, one) for one in charges], now, decision, effects.denied)
+            if not peek and not _asked_before(asked, effects, now):
+                _keep(asked, found.kept)
+                if found.settled.admitted and not effects.denied:
+                    _note(asked, effects, charges, decision, now)
+                self._forget_sometimes(asked, now)
+            return found.settled
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+        with self._step() as asked:
+            now = _clock(asked, now, moves=False)
+            row = asked.execute("DELETE FROM made WHERE decision = ? RETURNING value, until", (decision,)).fetchone()
+            if row is None:
+                return False
+            for key, held in msgpack.decode(row[0]):
+                _give_back(asked, key, held, decision, refund)
+            return bool(row[1] > now)
+
+    def close(self) -> None:
+        """The connection of this thread."""
+        connection, self._own.connection = self._connection(), None
+        connection.close()
+
+    # ── Connections ───────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing. Who writes is alone from the beginning: nobody finds out late that it was in vain."""
+        try:
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise StoreError(f"`{self.path}`: {error}") from error
+
+    def _connection(self) -> sqlite3.Connection:
+        """One for each thread, and none that a parent process had open."""
+        mine: sqlite3.Connection | None = getattr(self._own, "connection", None)
+        if mine is not None and self._own.process == os.getpid():
+            return mine
+        self._own.inherited = mine  # closing it would let go of locks that the parent holds
+        self._own.connection, self._own.process = self._opened(), os.getpid()
+        return self._own.connection  # type: ignore[no-any-return]
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout not in (0, LAYOUT):
+            raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
+        if layout == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        return connection
+
+    def _forget_sometimes(self, asked: sqlite3.Connection, now: int) -> None:
+        self._commits += 1
+        if self._commits % FORGETS_EVERY == 0:
+            for table, key in FORGOTTEN:
+                old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {FORGETS_AT_ONCE}"
+                asked.execute(f"DELETE FROM {table} WHERE {key} IN ({old})", (now,))
+
+
+# ── Inside of a transaction ───────────────────────────────────────────────────────────────────
+
+
+def _clock(asked: sqlite3.Connection, now: int, *, moves: bool) -> int:
+    (latest,) = asked.execute("SELECT now FROM clock").fetchone()
+    if moves and now > latest:
+        asked.execute("UPDATE clock SET now = ?", (now,))
+    return max(int(latest), now)
+
+
+def _spent(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
+    return [one for one in approvals if asked.execute("SELECT 1 FROM spent WHERE id = ?", (one,)).fetchone()]
+
+
+def _asked_before(asked: sqlite3.Connection, effects: Effects, now: int) -> bool:
+    known = "SELECT 1 FROM open WHERE binding = ? AND until > ?"
+    found = [asked.execute(known, (one.binding, now)).fetchone() for one in effects.opens]
+    return bool(found) and all(found)
+
+
+def _state(asked: sqlite3.Connection, charge: Charge) -> Any:
+    row = asked.execute("SELECT value FROM state WHERE key = ?", (digest(charge),)).fetchone()
+    return None if row is None else _read(row[0], charge)
+
+
+def _read(value: bytes, charge: Charge) -> Any:
+    found = msgpack.decode(value)
+    match charge:
+        case Take():
+            level, at, drain, latches = found
+            return Bucket(level, at, drain, tuple(latches))
+        case Add():
+            return tuple(Entry(*one) for one in found)
+        case Hold():
+            return tuple((name, until) for name, until in found)
+        case _:
+            assert_never(charge)
+
+
+def _keep(asked: sqlite3.Connection, kept: Sequence[Kept]) -> None:
+    for one in kept:
+        _put(asked, digest(one.charge), one.state, one.until)
+
+
+def _put(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
+    asked.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (key, msgpack.encode(state), until))
+
+
+def _note(asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int) -> None:
+    """What is known of an allow, or of a confirm, beside how its limits stand."""
+    asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
+    opened = [(one.binding, now + open_for(one)) for one in effects.opens]
+    asked.executemany("INSERT OR REPLACE INTO open VALUES (?, ?)", opened)
+    until, lasts = lasting(charges, now)
+    if lasts:
+        held = msgpack.encode([(digest(one), isinstance(one, Hold)) for one in lasts])
+        asked.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (decision, held, until))
+
+
+def _give_back(asked: sqlite3.Connection, key: str, held: bool, decision: str, refund: bool) -> None:
+    row = asked.execute("SELECT value, until FROM state WHERE key = ?", (key,)).fetchone()
+    if row is None or not (held or refund):
+        return
+    left = [one for one in msgpack.decode(row[0]) if one[0 if held else 3] != decision]
+    _put(asked, key, left, row[1])

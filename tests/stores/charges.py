@@ -1,0 +1,57 @@
+"""Charges as rules make them, in short."""
+
+from __future__ import annotations
+
+from policyengine.runtime.decision import Effects, OpenedApproval
+from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Take, unit_of
+
+SECOND = 1_000_000
+START = 1_800_000_000 * SECOND
+
+
+def rate(
+    count: int = 10,
+    within: int = SECOND,
+    burst: int | None = None,
+    *,
+    cost: int = 1,
+    key: str = "alice",
+    rule: str = "r",
+    clamp: tuple[int, int] | None = None,
+    acts: bool = False,
+    lasts: int = 0,
+    raised: int | None = None,
+    counts: bool = False,
+    failing: str = "deny",
+) -> Take:
+    """`clamp` is a count and a burst in the same window, `lasts` in ticks of it; `raised` a count that is in force."""
+    changing = clamp is not None or raised is not None
+    paces = [(count, within), *([(clamp[0], within)] if clamp else []), *([(raised, within)] if raised else [])]
+    unit = unit_of(tuple(paces))
+    burst = count if burst is None else burst
+    clamps = () if clamp is None else (Clamped(unit.flow(clamp[0], within, clamp[1]), acts, lasts),)
+    flow = unit.flow(raised or count, within, burst)
+    return Take(rule, (key,), cost, flow, unit.token, unit.tick, clamps, counts, not changing, failing)  # type: ignore[arg-type]
+
+
+def budget(
+    bound: int,
+    within: int = 60 * SECOND,
+    amount: int = 1,
+    *,
+    value: str | None = None,
+    key: str = "alice",
+    rule: str = "b",
+    failing: str = "deny",
+) -> Add:
+    return Add(rule, (key,), bound * MICRO, within, amount * MICRO, value, failing)  # type: ignore[arg-type]
+
+
+def places(most: int, lease: int = 60 * SECOND, *, key: str = "alice", rule: str = "h", failing: str = "deny") -> Hold:
+    return Hold(rule, (key,), most, lease, failing)  # type: ignore[arg-type]
+
+
+def asks(*charges: Charge, spends: tuple[str, ...] = (), opens: tuple[str, ...] = (), denied: bool = False) -> Effects:
+    limits = tuple(Limited(one, one.rule, "p.policy:1", "words") for one in charges)
+    opened = tuple(OpenedApproval("g", one, "role finance", 1, 900.0, "summary") for one in opens)
+    return Effects(spends, opened, limits, denied)

@@ -1,0 +1,84 @@
+"""Every store, each empty at the beginning of a test, on a time that the test gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import Store
+from tests.stores.servers import Server, cluster, running
+
+STORES = ("memory", "sqlite", "redis", "valkey", "cluster")
+Fresh = Callable[[], Store]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running("redis-server", tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running("valkey-server", tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
+
+
+@pytest.fixture(params=STORES)
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """Makes an empty store; what was made before is empty, too, where they share a server."""
+    match request.param:
+        case "memory":
+            yield MemoryStore
+        case "sqlite":
+            made = iter(range(1_000_000))
+            yield lambda: SqliteStore(tmp_path / f"{next(made)}.db")
+        case "cluster":
+            yield from of_cluster(request.getfixturevalue("redis_cluster"))
+        case name:
+            yield from of_server(request.getfixturevalue(f"{name}_server"))
+
+
+def of_server(server: Server) -> Iterator[Fresh]:
+    import redis
+
+    from policyengine.stores.redis import RedisStore
+
+    client = redis.Redis(port=server.port, protocol=2)
+
+    def empty() -> Store:
+        client.flushall()
+        return RedisStore(client, virtual=True)
+
+    yield empty
+    client.close()
+
+
+def of_cluster(servers: list[Server]) -> Iterator[Fresh]:
+    import redis
+
+    from policyengine.stores.cluster import ClusterStore
+
+    client = redis.RedisCluster(host="127.0.0.1", port=servers[0].port, protocol=2)
+
+    def empty() -> Store:
+        client.flushall(target_nodes=client.PRIMARIES)
+        return ClusterStore(client, virtual=True)
+
+    yield empty
+    client.close()
+
+
+@pytest.fixture
+def store(fresh: Fresh) -> Store:
+    return fresh()

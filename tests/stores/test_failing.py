@@ -1,0 +1,221 @@
+"""A store that fails is a policy: what each rule says happens, within a bounded time, and it is over by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Gate
+from policyengine.server import create_app
+from policyengine.stores.guarding import FAILS_BEFORE_OPEN, PAUSE, GuardedStore
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import StoreError
+from policyengine.stores.urls import TIMEOUT, open_store
+from tests.stores.charges import START, asks, budget, rate
+from tests.stores.servers import Server, running, wait_for
+
+SLOWEST = 10 * TIMEOUT  # for one decision: it may connect and ask, on a machine that others use
+POLICY = """
+language 1
+package shop
+anyone { may GET /deny, GET /local, GET /allow, GET /free }
+rate "denies" per request.path on GET /deny { 1000/1d }
+rate "counts here" per request.path on GET /local { 2/1d   on store failure local }
+rate "lets through" per request.path on GET /allow { 2/1d   on store failure allow }
+"""
+
+
+def ask(path: str) -> dict[str, Any]:
+    return {"request": {"method": "GET", "path": path}}
+
+
+def decided(engine: Engine, path: str) -> str:
+    decision = engine.decide(ask(path))
+    return f"{decision.outcome.value} by {decision.gate.value}" if decision.gate else decision.outcome.value
+
+
+# ── The circuit ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Broken:
+    """A store that does not answer until it is mended; it counts how often it is asked."""
+
+    inner: MemoryStore
+    broken: bool = True
+    asked: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.broken:
+                raise StoreError("gone")
+            return getattr(self.inner, name)(*args, **options)
+
+        return call
+
+
+@dataclass
+class Time:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def inner() -> Broken:
+    return Broken(MemoryStore())
+
+
+@pytest.fixture
+def guarded(inner: Broken, time: Time) -> GuardedStore:
+    return GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+
+
+def test_a_store_that_failed_several_times_is_left_alone_for_a_while(
+    guarded: GuardedStore, inner: Broken, time: Time
+) -> None:
+    for _ in range(100):
+        assert guarded.commit(asks(rate()), "one", START).failed  # type: ignore[union-attr]
+    assert (inner.asked, guarded.failures) == (FAILS_BEFORE_OPEN, 100)
+    time.now += PAUSE
+    for _ in range(100):
+        guarded.commit(asks(rate()), "one", START)
+    assert inner.asked == FAILS_BEFORE_OPEN + 1  # one of them tried for all
+
+
+def test_a_store_that_answers_again_is_asked_again(guarded: GuardedStore, inner: Broken, time: Time) -> None:
+    for _ in range(10):
+        guarded.commit(asks(rate()), "one", START)
+    inner.broken = False
+    time.now += PAUSE
+    assert [guarded.commit(asks(rate()), f"{n}", START).failed for n in range(9)] == [None] * 9  # type: ignore[union-attr]
+    assert not guarded.breaker.open
+
+
+def test_a_failing_store_is_told_now_and_then(
+    guarded: GuardedStore, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        for _ in range(500):
+            guarded.commit(asks(rate()), "one", START)
+            time.now += 0.05
+    told = [one.getMessage() for one in caplog.records]  # of 25 seconds
+    assert len(told) == 3
+    assert told[0] == "the store did not answer (1 times since this was said last): gone"
+
+
+def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: GuardedStore) -> None:
+    allowing = asks(rate(failing="allow"), spends=("a",))
+    assert guarded.commit(allowing, "one", START).failed == "gone"  # type: ignore[union-attr]
+    with pytest.raises(StoreError):
+        guarded.spent_among(["a"])
+    assert guarded.spent_among([]) == frozenset()
+
+
+def test_each_charge_is_answered_as_its_rule_says(guarded: GuardedStore) -> None:
+    mixed = asks(rate(9, failing="allow"), budget(1, failing="local"))
+    told = [guarded.commit(mixed, f"{number}", START) for number in range(2)]
+    assert [one.admitted for one in told if one] == [True, False]
+    assert told[1] is not None
+    assert [one.admitted for one in told[1].standings] == [True, False]
+    denying = guarded.commit(asks(rate(9, failing="allow"), budget(1)), "three", START)
+    assert denying is not None
+    assert denying.failed
+
+
+# ── Real servers ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running("redis-server", tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(server: Server) -> Engine:
+    return Engine.from_text(POLICY, store=open_store(server.url))
+
+
+def test_a_killed_server_is_what_each_rule_says_and_is_over_by_itself(engine: Engine, server: Server) -> None:
+    assert [decided(engine, path) for path in ("/deny", "/local", "/allow")] == ["allow"] * 3
+    server.kill()
+    assert {decided(engine, "/deny") for _ in range(20)} == {"deny by failure"}
+    assert [decided(engine, "/local") for _ in range(3)] == ["allow", "allow", "throttle by rate"]
+    assert {decided(engine, "/allow") for _ in range(5)} == {"allow"}
+    assert decided(engine, "/free") == "allow"
+    server.start()
+    wait_for(lambda: decided(engine, "/deny") == "allow")
+
+
+def test_a_deny_for_want_of_a_store_names_the_rule(engine: Engine, server: Server) -> None:
+    server.kill()
+    decision: Decision = engine.decide(ask("/deny"))
+    [reason] = decision.reasons
+    assert (reason.gate, reason.rule) == (Gate.FAILURE, "denies")
+    assert reason.message.endswith("the store did not answer")
+    assert engine.evaluate(ask("/deny")).gate is Gate.FAILURE
+
+
+def test_a_server_that_is_paused_in_the_middle_of_load_delays_nobody_for_long(engine: Engine, server: Server) -> None:
+    took: list[float] = []
+    outcomes: list[str] = []
+    for number in range(300):
+        if number == 50:
+            server.pause()
+        began = monotonic()
+        outcomes.append(decided(engine, "/deny"))
+        took.append(monotonic() - began)
+    assert outcomes == ["allow"] * 50 + ["deny by failure"] * 250
+    assert max(took) < SLOWEST
+    assert sum(one > TIMEOUT / 2 for one in took[50:]) <= FAILS_BEFORE_OPEN + sum(took) / PAUSE + 1
+    server.resume()
+    wait_for(lambda: decided(engine, "/deny") == "allow")
+
+
+def test_a_server_without_memory_denies(engine: Engine, server: Server) -> None:
+    import redis
+
+    with redis.Redis(port=server.port, protocol=2) as client:
+        client.config_set("maxmemory", "1")
+        assert decided(engine, "/deny") == "deny by failure"
+        client.config_set("maxmemory", "0")
+    wait_for(lambda: decided(engine, "/deny") == "allow")
+
+
+def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Server) -> None:
+    """While the store is asked in vain, the process answers that it is alive, and that it is not ready."""
+
+    async def asked() -> tuple[list[int], float]:
+        transport = httpx.ASGITransport(create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            deciding = [asyncio.create_task(client.post("/decide", json=ask("/deny"))) for _ in range(3)]
+            await asyncio.sleep(0)
+            began = monotonic()
+            alive = await client.get("/healthz")
+            took = monotonic() - began
+            answers = [alive, *await asyncio.gather(*deciding), await client.get("/readyz")]
+            return [one.status_code for one in answers], took
+
+    assert asyncio.run(asked())[0] == [200, 200, 200, 200, 200]
+    server.pause()
+    codes, took = asyncio.run(asked())
+    server.resume()
+    assert codes == [200, 200, 200, 200, 503]
+    assert took < TIMEOUT

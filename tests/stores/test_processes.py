@@ -1,0 +1,177 @@
+"""Several processes share a store: together they are let through exactly as often as the limit says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import time_ns
+
+import pytest
+
+from policyengine.stores.sqlite import FORGETS_EVERY, SqliteStore
+from tests.stores.charges import SECOND, START, asks, budget, places, rate
+from tests.stores.servers import Server
+
+ROOT = Path(__file__).parents[2]
+PROCESSES = 4
+Urls = Callable[[str], str]
+
+
+@contextmanager
+def asking(url: str, times: int, limit: int, *forever: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.stores.asking", url, str(times), str(limit), *forever]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def admitted(url: str, times: int, limit: int) -> int:
+    with ExitStack() as stack:
+        crew = [stack.enter_context(asking(url, times, limit)) for _ in range(PROCESSES)]
+        for process in crew:
+            go(process)
+        return sum(int(process.communicate()[0]) for process in crew)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db?timeout=30s"
+    import redis
+
+    if request.param == "cluster":
+        servers: list[Server] = request.getfixturevalue("redis_cluster")
+        for one in servers:
+            redis.Redis(port=one.port, protocol=2).flushall()
+        return f"redis+cluster://127.0.0.1:{servers[0].port}?timeout=5s"
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    redis.Redis(port=server.port, protocol=2).flushall()
+    return f"{server.url}?timeout=5s"
+
+
+SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", "valkey"], indirect=True)
+
+
+@SHARED
+def test_processes_are_let_through_exactly_as_often_as_the_limit_says(url: str) -> None:
+    assert admitted(url, 300, 500) == 499
+
+
+@pytest.mark.parametrize("url", ["cluster"], indirect=True)
+def test_a_cluster_never_lets_through_more_than_the_limit(url: str) -> None:
+    """While one process holds what it will give back, others may be refused: a little less is right, more never is."""
+    assert 400 < admitted(url, 300, 500) <= 499
+
+
+@pytest.mark.deep
+@SHARED
+def test_processes_are_let_through_exactly_as_often_for_long(url: str) -> None:
+    assert admitted(url, 100_000, 9_000) == 8_999
+
+
+# ── SQLite ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_admitted_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+    url, told = f"sqlite:///{tmp_path}/store.db", 0
+    for _ in range(3):
+        with asking(url, 0, 2_000, "forever") as process:
+            go(process)
+            assert process.stdout is not None
+            for _ in range(40):
+                told += process.stdout.readline() != ""
+            process.kill()
+            told += sum(1 for _ in process.stdout)
+    [_, stands] = asked(SqliteStore(tmp_path / "store.db"), 2_000)
+    assert told <= 1_999 - stands <= told + 3  # of each that was killed one may be kept that was not told
+
+
+def asked(store: SqliteStore, limit: int) -> list[int]:
+    day = 86_400 * SECOND
+    found = store.commit(asks(rate(1, day, burst=limit), budget(limit - 1, day)), "look", START, peek=True)
+    assert found is not None
+    return [one.remaining + 1 if one.admitted else 0 for one in found.standings]
+
+
+def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    for number in range(10):
+        key = str(number)
+        everything = asks(rate(9, key=key), budget(9, key=key), places(9, key=key), opens=(key,))
+        assert store.commit(everything, key, START)
+    assert rows(store) == {"state": 30, "open": 10, "made": 10}
+    for number in range(FORGETS_EVERY):
+        assert store.commit(asks(rate(9, key="other")), str(number), START + 10 * SECOND)
+    assert rows(store) == {"state": 21, "open": 10, "made": 10}
+    for number in range(FORGETS_EVERY):
+        assert store.commit(asks(rate(9, key="other")), str(number), START + 3_600 * SECOND)
+    assert rows(store) == {"state": 1, "open": 0, "made": 0}
+
+
+def rows(store: SqliteStore) -> dict[str, int]:
+    with store._step(writes=False) as asked:
+        tables = ("state", "open", "made")
+        return {one: asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in tables}
+
+
+# ── Redis ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import RedisStore, state_key
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        charges = {
+            rate(10, 60 * SECOND, cost=5): 30_000,
+            rate(600, 60 * SECOND, cost=9, rule="clamped", clamp=(6, 9), acts=True): 90_000,
+            rate(600, 60 * SECOND, rule="lasting", clamp=(60, 9), acts=True, lasts=300_000): 300_000,
+            budget(9, 40 * SECOND): 40_000,
+            places(9, 50 * SECOND): 50_000,
+        }
+        assert RedisStore(client).commit(asks(*charges, spends=("a",)), "one", 0)
+        for charge, lasts in charges.items():
+            assert lasts - 5_000 < client.pttl(state_key(charge)) <= lasts
+        assert [client.pttl(key) for key in client.keys("policyengine:spent:*")] == [-1]
+
+
+def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        told = RedisStore(client).commit(asks(rate()), "one", START)
+        assert told is not None
+        assert abs(told.now - time_ns() // 1_000) < 60 * SECOND
+        client.set("policyengine:clock", told.now + 10**12)
+        later = RedisStore(client).commit(asks(rate()), "two", START)
+        assert later is not None
+        assert later.now == told.now + 10**12
+
+
+def test_a_server_that_lost_its_scripts_is_given_them_again(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        store = RedisStore(client)
+        client.script_flush()
+        assert store.commit(asks(rate()), "one", START)

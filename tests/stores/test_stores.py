@@ -1,0 +1,209 @@
+"""What every store does, on each of them: one test body for the memory of a process and for real servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyengine.runtime.limits import Charge, Settled
+from policyengine.stores.store import Store
+from tests.stores.charges import SECOND, START, asks, budget, places, rate
+
+HOUR = 3_600 * SECOND
+
+
+def ask(store: Store, *charges: Charge, at: int = START, name: str = "one", peek: bool = False) -> Settled:
+    told = store.commit(asks(*charges), name, at, peek=peek)
+    assert told is not None
+    return told
+
+
+def admitted(store: Store, charge: Charge, many: int, at: int = START) -> int:
+    """How many of so many are let through."""
+    return sum(ask(store, charge, at=at, name=f"{at}-{one}").admitted for one in range(many))
+
+
+# ── Rates ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_burst_lets_through_exactly_as_many_as_it_says(store: Store) -> None:
+    assert admitted(store, rate(10, burst=7), 20) == 7
+
+
+def test_a_pace_refills_one_by_one(store: Store) -> None:
+    assert admitted(store, rate(10), 11) == 10
+    assert admitted(store, rate(10), 2, at=START + SECOND // 10 - 1) == 0
+    assert admitted(store, rate(10), 2, at=START + SECOND // 10) == 1
+    assert admitted(store, rate(10), 20, at=START + HOUR) == 10
+
+
+def test_a_request_takes_what_it_costs(store: Store) -> None:
+    [stands] = ask(store, rate(10, cost=7)).standings
+    assert (stands.remaining, stands.reset) == (3, 7 * SECOND // 10)
+    [stands] = ask(store, rate(10, cost=4)).standings
+    assert (stands.admitted, stands.remaining, stands.retry) == (False, 3, SECOND // 10)
+    [stands] = ask(store, rate(10, cost=11)).standings
+    assert stands.retry is None
+
+
+@pytest.mark.parametrize("cost", [2**52, 2**63, 2**80])
+def test_a_cost_beyond_all_measure_is_refused(store: Store, cost: int) -> None:
+    assert not ask(store, rate(10, cost=cost)).admitted
+    assert admitted(store, rate(10), 11) == 10
+
+
+def test_keys_and_rules_count_apart(store: Store) -> None:
+    assert admitted(store, rate(3), 5) == admitted(store, rate(3, key="bob"), 5) == 3
+    assert admitted(store, rate(3, rule="other"), 5) == 3
+
+
+def test_a_raise_is_the_pace_until_somebody_gets_through_without_it(store: Store) -> None:
+    assert admitted(store, rate(10, raised=20), 11) == 10
+    assert admitted(store, rate(10, raised=20), 20, at=START + SECOND // 4) == 5
+
+
+def test_a_clamp_goes_on_for_as_long_as_it_says(store: Store) -> None:
+    clamped = rate(10, clamp=(2, 2), acts=True, lasts=5 * SECOND)
+    later = rate(10, clamp=(2, 2))
+    assert admitted(store, clamped, 5) == 2
+    assert admitted(store, later, 20, at=START + 4 * SECOND) == 2
+    assert admitted(store, later, 20, at=START + 9 * SECOND) == 10
+
+
+def test_a_clamp_goes_on_though_the_request_was_refused_by_another_limit(store: Store) -> None:
+    clamped = rate(10, clamp=(2, 2), acts=True, lasts=5 * SECOND)
+    assert not ask(store, clamped, budget(0)).admitted
+    assert admitted(store, rate(10, clamp=(2, 2)), 20, at=START + SECOND) == 2
+
+
+def test_denied_requests_count_where_the_rule_says_so(store: Store) -> None:
+    store.commit(asks(rate(10, counts=True, cost=4), rate(10, rule="plain"), denied=True), "one", START)
+    assert admitted(store, rate(10, counts=True), 20) == 6
+    assert admitted(store, rate(10, rule="plain"), 20) == 10
+
+
+def test_throttled_requests_count_where_the_rule_says_so(store: Store) -> None:
+    assert not ask(store, rate(10, counts=True, cost=4), budget(0)).admitted
+    assert admitted(store, rate(10, counts=True), 20) == 6
+
+
+# ── Budgets ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sum_is_never_above_its_bound(store: Store) -> None:
+    assert [ask(store, budget(10, amount=4), name=str(one)).admitted for one in range(3)] == [True, True, False]
+    [stands] = ask(store, budget(10, amount=2), name="rest").standings
+    assert (stands.admitted, stands.limit, stands.remaining) == (True, 10, 0)
+
+
+def test_a_window_is_half_open(store: Store) -> None:
+    """What was added is counted until the window is over, and at that moment no more."""
+    assert ask(store, budget(1)).admitted
+    [stands] = ask(store, budget(1), at=START + 60 * SECOND - 1).standings
+    assert (stands.admitted, stands.retry) == (False, 1)
+    assert ask(store, budget(1), at=START + 60 * SECOND).admitted
+
+
+def test_different_values_are_counted_once_each(store: Store) -> None:
+    found = [ask(store, budget(2, value=one), name=f"{n}").admitted for n, one in enumerate("aabbcab")]
+    assert found == [True, True, True, True, False, True, True]
+
+
+def test_what_is_given_back_may_be_spent_again(store: Store) -> None:
+    assert ask(store, budget(10, amount=10), name="first").admitted
+    assert not ask(store, budget(10), name="second").admitted
+    assert store.finish("first", START, refund=True)
+    assert ask(store, budget(10, amount=10), name="third").admitted
+    assert not store.finish("first", START, refund=True)
+
+
+def test_what_is_over_without_a_refund_stays_spent(store: Store) -> None:
+    assert ask(store, budget(10, amount=10), name="first").admitted
+    assert store.finish("first", START)
+    assert not ask(store, budget(10), name="second").admitted
+
+
+# ── At once ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_place_is_free_when_its_request_is_over(store: Store) -> None:
+    assert [ask(store, places(2), name=name).admitted for name in "abc"] == [True, True, False]
+    assert store.finish("a", START)
+    assert [ask(store, places(2), name=name).admitted for name in "de"] == [True, False]
+
+
+def test_a_place_is_free_when_its_lease_is_over(store: Store) -> None:
+    assert ask(store, places(1), name="a").admitted
+    [stands] = ask(store, places(1), name="b", at=START + 60 * SECOND - 1).standings
+    assert (stands.admitted, stands.retry) == (False, 1)
+    assert ask(store, places(1), name="c", at=START + 60 * SECOND).admitted
+
+
+def test_nothing_is_known_of_a_decision_that_was_not_made(store: Store) -> None:
+    assert not store.finish("nobody", START)
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_all_is_taken_or_nothing(store: Store) -> None:
+    limits = [rate(10), rate(10, key="acme", rule="tenant"), budget(1), places(5)]
+    assert ask(store, *limits, name="first").admitted
+    for number in range(5):
+        told = ask(store, *limits, name=f"again {number}")
+        assert [one.admitted for one in told.standings] == [True, True, False, True]
+    assert [one.remaining for one in told.standings] == [9, 9, 0, 4]
+    assert admitted(store, limits[0], 20) == admitted(store, limits[1], 20) == 9
+
+
+def test_an_approval_is_spent_once(store: Store) -> None:
+    assert store.commit(asks(spends=("a",)), "one", START) is not None
+    assert store.commit(asks(spends=("b", "a")), "two", START) is None
+    assert store.spent_among(["a", "b", "c"]) == {"a"}
+
+
+def test_who_is_too_late_for_an_approval_takes_nothing_of_a_limit(store: Store) -> None:
+    assert store.commit(asks(rate(10), rate(10, rule="x"), spends=("a",)), "one", START) is not None
+    assert store.commit(asks(rate(10), rate(10, rule="x"), spends=("b", "a")), "two", START) is None
+    assert admitted(store, rate(10), 20) == admitted(store, rate(10, rule="x"), 20) == 9
+
+
+def test_a_refused_request_spends_no_approval(store: Store) -> None:
+    told = store.commit(asks(budget(0), spends=("a",)), "one", START)
+    assert told is not None
+    assert not told.admitted
+    assert store.spent_among(["a"]) == frozenset()
+
+
+def test_asking_for_the_same_approval_again_takes_nothing(store: Store) -> None:
+    for number in range(5):
+        assert store.commit(asks(budget(1), opens=("bound",)), f"{number}", START) is not None
+    [stands] = ask(store, budget(1), peek=True).standings
+    assert not stands.admitted
+    assert not store.spent_among(["bound"])
+
+
+def test_a_peek_changes_nothing(store: Store) -> None:
+    limits = [rate(2, counts=True), budget(2), places(2), rate(9, rule="c", clamp=(1, 1), acts=True, lasts=99)]
+    first = ask(store, *limits, peek=True)
+    assert [ask(store, *limits, peek=True, name=f"{n}").standings for n in range(3)] == [first.standings] * 3
+    assert ask(store, *limits).standings == first.standings
+    assert not store.finish("0", START)
+
+
+def test_time_never_runs_back(store: Store) -> None:
+    assert admitted(store, rate(10), 10, at=START + SECOND) == 10
+    assert admitted(store, rate(10), 5, at=START) == 0
+    assert ask(store, budget(1), at=START, name="b").now == START + SECOND
+    assert not ask(store, budget(1), at=START - HOUR, name="c").admitted
+
+
+def test_a_full_budget_keeps_its_newest_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        assert ask(store, budget(1_000), at=START + number, name=f"{number}").admitted
+    [stands] = ask(store, budget(1_000), at=START + 60 * SECOND, name="last").standings
+    assert stands.remaining == 1_000 - 30
+
+
+def test_facts_of_any_length_and_script_are_keys(store: Store) -> None:
+    for key in ("é" * 5_000, "a:1", "1:a", "", "\x00"):
+        assert admitted(store, rate(2, key=key), 5) == 2

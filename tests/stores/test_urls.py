@@ -1,0 +1,121 @@
+"""A store is named by a URL; whatever is wrong with it is told in a sentence, without a password."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from policyengine.stores.guarding import GuardedStore
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Store
+from policyengine.stores.urls import StoreUrlError, open_store
+from tests.stores.charges import START, asks, rate
+from tests.stores.servers import Server, free_port, running
+
+
+def works(store: Store) -> bool:
+    told = store.commit(asks(rate(1)), "one", START)
+    again = store.commit(asks(rate(1)), "two", START)
+    return told is not None and again is not None and told.admitted and not again.admitted and not again.failed
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(StoreUrlError) as error:
+        open_store(url)
+    return error.value.message
+
+
+def test_memory_is_memory() -> None:
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+def test_a_file_of_sqlite_is_made_where_the_url_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert works(open_store("sqlite:///here.db"))
+    assert works(open_store(f"sqlite:///{tmp_path}/there%20too.db?timeout=2s"))
+    assert (tmp_path / "here.db").exists()
+    assert (tmp_path / "there too.db").exists()
+
+
+def test_a_server_is_found(redis_server: Server) -> None:
+    store = open_store(f"{redis_server.url}/3?timeout=500ms")
+    assert isinstance(store, GuardedStore)
+    assert works(store)
+
+
+def test_a_cluster_is_found_by_one_of_its_servers(redis_cluster: list[Server]) -> None:
+    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{redis_cluster[1].port}"
+    assert works(open_store(f"redis+cluster://{hosts}?timeout=2s"))
+
+
+def test_sentinel_is_asked_for_the_primary(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path) as primary:
+        file = tmp_path / "sentinel.conf"
+        file.write_text(f"sentinel monitor shop 127.0.0.1 {primary.port} 1\n")
+        with running("redis-server", tmp_path, str(file), "--sentinel") as sentinel:
+            assert works(open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/shop?timeout=2s"))
+            assert "cannot be used" in refusal(f"redis+sentinel://127.0.0.1:{sentinel.port}/nothing")
+
+
+def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path, "--requirepass", "s3cret") as server:
+        assert works(open_store(f"redis://:s3cret@127.0.0.1:{server.port}?timeout=2s"))
+        told = refusal(f"redis://:wr0ng@127.0.0.1:{server.port}?timeout=2s")
+    assert "wr0ng" not in told
+    assert f"redis://127.0.0.1:{server.port}" in told
+
+
+def test_a_certificate_is_checked(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    port = free_port()
+    with running("redis-server", tmp_path, "--tls-port", str(port), "--port", "0", *files, port=port):
+        assert works(open_store(f"rediss://127.0.0.1:{port}?ca={certificate}&timeout=2s"))
+        assert "CERTIFICATE_VERIFY_FAILED" in refusal(f"rediss://127.0.0.1:{port}?timeout=2s")
+
+
+def test_a_server_that_forgets_what_counts_is_refused(tmp_path: Path) -> None:
+    options = ("--maxmemory", "100mb", "--maxmemory-policy")
+    with running("redis-server", tmp_path, *options, "allkeys-lru") as server:
+        assert "`maxmemory-policy allkeys-lru`: what it evicts would count no more" in refusal(
+            f"{server.url}?timeout=2s"
+        )
+    with running("redis-server", tmp_path, *options, "noeviction") as server:
+        assert works(open_store(f"{server.url}?timeout=2s"))
+
+
+def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
+    port = free_port()
+    assert refusal(f"redis://127.0.0.1:{port}").startswith(f"the store at `redis://127.0.0.1:{port}` cannot be used")
+    assert refusal(f"redis+cluster://127.0.0.1:{port}").startswith("the store at `redis+cluster://127.0.0.1")
+    assert "unable to open database file" in refusal(f"sqlite:///{tmp_path}/no/such/folder.db")
+    (tmp_path / "other.db").write_bytes(b"this is no database, and never was one, however long" * 99)
+    assert "file is not a database" in refusal(f"sqlite:///{tmp_path}/other.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "there is no store at ``"),
+        ("redis", "there is no store at `redis`"),
+        ("mysql://host/x", "there is no store at `mysql:`"),
+        ("sqlite:", "a file of SQLite is `sqlite:///path`"),
+        ("sqlite://here.db", "a file of SQLite is `sqlite:///path`"),
+        ("redis://", "`redis://` names no host"),
+        ("redis://a,b", "several hosts are a Cluster, or Sentinels"),
+        ("redis://a:99999", "`a:99999` is no host with a port"),
+        ("redis://a/prod", "`/prod` is no number of a database"),
+        ("redis+sentinel://a:26379", "Sentinel is asked for a service by its name"),
+        ("redis://a?ca=x", "`ca` is no option of a store"),
+        ("redis://a?timeout=soon", "`soon` is no time to wait"),
+        ("redis://a?timeout=0s", "`0s` is no time to wait"),
+        ("redis://[::1", "this is not the URL of a store"),
+    ],
+)
+def test_a_url_that_is_none_is_told(url: str, words: str) -> None:
+    assert refusal(url) == words
