@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
+from policyengine.runtime import wire
 from policyengine.runtime.decision import (
     Answer,
     Asker,
@@ -37,6 +39,7 @@ from policyengine.runtime.decision import (
     serials,
     ulid,
 )
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
@@ -102,7 +105,8 @@ class Engine:
     A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
     RequestError; whatever else goes wrong inside a decision is a deny at gate `failure`, counted in `failures`, logged.
-    With a `log` each decision is written there before it is given; `explain` decides nothing and is not.
+    With a `log` each decision is written there before it is given; `explain` decides nothing and is not. `store` keeps
+    what decisions spend; without one it is this process, and gone with it.
     """
 
     def __init__(
@@ -115,13 +119,16 @@ class Engine:
         ids: Callable[[datetime], str] = new_id,
         tree: Tree | None = None,
         log: DecisionLog | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.kernel = kernel
         self._sources = sources
         self.failures = 0
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
-        self._store = MemoryStore()
+        self._store = MemoryStore() if store is None else store
+        if kernel.watches:
+            self._store.begin([one.event.watch for one in kernel.watches], microseconds(clock()))
         now = counting(clock)
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=self._store.taking)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
@@ -139,6 +146,7 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: MemoryStore | None = None,
     ) -> Engine:
         """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
 
@@ -146,7 +154,7 @@ class Engine:
         """
         sources, problems = load_sources(paths, tests=False)
         directory = None if entities is None else read_directory(entities)
-        return cls._checked(sources, problems, directory, clock, ids, log)
+        return cls._checked(sources, problems, directory, clock, ids, log, store)
 
     @classmethod
     def from_text(
@@ -158,12 +166,13 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: MemoryStore | None = None,
     ) -> Engine:
         """From the text of one policy; `name` is what messages and reasons call it.
 
         Raises PolicyError with every mistake found.
         """
-        return cls._checked([Source(name, text)], (), directory, clock, ids, log)
+        return cls._checked([Source(name, text)], (), directory, clock, ids, log, store)
 
     @classmethod
     def from_bundle(
@@ -175,6 +184,7 @@ class Engine:
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
+        store: MemoryStore | None = None,
     ) -> Engine:
         """From a file that `policyengine compile` wrote: the same answers, without parsing and checking.
 
@@ -184,7 +194,7 @@ class Engine:
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else read_directory(entities)
-        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log)
+        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
 
     @classmethod
     def _checked(
@@ -195,11 +205,12 @@ class Engine:
         clock: Clock,
         ids: Callable[[datetime], str],
         log: DecisionLog | None,
+        store: MemoryStore | None,
     ) -> Engine:
         kernel, found = compiled(sources, problems)
         if kernel is None:
             raise PolicyError(found)
-        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log)
+        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -274,6 +285,31 @@ class Engine:
         except Exception:
             return Explanation(self._failed(), endpoint_words(request.endpoint), ())
 
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Mapping[str, object] | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """How the request of a decision (its id) came out: once, by whoever asked for the decision.
+
+        `past.status` and `past.output.*` of it are known from now on, places that it held are free, and with `refund`
+        what it added to budgets is given back. False where nothing waits for it: not known, or reported before.
+        """
+        return self.reported(decision, Report(status, cleaned(output)), refund=refund) == "first"
+
+    def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None:
+        """As `report`, and tells whether it was reported before or waits for nothing (None). Raises StoreError."""
+        now = microseconds(self._clock())
+        told = self._store.report(decision, report, now)
+        if told == "again":
+            return told
+        finished = self._store.finish(decision, now, refund=refund)
+        return "first" if finished else told
+
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
         return self.decide(question)
@@ -322,12 +358,15 @@ class Engine:
             if not effects:
                 return Made(decision, now, spent)
             if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
-                return Made(settled(decision, effects.limits, answer.standings), now, spent, effects.spends)
+                told = settled(decision, effects.limits, answer.standings) if effects.limits else decision
+                return Made(told, now, spent, effects.spends)
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
-        now, snapshot = self._now(request), Snapshot(self._directory, spent)
+        now = self._now(request)
+        planned = self._evaluator.plan(request, now) if self.kernel.watches else None
+        snapshot = Snapshot(self._directory, spent, self._fetched(planned) if isinstance(planned, Needs) else {})
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
@@ -336,9 +375,15 @@ class Engine:
     def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects]:
         planned = self._evaluator.plan(request, now)
         if isinstance(planned, Needs):
-            planned = self._evaluator.resume(planned, Snapshot(self._directory, spent), now)
+            history = self._fetched(planned)
+            decision, effects = self._evaluator.resume(planned, Snapshot(self._directory, spent, history), now)
+            relied = tuple((key, one.version) for key, one in history.items())
+            planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
         decision, effects = planned
         return decision.with_id(self._ids(now)), effects
+
+    def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
+        return self._store.fetch(needs.windows) if needs.windows else {}
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
@@ -395,12 +440,20 @@ class Engine:
         if effects.limits:
             told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
             decision = decision if told is None else settled(decision, effects.limits, told.standings)
-        if not decision.allowed or not (effects.spends or effects.limits):
+        if not decision.allowed or not effects:
             return decision
-        rule = "approval" if effects.spends else effects.limits[0].name
+        rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
         consume = Obligation("consume", (), rule, at="")
         answer = replace(decision.answer, obligations=(*decision.obligations, consume))
         return replace(decision, answer=answer)
+
+
+def cleaned(output: Mapping[str, object] | None) -> Mapping[str, object]:
+    """An output as facts are read: exact numbers, and nothing hazardous."""
+    found = wire.from_python(output or {})
+    if not isinstance(found, dict):
+        raise RequestError("output", "an output is an object")
+    return found
 
 
 def _read(question: Question) -> Request:
