@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from asyncio import to_thread
@@ -25,6 +26,7 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
+from policyengine.runtime import wire
 from policyengine.runtime.decision import (
     Answer,
     Asker,
@@ -38,6 +40,7 @@ from policyengine.runtime.decision import (
     serials,
     ulid,
 )
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
@@ -127,6 +130,8 @@ class Engine:
         self._clock, self._ids = clock, ids
         self._store: Store = MemoryStore() if store is None else store
         taking = self._store.taking if isinstance(self._store, MemoryStore) else None
+        if kernel.watches:
+            self._store.begin([one.event.watch for one in kernel.watches], microseconds(clock()))
         now = counting(clock)
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
@@ -241,9 +246,9 @@ class Engine:
 
     @cached_property
     def keeps(self) -> bool:
-        """Whether decisions depend on what others spent: on limits, or on approvals."""
+        """Whether decisions depend on what came before: on limits, on approvals, or on history."""
         confirms = any(isinstance(one, Confirm) for guard in self.kernel.guards for one in guard.effects)
-        return confirms or bool(self.kernel.limits)
+        return confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
     def store_failure(self) -> str | None:
         """Asks the store; what is wrong with it, if something is."""
@@ -302,6 +307,31 @@ class Engine:
         except Exception:
             return Explanation(self._failed(), endpoint_words(request.endpoint), ())
 
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Mapping[str, object] | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """How the request of a decision (its id) came out: once, by whoever asked for the decision.
+
+        `past.status` and `past.output.*` of it are known from now on, places that it held are free, and with `refund`
+        what it added to budgets is given back. False where nothing waits for it: not known, or reported before.
+        """
+        return self.reported(decision, Report(status, cleaned(output)), refund=refund) == "first"
+
+    def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None:
+        """As `report`, and tells whether it was reported before or waits for nothing (None). Raises StoreError."""
+        now = microseconds(self._clock())
+        told = self._store.report(decision, report, now)
+        if told == "again":
+            return told
+        finished = self._store.finish(decision, now, refund=refund)
+        return "first" if finished else told
+
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
         return await to_thread(self.decide, question) if self.shares else self.decide(question)
@@ -356,7 +386,9 @@ class Engine:
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
-        now, snapshot = self._now(request), Snapshot(self._directory, spent)
+        now = self._now(request)
+        planned = self._evaluator.plan(request, now) if self.kernel.watches else None
+        snapshot = Snapshot(self._directory, spent, self._fetched(planned) if isinstance(planned, Needs) else {})
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
@@ -365,9 +397,15 @@ class Engine:
     def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects]:
         planned = self._evaluator.plan(request, now)
         if isinstance(planned, Needs):
-            planned = self._evaluator.resume(planned, Snapshot(self._directory, spent), now)
+            history = self._fetched(planned)
+            decision, effects = self._evaluator.resume(planned, Snapshot(self._directory, spent, history), now)
+            relied = tuple((key, one.version) for key, one in history.items())
+            planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
         decision, effects = planned
         return decision.with_id(self._ids(now)), effects
+
+    def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
+        return self._store.fetch(needs.windows) if needs.windows else {}
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()
@@ -433,9 +471,9 @@ class Engine:
         if effects.limits:
             told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
             decision = decision if told is None else _told(decision, effects, told)
-        if not decision.allowed or not (effects.spends or effects.limits):
+        if not decision.allowed or not effects:
             return decision
-        rule = "approval" if effects.spends else effects.limits[0].name
+        rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
         consume = Obligation("consume", (), rule, at="")
         answer = replace(decision.answer, obligations=(*decision.obligations, consume))
         return replace(decision, answer=answer)
@@ -446,6 +484,14 @@ def _told(decision: Decision, effects: Effects, told: Settled) -> Decision:
     if told.failed is None:
         return settled(decision, effects.limits, told.standings)
     return unanswered(decision, effects.limits, approved=bool(effects.spends))
+
+
+def cleaned(output: Mapping[str, object] | None) -> Mapping[str, object]:
+    """An output as facts are read: exact numbers, and nothing hazardous."""
+    found = wire.from_python(output or {})
+    if not isinstance(found, dict):
+        raise RequestError("output", "an output is an object")
+    return found
 
 
 def _read(question: Question) -> Request:

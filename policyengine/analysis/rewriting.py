@@ -19,7 +19,8 @@ from policyengine.semantics.cells import State
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import value
-from policyengine.semantics.terms import Part, members
+from policyengine.semantics.part import Part
+from policyengine.semantics.terms import members
 from policyengine.source import Source, Span
 
 Path: TypeAlias = tuple[str, ...]

@@ -16,6 +16,7 @@ from policyengine.cli.terminal import Screen, busy, print_json
 if TYPE_CHECKING:
     from policyengine.diagnostics import Diagnostic
     from policyengine.semantics.check import Checked
+    from policyengine.semantics.footprint import Footprint
 
 
 class Report(StrEnum):
@@ -47,8 +48,11 @@ def check(
     files = sum(files for _, files in sets)
     if format is Report.TEXT:
         show_findings(found, files)
+        show_footprints(footprints_of(sets))
     elif format is Report.JSON:
-        print_json({"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]})
+        history = [one._asdict() for one in footprints_of(sets)]
+        told = {"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]}
+        print_json({**told, "history": history} if history else told)
     else:
         from policyengine.cli.sarif import document
 
@@ -99,6 +103,22 @@ def show_findings(found: Sequence[Diagnostic], files: int) -> None:
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
     says = ", ".join(several(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
     screen.line((says, style), f" in {several(files, 'file')}")
+
+
+def footprints_of(sets: Iterable[tuple[Checked, int]]) -> list[Footprint]:
+    """What each key of history can take at most; of policies with mistakes nothing is told."""
+    from policyengine.semantics.footprint import footprints
+
+    found = (one for checked, _ in sets if checked.kernel is not None for one in footprints(checked.kernel))
+    return sorted(set(found), key=lambda one: (one.at, one.event))
+
+
+def show_footprints(found: Iterable[Footprint]) -> None:
+    from policyengine.semantics.footprint import size
+
+    screen = Screen()
+    for one in found:
+        screen.line(f"remembers `{one.event}` for {one.within} ({one.at}): at most {size(one.bytes)} per key")
 
 
 def several(count: int, what: str) -> str:

@@ -34,6 +34,7 @@ def load_engine(
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
     from policyengine.engine import Engine, utc_now
+    from policyengine.stores.store import StoreError
 
     clock = clock or utc_now
     bundle, kept = _bundle_of(paths, trusted), _store(store)
@@ -45,6 +46,8 @@ def load_engine(
                 engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
     except PolicyError as error:
         raise policy_error(error) from None
+    except StoreError as error:
+        raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
     except EntitiesError as error:
         facts = (("file", error.file), ("member", error.member or None))
         raise CommandError(

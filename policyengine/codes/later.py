@@ -10,13 +10,6 @@ _GOOD = "anyone { may GET /a }\n"
 
 CODES: tuple[Code, ...] = (
     Code(
-        "E901",
-        "history is not enforced yet",
-        _WHY,
-        _GOOD + 'guard "g" on GET /a { require after (POST /b) within 1h }\n',
-        _GOOD,
-    ),
-    Code(
         "E902",
         "a fact that a test cannot give yet",
         "Facts that are learned from what callers do come with a later version: until then nobody can give them.",

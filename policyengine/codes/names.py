@@ -263,6 +263,14 @@ _PLACES: tuple[Code, ...] = (
         'any c in user.tenant: c == "a"',
         'any c in user.roles: c == "a"',
     ),
+    Code(
+        "E253",
+        "a history that cannot be looked up",
+        "A history stands in a condition, not inside another one and not in a `let`. Of an earlier request's "
+        "`past.output` nothing is declared: each has the type of the value that it is compared with.",
+        'guard "example" { require after (GET /a where past.output.done is present) within 1h }\n',
+        'guard "example" { require after (GET /a where past.output.done == true) within 1h }\n',
+    ),
 )
 
 _WARNINGS: tuple[Code, ...] = (

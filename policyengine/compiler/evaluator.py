@@ -17,12 +17,15 @@ from policyengine.compiler.quick import Charge, Quick
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.semantics import kernel as k
+from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import decide
+from policyengine.semantics.remembering import windows
 
 
 class Evaluator:
@@ -50,10 +53,17 @@ class Evaluator:
 
     def plan(self, request: Request, now: datetime) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs."""
-        needs = Needs(request, frozenset(approval.id for approval in request.approvals))
-        return needs if needs.approvals else self.resume(needs, Snapshot(self.entities), now)
+        looked_at = self._windows(request, now) if self.kernel.watches else frozenset()
+        needs = Needs(request, frozenset(approval.id for approval in request.approvals), looked_at)
+        return needs if needs.approvals or needs.windows else self.resume(needs, Snapshot(self.entities), now)
 
     def resume(self, needs: Needs, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
         """The decision by what was fetched, and what it does when it is spent. The decision has no id yet."""
         request = needs.request
         return decide(self.slices.of(request), request, snapshot, now)
+
+    def _windows(self, request: Request, now: datetime) -> frozenset[WindowKey]:
+        """The histories that the rules which can matter here look at."""
+        kernel = self.slices.of(request)
+        nodes = self.slices.histories_in(kernel)
+        return windows(nodes, facts_of(kernel, request, Snapshot(self.entities), now)) if nodes else frozenset()

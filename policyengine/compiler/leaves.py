@@ -15,7 +15,7 @@ from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.charging import LimitWriter, Take, Taker, by_agent_alone, plain_meters
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.facts import Bound, Path, Piece, Setting
-from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust
+from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust, not_sure
 from policyengine.compiler.tree import Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.limits import Meter
@@ -103,6 +103,7 @@ class Covering:
     guards: tuple[int, ...]
     binders: tuple[int, ...]
     limits: tuple[int, ...]
+    watches: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,7 @@ class Leaves:
         binders = sorted({number for use in uses for number in use.binders})
         spared = {number for use in uses for number in use.spared}
         limits = sorted({*self.tree.always, *(number for use in uses for number in use.limits)} - spared)
+        watches = sorted({number for use in uses for number in use.watches})
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
         acts: list[Act] = []
         anyones = sorted(opens["anyones"])
@@ -259,7 +261,8 @@ class Leaves:
             told_anyone=to_anyone.telling(anyones) if anyones else None,
             standing_agents=self._standing_at("agents", setting),
             standing_users=self._standing_at("users", setting),
-            guards=self._guards(guards, setting, acts) if guards else None,
+            # What is remembered is written down by the careful way alone.
+            guards=not_sure if watches else self._guards(guards, setting, acts) if guards else None,
             acts=acts,
             **self._limits([self.kernel.limits[number] for number in limits], setting),
             counting=any(counts_denials(self.kernel.limits[number]) for number in limits),
@@ -273,6 +276,7 @@ class Leaves:
                 tuple(guards),
                 tuple(binders),
                 tuple(limits),
+                tuple(watches),
             ),
         )
 

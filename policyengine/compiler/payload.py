@@ -25,7 +25,7 @@ from policyengine.semantics.symbols import BUILT_IN_ENTITIES
 from policyengine.source import Source
 
 NAMED = ("entities", "issuers", "attesters")
-PARTS = ("binders", "agents", "users", "anyones", "guards", "limits")
+PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches")
 SMALL = ("package", "packages", "revision", "unrestricted", "delegation")
 MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
 KINDS = (
@@ -40,6 +40,7 @@ KINDS = (
         k.AnyoneBlock,
         k.Guard,
         k.Limit,
+        k.Watch,
     ),
     *(Tree, Uses),
 )
@@ -128,6 +129,7 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
         guards=parts(k.Guard, raw["guards"], reading, refuse),
         limits=parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
+        watches=parts(k.Watch, raw["watches"], reading, refuse),
     )
     return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
 
@@ -142,6 +144,7 @@ def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
         anyones=tuple(kernel.anyones),
         guards=tuple(kernel.guards),
         limits=tuple(kernel.limits),
+        watches=tuple(kernel.watches),
     )
     return kernel, replace(tree, uses=tuple(tree.uses))
 

@@ -18,6 +18,7 @@ from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import coerce
 from policyengine.semantics import kernel as k
+from policyengine.semantics.remembering import histories
 
 
 class Slices:
@@ -25,11 +26,12 @@ class Slices:
         self._kernel, self._leaves = kernel, leaves
         self._agents = Known(leaves.tree.agents)
         self._users = Known(leaves.tree.users)
+        self._histories: dict[int, tuple[k.Happened | k.Aggregate, ...]] = {}
 
     def of(self, request: Request) -> k.Kernel:
         """A kernel that comes to the same decision of this request."""
         if isinstance(request.endpoint, MalformedEndpoint):
-            return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=())
+            return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=(), watches=())
         covering = self._leaves.at(request.endpoint).covering
         kernel = self._kernel
         return replace(
@@ -40,7 +42,20 @@ class Slices:
             guards=tuple(kernel.guards[number] for number in covering.guards),
             binders=tuple(kernel.binders[number] for number in covering.binders),
             limits=tuple(kernel.limits[number] for number in covering.limits),
+            watches=tuple(kernel.watches[number] for number in covering.watches),
         )
+
+    def histories_in(self, kernel: k.Kernel) -> list[k.Happened | k.Aggregate]:
+        """What a kernel that was made here asks of the past."""
+        parts = (*kernel.agents, *kernel.users, *kernel.anyones, *kernel.guards, *kernel.limits)
+        return [node for part in parts for node in self._histories_of(part)]
+
+    def _histories_of(self, part: k.Part) -> tuple[k.Happened | k.Aggregate, ...]:
+        """Found once for each part of the whole kernel, all of which stay."""
+        found = self._histories.get(id(part))
+        if found is None:
+            found = self._histories[id(part)] = tuple(histories(part))
+        return found
 
     def _agents_in(self, request: Request, covering: Covering) -> set[int]:
         if "agent" not in request.facts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from policyengine.compiler.coders import Reading, Unreadable
@@ -15,6 +16,7 @@ from policyengine.runtime.values import Unknown, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics.calls import TABLE, joined, takes
 from policyengine.semantics.fitting import ADDRESSES, NUMBERS, comparable, fits, type_of
+from policyengine.semantics.history import watch_of
 from policyengine.semantics.operators import arithmetic_type, is_ordered
 from policyengine.semantics.references import BUILT_IN
 from policyengine.semantics.symbols import BUILT_IN_ENTITIES
@@ -35,6 +37,10 @@ def require(holds: bool, why: str) -> None:
 def check_fact(fact: k.Fact, _: Reading) -> None:
     """A path of the vocabulary with its type, or one under a root whose members policies declare."""
     path, built_in = fact.path, BUILT_IN.get(fact.path)
+    if path[:1] == ("past",):
+        sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
+        require(sound and len(path) <= LONGEST_PATH, "an outcome that nobody reports")
+        return
     require(0 < len(path) <= LONGEST_PATH and all(is_key(step) for step in path), "the path of no fact")
     if built_in is not None:
         require(fact.type == built_in.type and built_in.later is None, f"`{built_in.name}` with another type")
@@ -198,6 +204,40 @@ def check_apply(node: k.Apply, reading: Reading) -> None:
     require(fitting and result == node.type, f"`{node.function}` cannot take these")
 
 
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+
+def check_past(past: k.Past, _: Reading) -> None:
+    require(past.type == past.fact.type, "an earlier fact of another type")
+
+
+def check_event(event: k.Event, _: Reading) -> None:
+    """Its name is the digest of the rest: no event is taken for another."""
+    check_condition(event.where)
+    read = [node.fact for node in k.walk(event.where) if isinstance(node, k.Past)] if event.where is not None else []
+    plain = [fact for fact in read if not (isinstance(fact, k.Fact) and fact.path[0] == "past")]
+    require(event.place.patterns is not None and event.watch == watch_of(event), "an event by another name")
+    require(set(plain) <= set(event.facts), "an earlier fact that is not remembered")
+
+
+def check_happened(node: k.Happened, _: Reading) -> None:
+    require(node.within > timedelta(0), "a history of no time")
+
+
+def check_aggregate(node: k.Aggregate, _: Reading) -> None:
+    require(node.within > timedelta(0), "a history of no time")
+    require((node.field is None) == (node.function == "count"), "a count of nothing")
+    result = node.field.type if node.field is not None and node.function == "sum" else Scalar.INT
+    require(node.type == result and result in NUMBERS, "a sum of what is no number")
+    fact = None if node.field is None else node.field.fact
+    told = fact is None or (isinstance(fact, k.Fact) and fact.path[0] == "past")
+    require(told or fact in node.event.facts, "an earlier fact that is not remembered")
+
+
+def check_watch(watch: k.Watch, _: Reading) -> None:
+    require(watch.within > timedelta(0), "a history of no time")
+
+
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
@@ -263,6 +303,11 @@ TERMS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Arithmetic: check_arithmetic,
     k.Negative: check_negative,
     k.Apply: check_apply,
+    k.Past: check_past,
+    k.Event: check_event,
+    k.Happened: check_happened,
+    k.Aggregate: check_aggregate,
+    k.Watch: check_watch,
     windows.Daily: check_daily,
     windows.Weekly: check_weekly,
     windows.WholeDays: check_days,

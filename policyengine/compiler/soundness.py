@@ -172,6 +172,7 @@ def check_uses(uses: tree.Uses, reading: Reading) -> None:
     guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
     require(within(guards, "guards", reading) and within(uses.binders, "binders", reading), "a guard that is not there")
     require(within([*uses.limits, *uses.spared], "limits", reading), "a limit that is not there")
+    require(within(uses.watches, "watches", reading), "a watch that is not there")
     require(
         within(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands), "a block that is not there"
     )

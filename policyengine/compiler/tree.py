@@ -52,7 +52,7 @@ class Opens:
 @dataclass(frozen=True, slots=True)
 class Uses:
     """What stands at one pattern. `hands` are blocks and the number of their `may delegate`; what `excepts` is to the
-    guards, `spared` is to the limits."""
+    guards, `spared` is to the limits. What happens there is remembered by `watches`."""
 
     opens: tuple[Opens, ...] = ()
     hands: tuple[tuple[int, int], ...] = ()
@@ -61,6 +61,7 @@ class Uses:
     binders: Numbers = ()
     limits: Numbers = ()
     spared: Numbers = ()
+    watches: Numbers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,8 @@ def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
                 hands[pattern].append((number, which))
     for number, binder in enumerate(kernel.binders):
         binders[binder.pattern].append(number)
-    every = (opens, hands, guards, excepts, binders, limits, spared)
+    watches, _ = placed([watch.event.place for watch in kernel.watches])
+    every = (opens, hands, guards, excepts, binders, limits, spared, watches)
     return {
         pattern: Uses(*(tuple(found.get(pattern, ())) for found in every))  # type: ignore[arg-type]
         for pattern in dict.fromkeys(pattern for found in every for pattern in found)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
+from policyengine.runtime.history import Record, WindowKey
 from policyengine.runtime.limits import Limited, Stood
 
 
@@ -385,12 +386,15 @@ class Effects:
     """What a decision does to the world when it is spent, in one atomic step: all of it, or nothing.
 
     `spends` are ids of approvals. What is `denied` is charged whatever it comes to: by rates that count denials.
+    `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions.
     """
 
     spends: tuple[str, ...] = ()
     opens: tuple[OpenedApproval, ...] = ()
     limits: tuple[Limited, ...] = ()
     denied: bool = False
+    records: tuple[Record, ...] = ()
+    relied: tuple[tuple[WindowKey, int], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.spends or self.opens or self.limits)
+        return bool(self.spends or self.opens or self.limits or self.records)

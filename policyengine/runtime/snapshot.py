@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.history import History, WindowKey
 
 
 class Membership(Protocol):
@@ -36,7 +37,9 @@ class Entities(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`spent` are the ids of approvals that an earlier allow has used."""
+    """`spent` are the ids of approvals that an earlier allow has used; `history` the windows that were asked for: of
+    one that is not there nothing is known."""
 
     entities: Entities
     spent: frozenset[str] = frozenset()
+    history: Mapping[WindowKey, History] = field(default_factory=dict)

@@ -46,6 +46,9 @@ def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tup
     for package, declaration in program.declarations():
         for endpoint, bindings in endpoints_of(declaration):
             yield package, endpoint, bindings
+        if "within" in declaration.span.text:  # most have no history, and need not be walked
+            events = (node for node in ast.walk(declaration) if isinstance(node, ast.Event))
+            yield from ((package, endpoint, ()) for event in events for endpoint, _ in _plain((event.target,)))
 
 
 def endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:

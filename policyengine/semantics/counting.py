@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from policyengine.runtime.limits import LARGEST, Unit, unit_of
 from policyengine.semantics import kernel as k
 
 MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def micros(span: timedelta) -> int:
     return span // MICROSECOND
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970, as stores count."""
+    return (moment - EPOCH) // MICROSECOND
 
 
 def unit(rate: k.Rate) -> Unit:

@@ -14,7 +14,7 @@ from policyengine.semantics.context import Context
 from policyengine.semantics.definitions import DEEPEST, body_of, key_of, measure, named_by, report_size
 from policyengine.semantics.fitting import NUMBERS, fits, type_of
 from policyengine.semantics.hints import one_sided_hint
-from policyengine.semantics.history import check_history, lower_past
+from policyengine.semantics.history import lower_history, lower_past
 from policyengine.semantics.lists import collect, wanted_element
 from policyengine.semantics.members import head, navigate
 from policyengine.semantics.operators import Operation, lower_operation
@@ -133,8 +133,7 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
         case ast.WithinWindow():
             return lower_within_window(expression, context)
         case ast.Happened() | ast.Aggregate():
-            check_history(expression, context, condition, lower)
-            return None
+            return lower_history(expression, context, condition, lower)
         case _:
             assert_never(expression)
 
@@ -240,7 +239,9 @@ def waits(expression: ast.Expr, context: Context) -> bool:
     match expression:
         case ast.Reference(name, keys):
             first = name.partition(".")[0]
-            return not keys and first not in ROOTS and first not in context.variables and first != "past"
+            if first == "past":
+                return name.startswith("past.output.")
+            return not keys and first not in ROOTS and first not in context.variables
         case ast.ListLiteral():
             return True
         case _:
@@ -318,7 +319,7 @@ def lower_reference(reference: ast.Reference, context: Context, expected: Type |
     if word is not None:
         return word
     if first == "past":
-        return lower_past(reference, context, lower)
+        return lower_past(reference, context, expected, lower)
     if first in ROOTS:
         return lower_fact(reference, context)
     named = named_by(reference, context.package, context.program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
@@ -11,6 +11,7 @@ from typing import TypeAlias
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.history import Happening, History, WindowKey
 from policyengine.runtime.request import Request, member_of, pending_path
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce, distinct
@@ -30,7 +31,7 @@ class Facts:
     """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
 
     `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
-    are presenter and hops, once they are known.
+    are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
     """
 
     kernel: k.Kernel
@@ -41,10 +42,13 @@ class Facts:
     claims: Mapping[tuple[EntityRef, str], object]
     seen: dict[Path, object] | None = None
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
+    history: Mapping[WindowKey, History] = field(default_factory=dict)
+    past: tuple[k.Event, Happening] | None = None
 
     def bind(self, more: Mapping[Path, object]) -> Facts:
         bound = {**self.bound, **more}
-        return Facts(self.kernel, self.request, self.entities, self.now, bound, self.claims, self.seen, self.who)
+        made = (self.kernel, self.request, self.entities, self.now, bound, self.claims, self.seen, self.who)
+        return Facts(*made, self.history, self.past)
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
         raw = self.raw(path)

@@ -17,12 +17,13 @@ def type_of(expression: k.Expr) -> Type:
     match expression:
         case (
             k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Named()
-            | k.Default() | k.Arithmetic() | k.Negative() | k.Apply()
+            | k.Default() | k.Arithmetic() | k.Negative() | k.Apply() | k.Past() | k.Aggregate()
         ):  # fmt: skip
             return expression.type
         case (
             k.Not() | k.And() | k.Or() | k.Compare() | k.Contains() | k.Below() | k.InNetwork() | k.InWindow()
             | k.Like() | k.Matches() | k.Overlaps() | k.Subset() | k.Present() | k.Quantifier()
+            | k.Happened()
         ):  # fmt: skip
             return Scalar.BOOL
         case _:

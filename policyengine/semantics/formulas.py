@@ -218,6 +218,7 @@ def type_of(expr: k.Expr) -> Type:
         case (
             k.Not() | k.And() | k.Or() | k.Compare() | k.Contains() | k.Below() | k.InNetwork() | k.InWindow()
             | k.Like() | k.Matches() | k.Overlaps() | k.Subset() | k.Present() | k.Quantifier()
+            | k.Happened()
         ):  # fmt: skip
             return Scalar.BOOL
         case _:

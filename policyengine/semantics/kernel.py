@@ -32,6 +32,8 @@ from policyengine.semantics.kernel_places import Pattern as Pattern
 from policyengine.semantics.kernel_places import Place as Place
 from policyengine.semantics.kernel_places import Segment as Segment
 from policyengine.semantics.kernel_places import ToolPattern as ToolPattern
+from policyengine.semantics.part import Part as Part
+from policyengine.semantics.terms import Aggregate as Aggregate
 from policyengine.semantics.terms import And as And
 from policyengine.semantics.terms import Apply as Apply
 from policyengine.semantics.terms import Arithmetic as Arithmetic
@@ -42,8 +44,10 @@ from policyengine.semantics.terms import Compare as Compare
 from policyengine.semantics.terms import Constant as Constant
 from policyengine.semantics.terms import Contains as Contains
 from policyengine.semantics.terms import Default as Default
+from policyengine.semantics.terms import Event as Event
 from policyengine.semantics.terms import Expr as Expr
 from policyengine.semantics.terms import Fact as Fact
+from policyengine.semantics.terms import Happened as Happened
 from policyengine.semantics.terms import InNetwork as InNetwork
 from policyengine.semantics.terms import InWindow as InWindow
 from policyengine.semantics.terms import Like as Like
@@ -54,7 +58,7 @@ from policyengine.semantics.terms import Negative as Negative
 from policyengine.semantics.terms import Not as Not
 from policyengine.semantics.terms import Or as Or
 from policyengine.semantics.terms import Overlaps as Overlaps
-from policyengine.semantics.terms import Part as Part
+from policyengine.semantics.terms import Past as Past
 from policyengine.semantics.terms import Present as Present
 from policyengine.semantics.terms import Quantifier as Quantifier
 from policyengine.semantics.terms import Subset as Subset
@@ -348,6 +352,14 @@ class Entity(Part):
 
 
 @dataclass(frozen=True, slots=True)
+class Watch(Part):
+    """Requests that are remembered, as some condition asks for them; `within` is the longest that any looks back."""
+
+    event: Event
+    within: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """Everything loaded, as one value: `package` is the first one asked for, `unrestricted` those that say so."""
 
@@ -364,4 +376,5 @@ class Kernel:
     delegation: tuple[DelegationLimits, ...]
     guards: tuple[Guard, ...]
     limits: tuple[Limit, ...] = ()
+    watches: tuple[Watch, ...] = ()
     revision: str = ""

@@ -8,7 +8,8 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.semantics.kernel_places import Place
-from policyengine.semantics.terms import Expr, Part
+from policyengine.semantics.part import Part
+from policyengine.semantics.terms import Expr
 
 Failing: TypeAlias = Word["deny", "local", "allow"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from policyengine.semantics.terms import Part
+from policyengine.semantics.part import Part
 
 
 @dataclass(frozen=True, slots=True)

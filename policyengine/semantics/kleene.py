@@ -56,5 +56,7 @@ def describe(node: k.Expr) -> str:
             return f"{describe(base)}.{name}"
         case k.Variable(name):
             return name
+        case k.Past(fact):
+            return name if (name := describe(fact)).startswith("past.") else f"past.{name}"
         case _:
             return node.span.text

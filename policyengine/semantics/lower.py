@@ -6,6 +6,7 @@ from policyengine.semantics import anchors, doors, guards, limits
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.later import check_later
+from policyengine.semantics.remembering import remembering
 from policyengine.semantics.revision import Writers, in_order
 
 
@@ -22,7 +23,7 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
     if advice and (agents or users or anyones):
         guards.check_reach(draft, doors.index_of([*agents, *users, *anyones]))
     check_later(draft)
-    return k.Kernel(
+    found = k.Kernel(
         package=package,
         packages=tuple(draft.program.packages),
         entities=draft.schema.entities,
@@ -37,3 +38,4 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
         guards=guards.guards(draft),
         limits=limits.limits(draft),
     )
+    return remembering(found) if draft.program.remembers else found

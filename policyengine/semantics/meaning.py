@@ -15,6 +15,7 @@ from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
+from policyengine.semantics import recalling
 from policyengine.semantics.facts import (
     Facts,
     Path,
@@ -32,7 +33,7 @@ from policyengine.vocabulary import NEUTRAL
 
 def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
     """The facts of a request: what it says, what follows from the time, the path and the chain."""
-    facts = Facts(kernel, request, snapshot.entities.with_rows(request.entities), now, {}, {})
+    facts = Facts(kernel, request, snapshot.entities.with_rows(request.entities), now, {}, {}, history=snapshot.history)
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
     facts = facts.bind({**times, **NEUTRAL})
     facts = facts.bind(_bindings(facts))
@@ -127,6 +128,12 @@ def value(node: k.Expr, facts: Facts) -> Value:
         case k.Apply(function, arguments):
             given = [value(argument, facts) for argument in arguments]
             return lift(lambda *known: functions.call(function, known), *given)
+        case k.Past():
+            return recalling.past(node, facts)
+        case k.Happened():
+            return recalling.happened(node, facts, value)
+        case k.Aggregate():
+            return recalling.aggregate(node, facts, value)
         case _:
             assert_never(node)
 

@@ -122,7 +122,7 @@ def known_states(subject: Subject, constants: set[Plain]) -> tuple[Plain, ...]:
             return (Fraction(0),) if left == right else (Fraction(-1), Fraction(0), Fraction(1))
         case k.Quantifier():
             return quantified_states(subject)
-        case k.Apply(function="size"):
+        case k.Apply(function="size") | k.Aggregate(function="count" | "distinct"):
             return tuple(sorted({Fraction(0)} | {n for n in whole_numbers(constants) if n >= 0}))
         case _:
             return states_of_type(type_of(subject), constants)

@@ -17,7 +17,7 @@ def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: Co
     if operand is None:
         return None
     word = "present" if expression.present else "absent"
-    if not isinstance(operand, k.Fact | k.Attribute | k.Member):
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past):
         context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
         return None
     if not may_be_absent(operand):
@@ -38,6 +38,8 @@ def may_be_absent(operand: k.Expr) -> bool:
             bound = path[0] == "params" or (path[:1] == path and path[0] in ENTITY_ROOTS)
             said = built_in is not None and built_in.origin is not Origin.ENGINE
             return optional or bound or said or path[:2] in STRING_MAPS
+        case k.Past(fact):
+            return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
         case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
             return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
         case _:
@@ -53,7 +55,7 @@ def lower_else(
 ) -> k.Default | None:
     if operand is None or fallback is None:
         return None
-    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Default):
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past | k.Default):
         context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
         return None
     type_, other = type_of(operand), type_of(fallback)

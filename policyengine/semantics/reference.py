@@ -28,6 +28,7 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.history import Record
 from policyengine.runtime.limits import Limited, Take
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
@@ -35,7 +36,7 @@ from policyengine.runtime.show import duration, shown
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
-from policyengine.semantics import spending
+from policyengine.semantics import remembering, spending
 from policyengine.semantics import walk as w
 from policyengine.semantics.approvals import approval_facts, approval_of
 from policyengine.semantics.facts import (
@@ -446,8 +447,18 @@ def _charges(seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
     """An allow spends the approvals it needed and takes of the limits; so does a confirm, which opens what it lacks."""
     found = _approvals(facts, seen, outcome)
-    limits = _charges(seen, outcome)
-    return replace(found, limits=limits, denied=bool(limits) and outcome is Outcome.DENY)
+    limits, denied = _charges(seen, outcome), outcome is Outcome.DENY
+    remembered = _remembered(facts, seen, outcome)
+    return replace(found, limits=limits, denied=denied and bool(limits or remembered), records=remembered)
+
+
+def _remembered(facts: Facts, seen: w.Walk, outcome: Outcome) -> tuple[Record, ...]:
+    """What is allowed enters history, once it is spent; so does what is denied after it is known who asks."""
+    if not facts.kernel.watches or outcome not in (Outcome.ALLOW, Outcome.DENY) or not seen.identified:
+        return ()
+    granted = [one.approval for guard in seen.guards for one in guard.effects if one.approval is not None]
+    known = facts.bind(approval_facts(granted, facts.now))
+    return remembering.records(known, denied=outcome is Outcome.DENY)
 
 
 def _approvals(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:

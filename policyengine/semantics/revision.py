@@ -25,8 +25,8 @@ SETS = frozenset(
 Declared = TypeVar("Declared", bound=k.Part)
 Write: TypeAlias = Callable[[Any], str]
 SHARED = (str, k.Segment)  # lists of these are one object in many rules
-# Whose package was asked for is told in decisions and changes none.
-LEFT_OUT = frozenset({"span", "package", "revision"})
+# Whose package was asked for is told in decisions and changes none; watches follow from the rules.
+LEFT_OUT = frozenset({"span", "package", "revision", "watches"})
 
 
 def ordered(kernel: k.Kernel) -> k.Kernel:

@@ -98,6 +98,7 @@ class Program:
     entities: Mapping[str, Symbol]
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
     broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions told to be wrong
+    remembers: set[str] = field(default_factory=set, compare=False)  # packages that ask for history
 
     @classmethod
     def of(cls, modules: Sequence[ast.Module], report: Reporter) -> Program:

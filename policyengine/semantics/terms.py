@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from functools import cache
 from typing import Literal as Word
 from typing import TypeAlias
@@ -11,12 +12,8 @@ from typing import TypeAlias
 from policyengine.kinds import Type
 from policyengine.runtime.values import Value
 from policyengine.runtime.windows import Window
-from policyengine.source import Span
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    span: Span = field(compare=False, repr=False)
+from policyengine.semantics.kernel_places import Place
+from policyengine.semantics.part import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +162,14 @@ class Subset(Part):
 class Present(Part):
     """`x is present`; `x is absent` is its Not."""
 
-    operand: Fact | Attribute | Member
+    operand: Fact | Attribute | Member | Past
 
 
 @dataclass(frozen=True, slots=True)
 class Default(Part):
     """`x else d`: d when x is absent."""
 
-    operand: Fact | Attribute | Member | Default
+    operand: Fact | Attribute | Member | Past | Default
     fallback: Expr
     type: Type
 
@@ -208,6 +205,56 @@ class Apply(Part):
     type: Type
 
 
+@dataclass(frozen=True, slots=True)
+class Past(Part):
+    """`past.params.id`: a fact as it was at an earlier request; `past.status` and `past.output.x` are how that came
+    out. What `fact` stands for was found out then."""
+
+    fact: Fact | Attribute | Member
+    type: Type
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Part):
+    """What to look for in the past, by whose history: the requests of equal `keys`, None for those of the same agent
+    and user. `by another user` has become a part of `where`, in which alone `Past` stands.
+
+    `facts` are what is found out when it happens, in this order; `outputs` what is told when it is reported. Where
+    `latest`, the last event of a key is enough. `watch` names all this: a digest, the same wherever it is written.
+    """
+
+    place: Place
+    denied: bool
+    where: Expr | None
+    keys: tuple[Expr, ...] | None
+    facts: tuple[Expr, ...]
+    outputs: tuple[tuple[str, ...], ...]
+    latest: bool
+    watch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Part):
+    """`after EV within D since EV2`; `no …` is its Not."""
+
+    event: Event
+    within: timedelta
+    since: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Part):
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+
+    function: Word["count", "sum", "distinct"]
+    field: Past | None
+    event: Event
+    within: timedelta
+    since: Event | None
+    type: Type
+
+
 Expr: TypeAlias = (
     Constant
     | Fact
@@ -234,6 +281,9 @@ Expr: TypeAlias = (
     | Negative
     | Quantifier
     | Apply
+    | Past
+    | Happened
+    | Aggregate
 )
 
 
@@ -244,11 +294,15 @@ def members(kind: type[Part]) -> tuple[str, ...]:
 
 
 def parts(expression: Expr) -> Iterator[Expr]:
-    """The expressions directly inside an expression."""
+    """The expressions directly inside an expression. What an earlier request said is nothing that this one says."""
+    if isinstance(expression, Past):
+        return
     for name in members(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
         value = getattr(expression, name)
         for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Part):
+            if isinstance(part, Event):
+                yield from (*(part.keys or ()), *(() if part.where is None else (part.where,)))
+            elif isinstance(part, Part):
                 yield part  # type: ignore[misc]  # what is inside an expression is one
 
 

@@ -21,6 +21,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.server import schema
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
+from policyengine.server.events import event_of, reported
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
@@ -59,6 +60,10 @@ class DecisionApi:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
         work = partial(self.engine.explain, await self._question(http))
         return answer(http, (await apart(self.engine, work)).to_dict())
+
+    async def events(self, http: Request) -> Response:
+        """How the request of a decision came out: once, by whoever asked for the decision."""
+        return answer(http, reported(self.engine, event_of(*await self._body(http))))
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""
@@ -202,6 +207,7 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
             schema.responses(schema.Decisions, {"decisions": [schema.CONFIRM]}),
         ),
         ("/explain", api.explain, questions, schema.responses(schema.Explanation, explanation)),
+        ("/events", api.events, schema.request_body(schema.Event, {"report": schema.REPORT}), schema.REPORTED),
     ):
         app.add_api_route(
             path,

@@ -182,6 +182,16 @@ class Batch(Closed):
     semantics: Semantics = Semantics.EXECUTE_ALL
 
 
+class Event(Closed):
+    """How the request of a decision came out. `output` is what of the answer the policies may ask for."""
+
+    decision: str
+    status: int | None = None
+    latency_ms: float | None = None
+    output: Free | None = None
+    refund: Annotated[bool, Field(description="give back what it added to budgets")] = False
+
+
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -264,6 +274,11 @@ class Explanation(BaseModel):
     walk: Walk
 
 
+class Reported(BaseModel):
+    decision: str
+    reported: Literal[True]
+
+
 class Health(BaseModel):
     status: Literal["ok"]
 
@@ -274,7 +289,7 @@ class Readiness(BaseModel):
     packages: list[str]
 
 
-MODELS = (Question, Batch, Decision, Decisions, Explanation, Problem, Health, Readiness)
+MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)
 
 # ── Examples ──────────────────────────────────────────────────────────────────────────────────
 
@@ -364,6 +379,8 @@ BAD_MEMBER: Free = {
 }
 BATCH: Free = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}
 
+REPORT: Free = {"decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG", "status": 200, "latency_ms": 12, "output": {"state": "paid"}}
+
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 
 
@@ -407,3 +424,10 @@ def problem(description: str, example: Free | None = None) -> Free:
         "description": description,
         "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: schema},
     }
+
+
+REPORTED = {
+    **responses(Reported, {"decision": REPORT["decision"], "reported": True}),
+    404: problem("Nothing waits for the outcome of this decision."),
+    409: problem("It was reported before."),
+}

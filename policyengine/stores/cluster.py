@@ -28,7 +28,7 @@ from policyengine.stores.redis import (
     state_key,
 )
 from policyengine.stores.step import digest_of, lasting, open_for
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import StoreError, WithoutHistory
 
 
 class Part(NamedTuple):
@@ -48,7 +48,7 @@ class Told(NamedTuple):
     raw: tuple[tuple[bytes, bytes], ...]
 
 
-class ClusterStore:
+class ClusterStore(WithoutHistory):
     """Between a part that was reserved and another that refuses, others may see it taken: never the other way round.
 
     Each slot has its own clock, which for each key never runs back. A process that dies between the parts leaves taken

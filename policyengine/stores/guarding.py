@@ -13,7 +13,7 @@ from typing import Protocol
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import Settled, Standing, untouched
 from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store, StoreError
+from policyengine.stores.store import Store, StoreError, WithoutHistory
 
 FAILS_BEFORE_OPEN = 3  # in a row
 PAUSE = 0.25  # seconds that nobody asks a store that fails
@@ -81,7 +81,7 @@ class Breaker:
             _LOG.warning("the store answers again")
 
 
-class GuardedStore:
+class GuardedStore(WithoutHistory):
     """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
     `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny.
     """

@@ -1,13 +1,14 @@
-"""State in this process: approvals that were used, and how rates and budgets stand."""
+"""State in this process: approvals that were used, how rates and budgets stand, and what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, assert_never
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import (
     Add,
     Bucket,
@@ -26,6 +27,7 @@ from policyengine.runtime.limits import (
     take,
     untouched,
 )
+from policyengine.stores.memories import Memories
 from policyengine.stores.store import StoreError
 from policyengine.stores.taking import Taking, taking
 
@@ -46,10 +48,11 @@ class MemoryStore:
     """It is gone with its process, and holds at most `most_keys` callers: a new one is refused while all of them count.
 
     What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
-    spent stays spent: people grant them, so they stay few.
+    spent stays spent: people grant them, so they stay few. What happened before the store was made is not known, unless
+    `history_complete` says that nothing did.
     """
 
-    def __init__(self, *, most_keys: int = MOST_KEYS) -> None:
+    def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
         self._spent: set[str] = set()
         self._open: dict[str, int] = {}
         self._rules: dict[str, Kept] = {}
@@ -57,6 +60,7 @@ class MemoryStore:
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
         self._lock = Lock()
+        self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
@@ -64,7 +68,7 @@ class MemoryStore:
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         with self._lock:
             now = self._moved(now, peek=peek)
-            if not self._spent.isdisjoint(effects.spends):
+            if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]
             settled = Settled(tuple(standing for standing, _ in found), now)
@@ -112,6 +116,18 @@ class MemoryStore:
                     self._keep(charge, tuple(one for one in state or () if one.decision != decision))
             return until > max(now, self._clock[0] // 1_000)
 
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        with self._lock:
+            self._memories.begin(watches, self._moved(now))
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        with self._lock:
+            return self._memories.fetch(keys)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self._lock:
+            return self._memories.report(decision, report, self._moved(now))
+
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
     def _asked(self, charge: Charge, now: int, decision: str) -> tuple[Standing, Any]:
@@ -133,6 +149,9 @@ class MemoryStore:
         """Room is made before anything is changed: a store that is full changes nothing."""
         charges = [one.charge for one in effects.limits]
         self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
+        self._memories.make_room(effects.records, now)
+        if effects.denied or admitted:
+            self._memories.keep(effects.records, decision, now)
         if effects.denied or not admitted:
             for charge in charges:
                 if isinstance(charge, Take) and (charge.counts or charge.latching):
@@ -180,6 +199,7 @@ class MemoryStore:
 
     def _forget(self, now: int) -> None:
         """What counts for nobody any more."""
+        self._memories.forget(now)
         self._made = {one: made for one, made in self._made.items() if made[0] > now}
         self._open = {binding: until for binding, until in self._open.items() if until > now}
         for rule in self._rules.values():

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import LARGEST, MICRO, Add, Charge, Hold, Settled, Standing, Take
 from policyengine.stores.step import digest, digest_of, open_for
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import StoreError, WithoutHistory
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
@@ -36,7 +36,7 @@ class Script(NamedTuple):
 STEP, BACK = Script.of("step.lua"), Script.of("back.lua")
 
 
-class RedisStore:
+class RedisStore(WithoutHistory):
     """One server, or the primary that Sentinel names. Times are the server's own, and never run back.
 
     `virtual` believes the times that it is given, for tests; nothing is forgotten then. `client` bounds how long a call

@@ -15,7 +15,7 @@ from msgspec import msgpack
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import StoreError, WithoutHistory
 
 PATIENCE = 1.0  # seconds that a process waits while others write
 FORGETS_EVERY = 256  # commits of a process
@@ -35,7 +35,7 @@ INSERT OR IGNORE INTO clock VALUES (1, 0);
 FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"))
 
 
-class SqliteStore:
+class SqliteStore(WithoutHistory):
     """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
     before the machine itself loses power may be lost.
 

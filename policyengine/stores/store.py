@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled
 
 
@@ -29,7 +30,51 @@ class Store(Protocol):
         """
         ...
 
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        """From now on the events of these watches (by name) are recorded, by every engine that shares the store. Of one
+        that was begun before nothing changes; the history of one that was not begins now (`complete_after` is the
+        microsecond before)."""
+        ...
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        """The history of each key, in one step; one without events too. Events are oldest first and rise by `serial`.
+        Of a watch that nobody began nothing is known: its `complete_after` is later than any time.
+
+        `commit` records what `Effects.records` says when, and only when, the request is allowed and admitted by all
+        limits, or `Effects.denied`: with the store's own time, and a `serial` above all that were given before, one for
+        all records of a commit. It returns None, and does nothing, where a history in `Effects.relied` has another
+        version by then (versions change with every event and report; a key without events has 0); to `peek` does not
+        ask that. Of a record that is `latest` only the last event of its key is kept, and `complete_after` stays;
+        otherwise events may be forgotten that are older than the longest `within` of its records, or than the newest
+        MOST_EVENTS of its key: then `complete_after` is the time of the last one that was.
+        """
+        ...
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        """How a decision's request came out: `status` and `told(report.output, record.outputs)` of all of its events
+        whose record `awaits` it. "again" where it was reported before, which changes nothing; None where nothing waits
+        for it (any more)."""
+        ...
+
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
         back. False where nothing is known of it, or it is over already."""
         ...
+
+
+class WithoutHistory:
+    """What a store says of the past that keeps none of it: nobody shall take that for a past in which nothing was."""
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        if any(True for _ in watches):
+            raise StoreError(
+                "this store keeps no history, and the policy asks for it: so far only `memory:` does"
+            )
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        self.begin((watch for watch, _ in keys), 0)
+        return {}
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        """Of what is recorded nowhere nothing comes out."""
+        return None

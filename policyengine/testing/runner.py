@@ -17,6 +17,7 @@ from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.limits import Limited, Standing, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
@@ -27,6 +28,7 @@ from policyengine.semantics.explain import explain
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.remembering import histories, windows
 from policyengine.semantics.walk import Walk
 from policyengine.testing.meets import differences, meets
 from policyengine.testing.report import Report, Result, Status
@@ -94,6 +96,7 @@ class Runner:
     evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
     now: int = 0
     asking: Case | None = None  # by the quick way, where something is counted
+    histories: tuple[k.Happened | k.Aggregate, ...] = ()
 
     @classmethod
     def of(cls, kernel: k.Kernel) -> Runner:
@@ -125,7 +128,7 @@ class Runner:
         """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
         facts, seen = self._looked(case)
         decision, effects = conclude(facts, seen)
-        if not (effects.spends or effects.limits):
+        if not effects:
             return Asked(facts, seen, decision)
         decision, limits = self._sequence(case).made(decision, effects, case)
         return Asked(facts, seen, decision, limits)
@@ -134,7 +137,8 @@ class Runner:
         """What the specification sees, by the approvals that are left."""
         known = self.sequences.get((case.package, case.test, case.sequence))
         request = Request.from_mapping(case.question)
-        snapshot = Snapshot(self._directory(case, request), known.spent if known else frozenset())
+        plain = Snapshot(self._directory(case, request), known.spent if known else frozenset())
+        snapshot = replace(plain, history=self._history(case, request, plain))
         facts = facts_of(self.kernel, request, snapshot, case.now)
         seen = walk(facts, snapshot)
         if approvals := tuple(approved(case, seen)):
@@ -153,9 +157,19 @@ class Runner:
             if (quick := quickly(dict(case.question))) is not None:
                 return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)
-        snapshot = Snapshot(self._directory(case, request))
+        plain = Snapshot(self._directory(case, request))
+        snapshot = replace(plain, history=self._history(case, request, plain))
         decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
-        return self._sequence(case).made(decision, effects, case)[0] if effects.limits else decision
+        return self._sequence(case).made(decision, effects, case)[0] if effects else decision
+
+    def _history(self, case: Case, request: Request, plain: Snapshot) -> Mapping[WindowKey, History]:
+        """All that the policy may look at of what happened before."""
+        if not self.kernel.watches:
+            return {}
+        if not self.histories:
+            rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
+            self.histories = tuple(histories(rules))
+        return self._sequence(case).fetched(windows(self.histories, facts_of(self.kernel, request, plain, case.now)))
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, once its sequence has said how its limits stand."""

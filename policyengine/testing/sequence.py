@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.history import History, WindowKey
+from policyengine.runtime.history import Report as HowItCameOut
 from policyengine.runtime.limits import Limited, Standing
 from policyengine.runtime.settling import settled
 from policyengine.semantics.examples import Case
@@ -28,20 +31,25 @@ class Sequence:
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, Standings]:
         """What becomes of a decision, and how its limits stand, once it is spent and its response is reported."""
-        if not effects.limits:
+        if not (effects.limits or effects.records):
             self.spent |= frozenset(effects.spends)
             return decision, ()
         self.requests += 1
-        store = self.store = self.store or MemoryStore()
+        store = self.store = self.store or MemoryStore(history_complete=True)
         name, now = str(self.requests), (case.now - EPOCH) // MICROSECOND
         answer = store.commit(effects, name, now)
         assert answer is not None  # what was spent is known before it is decided
         if answer.admitted:
             self.spent |= frozenset(effects.spends)
-        decision = settled(decision, effects.limits, answer.standings)
+        decision = settled(decision, effects.limits, answer.standings) if effects.limits else decision
         if case.responded is not None and decision.allowed:
+            store.report(name, HowItCameOut(case.responded.status, case.responded.output), now)
             store.finish(name, now)
         return decision, tuple(zip(effects.limits, answer.standings, strict=True))
+
+    def fetched(self, keys: frozenset[WindowKey]) -> Mapping[WindowKey, History]:
+        """What happened before in this sequence: nothing else ever did."""
+        return (self.store or MemoryStore(history_complete=True)).fetch(keys)
 
 
 def alone(decision: Decision, effects: Effects, case: Case) -> Decision:

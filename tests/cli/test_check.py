@@ -161,3 +161,20 @@ def test_a_name_with_odd_characters_is_a_valid_uri(run, files, tmp_path):
 def test_sarif_without_findings_has_no_results(run, files):
     files(good=GOOD)
     assert run("check", ".", "--format", "sarif").json["runs"][0]["results"] == []
+
+
+REMEMBERING = """anyone { may POST /a, POST /b }
+guard "g" on POST /a { require after POST /b within 1h }
+"""
+
+
+def test_what_history_takes_is_told(run, files):
+    files(remembering=REMEMBERING)
+    out = run("check", "remembering.policy").out
+    assert out.endswith("remembers `POST /b` for 1h (remembering.policy:2): at most 1.5 KiB per key\n")
+
+
+def test_what_history_takes_is_told_to_programs(run, files):
+    files(remembering=REMEMBERING)
+    (told,) = run("check", ".", "--format", "json").json["history"]
+    assert told == {"event": "POST /b", "at": "remembering.policy:2", "within": "1h", "events": 1, "bytes": 1_472}

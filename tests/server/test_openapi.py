@@ -50,7 +50,15 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == {"/decide", "/evaluate", "/decide/batch", "/explain", "/healthz", "/readyz"}
+    assert set(document["paths"]) == {
+        "/decide",
+        "/evaluate",
+        "/decide/batch",
+        "/explain",
+        "/events",
+        "/healthz",
+        "/readyz",
+    }
 
 
 @pytest.mark.parametrize("path", [*QUESTIONS, "/decide/batch"])

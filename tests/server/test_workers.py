@@ -123,6 +123,11 @@ def test_a_policy_with_limits_is_not_served_by_several() -> None:
     )
 
 
+def test_a_policy_that_asks_the_past_is_not_served_by_several() -> None:
+    asking = 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'
+    assert "served by one worker" in refusal(Engine.from_text(FREE + asking), 2).message
+
+
 @pytest.mark.parametrize("workers", [0, -1, 65])
 def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
     assert refusal(Engine.from_text(FREE), workers).message == f"{workers} workers are not possible"

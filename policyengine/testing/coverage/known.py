@@ -49,8 +49,16 @@ class Known:
                 return False
             case k.Attribute() | k.Member() | k.Below() | k.Arithmetic() | k.Negative():
                 return False
+            case k.Happened(event, _, since) | k.Aggregate("count", _, event, _, since):
+                return self.remembered(event) and (since is None or self.remembered(since))
+            case k.Aggregate() | k.Past():
+                return False
             case _:
                 return all(self.certain(part) for part in k.parts(expression))
+
+    def remembered(self, event: k.Event) -> bool:
+        """In a test all of the past is known; whose it is, and what was said or came of it, need not be."""
+        return event.where is None and all(self.certain(key) for key in event.keys or ())
 
 
 def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:

@@ -57,7 +57,7 @@ class Aim:
                     self.at(item, wanted)
             case k.Fact() | k.Attribute() | k.Member() | k.Default():
                 self.sketch.assign(node, wanted, self.variables)
-            case k.Present(operand):
+            case k.Present(operand) if not isinstance(operand, k.Past):
                 self.present(operand, wanted)
             case k.Quantifier():
                 self.each(node, wanted)

@@ -1,0 +1,12 @@
+"""What all parts of the kernel have: the place in the text that they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from policyengine.source import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    span: Span = field(compare=False, repr=False)

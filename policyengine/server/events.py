@@ -1,0 +1,74 @@
+"""How a request came out: a report in bytes to what the engine is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from policyengine.engine import Engine
+from policyengine.runtime import wire
+from policyengine.runtime.history import Report
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.shape import flag_at, id_at, object_at, only, wrong_kind
+from policyengine.server.media import Form
+from policyengine.server.problems import Problem
+
+MEMBERS = ("decision", "status", "latency_ms", "output", "refund")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    decision: str
+    report: Report
+    refund: bool
+
+
+def event_of(body: bytes, form: Form) -> Event:
+    """Raises RequestError."""
+    try:
+        raw = wire.from_json(body) if form is Form.JSON else wire.from_msgpack(body)
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
+    given = object_at(raw, "")
+    if given is None:
+        raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
+    only(given, MEMBERS, "")
+    latency_of(given)
+    report = Report(status_of(given), object_at(given.get("output"), "output") or {})
+    refund = flag_at(given.get("refund"), "refund", default=False)
+    return Event(id_at(given.get("decision"), "decision"), report, refund)
+
+
+def status_of(given: Mapping[str, object]) -> int | None:
+    """As in HTTP: three digits."""
+    status = given.get("status")
+    if status is None:
+        return None
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise wrong_kind(status, "status", "a number")
+    if not 100 <= status <= 599:
+        raise RequestError("status", f"`{status}` is no status", "a status is 100 to 599")
+    return status
+
+
+def latency_of(given: Mapping[str, object]) -> None:
+    """Checked, as it will count once behaviour is learned; nothing asks for it yet."""
+    latency = given.get("latency_ms")
+    if latency is None:
+        return
+    if not isinstance(latency, int | Decimal) or isinstance(latency, bool):
+        raise wrong_kind(latency, "latency_ms", "a number")
+    if latency < 0:
+        raise RequestError("latency_ms", "`latency_ms` is below zero")
+
+
+def reported(engine: Engine, event: Event) -> dict[str, object]:
+    """Raises Problem where nothing waits for it."""
+    told = engine.reported(event.decision, event.report, refund=event.refund)
+    if told == "again":
+        raise Problem(409, "the outcome of this decision was reported before", member="decision")
+    if told is None:
+        hint = "only an allow that rates, budgets or history wait for is reported, once, while it counts"
+        raise Problem(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
+    return {"decision": event.decision, "reported": True}

@@ -1,0 +1,262 @@
+"""History through the engine: what is fetched, recorded in one step and reported, under a clock that the test holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from policyengine.compiler.bundle import write_bundle
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.history import History, WindowKey
+from policyengine.runtime.limits import Settled
+from policyengine.runtime.request import RequestError
+from policyengine.stores.memory import MemoryStore
+from tests.history.plainly import HEAD, user
+from tests.semantics.deciding import NOW, bot, question, verdict
+
+SHUT = 'deny by "g"'
+AFTER_REVIEW = 'guard "g" on POST /pay { require after POST /review within 1h }'
+PAY_ONCE = 'guard "g" on POST /pay { require count of POST /pay within 1h < 1 }'
+
+
+class Playing:
+    """An engine, its store, and the time."""
+
+    def __init__(
+        self, *rules: str, store: MemoryStore | None = None, engine: Engine | None = None, now: datetime = NOW
+    ) -> None:
+        self.now = now
+        self.store = store or MemoryStore(history_complete=True)
+        self.engine = engine or Engine.from_text(HEAD + "\n".join(rules), clock=lambda: self.now, store=self.store)
+
+    def after(self, **passed: float) -> Playing:
+        self.now += timedelta(**passed)
+        return self
+
+    def ask(self, where: str, who: Mapping[str, object] | None = None, **members: object) -> Decision:
+        return self.engine.decide({**(bot() if who is None else who), **question(where, **members)})
+
+    def says(self, where: str, who: Mapping[str, object] | None = None, **members: object) -> str:
+        return verdict(self.ask(where, who, **members))
+
+    def peeks(self, where: str) -> Decision:
+        return self.engine.evaluate({**bot(), **question(where)})
+
+
+# ── Scenarios ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_approve_then_pay() -> None:
+    playing = Playing(
+        'guard "g" on POST /v1/invoices/{id}/pay {\n  require after (POST /v1/invoices/{id}/review by another user '
+        "where past.params.id == params.id and past.status < 400) within 1h\n}"
+    )
+    assert playing.says("POST /v1/invoices/42/pay") == SHUT
+    own, failed, good = (playing.ask("POST /v1/invoices/42/review", user(name)) for name in ("alice", "bob", "carol"))
+    for review, status in ((own, 200), (failed, 500), (good, 200)):
+        assert playing.says("POST /v1/invoices/42/pay") == SHUT
+        assert playing.engine.report(review.id, status=status)
+    assert playing.says("POST /v1/invoices/42/pay") == "allow"
+    assert playing.says("POST /v1/invoices/43/pay") == SHUT
+    assert playing.after(hours=1).says("POST /v1/invoices/42/pay") == SHUT
+
+
+def test_silent_after_a_secret_until_a_review() -> None:
+    playing = Playing(
+        'guard "g" on TOOL mail/* { require no TOOL secrets/read within 1h since POST /review per (agent.id) }'
+    )
+    said = []
+    for where in ("TOOL mail/send", "TOOL secrets/read", "TOOL mail/send", "POST /review", "TOOL mail/send"):
+        said.append(playing.after(minutes=1).says(where))
+    assert said == ["allow", "allow", SHUT, "allow", "allow"]
+
+
+def test_whoever_is_denied_too_often_is_shut_out() -> None:
+    playing = Playing(
+        'guard "g" on POST /pay { deny when count of (denied TOOL *) within 10m > 5 }',
+        'guard "no" on TOOL secrets/* { deny }',
+    )
+    for _ in range(6):
+        assert playing.says("POST /pay") == "allow"
+        assert playing.says("TOOL secrets/read") == 'deny by "no"'
+    assert playing.says("POST /pay") == SHUT
+    assert playing.says("POST /pay", bot(user="bob")) == "allow"
+    assert playing.after(minutes=10).says("POST /pay") == "allow"
+
+
+def test_a_sum_ends_at_its_bound() -> None:
+    playing = Playing(
+        "facts on POST /pay { body.amount: number }",
+        'guard "g" on POST /pay { require sum past.body.amount of POST /pay within 24h + body.amount <= 5_000 }',
+    )
+    assert [playing.says("POST /pay", body={"amount": n}) for n in (4_000, 1_001, 1_000, 1)] == [
+        "allow", SHUT, "allow", SHUT,
+    ]  # fmt: skip
+
+
+# ── What enters history, and when ─────────────────────────────────────────────────────────────
+
+
+def test_an_evaluation_leaves_no_trace_and_asks_to_be_asked_again() -> None:
+    playing = Playing(AFTER_REVIEW)
+    decision = playing.peeks("POST /review")
+    assert [one.kind for one in decision.obligations] == ["consume"]
+    assert playing.says("POST /pay") == SHUT
+
+
+def test_an_evaluation_sees_what_happened() -> None:
+    playing = Playing(AFTER_REVIEW)
+    assert not playing.peeks("POST /pay").allowed
+    playing.ask("POST /review")
+    assert playing.peeks("POST /pay").allowed
+
+
+def test_a_throttled_request_does_not_enter_history() -> None:
+    playing = Playing(AFTER_REVIEW, 'rate "r" per user.id on POST /review { 1/1h }')
+    assert playing.says("POST /review") == "allow"
+    playing.after(hours=1, microseconds=-1)
+    assert playing.says("POST /review") == 'throttle by "r"'
+    assert playing.after(microseconds=1).says("POST /pay") == SHUT
+
+
+def test_what_waits_for_a_person_does_not_enter_history() -> None:
+    playing = Playing(AFTER_REVIEW, 'guard "ask" on POST /review { confirm by role boss }')
+    assert playing.says("POST /review") == 'confirm by "ask"'
+    assert playing.says("POST /pay") == SHUT
+
+
+def test_an_explanation_sees_what_happened() -> None:
+    playing = Playing(AFTER_REVIEW)
+    asked = {**bot(), **question("POST /pay")}
+    assert not playing.engine.explain(asked).decision.allowed
+    playing.ask("POST /review")
+    assert playing.engine.explain(asked).decision.allowed
+
+
+def test_history_began_when_the_engine_did() -> None:
+    playing = Playing('guard "g" on POST /pay { require no POST /review within 1h }', store=MemoryStore())
+    assert playing.says("POST /pay") == SHUT
+    assert playing.after(hours=1).says("POST /pay") == "allow"
+
+
+def test_a_rule_that_is_new_does_not_know_what_was_before_it() -> None:
+    playing = Playing(AFTER_REVIEW, store=(store := MemoryStore()))
+    playing.after(days=1).ask("TOOL secrets/read")
+    later = Playing('guard "g" on POST /pay { require no TOOL secrets/read within 1h }', store=store, now=playing.now)
+    assert later.after(minutes=59).says("POST /pay") == SHUT
+    assert later.after(minutes=1).says("POST /pay") == "allow"
+
+
+def test_the_same_rule_in_another_revision_knows_what_was_before_it() -> None:
+    playing = Playing(AFTER_REVIEW)
+    playing.ask("POST /review")
+    later = Playing("# more\n" + AFTER_REVIEW, 'guard "new" on GET /x { deny }', store=playing.store)
+    assert later.says("POST /pay") == "allow"
+
+
+def test_a_bundle_remembers_too(tmp_path: Path) -> None:
+    made = Playing(PAY_ONCE)
+    (tmp_path / "a.policybundle").write_bytes(write_bundle(made.engine.kernel, "test"))
+    engine = Engine.from_bundle(
+        tmp_path / "a.policybundle", clock=lambda: NOW, store=MemoryStore(history_complete=True)
+    )
+    assert [Playing(engine=engine).says("POST /pay") for _ in range(2)] == ["allow", SHUT]
+
+
+def test_an_endpoint_without_history_asks_nothing_of_the_store() -> None:
+    class Shut(MemoryStore):
+        def fetch(self, keys: Any) -> Mapping[WindowKey, History]:
+            raise AssertionError("nobody needs it")
+
+    playing = Playing(AFTER_REVIEW, store=Shut(history_complete=True))
+    assert playing.says("GET /elsewhere") == "allow"
+    assert playing.says("POST /review") == "allow"
+    assert playing.says("POST /pay") == "deny by failure"
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_rests_on_a_history_that_changed_is_decided_again() -> None:
+    class Quicker(MemoryStore):
+        """Another request is quicker than the first commit."""
+
+        raced = False
+
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+            if not self.raced and effects.relied:
+                self.raced = True
+                assert playing.says("POST /pay") == "allow"
+            return super().commit(effects, decision, now, peek=peek)
+
+    playing = Playing(PAY_ONCE, store=Quicker(history_complete=True))
+    assert playing.says("POST /pay") == SHUT
+
+
+def test_many_threads_together_pass_no_more_than_the_count_allows() -> None:
+    playing = Playing('guard "g" on POST /pay { require count of POST /pay within 1h < 20 }')
+    said: list[str] = []
+    threads = [Thread(target=lambda: said.extend(playing.says("POST /pay") for _ in range(15))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said.count("allow") == 20
+    assert playing.engine.failures == 0
+
+
+# ── Reports ───────────────────────────────────────────────────────────────────────────────────
+
+SUCCEEDED = 'guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }'
+
+
+def test_an_outcome_is_reported_once() -> None:
+    playing = Playing(SUCCEEDED)
+    review = playing.ask("POST /review")
+    assert playing.engine.report(review.id, status=500)
+    assert not playing.engine.report(review.id, status=200)
+    assert playing.says("POST /pay") == SHUT
+
+
+@pytest.mark.parametrize("decision", ["", "01JUNKNOWN", "x" * 1_000])
+def test_nobody_waits_for_the_outcome_of_an_unknown_decision(decision: str) -> None:
+    assert not Playing(SUCCEEDED).engine.report(decision, status=200)
+
+
+def test_a_report_comes_too_late_once_its_window_is_over() -> None:
+    playing = Playing(SUCCEEDED)
+    review = playing.ask("POST /review")
+    assert not playing.after(hours=1).engine.report(review.id, status=200)
+
+
+def test_a_report_sets_places_free() -> None:
+    playing = Playing('rate "r" per user.id on POST /run { at most 1 at once }')
+    run = playing.ask("POST /run")
+    assert playing.says("POST /run") == 'throttle by "r"'
+    assert playing.engine.report(run.id, status=200)
+    assert playing.says("POST /run") == "allow"
+
+
+def test_a_report_gives_back_what_a_budget_took() -> None:
+    playing = Playing('budget "b" per user.id on POST /run { count <= 1 within 1d }')
+    run = playing.ask("POST /run")
+    assert playing.engine.report(run.id, refund=True)
+    assert playing.says("POST /run") == "allow"
+
+
+def test_floats_of_an_output_are_the_decimals_that_they_show() -> None:
+    playing = Playing('guard "g" on POST /pay { require sum past.output.cost of POST /run within 1h <= 0.3 }')
+    for _ in range(3):
+        assert playing.engine.report(playing.ask("POST /run").id, output={"cost": 0.1})
+    assert playing.says("POST /pay") == "allow"
+
+
+def test_an_output_that_is_no_object_is_refused() -> None:
+    with pytest.raises(RequestError):
+        Playing(SUCCEEDED).engine.report("x", output=[1])  # type: ignore[arg-type]

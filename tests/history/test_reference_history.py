@@ -1,0 +1,427 @@
+"""History in conditions, by the specification: given what happened before, what is decided."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from policyengine.semantics.counting import microseconds
+from tests.history.plainly import Trace, user
+from tests.semantics.deciding import NOW, bot, codes, kernel, unknown
+
+SHUT = 'deny by "g"'
+
+
+def guard(condition: str, place: str = "POST /pay") -> str:
+    return f'guard "g" on {place} {{ {condition} }}'
+
+
+# ── `after` and `no` ──────────────────────────────────────────────────────────────────────────
+
+
+def test_what_must_have_happened_opens_once_it_has() -> None:
+    trace = Trace.of(guard("require after POST /review within 1h"))
+    assert trace.says("POST /pay") == SHUT
+    trace.ask("POST /review")
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_what_must_not_have_happened_shuts_once_it_has() -> None:
+    trace = Trace.of(guard("require no TOOL secrets/read within 1h"))
+    assert trace.says("POST /pay") == "allow"
+    trace.ask("TOOL secrets/read")
+    assert trace.says("POST /pay") == SHUT
+
+
+@pytest.mark.parametrize(("later", "said"), [(3_599.999999, "allow"), (3_600, SHUT), (3_600.000001, SHUT)])
+def test_a_window_is_half_open(later: float, said: str) -> None:
+    trace = Trace.of(guard("require after POST /review within 1h"))
+    trace.ask("POST /review")
+    assert trace.after(seconds=later).says("POST /pay") == said
+
+
+def test_only_what_was_allowed_enters_history() -> None:
+    trace = Trace.of(
+        guard("require after POST /review within 1h"), 'guard "shut" on POST /review { deny when body.x == 1 }',
+        "facts on POST /review { body.x: int }",
+    )  # fmt: skip
+    trace.ask("POST /review", body={"x": 1})
+    assert trace.says("POST /pay") == SHUT
+    trace.ask("POST /review", body={"x": 2})
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_denied_requests_are_an_event_of_their_own() -> None:
+    trace = Trace.of(
+        guard("deny when count of (denied TOOL *) within 10m > 1"), 'guard "no tools" on TOOL secrets/* { deny }'
+    )
+    for said in ("allow", "allow", SHUT):
+        assert trace.says("POST /pay") == said
+        trace.ask("TOOL secrets/read")
+        trace.ask("TOOL mail/send")
+
+
+def test_a_request_denied_before_it_was_known_who_asks_is_remembered_of_nobody() -> None:
+    trace = Trace.of(guard("deny when after (denied TOOL *) within 10m"), 'guard "no tools" on TOOL * { deny }')
+    trace.ask("TOOL secrets/read", bot(issuer="evil"))
+    assert trace.says("POST /pay") == "allow"
+    assert trace.history.events == []
+
+
+def test_the_request_itself_is_not_counted() -> None:
+    trace = Trace.of(guard("require count of POST /pay within 1h < 2"))
+    assert [trace.says("POST /pay") for _ in range(3)] == ["allow", "allow", SHUT]
+
+
+# ── Whose history ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [
+        (bot(), "allow"), (bot(user="bob"), SHUT), (bot("other"), SHUT), (bot(user=None), "deny by identity"),
+        (user("alice"), SHUT),
+    ],
+)  # fmt: skip
+def test_without_a_key_it_is_the_history_of_agent_and_user(who: dict[str, object], said: str) -> None:
+    trace = Trace.of(guard("require after POST /review within 1h"))
+    trace.ask("POST /review", bot())
+    assert trace.says("POST /pay", who) == said
+
+
+def test_a_person_alone_has_a_history_too() -> None:
+    trace = Trace.of(guard("require after POST /review within 1h"))
+    trace.ask("POST /review", user("alice"))
+    assert [trace.says("POST /pay", user(name)) for name in ("alice", "bob")] == ["allow", SHUT]
+
+
+def test_per_says_another_key() -> None:
+    trace = Trace.of(guard("require after POST /review within 1h per (agent.id)"))
+    trace.ask("POST /review", bot(user="bob"))
+    assert [trace.says("POST /pay", who) for who in (bot(), bot("other"))] == ["allow", SHUT]
+
+
+def test_an_unknown_key_is_unknown_and_named() -> None:
+    trace = Trace.of(guard("require no POST /review within 1h per (body.case)"), "facts on /** { body.case: string }")
+    decision = trace.ask("POST /pay", body={})
+    assert not decision.allowed
+    assert unknown(decision) == {"body.case"}
+
+
+def test_nobody_in_particular_has_no_history() -> None:
+    trace = Trace.of("anyone { may ANY /open/** }", guard("require no POST /open/a within 1h", "POST /open/b"))
+    decision = trace.ask("POST /open/b", {})
+    assert not decision.allowed
+    assert unknown(decision) == {"agent.id"}
+
+
+@pytest.mark.parametrize(("reviewer", "said"), [("bob", "allow"), ("alice", SHUT)])
+def test_another_user_is_whoever_is_known_and_differs(reviewer: str, said: str) -> None:
+    trace = Trace.of(guard("require after (POST /review by another user) within 1h"))
+    trace.ask("POST /review", user(reviewer))
+    assert trace.says("POST /pay", bot(user="alice")) == said
+
+
+def test_a_request_of_no_user_is_of_no_other_user() -> None:
+    trace = Trace.of(
+        'agent "alone" { issued by acme  acts alone  may ANY /** }',
+        guard("require after (POST /review by another user) within 1h"),
+    )
+    assert trace.says("POST /review", bot("alone", user=None)) == "allow"
+    assert trace.says("POST /pay") == SHUT
+
+
+# ── `where` ───────────────────────────────────────────────────────────────────────────────────
+
+REVIEW = "require after (POST /v1/invoices/{id}/review by another user where past.params.id == params.id) within 1h"
+
+
+@pytest.mark.parametrize(("number", "said"), [("42", "allow"), ("43", SHUT)])
+def test_what_happened_is_compared_with_what_is_asked(number: str, said: str) -> None:
+    trace = Trace.of(guard(REVIEW, "POST /v1/invoices/{id}/pay"))
+    trace.ask("POST /v1/invoices/42/review", user("bob"))
+    assert trace.says(f"POST /v1/invoices/{number}/pay") == said
+
+
+def test_a_fact_that_was_unknown_then_is_unknown_now() -> None:
+    trace = Trace.of(
+        guard("require after (POST /review where past.body.ok) within 1h"), "facts on POST /review { body.ok: bool }"
+    )
+    trace.ask("POST /review", body={"ok": "yes"})
+    decision = trace.ask("POST /pay")
+    assert not decision.allowed
+    assert unknown(decision) == {"past.body.ok"}
+
+
+def test_an_unsure_event_does_not_hide_a_sure_one() -> None:
+    trace = Trace.of(
+        guard("require after (POST /review where past.body.ok) within 1h"), "facts on POST /review { body.ok: bool }"
+    )
+    for ok in ("yes", True, False):
+        trace.ask("POST /review", body={"ok": ok})
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_absence_of_then_is_asked_for_now() -> None:
+    trace = Trace.of(
+        guard("require no (POST /review where past.body.note is absent) within 1h"),
+        "facts on POST /review { body.note: string? }",
+    )
+    trace.ask("POST /review", body={"note": "fine"})
+    assert trace.says("POST /pay") == "allow"
+    trace.ask("POST /review", body={})
+    assert trace.says("POST /pay") == SHUT
+
+
+def test_an_attribute_is_as_it_was_then() -> None:
+    trace = Trace.of(guard('require after (POST /review where past.user.roles has "clerk") within 1h'))
+    trace.rows = {"user alice": {"roles": ["clerk"]}}
+    trace.ask("POST /review")
+    trace.rows = {"user alice": {"roles": []}}
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_a_long_fact_is_not_remembered_and_so_unknown() -> None:
+    trace = Trace.of(
+        guard("require after (POST /review where past.body.note == body.note) within 1h"),
+        "facts on POST /review, POST /pay { body.note: string }",
+    )
+    for length, said in ((100, "allow"), (1_000, SHUT)):
+        trace.ask("POST /review", body={"note": "x" * length})
+        assert trace.says("POST /pay", body={"note": "x" * length}) == said
+
+
+# ── Outcomes ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_status_is_unknown_until_it_is_reported() -> None:
+    trace = Trace.of(guard("require after (POST /review where past.status < 400) within 1h"))
+    review = trace.ask("POST /review")
+    waiting = trace.ask("POST /pay")
+    assert (waiting.allowed, unknown(waiting)) == (False, {"past.status"})
+    trace.report(review, 200)
+    assert trace.says("POST /pay") == "allow"
+
+
+@pytest.mark.parametrize(("status", "said"), [(201, "allow"), (399, "allow"), (400, SHUT), (503, SHUT)])
+def test_success_is_what_the_gateway_reports(status: int, said: str) -> None:
+    trace = Trace.of(guard("require after (POST /review where past.status < 400) within 1h"))
+    trace.report(trace.ask("POST /review"), status)
+    assert trace.says("POST /pay") == said
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [({"state": "good"}, "allow"), ({"state": "bad"}, SHUT), ({"state": 7}, SHUT), ({}, SHUT), ({"state": None}, SHUT)],
+)
+def test_an_output_is_of_the_type_that_it_is_compared_with(output: dict[str, object], said: str) -> None:
+    trace = Trace.of(guard('require after (POST /review where past.output.state == "good") within 1h'))
+    trace.report(trace.ask("POST /review"), 200, **output)
+    assert trace.says("POST /pay") == said
+
+
+def test_numbers_of_outputs_are_summed() -> None:
+    trace = Trace.of(guard("require sum past.output.cost of POST /run within 1h < 10"))
+    for cost, said in ((4, "allow"), (Decimal("5.5"), "allow"), (Decimal("0.5"), SHUT)):
+        trace.report(trace.ask("POST /run"), 200, cost=cost)
+        assert trace.says("POST /pay") == said
+
+
+# ── Counts ────────────────────────────────────────────────────────────────────────────────────
+
+PAY = "facts on POST /pay { body.amount: number   body.to: string }"
+
+
+def test_amounts_are_summed_exactly_over_the_window() -> None:
+    trace = Trace.of(PAY, guard("require sum past.body.amount of POST /pay within 24h + body.amount <= 5_000"))
+    said = [trace.says("POST /pay", body={"amount": amount, "to": "x"}) for amount in (4_000, 999.99, 0.02, 0.01, 0.01)]
+    assert said == ["allow", "allow", SHUT, "allow", SHUT]
+    assert trace.after(hours=24).says("POST /pay", body={"amount": 5_000, "to": "x"}) == "allow"
+
+
+def test_different_values_are_counted_once() -> None:
+    trace = Trace.of(PAY, guard("require distinct past.body.to of POST /pay within 1h < 2"))
+    said = [trace.says("POST /pay", body={"amount": 1, "to": to}) for to in ("a", "a", "b", "a")]
+    assert said == ["allow", "allow", "allow", SHUT]
+
+
+def test_a_count_is_unknown_where_an_event_may_count() -> None:
+    trace = Trace.of(guard("require count of (POST /run where past.status < 400) within 1h < 5"))
+    run = trace.ask("POST /run")
+    assert trace.says("POST /pay") == SHUT
+    trace.report(run, 500)
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_what_does_not_count_need_not_be_known() -> None:
+    trace = Trace.of(
+        "facts on POST /run { body.n: number  body.real: bool }",
+        guard("require sum past.body.n of (POST /run where past.body.real) within 1h < 5"),
+    )
+    trace.ask("POST /run", body={"n": "many", "real": False})
+    assert trace.says("POST /pay") == "allow"
+    trace.ask("POST /run", body={"n": "many", "real": True})
+    assert trace.says("POST /pay") == SHUT
+
+
+# ── `since` ───────────────────────────────────────────────────────────────────────────────────
+
+SINCE = "require no TOOL secrets/read within 1h since POST /review"
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ("", "allow"), ("read", SHUT), ("review", "allow"), ("read review", "allow"), ("review read", SHUT),
+        ("read review read", SHUT), ("read read review review", "allow"),
+    ],
+)  # fmt: skip
+def test_since_forgets_what_was_before(events: str, said: str) -> None:
+    trace = Trace.of(guard(SINCE))
+    for event in events.split():
+        trace.after(minutes=1).ask("TOOL secrets/read" if event == "read" else "POST /review")
+    assert trace.says("POST /pay") == said
+
+
+def test_of_two_in_one_moment_the_order_says_which_was_first() -> None:
+    trace = Trace.of(guard(SINCE))
+    trace.ask("POST /review")
+    trace.ask("TOOL secrets/read")
+    assert trace.says("POST /pay") == SHUT
+    trace.ask("POST /review")
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_since_has_the_same_key() -> None:
+    trace = Trace.of(guard(SINCE))
+    trace.ask("TOOL secrets/read")
+    trace.ask("POST /review", bot(user="bob"))
+    assert trace.says("POST /pay") == SHUT
+
+
+def test_an_unsure_reset_leaves_it_unknown() -> None:
+    trace = Trace.of(guard("require no TOOL secrets/read within 1h since (POST /review where past.status < 400)"))
+    trace.ask("TOOL secrets/read")
+    review = trace.ask("POST /review")
+    assert not trace.ask("POST /pay").allowed
+    trace.report(review, 204)
+    assert trace.says("POST /pay") == "allow"
+
+
+def test_counts_begin_anew_since() -> None:
+    trace = Trace.of(guard("require count of POST /run within 1h since POST /review < 2"))
+    said = []
+    for where in ("run", "run", "review", "run", "run"):
+        trace.ask(f"POST /{where}")
+        said.append(trace.says("POST /pay"))
+    assert said == ["allow", SHUT, "allow", "allow", SHUT]
+
+
+# ── A past that was not recorded ──────────────────────────────────────────────────────────────
+
+BEGUN = microseconds(NOW) - 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "happened", "said"),
+    [
+        ("require after POST /review within 1h", False, SHUT), ("require after POST /review within 1h", True, "allow"),
+        ("require no POST /review within 1h", False, SHUT), ("deny when after POST /review within 1h", True, SHUT),
+        ("deny when after POST /review within 1h", False, SHUT),
+        ("require count of POST /review within 1h > 0", True, SHUT),
+    ],
+)  # fmt: skip
+def test_a_window_that_begins_before_history_does_is_unknown_unless_the_match_is_found(
+    condition: str, happened: bool, said: str
+) -> None:
+    trace = Trace.of(guard(condition), complete_after=BEGUN)
+    if happened:
+        trace.ask("POST /review")
+    assert trace.after(minutes=59).says("POST /pay") == said
+
+
+def test_a_window_that_begins_with_history_is_known() -> None:
+    trace = Trace.of(guard("require no POST /review within 1h"), complete_after=BEGUN)
+    assert trace.after(minutes=59, seconds=59).says("POST /pay") == SHUT
+    assert trace.after(seconds=1).says("POST /pay") == "allow"
+
+
+def test_a_past_that_is_not_known_is_told_as_the_reason() -> None:
+    trace = Trace.of(guard("require no POST /review within 1h"), complete_after=BEGUN)
+    (reason,) = trace.ask("POST /pay").reasons
+    assert "`no POST /review within 1h` is unknown: the recorded history does not reach back so far" in reason.message
+
+
+def test_whoever_asks_about_an_earlier_time_does_not_see_what_came_later() -> None:
+    trace = Trace.of(guard("require no POST /review within 1h"))
+    early = trace.now.isoformat()
+    trace.after(minutes=5).ask("POST /review")
+    assert trace.says("POST /pay") == SHUT
+    assert trace.says("POST /pay", options={"at": early, "consume": False}) == "allow"
+
+
+# ── Elsewhere than in guards ──────────────────────────────────────────────────────────────────
+
+
+def test_a_door_opens_by_what_happened() -> None:
+    trace = Trace(kernel(
+        'issuer acme { scopes none }\nuser any { may GET /** }\n'
+        'agent "bot" { issued by acme  acts for any user  may GET /a  may GET /b when after GET /a within 5m }'
+    ))  # fmt: skip
+    assert trace.says("GET /b") == "deny by default"
+    trace.ask("GET /a")
+    assert trace.says("GET /b") == "allow"
+
+
+def test_a_definition_may_speak_of_the_past() -> None:
+    trace = Trace.of("define reviewed = after POST /review within 1h", guard('require reviewed or user.id == "root"'))
+    assert trace.says("POST /pay") == SHUT
+    trace.ask("POST /review")
+    assert trace.says("POST /pay") == "allow"
+
+
+# ── What is remembered ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_watch_has_the_same_name_in_every_policy_that_has_it() -> None:
+    one = Trace.of(guard("require after POST /review within 1h")).kernel
+    other = Trace.of('guard "h" on GET /x { deny unless after POST /review within 3h or user.id == "x" }').kernel
+    assert [w.event.watch for w in one.watches] == [w.event.watch for w in other.watches]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "require after POST /reviews within 1h", "require after (denied POST /review) within 1h",
+        "require after POST /review within 1h per (user.id)", "require after (POST /review by any user) within 1h",
+        "require after (POST /review where past.status < 400) within 1h", "require count of POST /review within 1h > 0",
+    ],
+)  # fmt: skip
+def test_another_event_has_another_name(other: str) -> None:
+    one, two = (Trace.of(guard(each)).kernel.watches for each in ("require after POST /review within 1h", other))
+    assert one[0].event.watch != two[0].event.watch
+
+
+def test_a_watch_looks_back_as_far_as_its_longest_condition() -> None:
+    (watch,) = Trace.of(guard("require after GET /a within 5m   require after GET /a within 2h")).kernel.watches
+    assert watch.within.total_seconds() == 7_200
+
+
+# ── Mistakes ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("after POST /review within 0s", "E238"), ("after POST /review within 99999d", "E238"),
+        ("after (POST /a where after POST /b within 1h) within 1h", "E253"),
+        ("sum past.output.x of POST /a within 1h > 5 and past.status < 400", "E246"),
+        ("after (POST /a where past.output.x is present) within 1h", "E253"),
+        ("sum past.user.id of POST /a within 1h > 5", "E251"), ("sum user.id of POST /a within 1h > 5", "E246"),
+        ("distinct past.credential.scopes of POST /a within 1h > 5", "E251"),
+        ("count of POST /a within 1h per (user.nope) > 5", "E201"), ("after nope within 1h", "E207"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(condition: str, code: str) -> None:
+    assert code in codes(f'anyone {{ may GET /a }}\nguard "g" on GET /a {{ require {condition} }}')

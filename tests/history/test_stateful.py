@@ -1,0 +1,88 @@
+"""Random traces: the engine on its store, against the specification on a plain list of everything that happened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.history import Report
+from policyengine.semantics.counting import microseconds
+from policyengine.stores.memory import MemoryStore
+from tests.history.plainly import HEAD, Everything, Trace, user
+from tests.semantics.deciding import NOW, bot, kernel, question
+
+RULES = (
+    HEAD
+    + """
+facts on POST /doc/{id}/pay, POST /doc/{id}/review { body.amount: number   body.note: string? }
+guard "reviewed" on POST /doc/{id}/pay {
+  require after (POST /doc/{id}/review by another user where past.params.id == params.id) within 10m
+}
+guard "silent" on TOOL mail/* {
+  require no TOOL secrets/read within 5m since (POST /doc/*/review where past.status < 400)
+}
+guard "probing" on POST /doc/** { deny when count of (denied TOOL *) within 3m per (user.id) > 2 }
+guard "spent" on POST /doc/{id}/pay {
+  require sum past.body.amount of (POST /doc/*/pay where past.body.note is absent) within 7m + body.amount <= 100
+}
+guard "few" on TOOL secrets/* {
+  deny when distinct past.params.id of (POST /doc/{id}/review by any user where past.output.score > 5) within 4m > 1
+  deny when context.risk > 8
+}
+facts { context.risk: number? }
+"""
+)
+WHO = [bot(), bot(user="bob"), bot("other"), user("alice"), user("carol"), bot(user=None), {}]
+WHERE = ["POST /doc/1/pay", "POST /doc/2/pay", "POST /doc/1/review", "POST /doc/2/review", "TOOL mail/send",
+         "TOOL secrets/read", "GET /else"]  # fmt: skip
+AMOUNTS: list[object] = [1, 40, 60.5, "many", None]
+
+
+class Traffic(RuleBasedStateMachine):
+    @initialize(complete=st.booleans())
+    def begin(self, complete: bool) -> None:
+        self.now = NOW
+        self.store = MemoryStore(history_complete=complete)
+        self.engine = Engine.from_text(RULES, "0.policy", clock=lambda: self.now, store=self.store)
+        self.trace = Trace(kernel(RULES), history=Everything(-1 if complete else microseconds(NOW) - 1))
+        self.pairs: list[tuple[Decision, Decision]] = []
+
+    @rule(
+        who=st.sampled_from(WHO), where=st.sampled_from(WHERE), amount=st.sampled_from(AMOUNTS),
+        note=st.sampled_from([None, "x"]), risk=st.sampled_from([None, 1, 9]),
+    )  # fmt: skip
+    def ask(self, who: dict[str, object], where: str, amount: object, note: object, risk: object) -> None:
+        asked = {**who, **question(where, body={"amount": amount, "note": note}, context={"risk": risk})}
+        self.trace.now = self.now
+        peeked, found, told = self.engine.evaluate(asked), self.engine.decide(asked), self.trace.decide(asked)
+        assert found.answer == told.answer
+        assert found.principal == told.principal
+        assert (peeked.outcome, peeked.reasons) == (found.outcome, found.reasons)
+        self.pairs.append((found, told))
+
+    @rule(passed=st.sampled_from([1, 30, 60, 170, 240, 600]))
+    def wait(self, passed: int) -> None:
+        self.now += timedelta(seconds=passed)
+
+    @rule(data=st.data(), status=st.sampled_from([200, 399, 400, None]), score=st.sampled_from([None, 1, 6, "6"]))
+    def report(self, data: st.DataObject, status: int | None, score: Any) -> None:
+        if self.pairs:
+            found, told = data.draw(st.sampled_from(self.pairs))
+            if self.engine.report(found.id, status=status, output={"score": score}):
+                self.trace.history.report(told.id, Report(status, {"score": score}))
+
+    @rule()
+    def forget(self) -> None:
+        """What a full store does: nothing that counts is lost."""
+        with self.store._lock:
+            self.store._forget(microseconds(self.now))
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
