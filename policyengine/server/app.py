@@ -63,7 +63,8 @@ class DecisionApi:
 
     async def events(self, http: Request) -> Response:
         """How the request of a decision came out: once, by whoever asked for the decision."""
-        return answer(http, reported(self.engine, event_of(*await self._body(http))))
+        work = partial(reported, self.engine, event_of(*await self._body(http)))
+        return answer(http, await apart(self.engine, work))
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""

@@ -67,9 +67,7 @@ class WithoutHistory:
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         if any(True for _ in watches):
-            raise StoreError(
-                "this store keeps no history, and the policy asks for it: so far only `memory:` does"
-            )
+            raise StoreError("this store keeps no history, and the policy asks for it: so far only `memory:` does")
 
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         self.begin((watch for watch, _ in keys), 0)

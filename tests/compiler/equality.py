@@ -202,7 +202,10 @@ class Pair:
         found = answer(getattr(self.tested, asks), question)
         effects = Effects() if isinstance(expected, Refusal) else self.specified.effects
         lenient = self._lenient(expected, question, now) if isinstance(expected, Refusal) else expected
-        self._same(asking, asks, expected, expected if found == lenient else found)
+        answered = isinstance(found, Said) and isinstance(lenient, Said) and not peeks
+        # What the engine did not see it took of the limits for, and so must the specification.
+        unseen = answer(self.specified.decide, readable(question), now) if answered and found != expected else lenient
+        self._same(asking, asks, expected, expected if found == unseen else found)
         if quick is not None:
             self._same(asking, "quick", (lenient, Effects()), (said(quick), effects))
         if isinstance(expected, Said) and (effects != Effects() or self.random.random() < CAREFUL):

@@ -40,7 +40,8 @@ def many() -> list[k.Kernel]:
 
 def test_policies_hold_every_form_of_a_condition(many: list[k.Kernel]) -> None:
     reached = {type(part).__name__ for kernel in many for one in conditions(kernel) for part in k.walk(one)}
-    assert reached >= {form.__name__ for form in k.Expr.__args__} - {"Constant"}  # type: ignore[attr-defined]
+    past = {"Happened", "Aggregate", "Past"}  # traces show these: tests/semantics/test_reference_history.py
+    assert reached >= {form.__name__ for form in k.Expr.__args__} - {"Constant"} - past  # type: ignore[attr-defined]
 
 
 def test_policies_hold_every_requirement_and_every_effect(many: list[k.Kernel]) -> None:
@@ -74,13 +75,16 @@ def test_policies_hold_every_door(many: list[k.Kernel]) -> None:
 
 
 def test_questions_reach_every_gate_and_outcome() -> None:
-    decisions = [(case, case.decide()) for seed in range(60) for case in cases(seed)]
+    decisions = [(case, case.decide()) for seed in range(120) for case in cases(seed)]
     later = [
         replace(case, question=approved(Random(1), case.question, one, case.now)).decide()
         for case, one in decisions
         if one.outcome is Outcome.CONFIRM
     ]
-    assert {one.gate for _, one in decisions} == {None, *Gate} - {Gate.RATE, Gate.BUDGET, Gate.FAILURE}
+    # That limits deny whom they cannot count is a matter of chance; that they throttle is one of a store.
+    assert {one.gate for _, one in decisions} - {Gate.RATE, Gate.BUDGET} == {None, *Gate} - {
+        Gate.RATE, Gate.BUDGET, Gate.FAILURE,
+    }  # fmt: skip
     assert {one.outcome for _, one in decisions} == set(Outcome) - {Outcome.THROTTLE}
     assert sum(one.allowed for _, one in decisions) > len(decisions) / 10
     assert any(one.allowed for one in later)
