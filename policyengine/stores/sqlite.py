@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import local
 from typing import Any, assert_never
@@ -33,6 +33,19 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now I
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
 FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"))
+
+
+class Closing(sqlite3.Connection):
+    """Closed when nobody holds it any more, by the process that opened it alone."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self.process = os.getpid()
+        super().__init__(*given, **options)
+
+    def __del__(self) -> None:
+        if self.process == os.getpid():
+            with suppress(sqlite3.Error):
+                self.close()
 
 
 class SqliteStore(WithoutHistory):
@@ -116,7 +129,10 @@ class SqliteStore(WithoutHistory):
         return self._own.connection  # type: ignore[no-any-return]
 
     def _opened(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)
+        # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
+        connection = sqlite3.connect(
+            self.path, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing
+        )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
