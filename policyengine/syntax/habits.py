@@ -74,6 +74,11 @@ def _short_hour(s: Situation) -> str | None:
     return f"hours have two digits: `0{s.found}:00`" if single else None
 
 
+def _pace(s: Situation) -> str | None:
+    """`10/m`, `100 per minute`."""
+    return "write how many in how long: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
+
+
 def _presence(s: Situation) -> str | None:
     if "present" in s.accepted and s.previous == "is":
         if s.found in ("null", "nil", "none", "None", "undefined"):
@@ -193,6 +198,7 @@ def _in_test(s: Situation) -> str | None:
 HINTS: tuple[Callable[[Situation], str | None], ...] = (
     _bound,
     _presence,
+    _pace,
     _short_hour,
     _entity,
     _comma,

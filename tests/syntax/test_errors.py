@@ -337,7 +337,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         'rate "x" per a { 100 per minute }',
         "E101",
         "expected a rate, `on`, `at`, … or `}`, got `100`",
-        None,
+        "write how many in how long: `100/1m`",
         "100",
     ),
     (
