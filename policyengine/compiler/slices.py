@@ -6,7 +6,7 @@ cover its endpoint: they open nothing, hand nothing on, and are no reason for do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -20,12 +20,15 @@ from policyengine.runtime.values import coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics.remembering import histories
 
+MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules that tell them apart
+
 
 class Slices:
     def __init__(self, kernel: k.Kernel, leaves: Leaves) -> None:
         self._kernel, self._leaves = kernel, leaves
         self._agents = Known(leaves.tree.agents)
         self._users = Known(leaves.tree.users)
+        self._made: dict[tuple[int, frozenset[int], frozenset[int]], tuple[Covering, k.Kernel]] = {}
         self._histories: dict[int, tuple[k.Happened | k.Aggregate, ...]] = {}
 
     def of(self, request: Request) -> k.Kernel:
@@ -33,11 +36,21 @@ class Slices:
         if isinstance(request.endpoint, MalformedEndpoint):
             return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=(), watches=())
         covering = self._leaves.at(request.endpoint).covering
+        agents, users = frozenset(self._agents_in(request, covering)), frozenset(self._users_in(request, covering))
+        key = id(covering), agents, users
+        known = self._made.get(key)
+        if known is None or known[0] is not covering:
+            if len(self._made) >= MOST_SLICES:
+                self._made.clear()
+            known = self._made[key] = covering, self._sliced(covering, agents, users)
+        return known[1]
+
+    def _sliced(self, covering: Covering, agents: Set[int], users: Set[int]) -> k.Kernel:
         kernel = self._kernel
         return replace(
             kernel,
-            agents=tuple(kernel.agents[number] for number in sorted(self._agents_in(request, covering))),
-            users=tuple(kernel.users[number] for number in sorted(self._users_in(request, covering))),
+            agents=tuple(kernel.agents[number] for number in sorted(agents)),
+            users=tuple(kernel.users[number] for number in sorted(users)),
             anyones=tuple(kernel.anyones[number] for number in sorted(covering.anyones)),
             guards=tuple(kernel.guards[number] for number in covering.guards),
             binders=tuple(kernel.binders[number] for number in covering.binders),

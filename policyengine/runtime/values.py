@@ -183,10 +183,13 @@ def exact(number: Decimal, fact: str) -> Decimal | Unknown:
 def coerce_string(raw: object, fact: str) -> Value:
     if not isinstance(raw, str):
         return mismatch("string", raw, fact)
+    text = str.__str__(raw)
+    if text.isascii() and 0 < len(text) <= LONGEST_STRING:  # nearly all are: there is no more to ask, of ids neither
+        return text
     if names_an_id(fact):
-        return coerce_id(raw, fact)
-    why = text_hazard(raw)
-    return Unknown.of(fact, why) if why else str.__str__(raw)
+        return coerce_id(text, fact)
+    why = text_hazard(text)
+    return Unknown.of(fact, why) if why else text
 
 
 @lru_cache(maxsize=4_096)  # facts are few, and each is read again and again

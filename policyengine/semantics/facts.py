@@ -45,9 +45,16 @@ class Facts:
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
 
-    def bind(self, more: Mapping[Path, object]) -> Facts:
-        bound = {**self.bound, **more}
-        made = (self.kernel, self.request, self.entities, self.now, bound, self.claims, self.seen, self.who)
+    def bind(
+        self,
+        more: Mapping[Path, object],
+        *,
+        claims: Mapping[tuple[EntityRef, str], object] | None = None,
+        who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None,
+    ) -> Facts:
+        """With more that is bound; with `claims` or `who` once these are known."""
+        bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
+        made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
         return Facts(*made, self.history, self.past)
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
@@ -33,14 +32,13 @@ from policyengine.vocabulary import NEUTRAL
 
 def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
     """The facts of a request: what it says, what follows from the time, the path and the chain."""
-    facts = Facts(kernel, request, snapshot.entities.with_rows(request.entities), now, {}, {}, history=snapshot.history)
+    entities = snapshot.entities.with_rows(request.entities)
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
-    facts = facts.bind({**times, **NEUTRAL})
+    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL}, {}, history=snapshot.history)
     facts = facts.bind(_bindings(facts))
-    facts = replace(facts, who=(presenter_of(facts), hops_of(facts)))
-    facts = facts.bind({("cluster", "id"): presenter_of(facts).id})
-    facts = replace(facts, claims={**claims_of(facts), **pending_attributes(facts)})
-    return facts.bind(chain_facts(facts))
+    presenter, hops = presenter_of(facts), hops_of(facts)
+    facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
+    return facts.bind(chain_facts(facts), claims={**claims_of(facts), **pending_attributes(facts)})
 
 
 def _bindings(facts: Facts) -> dict[Path, object]:

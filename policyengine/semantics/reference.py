@@ -447,6 +447,8 @@ def _charges(seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
     """An allow spends the approvals it needed and takes of the limits; so does a confirm, which opens what it lacks."""
     found = _approvals(facts, seen, outcome)
+    if not seen.limited and not facts.kernel.watches:
+        return found
     limits, denied = _charges(seen, outcome), outcome is Outcome.DENY
     remembered = _remembered(facts, seen, outcome)
     return replace(found, limits=limits, denied=denied and bool(limits or remembered), records=remembered)

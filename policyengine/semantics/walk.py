@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from policyengine.runtime.request import Approval
@@ -62,21 +62,21 @@ Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 @dataclass(frozen=True, slots=True)
 class BlockSeen:
-    """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds."""
+    """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds: then
+    it `stands`. Whether it also `opens` the endpoint is asked again and again, so both are told once."""
 
     block: Block
     applies: Value
     requirements: tuple[RequirementSeen, ...]
     grants: tuple[GrantSeen, ...]
     delegates: tuple[DelegateSeen, ...] = ()
+    stands: bool = field(init=False, compare=False)
+    opens: bool = field(init=False, compare=False)
 
-    @property
-    def stands(self) -> bool:
-        return self.applies is True and all(seen.holds is True for seen in self.requirements)
-
-    @property
-    def opens(self) -> bool:
-        return self.stands and any(grant.opens for grant in self.grants)
+    def __post_init__(self) -> None:
+        stands = self.applies is True and all(seen.holds is True for seen in self.requirements)
+        object.__setattr__(self, "stands", stands)
+        object.__setattr__(self, "opens", stands and any(grant.opens for grant in self.grants))
 
 
 def doubts(blocks: Iterable[BlockSeen], *, handing_on: bool = False) -> Iterator[Value]:

@@ -95,6 +95,11 @@ class Result:
         """The same of an equal case."""
         return replace(self, case=case)
 
+    def took(self, seconds: float) -> Result:
+        """The same, decided in so long."""
+        how = (self.case, self.status, self.decision, self.walk, self.problem, self.differences)
+        return Result(*how, seconds, self.request)
+
     @property
     def in_short(self) -> str:
         """In one line, what went wrong."""

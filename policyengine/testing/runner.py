@@ -17,7 +17,6 @@ from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.limits import Limited, Standing, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
@@ -55,7 +54,7 @@ def results_of(cases: Iterable[Case], kernel: k.Kernel, runner: Runner | None = 
     runner = runner or Runner.of(kernel)
     for case in cases:
         begun = perf_counter()
-        yield replace(_result(case, runner), seconds=perf_counter() - begun)
+        yield _result(case, runner).took(perf_counter() - begun)
 
 
 def _result(case: Case, runner: Runner) -> Result:
@@ -138,7 +137,7 @@ class Runner:
         known = self.sequences.get((case.package, case.test, case.sequence))
         request = Request.from_mapping(case.question)
         plain = Snapshot(self._directory(case, request), known.spent if known else frozenset())
-        snapshot = replace(plain, history=self._history(case, request, plain))
+        snapshot = self._remembering(case, request, plain)
         facts = facts_of(self.kernel, request, snapshot, case.now)
         seen = walk(facts, snapshot)
         if approvals := tuple(approved(case, seen)):
@@ -157,19 +156,19 @@ class Runner:
             if (quick := quickly(dict(case.question))) is not None:
                 return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)
-        plain = Snapshot(self._directory(case, request))
-        snapshot = replace(plain, history=self._history(case, request, plain))
+        snapshot = self._remembering(case, request, Snapshot(self._directory(case, request)))
         decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
         return self._sequence(case).made(decision, effects, case)[0] if effects else decision
 
-    def _history(self, case: Case, request: Request, plain: Snapshot) -> Mapping[WindowKey, History]:
-        """All that the policy may look at of what happened before."""
+    def _remembering(self, case: Case, request: Request, plain: Snapshot) -> Snapshot:
+        """With all that the policy may look at of what happened before."""
         if not self.kernel.watches:
-            return {}
+            return plain
         if not self.histories:
             rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
             self.histories = tuple(histories(rules))
-        return self._sequence(case).fetched(windows(self.histories, facts_of(self.kernel, request, plain, case.now)))
+        looked_at = windows(self.histories, facts_of(self.kernel, request, plain, case.now))
+        return replace(plain, history=self._sequence(case).fetched(looked_at))
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, once its sequence has said how its limits stand."""

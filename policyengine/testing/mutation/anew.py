@@ -8,26 +8,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from policyengine.runtime.snapshot import Snapshot
+from policyengine.semantics import kernel as k
 from policyengine.semantics.reference import conclude, walk
 from policyengine.semantics.walk import BlockSeen, GuardSeen, LimitedSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.questions import Answer, Key, Question, only
+from policyengine.testing.mutation.workshop import Mutant
 
 Seen = TypeVar("Seen", BlockSeen, GuardSeen, LimitedSeen)
 
 
-def answered_anew(question: Question, changed: Mapping[Key, object], whole: Mapping[str, object]) -> Answer:
-    """`whole` are members of the kernel beside its rules that are others: attesters, limits of delegation."""
-    kernel = replace(question.facts.kernel, **whole)  # type: ignore[arg-type]  # by the names of its members
-    facts = replace(question.facts, kernel=only(kernel, changed))
+def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mutant) -> Answer:
+    """`changed` are those rules of the mutant that are here; what it changes beside rules leaves the facts as they are:
+    attesters, limits of delegation."""
+    made_from = id(question.facts.kernel), tuple(changed)
+    if made_from not in mutant.parts:
+        mutant.parts[made_from] = part_of(mutant, question, changed)
+    facts = replace(question.facts, kernel=mutant.parts[made_from])
     seen = spliced(question, changed, walk(facts, Snapshot(facts.entities, question.spent)))
     if comes_to(seen) == question.comes_to:
         return question.answer
     decision, effects = conclude(question.facts, seen)
     return Answer.of(decision, effects)
+
+
+def part_of(mutant: Mutant, question: Question, changed: Mapping[Key, object]) -> k.Kernel:
+    """With nothing but the changed rules; a block that differs in its doors alone does not ask again what it asked."""
+    kernel = question.facts.kernel
+    old = {key: getattr(kernel, key[0])[place] for key, place in question.rules.items() if key in changed}
+    rules = changed if mutant.whole else {key: unasked(old.get(key), new) for key, new in changed.items()}
+    return only(kernel, rules, mutant.whole)
+
+
+def unasked(old: object, new: object) -> object:
+    """A block that differs in its doors alone, without what it asks of the caller: that is known of the old one."""
+    match old, new:
+        case k.AgentBlock(), k.AgentBlock():
+            same = old.requirements == new.requirements
+        case k.UserBlock(), k.UserBlock():
+            same = old.requirements == new.requirements
+        case _:
+            return new
+    return replace(new, requirements=()) if same else new
+
+
+def asked_before(old: object, new: object, rule: object) -> object:
+    """What was seen of a block that was `unasked`, with what it asks."""
+    if not isinstance(new, BlockSeen) or new.block is rule:
+        return new
+    assert isinstance(old, BlockSeen)
+    assert isinstance(rule, k.AgentBlock | k.UserBlock)
+    return BlockSeen(rule, new.applies, old.requirements, new.grants, new.delegates)
 
 
 def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Walk:
@@ -60,6 +94,10 @@ def merged(
     if not others:
         yield from old
         return
-    found = {number: old[place] for (where, number), place in rules.items() if where == name and number not in others}
-    found |= zip((number for number in sorted(others) if others[number] is not None), new, strict=True)
+    found: dict[int, Any] = {
+        number: old[place] for (where, number), place in rules.items() if where == name and number not in others
+    }
+    for number, seen in zip((one for one in sorted(others) if others[one] is not None), new, strict=True):
+        place = rules.get((name, number))
+        found[number] = seen if place is None else asked_before(old[place], seen, others[number])
     yield from (found[number] for number in sorted(found))

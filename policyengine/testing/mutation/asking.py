@@ -124,7 +124,7 @@ class Examiner:
         approvals = question.case.approvals and ("guards" in lists or spent != question.spent)
         waived = self.kernel.unrestricted and "agents" in lists
         if same_facts and not approvals and not waived:
-            return answered_anew(question, changed, mutant.whole)
+            return answered_anew(question, changed, mutant)
         kernel = mutant.kernel
         if same_facts:
             return ask_again(question, question.part_of(kernel, mutant.rules, mutant.base), spent)

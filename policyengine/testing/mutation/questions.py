@@ -91,12 +91,13 @@ class Question:
         return only(kernel, rules)
 
 
-def only(kernel: k.Kernel, rules: Mapping[Key, object]) -> k.Kernel:
-    """The kernel with these rules alone, in their order; None is no rule."""
+def only(kernel: k.Kernel, rules: Mapping[Key, object], whole: Mapping[str, object] | None = None) -> k.Kernel:
+    """The kernel with these rules alone, in their order; None is no rule. `whole` are other members that it gets."""
     found: dict[str, list[object]] = {name: [] for name in RULES}
     for (name, _), rule in sorted(rules.items(), key=lambda item: item[0]):
         found[name] += [] if rule is None else [rule]
-    return replace(kernel, **{name: tuple(some) for name, some in found.items()})  # type: ignore[arg-type]  # its members
+    members = {**(whole or {}), **{name: tuple(some) for name, some in found.items()}}
+    return replace(kernel, **members)  # type: ignore[arg-type]  # its members
 
 
 def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]) -> Answer:

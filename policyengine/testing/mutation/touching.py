@@ -29,6 +29,7 @@ def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
     return any(
         TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question, memo)
         for (name, number), rule in mutant.rules.items()
+        if (name, number) in question.rules or (name, number) in mutant.moved
     ) or any(touched_by(name, value, mutant.base, question, memo) for name, value in mutant.whole.items())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -54,6 +54,13 @@ class Mutant:
     base: k.Kernel
     rules: dict[tuple[str, int], Rule | None]
     whole: dict[str, object]
+    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may be about other requests now
+    parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by what is in them
+
+    def __post_init__(self) -> None:
+        old = ((key, getattr(self.base, key[0])[key[1]], new) for key, new in self.rules.items())
+        moved = frozenset(key for key, before, after in old if not same_reach(before, after))
+        object.__setattr__(self, "moved", moved)
 
     @property
     def kernel(self) -> k.Kernel:
@@ -62,6 +69,19 @@ class Mutant:
             rules = [self.rules.get((name, i), one) for i, one in enumerate(getattr(self.base, name))]
             changed[name] = tuple(one for one in rules if one is not None)
         return replace(self.base, **changed)  # type: ignore[arg-type]  # by the names of its members
+
+
+def same_reach(old: Rule, new: Rule | None) -> bool:
+    """Whether it has a say only where the old rule has one."""
+    match old, new:
+        case (k.AgentBlock(), k.AgentBlock()) | (k.UserBlock(), k.UserBlock()):
+            return old.who == new.who  # type: ignore[union-attr]  # blocks, both
+        case ((k.Guard() | k.Rate() | k.Budget()), None):
+            return True
+        case ((k.Guard() | k.Rate() | k.Budget()), (k.Guard() | k.Rate() | k.Budget())):
+            return old.place == new.place
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
