@@ -40,7 +40,7 @@ from policyengine.runtime.decision import (
     serials,
     ulid,
 )
-from policyengine.runtime.history import History, Report, Reported, WindowKey
+from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
@@ -133,9 +133,12 @@ class Engine:
         if kernel.watches:
             self._store.begin([one.event.watch for one in kernel.watches], microseconds(clock()))
         now = counting(clock)
-        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking)
+        # A log has to say on which histories a decision rests: then all of these are made with care.
+        recall = self._store.recall if isinstance(self._store, MemoryStore) and kernel.watches and log is None else None
+        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking, recall=recall)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
-        self._quick, self._peeking = self._evaluator.charging(self._charged).__call__, self._evaluator.quick.__call__
+        self._quick = self._evaluator.charging(self._charged, self._noted).__call__
+        self._peeking = self._evaluator.quick.__call__
         self._counting = Lock()
         self.log = log
         self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
@@ -271,6 +274,8 @@ class Engine:
         if type(question) is dict:  # the way that most questions go: each call on it counts
             try:
                 quick = self._quick(question)
+            except StoreError:  # it is asked again with care, which tells what is missing
+                quick = None
             except Exception:
                 return self._kept(question, self._failed(), b"decide")
             if quick is not None:
@@ -353,6 +358,26 @@ class Engine:
         name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
         effects = Effects(limits=limits)
         settling = self._store.commit(effects, name, microseconds(self._clock()))
+        return None if settling is None else _told(decision, effects, settling)
+
+    def _noted(
+        self,
+        answer: Answer,
+        asker: Asker,
+        stamp: Stamp,
+        charges: tuple[Any, ...],
+        records: tuple[Record, ...],
+        changes: int,
+    ) -> Decision | None:
+        """An allow on the quick way that is remembered, or rests on what is; None where that has changed."""
+        assert isinstance(self._store, MemoryStore)
+        decision = Decision(answer, asker, stamp)
+        if not charges:
+            name = decision.id if any(one.awaits for one in records) else ""
+            noted = self._store.note(records, name, microseconds(self._clock()), changes)
+            return decision if noted else None
+        effects = Effects(limits=tuple(map(limited, charges)), records=records)
+        settling = self._store.commit(effects, decision.id, microseconds(self._clock()), changes=changes)
         return None if settling is None else _told(decision, effects, settling)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:

@@ -61,6 +61,7 @@ class Driver:
     limited: bool  # whether the policy limits delegation
     waives: bool  # whether users whom an agent serves need no door of their own
     spends: bool  # whether an allowed request is charged to its limits
+    recalls: bool = False  # whether the past is asked for, or anything is remembered
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -69,6 +70,8 @@ class Driver:
         self.roots(members)
         self.who(members)
         self.where(members)
+        if self.recalls:
+            self.add("seen = changes() if leaf.recalls else 0")
         self.doors("agent" in members)
         self.served("agent" in members and "user" in members)
         self.add(GUARDS)
@@ -177,11 +180,15 @@ else: return None
         met = MET if says_what_it_supports else ""
         charge = CHARGE.replace("KEY", "agent if leaf.by_agent else " if by_agent else "")
         says_whether_it_spends = "consume" in (dict(self.form).get("options") or ())
+        spends = self.spends and not says_whether_it_spends
         self.add(
             END.format(
                 plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True",
                 met=met,
-                limits=charge if self.spends and not says_whether_it_spends else "return None",
+                nothing=NOTHING_REMEMBERED if self.recalls else NOTHING_TAKEN,
+                noted=NOTED if self.recalls and spends else "",
+                limits=charge if spends else "return None",
+                some="(leaf.limits or leaf.records) is not None" if self.recalls else "leaf.limits is not None",
             )
         )
         asked = served and not self.waives
@@ -266,12 +273,17 @@ END = """
 if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
     if carried and not only_str(map(type, carried)): return None
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
-    if leaf.limits is None or (answer.outcome is not ALLOWED and not leaf.counting):
+    if {nothing}:
         return Decision(answer, (agent, issuer, user), (moment, take()))
-    if answer.outcome is not ALLOWED: return None
+    if answer.outcome is not ALLOWED: return None{noted}
     {limits}
-if leaf.counting or (opened and served and leaf.limits is not None): return None
+if leaf.counting or (opened and served and {some}): return None
 """
+# That there is nothing more to do: an allow takes and leaves nothing, and what is denied is not counted.
+NOTHING_TAKEN = "leaf.limits is None or (answer.outcome is not ALLOWED and not leaf.counting)"
+NOTHING_REMEMBERED = "leaf.limits is None and leaf.records is None if answer.outcome is ALLOWED else not leaf.counting"
+NOTED = f"""
+    if leaf.recalls: return noted(leaf, answer, (agent, issuer, user), (moment, take()), ({WHO}), seen)"""
 CHARGE = f"""charges = KEYleaf.limits({WHO})
     if charges is None: return None
     if leaf.take is not None:

@@ -11,8 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from policyengine import kinds
-from policyengine.compiler import reads
-from policyengine.compiler.facts import FactLines
+from policyengine.compiler import pasts, reads
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.patterns import Glob, compile_regex
@@ -31,7 +30,7 @@ NAMESPACE: dict[str, object] = {
         "known", "lifetime", "named", "negated", "only_str", "plain_strings", "within",
     )
 }  # fmt: skip
-NAMESPACE["EntityRef"] = EntityRef
+NAMESPACE |= {"EntityRef": EntityRef, **pasts.NAMESPACE}
 
 
 # Comparisons of an int with a limit that also keep it within 64 bits.
@@ -50,12 +49,14 @@ def effort(node: k.Expr) -> int:
             return 0
         case k.Fact() | k.Compare(_, k.Fact(), k.Constant()):
             return 1
+        case k.Happened() | k.Not(k.Happened()) | k.Compare(_, k.Aggregate(), _):
+            return 3
         case _:
             return 2
 
 
 @dataclass(slots=True)
-class Writer(FactLines):
+class Writer(pasts.PastLines):
     """Writes values and conditions."""
 
     # ── Values ────────────────────────────────────────────────────────────────────────────────
@@ -97,6 +98,10 @@ class Writer(FactLines):
             case k.Apply(function, arguments):
                 given = "".join(f", {self.reference(self.value(one))}" for one in arguments)
                 return self._sure(f"called({self.word(function)}{given})")
+            case k.Past():
+                return self.past(node)
+            case k.Aggregate():
+                return self._once(("aggregate", node), lambda: self.aggregate(node))
             case _:
                 return Text(self.test(node))
 
@@ -256,6 +261,8 @@ class Writer(FactLines):
                 return self._present(operand)
             case k.Quantifier():
                 return self._quantifier(node)
+            case k.Happened():
+                return self.happened(node)
             case _:
                 return self.value(node).code
 
@@ -364,6 +371,8 @@ class Writer(FactLines):
                 return "True"
             case k.Fact(("params", _)):
                 return "False"
+            case k.Past():
+                return self.past_is_there(node)
         raw, checked = self._maybe(node)
         absent = "ABSENT" if checked is None else "None"
         name = self.put(f"{raw} is not {absent}")
@@ -375,6 +384,8 @@ class Writer(FactLines):
         return name
 
     def _quantifier(self, node: k.Quantifier) -> str:
+        if self.event is not None:
+            raise NotQuick("a loop inside of the loop over events")
         domain = self.value(node.domain).code
         name, one, stop = self.put(str(node.word == "all")), self.name(), "" if node.word == "any" else "not "
         element = getattr(getattr(node.domain, "type", None), "element", None)

@@ -12,8 +12,9 @@ from datetime import datetime
 from time import time_ns
 
 from policyengine.compiler.charging import Take
+from policyengine.compiler.facts import Recall
 from policyengine.compiler.leaves import Leaves
-from policyengine.compiler.quick import Charge, Quick
+from policyengine.compiler.quick import Charge, Note, Quick
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
@@ -39,17 +40,19 @@ class Evaluator:
         tree: Tree | None = None,
         now: Callable[[], int] = time_ns,
         taking: Callable[[tuple[Meter, ...]], Take] | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.kernel = kernel
         self.entities = entities
-        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities, taking)
+        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities, taking, recall)
         self.slices = Slices(kernel, self.leaves)
         self.now = now
         self.quick = Quick(self.leaves, now)
 
-    def charging(self, charge: Charge) -> Quick:
-        """The quick way for somebody who has a store: `charge` takes of it what an allowed request takes."""
-        return Quick(self.leaves, self.now, charge)
+    def charging(self, charge: Charge, note: Note | None = None) -> Quick:
+        """The quick way for somebody who has a store: `charge` takes of it what an allowed request takes, `note` does
+        so where the past is asked for as well, and remembers it."""
+        return Quick(self.leaves, self.now, charge, note)
 
     def plan(self, request: Request, now: datetime) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from policyengine import kinds
 from policyengine.compiler.lines import Lines, NotQuick, Text
@@ -43,6 +43,14 @@ class Bound:
     type: str | None = None
 
 
+class Recall(Protocol):
+    """What a store in this process tells of its histories at once; see `stores/recalling.py`."""
+
+    def changes(self) -> int: ...
+    def looking(self, watch: str, within: int, place: int | None) -> Callable[..., object]: ...
+    def counting(self, watch: str, within: int) -> Callable[[str, int], object]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What generated code may take as given at one endpoint: its kind, what it binds, the directory's columns."""
@@ -53,6 +61,7 @@ class Setting:
     kin: Kin
     records_chains: frozenset[str]
     claimed: Mapping[tuple[str, str], Mapping[str, str]]  # attributes a credential vouches for: by issuer, which claim
+    recall: Recall | None = None
 
 
 @dataclass(slots=True)

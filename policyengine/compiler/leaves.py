@@ -14,7 +14,7 @@ from policyengine.compiler import reads
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.charging import LimitWriter, Take, Taker, by_agent_alone, plain_meters
 from policyengine.compiler.emit import Writer
-from policyengine.compiler.facts import Bound, Path, Piece, Setting
+from policyengine.compiler.facts import Bound, Path, Piece, Recall, Setting
 from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust, not_sure
 from policyengine.compiler.tree import Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -22,6 +22,7 @@ from policyengine.runtime.limits import Meter
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
 from policyengine.semantics import kernel as k
+from policyengine.semantics.remembering import histories
 from policyengine.semantics.walk import Block
 
 Meters: TypeAlias = tuple[Meter, ...]
@@ -80,7 +81,9 @@ class Leaf:
     taker: Taker | None
     take: Take | None  # what the taker does
     by_agent: bool  # whether it takes by the agent alone
-    counting: bool  # whether one of them counts what is denied
+    counting: bool  # whether one of them counts what is denied, or that is remembered
+    records: Rule | None  # what is remembered of an allowed request
+    recalls: bool  # whether anything here asks for the past, or is remembered
     told_agents: Side
     told_users: Side
     told_served: Side
@@ -143,8 +146,10 @@ class Leaves:
         tree: Tree,
         entities: Entities,
         taking: Callable[[tuple[Meter, ...]], Take] | None = None,
+        recall: Recall | None = None,
     ) -> None:
-        self.kernel, self.tree, self._taking = kernel, tree, taking
+        self.kernel, self.tree, self._taking, self.recall = kernel, tree, taking, recall
+        self._histories: dict[int, bool] = {}
         self.shapes = Shapes()
         self.trust = Trust(
             frozenset(kernel.issuers),
@@ -245,6 +250,11 @@ class Leaves:
         watches = sorted({number for use in uses for number in use.watches})
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
         acts: list[Act] = []
+        parts = [
+            *(getattr(self.kernel, name)[number] for name, numbers in opens.items() for number in numbers),
+            *(self.kernel.guards[number] for number in guards),
+            *(self.kernel.limits[number] for number in limits),
+        ]
         anyones = sorted(opens["anyones"])
         to_anyone = self._doors("anyones", opens["anyones"], setting, carried=True)
         agents = self._doors("agents", opens["agents"], setting, carried=False)
@@ -261,11 +271,18 @@ class Leaves:
             told_anyone=to_anyone.telling(anyones) if anyones else None,
             standing_agents=self._standing_at("agents", setting),
             standing_users=self._standing_at("users", setting),
-            # What is remembered is written down by the careful way alone.
-            guards=not_sure if watches else self._guards(guards, setting, acts) if guards else None,
+            # Where the store is elsewhere, what is remembered is written down by the careful way alone.
+            guards=not_sure
+            if watches and self.recall is None
+            else self._guards(guards, setting, acts)
+            if guards
+            else None,
             acts=acts,
             **self._limits([self.kernel.limits[number] for number in limits], setting),
-            counting=any(counts_denials(self.kernel.limits[number]) for number in limits),
+            records=self._records([self.kernel.watches[number] for number in watches], setting),
+            recalls=bool(watches) or any(map(self._recalls, parts)),
+            counting=any(counts_denials(self.kernel.limits[number]) for number in limits)
+            or any(self.kernel.watches[number].event.denied for number in watches),
             verdicts={},
             takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
             covering=Covering(
@@ -293,6 +310,20 @@ class Leaves:
         made = self.shapes.function(lambda writer: LimitWriter(writer).keys(limits), setting)
         take = self._taking(meters)
         return {"limits": made, "taker": Taker(meters), "take": take, "by_agent": by_agent_alone(limits)}
+
+    def _records(self, watches: Sequence[k.Watch], setting: Setting) -> Rule | None:
+        """What is remembered of an allowed request, as a function."""
+        watches = [watch for watch in watches if not watch.event.denied]
+        if self.recall is None or not watches:
+            return None
+        return self.shapes.function(lambda writer: writer.records(watches), setting)
+
+    def _recalls(self, part: k.Part) -> bool:
+        """Whether a part of the policy asks for the past."""
+        found = self._histories.get(id(part))
+        if found is None:
+            found = self._histories[id(part)] = next(histories(part), None) is not None
+        return found
 
     def _side(self, kind: str, opens: Iterable[int], make: Callable[[Sequence[int]], Rule]) -> Side:
         names: dict[str, list[int]] = defaultdict(list)
@@ -348,7 +379,7 @@ class Leaves:
         for path, one in (pair for binder in binders for pair in bindings(binder)):
             given[path] = one if given.get(path, one) == one else Bound("doubt")
         return Setting(
-            word, {**bound, **given}, self._column, self._kin, self._recording, self._claimed
+            word, {**bound, **given}, self._column, self._kin, self._recording, self._claimed, self.recall
         )  # fmt: skip
 
     def _column(self, node: k.Attribute, ids: bool, as_set: bool, type: str | None) -> reads.Column:

@@ -32,6 +32,7 @@ class Lines:
     constants: list[object] = field(default_factory=list)
     depth: int = 1
     span: Span | None = None
+    unsure: str = UNSURE  # what is done where something is not sure
     _names: int = 0
     _seen: dict[tuple[object, ...], Text] = field(default_factory=dict)
     _words: dict[Hashable, str] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class Lines:
 
     def unless(self, condition: str) -> None:
         """Not sure, unless the condition holds."""
-        self.line(f"if not ({condition}): {UNSURE}")
+        self.line(f"if not ({condition}): {self.unsure}")
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from policyengine.compiler.reads import in_force, instant, named, only_str, plai
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
 from policyengine.runtime.decision import Answer, Asker, Decision, Outcome, Stamp, serials
+from policyengine.runtime.history import Record
 from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics.saying import FOR_THE_GATEWAY
@@ -52,6 +53,8 @@ def all_named(texts: Any) -> bool:
 
 
 Charge: TypeAlias = Callable[[Answer, Asker, Stamp, tuple[Any, ...]], Decision | None]
+# With what is remembered, and how often histories had changed before they were looked into.
+Note: TypeAlias = Callable[[Answer, Asker, Stamp, tuple[Any, ...], tuple[Record, ...], int], Decision | None]
 
 
 class Quick:
@@ -60,9 +63,12 @@ class Quick:
     Where an allowed request takes of limits, `charge` makes the decision of that; without it, it is left to care.
     """
 
-    def __init__(self, leaves: Leaves, now: Callable[[], int], charge: Charge | None = None) -> None:
-        self._spends = charge is not None
+    def __init__(
+        self, leaves: Leaves, now: Callable[[], int], charge: Charge | None = None, note: Note | None = None
+    ) -> None:
+        self._spends, self._note = charge is not None, note
         kernel = leaves.kernel
+        self._recalls = bool(kernel.watches) and leaves.recall is not None
         waiving = {*kernel.unrestricted}
         self._limited = bool(kernel.delegation)
         self._waives = {*kernel.packages} <= waiving
@@ -78,6 +84,7 @@ class Quick:
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "ALLOWED": Outcome.ALLOW, "Decision": Decision, "MISSED": MISSED,
             "NOTHING_OPENS": verdicts.nothing_opens, "charge": charge,
+            "changes": leaves.recall.changes if leaves.recall is not None else None, "noted": self.noted,
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
             "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
@@ -110,7 +117,7 @@ class Quick:
 
     def driver_text(self, form: Form) -> str:
         """The text of the function for one form of question."""
-        return Driver(form, self._limited, self._waives, self._spends).text()
+        return Driver(form, self._limited, self._waives, self._spends, self._recalls).text()
 
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:
@@ -157,6 +164,18 @@ class Quick:
         if not closed and served and not acting:
             return self._verdicts.nothing_opens
         return self._verdicts.at(leaf, (True, False, closed or (), served), acting)
+
+    def noted(
+        self, leaf: Leaf, answer: Answer, asker: Asker, stamp: Stamp, given: tuple[Any, ...], changes: int
+    ) -> Decision | None:
+        """An allow that rests on the past, or is remembered: made where the histories are still what they were."""
+        charges = () if leaf.limits is None else leaf.limits(*given)
+        records = () if leaf.records is None else leaf.records(*given)
+        if charges is None or records is None or self._note is None:
+            return None
+        return self._note(
+            answer, asker, stamp, leaf.taker.charges(charges) if leaf.taker else charges, records, changes
+        )
 
     def elsewhere(self, key: tuple[str, Any, Any]) -> tuple[Leaf, Any] | None:
         """The leaf of a tool or an action, and what stands for the parts of a path; None where that is not sure."""

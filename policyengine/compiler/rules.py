@@ -391,10 +391,14 @@ def replaced(node: k.Expr, path: tuple[str, ...], better: k.Expr) -> k.Expr:
     """The expression with another one in place of a fact."""
     if isinstance(node, k.Fact) and node.path == path:
         return better
+    if isinstance(node, k.Past):
+        return node  # what was proved then is not proved now
 
     def inside(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(inside(one) for one in value)
+        if isinstance(value, k.Event):
+            return replace(value, keys=inside(value.keys), where=inside(value.where))  # type: ignore[arg-type]
         return replaced(value, path, better) if isinstance(value, k.Part) else value  # type: ignore[arg-type]
 
     parts = {one.name: inside(getattr(node, one.name)) for one in fields(node) if one.name != "span"}

@@ -83,7 +83,7 @@ def every_leaf(leaves: Leaves) -> Iterator[Leaf]:
 
 
 def rules_of(leaf: Leaf) -> Iterator[Any]:
-    yield from (leaf.anyone, leaf.told_anyone, leaf.guards)
+    yield from (leaf.anyone, leaf.told_anyone, leaf.guards, leaf.limits, leaf.records)
     for side in (leaf.agents, leaf.told_agents, leaf.users, leaf.told_users, leaf.served, leaf.told_served):
         yield from rules_of_side(side)
     yield from rules_of_side(leaf.standing_agents)
@@ -114,6 +114,8 @@ def lines(rule: FunctionType) -> Iterator[str]:
 def shown(constant: object) -> str:
     if isinstance(constant, frozenset):
         return "{" + ", ".join(sorted(map(shown, constant))) + "}"
+    if isinstance(constant, FunctionType):
+        return constant.__name__
     if isinstance(constant, tuple):
         return "(" + ", ".join(map(shown, constant)) + ")"
     return (

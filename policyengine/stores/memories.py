@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -40,7 +40,12 @@ class Line:
         self.complete_after, self.within = complete_after, within
         self.version = self.first = 0
         self.events: list[Happening] = []
-        self.places: dict[int, dict[Value, deque[int]]] = {}
+        self.places: dict[int, dict[Any, deque[int]]] = {}
+
+    @property
+    def last(self) -> int:
+        """When the last event was, -1 where none was."""
+        return self.events[-1].at if self.events else -1
 
     def matters(self, now: int) -> bool:
         return bool(self.events) and self.events[-1].at > now - self.within
@@ -67,13 +72,18 @@ class Line:
         del self.events[:gone]
         self.first += gone
 
-    def among(self, place: int, wanted: Value) -> list[Happening]:
+    def index(self, place: int) -> dict[Any, deque[int]]:
+        """The numbers of the events, rising, by the text or entity that is their fact at a place; None: unknown."""
         found = self.places.get(place)
         if found is None:
             found = self.places[place] = {}
             for number, event in enumerate(self.events, self.first):
                 found.setdefault(indexed(event.facts[place]), deque()).append(number)
-        surely, unsure = found.get(wanted, ()), found.get(None, ())  # type: ignore[call-overload]
+        return found
+
+    def among(self, place: int, wanted: Value) -> list[Happening]:
+        found = self.index(place)
+        surely, unsure = found.get(wanted, ()), found.get(None, ())
         numbers = sorted((*surely, *unsure)) if unsure else surely
         return [self.events[number - self.first] for number in numbers]
 
@@ -95,7 +105,7 @@ class View:
     def __init__(self, line: Line, lock: Lock) -> None:
         self._line, self._lock = line, lock
         self.complete_after, self.version = line.complete_after, line.version
-        self.last, self._serial = (line.events[-1].at, line.events[-1].serial) if line.events else (-1, 0)
+        self.last, self._serial = line.last, line.events[-1].serial if line.events else 0
 
     @property
     def events(self) -> Sequence[Happening]:
@@ -129,8 +139,9 @@ class Memories:
         self._complete, self._most = complete, most_keys
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, Line] = {}
+        self.line: Callable[[WindowKey], Line | None] = self._lines.get
         self._awaited: dict[str, Awaited] = {}
-        self._changes = 0
+        self.changes = 0
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         for watch in watches:
@@ -154,11 +165,11 @@ class Memories:
     def keep(self, records: tuple[Record, ...], decision: str, now: int) -> None:
         if not records:
             return
-        self._changes += 1
+        self.changes += 1
         for record in records:
             line = self._line(record)
-            event = Happening(now, self._changes, decision, record.facts)
-            line.version, line.within = self._changes, max(line.within, record.within)
+            event = Happening(now, self.changes, decision, record.facts)
+            line.version, line.within = self.changes, max(line.within, record.within)
             if record.latest:
                 line.events = [event]
             else:
@@ -174,7 +185,7 @@ class Memories:
         if awaited.reported:
             return "again"
         awaited.reported = True
-        self._changes += 1
+        self.changes += 1
         for record in awaited.records:
             line = self._lines.get((record.watch, record.key))
             if line is not None:
@@ -195,21 +206,22 @@ class Memories:
             if line.events[place].decision == decision:
                 output = told(report.output, record.outputs)
                 line.events[place] = line.events[place]._replace(status=report.status, output=output)
-                line.version = self._changes
+                line.version = self.changes
                 return
 
     def _line(self, record: Record) -> Line:
         key = (record.watch, record.key)
         found = self._lines.get(key)
         if found is None:
-            found = self._lines[key] = Line(self._since(record.watch), record.within)
+            found = self._lines[key] = Line(self.since(record.watch), record.within)
         return found
 
     def _history(self, key: WindowKey) -> History:
         line = self._lines.get(key)
         if line is None:
-            return Listed((), self._since(key[0]))
+            return Listed((), self.since(key[0]))
         return View(line, self._lock)
 
-    def _since(self, watch: str) -> int:
+    def since(self, watch: str) -> int:
+        """After which time nothing is missing of a key that nothing is known of."""
         return self._begun.get(watch, ALWAYS if self._complete else NEVER)

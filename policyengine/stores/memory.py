@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, assert_never
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Report, Reported, WindowKey
+from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import (
     Add,
     Bucket,
@@ -28,6 +28,7 @@ from policyengine.runtime.limits import (
     untouched,
 )
 from policyengine.stores.memories import Memories
+from policyengine.stores.recalling import Recall
 from policyengine.stores.store import StoreError
 from policyengine.stores.taking import Taking, taking
 
@@ -65,9 +66,30 @@ class MemoryStore:
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    @property
+    def recall(self) -> Recall:
+        """What `fetch` tells, without its words; see `recalling.py`."""
+        return Recall(self._memories, self._lock)
+
+    def note(self, records: tuple[Record, ...], decision: str, now: int, changes: int) -> bool:
+        """What `commit` does for what is remembered alone; False where the histories have changed since there were so
+        many `changes`, and nothing was done. Raises StoreError."""
+        with self._lock:
+            if self._memories.changes != changes:
+                return False
+            now = self._moved(now)
+            self._memories.make_room(records, now)
+            self._memories.keep(records, decision, now)
+            return True
+
+    def commit(
+        self, effects: Effects, decision: str, now: int, *, peek: bool = False, changes: int | None = None
+    ) -> Settled | None:
+        """`changes`: as for `note`."""
         with self._lock:
             now = self._moved(now, peek=peek)
+            if changes is not None and self._memories.changes != changes:
+                return None
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]

@@ -25,6 +25,12 @@ AFTER_REVIEW = 'guard "g" on POST /pay { require after POST /review within 1h }'
 PAY_ONCE = 'guard "g" on POST /pay { require count of POST /pay within 1h < 1 }'
 
 
+class Elsewhere(MemoryStore):
+    """Its histories are fetched, as those of a store that is no part of this process."""
+
+    recall = None  # type: ignore[assignment]
+
+
 class Playing:
     """An engine, its store, and the time."""
 
@@ -170,7 +176,7 @@ def test_a_bundle_remembers_too(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_without_history_asks_nothing_of_the_store() -> None:
-    class Shut(MemoryStore):
+    class Shut(Elsewhere):
         def fetch(self, keys: Any) -> Mapping[WindowKey, History]:
             raise AssertionError("nobody needs it")
 
@@ -184,7 +190,7 @@ def test_an_endpoint_without_history_asks_nothing_of_the_store() -> None:
 
 
 def test_what_rests_on_a_history_that_changed_is_decided_again() -> None:
-    class Quicker(MemoryStore):
+    class Quicker(Elsewhere):
         """Another request is quicker than the first commit."""
 
         raced = False
