@@ -84,6 +84,12 @@ def microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
+def microsecond(stamp: Stamp) -> int:
+    """When a decision was made on the quick way."""
+    assert not isinstance(stamp, str)
+    return stamp[0] // 1_000
+
+
 def counting(clock: Clock) -> Callable[[], int]:
     """The clock in nanoseconds since 1970. One that counts so itself, by `nanoseconds`, is spared a datetime."""
     if clock is utc_now:
@@ -357,7 +363,7 @@ class Engine:
         limits = tuple(map(limited, charges))
         name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
         effects = Effects(limits=limits)
-        settling = self._store.commit(effects, name, microseconds(self._clock()))
+        settling = self._store.commit(effects, name, microsecond(stamp))
         return None if settling is None else _told(decision, effects, settling)
 
     def _noted(
@@ -374,10 +380,10 @@ class Engine:
         decision = Decision(answer, asker, stamp)
         if not charges:
             name = decision.id if any(one.awaits for one in records) else ""
-            noted = self._store.note(records, name, microseconds(self._clock()), changes)
+            noted = self._store.note(records, name, microsecond(stamp), changes)
             return decision if noted else None
         effects = Effects(limits=tuple(map(limited, charges)), records=records)
-        settling = self._store.commit(effects, decision.id, microseconds(self._clock()), changes=changes)
+        settling = self._store.commit(effects, decision.id, microsecond(stamp), changes=changes)
         return None if settling is None else _told(decision, effects, settling)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:

@@ -23,7 +23,7 @@ Window: TypeAlias = tuple[Iterable[Happening], int, int]
 Look: TypeAlias = Callable[..., Window]
 Count: TypeAlias = Callable[[str, int], tuple[int, int, int]]
 
-AT_ONCE = 64  # events that are looked up before anybody asks for them
+AT_ONCE = 8  # events that are looked up before anybody asks for them
 AT = itemgetter(0)
 
 
