@@ -18,16 +18,22 @@ Taken: TypeAlias = tuple[tuple[Meter, int], ...] | None
 Taking: TypeAlias = Callable[[Any, int], Taken]
 
 HEAD = """def take({keys}, moment):
+    nonlocal {kept}
     {unpacked}
     acquire()
     try:
         if moment < clock[0]: moment = clock[0]
         else: clock[0] = moment
 """
-LOOK = """        empty{0} = moment // tick{0} * drain{0}
-        was{0} = get{0}(key{0})
-        after{0} = token{0} + (empty{0} if was{0} is None or was{0} < empty{0} else was{0})
-        if after{0} - empty{0} > full{0}: return None
+# What is empty by now is the same until the next tick of the rate. No level that is kept is zero.
+LOOK = """        if moment >= next{0}:
+            next{0} = moment // tick{0}
+            empty{0} = next{0} * drain{0}
+            next{0} = (next{0} + 1) * tick{0}
+        was{0} = get{0}(key{0}, 0)
+        after{0} = token{0} + (was{0} if was{0} > empty{0} else empty{0})
+        level{0} = after{0} - empty{0}
+        if level{0} > full{0}: return None
 """
 ROOM = """        if {new} and not room({count}, moment): return None
 """
@@ -41,18 +47,23 @@ END = """    finally:
 
 def text_of(meters: int) -> str:
     numbers = range(meters)
-    new = " or ".join(f"was{number} is None" for number in numbers)
-    count = " + ".join(f"(was{number} is None)" for number in numbers)
-    stood = "".join(f"(meter{number}, after{number} - empty{number}), " for number in numbers)
+    new = " or ".join(f"not was{number}" for number in numbers)
+    count = " + ".join(f"(not was{number})" for number in numbers)
+    stood = "".join(f"(meter{number}, level{number}), " for number in numbers)
     keys = ", ".join(f"key{number}" for number in numbers)
     head = {"keys": "key0", "unpacked": ""} if meters == 1 else {"keys": "keys", "unpacked": f"{keys} = keys"}
     return "".join((
-        HEAD.format(**head),
+        HEAD.format(**head, kept=kept(meters)),
         *(LOOK.format(number) for number in numbers),
         ROOM.format(new=f"({new})", count=count),
         *(TAKE.format(number) for number in numbers),
         END.format(stood=stood),
     ))  # fmt: skip
+
+
+def kept(meters: int) -> str:
+    """The names of what is remembered from one call to the next."""
+    return ", ".join(f"next{number}, empty{number}" for number in range(meters))
 
 
 def taking(
@@ -72,8 +83,10 @@ def taking(
             f"meter{number}": meter, f"states{number}": of, f"get{number}": of.get, f"tick{number}": meter.tick * 1_000,
             f"drain{number}": meter.drain, f"token{number}": meter.token, f"full{number}": meter.full,
         }  # fmt: skip
-    names = ", ".join(space)
-    text = f"def make({names}):\n" + "".join(f"    {line}\n" for line in text_of(len(meters)).splitlines())
+    names, zeros = ", ".join(space), ", ".join("0" for _ in range(2 * len(meters)))
+    text = f"def make({names}):\n    {kept(len(meters))} = {zeros}\n" + "".join(
+        f"    {line}\n" for line in text_of(len(meters)).splitlines()
+    )
     made: dict[str, Any] = {}
     exec(compile(f"{text}    return take\n", f"<policyengine taking of {len(meters)}>", "exec"), made)
     take: Taking = made["make"](**space)
