@@ -1,7 +1,7 @@
 """The answer to a case when a few rules are others: only these are looked at, the rest is as it was seen before.
 
-That holds while the facts of the case are the same, and so are the approvals that count. Where the other rules come to
-what the old ones came to, so does the decision.
+That holds while the facts of the case are the same, and so are the approvals that count and what happened before. Where
+the other rules come to what the old ones came to, so does the decision.
 """
 
 from __future__ import annotations
@@ -12,27 +12,46 @@ from typing import Any, TypeVar
 
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
 from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.remembering import histories
 from policyengine.semantics.walk import BlockSeen, GuardSeen, LimitedSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
-from policyengine.testing.mutation.questions import Answer, Key, Question, only
+from policyengine.testing.mutation.questions import Answer, Key, Question, only, recalled
 from policyengine.testing.mutation.workshop import Mutant
+from policyengine.testing.sequence import Sequence
 
 Seen = TypeVar("Seen", BlockSeen, GuardSeen, LimitedSeen)
 
 
-def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mutant) -> Answer:
+def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mutant, sequence: Sequence) -> Answer:
     """`changed` are those rules of the mutant that are here; what it changes beside rules leaves the facts as they are:
-    attesters, limits of delegation."""
+    attesters, limits of delegation, what is remembered."""
     made_from = id(question.facts.kernel), tuple(changed)
     if made_from not in mutant.parts:
         mutant.parts[made_from] = part_of(mutant, question, changed)
-    facts = replace(question.facts, kernel=mutant.parts[made_from])
-    seen = spliced(question, changed, walk(facts, Snapshot(facts.entities, question.spent)))
-    if comes_to(seen) == question.comes_to:
+    facts = question.facts
+    if mutant.base.watches:
+        asked = list(histories(tuple(changed.values())))
+        facts = recalled(facts, asked, sequence, frozenset(facts.history))
+    anew = replace(facts, kernel=mutant.parts[made_from])
+    seen = spliced(question, changed, walk(anew, Snapshot(facts.entities, question.spent)))
+    if comes_to(seen) == question.comes_to and "watches" not in mutant.whole:
         return question.answer
-    decision, effects = conclude(question.facts, seen)
-    return Answer.of(decision, effects)
+    return Answer.of(*conclude(with_watches(facts, mutant.whole), seen))
+
+
+def remembered_anew(question: Question, whole: Mapping[str, object]) -> Answer:
+    """What came of a case that no other rule has a say in, and what a policy with other watches remembers of it."""
+    if "watches" not in whole:
+        return question.answer
+    return Answer.of(*conclude(with_watches(question.facts, whole), question.seen))
+
+
+def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
+    if "watches" not in whole:
+        return facts
+    return replace(facts, kernel=replace(facts.kernel, watches=whole["watches"]))  # type: ignore[arg-type]
 
 
 def part_of(mutant: Mutant, question: Question, changed: Mapping[Key, object]) -> k.Kernel:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Case
 from policyengine.semantics.matching import place_covers
 from policyengine.testing.meets import meets
-from policyengine.testing.mutation.anew import answered_anew
+from policyengine.testing.mutation.anew import answered_anew, remembered_anew
 from policyengine.testing.mutation.questions import (
     LIMITS,
     Answer,
@@ -62,7 +63,7 @@ class Examiner:
         for question in questions:
             if not meets(question.case.expected, question.came):
                 raise TestsFail(question.case)
-        groups = tuple(grouped(questions, counting=bool(kernel.limits)))
+        groups = tuple(grouped(questions, counting=bool(kernel.limits or kernel.watches)))
         return cls(kernel, groups, by_rule(groups), by_endpoint(groups))
 
     def examine(self, mutant: Mutant) -> Asked:
@@ -86,7 +87,7 @@ class Examiner:
     def candidates(self, mutant: Mutant, memo: Memo) -> Several[tuple[Question, ...]]:
         """The groups that a changed rule had a say in, or has one now; all, where it may be about other callers."""
         pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
-        if mutant.whole.keys() - {"binders"} or not all(same_callers(old, new) for old, new in pairs):
+        if mutant.whole.keys() - {"binders", "watches"} or not all(same_callers(old, new) for old, new in pairs):
             return self.groups
         numbers = {number for key in mutant.rules for number in self.by_rule.get(key, ())}
         places = [rule.place for rule in mutant.rules.values() if isinstance(rule, k.Guard | k.Limit)]
@@ -99,36 +100,56 @@ class Examiner:
 
     def _answers(self, group: Several[Question], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
         """Whether each case of a group still passes; what does not touch the mutant comes to what it always did, by
-        itself: what others have left of its limits may be another now."""
-        sequence = Sequence()
+        itself: what others have left of its limits, or what happened before, may be another now."""
+        sequence, same_past = Sequence(), True
         for question in group:
             case = question.case
             untouched = len(group) > 1 and not touches(mutant, question, memo)  # of one it is known
-            if untouched and not (self.kernel.limits and case.approvals and sequence.spent != question.spent):
-                came = question.answer.made(sequence, case)
-                if question.answer.counted is not None:
+            if untouched and self._comes_to_the_same(question, sequence, same_past):
+                answer = remembered_anew(question, mutant.whole)
+                came = answer.made(sequence, case)
+                if answer.rests_on_limits:
                     yield case, meets(case.expected, came)
-                continue
-            try:
-                answer = self.answer(question, mutant, sequence.spent, memo)
-            except Exception:
-                # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
-                yield case, False
-                return
-            yield case, meets(case.expected, answer.made(sequence, case))
+            else:
+                try:
+                    answer = self.answer(question, mutant, sequence, memo, same_past=same_past)
+                except Exception:
+                    # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
+                    yield case, False
+                    return
+                came = answer.made(sequence, case)
+                yield case, meets(case.expected, came)
+            same_past = same_past and self._enters_alike(question, came, mutant, memo)
 
-    def answer(self, question: Question, mutant: Mutant, spent: frozenset[str], memo: Memo) -> Answer:
+    def _comes_to_the_same(self, question: Question, sequence: Sequence, same_past: bool) -> bool:
+        """Whether a case that the mutant does not touch rests on nothing that may be another now."""
+        approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
+        return not approvals and (same_past or not question.asks_of_the_past)
+
+    def _enters_alike(self, question: Question, came: Decision, mutant: Mutant, memo: Memo) -> bool:
+        """Whether what is remembered of a case is what was remembered of it without the fault."""
+        if not self.kernel.watches:
+            return True
+        return came.outcome is question.came.outcome and (
+            not touches(mutant, question, memo)
+            or (leaves_facts(mutant, question, memo) and not question.case.approvals)
+        )
+
+    def answer(
+        self, question: Question, mutant: Mutant, sequence: Sequence, memo: Memo, *, same_past: bool = True
+    ) -> Answer:
         changed = changed_for(mutant, question)
         lists = {name for name, _ in changed}
         same_facts = leaves_facts(mutant, question, memo)
-        approvals = question.case.approvals and ("guards" in lists or spent != question.spent)
+        approvals = question.case.approvals and ("guards" in lists or sequence.spent != question.spent)
         waived = self.kernel.unrestricted and "agents" in lists
-        if same_facts and not approvals and not waived:
-            return answered_anew(question, changed, mutant)
+        past = not same_past and question.asks_of_the_past
+        if same_facts and not approvals and not waived and not past:
+            return answered_anew(question, changed, mutant, sequence)
         kernel = mutant.kernel
         if same_facts:
-            return ask_again(question, question.part_of(kernel, mutant.rules, mutant.base), spent)
-        return ask(question.case, replace(question.request, approvals=()), question.plain, kernel, spent)
+            return ask_again(question, question.part_of(kernel, mutant.rules, mutant.base), sequence)
+        return ask(question.case, replace(question.request, approvals=()), question.plain, kernel, sequence)
 
 
 @dataclass(frozen=True, slots=True)

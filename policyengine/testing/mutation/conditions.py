@@ -84,6 +84,8 @@ def conditions_of(node: ast.Node) -> tuple[ast.Expr, ...]:
             return (when,)
         case ast.Raise(when=when) | ast.Clamp(when=when):
             return (when,)
+        case ast.Event(where=ast.Node() as where):
+            return (where,)
         case ast.DefineDecl(_, condition) | ast.Quantified(_, _, _, condition):
             return (condition,)
         case ast.Logic(_, items):

@@ -11,6 +11,7 @@ from policyengine.testing.mutation.bounds import enum_faults, literal_faults, ne
 from policyengine.testing.mutation.conditions import condition_faults
 from policyengine.testing.mutation.edits import Lines
 from policyengine.testing.mutation.faults import Change, Fault, counted
+from policyengine.testing.mutation.history import history_faults
 from policyengine.testing.mutation.limits import limit_faults
 from policyengine.testing.mutation.places import place_faults
 from policyengine.testing.mutation.rules import Known, rule_faults, whole_faults
@@ -66,6 +67,7 @@ def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator
         yield from rule_faults(node, vocabulary.known)
         yield from place_faults(node)
         yield from limit_faults(node)
+        yield from history_faults(node)
         yield from condition_faults(node)
         yield from literal_faults(node)
         yield from text_faults(node)

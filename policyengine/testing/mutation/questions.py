@@ -12,6 +12,7 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.directory.entities import Directory
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.history import WindowKey
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.semantics import kernel as k
@@ -19,6 +20,7 @@ from policyengine.semantics.examples import Case
 from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.remembering import histories, windows
 from policyengine.semantics.walk import BlockSeen, Walk
 from policyengine.testing.mutation.coming import comes_to
 from policyengine.testing.mutation.workshop import RULES
@@ -26,14 +28,17 @@ from policyengine.testing.runner import approved, holder
 from policyengine.testing.sequence import Sequence
 
 Key: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
+Asked: TypeAlias = list[k.Happened | k.Aggregate]  # of the past
 LITERAL = re.compile(r'\d[\w.:/-]*|"[^"]*"')
 LIMITS: Key = ("delegation", 0)  # all of them together
 NO_IDS: frozenset[str] = frozenset()
+NO_KEYS: frozenset[WindowKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a case, and which approvals it spent; its limits, which only a sequence can answer."""
+    """What came of a case, and which approvals it spent; its limits, which only a sequence can answer, and what is to
+    be remembered of it there."""
 
     decision: Decision
     spends: frozenset[str] = NO_IDS
@@ -41,7 +46,11 @@ class Answer:
 
     @classmethod
     def of(cls, decision: Decision, effects: Effects) -> Answer:
-        return cls(decision, frozenset(effects.spends), effects if effects.limits else None)
+        return cls(decision, frozenset(effects.spends), effects if effects.limits or effects.records else None)
+
+    @property
+    def rests_on_limits(self) -> bool:
+        return self.counted is not None and bool(self.counted.limits)
 
     def made(self, sequence: Sequence, case: Case) -> Decision:
         """What becomes of it in its sequence, where it spends what it spends."""
@@ -85,6 +94,10 @@ class Question:
         """Those at its endpoint."""
         return self.facts.kernel.binders
 
+    @property
+    def asks_of_the_past(self) -> bool:
+        return bool(self.facts.history)
+
     def part_of(self, kernel: k.Kernel, changed: Mapping[Key, object], base: k.Kernel) -> k.Kernel:
         """The policy with nothing in it that surely has no say here."""
         rules = {key: getattr(base, key[0])[key[1]] for key in self.rules} | dict(changed)
@@ -100,22 +113,36 @@ def only(kernel: k.Kernel, rules: Mapping[Key, object], whole: Mapping[str, obje
     return replace(kernel, **members)  # type: ignore[arg-type]  # its members
 
 
-def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
+def ask(case: Case, request: Request, plain: Directory, kernel: k.Kernel, sequence: Sequence) -> Answer:
     """What the policy decides of a case. Raises CannotAsk and RequestError, as a run of the tests does."""
-    return Answer.of(*conclude(*looked_at(case, request, plain, kernel, spent)))
+    return Answer.of(*conclude(*looked_at(case, request, plain, kernel, asked_by(kernel), sequence)))
 
 
-def ask_again(question: Question, kernel: k.Kernel, spent: frozenset[str]) -> Answer:
+def ask_again(question: Question, kernel: k.Kernel, sequence: Sequence) -> Answer:
     """What a policy decides of a case when all facts are as they were; approvals are bound and spent anew."""
     facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
-    return Answer.of(*conclude(*walked(question.case, facts, Snapshot(facts.entities, spent))))
+    facts = recalled(facts, asked_by(kernel), sequence)
+    return Answer.of(*conclude(*walked(question.case, facts, Snapshot(facts.entities, sequence.spent))))
 
 
 def looked_at(
-    case: Case, request: Request, plain: Directory, kernel: k.Kernel, spent: frozenset[str]
+    case: Case, request: Request, plain: Directory, kernel: k.Kernel, asked: Asked, sequence: Sequence
 ) -> tuple[Facts, Walk]:
-    snapshot = Snapshot(_directory(case, request, plain, kernel), spent)
-    return walked(case, facts_of(kernel, request, snapshot, case.now), snapshot)
+    snapshot = Snapshot(_directory(case, request, plain, kernel), sequence.spent)
+    facts = facts_of(kernel, request, snapshot, case.now)
+    return walked(case, recalled(facts, asked, sequence), snapshot)
+
+
+def asked_by(kernel: k.Kernel) -> Asked:
+    """What a whole policy asks of the past."""
+    return list(histories(tuple(getattr(kernel, name) for name in RULES))) if kernel.watches else []
+
+
+def recalled(facts: Facts, asked: Asked, sequence: Sequence, keys: frozenset[WindowKey] = NO_KEYS) -> Facts:
+    """The facts, with what is asked of what happened before in the sequence, and with these keys."""
+    if not asked and not keys:
+        return facts
+    return replace(facts, history=sequence.fetched(windows(asked, facts) | keys))
 
 
 def walked(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, Walk]:
@@ -156,7 +183,7 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
         request = Request.from_mapping(case.question)
         sequence = sequences.setdefault(sequence_of(case), Sequence())
         part, before = slices.of(request), sequence.spent
-        facts, seen = looked_at(case, request, plain, part, before)
+        facts, seen = looked_at(case, request, plain, part, slices.histories_in(part), sequence)
         answer = Answer.of(*conclude(facts, seen))
         rules = {numbers[id(rule)]: place for name in RULES for place, rule in enumerate(getattr(part, name))}
         yield Question(

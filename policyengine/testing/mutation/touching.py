@@ -14,7 +14,7 @@ from policyengine.testing.mutation.questions import Question
 from policyengine.testing.mutation.workshop import Mutant, Rule
 
 # What leaves all facts as they are when it changes; of `binders` this must be seen at each endpoint.
-NO_FACTS = frozenset({"attesters", "delegation"})
+NO_FACTS = frozenset({"attesters", "delegation", "watches"})
 
 
 # For one mutant: whether a block opens otherwise at an endpoint (by its id), or anything is bound otherwise there.
@@ -140,6 +140,8 @@ def touched_by(name: str, new: object, base: k.Kernel, question: Question, memo:
             return binds_otherwise(new, question, memo)
         case "delegation":
             return question.by_agent
+        case "watches":
+            return False  # what is remembered matters to those that a rule asks about it
         case _:
             return True
 

@@ -20,6 +20,7 @@ from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
 from policyengine.semantics.lower import lower
 from policyengine.semantics.places import Places
+from policyengine.semantics.remembering import histories, remembering
 from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import Program, Reporter
 from policyengine.semantics.symbols import declarations as declared_in
@@ -42,7 +43,7 @@ ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, 
 BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
 # What faults can change beside rules.
-WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "delegation")
+WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "delegation", "watches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,16 @@ class Workshop:
             rule = self._lowered(mutated, fault.package, draft)
             if rule is None:
                 return None
-        return Mutant(fault, self.kernel, {self._key(kind, number): rule}, {})
+        found = Mutant(fault, self.kernel, {self._key(kind, number): rule}, {})
+        return self._remembering(found) if self.kernel.watches else found
+
+    def _remembering(self, mutant: Mutant) -> Mutant:
+        """With what has to be remembered for its rules, where that is another."""
+        asked = ((histories(getattr(self.kernel, name)[i]), histories(new)) for (name, i), new in mutant.rules.items())
+        if all(list(old) == list(new) for old, new in asked):
+            return mutant
+        watches = remembering(mutant.kernel).watches
+        return mutant if watches == self.kernel.watches else replace(mutant, whole={"watches": watches})
 
     def _key(self, kind: type[ast.Node], number: int) -> tuple[str, int]:
         before = len(self.draft.by_kind.get(ast.RateDecl, ())) if kind is ast.BudgetDecl else 0
@@ -194,6 +204,7 @@ class Workshop:
         draft, bound = made
         known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
         kernel = lower(replace(draft, known=known), bound, self.package, advice=False)
+        kernel = remembering(kernel) if self.kernel.watches else kernel  # also for rules that were not read again
         return None if has_error(draft.report.diagnostics) else kernel
 
     def _beyond(self, fault: Fault, draft: Draft) -> dict[int, Rule]:

@@ -19,6 +19,7 @@ from policyengine.testing.mutation.same import decides_the_same
 from policyengine.testing.mutation.touching import touches
 from policyengine.testing.mutation.workshop import Workshop
 from policyengine.testing.runner import CannotAsk, run
+from policyengine.testing.sequence import Sequence
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
@@ -82,9 +83,10 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
         for question in questions if mutant is not None else ():
             kernel, case = mutant.kernel, question.case
-            whole = answered(ask, case, Request.from_mapping(case.question), question.plain, kernel, question.spent)
+            begun = Sequence(question.spent)
+            whole = answered(ask, case, Request.from_mapping(case.question), question.plain, kernel, begun)
             asked = id(question) in candidates and touches(mutant, question, {})
-            found = answered(examiner.answer, question, mutant, question.spent, {}) if asked else question.answer
+            found = answered(examiner.answer, question, mutant, begun, {}) if asked else question.answer
             assert told(found) == told(whole), (fault.name, case.request)
             assert not decides_the_same(mutant) or told(whole)[0] == told(question.answer)[0], (
                 fault.name,
