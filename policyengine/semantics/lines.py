@@ -11,6 +11,8 @@ from policyengine.runtime.show import shown
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
+from policyengine.semantics.history_explained import found
+from policyengine.semantics.kleene import describe
 from policyengine.semantics.meaning import value
 from policyengine.vocabulary import SECRET_HEADERS
 
@@ -61,6 +63,10 @@ def expression_line(node: k.Expr, facts: Facts) -> Line:
             return Line(mark_of(value(node, facts)), name, parts=(expression_line(expression, facts),))
         case k.And(items) | k.Or(items):
             parts = tuple(expression_line(item, facts) for item in items)
+        case k.Happened():
+            return history_line(node, node, facts)
+        case k.Not(k.Happened() as operand) if text_of(node).startswith("no "):
+            return history_line(node, operand, facts)
         case k.Not(operand) if text_of(operand) == text_of(node):
             return expression_line(operand, facts)  # `require c` has become `deny when not c`: show c as it is written
         case k.Not(operand) if not isinstance(operand, k.Present):
@@ -68,6 +74,14 @@ def expression_line(node: k.Expr, facts: Facts) -> Line:
         case _:
             parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))
     return Line(mark_of(value(node, facts)), text_of(node), parts=parts)
+
+
+def history_line(node: k.Expr, happened: k.Happened, facts: Facts) -> Line:
+    """`after …` or `no …` with what was found, and what of this request it was looked for by."""
+    own = {describe(one): value(one, facts) for one in _outermost_facts(happened)}
+    result = value(node, facts)
+    parts = tuple(fact_line(name, known) for name, known in own.items())
+    return Line(mark_of(result), text_of(node), note_of(result) or found(happened, facts), parts=parts)
 
 
 def _facts_in(node: k.Expr, facts: Facts) -> Iterator[tuple[str, Value]]:
@@ -83,7 +97,7 @@ def _outermost_facts(node: k.Expr) -> Iterator[k.Expr]:
     pending: list[k.Expr] = [node]
     while pending:
         current = pending.pop()
-        is_fact = isinstance(current, k.Fact | k.Attribute | k.Member)
+        is_fact = isinstance(current, k.Fact | k.Attribute | k.Member | k.Aggregate)
         if is_fact and not any(isinstance(part, k.Variable) for part in k.walk(current)):
             yield current
         else:
