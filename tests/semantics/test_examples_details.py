@@ -61,6 +61,9 @@ def expected(written: str) -> Expected:
         ('deny with { unknown: [g, g.x, "body.amount * 2"] }',
          Detail("unknown", ("g", "g.x", "body.amount * 2"), Compare.EXACTLY)),
         ("deny with { unknown: params.team }", Detail("unknown", ("params.team",), Compare.AMONG)),
+        ("deny with { unknown: past.status }", Detail("unknown", ("past.status",), Compare.AMONG)),
+        ("deny with { unknown: [past.params.team, past.output.id] }",
+         Detail("unknown", ("past.params.team", "past.output.id"), Compare.EXACTLY)),
         ('allow with { chain: ["alice", agent "bot"] }', Detail("chain", ("alice", "bot"), Compare.IN_ORDER)),
         ("allow with { chain: [] }", Detail("chain", (), Compare.IN_ORDER)),
         ('allow with { agent: "bot" }', Detail("agent", ("bot",), Compare.EXACTLY)),
@@ -140,6 +143,8 @@ MISTAKES = [
     ("GET /b => deny with { unknown: [bdy.x] }", "E602", "bdy.x", "unknown fact `bdy.x`",
      "facts begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, `context`, "
      "`credential`, `params`, `request`, `resource`, `task`, `time`, `tool` and `user`"),
+    ("GET /b => deny with { unknown: past.body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
+     "did you mean `body.amount`?"),
     ('GET /b => deny with { unknown: "hots()" }', "E602", '"hots()"', "unknown fact `hots()`",
      "did you mean `host()`?"),
     ("GET /b => deny with { unknown: \"user.age\" }", "E201", "user.age", "unknown fact `user.age`",

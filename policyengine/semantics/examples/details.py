@@ -24,6 +24,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import FUNCTIONS, ROOTS
 
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+OF_THE_PAST = re.compile(r"past\.(?:status|output\..+)")  # how an earlier request came out
 
 # Reads one value of a member; None where something was reported.
 Read: TypeAlias = Callable[["Member", ast.Value, Reading], str | Gate | None]
@@ -121,12 +122,14 @@ def fact(member: Member, value: ast.Value, reading: Reading) -> str | None:
         return None
     functions = [f"{function.name}()" for function in FUNCTIONS]
     root = name.partition(".")[0]
-    if name in functions or root in quantified(name, reading):
+    if name in functions or root in quantified(name, reading) or OF_THE_PAST.fullmatch(name):
         return name
-    if NAME.fullmatch(name) and root in ROOTS:
+    known = name.removeprefix("past.")  # the facts of earlier requests are those of this one
+    if NAME.fullmatch(known) and known.partition(".")[0] in ROOTS:
         span = value.span if isinstance(value, ast.WordValue) else between_quotes(value.span)
+        span = Span(span.source, span.start + len(name) - len(known), span.end)
         context = anywhere(reading, span)
-        found = lower_fact(ast.Reference(name, span=span), context)
+        found = lower_fact(ast.Reference(known, span=span), context)
         return name if found is not None and all(is_captured(part, context) for part in k.walk(found)) else None
     if isinstance(value, ast.Text) and not NAME.fullmatch(name) and not name.endswith("()"):
         return name  # the words of an expression, or a name in brackets
