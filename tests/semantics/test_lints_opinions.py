@@ -371,6 +371,23 @@ def test_a_request_after_an_approval_was_spent_is_no_repetition() -> None:
     assert codes(policy + f'test "t" {{ {shots} }}\n') == []
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param('rate "r" per request.ip { 2/1m }\n', id="counted"),
+        pytest.param(
+            'guard "g" on /a { deny when count of (GET /a by any user) within 1h > 1 message "no" }\n', id="remembered"
+        ),
+    ],
+)
+def test_where_requests_are_counted_or_remembered_each_leaves_another_world(rule: str) -> None:
+    twice = 'test "one" { GET /a => allow   GET /a => allow   GET /b => deny }\n'
+    assert codes(DOOR + rule + twice) == []
+    assert codes(DOOR + rule + twice + 'test "two" { GET /b => deny }\n') == []
+    assert codes(DOOR + rule + twice + twice.replace("one", "two")) == ["W652"]
+    assert codes(DOOR + rule + twice + 'test "two" { GET /a => allow   GET /a => allow }\n') == ["W652"]
+
+
 def test_a_test_that_is_all_in_another_one_is_told_at_its_name() -> None:
     tests = 'test "one" { GET /a => allow   GET /b => deny }\ntest "two" { GET /b => deny }\n'
     message = "all that this test asks, test `one` asks too, in the same world"

@@ -32,7 +32,7 @@ def opinions(
     for about_text in ON_MODULES:
         yield from about_text(modules)
     yield from unused_anchors(in_order, modules)
-    yield from repeated(cases, modules)
+    yield from repeated(cases, modules, counting=bool(in_order.limits or in_order.watches))
     if "W653" in optional:
         yield from untested(in_order, cases)
 

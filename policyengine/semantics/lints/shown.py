@@ -19,13 +19,14 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 
-def repeated(cases: Sequence[Case], modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def repeated(cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False) -> Iterator[Diagnostic]:
     """Requests that their test made before, and tests whose requests are all in another one.
 
-    The world, the request and the expectation are the same. Where approvals are spent, worlds differ.
+    The world, the request and the expectation are the same. Where approvals are spent, worlds differ; where the policy
+    is `counting` or remembers, so they do after every request.
     """
     spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
-    keys = Keys()
+    keys = Keys(counting)
     tests: dict[tuple[str, str], dict[object, Case]] = {}
     spending = {(package, test) for package, test, _ in spent}
     for case in (one for one in cases if one.skip is None):
@@ -75,17 +76,26 @@ def names_of_tests(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]
 
 
 class Keys:
-    """What tells cases apart. Many cases share their rows, so these are written once."""
+    """What tells cases apart. Many cases share their rows, so these are written once. Where the policy is counting, what
+    was asked before in their sequence tells them apart, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, counting: bool) -> None:
+        self.counting = counting
         self.rows: dict[int, str] = {}
+        self.before: dict[tuple[str, str, int], int] = {}
 
     def of(self, case: Case) -> object:
         rows = self.rows.get(id(case.rows))
         if rows is None:
             rows = self.rows[id(case.rows)] = written(case.rows)
         expected = replace(case.expected, text="")
-        return case.package, rows, written(case.question), written(case.attributes), case.now, repr(expected)
+        own = case.package, rows, written(case.question), written(case.attributes), case.now, repr(expected)
+        if not self.counting:
+            return own
+        sequence = case.package, case.test, case.sequence
+        found = self.before.get(sequence, 0), own
+        self.before[sequence] = hash((found, repr(case.responded), repr(case.repeated)))
+        return found
 
 
 def written(value: object) -> str:
