@@ -134,12 +134,14 @@ def test_a_readme_shows_its_request_and_its_tests(folder: Path) -> None:
 ASKED = {
     "admin-guardrails": "confirm",
     "analytics": "allow",
+    "approve-then-pay": "deny",
     "delegation": "allow",
     "drive": "allow",
     "mcp-tools": "confirm",
     "multi-tenant": "deny",
     "payments": "confirm",
     "plans": "allow",
+    "secret-then-silent": "deny",
     "spending-caps": "allow",
 }
 

@@ -60,9 +60,12 @@ class Piece:
 
 
 def pieces_of(source: Source) -> Iterator[Piece]:
-    shown = shown_in(source)
+    shown, before = shown_in(source), ""
     for start, line in lines_of(source.text):
         said = line.partition(" #")[0].rstrip()
+        goes_on, before = continues(said, before), said
+        if goes_on and not said.lstrip().startswith(PHRASES):
+            continue
         if not said.strip() or said.lstrip().startswith(("#", "}")) or any(start in lines for lines in shown):
             continue
         yield Piece(source, start, end_of_block(source.text, start))
@@ -85,14 +88,26 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
         start += len(line)
 
 
+PHRASES = ("message ", "since ", "when ")  # of a rule that goes on in the next line: it reads without them, too
+
+
+def continues(line: str, before: str) -> bool:
+    """Whether the line before it goes on in it."""
+    return bool(before.strip()) and not before.endswith(("{", "}")) and indented(line) > indented(before)
+
+
+def indented(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 def end_of_block(text: str, start: int) -> int:
-    """Behind the line; behind the line that closes what it opens."""
-    still_open, end = 0, start
+    """Behind the line; behind the line that closes what it opens, or in which it goes on."""
+    still_open, end, first = 0, start, text[start:].partition("\n")[0]
     for line in text[start:].splitlines(keepends=True):
+        if still_open <= 0 and end > start and not continues(line, first):
+            break
         still_open += line.count("{") - line.count("}")
         end += len(line)
-        if still_open <= 0:
-            break
     return end
 
 

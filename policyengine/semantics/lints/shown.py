@@ -76,7 +76,7 @@ def names_of_tests(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]
 
 
 class Keys:
-    """What tells cases apart. Many cases share their rows, so these are written once. Where the policy is counting, what
+    """What tells cases apart. Many share their rows, so these are written once. Where the policy is counting, what
     was asked before in their sequence tells them apart, too."""
 
     def __init__(self, counting: bool) -> None:
