@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from functools import cache, partial
 from typing import assert_never
 
 from policyengine.kinds import EntityRef
@@ -26,19 +27,21 @@ VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
 
 def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
     """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
-    binding = bound_to(guard, index, confirm, facts)
+    bound = cache(partial(bound_to, guard, index, confirm, facts))
+    if not facts.request.approvals:
+        return w.ApprovalSeen(bound, (), False)
     given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
     ids = [approval.id for approval in given]
     fitting = [
         approval
         for approval in given
-        if approval.binding == binding and approval.id not in snapshot.spent
+        if approval.binding == bound() and approval.id not in snapshot.spent
         if ids.count(approval.id) == 1  # one id is one grant of one person
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
     counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
-    return w.ApprovalSeen(binding, counted, len(counted) == confirm.approvers.count)
+    return w.ApprovalSeen(bound, counted, len(counted) == confirm.approvers.count)
 
 
 def bound_to(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> str:

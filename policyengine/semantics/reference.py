@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import assert_never
 
 from msgspec.structs import replace as reworded
@@ -269,11 +269,12 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it."""
+    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it, which is asked
+    once, where it stands."""
 
     reason: Reason
     causes: frozenset[Cause] = frozenset()
-    remedies: tuple[Remedy, ...] = ()
+    remedies: Iterable[Remedy] = ()
 
     @property
     def named(self) -> Reason:
@@ -372,8 +373,8 @@ def _broken_chain(seen: w.Walk) -> Iterator[Stop]:
 
 def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> Stop:
     reason = Reason(Gate.GUARD, _words(facts, deny), guard.name, deny.span.at)
-    helping = () if deny.condition is None else tuple(_proofs(deny.condition, guard, facts))
-    return Stop(reason, _causes(seen.condition), helping[:1])
+    helping = () if deny.condition is None else _proofs(deny.condition, guard, facts)
+    return Stop(reason, _causes(seen.condition), islice(helping, 1))
 
 
 def _proofs(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
@@ -386,10 +387,13 @@ def _proofs(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]
 
 def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:
     reason = Reason(Gate.GUARD, _words(facts, confirm), guard.name, confirm.span.at, Outcome.CONFIRM)
+    return Stop(reason, _causes(seen.condition), _approvals_of(guard, seen, confirm))
+
+
+def _approvals_of(guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Iterator[Remedy]:
     within = None if confirm.within is None else duration(confirm.within)
     binding = seen.approval.binding if seen.approval else None
-    remedy = Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
-    return Stop(reason, _causes(seen.condition), (remedy,))
+    yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
 
 
 def _words(facts: Facts, effect: k.Deny | k.Confirm) -> str:
@@ -437,11 +441,15 @@ def _uncounted(seen: w.Walk) -> Iterator[Stop]:
 
 def _charges(seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
     """What an allow, or a confirm, asks of the limits; what is denied is charged by rates that count denials."""
-    acting = [one for one in seen.limited if one.acts and not spending.doubts(one)]
-    every = [charge for one in acting for charge in spending.charges(one)] if seen.identified else []
-    if outcome is not Outcome.DENY:
-        return tuple(every)
-    return tuple(one for one in every if isinstance(one.charge, Take) and one.charge.counts)
+    denied = outcome is Outcome.DENY
+    asked = [one for one in seen.limited if not denied or _counts_denials(one.limit)] if seen.identified else []
+    acting = [one for one in asked if one.acts and not spending.doubts(one)]
+    every = (charge for one in acting for charge in spending.charges(one))
+    return tuple(one for one in every if not denied or isinstance(one.charge, Take))
+
+
+def _counts_denials(limit: k.Limit) -> bool:
+    return isinstance(limit, k.Rate) and limit.counting_denials
 
 
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -120,11 +120,16 @@ class LimitSeen:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalSeen:
-    """What a confirm must be bound to, the approvals that count, and whether they are enough."""
+    """What a confirm must be bound to (found out when somebody asks), the approvals that count, and whether they are
+    enough."""
 
-    binding: str
+    bound: Callable[[], str]
     counted: tuple[Approval, ...]
     granted: bool
+
+    @property
+    def binding(self) -> str:
+        return self.bound()
 
 
 @dataclass(frozen=True, slots=True)
