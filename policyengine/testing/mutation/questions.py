@@ -185,6 +185,7 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
         part, before = slices.of(request), sequence.spent
         facts, seen = looked_at(case, request, plain, part, slices.histories_in(part), sequence)
         answer = Answer.of(*conclude(facts, seen))
+        came = answer.made(sequence, case)
         rules = {numbers[id(rule)]: place for name in RULES for place, rule in enumerate(getattr(part, name))}
         yield Question(
             case,
@@ -193,14 +194,14 @@ def questions_of(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Question]:
             seen,
             rules,
             frozenset(numbers[id(one.block)] for one in blocks_of(seen) if one.opens),
-            frozenset(refusing(seen, numbers)),
+            frozenset(refusing(seen, came, numbers)),
             frozenset(str(one.issuer) for one in (presenter_of(facts), *(hop.agent for hop in seen.hops))),
             has_agent(request),
             before,
             comes_to(seen),
             literals(case.span.text),
             answer,
-            answer.made(sequence, case),
+            came,
         )
 
 
@@ -217,12 +218,14 @@ def blocks_of(seen: Walk) -> Iterator[BlockSeen]:
     yield from (block for hop in seen.hops for block in hop.blocks)
 
 
-def refusing(seen: Walk, numbers: Mapping[int, Key]) -> Iterator[Key]:
-    """The blocks that are void by what they ask, the guards, rates and budgets that act, the limits of delegation."""
+def refusing(seen: Walk, came: Decision, numbers: Mapping[int, Key]) -> Iterator[Key]:
+    """The blocks that are void by what they ask, the guards that act, rates and budgets that let nothing through, the
+    limits of delegation."""
     for block in blocks_of(seen):
         if block.applies is True and any(one.holds is not True for one in block.requirements):
             yield numbers[id(block.block)]
     yield from (numbers[id(one.guard)] for one in seen.guards if any(effect.triggered for effect in one.effects))
-    yield from (numbers[id(one.limit)] for one in seen.limited if one.acts)
+    full = {reason.rule for reason in came.reasons}
+    yield from (numbers[id(one.limit)] for one in seen.limited if one.acts and one.limit.name in full)
     if seen.hops or any(limit.holds is not True for limit in seen.limits):
         yield LIMITS
