@@ -269,8 +269,8 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it, which is asked
-    once, where it stands."""
+    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it (asked once,
+    where it stands)."""
 
     reason: Reason
     causes: frozenset[Cause] = frozenset()

@@ -101,7 +101,7 @@ class Reader:
 
     def _read(self, expression: k.Expr, path: str, owner: Owner, parts: dict[str, Part], known: Known) -> Condition:
         part = None
-        if not isinstance(expression, k.Not | k.Constant):
+        if not isinstance(expression, k.Not | k.Constant) or is_no(expression):
             if path not in parts:
                 parts[path] = Part(owner, path, expression.span)
                 self.parts.append(parts[path])
@@ -136,7 +136,7 @@ def parts_of(expression: k.Expr) -> tuple[k.Expr, ...]:
     """The parts directly inside that are true, false or unknown themselves."""
     match expression:
         case k.Not(operand):
-            return (operand,)
+            return () if is_no(expression) else (operand,)
         case k.And(items) | k.Or(items):
             return items
         case k.Quantifier():
@@ -145,6 +145,15 @@ def parts_of(expression: k.Expr) -> tuple[k.Expr, ...]:
             return tuple(side for side in (left, right) if isinstance(side, CONDITIONS))
         case _:
             return ()
+
+
+def is_no(expression: k.Expr) -> bool:
+    """`no EV within D`: in the kernel it is the opposite of `after`, and as it is written a condition of its own."""
+    return (
+        isinstance(expression, k.Not)
+        and isinstance(expression.operand, k.Happened)
+        and expression.span.text.startswith("no")
+    )
 
 
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────
@@ -177,7 +186,7 @@ def evaluated(condition: Condition, facts: Facts, found: set[Point]) -> Value:
     match condition.expression:
         case k.Named():
             return observe(inside[0], facts, found)
-        case k.Not():
+        case k.Not() if inside:
             return negation(observe(inside[0], facts, found))
         case k.And():
             return conjunction([observe(one, facts, found) for one in inside])

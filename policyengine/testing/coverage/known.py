@@ -21,9 +21,11 @@ USER: frozenset[Path] = frozenset({("user",), ("user", "id")})
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a rule was reached by is known: its principal, its endpoint, and what the endpoint binds."""
+    """What a rule was reached by is known: its principal, its endpoint, and what the endpoint binds. `past` is what the
+    endpoint of an earlier request bound."""
 
     paths: frozenset[Path] = NEVER_UNKNOWN
+    past: frozenset[Path] = frozenset()
     variables: frozenset[str] = frozenset()
 
     def and_(self, paths: Iterable[Path]) -> Known:
@@ -51,14 +53,18 @@ class Known:
                 return False
             case k.Happened(event, _, since) | k.Aggregate("count", _, event, _, since):
                 return self.remembered(event) and (since is None or self.remembered(since))
-            case k.Aggregate() | k.Past():
+            case k.Aggregate():
                 return False
+            case k.Past(fact):
+                return isinstance(fact, k.Fact) and fact.path in self.past
             case _:
                 return all(self.certain(part) for part in k.parts(expression))
 
     def remembered(self, event: k.Event) -> bool:
-        """In a test all of the past is known; whose it is, and what was said or came of it, need not be."""
-        return event.where is None and all(self.certain(key) for key in event.keys or ())
+        """In a test all of the past is known; whose it is, and what was said or came of it, need not be. That a name in
+        a path may be too long to be remembered, nobody has to show."""
+        then = replace(self, past=bound_at(event.place.patterns))
+        return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())
 
 
 def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:
