@@ -22,12 +22,13 @@ from policyengine.semantics.examples import Case, Property
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.meaning import facts_of, value
 from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.remembering import windows
 from policyengine.semantics.walk import ApprovalSeen, Walk
 from policyengine.testing.meets import meets
 from policyengine.testing.properties.sketch import Sketch
 from policyengine.testing.properties.writing import request_text
 from policyengine.testing.runner import CannotAsk, approved, holder
-from policyengine.testing.sequence import alone
+from policyengine.testing.sequence import Sequence, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class Judge:
         except (RequestError, CannotAsk):
             return None
         facts = facts_of(kernel, request, snapshot, case.now)
+        if asked := self.evaluator.slices.histories_in(kernel):  # nothing happened before
+            snapshot = replace(snapshot, history=Sequence().fetched(windows(asked, facts)))
+            facts = replace(facts, history=snapshot.history)
         if not case.approvals and not self.concerns(facts):
             return None
         seen = walk(facts, snapshot)

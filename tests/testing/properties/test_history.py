@@ -1,0 +1,33 @@
+"""Claims about policies that ask of the past: nothing happened before, for whoever tries them and for the test they print."""
+
+import pytest
+
+from policyengine.testing.properties import Verdict
+from tests.testing.properties.trials import tried
+
+POLICY = """package claims
+facts on /claims/{id}/payments { body.amount: number }
+issuer acme { url "https://acme.example"   scopes none }
+users unrestricted
+agent "bot" { issued by acme   acts for any user   may POST /claims/{id}/approvals, POST /claims/{id}/payments }
+"""
+APPROVED = """guard "approved" on POST /claims/{id}/payments {
+  require after (POST /claims/{id}/approvals by another user where past.params.id == params.id) within 1h
+}
+"""
+OFTEN = 'guard "often" on POST /claims/{id}/payments { deny when count of POST /claims/{id}/approvals within 1h >= 1 }\n'
+CLAIM = 'forall request where request.path like "/claims/*/payments"'
+
+
+@pytest.mark.parametrize(
+    ("guard", "claim", "verdict"),
+    [
+        (APPROVED, f"{CLAIM} => deny", Verdict.PASSED),
+        (OFTEN, f"{CLAIM} => deny", Verdict.FAILED),
+        ("", f"{CLAIM} => deny", Verdict.FAILED),
+    ],
+)
+def test_nothing_happened_before_a_request_that_is_drawn(guard: str, claim: str, verdict: Verdict) -> None:
+    test = f'package claims\ntest "t" {{ given agent "bot" from acme for user "ann"   {claim} }}'
+    (result,) = tried((POLICY + guard,), test, examples=60)
+    assert result.verdict is verdict
