@@ -105,6 +105,7 @@ class Made(NamedTuple):
     now: datetime
     spent: frozenset[str]
     spends: tuple[str, ...] = ()
+    past: bytes = b""  # as the log has it
 
 
 class Engine:
@@ -402,17 +403,18 @@ class Engine:
     def _unspent(self, request: Request) -> Made:
         now = self._now(request)
         spent = self._store.spent_among(approval.id for approval in request.approvals)
-        return Made(self._peeked(*self._answer(request, now, spent), now), now, spent)
+        decision, effects, past = self._answer(request, now, spent)
+        return Made(self._peeked(decision, effects, now), now, spent, past=past)
 
     def _spent(self, request: Request) -> Made:
         for _ in range(MOST_TRIES):
             now = self._clock()
             spent = self._store.spent_among(approval.id for approval in request.approvals)
-            decision, effects = self._answer(request, now, spent)
+            decision, effects, past = self._answer(request, now, spent)
             if not effects:
-                return Made(decision, now, spent)
+                return Made(decision, now, spent, past=past)
             if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
-                return Made(_told(decision, effects, answer), now, spent, effects.spends)
+                return Made(_told(decision, effects, answer), now, spent, effects.spends, past)
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
 
     def _explained(self, request: Request) -> Explanation:
@@ -425,15 +427,24 @@ class Engine:
         decision, effects = conclude(facts, seen)
         return explain(self._peeked(decision.with_id(self._ids(now)), effects, now), facts, seen)
 
-    def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects]:
-        planned = self._evaluator.plan(request, now)
+    def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects, bytes]:
+        """The decision, its effects, and what the log says of the past that it rests on."""
+        planned, past = self._evaluator.plan(request, now), b""
         if isinstance(planned, Needs):
             history = self._fetched(planned)
-            decision, effects = self._evaluator.resume(planned, Snapshot(self._directory, spent, history), now)
+            snapshot = Snapshot(self._directory, spent, history)
+            past = self._past(request, snapshot, now) if history and self.log is not None else b""
+            decision, effects = self._evaluator.resume(planned, snapshot, now)
             relied = tuple((key, one.version) for key, one in history.items())
             planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
         decision, effects = planned
-        return decision.with_id(self._ids(now)), effects
+        return decision.with_id(self._ids(now)), effects, past
+
+    def _past(self, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
+        """Before anything is spent: what is reported later was not known."""
+        assert self.log is not None
+        part = self._evaluator.slices.of(request)
+        return self.log.past(self._evaluator.slices.histories_in(part), facts_of(part, request, snapshot, now))
 
     def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
         return self._store.fetch(needs.windows) if needs.windows else {}
@@ -456,7 +467,7 @@ class Engine:
             if made.spent or made.spends
             else b""
         )
-        return self._kept(request, made.decision, call, nanoseconds(made.now), state)
+        return self._kept(request, made.decision, call, nanoseconds(made.now), state + made.past)
 
     def _kept(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+from policyengine.audit.pasts import Pasts
 from policyengine.audit.records import Record
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
@@ -56,7 +57,8 @@ class Again:
 
 
 def decided_again(record: Record, kernel: Kernel) -> Again:
-    """By the specification, with the facts, the directory, the clock and the approvals of then. Raises CannotRepeat."""
+    """By the specification, with the facts, the directory, the clock, the approvals and the past of then. Raises
+    CannotRepeat."""
     if record.directory is None:
         raise CannotRepeat("the log does not hold the directory that this was decided by")
     try:
@@ -66,7 +68,11 @@ def decided_again(record: Record, kernel: Kernel) -> Again:
     entities = Traced(record.directory)
     snapshot = Snapshot(entities, record.spent)
     facts = facts_of(kernel, request, snapshot, record.time)
+    past = Pasts(record.history, facts)
+    facts = replace(facts, history=past)
     seen = walk(facts, snapshot)
+    if past.lacking and seen.identified:  # else nothing of it is told
+        raise CannotRepeat("the log does not hold what happened before it")
     decision, effects = conclude(facts, seen)
     if effects.limits:
         decision = settled(decision, effects.limits, tuple(stood_then(record.decision, effects.limits)))

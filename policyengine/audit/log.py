@@ -19,6 +19,8 @@ from policyengine.audit.writing import Writer, encode
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
 
 _LOG = logging.getLogger("policyengine")
 LOOKS = 1.0  # seconds between two looks whether the file was moved away
@@ -91,6 +93,10 @@ class DecisionLog:
             if os.pread(self._file, len(line), 0) != line and not self._append(line):
                 raise LogError(f"`{self.path}`: the directory could not be written", "is there room on the disk?")
         return b'"directory":' + encode(name) + b","
+
+    def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
+        """What a line says of the histories that a decision rested on."""
+        return self._writer.past(asked, facts)
 
     def keep(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request

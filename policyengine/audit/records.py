@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from policyengine.audit.pasts import Past, read
 from policyengine.audit.secrets import Redacted
 from policyengine.audit.writing import BEGINNING, VERSION
 from policyengine.directory.entities import Directory
@@ -33,7 +34,8 @@ class Record:
     """One decision. `decision` is what was answered, as `/decide` gives it; `request` the question in its wire shape.
 
     `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
-    this one used. `directory` are the rows it was decided by; None where the log does not hold them.
+    this one used. `directory` are the rows it was decided by; None where the log does not hold them. `history` is what
+    happened before, by watch: all that may have counted.
     """
 
     line: int
@@ -45,6 +47,7 @@ class Record:
     spent: frozenset[str] = frozenset()
     spends: tuple[str, ...] = ()
     redacted: tuple[Redacted, ...] = ()
+    history: Mapping[str, Past] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -141,6 +144,7 @@ def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) ->
             spent=frozenset(tree.get("spent", ())),
             spends=tuple(tree.get("spends", ())),
             redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
+            history=read(tree.get("history", ())),
         )
         _ = found.outcome, found.id, found.revision, found.package
         return found

@@ -67,6 +67,10 @@ class Redaction:
         found: list[Redacted] = []
         return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
 
+    def value(self, value: object, path: Path) -> Any:
+        """One value, without its secrets."""
+        return self._without(value, path, [])
+
     def _without(self, value: object, path: Path, found: list[Redacted]) -> object:
         if self.hides(path) and value is not None:
             is_header = path[:2] == ("request", "headers") and path[-1].lower() in SECRET_HEADERS

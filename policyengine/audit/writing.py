@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from policyengine.audit.pasts import told as told_past
 from policyengine.audit.secrets import Redacted, Redaction
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
@@ -24,6 +25,8 @@ from policyengine.runtime.quick import shallow
 from policyengine.runtime.request import Approval, Options, Request, RequestError
 from policyengine.runtime.values import Invalid, Missing, text_hazard
 from policyengine.runtime.wire import DEEPEST, TOO_DEEP, clean_leaf
+from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import Facts
 
 VERSION = 1
 BEGINNING = b'{"v":1,'  # of every line: where a torn one is followed by a whole one, the whole one is found by it
@@ -242,6 +245,11 @@ class Writer:
                 b"}\n",
             )
         )
+
+    def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
+        """The member that tells what happened before; nothing where nothing was asked."""
+        found = told_past(asked, facts, self._redaction)
+        return b'"history":' + encode(found) + b"," if found else b""
 
     def directory(self, rows: Iterable[EntityData], digest: Callable[[bytes], str]) -> tuple[str, bytes]:
         """The line that holds the rows that decisions were made by, under the name that these give."""

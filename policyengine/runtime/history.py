@@ -122,6 +122,11 @@ def unpacked(text: str) -> tuple[Value, ...]:
     return tuple(_value(one) for one in json.loads(text))
 
 
+def restored(plain: Sequence[Any]) -> tuple[Value, ...]:
+    """The values of what `packed` wrote, once it is read."""
+    return tuple(_value(one) for one in plain)
+
+
 TEXTS: dict[str, type[Any] | Any] = {
     "number": Decimal,
     "time": datetime.fromisoformat,
@@ -158,7 +163,7 @@ def _plain(value: object) -> object:
 
 
 def _value(raw: Any) -> Any:
-    if isinstance(raw, list):
+    if isinstance(raw, list | tuple):
         return tuple(_value(one) for one in raw)
     if not isinstance(raw, dict):
         return raw
