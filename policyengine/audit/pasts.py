@@ -50,8 +50,9 @@ def told(asked: Iterable[k.Happened | k.Aggregate], facts: Facts, redaction: Red
         if history is not None:
             past = looked_at(history, event, span, facts)
             events = None if past.events is None else [as_data(one, event, redaction) for one in past.events]
-            found.append({"watch": event.watch, "event": " ".join(event.span.text.split()), "complete_after": past.complete_after,
-                          "last": past.last, "events": events})  # fmt: skip
+            looked = " ".join(event.span.text.split())
+            times = {"complete_after": past.complete_after, "last": past.last}
+            found.append({"watch": event.watch, "event": looked, **times, "events": events})
     return found
 
 

@@ -23,6 +23,7 @@ from policyengine.semantics.examples import Case
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
+from policyengine.semantics.remembering import windows
 from policyengine.semantics.symbols import MAIN
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
@@ -30,6 +31,7 @@ from policyengine.syntax.format import format_module
 from policyengine.testing.properties.writing import text
 from policyengine.testing.record_cases import CannotSay, Said, Sayer
 from policyengine.testing.runner import approved
+from policyengine.testing.sequence import Sequence as Begun
 from policyengine.testing.sequence import alone
 
 WRITTEN_BY = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."
@@ -170,10 +172,10 @@ class Recording:
 
     def tests(self) -> list[str]:
         """Fixtures, and one test for each caller and endpoint, its requests in the order of time. Where something is
-        counted each has a test of its own: not all that was decided then is there to be counted."""
+        counted or remembered each has a test of its own: not all that was decided then is there to be counted."""
         groups: dict[tuple[str, str, tuple[int, tuple[str, ...]], int], list[Kept]] = defaultdict(list)
         for number, one in enumerate(self.kept.values()):
-            apart = number if self.kernel.limits else 0
+            apart = number if self.kernel.limits or self.kernel.watches else 0
             groups[one.who, one.where, one.world, apart].append(one)
         names = Names(self.taken("fixture"), self.taken("test"))
         fixtures = {world: names.fixture() if rows else None for world, rows in self.worlds().items()}
@@ -320,11 +322,12 @@ def said_truly(again: Again, sayer: Sayer) -> Said:
     unsaid: dict[str, None] = {}
     for said in sayer.says(again):
         case, mistake = case_of(said, sayer)
-        comes_to = None if case is None else decision_of(case, sayer.kernel)
+        comes_to = None if case is None else decision_of(case, sayer)
         if comes_to is not None and essence(comes_to) == essence(again.decision):
             return said
         unsaid |= dict.fromkeys([mistake] if mistake else [f"`{one}`" for one in said.unsaid])
-    if again.decision.outcome is Outcome.THROTTLE:
+    happened = any(past.events for past in again.record.history.values())
+    if again.decision.outcome is Outcome.THROTTLE or happened:
         raise CannotSay("it rests on requests that were made before it")
     if unsaid:
         raise CannotSay(f"no test can say {', '.join(unsaid)}")
@@ -348,17 +351,20 @@ def case_of(said: Said, sayer: Sayer) -> tuple[Case | None, str | None]:
     return cases[0], None
 
 
-def decision_of(case: Case, kernel: k.Kernel) -> Decision | None:
-    """What comes of a request without attributes; None where it is none."""
+def decision_of(case: Case, sayer: Sayer) -> Decision | None:
+    """What comes of a request without attributes, before which nothing happened; None where it is none."""
     try:
         request = Request.from_mapping(case.question)
     except RequestError:
         return None
     snapshot = Snapshot(Directory(case.rows.values()))
-    facts = facts_of(kernel, request, snapshot, case.now)
+    facts = facts_of(sayer.kernel, request, snapshot, case.now)
+    if sayer.asked:
+        snapshot = replace(snapshot, history=Begun().fetched(windows(sayer.asked, facts)))
+        facts = replace(facts, history=snapshot.history)
     seen = walk(facts, snapshot)
     if given := tuple(approved(case, seen)):
-        facts = facts_of(kernel, replace(request, approvals=given), snapshot, case.now)
+        facts = facts_of(sayer.kernel, replace(request, approvals=given), snapshot, case.now)
         seen = walk(facts, snapshot)
     return alone(*conclude(facts, seen), case)
 

@@ -20,6 +20,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.check import Checked
 from policyengine.semantics.examples.catalogue import Attribute, Catalogue, Fact, Group
 from policyengine.semantics.examples.givens import has_type
+from policyengine.semantics.remembering import histories
 from policyengine.source import Source, Span
 from policyengine.testing.properties.writing import PLAIN_PATH, PLAIN_TOOL, Spelling, moment, path_text, text
 from policyengine.testing.scratch import Scratch
@@ -63,12 +64,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Sayer:
-    """Says records in the words of one policy. `read` are the facts that some rule of it asks about."""
+    """Says records in the words of one policy. `read` are the facts that some rule of it asks about, `asked` is what it
+    asks of the past."""
 
     kernel: k.Kernel
     scratch: Scratch
     spelling: Spelling
     read: frozenset[tuple[str, ...]]
+    asked: tuple[k.Happened | k.Aggregate, ...] = ()
 
     @classmethod
     def of(cls, checked: Checked) -> Sayer:
@@ -77,7 +80,9 @@ class Sayer:
         scratch = Scratch.of(checked, kernel.package)
         aliases = {one.package: one.alias for one in scratch.package.imports.values()}
         read = frozenset(fact.path for fact in facts_in(kernel))
-        return cls(kernel, scratch, Spelling(kernel.package, aliases, kernel), read)
+        rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
+        asked = tuple(histories(rules)) if kernel.watches else ()
+        return cls(kernel, scratch, Spelling(kernel.package, aliases, kernel), read, asked)
 
     @property
     def catalogue(self) -> Catalogue:

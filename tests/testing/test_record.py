@@ -21,6 +21,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.wire import from_python
 from policyengine.semantics.check import Checked, check
 from policyengine.source import Source
+from policyengine.stores.memory import MemoryStore
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 from policyengine.testing import Report, run
@@ -284,3 +285,25 @@ def test_names_that_the_package_has_are_not_taken_again(engine, path):
     assert "fixture recorded_2 {" in again
     assert 'test "recorded: bot, POST /v1/invoices/{id}/pay 2"' in again
     assert report(again, POLICY, first).ok
+
+
+# ── What happened before ──────────────────────────────────────────────────────────────────────
+
+REMEMBERING = """package shop
+issuer acme { url "https://login.acme.example"   scopes none }
+user any { may POST /review, POST /pay }
+guard "reviewed" on POST /pay { require after (POST /review by another user) within 1h }
+"""
+
+
+def test_what_rests_on_nothing_that_happened_is_a_test_of_its_own_and_the_rest_is_told(path):
+    log = DecisionLog(path)
+    made = Engine.from_text(REMEMBERING, clock=lambda: NOW, log=log, store=MemoryStore(history_complete=True))
+    for user, what in (("ann", "/pay"), ("ben", "/review"), ("ann", "/pay"), ("cleo", "/review")):
+        asked = {"request": {"method": "POST", "path": what}, "user": {"id": user}, "credential": {"issuer": "acme"}}
+        made.decide(asked)
+    log.close()
+    found = recorded(read_records(path), checked(REMEMBERING))
+    assert [one.why for one in found.left_out] == ["it rests on requests that were made before it"]
+    assert (found.tests, found.cases) == (3, 3)
+    assert report(found.text, REMEMBERING).ok

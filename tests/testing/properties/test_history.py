@@ -1,4 +1,4 @@
-"""Claims about policies that ask of the past: nothing happened before, for whoever tries them and for the test they print."""
+"""Claims about policies that ask of the past: nothing happened before, in the trial and in the test that is printed."""
 
 import pytest
 
@@ -15,7 +15,7 @@ APPROVED = """guard "approved" on POST /claims/{id}/payments {
   require after (POST /claims/{id}/approvals by another user where past.params.id == params.id) within 1h
 }
 """
-OFTEN = 'guard "often" on POST /claims/{id}/payments { deny when count of POST /claims/{id}/approvals within 1h >= 1 }\n'
+OFTEN = 'guard "often" on POST /claims/{id}/payments { deny when count of POST /claims/{id}/approvals within 1h > 0 }\n'
 CLAIM = 'forall request where request.path like "/claims/*/payments"'
 
 
