@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
@@ -13,15 +13,17 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.history import Report
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import text_hazard
 from policyengine.runtime.wire import DEEPEST
+from policyengine.stores.memory import MemoryStore
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
 from tests.generate.requests import NOW, approved, directory
-from tests.generate.specified import Said, Specified, read, said
+from tests.generate.specified import Said, Specified, micros, read, said
 
 PEEKED = 0.3  # of the questions are only evaluated
 CAREFUL = 0.1  # of the questions without effects are decided with care too
@@ -47,11 +49,15 @@ class UnderTest:
 
     def __init__(self, asked: Setting, now: datetime) -> None:
         self.now = now
-        self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now)
+        store = MemoryStore(history_complete=True)
+        self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
         self.evaluator: Evaluator = self.engine._evaluator
+        self.last = ""  # the id of what was decided last
 
     def decide(self, question: Any) -> Said:
-        return said(self.engine.decide(question))
+        decision = self.engine.decide(question)
+        self.last = decision.id
+        return said(decision)
 
     def evaluate(self, question: Any) -> Said:
         return said(self.engine.evaluate(question))
@@ -133,6 +139,8 @@ def constructs(found: Said, effects: Effects) -> Iterator[str]:
     if effects.opens:
         yield "effect opens"
     yield from {f"effect {type(one.charge).__name__.lower()}s" for one in effects.limits}
+    if effects.records:
+        yield "effect records"
     if effects.denied:
         yield "effect counts a denial"
 
@@ -209,10 +217,17 @@ class Pair:
         if quick is not None:
             self._same(asking, "quick", (lenient, Effects()), (said(quick), effects))
         if isinstance(expected, Said) and (effects != Effects() or self.random.random() < CAREFUL):
-            decision, done = self.tested.careful(read(question), before)
+            decision, done = self.tested.careful(read(question), replace(before, history=self.specified.past))
             self._same(asking, "careful", (self.specified.unsettled, effects), (said(decision), done))
         self.tally.count(expected, quick, effects)
         return expected
+
+    def reports(self, status: int) -> None:
+        """How the last request came out, for both."""
+        at = micros(self.tested.now)
+        told = self.specified.store.report(self.specified.number, Report(status, {}), at)
+        finished = self.specified.store.finish(self.specified.number, at)
+        assert self.tested.engine.report(self.tested.last, status=status) == (told == "first" or finished)
 
     def _lenient(self, refused: Refusal, question: Any, now: datetime) -> Answer:
         """What is said where that alone is in the way which an engine need not see if no rule reads it."""

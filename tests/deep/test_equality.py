@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from policyengine.runtime.decision import Outcome
-from tests.compiler.equality import hold
+from tests.compiler.equality import Tally, hold
+from tests.compiler.test_remembering import play
 
 pytestmark = pytest.mark.deep
 
@@ -27,3 +28,9 @@ def test_fifty_thousand_questions_are_decided_as_specified(
     assert tally.decisions == POLICIES * QUESTIONS
     assert tally.quickly >= 0.2, f"the quick way is hardly tried:\n{tally}"
     assert min(tally.quick[outcome] for outcome in (Outcome.ALLOW, Outcome.DENY)) >= 1_000, str(tally)
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_ten_thousand_questions_in_rows_are_decided_as_specified_whatever_happened_before(shard: int) -> None:
+    tally = sum((play(seed, 100) for seed in range(1_000 + shard * 100, 1_100 + shard * 100)), Tally())
+    assert tally.reached["effect records"] >= 500, str(tally)

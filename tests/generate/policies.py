@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tests.generate import vocabulary as v
 from tests.generate.expressions import Writer, atoms_at
+from tests.generate.history import histories
 from tests.generate.limits import limits
 
 ABOUT_AGENTS = frozenset({"agent", "time", "context"})
@@ -93,6 +94,13 @@ def policy(random: Random) -> Policy:
     """A policy that checks. The same state of `random` gives the same policy."""
     heads = "package acme.app\nimport acme.common as c"
     return Policy((File(heads, tuple(_app(random))), File("package acme.common", tuple(_common(random)))))
+
+
+def remembering(random: Random) -> Policy:
+    """Either of the two, with guards that ask of what happened before."""
+    head, *others = random.choice([gateway, policy])(random).files
+    asking = tuple(histories(random, PLACES, {**SCOPES, **ENDPOINTS}))
+    return Policy((replace(head, declarations=(*head.declarations, *asking)), *others))
 
 
 def gateway(random: Random) -> Policy:

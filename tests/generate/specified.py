@@ -21,11 +21,14 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
+from policyengine.runtime.history import History, Listed, WindowKey
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics import reference
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.remembering import histories, windows
 from policyengine.stores.memory import MemoryStore
 
 CONSUME = Obligation("consume", (), rule="approval", at="")
@@ -71,25 +74,39 @@ def micros(moment: datetime) -> int:
 
 @dataclass(slots=True)
 class Specified:
-    """`effects` are those of the last answer, spent or not, and `unsettled` is what it said before its limits did."""
+    """`effects` are those of the last answer, spent or not, `unsettled` is what it said before its limits did, `number`
+    is its name in the store, and `past` what it was to look at of what happened before."""
 
     kernel: k.Kernel
     directory: Directory
     spent: set[str] = field(default_factory=set)
     effects: Effects = field(default_factory=Effects)
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(history_complete=True))
     unsettled: Said | None = None
+    number: str = ""
+    past: Mapping[WindowKey, History] = field(default_factory=dict)
+    asked: tuple[k.Happened | k.Aggregate, ...] | None = None
 
     @property
     def snapshot(self) -> Snapshot:
         return Snapshot(self.directory, frozenset(self.spent))
 
+    def remembered(self, request: Request, at: datetime) -> Mapping[WindowKey, History]:
+        """All that any rule may look at, as it is now."""
+        if not self.kernel.watches:
+            return {}
+        rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
+        self.asked = tuple(histories(rules)) if self.asked is None else self.asked
+        found = self.store.fetch(windows(self.asked, facts_of(self.kernel, request, self.snapshot, at)))
+        return {key: Listed(tuple(one.events), one.complete_after) for key, one in found.items()}
+
     def answer(self, request: Request, now: datetime, *, peek: bool) -> Said:
         at = request.options.at or now
-        decision, self.effects = reference.decide(self.kernel, request, self.snapshot, at)
+        self.past, self.number = self.remembered(request, at), f"{next(NUMBERS)}"
+        decision, self.effects = reference.decide(self.kernel, request, replace(self.snapshot, history=self.past), at)
         self.unsettled = said(decision)
-        if self.effects.limits or self.effects.opens:
-            stood = self.store.commit(replace(self.effects, spends=()), f"{next(NUMBERS)}", micros(at), peek=peek)
+        if self.effects.limits or self.effects.opens or self.effects.records:
+            stood = self.store.commit(replace(self.effects, spends=()), self.number, micros(at), peek=peek)
             assert stood is not None
             decision = settled(decision, self.effects.limits, stood.standings)
         return said(decision)
@@ -97,9 +114,10 @@ class Specified:
     def evaluate(self, question: object, now: datetime) -> Said:
         """Nothing is spent, so an allow that would spend bears the obligation `consume`."""
         found = self.answer(read(question), now, peek=True)
-        if found.outcome is not Outcome.ALLOW or not (self.effects.spends or self.effects.limits):
+        if found.outcome is not Outcome.ALLOW or not self.effects:
             return found
-        rule = CONSUME.rule if self.effects.spends else self.effects.limits[0].name
+        remembered = self.effects.limits[0].name if self.effects.limits else "history"
+        rule = CONSUME.rule if self.effects.spends else remembered
         return found._replace(obligations=(*found.obligations, Obligation("consume", (), rule, at="")))
 
     def decide(self, question: object, now: datetime) -> Said:
