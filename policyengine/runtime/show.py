@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from policyengine.runtime.values import EXACT, Missing, Unknown
 
@@ -47,6 +48,7 @@ def _escaped(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
+@lru_cache(maxsize=4_096)  # policies name few
 def duration(value: timedelta) -> str:
     """`1h30m`, as policies write it."""
     milliseconds = round(value / timedelta(milliseconds=1))

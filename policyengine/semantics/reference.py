@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache, partial
 from itertools import islice, pairwise
 from typing import assert_never
 
@@ -88,7 +89,8 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     waived = any(seen.block.package in kernel.unrestricted for seen in opening)
     hops, known, limits = _chain(facts, presenter)
     guards = _guards(facts, snapshot)
-    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, spending.limited(facts))
+    limiting = cache(partial(spending.limited, facts)) if kernel.limits else tuple
+    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, limiting)
 
 
 def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
@@ -439,10 +441,12 @@ def _uncounted(seen: w.Walk) -> Iterator[Stop]:
             yield Stop(Reason(gate, words, one.limit.name, one.limit.span.at), _causes(*unknown))
 
 
-def _charges(seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
+def _charges(facts: Facts, seen: w.Walk, outcome: Outcome) -> tuple[Limited, ...]:
     """What an allow, or a confirm, asks of the limits; what is denied is charged by rates that count denials."""
     denied = outcome is Outcome.DENY
-    asked = [one for one in seen.limited if not denied or _counts_denials(one.limit)] if seen.identified else []
+    if not seen.identified or (denied and not any(map(_counts_denials, facts.kernel.limits))):
+        return ()
+    asked = [one for one in seen.limited if not denied or _counts_denials(one.limit)]
     acting = [one for one in asked if one.acts and not spending.doubts(one)]
     every = (charge for one in acting for charge in spending.charges(one))
     return tuple(one for one in every if not denied or isinstance(one.charge, Take))
@@ -455,9 +459,9 @@ def _counts_denials(limit: k.Limit) -> bool:
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
     """An allow spends the approvals it needed and takes of the limits; so does a confirm, which opens what it lacks."""
     found = _approvals(facts, seen, outcome)
-    if not seen.limited and not facts.kernel.watches:
+    if not facts.kernel.limits and not facts.kernel.watches:
         return found
-    limits, denied = _charges(seen, outcome), outcome is Outcome.DENY
+    limits, denied = _charges(facts, seen, outcome), outcome is Outcome.DENY
     remembered = _remembered(facts, seen, outcome)
     return replace(found, limits=limits, denied=denied and bool(limits or remembered), records=remembered)
 

@@ -197,7 +197,11 @@ class Walk:
     hops: tuple[HopSeen, ...] = ()
     limits: tuple[LimitSeen, ...] = ()
     guards: tuple[GuardSeen, ...] = ()
-    limited: tuple[LimitedSeen, ...] = ()
+    limiting: Callable[[], tuple[LimitedSeen, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
+
+    @property
+    def limited(self) -> tuple[LimitedSeen, ...]:
+        return self.limiting()
 
     @property
     def open_to_anyone(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 from policyengine.runtime.snapshot import Snapshot
@@ -38,6 +39,9 @@ def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mut
     seen = spliced(question, changed, walk(anew, Snapshot(facts.entities, question.spent)))
     if comes_to(seen) == question.comes_to and "watches" not in mutant.whole:
         return question.answer
+    if any(name == "limits" for name, _ in changed):
+        limits = tuple(one.limit for one in seen.limited)
+        facts = replace(facts, kernel=replace(facts.kernel, limits=limits))
     return Answer.of(*conclude(with_watches(facts, mutant.whole), seen))
 
 
@@ -101,7 +105,7 @@ def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Wa
         ),
         limits=anew.limits,
         guards=with_new("guards", before.guards, anew.guards),
-        limited=with_new("limits", before.limited, anew.limited) if before.limited or anew.limited else (),
+        limiting=cache(lambda: with_new("limits", before.limited, anew.limited)),
     )
 
 
