@@ -362,3 +362,40 @@ def test_what_the_specification_decides_by_is_in_the_drawing():
             assert passed, str(case)
             doors += "agent" in passed
     assert min(doors, guards) > 20
+
+
+# ── Rates and budgets ─────────────────────────────────────────────────────────────────────────
+
+LIMITS = """
+language 1
+package shop
+facts on /pay { body.amount: number }
+anyone { may POST /pay, GET /pay/{id}, GET /health }
+rate "often" per request.ip on /pay { 9/1m burst 2   clamp 1/1m for 5m when body.amount > 5   counting denials }
+rate "always" per request.ip on ANY /** except GET /health { at most 2 at once for 5m }
+budget "much" per (request.ip, request.host) on /pay when request.host == "a" { sum body.amount <= 5 within 1h }
+"""
+
+
+def limits_in(box: Box) -> list[tuple[str, str, list[str]]]:
+    kinds = (Kind.RATE, Kind.BUDGET)
+    return [(one.label, one.detail, [inner.label for inner in one.children]) for one in box.walk() if one.kind in kinds]
+
+
+def test_an_endpoint_names_its_rates_and_budgets_with_whose_count_they_are_by() -> None:
+    assert sorted(limits_in(drawn(Engine.from_text(LIMITS).kernel, "POST /pay"))) == [
+        ('budget "much"', 'per request.ip, request.host on /pay when request.host == "a"',
+         ["sum body.amount <= 5 within 1h"]),
+        ('rate "always"', "per request.ip on ANY /** except GET /health", ["at most 2 at once for 5m"]),
+        ('rate "often"', "per request.ip on /pay",
+         ["9/1m burst 2", "clamp 1/1m for 5m when body.amount > 5", "counting denials"]),
+    ]  # fmt: skip
+
+
+def test_a_rate_that_excepts_an_endpoint_is_not_drawn_there() -> None:
+    assert limits_in(drawn(Engine.from_text(LIMITS).kernel, "GET /health")) == []
+
+
+def test_the_tree_says_of_each_limit_where_it_stands() -> None:
+    root = drawn(Engine.from_text(LIMITS).kernel)
+    assert sorted(label for label, _, _ in limits_in(root)) == ['budget "much"', 'rate "always"', 'rate "often"']

@@ -29,11 +29,14 @@ class Kind(StrEnum):
     DENY = "deny"
     CONFIRM = "confirm"
     OBLIGE = "oblige"
+    RATE = "rate"
+    BUDGET = "budget"
+    LIMIT = "limit"
     NOTE = "note"
     MORE = "more"
 
 
-RULES = frozenset({Kind.MAY, Kind.DELEGATE, Kind.DENY, Kind.CONFIRM, Kind.OBLIGE})
+RULES = frozenset({Kind.MAY, Kind.DELEGATE, Kind.DENY, Kind.CONFIRM, Kind.OBLIGE, Kind.LIMIT})
 
 
 @dataclass(frozen=True, slots=True)

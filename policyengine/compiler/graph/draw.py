@@ -32,7 +32,7 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
         within = drawing.sections(*_blocks(kernel, kept, endpoint, reach))
         label = f"policy {', '.join(kernel.packages)}" if endpoint is None else words(endpoint)
     else:
-        within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree.everywhere)
+        within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree)
         label = words(endpoint)
     boxes = (*within, *_unsaid_groups(kernel, reach))
     return Box(Kind.POLICY if endpoint is None else Kind.ENDPOINT, label, _about(kernel, reach), None, boxes)
@@ -54,10 +54,10 @@ def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
     return endpoint is None or overlaps(pattern, endpoint)
 
 
-def _at_endpoint(standing: Standing, uses: Sequence[Uses], everywhere: Iterable[int]) -> Iterator[Box]:
+def _at_endpoint(standing: Standing, uses: Sequence[Uses], tree: Tree) -> Iterator[Box]:
     if not any(use.opens for use in uses):
         yield Box(Kind.NOTE, "no door opens here: denied by default")
-    yield from standing.boxes(uses, everywhere)
+    yield from standing.boxes(uses, tree.everywhere, tree.always)
 
 
 # ── One agent ─────────────────────────────────────────────────────────────────────────────────
@@ -76,8 +76,9 @@ def _reached(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach:
         users = tuple(opens for opens in use.opens if opens.kind == "users")
         if users and any(True for _ in doors.overlapping(patterns[number])):
             kept[number] = replace(kept[number], opens=(*kept[number].opens, *users))
-        if (use.guards or use.excepts) and any(True for _ in open_doors.overlapping(patterns[number])):
-            kept[number] = replace(kept[number], guards=use.guards, excepts=use.excepts)
+        shut = use.guards or use.excepts or use.limits
+        if shut and any(True for _ in open_doors.overlapping(patterns[number])):
+            kept[number] = replace(kept[number], guards=use.guards, excepts=use.excepts, limits=use.limits)
     return kept
 
 
@@ -134,7 +135,7 @@ class _Drawing:
         parts = (
             (name, agents),
             ("every chain", limits),
-            ("everywhere", tuple(self.standing.everywhere(tree.everywhere))),
+            ("everywhere", tuple(self.standing.everywhere(tree.everywhere, tree.always))),
             ("paths", paths),
             ("tools", tuple(self._plain(Kind.TOOL, ((tool.glob, number) for tool, number in tree.tools)))),
             (

@@ -11,6 +11,7 @@ from policyengine.compiler.tree import Opens, Uses
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import covers, overlaps
+from policyengine.semantics.spending import pace_words
 
 Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
@@ -22,8 +23,8 @@ class Standing:
     kernel: k.Kernel
     endpoint: k.Pattern | None = None
 
-    def boxes(self, uses: Sequence[Uses], everywhere: Iterable[int] = ()) -> Iterator[Box]:
-        """The rules of several patterns together: each block and each guard is one box."""
+    def boxes(self, uses: Sequence[Uses], everywhere: Iterable[int] = (), always: Iterable[int] = ()) -> Iterator[Box]:
+        """The rules of several patterns together: each block, each guard, each rate and budget is one box."""
         yield from self._binds(_numbers(use.binders for use in uses))
         yield from self._doors(uses)
         guards = _numbers((everywhere, *(use.guards for use in uses)))
@@ -31,9 +32,12 @@ class Standing:
             yield self._exempt(number) if self._leaves_out(number) else self._guard(number)
         if self.endpoint is None:
             yield from map(self._exempt, _numbers(use.excepts for use in uses))
+        limits = [self.kernel.limits[number] for number in _numbers((always, *(use.limits for use in uses)))]
+        yield from (self._limit(one) for one in limits if not self._excepted(one.place))
 
-    def everywhere(self, numbers: Iterable[int]) -> Iterator[Box]:
+    def everywhere(self, numbers: Iterable[int], always: Iterable[int]) -> Iterator[Box]:
         yield from (self._guard(number) for number in numbers)
+        yield from (self._limit(self.kernel.limits[number]) for number in always)
 
     def who(self, kind: Kind, block: Block, demands: bool = True, children: Iterable[Box] = ()) -> Box:
         """A block, and what it demands of whoever comes."""
@@ -87,12 +91,13 @@ class Standing:
 
     def _guard(self, number: int) -> Box:
         guard = self.kernel.guards[number]
-        place = guard.place
+        children = tuple(Box(_kind(effect), cut(effect.words), "", effect.span.at) for effect in guard.effects)
+        return Box(Kind.GUARD, f"guard {shown(guard.name)}", self._where(guard.place), guard.span.at, children)
+
+    def _where(self, place: k.Place) -> str:
         excepts = [words(pattern) for pattern in place.excepts]
         where = self._at(place.patterns or ()) or ("everywhere" if self.endpoint and place.patterns is None else "")
-        detail = " ".join(filter(None, (where, f"except {', '.join(excepts)}" if excepts else "")))
-        children = tuple(Box(_kind(effect), cut(effect.words), "", effect.span.at) for effect in guard.effects)
-        return Box(Kind.GUARD, f"guard {shown(guard.name)}", detail, guard.span.at, children)
+        return " ".join(filter(None, (where, f"except {', '.join(excepts)}" if excepts else "")))
 
     def _exempt(self, number: int) -> Box:
         guard = self.kernel.guards[number]
@@ -100,8 +105,22 @@ class Standing:
 
     def _leaves_out(self, number: int) -> bool:
         """Whether a guard excepts the endpoint that was asked for, as a whole."""
-        endpoint, excepts = self.endpoint, self.kernel.guards[number].place.excepts
-        return endpoint is not None and any(covers(pattern, endpoint) for pattern in excepts)
+        return self._excepted(self.kernel.guards[number].place)
+
+    def _excepted(self, place: k.Place) -> bool:
+        endpoint = self.endpoint
+        return endpoint is not None and any(covers(pattern, endpoint) for pattern in place.excepts)
+
+    # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
+
+    def _limit(self, limit: k.Limit) -> Box:
+        """By whose count it is, and when; inside of it how much."""
+        kind = Kind.BUDGET if isinstance(limit, k.Budget) else Kind.RATE
+        by = f"per {', '.join(words(key) for key in limit.keys)}"
+        when = f"when {words(limit.when)}" if limit.when is not None else ""
+        detail = " ".join(filter(None, (by, self._where(limit.place), when)))
+        children = tuple(Box(Kind.LIMIT, cut(text), "", at) for text, at in how_much(limit))
+        return Box(kind, f"{kind} {shown(limit.name)}", detail, limit.span.at, children)
 
     # ── The rest ──────────────────────────────────────────────────────────────────────────────
 
@@ -121,6 +140,21 @@ class Standing:
 
 ORDER = ("agents", "users", "anyones")
 KINDS = {"agents": Kind.AGENT, "users": Kind.USER, "anyones": Kind.ANYONE}
+
+
+def how_much(limit: k.Limit) -> Iterator[tuple[str, str]]:
+    """What a limit lets through, line by line, each with its place."""
+    if isinstance(limit, k.Budget):
+        yield from ((quota.words, quota.span.at) for quota in limit.quotas)
+        return
+    if limit.pace is not None:
+        yield pace_words(limit.pace), limit.span.at
+    if limit.cost is not None:
+        yield f"cost {words(limit.cost)}", limit.cost.span.at
+    parts = (*limit.raises, *limit.clamps, *((limit.at_once,) if limit.at_once is not None else ()))
+    yield from ((words(part), part.span.at) for part in parts)
+    if limit.counting_denials:
+        yield "counting denials", limit.span.at
 
 
 def words(part: k.Part) -> str:

@@ -48,6 +48,9 @@ COLOURS = {
     Kind.DENY: RED,
     Kind.CONFIRM: AMBER,
     Kind.OBLIGE: VIOLET,
+    Kind.RATE: AMBER,
+    Kind.BUDGET: AMBER,
+    Kind.LIMIT: AMBER,
     Kind.NOTE: GREY,
     Kind.MORE: GREY,
 }
