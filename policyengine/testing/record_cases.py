@@ -259,6 +259,8 @@ def approvals_of(again: Again, at: datetime, unsaid: list[str]) -> Iterator[tupl
         if one.granted_at is None or one.granted_at > at:
             unsaid.append(f"an approval by {one.by} that was granted at no time before")
             continue
+        if sum(name == rule for name in rules.values()) > 1:  # one of a test is for all of them
+            unsaid.append(f"which confirmation of {text(rule)} an approval is for")
         found.append(f"{{ rule: {text(rule)}, by: {text(one.by)}, age: {duration(at - one.granted_at)} }}")
     if found:
         yield "approval", found[0] if len(found) == 1 else f"[{', '.join(found)}]"

@@ -287,6 +287,24 @@ def test_names_that_the_package_has_are_not_taken_again(engine, path):
     assert report(again, POLICY, first).ok
 
 
+def test_an_approval_of_one_of_several_confirmations_is_told_where_it_makes_a_difference(path):
+    guard = """guard "large" on pay { confirm by role finance within 15m when body.amount > 500 }"""
+    assert guard in POLICY
+    twice = POLICY.replace(guard, guard[:-1] + "  confirm by role finance within 15m when body.amount > 800 }")
+    made_by = Engine.from_text(twice, directory=Directory(entity_rows(from_python(ROWS), "rows")), clock=lambda: NOW,
+                               log=DecisionLog(path))  # fmt: skip
+    asked = pay(body={"amount": 900})
+    first, second = (one.binding for one in made_by.decide(asked).remedies)
+    granted = [{"id": one[-4:], "by": "carol", "binding": one, "granted_at": "2027-01-04T11:55:00Z"}
+               for one in (first, second)]  # fmt: skip
+    assert not made_by.decide({**asked, "approvals": granted[:1]}).allowed
+    assert made_by.decide({**asked, "approvals": granted}).allowed
+    found = made(path, twice)
+    why = 'no test can say `which confirmation of "large" an approval is for`'
+    assert [one.why for one in found.left_out] == [why]
+    assert report(found.text, twice).ok
+
+
 # ── What happened before ──────────────────────────────────────────────────────────────────────
 
 REMEMBERING = """package shop
