@@ -147,8 +147,8 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "body.amount", ELSEWHERE),
     # limits
     "a rate of nothing": (
-        "delegation {", 'rate "per agent" per agent.id on /v1/** { 0/1m burst 20 }\ndelegation {', "E910",
-        "0/1m burst 20", "write how many in how long, neither of them zero: `100/1m`"),
+        "100/1m burst 20", "0/1m burst 20", "E910", "0/1m burst 20",
+        "write how many in how long, neither of them zero: `100/1m`"),
     "a budget of words": (
         "delegation {", 'budget "daily" per user.id on refunds.create { sum body.recipient <= 5 within 24h }\n'
         "delegation {", "E251", "body.recipient", "declare `body.recipient` as a number"),
@@ -192,7 +192,7 @@ def test_a_brace_that_is_missing_shows_what_it_leaves_open() -> None:
 
 
 def test_a_brace_that_is_missing_at_the_end_shows_what_it_leaves_open() -> None:
-    (finding,) = findings(broken('"records@acme.example" }', '"records@acme.example"'))
+    (finding,) = findings(broken("<= 5_000 within 24h }", "<= 5_000 within 24h"))
     assert (finding.code, finding.message) == ("E103", "`}` is missing before the end of the file")
     assert [other.span.text for other in finding.related] == ["{"]
 

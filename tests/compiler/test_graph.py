@@ -64,6 +64,7 @@ def test_it_goes_from_the_endpoint_to_the_method_to_who_asks_to_the_rules():
         'user where user.roles has "clerk"',
         'guard "large refunds need a human"',
         'guard "no money by night"',
+        'budget "daily refunds"',
     ]
     door = at(refunds, 'agent "invoice-bot"', "may refunds.create when same_tenant and user.plan >= team")
     assert (door.detail, door.at) == ('scope "create:refunds"', "payments.policy:39")
