@@ -525,7 +525,8 @@ def _told(decision: Decision, effects: Effects, told: Settled) -> Decision:
     """The decision by what the store said, or did not say."""
     if told.failed is None:
         return settled(decision, effects.limits, told.standings)
-    return unanswered(decision, effects.limits, approved=bool(effects.spends))
+    remembered = bool(effects.records or effects.relied)
+    return unanswered(decision, effects.limits, approved=bool(effects.spends), remembered=remembered)
 
 
 def cleaned(output: Mapping[str, object] | None) -> Mapping[str, object]:

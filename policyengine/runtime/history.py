@@ -113,9 +113,9 @@ def _at(raw: object, path: tuple[str, ...]) -> object:
 # ── As text, for stores that keep nothing else ────────────────────────────────────────────────
 
 
-def packed(facts: tuple[Value, ...]) -> str:
-    """JSON from which `unpacked` makes the same values."""
-    return json.dumps([_plain(one) for one in facts], separators=(",", ":"), ensure_ascii=False)
+def packed(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
+    """JSON from which `unpacked` makes the same values; in `ascii` also those that are no UTF-8."""
+    return json.dumps([_plain(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
 
 
 def unpacked(text: str) -> tuple[Value, ...]:

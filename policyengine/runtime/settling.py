@@ -36,9 +36,10 @@ def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[S
     return replace(decision, answer=throttled, standings=stood)
 
 
-def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool) -> Decision:
+def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool, remembered: bool = False) -> Decision:
     """A deny, where the store did not answer: at gate `failure`, for each rule that says so. `approved`: it would have
-    spent an approval, which nobody can tell from one that was used."""
+    spent an approval, which nobody can tell from one that was used. `remembered`: history is to know of it, or it rests
+    on what history knew."""
     answer = decision.answer
     if answer.outcome is Outcome.DENY:
         return decision
@@ -49,6 +50,8 @@ def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool)
     ]
     if approved:
         reasons.append(Reason(Gate.FAILURE, f"the approval cannot be spent: {UNANSWERED}", "approval"))
+    if remembered:
+        reasons.append(Reason(Gate.FAILURE, f"the request cannot be remembered: {UNANSWERED}", "history"))
     denied = replace(
         answer,
         outcome=Outcome.DENY,

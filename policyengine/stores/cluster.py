@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,11 +13,14 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take
+from policyengine.stores import slots
 from policyengine.stores.redis import (
     BACK,
     PREFIX,
     STEP,
+    Names,
     Script,
     answering,
     approval_key,
@@ -28,7 +32,7 @@ from policyengine.stores.redis import (
     state_key,
 )
 from policyengine.stores.step import digest_of, lasting, open_for
-from policyengine.stores.store import StoreError, WithoutHistory
+from policyengine.stores.store import StoreError
 
 
 class Part(NamedTuple):
@@ -48,8 +52,9 @@ class Told(NamedTuple):
     raw: tuple[tuple[bytes, bytes], ...]
 
 
-class ClusterStore(WithoutHistory):
+class ClusterStore:
     """Between a part that was reserved and another that refuses, others may see it taken: never the other way round.
+    Histories are locked meanwhile: nobody sees of them what may not come.
 
     Each slot has its own clock, which for each key never runs back. A process that dies between the parts leaves taken
     what it had reserved.
@@ -57,6 +62,7 @@ class ClusterStore(WithoutHistory):
 
     def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
+        self._begun: frozenset[str] = frozenset()
 
     def ping(self) -> None:
         """Raises StoreError where one of the servers does not answer, or may forget what still counts."""
@@ -73,6 +79,19 @@ class ClusterStore(WithoutHistory):
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         now = max(self._latest, now)
         self._latest = self._latest if peek else now
+        if peek or not (effects.relied or effects.records):
+            return self._taken(effects, decision, now, peek, None)
+        trying = slots.Try(self._run, effects, decision, self._given)
+        try:
+            if (effects.relied or len(trying.slots) > 1) and not trying.lock():
+                return None
+            return self._taken(effects, decision, now, peek, trying)
+        finally:
+            with suppress(StoreError):  # what stays locked is free after a while
+                trying.free()
+
+    def _taken(self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.Try | None) -> Settled | None:
+        """Part by part; what happened is remembered last, as nobody can take that back."""
         peek = peek or self._asked_before(effects, now)
         parts = self._parts(effects)
         done: list[tuple[Part, Told]] = []
@@ -89,6 +108,11 @@ class ClusterStore(WithoutHistory):
                     refused = True
                     if not peek and not effects.denied:
                         self._give_back(done[:-1], decision, now)
+            if trying is not None and not peek and (effects.denied or not refused):
+                self._note_awaited(effects, decision, now)
+                if effects.records and not trying.keep():
+                    self._give_back(done, decision, now, conflict=True)
+                    return None
         except StoreError:
             self._release(done, decision, now, peek or effects.denied)
             raise
@@ -108,8 +132,39 @@ class ClusterStore(WithoutHistory):
                 self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
         return bool(not self._virtual or until > now)
 
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        self._begun |= frozenset(watches)
+        self._latest = max(self._latest, now)
+        slots.begin(self._run, self._begun, self._given)
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        return slots.fetch(self._run, tuple(keys), self._begun, self._given)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        self._latest = max(self._latest, now)
+        told = [self._reported(Names(one), decision, report) for one in self._awaited(decision)]
+        return "first" if "first" in told else "again" if "again" in told else None
+
     def close(self) -> None:
         self._client.close()
+
+    @property
+    def _given(self) -> int | bool:
+        return self._latest if self._virtual else False
+
+    def _awaited(self, decision: str) -> list[str]:
+        with answering():
+            raw: Any = self._client.get(slots.index_of(decision))
+        return [] if raw is None else msgpack.decode(raw, type=list[str])
+
+    def _reported(self, names: Names, decision: str, report: Report) -> Reported | None:
+        with answering():
+            raw: Any = self._client.get(names.awaited(decision))
+        return None if raw is None else slots.report(self._run, names, raw, decision, report, self._given)
+
+    def _note_awaited(self, effects: Effects, decision: str, now: int) -> None:
+        if (found := slots.index(effects, now)) is not None:
+            self._set(slots.index_of(decision), found[0], found[1] - now)
 
     # ── Parts ─────────────────────────────────────────────────────────────────────────────────
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import Lock
 from time import monotonic
 from typing import Protocol
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Standing, untouched
 from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store, StoreError, WithoutHistory
+from policyengine.stores.store import Store, StoreError
 
 FAILS_BEFORE_OPEN = 3  # in a row
 PAUSE = 0.25  # seconds that nobody asks a store that fails
 LOGS_EVERY = 10.0  # seconds
+MOST_LATE = 10_000  # denied requests that are remembered when the store answers again
+LATE_AT_ONCE = 16  # of them by one caller, who waits for it
 _LOG = logging.getLogger("policyengine")
 
 
 class Remote(Store, Protocol):
+    """What is begun in vain, `fetch` begins when it can."""
+
     def ping(self) -> None:
         """Raises StoreError."""
         ...
@@ -81,14 +86,16 @@ class Breaker:
             _LOG.warning("the store answers again")
 
 
-class GuardedStore(WithoutHistory):
+class GuardedStore:
     """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
-    `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny.
+    `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
+    whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
     """
 
     def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._local = store, MemoryStore()
         self.breaker = Breaker(clock)
+        self._late: deque[tuple[tuple[Record, ...], str]] = deque(maxlen=MOST_LATE)
 
     @property
     def failures(self) -> int:
@@ -110,9 +117,32 @@ class GuardedStore(WithoutHistory):
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         try:
             with self.breaker.trying():
-                return self._store.commit(effects, decision, now, peek=peek)
+                told = self._store.commit(effects, decision, now, peek=peek)
         except StoreError as error:
             return self._without(effects, decision, now, peek, error)
+        if self._late:
+            self._remember_late(now)
+        return told
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        """Where it is not answered, it begins when somebody first asks and is."""
+        try:
+            with self.breaker.trying():
+                self._store.begin(list(watches), now)
+        except StoreError:
+            return
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        """Of a key that is not in it nothing is known."""
+        try:
+            with self.breaker.trying():
+                return self._store.fetch(list(keys))
+        except StoreError:
+            return {}
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self.breaker.trying():
+            return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         """Of what this process counted by itself, too."""
@@ -121,12 +151,16 @@ class GuardedStore(WithoutHistory):
             return self._store.finish(decision, now, refund=refund) or here
 
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
-        denied = effects.spends or any(one.charge.failing == "deny" for one in effects.limits)
+        if effects.denied and effects.records and not peek:
+            self._late.append((effects.records, decision))
+        history = (effects.records or effects.relied) and not effects.denied
+        denied = effects.spends or history or any(one.charge.failing == "deny" for one in effects.limits)
         if denied:
             stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
             return Settled(stands, now, str(error))
         local = [one for one in effects.limits if one.charge.failing == "local"]
-        told = self._local.commit(replace(effects, limits=tuple(local), opens=()), decision, now, peek=peek)
+        counted = Effects(limits=tuple(local), denied=effects.denied)
+        told = self._local.commit(counted, decision, now, peek=peek)
         answers: Iterator[Standing] = iter(told.standings if told is not None else ())
         return Settled(
             tuple(
@@ -135,3 +169,17 @@ class GuardedStore(WithoutHistory):
             ),
             now,
         )
+
+    def _remember_late(self, now: int) -> None:
+        """What was denied meanwhile happened, and counts where rules ask for it."""
+        for _ in range(LATE_AT_ONCE):
+            try:
+                records, decision = self._late.popleft()
+            except IndexError:
+                return
+            try:
+                with self.breaker.trying():
+                    self._store.commit(Effects(denied=True, records=records), decision, now)
+            except StoreError:
+                self._late.appendleft((records, decision))
+                return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib.resources import files
@@ -13,9 +13,11 @@ from msgspec import msgpack
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import LARGEST, MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.stores.past import Recorded, Row, facts_of, line_of, told_of, watch_of
 from policyengine.stores.step import digest, digest_of, open_for
-from policyengine.stores.store import StoreError, WithoutHistory
+from policyengine.stores.store import StoreError
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
@@ -28,15 +30,42 @@ class Script(NamedTuple):
     sha: str
 
     @classmethod
-    def of(cls, name: str) -> Script:
-        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    def of(cls, *names: str) -> Script:
+        return cls.saying("".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names))
+
+    @classmethod
+    def saying(cls, text: str) -> Script:
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-STEP, BACK = Script.of("step.lua"), Script.of("back.lua")
+STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
+FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
 
 
-class RedisStore(WithoutHistory):
+class Names(NamedTuple):
+    """What histories that are kept together are kept under."""
+
+    prefix: str = PREFIX
+
+    @property
+    def begun(self) -> str:
+        return f"{self.prefix}:begun"
+
+    @property
+    def changes(self) -> str:
+        return f"{self.prefix}:changes"
+
+    def line(self, key: WindowKey) -> str:
+        return f"{self.prefix}:line:{line_of(key)}"
+
+    def awaited(self, decision: str) -> str:
+        return f"{self.prefix}:awaited:{digest_of(decision)}"
+
+
+NAMES, CLOCK = Names(), f"{PREFIX}:clock"
+
+
+class RedisStore:
     """One server, or the primary that Sentinel names. Times are the server's own, and never run back.
 
     `virtual` believes the times that it is given, for tests; nothing is forgotten then. `client` bounds how long a call
@@ -44,7 +73,8 @@ class RedisStore(WithoutHistory):
     """
 
     def __init__(self, client: redis.Redis, *, virtual: bool = False) -> None:
-        self._client, self._virtual = client, virtual
+        self._client, self._virtual, self._latest = client, virtual, 0
+        self._begun: frozenset[str] = frozenset()
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""
@@ -62,7 +92,10 @@ class RedisStore(WithoutHistory):
         return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
-        keys = [*keys_of(effects), f"{PREFIX}:made:{digest_of(decision)}", f"{PREFIX}:clock"]
+        lines = [NAMES.line(key) for key in (*(key for key, _ in effects.relied), *map(key_of, effects.records))]
+        beside = f"{PREFIX}:made:{digest_of(decision)}", NAMES.awaited(decision), NAMES.changes, NAMES.begun, CLOCK
+        keys = [*keys_of(effects), *lines, *beside]
+        self._latest = self._latest if peek else max(self._latest, now)
         question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=True)
         answer = self._run(STEP, keys, question)
         return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
@@ -78,13 +111,43 @@ class RedisStore(WithoutHistory):
                 self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
         return bool(until > self._now(now))
 
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        self._begun |= frozenset(watches)
+        self._latest = max(self._latest, now)
+        self._fetched((), self._begun)
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        wanted = tuple(keys)
+        return dict(zip(wanted, self._fetched(wanted, self._begun.intersection(one for one, _ in wanted)), strict=True))
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with answering():
+            raw: Any = self._client.get(NAMES.awaited(decision))
+        waiting = [] if raw is None else msgpack.decode(raw)[2]
+        if not waiting:
+            return None
+        reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
+        keys = [NAMES.awaited(decision), NAMES.changes, CLOCK, *(line for line, _, _ in waiting)]
+        self._latest = max(self._latest, now)
+        told = self._run(REPORT, keys, msgpack.encode((self._given, True, decision, reports)))
+        return None if told is None else "again" if told else "first"
+
     def close(self) -> None:
         self._client.close()
+
+    def _fetched(self, keys: Sequence[WindowKey], begins: Iterable[str]) -> list[Recorded]:
+        asked = self._given, True, [watch_of(one) for one in begins], [watch_of(one) for one, _ in keys]
+        found = self._run(FETCH, [NAMES.begun, CLOCK, *map(NAMES.line, keys)], msgpack.encode(asked))
+        return [recorded(int(after), line) for after, line in found]
+
+    @property
+    def _given(self) -> int | bool:
+        return self._latest if self._virtual else False
 
     def _now(self, now: int) -> int:
         """By the clock of the server, unless a test has its own."""
         with answering():
-            clock: Any = self._client.get(f"{PREFIX}:clock")
+            clock: Any = self._client.get(CLOCK)
         return max(now if self._virtual else 0, int(clock or 0))
 
     def _run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
@@ -140,7 +203,19 @@ def asking(effects: Effects, decision: str, now: int | None, *, peek: bool, cloc
     charges = [charge_of(one.charge) for one in effects.limits]
     opens = [open_for(one) for one in effects.opens]
     given = False if now is None else now
-    return msgpack.encode((given, decision, peek, effects.denied, clocked, charges, len(effects.spends), opens))
+    versions = [version for _, version in effects.relied]
+    records = [recording(one) for one in effects.records]
+    question = given, decision, peek, effects.denied, clocked, charges, len(effects.spends), opens, versions, records
+    return msgpack.encode(question)
+
+
+def recording(record: Record) -> tuple[object, ...]:
+    outputs = record.outputs if record.awaits else False
+    return watch_of(record.watch), record.within, record.latest, facts_of(record), outputs
+
+
+def key_of(record: Record) -> WindowKey:
+    return record.watch, record.key
 
 
 def charge_of(charge: Charge) -> tuple[object, ...]:
@@ -170,6 +245,17 @@ def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
         for charge, (passed, numbers, untouched) in zip(charges, found, strict=True)
     ]
     return Settled(tuple(stands), now)
+
+
+ROW = msgpack.Decoder(Row)
+
+
+def recorded(after: int, line: Sequence[bytes]) -> Recorded:
+    """A line as `fetch.lua` answers it."""
+    if not line:
+        return Recorded((), after, 0)
+    version, _, complete_after, _ = msgpack.decode(line[0])
+    return Recorded([ROW.decode(one) for one in line[1:]], max(after, complete_after), version)
 
 
 def standing(charge: Charge, admitted: bool, numbers: Sequence[int]) -> Standing:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import local
+from time import time_ns
 from typing import Any, assert_never
 
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
+from policyengine.stores import lines
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
-from policyengine.stores.store import StoreError, WithoutHistory
+from policyengine.stores.store import StoreError
 
 PATIENCE = 1.0  # seconds that a process waits while others write
 FORGETS_EVERY = 256  # commits of a process
 FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
-LAYOUT = 1
+LAYOUT = 2  # of 1 there was no history
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
@@ -32,7 +35,7 @@ CREATE INDEX IF NOT EXISTS made_until ON made (until);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now INTEGER NOT NULL);
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
-FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"))
+FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"), ("awaited", "decision"))
 
 
 class Closing(sqlite3.Connection):
@@ -48,7 +51,7 @@ class Closing(sqlite3.Connection):
                 self.close()
 
 
-class SqliteStore(WithoutHistory):
+class SqliteStore:
     """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
     before the machine itself loses power may be lost.
 
@@ -58,7 +61,8 @@ class SqliteStore(WithoutHistory):
     def __init__(self, path: Path | str, *, patience: float = PATIENCE) -> None:
         self.path, self._patience = str(path), patience
         self._own = local()
-        self._commits = 0
+        self._commits = self._latest = 0
+        self._begun: set[str] = set()
         self.ping()
 
     def ping(self) -> None:
@@ -77,11 +81,14 @@ class SqliteStore(WithoutHistory):
         charges = [one.charge for one in effects.limits]
         with self._step(writes=not peek) as asked:
             now = _clock(asked, now, moves=not peek)
-            if _spent(asked, effects.spends):
+            if _spent(asked, effects.spends) or (not peek and not lines.are(asked, effects.relied)):
                 return None
             found = step(charges, [_state(asked, one) for one in charges], now, decision, effects.denied)
             if not peek and not _asked_before(asked, effects, now):
+                self._latest = now
                 _keep(asked, found.kept)
+                if found.settled.admitted or effects.denied:
+                    lines.remember(asked, effects.records, decision, now)
                 if found.settled.admitted and not effects.denied:
                     _note(asked, effects, charges, decision, now)
                 self._forget_sometimes(asked, now)
@@ -96,6 +103,28 @@ class SqliteStore(WithoutHistory):
             for key, held in msgpack.decode(row[0]):
                 _give_back(asked, key, held, decision, refund)
             return bool(row[1] > now)
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        names = list(watches)
+        self._begun.update(names)
+        with self._step() as asked:
+            self._latest = _clock(asked, now, moves=True)
+            lines.begin(asked, names, self._latest)
+
+    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+        wanted = list(keys)
+        with self._step(writes=False) as asked:
+            found = {key: lines.fetch(asked, key) for key in wanted}
+            lost = self._begun.intersection(lines.lost(asked, {watch for watch, _ in wanted}))
+        if not lost:
+            return found
+        # Somebody took the file away, and its time with it. What happens is recorded from now on.
+        self.begin(lost, max(self._latest, time_ns() // 1_000))
+        return self.fetch(wanted)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self._step() as asked:
+            return lines.report(asked, decision, report, _clock(asked, now, moves=True))
 
     def close(self) -> None:
         """The connection of this thread."""
@@ -136,10 +165,10 @@ class SqliteStore(WithoutHistory):
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout not in (0, LAYOUT):
+        if layout > LAYOUT:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
-        if layout == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        if layout < LAYOUT:
+            connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
         return connection
 
     def _forget_sometimes(self, asked: sqlite3.Connection, now: int) -> None:
@@ -148,6 +177,7 @@ class SqliteStore(WithoutHistory):
             for table, key in FORGOTTEN:
                 old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {FORGETS_AT_ONCE}"
                 asked.execute(f"DELETE FROM {table} WHERE {key} IN ({old})", (now,))
+            lines.forget(asked, now, FORGETS_AT_ONCE)
 
 
 # ── Inside of a transaction ───────────────────────────────────────────────────────────────────

@@ -1,21 +1,24 @@
 -- One step of the Redis store: the arithmetic of runtime/limits.py, in doubles that hold whole numbers below 2^52.
--- KEYS: a state for each charge, the approvals to spend, the bindings to open; where `clock`, what was made and the clock.
--- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clock, charges, spends, lifetimes of opens}
--- It answers nothing when an approval was spent before; else {now, admitted, and for each charge {admitted, what it stands
+-- KEYS: a state for each charge, the approvals to spend, the bindings to open, the lines relied on, the lines that records
+-- enter; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
+-- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, spends, lifetimes of opens, versions of
+-- lines relied on, records}
+-- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each charge {admitted, what it stands
 -- at (numbers), the same if untouched}} as MessagePack, and of each charge the state before and after (empty: there is none).
-local given, decision, peek, denied, clocked, charges, spends, opens = unpack(cmsgpack.unpack(ARGV[1]))
+local given, decision, peek, denied, clocked, charges, spends, opens, relied, records = unpack(cmsgpack.unpack(ARGV[1]))
 local RATE, BUDGET, MOST_ENTRIES = 1, 2, 10000
 local floor, max, min, virtual = math.floor, math.max, math.min, given
 local function up(a, b) return -floor(-a / b) end
 
-local now = given
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
-end
-if clocked then now = max(now, tonumber(redis.call('GET', KEYS[#KEYS]) or 0)) end
+local now = the_time(given, clocked and KEYS[#KEYS])
 for i = 1, spends do
   if redis.call('EXISTS', KEYS[#charges + i]) == 1 then return false end
+end
+local lines = #charges + spends + #opens
+if not peek then
+  for i, was in ipairs(relied) do
+    if version(KEYS[lines + i]) ~= was then return false end
+  end
 end
 
 local function keep(key, value, till)
@@ -180,11 +183,15 @@ for i, charge in ipairs(charges) do
     end
   end
 end
+if #records > 0 and (all or denied) then
+  local first, serial = lines + #relied + 1, changed(KEYS[#KEYS - 2], now)
+  remember_all(first, KEYS[#KEYS - 1], KEYS[#KEYS - 3], records, decision, now, serial, virtual)
+end
 if all and not denied then
   for i = 1, spends do redis.call('SET', KEYS[#charges + i], 1) end
   for i, lasts in ipairs(opens) do
     keep(KEYS[#charges + spends + i], string.format('%d', now + lasts), now + lasts)
   end
-  if clocked and #made > 0 then keep(KEYS[#KEYS - 1], cmsgpack.pack({till, made}), till) end
+  if clocked and #made > 0 then keep(KEYS[#KEYS - 4], cmsgpack.pack({till, made}), till) end
 end
 return raws

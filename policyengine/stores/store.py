@@ -60,19 +60,3 @@ class Store(Protocol):
         """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
         back. False where nothing is known of it, or it is over already."""
         ...
-
-
-class WithoutHistory:
-    """What a store says of the past that keeps none of it: nobody shall take that for a past in which nothing was."""
-
-    def begin(self, watches: Iterable[str], now: int) -> None:
-        if any(True for _ in watches):
-            raise StoreError("this store keeps no history, and the policy asks for it: so far only `memory:` does")
-
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
-        self.begin((watch for watch, _ in keys), 0)
-        return {}
-
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
-        """Of what is recorded nowhere nothing comes out."""
-        return None

@@ -1,0 +1,41 @@
+-- Lines of one slot of a Cluster, for a decision whose other keys lie elsewhere: they are locked, and let go when it is
+-- known what becomes of the decision. A lock whose holder died is gone after LEASE.
+-- KEYS: the lines relied on, the lines that records enter, a lock for each of both, what is waited for, changes, begun.
+-- ARGV[1] (MessagePack): {now or false, decision, what to do, a name of this try, versions of lines relied on, records,
+-- serial or false}. It answers a serial; nothing where a line is of another version, or locked by another.
+local LEASE = 2000 -- milliseconds
+local given, decision, task, name, relied, records, serial = unpack(cmsgpack.unpack(ARGV[1]))
+local many, now = #relied + #records, the_time(given)
+local awaited, changes, begun = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+
+local held = 0
+for i = 1, many do
+  local holder = call('GET', KEYS[many + i])
+  if holder == name then
+    held = held + 1
+  elseif holder and task ~= 'free' then
+    return false
+  end
+end
+if task == 'keep' and held < many then return false end
+if task == 'lock' or task == 'once' then
+  for i, was in ipairs(relied) do
+    if version(KEYS[i]) ~= was then return false end
+  end
+end
+if task == 'lock' then
+  for i = 1, many do call('SET', KEYS[many + i], name, 'PX', LEASE) end
+  return digits(changed(changes, now))
+end
+if task == 'keep' and #records > 0 then
+  call('SET', changes, digits(most(serial, tonumber(call('GET', changes) or 0))))
+elseif task == 'once' and #records > 0 then
+  serial = changed(changes, now)
+end
+if task ~= 'free' then
+  remember_all(#relied + 1, begun, awaited, records, decision, now, serial, given)
+end
+for i = 1, many do
+  if call('GET', KEYS[many + i]) == name then call('DEL', KEYS[many + i]) end
+end
+return digits(serial or 0)

@@ -1,0 +1,29 @@
+-- How the request of a decision came out. KEYS: what is waited for, changes, the clock where there is one, then each line.
+-- ARGV[1] (MessagePack): {now or false, clocked, decision, for each line {the number of its event, what is reported}}.
+-- It answers whether it was reported before; nothing where it is not waited for.
+local given, clocked, decision, reports = unpack(cmsgpack.unpack(ARGV[1]))
+local first = clocked and 3 or 2
+local now = the_time(given, clocked and KEYS[3])
+local raw = call('GET', KEYS[1])
+if not raw then return false end
+local till, reported, waiting = unpack(unpacked(raw))
+if till <= now then return false end
+if reported then return 1 end
+call('SET', KEYS[1], pack({till, true, waiting}), 'KEEPTTL')
+local serial = changed(KEYS[2], now)
+for i, one in ipairs(reports) do
+  local line = KEYS[first + i]
+  local head = call('LINDEX', line, 0)
+  if head then
+    head = unpacked(head)
+    local place = one[1] - head[4] + 1
+    local event = place > 0 and call('LINDEX', line, place)
+    event = event and unpacked(event)
+    if event and event[3] == decision then
+      event[5], head[1] = one[2], serial
+      call('LSET', line, place, pack(event))
+      call('LSET', line, 0, pack(head))
+    end
+  end
+end
+return 0

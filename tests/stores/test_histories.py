@@ -1,0 +1,259 @@
+"""What every store remembers, on each of them: one test body for the memory of a process and for real servers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime import history
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Record, Report, WindowKey
+from policyengine.runtime.limits import Charge
+from policyengine.runtime.values import Unknown, Value
+from policyengine.stores.store import Store
+from tests.stores.charges import SECOND, START, asks, budget, places, rate
+
+HOUR = 3_600 * SECOND
+LINE = ("paid", "alice")
+MOST_EVENTS = f"MOST_EVENTS, SLACK, NEVER = {history.MOST_EVENTS}"
+
+
+def record(
+    watch: str = "paid", key: str = "alice", *facts: Value, within: int = HOUR, latest: bool = False, **told: Any
+) -> Record:
+    return Record(watch, key, facts, tuple(told.get("outputs", ())), within, latest, told.get("awaits", False))
+
+
+def remembers(*records: Record, relied: tuple[tuple[WindowKey, int], ...] = (), limits: tuple[Charge, ...] = (),
+              **more: Any) -> Effects:  # fmt: skip
+    return replace(asks(*limits, **more), records=records, relied=relied)
+
+
+def happens(store: Store, *records: Record, name: str = "one", at: int = START, **more: Any) -> bool:
+    """Whether it was admitted, and nobody was quicker."""
+    told = store.commit(remembers(*records, **more), name, at)
+    return told is not None and told.admitted
+
+
+def past(store: Store, key: WindowKey = LINE) -> History:
+    return store.fetch([key])[key]
+
+
+@pytest.fixture
+def begun(store: Store) -> Store:
+    store.begin(["paid", "seen"], START)
+    return store
+
+
+# ── What is known ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_a_watch_that_nobody_began_nothing_is_known(store: Store) -> None:
+    found = past(store)
+    assert (list(found.events), found.version, found.last) == ([], 0, -1)
+    assert found.complete_after > START * 1_000
+
+
+def test_a_history_begins_when_it_is_begun_and_never_again(begun: Store) -> None:
+    assert past(begun).complete_after == START - 1
+    begun.begin(["paid"], START + HOUR)
+    assert past(begun).complete_after == START - 1
+
+
+def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
+    facts = ("é" * 50, 7, Decimal("0.1"), True, EntityRef("user", "ann"), ("a", 1), Unknown.missing("body.x"), "\ud800")
+    assert happens(begun, record("paid", "alice", *facts), record("seen", "alice"), name="first")
+    assert happens(begun, record(), name="second", at=START + 5)
+    first, second = past(begun).events
+    assert (first.at, first.decision, first.facts, first.status, first.output) == (START, "first", facts, None, ())
+    assert (second.at, second.decision, past(begun).last) == (START + 5, "second", START + 5)
+    assert first.serial == past(begun, ("seen", "alice")).events[0].serial < second.serial
+
+
+def test_histories_of_others_are_apart(begun: Store) -> None:
+    assert happens(begun, record())
+    keys = [LINE, ("paid", "bob"), ("seen", "alice")]
+    found = begun.fetch(keys)
+    assert [len(found[key].events) for key in keys] == [1, 0, 0]
+
+
+def test_a_look_leaves_no_trace(begun: Store) -> None:
+    begun.commit(remembers(record()), "one", START, peek=True)
+    assert not past(begun).events
+
+
+def test_what_a_limit_refuses_is_not_remembered(begun: Store) -> None:
+    assert not happens(begun, record(), limits=(rate(), budget(0)))
+    assert not past(begun).events
+    assert happens(begun, record(), limits=(rate(), budget(1)), name="two")
+    assert len(past(begun).events) == 1
+
+
+def test_what_is_denied_is_remembered_whatever_its_limits_say(begun: Store) -> None:
+    assert not happens(begun, record(), limits=(rate(counts=True), budget(0)), denied=True)
+    assert len(past(begun).events) == 1
+
+
+def test_who_is_too_late_for_an_approval_is_not_remembered(begun: Store) -> None:
+    assert happens(begun, record(), spends=("a",))
+    assert not happens(begun, record(), spends=("a",), name="two")
+    assert len(past(begun).events) == 1
+
+
+def test_an_event_is_found_by_a_fact_and_by_one_that_is_unknown(begun: Store) -> None:
+    for number, fact in enumerate(["a", "b", Unknown.missing("body.x"), "a"]):
+        happens(begun, record("paid", "alice", fact), name=str(number))
+    assert [one.decision for one in past(begun).among(0, "a")] == ["0", "2", "3"]
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_version_rises_with_every_event(begun: Store) -> None:
+    versions = [past(begun).version]
+    for number in range(3):
+        happens(begun, record(), name=str(number))
+        versions.append(past(begun).version)
+    assert versions[0] == 0
+    assert versions == sorted(set(versions))
+
+
+def test_what_rests_on_a_history_that_changed_does_nothing(begun: Store) -> None:
+    relied = ((LINE, 0), (("seen", "alice"), 0))
+    assert happens(begun, record(), relied=relied, limits=(budget(9),))
+    late = {"limits": (budget(9), places(9), rate(10)), "spends": ("a",)}
+    assert not happens(begun, record("seen"), relied=relied, name="two", **late)
+    assert not happens(begun, record("seen"), relied=relied, name="three", denied=True)
+    assert not past(begun, ("seen", "alice")).events
+    assert not begun.spent_among(["a"])
+    told = begun.commit(asks(budget(9), places(9), rate(10)), "look", START, peek=True)
+    assert told is not None
+    assert [one.remaining for one in told.standings] == [7, 8, 9]
+
+
+def test_a_look_does_not_ask_whether_a_history_changed(begun: Store) -> None:
+    happens(begun, record())
+    assert begun.commit(remembers(relied=((LINE, 0),), limits=(rate(),)), "two", START, peek=True) is not None
+
+
+def test_what_rests_on_the_history_as_it_is_may_go_on(begun: Store) -> None:
+    happens(begun, record())
+    for number in range(3):
+        relied = ((LINE, past(begun).version), (("seen", "bob"), 0))
+        assert happens(begun, record(), relied=relied, name=str(number), limits=(rate(), budget(9)))
+    assert len(past(begun).events) == 4
+
+
+# ── How it came out ───────────────────────────────────────────────────────────────────────────
+
+
+def test_an_outcome_is_told_once(begun: Store) -> None:
+    waiting = record(awaits=True, outputs=(("cost",), ("a", "b"), ("gone",)))
+    happens(begun, record(), name="before")
+    happens(begun, waiting, record("seen"), name="run")
+    version = past(begun).version
+    output = {"cost": Decimal("0.1"), "a": {"b": "é"}, "more": 1}
+    assert begun.report("run", Report(201, output), START) == "first"
+    assert begun.report("run", Report(500, {}), START) == "again"
+    assert begun.report("before", Report(500, {}), START) is None
+    before, event = past(begun).events
+    assert (before.status, event.status, event.output[:2]) == (None, 201, (Decimal("0.1"), "é"))
+    assert isinstance(event.output[2], Unknown)
+    assert past(begun).version > version
+    assert past(begun, ("seen", "alice")).events[0].status is None
+
+
+def test_an_outcome_may_have_no_status(begun: Store) -> None:
+    happens(begun, record(awaits=True, outputs=(("x",),)), name="run")
+    assert begun.report("run", Report(None, {"x": 1}), START) == "first"
+    [event] = past(begun).events
+    assert (event.status, event.output) == (None, (1,))
+
+
+def test_an_outcome_comes_too_late_once_the_window_is_over(begun: Store) -> None:
+    happens(begun, record(awaits=True), name="run")
+    assert begun.report("run", Report(200, {}), START + HOUR) is None
+    assert begun.report("nobody", Report(200, {}), START) is None
+
+
+def test_what_rests_on_an_outcome_that_came_meanwhile_is_decided_again(begun: Store) -> None:
+    happens(begun, record(awaits=True), name="run")
+    relied = ((LINE, past(begun).version),)
+    begun.report("run", Report(200, {}), START)
+    assert not happens(begun, relied=relied, limits=(rate(),), name="two")
+
+
+def test_the_outcome_of_what_is_forgotten_changes_nothing(begun: Store) -> None:
+    happens(begun, record("paid", "alice", latest=True, awaits=True), name="first")
+    happens(begun, record("paid", "alice", latest=True, awaits=True), name="second")
+    assert begun.report("first", Report(200, {}), START) == "first"
+    assert [(one.decision, one.status) for one in past(begun).events] == [("second", None)]
+
+
+# ── What is forgotten ─────────────────────────────────────────────────────────────────────────
+
+
+def test_of_the_latest_only_the_last_is_kept_and_nothing_is_missing(begun: Store) -> None:
+    for number in range(5):
+        happens(begun, record(latest=True), name=str(number), at=START + number)
+    found = past(begun)
+    assert [one.decision for one in found.events] == ["4"]
+    assert found.complete_after == START - 1
+
+
+def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Store) -> None:
+    for number in range(5):
+        happens(begun, record(within=HOUR), name=str(number), at=START + number)
+    happens(begun, record(within=SECOND), name="last", at=START + HOUR + 2)
+    found = past(begun)
+    assert [one.decision for one in found.events] == ["3", "4", "last"]
+    assert found.complete_after == START + 2
+
+
+def test_of_one_key_no_more_than_so_many_are_kept(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("memories", "lines"):
+        monkeypatch.setattr(f"policyengine.stores.{module}.MOST_EVENTS", 20)
+    for module, script in (("redis", "STEP"), ("slots", "LINES")):
+        fewer_events(f"policyengine.stores.{module}", script, monkeypatch)
+    store = fresh()
+    store.begin(["paid"], START)
+    for number in range(50):
+        happens(store, record(), name=str(number), at=START + number)
+    found = past(store)
+    assert [one.decision for one in found.events] == [str(number) for number in range(30, 50)]
+    assert found.complete_after == START + 29
+
+
+def fewer_events(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script with another number in it."""
+    pytest.importorskip("redis")
+    script = getattr(import_module(module), name)
+    text = script.text.replace(MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20")
+    monkeypatch.setattr(f"{module}.{name}", type(script).saying(text))
+
+
+def test_time_never_runs_back_in_a_history(begun: Store) -> None:
+    happens(begun, record(), name="first", at=START + HOUR)
+    happens(begun, record(), name="second", at=START)
+    first, second = past(begun).events
+    assert first.at <= second.at
+    assert first.serial < second.serial
+
+
+def test_all_that_is_kept_of_a_key_comes_in_order(begun: Store) -> None:
+    for number in range(300):
+        happens(begun, record("paid", "alice", number), name=str(number), at=START + number // 7)
+    found = [(one.serial, one.at, one.facts) for one in past(begun).events]
+    assert found == sorted(found)
+    assert [facts for _, _, facts in found] == [(number,) for number in range(300)]
+
+
+def test_the_most_events_are_the_same_everywhere() -> None:
+    pytest.importorskip("redis")
+    past = import_module("policyengine.stores.past")
+    assert f"{MOST_EVENTS}, {past.SLACK}, {past.NEVER}" in import_module("policyengine.stores.redis").STEP.text
