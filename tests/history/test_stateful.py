@@ -45,10 +45,17 @@ AMOUNTS: list[object] = [1, 40, 60.5, "many", None]
 
 
 class Traffic(RuleBasedStateMachine):
+    store: Any
+
+    def opened(self, complete: bool) -> bool:
+        """Makes the store. Whether it knows that nothing happened before it was made."""
+        self.store = MemoryStore(history_complete=complete)
+        return complete
+
     @initialize(complete=st.booleans())
     def begin(self, complete: bool) -> None:
         self.now = NOW
-        self.store = MemoryStore(history_complete=complete)
+        complete = self.opened(complete)
         self.engine = Engine.from_text(RULES, "0.policy", clock=lambda: self.now, store=self.store)
         self.trace = Trace(kernel(RULES), history=Everything(-1 if complete else microseconds(NOW) - 1))
         self.pairs: list[tuple[Decision, Decision]] = []
@@ -77,6 +84,8 @@ class Traffic(RuleBasedStateMachine):
             if self.engine.report(found.id, status=status, output={"score": score}):
                 self.trace.history.report(told.id, Report(status, {"score": score}))
 
+
+class InMemory(Traffic):
     @rule()
     def forget(self) -> None:
         """What a full store does: nothing that counts is lost."""
@@ -84,5 +93,5 @@ class Traffic(RuleBasedStateMachine):
             self.store._forget(microseconds(self.now))
 
 
-TestTraffic = Traffic.TestCase
+TestTraffic = InMemory.TestCase
 TestTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

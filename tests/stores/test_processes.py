@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from time import time_ns
 
 import pytest
 
 from policyengine.stores.sqlite import FORGETS_EVERY, SqliteStore
+from tests.stores import paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
 
@@ -82,6 +84,33 @@ def test_processes_are_let_through_exactly_as_often_for_long(url: str) -> None:
     assert admitted(url, 100_000, 9_000) == 8_999
 
 
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["sqlite", "redis", "valkey", "cluster"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A kind of store and where it is; it began to remember two hours ago."""
+    kind: str = request.param
+    place = str(tmp_path / "store.db")
+    if kind != "sqlite":
+        servers = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
+        servers = servers if kind == "cluster" else [servers]
+        import redis
+
+        for one in servers:
+            redis.Redis(port=one.port, protocol=2).flushall()
+        place = str(servers[0].port)
+    paying.engine(paying.opened(kind, place), paying.BEGUN)
+    return kind, place
+
+
+def test_processes_that_rely_on_one_history_never_both_pass(where: tuple[str, str]) -> None:
+    """Nobody pays a bill that was paid within the hour, and somebody pays it."""
+    bills = 100
+    with get_context("fork").Pool(PROCESSES) as crew:
+        assert sum(crew.starmap(paying.pays, [(*where, bills)] * PROCESSES, chunksize=1)) == bills
+
+
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -97,6 +126,27 @@ def test_what_was_admitted_is_kept_when_the_process_is_killed(tmp_path: Path) ->
             told += sum(1 for _ in process.stdout)
     [_, stands] = asked(SqliteStore(tmp_path / "store.db"), 2_000)
     assert told <= 1_999 - stands <= told + 3  # of each that was killed one may be kept that was not told
+
+
+def test_what_happened_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+    place, told = str(tmp_path / "store.db"), 0
+    paying.engine(paying.opened("sqlite", place), paying.BEGUN)
+    for _ in range(3):
+        heard, tells = get_context("fork").Pipe(duplex=False)
+        process = get_context("fork").Process(target=paying.notes, args=(place, tells))
+        process.start()
+        tells.close()
+        told += sum(len(heard.recv_bytes()) for _ in range(30))
+        process.kill()
+        process.join()
+        with suppress(EOFError):
+            while True:
+                told += len(heard.recv_bytes())
+    with SqliteStore(place)._step(writes=False) as asked:
+        [(many, last)] = asked.execute("SELECT many, version FROM line").fetchall()
+        events = [serial for (serial,) in asked.execute("SELECT serial FROM event ORDER BY serial")]
+    assert told <= many <= told + 3  # of each that was killed one may be kept that was not told
+    assert (len(events), events[-1]) == (many, last)
 
 
 def asked(store: SqliteStore, limit: int) -> list[int]:

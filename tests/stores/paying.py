@@ -1,0 +1,60 @@
+"""A process of a test: pays each bill if nobody paid it lately, as an engine on a shared store lets it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Gate
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import Store
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+BEGUN = NOW - timedelta(hours=2)
+POLICY = """
+language 1
+package bills
+anyone { may POST /pay/{bill}, POST /note }
+guard "once" on POST /pay/{bill} { require no POST /pay/{bill} within 1h per (params.bill) }
+guard "noted" on POST /note { deny when count of POST /note within 1h per (request.path) > 1_000_000 }
+budget "few" per params.bill on POST /pay/{bill} { count <= 3 within 1d }
+"""
+
+
+def opened(kind: str, where: str) -> Store:
+    """On the time that the test gives: history is there for longer than an hour."""
+    if kind == "sqlite":
+        return SqliteStore(where, patience=30)
+    import redis
+
+    from policyengine.stores.cluster import ClusterStore
+    from policyengine.stores.redis import RedisStore
+
+    port = int(where)
+    if kind == "cluster":
+        return ClusterStore(redis.RedisCluster(host="127.0.0.1", port=port, protocol=2), virtual=True)
+    return RedisStore(redis.Redis(port=port, protocol=2), virtual=True)
+
+
+def engine(store: Store, now: datetime = NOW) -> Engine:
+    return Engine.from_text(POLICY, clock=lambda: now, store=store)
+
+
+def asks(path: str) -> dict[str, object]:
+    return {"request": {"method": "POST", "path": path}}
+
+
+def pays(kind: str, where: str, bills: int) -> int:
+    """How many of the bills were paid here."""
+    deciding = engine(opened(kind, where))
+    decisions = [deciding.decide(asks(f"/pay/{bill}")) for bill in range(bills)]
+    assert {one.gate for one in decisions} <= {None, Gate.GUARD}
+    return sum(one.allowed for one in decisions)
+
+
+def notes(where: str, told: Connection) -> None:
+    """Forever; it tells each that was remembered."""
+    deciding = engine(opened("sqlite", where))
+    while deciding.decide(asks("/note")).allowed:
+        told.send_bytes(b".")

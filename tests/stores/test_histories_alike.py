@@ -1,0 +1,40 @@
+"""Random traces on every store: what the engine says there is what the specification says of all that happened."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import rule, run_state_machine_as_test
+
+from policyengine.semantics.counting import microseconds
+from policyengine.stores import lines
+from policyengine.stores.sqlite import FORGETS_AT_ONCE, SqliteStore
+from tests.history.test_stateful import Traffic
+from tests.stores.conftest import Fresh
+
+
+def traffic(fresh: Fresh) -> type[Traffic]:
+    class Elsewhere(Traffic):
+        def opened(self, complete: bool) -> bool:
+            self.store = fresh()
+            return False
+
+        @rule()
+        def forget(self) -> None:
+            """What happens now and then in a file, and in servers by itself: nothing that counts is lost."""
+            if isinstance(self.store, SqliteStore):
+                with self.store._step() as asked:
+                    lines.forget(asked, microseconds(self.now), FORGETS_AT_ONCE)
+
+    return Elsewhere
+
+
+def test_traffic_is_decided_as_the_specification_says(fresh: Fresh) -> None:
+    run_state_machine_as_test(traffic(fresh), settings=settings(max_examples=8, stateful_step_count=30, deadline=None))
+
+
+@pytest.mark.deep
+def test_traffic_is_decided_as_the_specification_says_for_long(fresh: Fresh) -> None:
+    run_state_machine_as_test(
+        traffic(fresh), settings=settings(max_examples=400, stateful_step_count=60, deadline=None)
+    )
