@@ -1,0 +1,214 @@
+"""A history that cannot be read, or was lost, is one of which nothing is known: it never says that nothing happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import msgpack
+
+from policyengine.engine import Engine
+from policyengine.stores.guarding import PAUSE, GuardedStore
+from policyengine.stores.lines import forget
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.past import SLACK, watch_of
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.urls import open_store
+from tests.stores.charges import SECOND, START
+from tests.stores.servers import Server, running, wait_for
+from tests.stores.test_failing import Broken, Time
+from tests.stores.test_histories import HOUR, LINE, happens, past, record, remembers
+
+POLICY = """
+language 1
+package shop
+anyone { may GET /quiet, GET /after, GET /seen, GET /free, GET /secret }
+guard "quiet" on GET /quiet { require no GET /seen within 1h per (request.method) }
+guard "after" on GET /after { require after (GET /seen) within 1h per (request.method) }
+guard "probing" on GET /free { deny when count of (denied GET /secret) within 1h per (request.method) > 2 }
+guard "secret" on GET /secret { deny }
+"""
+PATHS = ("/quiet", "/after", "/free")
+
+
+def asked(engine: Engine, path: str) -> str:
+    decision = engine.decide({"request": {"method": "GET", "path": path}})
+    return f"{decision.outcome.value} by {decision.gate.value}" if decision.gate else decision.outcome.value
+
+
+def all_asked(engine: Engine) -> list[str]:
+    return [asked(engine, path) for path in PATHS]
+
+
+@contextmanager
+def remembering(folder: Path, *options: str) -> Iterator[tuple[Server, Engine]]:
+    """A server on which history began long ago."""
+    import redis
+
+    with running("redis-server", folder, *options) as server:
+        engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=2s"))
+        with redis.Redis(port=server.port, protocol=2) as client:
+            for watch in engine.kernel.watches:
+                client.hset("policyengine:begun", watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
+        yield server, engine
+
+
+# ── Redis ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_while_a_server_is_away_nothing_is_known_and_nothing_is_remembered(tmp_path: Path) -> None:
+    with remembering(tmp_path) as (server, engine):
+        assert all_asked(engine) == ["allow", "deny by guard", "allow"]
+        server.kill()
+        assert all_asked(engine) == ["deny by guard"] * 3
+        assert asked(engine, "/seen") == "deny by failure"
+        [reason] = engine.decide({"request": {"method": "GET", "path": "/seen"}}).reasons
+        assert reason.message == "the request cannot be remembered: the store did not answer"
+
+
+def test_a_server_that_comes_back_empty_begins_anew(tmp_path: Path) -> None:
+    with remembering(tmp_path) as (server, engine):
+        server.kill()
+        assert asked(engine, "/quiet") == "deny by guard"
+        server.start()
+        wait_for(lambda: asked(engine, "/seen") == "allow")
+        assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
+
+
+def test_a_server_that_comes_back_as_it_was_some_time_ago_begins_anew(tmp_path: Path) -> None:
+    with remembering(tmp_path) as (server, engine):
+        import redis
+
+        redis.Redis(port=server.port, protocol=2).save()
+        assert asked(engine, "/seen") == "allow"
+        server.kill()
+        server.start()
+        wait_for(lambda: asked(engine, "/seen") == "allow")
+        assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
+
+
+def test_a_server_that_writes_down_what_it_is_told_goes_on(tmp_path: Path) -> None:
+    with remembering(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as (server, engine):
+        assert asked(engine, "/free") == "allow"
+        server.kill()
+        server.start()
+        wait_for(lambda: asked(engine, "/free") == "allow")
+        assert asked(engine, "/quiet") == "allow"
+        assert asked(engine, "/seen") == "allow"
+        assert asked(engine, "/quiet") == "deny by guard"
+
+
+def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path) as server:
+        store = open_store(f"{server.url}?timeout=2s")
+        server.kill()
+        engine = Engine.from_text(POLICY, store=store)
+        assert asked(engine, "/after") == "deny by guard"
+        server.start()
+        wait_for(lambda: asked(engine, "/seen") == "allow")
+        assert asked(engine, "/after") == "allow"
+
+
+def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import NAMES, RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        store = RedisStore(client)
+        store.begin(["paid"], 0)
+        assert happens(store, record(awaits=True, within=HOUR), at=0)
+        kept = (HOUR + SLACK) // 1_000
+        assert kept - 5_000 < client.pttl(NAMES.line(LINE)) <= kept
+        assert HOUR // 1_000 - 5_000 < client.pttl(NAMES.awaited("one")) <= HOUR // 1_000
+        assert [client.pttl(name) for name in (NAMES.begun, NAMES.changes)] == [-1, -1]
+
+
+def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server: Server) -> None:
+    """More than the shortest window that lines were kept for is not known."""
+    import redis
+
+    from policyengine.stores.redis import NAMES, RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        store = RedisStore(client, virtual=True)
+        store.begin(["paid"], START)
+        happens(store, record(within=HOUR))
+        client.delete(NAMES.line(LINE))
+        store.begin([], START + 9 * HOUR)
+        assert past(store).complete_after == START + 8 * HOUR - SLACK
+        happens(store, record("paid", "bob", within=5 * HOUR), at=START + 9 * HOUR)
+        assert past(store).complete_after == START + 4 * HOUR - SLACK
+        assert past(store, ("paid", "bob")).complete_after == START + 8 * HOUR - SLACK
+        happens(store, record("paid", "bob", within=HOUR), at=START + 10 * HOUR)
+        assert past(store).complete_after == START + 9 * HOUR - SLACK
+
+
+# ── SQLite ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_forgotten_is_known_to_be_missing(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    store.begin(["paid"], START)
+    happens(store, record(awaits=True), at=START + 7)
+    later = START + 7 + HOUR + SLACK
+    with store._step() as asking:
+        forget(asking, later - 1, 1)
+    assert past(store).events
+    with store._step() as asking:
+        forget(asking, later, 1)
+    assert (list(past(store).events), past(store).complete_after) == ([], START + 7)
+
+
+def test_a_file_of_before_there_was_history_is_taken_on(tmp_path: Path) -> None:
+    import sqlite3
+
+    SqliteStore(tmp_path / "store.db").close()
+    with sqlite3.connect(tmp_path / "store.db") as old:
+        for table in ("begun", "line", "event", "awaited", "changes"):
+            old.execute(f"DROP TABLE {table}")
+        old.execute("PRAGMA user_version = 1")
+    store = SqliteStore(tmp_path / "store.db")
+    store.begin(["paid"], START)
+    assert happens(store, record())
+    assert len(past(store).events) == 1
+
+
+def test_a_file_that_was_emptied_begins_anew(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    store.begin(["paid"], START)
+    happens(store, record(), at=START + SECOND)
+    with store._step() as asking:
+        for table in ("begun", "line", "event"):
+            asking.execute(f"DELETE FROM {table}")
+        asking.execute("UPDATE clock SET now = 0")
+    assert past(store).complete_after >= START
+
+
+# ── Whatever does not answer ──────────────────────────────────────────────────────────────────
+
+
+def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
+    inner, time = Broken(MemoryStore(history_complete=True)), Time()
+    guarded = GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+    for number in range(40):
+        guarded.commit(remembers(record(), denied=True), str(number), START)
+    assert guarded.failures == 40
+    inner.broken = False
+    time.now += PAUSE
+    for number in range(4):
+        assert happens(guarded, record("seen"), name=f"later {number}", at=START + number)
+    assert sorted(int(one.decision) for one in past(guarded).events) == list(range(40))
+
+
+@pytest.mark.parametrize("relied", [(), ((LINE, 0),)])
+def test_nobody_passes_whom_history_is_to_know_of_while_it_is_away(relied: Any) -> None:
+    guarded = GuardedStore(Broken(MemoryStore()))  # type: ignore[arg-type]
+    assert guarded.fetch([LINE]) == {}
+    told: Any = guarded.commit(remembers(record(), relied=relied), "one", START)
+    assert told.failed
