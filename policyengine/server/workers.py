@@ -36,8 +36,8 @@ def check_workers(engine: Engine, workers: int) -> None:
         raise ServeError("there are no several workers on this system", "serve with one")
     if workers > 1 and engine.keeps and not engine.shares:
         raise ServeError(
-            f"policies with `confirm` or with limits are served by one worker: of {workers}, each would count for "
-            "itself, and accept an approval that another has spent",
+            f"policies with `confirm`, limits or history are served by one worker: of {workers}, each would count and "
+            "remember for itself, and accept an approval that another has spent",
             "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
         )
 

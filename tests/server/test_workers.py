@@ -16,6 +16,8 @@ import pytest
 from policyengine.client import SocketClient
 from policyengine.engine import Engine
 from policyengine.server import ServeError, serve
+from policyengine.server.workers import check_workers
+from policyengine.stores.urls import open_store
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 
@@ -110,7 +112,7 @@ def refusal(engine: Engine, workers: int) -> ServeError:
 def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
     assert refused.message.startswith(
-        "policies with `confirm` or with limits are served by one worker: of 2, each would"
+        "policies with `confirm`, limits or history are served by one worker: of 2, each would"
     )
     assert refused.hint == "leave `--workers` out, or share a store: `--store sqlite:///store.db`"
 
@@ -119,13 +121,19 @@ def test_a_policy_with_limits_is_not_served_by_several() -> None:
     limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
     refused = refusal(limited, 2)
     assert refused.message.startswith(
-        "policies with `confirm` or with limits are served by one worker: of 2, each would"
+        "policies with `confirm`, limits or history are served by one worker: of 2, each would"
     )
 
 
+ASKING = FREE + 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'
+
+
 def test_a_policy_that_asks_the_past_is_not_served_by_several() -> None:
-    asking = 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'
-    assert "served by one worker" in refusal(Engine.from_text(FREE + asking), 2).message
+    assert "served by one worker" in refusal(Engine.from_text(ASKING), 2).message
+
+
+def test_a_past_that_workers_share_is_served_by_several(tmp_path: Path) -> None:
+    check_workers(Engine.from_text(ASKING, store=open_store(f"sqlite:///{tmp_path}/store.db")), 2)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
