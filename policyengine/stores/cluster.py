@@ -21,18 +21,16 @@ from policyengine.stores.redis import (
     PREFIX,
     STEP,
     Names,
-    Script,
-    answering,
     approval_key,
     asking,
-    forgetting,
     keys_of,
     open_key,
     standing,
     state_key,
 )
 from policyengine.stores.step import digest_of, lasting, open_for
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
+from policyengine.stores.wires import Script, answering, forgetting
 
 
 class Part(NamedTuple):
@@ -89,6 +87,9 @@ class ClusterStore:
         finally:
             with suppress(StoreError):  # what stays locked is free after a while
                 trying.free()
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
+        return one_by_one(self, asked, now)
 
     def _taken(self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.Try | None) -> Settled | None:
         """Part by part; what happened is remembered last, as nobody can take that back."""

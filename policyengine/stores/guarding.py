@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from time import monotonic
@@ -14,7 +14,7 @@ from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Standing, untouched
 from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store, StoreError
+from policyengine.stores.store import Asked, Committed, Store, StoreError
 
 FAILS_BEFORE_OPEN = 3  # in a row
 PAUSE = 0.25  # seconds that nobody asks a store that fails
@@ -123,6 +123,21 @@ class GuardedStore:
         if self._late:
             self._remember_late(now)
         return told
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
+        told: Sequence[Committed]
+        try:
+            with self.breaker.trying():
+                told = self._store.commit_many(asked, now)
+        except StoreError as error:
+            told = [error] * len(asked)
+
+        def answered(one: Asked, answer: Committed) -> Settled | None:
+            if isinstance(answer, StoreError):
+                return self._without(one.effects, one.decision, now, one.peek, answer)
+            return answer
+
+        return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Where it is not answered, it begins when somebody first asks and is."""

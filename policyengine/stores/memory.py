@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, assert_never
@@ -29,7 +29,7 @@ from policyengine.runtime.limits import (
 )
 from policyengine.stores.memories import Memories
 from policyengine.stores.recalling import Recall
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.taking import Taking, taking
 
 MOST_KEYS = 1_000_000
@@ -101,6 +101,9 @@ class MemoryStore:
             if not peek and not asked_before:
                 self._done(effects, decision, now, [state for _, state in found], settled.admitted)
             return settled
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
+        return one_by_one(self, asked, now)
 
     def taking(self, meters: tuple[Meter, ...]) -> Taking:
         """What `commit` does for plain rates alone, without its words; see `taking.py`."""

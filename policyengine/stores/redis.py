@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, NamedTuple, assert_never
 
 import redis
 from msgspec import msgpack
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
-from policyengine.runtime.limits import LARGEST, MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.stores import rates
 from policyengine.stores.past import Recorded, Row, facts_of, line_of, told_of, watch_of
+from policyengine.stores.rates import AT_ONCE, MOST, RATES
 from policyengine.stores.step import digest, digest_of, open_for
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import Asked, Committed, StoreError
+from policyengine.stores.wires import Script, Wires, answering, forgetting
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
-MOST = 2 * LARGEST  # more than any limit: no amount needs to be told from it
-SAFE = "noeviction"
-
-
-class Script(NamedTuple):
-    text: str
-    sha: str
-
-    @classmethod
-    def of(cls, *names: str) -> Script:
-        return cls.saying("".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names))
-
-    @classmethod
-    def saying(cls, text: str) -> Script:
-        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
 STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
 FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT)
 
 
 class Names(NamedTuple):
@@ -75,6 +58,7 @@ class RedisStore:
     def __init__(self, client: redis.Redis, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self._begun: frozenset[str] = frozenset()
+        self._wires = Wires(client, SCRIPTS, self.ping)
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""
@@ -92,13 +76,37 @@ class RedisStore:
         return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        if not peek and rates.plain(effects):
+            answer = self._wires.ask(rates.call((effects.limits,), self._moved(now)))
+            return rates.settled((effects.limits,), answer)[0]
+        answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
+        return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
+        """In one round trip. Plain rates that follow each other are one script."""
+        parts = list(together(asked))
+        calls = [
+            self._step(part, now)
+            if isinstance(part, Asked)
+            else rates.call([one.effects.limits for one in part], self._moved(now))
+            for part in parts
+        ]
+        return [
+            one for part, answer in zip(parts, self._wires.ask_all(calls), strict=True) for one in told(part, answer)
+        ]
+
+    def _step(self, asked: Asked, now: int) -> bytes:
+        effects, decision, peek = asked
         lines = [NAMES.line(key) for key in (*(key for key, _ in effects.relied), *map(key_of, effects.records))]
         beside = f"{PREFIX}:made:{digest_of(decision)}", NAMES.awaited(decision), NAMES.changes, NAMES.begun, CLOCK
-        keys = [*keys_of(effects), *lines, *beside]
-        self._latest = self._latest if peek else max(self._latest, now)
-        question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=True)
-        answer = self._run(STEP, keys, question)
-        return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
+        given = now if peek else self._moved(now)
+        question = asking(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
+        return STEP.call([*keys_of(effects), *lines, *beside], question)
+
+    def _moved(self, now: int) -> int | bool:
+        """The time to be believed, if one is."""
+        self._latest = max(self._latest, now)
+        return self._given
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         with answering():
@@ -128,11 +136,11 @@ class RedisStore:
             return None
         reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
         keys = [NAMES.awaited(decision), NAMES.changes, CLOCK, *(line for line, _, _ in waiting)]
-        self._latest = max(self._latest, now)
-        told = self._run(REPORT, keys, msgpack.encode((self._given, True, decision, reports)))
+        told = self._run(REPORT, keys, msgpack.encode((self._moved(now), True, decision, reports)))
         return None if told is None else "again" if told else "first"
 
     def close(self) -> None:
+        self._wires.close()
         self._client.close()
 
     def _fetched(self, keys: Sequence[WindowKey], begins: Iterable[str]) -> list[Recorded]:
@@ -150,29 +158,33 @@ class RedisStore:
             clock: Any = self._client.get(CLOCK)
         return max(now if self._virtual else 0, int(clock or 0))
 
-    def _run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
-        with answering():
-            try:
-                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:  # it was restarted, or is another one now
-                self.ping()
-                return self._client.eval(script.text, len(keys), *keys, *arguments)
+    def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+        return self._wires.ask(script.call(keys, *arguments))
 
 
-@contextmanager
-def answering() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise StoreError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+def together(asked: Sequence[Asked]) -> Iterator[Asked | list[Asked]]:
+    """Plain rates that follow each other, and each of the others."""
+    plain: list[Asked] = []
+    for one in asked:
+        is_plain = not one.peek and rates.plain(one.effects)
+        if plain and (not is_plain or len(plain) == AT_ONCE):
+            yield plain
+            plain = []
+        if is_plain:
+            plain.append(one)
+        else:
+            yield one
+    if plain:
+        yield plain
 
 
-def forgetting(memory: Any) -> str | None:
-    """Why a server may forget what still counts: it makes room by throwing away what was used least."""
-    policy = memory.get("maxmemory_policy", SAFE)
-    if not memory.get("maxmemory") or policy == SAFE:
-        return None
-    return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
+def told(part: Asked | list[Asked], answer: Any) -> Sequence[Committed]:
+    many = [part] if isinstance(part, Asked) else part
+    if isinstance(answer, Exception):
+        return [StoreError(f"{type(answer).__name__}: {answer}")] * len(many)
+    if not isinstance(part, Asked):
+        return rates.settled([one.effects.limits for one in part], answer)
+    return [None if answer is None else settled_of([one.charge for one in part.effects.limits], answer)]
 
 
 # ── What is asked ─────────────────────────────────────────────────────────────────────────────

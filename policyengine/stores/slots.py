@@ -12,8 +12,9 @@ from msgspec import msgpack
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.stores.past import awaited_until, told_of, watch_of
-from policyengine.stores.redis import FETCH, PREFIX, REPORT, Names, Script, key_of, recorded, recording
+from policyengine.stores.redis import FETCH, PREFIX, REPORT, Names, key_of, recorded, recording
 from policyengine.stores.step import digest_of
+from policyengine.stores.wires import Script
 
 LINES = Script.of("past.lua", "lines.lua")
 SHARES = 64  # of all histories: so many slots, each of which knows since when it knows all

@@ -18,7 +18,7 @@ from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
 from policyengine.stores import lines
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import Asked, StoreError
 
 PATIENCE = 1.0  # seconds that a process waits while others write
 FORGETS_EVERY = 256  # commits of a process
@@ -78,21 +78,30 @@ class SqliteStore:
             return frozenset(_spent(asked, names))
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        with self._step(writes=not peek) as asking:
+            return self._commit(asking, Asked(effects, decision, peek), now)
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
+        """In one transaction."""
+        with self._step(writes=not all(one.peek for one in asked)) as asking:
+            return [self._commit(asking, one, now) for one in asked]
+
+    def _commit(self, asking: sqlite3.Connection, asked: Asked, now: int) -> Settled | None:
+        effects, decision, peek = asked
         charges = [one.charge for one in effects.limits]
-        with self._step(writes=not peek) as asked:
-            now = _clock(asked, now, moves=not peek)
-            if _spent(asked, effects.spends) or (not peek and not lines.are(asked, effects.relied)):
-                return None
-            found = step(charges, [_state(asked, one) for one in charges], now, decision, effects.denied)
-            if not peek and not _asked_before(asked, effects, now):
-                self._latest = now
-                _keep(asked, found.kept)
-                if found.settled.admitted or effects.denied:
-                    lines.remember(asked, effects.records, decision, now)
-                if found.settled.admitted and not effects.denied:
-                    _note(asked, effects, charges, decision, now)
-                self._forget_sometimes(asked, now)
-            return found.settled
+        now = _clock(asking, now, moves=not peek)
+        if _spent(asking, effects.spends) or (not peek and not lines.are(asking, effects.relied)):
+            return None
+        found = step(charges, [_state(asking, one) for one in charges], now, decision, effects.denied)
+        if not peek and not _asked_before(asking, effects, now):
+            self._latest = now
+            _keep(asking, found.kept)
+            if found.settled.admitted or effects.denied:
+                lines.remember(asking, effects.records, decision, now)
+            if found.settled.admitted and not effects.denied:
+                _note(asking, effects, charges, decision, now)
+            self._forget_sometimes(asking, now)
+        return found.settled
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         with self._step() as asked:

@@ -150,7 +150,8 @@ def _sqlite(address: Address) -> SqliteStore:
 def _redis(address: Address) -> Any:
     try:
         from policyengine.stores.cluster import ClusterStore
-        from policyengine.stores.redis import RedisStore, answering
+        from policyengine.stores.redis import RedisStore
+        from policyengine.stores.wires import answering
     except ImportError as error:
         if error.name != "redis":
             raise

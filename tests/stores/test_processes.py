@@ -207,11 +207,11 @@ def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
-        told = RedisStore(client).commit(asks(rate()), "one", START)
+        told = RedisStore(client).commit(asks(budget(9)), "one", START)
         assert told is not None
         assert abs(told.now - time_ns() // 1_000) < 60 * SECOND
         client.set("policyengine:clock", told.now + 10**12)
-        later = RedisStore(client).commit(asks(rate()), "two", START)
+        later = RedisStore(client).commit(asks(budget(9)), "two", START)
         assert later is not None
         assert later.now == told.now + 10**12
 
