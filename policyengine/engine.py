@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -53,7 +53,7 @@ from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store, StoreError
+from policyengine.stores.store import Asked, Committed, Store, StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -75,6 +75,8 @@ def new_id(now: datetime) -> str:
 
 
 MOST_TRIES = 100  # to decide again where another decision was quicker
+MOST_WAITING = 1_024  # decisions that a store is asked for at once
+NOT_ASKED = Settled((), 0)
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -106,6 +108,17 @@ class Made(NamedTuple):
     spent: frozenset[str]
     spends: tuple[str, ...] = ()
     past: bytes = b""  # as the log has it
+
+
+class Waiting(NamedTuple):
+    """A decision that is made but for what its store will say: the place of its question among others, and when."""
+
+    place: int
+    question: dict[str, object] | Request
+    asked: Asked
+    decision: Decision
+    moment: int | None
+    call: bytes
 
 
 class Engine:
@@ -146,6 +159,7 @@ class Engine:
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         self._quick = self._evaluator.charging(self._charged, self._noted).__call__
         self._peeking = self._evaluator.quick.__call__
+        self._gathering, self._gathered = self._evaluator.charging(self._gather).__call__, local()
         self._counting = Lock()
         self.log = log
         self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
@@ -294,6 +308,29 @@ class Engine:
             raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
         return self._guarded(request, b"decide", self._spent)
 
+    def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
+        """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
+        once. What is no question is answered by its error."""
+        answers: list[Decision | RequestError] = []
+        waiting: list[Waiting] = []
+        for place, question in enumerate(questions):
+            try:
+                found = self._prepared(place, question) if self.shares else None
+                if found is None:  # what came before may matter
+                    self._settle(waiting, answers)
+                    answers.append(self.decide(question))
+                elif isinstance(found, Waiting):
+                    waiting.append(found)
+                    answers.append(found.decision)
+                else:
+                    answers.append(found)
+            except RequestError as error:
+                answers.append(error)
+            if len(waiting) == MOST_WAITING:
+                self._settle(waiting, answers)
+        self._settle(waiting, answers)
+        return answers
+
     def evaluate(self, question: Question) -> Decision:
         """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
 
@@ -386,6 +423,60 @@ class Engine:
         effects = Effects(limits=tuple(map(limited, charges)), records=records)
         settling = self._store.commit(effects, decision.id, microsecond(stamp), changes=changes)
         return None if settling is None else _told(decision, effects, settling)
+
+    def _gather(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
+        """An allow on the quick way, before anybody asked the store."""
+        self._gathered.charges = charges
+        return Decision(answer, asker, stamp)
+
+    def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
+        """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
+        try:
+            if type(question) is dict:
+                self._gathered.charges = ()
+                quick = self._gathering(question)
+                if quick is not None:
+                    limits = tuple(map(limited, self._gathered.charges))
+                    name = "" if all(isinstance(one.charge, Take) for one in limits) else quick.id
+                    return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide")
+            request = _read(question)
+            spends, now = request.options.consume, self._clock()
+            planned = self._evaluator.plan(request, now)
+            if isinstance(planned, Needs) or request.options.at is not None:
+                return None
+            decision = planned[0].with_id(self._ids(now))
+            asked = Asked(planned[1], decision.id, not spends)
+            return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate")
+        except RequestError:
+            raise
+        except Exception:
+            return None  # to fail once more, where it is told
+
+    def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:
+        """The answers to those that wait, by what the store says of all of them."""
+        asking = [one for one in waiting if one.asked.effects.limits or (one.asked.effects and not one.asked.peek)]
+        told: list[Committed] = []
+        try:
+            told += (
+                self._store.commit_many([one.asked for one in asking], microseconds(self._clock())) if asking else ()
+            )
+        except StoreError as error:
+            told += [error] * len(asking)
+        settling = {one.place: answer for one, answer in zip(asking, told, strict=True)}
+        for one in waiting:
+            answers[one.place] = self._settled(one, settling.get(one.place, NOT_ASKED))
+        waiting.clear()
+
+    def _settled(self, one: Waiting, answer: Committed) -> Decision:
+        question, (effects, _, peek), decision, call = one.question, one.asked, one.decision, one.call
+        if answer is None:  # another was quicker
+            return self.decide(question)
+        if isinstance(answer, StoreError):
+            return self._kept(question, self._unanswered(answer), call)
+        decision = decision if answer is NOT_ASKED else _told(decision, effects, answer)
+        if isinstance(question, dict):
+            return decision if self._as_it_is else self._finished(question, decision, call)
+        return self._kept(question, _to_consume(decision, effects) if peek else decision, call, one.moment)
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""
@@ -513,12 +604,17 @@ class Engine:
         if effects.limits:
             told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
             decision = decision if told is None else _told(decision, effects, told)
-        if not decision.allowed or not effects:
-            return decision
-        rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
-        consume = Obligation("consume", (), rule, at="")
-        answer = replace(decision.answer, obligations=(*decision.obligations, consume))
-        return replace(decision, answer=answer)
+        return _to_consume(decision, effects)
+
+
+def _to_consume(decision: Decision, effects: Effects) -> Decision:
+    """The decision of a look: what would be spent is to be asked for by `decide`."""
+    if not decision.allowed or not effects:
+        return decision
+    rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
+    consume = Obligation("consume", (), rule, at="")
+    answer = replace(decision.answer, obligations=(*decision.obligations, consume))
+    return replace(decision, answer=answer)
 
 
 def _told(decision: Decision, effects: Effects, told: Settled) -> Decision:

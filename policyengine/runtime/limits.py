@@ -295,7 +295,9 @@ class Meter:
 
     def by(self, key: Key) -> Limited:
         """By this count."""
-        return self.limited._replace(charge=self.limited.charge._replace(key=key))
+        charge, *words = self.limited
+        rule, _, *pace = charge
+        return Limited(Take(rule, key, *pace), *words)  # `_replace` takes three times as long
 
     def standing(self, level: int, admitted: bool) -> Standing:
         reset = -(-level // self.drain) * self.tick

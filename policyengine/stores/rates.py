@@ -16,7 +16,7 @@ from policyengine.stores.wires import Script
 
 RATES = Script.of("rates.lua")
 MOST = 2 * LARGEST  # more than any limit: no amount needs to be told from it
-AT_ONCE = 256  # decisions in one call: nobody else is answered meanwhile
+AT_ONCE = 128  # decisions in one call: nobody else is answered meanwhile
 KEY = b"policyengine:state:"
 
 

@@ -85,15 +85,13 @@ class RedisStore:
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
         """In one round trip. Plain rates that follow each other are one script."""
         parts = list(together(asked))
-        calls = [
-            self._step(part, now)
-            if isinstance(part, Asked)
-            else rates.call([one.effects.limits for one in part], self._moved(now))
-            for part in parts
-        ]
-        return [
-            one for part, answer in zip(parts, self._wires.ask_all(calls), strict=True) for one in told(part, answer)
-        ]
+        answers = self._wires.ask_all(self._call(part, now) for part in parts)
+        return [one for part, answer in zip(parts, answers, strict=True) for one in told(part, answer)]
+
+    def _call(self, part: Asked | list[Asked], now: int) -> bytes:
+        if isinstance(part, Asked):
+            return self._step(part, now)
+        return rates.call([one.effects.limits for one in part], self._moved(now))
 
     def _step(self, asked: Asked, now: int) -> bytes:
         effects, decision, peek = asked

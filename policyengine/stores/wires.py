@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib.resources import files
@@ -78,15 +78,26 @@ class Wires:
             raise StoreError(f"{type(answer).__name__}: {answer}") from answer
         return answer
 
-    def ask_all(self, calls: Sequence[bytes]) -> list[Any]:
-        """What is answered to each, in order: an exception where it was not done. Raises StoreError."""
+    def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
+        """What is answered to each, in order: an exception where it was not done. Raises StoreError.
+
+        A call is sent as soon as it is there: the server is at it while the next one is made.
+        """
+        sent: list[bytes] = []
+
+        def sending() -> Iterator[bytes]:
+            for one in calls:
+                sent.append(one)
+                yield one
+
         with answering():
             wire = self._wire()
-            answers = self._asked(wire, calls)
+            answers = self._asked(wire, sending(), sent)
             lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
             if lost:  # none of these was done
                 self._teach(wire)
-                again = self._asked(wire, [calls[place] for place in lost])
+                missed = [sent[place] for place in lost]
+                again = self._asked(wire, missed, missed)
                 for place, answer in zip(lost, again, strict=True):
                     answers[place] = answer
             self._free.append((wire, monotonic()))
@@ -120,10 +131,10 @@ class Wires:
         except (RedisError, OSError):
             return True
 
-    def _asked(self, wire: Any, calls: Sequence[bytes]) -> list[Any]:
+    def _asked(self, wire: Any, calls: Iterable[bytes], sent: Sequence[bytes]) -> list[Any]:
         try:
             wire.send_packed_command(calls, check_health=False)
-            return [self._answer(wire) for _ in calls]
+            return [self._answer(wire) for _ in sent]
         except BaseException:
             # What is on its way is for nobody; other connections are to the same server, that may be gone.
             wire.disconnect()
@@ -139,6 +150,6 @@ class Wires:
     def _teach(self, wire: Any) -> None:
         self._ping()
         loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + packed(one.text) for one in self._scripts]
-        for answer in self._asked(wire, loads):
+        for answer in self._asked(wire, loads, loads):
             if isinstance(answer, Exception):
                 raise answer

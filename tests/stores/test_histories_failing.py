@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import msgpack
@@ -21,6 +21,9 @@ from tests.stores.charges import SECOND, START
 from tests.stores.servers import Server, running, wait_for
 from tests.stores.test_failing import Broken, Time
 from tests.stores.test_histories import HOUR, LINE, happens, past, record, remembers
+
+if TYPE_CHECKING:
+    import redis
 
 POLICY = """
 language 1
@@ -51,9 +54,13 @@ def remembering(folder: Path, *options: str) -> Iterator[tuple[Server, Engine]]:
     with running("redis-server", folder, *options) as server:
         engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=2s"))
         with redis.Redis(port=server.port, protocol=2) as client:
-            for watch in engine.kernel.watches:
-                client.hset("policyengine:begun", watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
+            begun_long_ago(engine, client)
         yield server, engine
+
+
+def begun_long_ago(engine: Engine, client: redis.Redis) -> None:
+    for watch in engine.kernel.watches:
+        client.hset("policyengine:begun", watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
 
 
 # ── Redis ─────────────────────────────────────────────────────────────────────────────────────

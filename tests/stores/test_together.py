@@ -1,0 +1,162 @@
+"""Several decisions at once are what they would be one after another, in as few round trips as there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.request import RequestError
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Asked, StoreError
+from policyengine.stores.urls import open_store
+from tests.stores.charges import START, asks, budget, rate
+from tests.stores.conftest import Fresh
+from tests.stores.servers import Server, running
+from tests.stores.test_histories_failing import begun_long_ago
+from tests.stores.test_stores_alike import LIMITS
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+POLICY = """
+language 1
+package shop
+issuer acme { scopes none }
+agent "*" { issued by acme   acts alone   may GET /rate, GET /budget, GET /past, GET /free, GET /denied }
+rate "rate" per agent.id on GET /rate { 3/1h }
+rate "all" per request.path on GET /rate { 7/1h }
+budget "budget" per agent.id on GET /budget { count <= 2 within 1h }
+guard "past" on GET /past { deny when count of GET /past within 1h per (agent.id) >= 2 }
+guard "no" on GET /denied { deny }
+"""
+
+
+def ask(path: str, agent: str = "a", **options: Any) -> dict[str, Any]:
+    asked = {"request": {"method": "GET", "path": path}, "agent": {"id": agent, "issuer": "acme"}, "credential": {}}
+    return {**asked, "options": options} if options else asked
+
+
+PATHS = st.sampled_from(["/rate", "/rate", "/rate", "/budget", "/past", "/free", "/denied", "/nowhere"])
+OPTIONS = st.sampled_from([{}, {}, {}, {"consume": False}, {"consume": True}, {"at": "2027-01-04T11:00:00Z"}, {"x": 1}])
+QUESTIONS = st.lists(
+    st.builds(lambda path, agent, options: ask(path, agent, **options), PATHS, st.sampled_from("ab"), OPTIONS),
+    max_size=25,
+)
+
+
+def told(engine: Engine, question: dict[str, Any]) -> Decision | RequestError:
+    try:
+        return engine.decide(question)
+    except RequestError as error:
+        return error
+
+
+def plainly(found: Decision | RequestError) -> object:
+    return str(found) if isinstance(found, RequestError) else {**found.to_dict(), "id": ""}
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@given(questions=QUESTIONS)
+def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dict[str, Any]]) -> None:
+    one = Engine.from_text(POLICY, clock=lambda: NOW, store=MemoryStore())
+    expected = [plainly(told(one, question)) for question in questions]
+    many = Engine.from_text(POLICY, clock=lambda: NOW, store=fresh())
+    assert [plainly(found) for found in many.decide_many(questions)] == expected
+
+
+@settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
+@given(many=st.lists(st.tuples(LIMITS, st.sampled_from([False, False, True])), max_size=20))
+def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: Any) -> None:
+    asked = [Asked(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]
+    assert list(fresh().commit_many(asked, START)) == list(MemoryStore().commit_many(asked, START))
+
+
+def test_more_than_a_script_takes_at_once_are_counted_exactly(fresh: Fresh) -> None:
+    asked = [Asked(asks(rate(300, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(700)]
+    found = [one for one in fresh().commit_many(asked, START) if one and not isinstance(one, StoreError)]
+    assert [one.admitted for one in found] == [True] * 300 + [False] * 400
+
+
+# ── Round trips ───────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def trips(server: Server) -> Iterator[list[str]]:
+    """The commands that clients send to a server meanwhile; those of scripts are none."""
+    import redis
+
+    found: list[str] = []
+    client, other = (redis.Redis(port=server.port, protocol=2) for _ in range(2))
+    other.ping()
+    with client, other, client.monitor() as monitor:
+        yield found
+        other.ping()
+        while (seen := monitor.next_command())["command"] != "PING":
+            if seen["client_type"] != "lua":
+                found.append(seen["command"].split()[0])
+
+
+@pytest.fixture
+def engine(redis_server: Server) -> Engine:
+    import redis
+
+    client = redis.Redis(port=redis_server.port, protocol=2)
+    client.flushall()
+    engine = Engine.from_text(POLICY, store=open_store(f"{redis_server.url}?timeout=5s"))
+    begun_long_ago(engine, client)
+    for path in ("/rate", "/budget", "/past"):
+        engine.decide(ask(path, "before"))  # connects, and tells the scripts
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("path", "commands"),
+    [("/rate", ["EVALSHA"]), ("/budget", ["EVALSHA"]), ("/past", ["EVALSHA"] * 2), ("/free", []), ("/denied", [])],
+)
+def test_a_decision_takes_as_few_round_trips_as_can_be(
+    engine: Engine, redis_server: Server, path: str, commands: list[str]
+) -> None:
+    with trips(redis_server) as sent:
+        engine.decide(ask(path))
+    assert sent == commands
+
+
+def test_many_decisions_take_one_script(engine: Engine, redis_server: Server) -> None:
+    with trips(redis_server) as sent:
+        engine.decide_many([ask("/rate", f"{number}") for number in range(100)])
+    assert sent == ["EVALSHA"]
+
+
+# ── Failure ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_where_nobody_answers_each_is_what_its_rule_says(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path) as server:
+        policy = POLICY.replace("{ count <= 2 within 1h }", "{ count <= 2 within 1h   on store failure local }")
+        engine = Engine.from_text(policy, store=open_store(f"{server.url}?timeout=2s"))
+        server.kill()
+        questions = [ask("/rate"), ask("/budget"), ask("/budget"), ask("/budget"), ask("/free"), ask("/past")]
+        outcomes = [plainly(one) for one in engine.decide_many(questions)]
+    assert [one["outcome"] for one in outcomes] == ["deny", "allow", "allow", "throttle", "allow", "deny"]  # type: ignore[index]
+
+
+def test_what_one_of_many_cannot_do_is_told_of_that_one(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import RedisStore, state_key
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        client.lpush(state_key(budget(1)), "what nobody understands")
+        store = RedisStore(client)
+        first, second, third = store.commit_many([Asked(asks(one), "x") for one in (rate(), budget(1), rate())], 0)
+    assert isinstance(second, StoreError)
+    assert not isinstance(first, StoreError)
+    assert not isinstance(third, StoreError)
