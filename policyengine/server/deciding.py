@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from policyengine.engine import Engine
+from policyengine.engine import Engine, Question
 from policyengine.runtime import wire
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.headers import Headers, rate_headers
@@ -124,6 +124,8 @@ async def apart(engine: Engine, work: Callable[[], T]) -> T:
 
 async def decided_in_turn(engine: Engine, batch: Batch) -> list[Answer]:
     """In order, up to and including the one that ends the batch."""
+    if engine.shares and batch.semantics is Semantics.EXECUTE_ALL:
+        return await run_in_threadpool(decided_together, engine, batch.items)
     answers: list[Answer] = []
     for index, raw in enumerate(batch.items):
         answers.append(await apart(engine, partial(decided_item, engine, raw, f"requests[{index}]")))
@@ -131,6 +133,43 @@ async def decided_in_turn(engine: Engine, batch: Batch) -> list[Answer]:
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn
     return answers
+
+
+def decided_together(engine: Engine, items: Sequence[object]) -> list[Answer]:
+    """The same of all items: a store that is shared is asked for as many at once as there are in a row."""
+    answers: list[Answer] = []
+    row: list[Question] = []
+
+    def settle() -> None:
+        for found in engine.decide_many(row):
+            place = f"requests[{len(answers)}]"
+            answers.append(undecided(engine, found, place) if isinstance(found, RequestError) else found.to_dict())
+        row.clear()
+
+    for raw in items:
+        question = question_in(raw)
+        if question is not None:
+            row.append(question)
+            continue
+        settle()
+        answers.append(decided_item(engine, raw, f"requests[{len(answers)}]"))
+    settle()
+    return answers
+
+
+def question_in(raw: object) -> Question | None:
+    """What an item asks, and whether it spends; None where it is to be looked at for itself."""
+    if not isinstance(raw, dict):
+        return None
+    if raw.get("options") == {"consume": True}:
+        return {name: value for name, value in raw.items() if name != "options"}
+    try:
+        request = Request.from_mapping(raw)
+    except RequestError:
+        return None
+    if request.options.explain:
+        return None
+    return request if asks_to_spend(raw) else replace(request, options=replace(request.options, consume=False))
 
 
 def decided_item(engine: Engine, raw: object, place: str) -> Answer:

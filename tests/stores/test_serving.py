@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from policyengine.client import SocketClient
+from policyengine.engine import Engine
+from policyengine.server import create_app
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Store
+from policyengine.stores.urls import open_store
 from tests.server.processes import started
 from tests.stores.servers import Server
 
@@ -39,6 +47,47 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
     redis.Redis(port=server.port, protocol=2).flushall()
     return f"{server.url}?timeout=5s"
+
+
+BATCH = [
+    {**ASK, "options": {"consume": True}},
+    {**ASK, "options": {"consume": True, "explain": True}},
+    ASK,
+    {**ASK, "options": {"consume": True, "at": "2027-01-04T11:00:00Z"}},
+    {"request": {"method": "GET"}, "options": {"consume": True}},
+    {**ASK, "options": {"consume": True, "obligations_supported": []}},
+    "no question",
+    {"request": {"method": "GET", "path": "/nowhere"}},
+    {**ASK, "options": {"consume": True}},
+    {**ASK, "options": {"explain": True}},
+]
+
+
+def answers(store: Store, semantics: str) -> Any:
+    engine = Engine.from_text(POLICY.replace("20/1d", "2/1d"), store=store)
+
+    async def asked() -> Any:
+        transport = httpx.ASGITransport(create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            answer = await client.post("/decide/batch", json={"requests": BATCH, "semantics": semantics})
+            return answer.json()["decisions"]
+
+    found = asyncio.run(asked())
+    for one in found:
+        one["id"] = ""
+        for rate in one.get("rates", ()):
+            rate["reset_ms"] = round(rate["reset_ms"] / 3_600_000)  # of real clocks
+    return found
+
+
+@pytest.mark.parametrize("semantics", ["execute_all", "deny_on_first_deny"])
+def test_a_batch_is_answered_as_by_one_process_alone(url: str, semantics: str) -> None:
+    assert waits(answers(open_store(url), semantics)) == waits(answers(MemoryStore(), semantics))
+
+
+def waits(found: Any) -> str:
+    """Without what depends on how much time passed."""
+    return re.sub(r"\d+h\b[^`']*|\d+m\b[^`']*|\d+ms|[\d.]+s\b", "…", str(found))
 
 
 def test_workers_let_through_as_many_as_one_would(url: str, tmp_path: Path) -> None:
