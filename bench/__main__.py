@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import chart, decide, growth, guard, history, loading, machine, paper, rates, simulate
+from bench import chart, decide, growth, guard, history, loading, machine, paper, rates, simulate, stores
 from bench import testing as tests
 from bench.peers import PEERS
 from bench.report import Report, Section, show
@@ -27,6 +27,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "memory": lambda options, say: loading.memory(tuple(options.sizes) or loading.SIZES, say),
     "rates": lambda _, say: rates.rates(say),
     "history": lambda _, say: history.history(say),
+    "stores": lambda _, say: stores.run(say),
     "testing": lambda _, say: tests.testing(say),
     "simulate": lambda _, say: simulate.run(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),

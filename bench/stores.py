@@ -1,0 +1,221 @@
+"""`stores`: what a decision costs whose count is shared, beside a bare read and beside libraries that only count.
+
+It starts the servers itself, on free ports of this machine, and ends them. Whoever lets through another number than
+everybody is not timed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import monotonic, perf_counter
+
+from bench.rates import FEW, HEAD, MANY, Ask, Say, admits, question
+from bench.report import Section, Target
+from bench.trial import number
+from policyengine import Engine
+from policyengine.stores.urls import open_store
+
+CALLS, ROUNDS = 1_000, 15
+BATCH = 1_000
+CALLERS = 250
+SERVERS = ("redis-server", "valkey-server")
+PATIENCE = 20.0  # seconds until a server answers
+PAST = 'guard "new" on /v1/** { require after (GET /v1/things/{id} by any user) within 1h }\n'
+BARE, ONE, BATCHES = "redis-py, a bare GET", "policyengine, one rate", "policyengine, one rate, in batches"
+Row = tuple[str, str, Callable[[], int]]  # where, what, and one round: it answers how many decisions it made
+
+
+@contextmanager
+def running(program: str, folder: Path) -> Iterator[int]:
+    """A server that keeps nothing on the disk, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
+    process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = monotonic() + PATIENCE
+        while not answers(port) and monotonic() < until:
+            pass
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+# ── What is timed ─────────────────────────────────────────────────────────────────────────────
+
+
+def engine(url: str, *limits: int, guard: str = "") -> Engine:
+    rates = (f'rate "{name}" per {("agent.id", "agent.issuer")[name]} on /v1/** {{ {limit}/1m }}\n'
+             for name, limit in enumerate(limits))  # fmt: skip
+    return Engine.from_text(HEAD + "".join(rates) + guard, store=open_store(f"{url}?timeout=2s"))
+
+
+def alone(made: Engine) -> Callable[[], int]:
+    asked = [question(f"caller {n}") for n in range(CALLERS)]
+
+    def ask() -> int:
+        for n in range(CALLS):
+            made.decide(asked[n % CALLERS])
+        return CALLS
+
+    return ask
+
+
+def together(made: Engine) -> Callable[[], int]:
+    asked = [question(f"caller {n % CALLERS}") for n in range(BATCH)]
+    return lambda: len(made.decide_many(asked))
+
+
+def repeated(ask: Callable[[], object]) -> Callable[[], int]:
+    def round() -> int:
+        for _ in range(CALLS):
+            ask()
+        return CALLS
+
+    return round
+
+
+def own(where: str, url: str) -> Iterator[Row]:
+    limited = engine(url, MANY)
+    yield where, ONE, alone(limited)
+    yield where, "policyengine, two rates", alone(engine(url, MANY, MANY))
+    yield where, BATCHES, together(limited)
+    yield where, "policyengine, one rate and the past", alone(engine(url, MANY, guard=PAST))
+
+
+def bare(port: int) -> Callable[[], int]:
+    client = import_module("redis").Redis(port=port, protocol=2)
+    return repeated(lambda: client.get("nothing"))
+
+
+def pypi_limits(port: int) -> Callable[[int], Ask]:
+    def make(limit: int) -> Ask:
+        limits = import_module("limits")
+        storage = import_module("limits.storage").RedisStorage(f"redis://127.0.0.1:{port}")
+        found, item = (
+            import_module("limits.strategies").FixedWindowRateLimiter(storage),
+            limits.RateLimitItemPerMinute(limit),
+        )
+        return lambda caller: bool(found.hit(item, f"{limit} {caller}"))
+
+    return make
+
+
+def throttled(port: int) -> Callable[[int], Ask]:
+    def make(limit: int) -> Ask:
+        module = import_module("throttled")
+        store = module.RedisStore(server=f"redis://127.0.0.1:{port}/0")
+        found = module.Throttled(using="gcra", quota=module.per_min(limit, burst=limit), store=store)
+        return lambda caller: not found.limit(f"{limit} {caller}").limited
+
+    return make
+
+
+def ours(url: str) -> Callable[[int], Ask]:
+    def make(limit: int) -> Ask:
+        made = engine(url, limit)
+        return lambda caller: made.decide(question(f"{limit} {caller}")).allowed
+
+    return make
+
+
+PEERS: dict[str, Callable[[int], Callable[[int], Ask]]] = {
+    "limits, fixed window": pypi_limits,
+    "throttled-py, GCRA": throttled,
+}
+
+
+def peers(where: str, port: int, skipped: list[str]) -> Iterator[Row]:
+    for name, of in PEERS.items():
+        try:
+            make = of(port)
+            admitted = admits(make(FEW))
+        except ImportError:
+            skipped.append(f"{name.split(',')[0]} is not installed.")
+            continue
+        if admitted == FEW:
+            ask = make(MANY)
+            yield where, f"{name}, counting alone", repeated(lambda ask=ask: ask("caller"))  # type: ignore[misc]
+        else:
+            skipped.append(f"{name} lets {admitted} of {FEW} through on {where} and is not timed.")
+
+
+# ── The section ───────────────────────────────────────────────────────────────────────────────
+
+
+def turns(rows: list[Row], say: Say) -> list[float]:
+    """Decisions a second of each, in turns, so that whatever else the machine does meets all of them."""
+    found: list[list[float]] = [[] for _ in rows]
+    for one in range(ROUNDS):
+        say(f"stores: round {one + 1} of {ROUNDS}")
+        for rates, (_, _, ask) in zip(found, rows, strict=True):
+            start = perf_counter()
+            found_many = ask()
+            rates.append(found_many / (perf_counter() - start))
+    return [median(rates) for rates in found]
+
+
+def run(say: Say) -> Section:
+    skipped: list[str] = []
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        file = f"sqlite:///{folder}/store.db"
+        rows = list(own("SQLite", file)) if counts_right("SQLite", file, skipped) else []
+        for program in SERVERS:
+            if shutil.which(program) is None:
+                skipped.append(f"`{program}` is not installed.")
+                continue
+            where, port = program.split("-")[0].title(), stack.enter_context(running(program, Path(folder)))
+            rows.append((where, BARE, bare(port)))
+            if counts_right(where, f"redis://127.0.0.1:{port}", skipped):
+                rows += own(where, f"redis://127.0.0.1:{port}")
+            rows += peers(where, port, skipped)
+        found = turns(rows, say)
+    return section(rows, found, skipped)
+
+
+def counts_right(where: str, url: str, skipped: list[str]) -> bool:
+    admitted = admits(ours(url)(FEW))
+    if admitted != FEW:
+        skipped.append(f"policyengine lets {admitted} of {FEW} through on {where} and is not timed.")
+    return admitted == FEW
+
+
+def section(rows: list[Row], found: list[float], skipped: list[str]) -> Section:
+    many = {(where, what): each for (where, what, _), each in zip(rows, found, strict=True)}
+    bares = {where: each for (where, what), each in many.items() if what == BARE}
+    return Section(
+        name="stores",
+        title="Decisions a second of one process on a shared store, and what libraries take that only count",
+        columns=("what", "on", "a second", "µs", "of bare GETs"),
+        rows=tuple(
+            (what, where, number(each), number(1e6 / each), f"{each / bares[where]:.2f}" if where in bares else "")
+            for (where, what), each in many.items()
+        ),
+        data=tuple({"where": where, "what": what, "per_second": round(each)} for (where, what), each in many.items()),
+        targets=(
+            Target("Redis, one by one", 8_000, many.get(("Redis", ONE)), "a second", at_least=True),
+            Target("Redis, in batches", 40_000, many.get(("Redis", BATCHES)), "a second", at_least=True),
+        ),
+        notes=(
+            f"Medians of {ROUNDS} rounds of {CALLS:,} calls, in turns; {CALLERS} callers; batches of {BATCH:,}.",
+            f"Everybody lets {FEW} of {FEW + 5} requests through at first. Libraries count and decide nothing else.",
+            *dict.fromkeys(skipped),
+        ),
+    )
