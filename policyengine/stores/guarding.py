@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from threading import Lock
 from time import monotonic
 from typing import Protocol
@@ -45,21 +44,18 @@ class Breaker:
     def open(self) -> bool:
         return self._fails >= FAILS_BEFORE_OPEN
 
-    @contextmanager
-    def trying(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Around one call. Raises StoreError at once while nobody is to call."""
-        self._enter()
-        try:
-            yield
-        except StoreError as error:
+        if self._fails >= FAILS_BEFORE_OPEN:
+            self._try()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, StoreError):
             self._failed(error)
-            raise
-        if self._fails:
+        elif error is None and self._fails:
             self._answered()
 
-    def _enter(self) -> None:
-        if not self.open:
-            return
+    def _try(self) -> None:
         with self._lock:
             now = self._clock()
             if now < self._again:
@@ -104,19 +100,19 @@ class GuardedStore:
 
     def ping(self) -> None:
         """Whether it answers, asked for itself: it raises StoreError where it does not."""
-        with self.breaker.trying():
+        with self.breaker:
             self._store.ping()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
         if not names:
             return frozenset()
-        with self.breaker.trying():
+        with self.breaker:
             return self._store.spent_among(names)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         try:
-            with self.breaker.trying():
+            with self.breaker:
                 told = self._store.commit(effects, decision, now, peek=peek)
         except StoreError as error:
             return self._without(effects, decision, now, peek, error)
@@ -127,7 +123,7 @@ class GuardedStore:
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
         told: Sequence[Committed]
         try:
-            with self.breaker.trying():
+            with self.breaker:
                 told = self._store.commit_many(asked, now)
         except StoreError as error:
             told = [error] * len(asked)
@@ -142,7 +138,7 @@ class GuardedStore:
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Where it is not answered, it begins when somebody first asks and is."""
         try:
-            with self.breaker.trying():
+            with self.breaker:
                 self._store.begin(list(watches), now)
         except StoreError:
             return
@@ -150,19 +146,19 @@ class GuardedStore:
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         """Of a key that is not in it nothing is known."""
         try:
-            with self.breaker.trying():
+            with self.breaker:
                 return self._store.fetch(list(keys))
         except StoreError:
             return {}
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
-        with self.breaker.trying():
+        with self.breaker:
             return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         """Of what this process counted by itself, too."""
         here = self._local.finish(decision, now, refund=refund)
-        with self.breaker.trying():
+        with self.breaker:
             return self._store.finish(decision, now, refund=refund) or here
 
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
@@ -193,7 +189,7 @@ class GuardedStore:
             except IndexError:
                 return
             try:
-                with self.breaker.trying():
+                with self.breaker:
                     self._store.commit(Effects(denied=True, records=records), decision, now)
             except StoreError:
                 self._late.appendleft((records, decision))

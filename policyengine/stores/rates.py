@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.limits import LARGEST, Limited, Settled, Standing, Take
+from policyengine.runtime.limits import LARGEST, Flow, Key, Limited, Settled, Standing, Take
 from policyengine.stores.step import KINDS
 from policyengine.stores.wires import Script
 
 RATES = Script.of("rates.lua")
 MOST = 2 * LARGEST  # more than any limit: no amount needs to be told from it
 AT_ONCE = 128  # decisions in one call: nobody else is answered meanwhile
-KEY = b"policyengine:state:"
+HEAD = b"*%%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%%d\r\n%%d\r\n%%b$%%d\r\n%%b\r\n" % RATES.sha.encode()
 
 
 def plain(effects: Effects) -> bool:
@@ -31,71 +31,89 @@ def plain(effects: Effects) -> bool:
     return True
 
 
-def call(many: Sequence[Sequence[Limited]], now: int | bool) -> bytes:
-    """Of the limits of each decision; they are `plain`."""
-    keys: dict[bytes, int] = {}
-    paces: dict[tuple[int, int, int, int], int] = {}
-    asked: list[list[int]] = []
-    for limits in many:
-        row: list[int] = []
-        for one in limits:
-            charge: Any = one.charge
-            units = charge.token
-            pace = min(charge.cost * units, MOST), charge.flow.most * units, charge.flow.drain, charge.tick
-            key = key_of(charge)
-            row.append(keys.setdefault(key, len(keys) + 1))
-            row.append(paces.setdefault(pace, len(paces) + 1))
-        asked.append(row)
-    words = b"".join([b"$51\r\n%b\r\n" % key for key in keys])
-    argument = msgpack.encode((now, list(paces), asked))
-    return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%d\r\n%d\r\n%b$%d\r\n%b\r\n" % (
-        len(keys) + 4, RATES.sha.encode(), len(str(len(keys))), len(keys), words, len(argument), argument
-    )  # fmt: skip
+class Pace(NamedTuple):
+    """What all charges of one pace have in common; `begun` is the beginning of the digest that their keys have."""
 
+    begun: Any
+    need: int
+    full: int
+    most: int
+    drain: int
+    token: int
+    tick: int
+    passable: bool
 
-def key_of(charge: Take) -> bytes:
-    """As `digest` of step.py names it; most of it is the same for all callers."""
-    found = begun(charge.rule, charge.token, charge.tick).copy()
-    for part in charge.key:
-        found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return b"%b%b" % (KEY, found.hexdigest().encode())
+    @property
+    def asked(self) -> tuple[int, int, int, int]:
+        return min(self.need, MOST), self.full, self.drain, self.tick
+
+    def key(self, key: Key) -> bytes:
+        """As `digest` of step.py names it."""
+        found = self.begun.copy()
+        for part in key:
+            found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+        return b"$51\r\npolicyengine:state:%b\r\n" % found.hexdigest().encode()
+
+    def standing(self, level: int, passed: bool, taken: bool) -> Standing:
+        """As `take` and `untouched` of runtime/limits.py say it."""
+        after = level + self.need
+        left = after if taken else level
+        reset = -(-left // self.drain) * self.tick
+        retry = 0 if passed else -(-(after - self.full) // self.drain) * self.tick if self.passable else None
+        return Standing(passed, self.most, max(0, self.full - left) // self.token, reset, retry)
 
 
 @lru_cache(maxsize=4_096)
-def begun(rule: str, token: int, tick: int) -> Any:
+def pace_of(rule: str, cost: int, flow: Flow, token: int, tick: int) -> Pace:
     parts = KINDS[Take], rule, str(token), str(tick)
     text = "".join(f"{len(part)}:{part}" for part in parts)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    begun = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    return Pace(begun, cost * token, flow.most * token, flow.most, flow.drain, token, tick, cost <= flow.most)
 
 
-def settled(many: Iterable[Sequence[Limited]], answer: bytes) -> list[Settled]:
-    """By the levels that there were before each."""
-    now, *levels = msgpack.decode(answer)
-    found, place = [], 0
-    for limits in many:
-        until = place + len(limits)
-        found.append(Settled(standings(limits, levels[place:until]), now))
-        place = until
-    return found
+class Call:
+    """One script for many decisions, by the limits of each: they are `plain`."""
+
+    __slots__ = ("_many", "words")
+
+    def __init__(self, many: Iterable[Sequence[Limited]], now: int | bool) -> None:
+        self._many: list[list[Pace]] = []
+        keys: dict[bytes, int] = {}
+        paces: dict[Pace, int] = {}
+        asked: list[list[int]] = []
+        for limits in many:
+            mine, row = [], []
+            for one in limits:
+                charge: Any = one.charge
+                pace = pace_of(charge.rule, charge.cost, charge.flow, charge.token, charge.tick)
+                mine.append(pace)
+                row.append(keys.setdefault(pace.key(charge.key), len(keys) + 1))
+                row.append(paces.setdefault(pace, len(paces) + 1))
+            self._many.append(mine)
+            asked.append(row)
+        argument = msgpack.encode((now, [pace.asked for pace in paces], asked))
+        self.words = HEAD % (len(keys) + 4, len(str(len(keys))), len(keys), b"".join(keys), len(argument), argument)
+
+    def __len__(self) -> int:
+        return len(self._many)
+
+    def settled(self, answer: bytes) -> list[Settled]:
+        """By the levels that there were before each."""
+        now, *levels = msgpack.decode(answer)
+        found, place = [], 0
+        for paces in self._many:
+            until = place + len(paces)
+            found.append(Settled(standings(paces, levels[place:until]), now))
+            place = until
+        return found
 
 
-def standings(limits: Sequence[Limited], levels: Sequence[int]) -> tuple[Standing, ...]:
-    """As `take` and `untouched` of runtime/limits.py say it."""
-    passes = [fits(one.charge, level) for one, level in zip(limits, levels, strict=True)]
+def standings(paces: Sequence[Pace], levels: Sequence[int]) -> tuple[Standing, ...]:
+    if len(paces) == 1:
+        (pace,), (level,) = paces, levels
+        passed = level + pace.need <= pace.full
+        return (pace.standing(level, passed, passed),)
+    passes = [level + pace.need <= pace.full for pace, level in zip(paces, levels, strict=True)]
     taken = all(passes)
-    return tuple([
-        standing(one.charge, level, passed, taken)
-        for one, level, passed in zip(limits, levels, passes, strict=True)
-    ])  # fmt: skip
-
-
-def fits(charge: Any, level: int) -> bool:
-    return bool(level + charge.cost * charge.token <= charge.flow.most * charge.token)
-
-
-def standing(charge: Any, level: int, passed: bool, taken: bool) -> Standing:
-    most, drain = charge.flow
-    full, after = most * charge.token, level + charge.cost * charge.token
-    left = after if taken else level
-    retry = 0 if passed else -(-(after - full) // drain) * charge.tick if charge.cost <= most else None
-    return Standing(passed, most, max(0, full - left) // charge.token, -(-left // drain) * charge.tick, retry)
+    rows = zip(paces, levels, passes, strict=True)
+    return tuple([pace.standing(level, passed, taken) for pace, level, passed in rows])

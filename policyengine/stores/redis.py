@@ -77,21 +77,27 @@ class RedisStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         if not peek and rates.plain(effects):
-            answer = self._wires.ask(rates.call((effects.limits,), self._moved(now)))
-            return rates.settled((effects.limits,), answer)[0]
+            asked = rates.Call((effects.limits,), self._moved(now))
+            return asked.settled(self._wires.ask(asked.words))[0]
         answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
         return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
 
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
         """In one round trip. Plain rates that follow each other are one script."""
-        parts = list(together(asked))
-        answers = self._wires.ask_all(self._call(part, now) for part in parts)
-        return [one for part, answer in zip(parts, answers, strict=True) for one in told(part, answer)]
+        calls: list[rates.Call | Asked] = []
 
-    def _call(self, part: Asked | list[Asked], now: int) -> bytes:
-        if isinstance(part, Asked):
-            return self._step(part, now)
-        return rates.call([one.effects.limits for one in part], self._moved(now))
+        def words() -> Iterator[bytes]:
+            for part in together(asked):
+                if isinstance(part, Asked):
+                    calls.append(part)
+                    yield self._step(part, now)
+                else:
+                    call = rates.Call([one.effects.limits for one in part], self._moved(now))
+                    calls.append(call)
+                    yield call.words
+
+        answers = self._wires.ask_all(words())
+        return [one for call, answer in zip(calls, answers, strict=True) for one in told(call, answer)]
 
     def _step(self, asked: Asked, now: int) -> bytes:
         effects, decision, peek = asked
@@ -176,13 +182,13 @@ def together(asked: Sequence[Asked]) -> Iterator[Asked | list[Asked]]:
         yield plain
 
 
-def told(part: Asked | list[Asked], answer: Any) -> Sequence[Committed]:
-    many = [part] if isinstance(part, Asked) else part
+def told(call: rates.Call | Asked, answer: Any) -> Sequence[Committed]:
+    many = len(call) if isinstance(call, rates.Call) else 1
     if isinstance(answer, Exception):
-        return [StoreError(f"{type(answer).__name__}: {answer}")] * len(many)
-    if not isinstance(part, Asked):
-        return rates.settled([one.effects.limits for one in part], answer)
-    return [None if answer is None else settled_of([one.charge for one in part.effects.limits], answer)]
+        return [StoreError(f"{type(answer).__name__}: {answer}")] * many
+    if isinstance(call, rates.Call):
+        return call.settled(answer)
+    return [None if answer is None else settled_of([one.charge for one in call.effects.limits], answer)]
 
 
 # ── What is asked ─────────────────────────────────────────────────────────────────────────────

@@ -43,12 +43,19 @@ def packed(word: str | bytes | int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
+FAILURES = (RedisError, RedisClusterException, OSError)
+
+
+def failure(error: Exception) -> StoreError:
+    return StoreError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     try:
         yield
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise StoreError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+    except FAILURES as error:
+        raise failure(error) from error
 
 
 def forgetting(memory: Any) -> str | None:
@@ -73,9 +80,23 @@ class Wires:
 
     def ask(self, call: bytes) -> Any:
         """Raises StoreError, also where the server says that it cannot."""
-        (answer,) = self.ask_all([call])
+        try:
+            wire = self._wire()
+            try:
+                wire.send_packed_command((call,), check_health=False)
+                answer = wire.read_response(disable_decoding=True)
+            except ResponseError as error:
+                answer = error
+            except BaseException:
+                self._drop(wire)
+                raise
+        except FAILURES as error:
+            raise failure(error) from error
+        self._free.append((wire, monotonic()))
+        if isinstance(answer, NoScriptError):
+            (answer,) = self.ask_all([call])
         if isinstance(answer, Exception):
-            raise StoreError(f"{type(answer).__name__}: {answer}") from answer
+            raise failure(answer) from answer
         return answer
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
@@ -136,10 +157,13 @@ class Wires:
             wire.send_packed_command(calls, check_health=False)
             return [self._answer(wire) for _ in sent]
         except BaseException:
-            # What is on its way is for nobody; other connections are to the same server, that may be gone.
-            wire.disconnect()
-            self.close()
+            self._drop(wire)
             raise
+
+    def _drop(self, wire: Any) -> None:
+        """What is on its way is for nobody; other connections are to the same server, which may be gone."""
+        wire.disconnect()
+        self.close()
 
     def _answer(self, wire: Any) -> Any:
         try:
