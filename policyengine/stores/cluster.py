@@ -16,6 +16,7 @@ from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take
 from policyengine.stores import slots
+from policyengine.stores.following import Following
 from policyengine.stores.redis import (
     BACK,
     PREFIX,
@@ -61,6 +62,7 @@ class ClusterStore:
     def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self._begun: frozenset[str] = frozenset()
+        self._following = Following()
 
     def ping(self) -> None:
         """Raises StoreError where one of the servers does not answer, or may forget what still counts."""
@@ -139,7 +141,7 @@ class ClusterStore:
         slots.begin(self._run, self._begun, self._given)
 
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
-        return slots.fetch(self._run, tuple(keys), self._begun, self._given)
+        return slots.fetch(self._run, tuple(keys), self._begun, self._given, self._following)
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         self._latest = max(self._latest, now)

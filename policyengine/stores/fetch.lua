@@ -1,7 +1,9 @@
 -- Reads lines, and begins watches that were not begun, or of which the server lost that they were.
 -- KEYS: begun, the clock where there is one, lines. ARGV[1] (MessagePack): {now or false, clocked, watches to begin, the
--- watch of each line}. It answers {after what nothing is missing, the line} of each.
-local given, clocked, begins, watches = unpack(cmsgpack.unpack(ARGV[1]))
+-- watch of each line, what is read of it already: {version when it was born, version, number of the next event} or false}.
+-- It answers of each {after what nothing is missing, what is known of the line, the number from which on its events follow,
+-- these, and of those before them the number and the event that was reported on since}.
+local given, clocked, begins, watches, read = unpack(cmsgpack.unpack(ARGV[1]))
 local begun, first = KEYS[1], clocked and 2 or 1
 local now = the_time(given, clocked and KEYS[2])
 alive(begun, now)
@@ -9,8 +11,24 @@ for _, watch in ipairs(begins) do call('HSETNX', begun, watch, pack({now - 1, 0,
 local found = {}
 for i, watch in ipairs(watches) do
   local after, shortest = known(begun, watch)
-  local line = call('LRANGE', KEYS[first + i], 0, -1)
+  local line, mine, changed = KEYS[first + i], read[i], {}
+  local raw = call('LINDEX', line, 0)
   after = after or NEVER
-  found[i] = {digits(#line > 0 and after or without(after, shortest, now)), line}
+  if raw then
+    local head = unpacked(raw)
+    local start, reports = head[4], head[7]
+    if mine and mine[1] == head[5] and mine[2] >= head[6] then
+      start = most(start, mine[3])
+      for j = 1, #reports, 2 do
+        local number = reports[j + 1]
+        if reports[j] > mine[2] and number >= head[4] and number < start then
+          changed[#changed + 1], changed[#changed + 2] = number, call('LINDEX', line, number - head[4] + 1)
+        end
+      end
+    end
+    found[i] = {digits(after), raw, start, call('LRANGE', line, start - head[4] + 1, -1), changed}
+  else
+    found[i] = {digits(without(after, shortest, now)), '', 0, {}, {}}
+  end
 end
 return found

@@ -1,8 +1,10 @@
 -- History in Redis, in front of the scripts that use it. A line is a list: what is known of it, {version, within, complete
--- after, number of its first event}, then its events, oldest first: {at, serial, decision, facts, reported}. It is gone
+-- after, number of its first event, version when it was born, version of the last report that is not in what follows, latest
+-- reports {version, number of the event…}}, then its events, oldest first: {at, serial, decision, facts, reported}. It is gone
 -- SLACK after its last event left the longest window. `begun` says of each watch after what time nothing is missing, the
 -- shortest window that it was recorded for, and when that was last: what expired is older than that window.
 local MOST_EVENTS, SLACK, NEVER = 10000, 60000000, 4611686018427387904
+local MOST_REPORTS = 32
 local call, pack, unpacked, most = redis.call, cmsgpack.pack, cmsgpack.unpack, math.max
 
 local function digits(number) return string.format('%d', number) end
@@ -57,7 +59,7 @@ local function remember(line, begun, record, decision, now, serial, virtual)
   local watch, within, latest, facts = unpack(record)
   local raw = call('LPOP', line)
   local lacks = recorded_for(begun, watch, within, now)
-  local head = raw and unpacked(raw) or {0, 0, lacks, 0}
+  local head = raw and unpacked(raw) or {0, 0, lacks, 0, serial, 0, {}}
   local many, at = raw and call('LLEN', line) or 0, now
   if many > 0 then at = most(now, unpacked(call('LINDEX', line, -1))[1]) end
   head[1], head[2] = serial, most(head[2], within)

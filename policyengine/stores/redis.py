@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 import redis
@@ -12,7 +12,8 @@ from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
 from policyengine.stores import rates
-from policyengine.stores.past import Recorded, Row, facts_of, line_of, told_of, watch_of
+from policyengine.stores.following import Following
+from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
 from policyengine.stores.step import digest, digest_of, open_for
 from policyengine.stores.store import Asked, Committed, StoreError
@@ -58,6 +59,7 @@ class RedisStore:
     def __init__(self, client: redis.Redis, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self._begun: frozenset[str] = frozenset()
+        self._following = Following()
         self._wires = Wires(client, SCRIPTS, self.ping)
 
     def ping(self) -> None:
@@ -126,11 +128,11 @@ class RedisStore:
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
         self._latest = max(self._latest, now)
-        self._fetched((), self._begun)
+        asked = self._given, True, [watch_of(one) for one in self._begun], (), ()
+        self._run(FETCH, [NAMES.begun, CLOCK], msgpack.encode(asked))
 
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
-        wanted = tuple(keys)
-        return dict(zip(wanted, self._fetched(wanted, self._begun.intersection(one for one, _ in wanted)), strict=True))
+        return fetched(self._run, NAMES, tuple(keys), self._begun, self._given, self._following, CLOCK)
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         with answering():
@@ -147,11 +149,6 @@ class RedisStore:
         self._wires.close()
         self._client.close()
 
-    def _fetched(self, keys: Sequence[WindowKey], begins: Iterable[str]) -> list[Recorded]:
-        asked = self._given, True, [watch_of(one) for one in begins], [watch_of(one) for one, _ in keys]
-        found = self._run(FETCH, [NAMES.begun, CLOCK, *map(NAMES.line, keys)], msgpack.encode(asked))
-        return [recorded(int(after), line) for after, line in found]
-
     @property
     def _given(self) -> int | bool:
         return self._latest if self._virtual else False
@@ -164,6 +161,29 @@ class RedisStore:
 
     def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._wires.ask(script.call(keys, *arguments))
+
+
+def fetched(
+    run: Callable[..., Any],
+    names: Names,
+    keys: Sequence[WindowKey],
+    begun: frozenset[str],
+    given: int | bool,
+    following: Following,
+    *clock: str,
+) -> dict[WindowKey, History]:
+    """By one script, if others do not forget meanwhile what was read before."""
+    watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
+    found: dict[WindowKey, History] = {}
+    while len(found) < len(keys):
+        begins = [watch_of(one) for one in begun.intersection(watches)]
+        known = [following.known(line) for line in lines]
+        asked = given, bool(clock), begins, [watch_of(one) for one in watches], known
+        answers = run(FETCH, [names.begun, *clock, *lines], msgpack.encode(asked))
+        for key, line, answer in zip(keys, lines, answers, strict=True):
+            if (history := following.read(line, answer)) is not None:
+                found[key] = history
+    return found
 
 
 def together(asked: Sequence[Asked]) -> Iterator[Asked | list[Asked]]:
@@ -261,17 +281,6 @@ def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
         for charge, (passed, numbers, untouched) in zip(charges, found, strict=True)
     ]
     return Settled(tuple(stands), now)
-
-
-ROW = msgpack.Decoder(Row)
-
-
-def recorded(after: int, line: Sequence[bytes]) -> Recorded:
-    """A line as `fetch.lua` answers it."""
-    if not line:
-        return Recorded((), after, 0)
-    version, _, complete_after, _ = msgpack.decode(line[0])
-    return Recorded([ROW.decode(one) for one in line[1:]], max(after, complete_after), version)
 
 
 def standing(charge: Charge, admitted: bool, numbers: Sequence[int]) -> Standing:

@@ -20,6 +20,12 @@ for i, one in ipairs(reports) do
     local event = place > 0 and call('LINDEX', line, place)
     event = event and unpacked(event)
     if event and event[3] == decision then
+      local reports = head[7]
+      if #reports == 2 * MOST_REPORTS then
+        head[6] = table.remove(reports, 1)
+        table.remove(reports, 1)
+      end
+      reports[#reports + 1], reports[#reports + 2] = serial, one[1]
       event[5], head[1] = one[2], serial
       call('LSET', line, place, pack(event))
       call('LSET', line, 0, pack(head))

@@ -11,8 +11,9 @@ from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
+from policyengine.stores.following import Following
 from policyengine.stores.past import awaited_until, told_of, watch_of
-from policyengine.stores.redis import FETCH, PREFIX, REPORT, Names, key_of, recorded, recording
+from policyengine.stores.redis import FETCH, PREFIX, REPORT, Names, fetched, key_of, recording
 from policyengine.stores.step import digest_of
 from policyengine.stores.wires import Script
 
@@ -102,20 +103,18 @@ def index(effects: Effects, now: int) -> tuple[bytes, int] | None:
 
 
 def begin(run: Run, watches: Iterable[str], given: int | bool) -> None:
-    asked = msgpack.encode((given, False, [watch_of(one) for one in watches], []))
+    asked = msgpack.encode((given, False, [watch_of(one) for one in watches], (), ()))
     for number in range(SHARES):
         run(FETCH, [share(number).begun], asked)
 
 
-def fetch(run: Run, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool) -> Mapping[WindowKey, History]:
+def fetch(
+    run: Run, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: Following
+) -> Mapping[WindowKey, History]:
     found: dict[WindowKey, History] = {}
     for names in sorted({names_of(key) for key in keys}):
         here = [key for key in keys if names_of(key) == names]
-        watches = [watch for watch, _ in here]
-        begins = [watch_of(one) for one in begun.intersection(watches)]
-        asked = msgpack.encode((given, False, begins, [watch_of(one) for one in watches]))
-        answer = run(FETCH, [names.begun, *map(names.line, here)], asked)
-        found |= {key: recorded(int(after), line) for key, (after, line) in zip(here, answer, strict=True)}
+        found |= fetched(run, names, here, begun, given, following)
     return found
 
 

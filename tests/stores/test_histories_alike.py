@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from policyengine.semantics.counting import microseconds
-from policyengine.stores import lines
+from policyengine.stores import following, lines
 from policyengine.stores.sqlite import FORGETS_AT_ONCE, SqliteStore
 from tests.history.test_stateful import Traffic
 from tests.stores.conftest import Fresh
@@ -27,6 +27,11 @@ def traffic(fresh: Fresh) -> type[Traffic]:
                     lines.forget(asked, microseconds(self.now), FORGETS_AT_ONCE)
 
     return Elsewhere
+
+
+@pytest.fixture(autouse=True)
+def follow_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "FEWEST", 1)
 
 
 def test_traffic_is_decided_as_the_specification_says(fresh: Fresh) -> None:
