@@ -197,7 +197,8 @@ def refused(bucket: Bucket | None, charge: Take, now: int) -> Bucket:
 
 
 class Entry(NamedTuple):
-    """What one request added: when, how much, which value, and the decision that it may be given back by."""
+    """What one request added: when, how much, which value, and the decision that it may be given back by: none, where
+    several requests added it."""
 
     at: int
     amount: int
@@ -215,10 +216,11 @@ def add(entries: Sequence[Entry], charge: Add, now: int, decision: str) -> tuple
     others = live if charge.value is None else tuple(one for one in live if one.value != charge.value)
     used = sum(one.amount for one in others)
     admitted = used + charge.amount <= charge.bound
-    after = (*others, Entry(now, charge.amount, charge.value, decision)) if admitted else live
+    whose = decision if len(others) == len(live) else ""
+    after = (*others, Entry(now, charge.amount, charge.value, whose)) if admitted else live
     if len(after) > MOST_ENTRIES:
         *first, last, new = after
-        after = (*first, Entry(now, last.amount + new.amount, new.value, decision))
+        after = (*first, Entry(now, last.amount + new.amount, new.value, ""))
     total = sum(one.amount for one in after)
     standing = Standing(
         admitted,

@@ -87,8 +87,9 @@ local function add(state, charge)
     end
   end
   if used + amount <= bound then
-    if #others == MOST_ENTRIES then amount = amount + table.remove(others)[2] end
-    others[#others + 1] = {at, amount, value, decision}
+    local whose = #others == #live and decision or '' -- what several added nobody gives back
+    if #others == MOST_ENTRIES then amount, whose = amount + table.remove(others)[2], '' end
+    others[#others + 1] = {at, amount, value, whose}
     local total = 0
     for _, one in ipairs(others) do total = total + one[2] end
     return true, {total, within, 0, 0, 0}, others

@@ -119,8 +119,10 @@ class PlainStore:
                 _, back = self.pace(charge, level)
                 self.levels[where] = Level(level.tokens + charge.cost, level.at, back, level.until)
             case Add():
-                others = [one for one in self.window(charge, now) if charge.value is None or one[2] != charge.value]
-                self.added[where] = [*others, (now, charge.amount, charge.value, decision)]
+                window = self.window(charge, now)
+                others = [one for one in window if charge.value is None or one[2] != charge.value]
+                whose = decision if others == window else "several"
+                self.added[where] = [*others, (now, charge.amount, charge.value, whose)]
             case Hold():
                 self.held[where] = [*self.places(charge, now), (now + charge.lease, decision)]
 

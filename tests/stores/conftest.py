@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
             yield from of_cluster(request.getfixturevalue("redis_cluster"))
         case name:
             yield from of_server(request.getfixturevalue(f"{name}_server"))
+
+
+def with_another_number(module: str, script: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script of Redis in which something else stands."""
+    pytest.importorskip("redis")
+    found = import_module(f"policyengine.stores.{module}")
+    known = getattr(found, script)
+    assert old in known.text
+    changed = type(known).saying(known.text.replace(old, new))
+    monkeypatch.setattr(found, script, changed)
+    if module == "redis":
+        monkeypatch.setattr(found, "SCRIPTS", (*found.SCRIPTS, changed))
+        monkeypatch.setattr("policyengine.stores.cluster.STEP", changed)
 
 
 def of_server(server: Server) -> Iterator[Fresh]:

@@ -17,6 +17,7 @@ from policyengine.runtime.limits import Charge
 from policyengine.runtime.values import Unknown, Value
 from policyengine.stores.store import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
+from tests.stores.conftest import Fresh, with_another_number
 
 HOUR = 3_600 * SECOND
 LINE = ("paid", "alice")
@@ -215,11 +216,11 @@ def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Stor
     assert found.complete_after == START + 2
 
 
-def test_of_one_key_no_more_than_so_many_are_kept(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_one_key_no_more_than_so_many_are_kept(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("memories", "lines"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MOST_EVENTS", 20)
     for module, script in (("redis", "STEP"), ("slots", "LINES")):
-        fewer_events(f"policyengine.stores.{module}", script, monkeypatch)
+        with_another_number(module, script, MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20", monkeypatch)
     store = fresh()
     store.begin(["paid"], START)
     for number in range(50):
@@ -227,16 +228,6 @@ def test_of_one_key_no_more_than_so_many_are_kept(fresh: Any, monkeypatch: pytes
     found = past(store)
     assert [one.decision for one in found.events] == [str(number) for number in range(30, 50)]
     assert found.complete_after == START + 29
-
-
-def fewer_events(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script with another number in it."""
-    pytest.importorskip("redis")
-    script = getattr(import_module(module), name)
-    fewer = type(script).saying(script.text.replace(MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20"))
-    monkeypatch.setattr(f"{module}.{name}", fewer)
-    if module.endswith("redis"):
-        monkeypatch.setattr(f"{module}.SCRIPTS", (fewer, import_module(module).FETCH))
 
 
 def test_time_never_runs_back_in_a_history(begun: Store) -> None:

@@ -7,6 +7,7 @@ import pytest
 from policyengine.runtime.limits import Charge, Settled
 from policyengine.stores.store import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
+from tests.stores.conftest import Fresh, with_another_number
 
 HOUR = 3_600 * SECOND
 
@@ -114,6 +115,28 @@ def test_what_is_given_back_may_be_spent_again(store: Store) -> None:
     assert store.finish("first", START, refund=True)
     assert ask(store, budget(10, amount=10), name="third").admitted
     assert not store.finish("first", START, refund=True)
+
+
+def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) -> None:
+    for name, value in (("first", "a"), ("second", "a"), ("third", "b")):
+        assert ask(store, budget(2, value=value), name=name).admitted
+    for name in ("first", "second"):
+        assert store.finish(name, START, refund=True)
+        assert not ask(store, budget(2, value="c"), name=f"after {name}").admitted
+    assert store.finish("third", START, refund=True)
+    assert ask(store, budget(2, value="c"), name="last").admitted
+
+
+def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.runtime.limits.MOST_ENTRIES", 3)
+    with_another_number("redis", "STEP", "MOST_ENTRIES = 1, 2, 10000", "MOST_ENTRIES = 1, 2, 3", monkeypatch)
+    store = fresh()
+    for number in range(5):
+        assert ask(store, budget(5), name=f"{number}").admitted
+    assert store.finish("4", START, refund=True)
+    assert not ask(store, budget(5), name="more").admitted
+    assert store.finish("0", START, refund=True)
+    assert ask(store, budget(5), name="one more").admitted
 
 
 def test_what_is_over_without_a_refund_stays_spent(store: Store) -> None:
