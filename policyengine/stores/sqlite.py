@@ -7,8 +7,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import random
 from threading import local
-from time import time_ns
+from time import monotonic, sleep, time_ns
 from typing import Any, assert_never
 
 from msgspec import msgpack
@@ -21,6 +22,8 @@ from policyengine.stores.step import Kept, digest, lasting, open_for, step
 from policyengine.stores.store import Asked, StoreError
 
 PATIENCE = 1.0  # seconds that a process waits while others write
+BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
+BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
 FORGETS_EVERY = 256  # commits of a process
 FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
 LAYOUT = 2  # of 1 there was no history
@@ -146,8 +149,7 @@ class SqliteStore:
     def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
         """All of it or nothing. Who writes is alone from the beginning: nobody finds out late that it was in vain."""
         try:
-            connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -156,6 +158,22 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise StoreError(f"`{self.path}`: {error}") from error
+
+    def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
+        """SQLite would wait longer and longer, while those who came later are let in: it is asked again and again,
+        at moments of chance, until the patience is over."""
+        connection, until = self._connection(), monotonic() + self._patience
+        while True:
+            try:
+                for word in words:
+                    connection.execute(word)
+                return connection
+            except sqlite3.OperationalError as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > until:
+                    raise
+            sleep(random() / 1_000)
 
     def _connection(self) -> sqlite3.Connection:
         """One for each thread, and none that a parent process had open."""
@@ -178,6 +196,7 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
         if layout < LAYOUT:
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
+        connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
     def _forget_sometimes(self, asked: sqlite3.Connection, now: int) -> None:
