@@ -13,6 +13,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import flag_at, id_at, object_at, only, wrong_kind
 from policyengine.server.media import Form
 from policyengine.server.problems import Problem
+from policyengine.stores.store import StoreError
 
 MEMBERS = ("decision", "status", "latency_ms", "output", "refund")
 
@@ -64,8 +65,11 @@ def latency_of(given: Mapping[str, object]) -> None:
 
 
 def reported(engine: Engine, event: Event) -> dict[str, object]:
-    """Raises Problem where nothing waits for it."""
-    told = engine.reported(event.decision, event.report, refund=event.refund)
+    """Raises Problem where nothing waits for it, or nobody can tell."""
+    try:
+        told = engine.reported(event.decision, event.report, refund=event.refund)
+    except StoreError:
+        raise Problem(503, "the store does not answer", hint="report it again: once it counts, that is told") from None
     if told == "again":
         raise Problem(409, "the outcome of this decision was reported before", member="decision")
     if told is None:

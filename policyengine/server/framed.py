@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableSet
+from collections.abc import Callable, MutableSet, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -108,7 +108,22 @@ def contents(engine: Engine, asked: Asked) -> tuple[Raw | list[Raw], int]:
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
     items = items_of(asked.question)
+    if engine.shares and asked.kind == "decide" and asked.plain and all(map(plain_question, items)):
+        return together(engine, items), len(items)
     return [item(engine, answer, question, index) for index, question in enumerate(items)], len(items)
+
+
+def plain_question(question: object) -> bool:
+    return isinstance(question, dict) and ("options" not in question or plain_options(question["options"]))
+
+
+def together(engine: Engine, questions: Sequence[Any]) -> list[Raw]:
+    """Of a store that is shared: it is asked once for all of them."""
+    found = enumerate(engine.decide_many(questions))
+    return [
+        Raw(encode(undecided(engine, one, f"[{place}]")) if isinstance(one, RequestError) else one.to_msgpack())
+        for place, one in found
+    ]
 
 
 def item(engine: Engine, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:

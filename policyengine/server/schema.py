@@ -430,4 +430,5 @@ REPORTED = {
     **responses(Reported, {"decision": REPORT["decision"], "reported": True}),
     404: problem("Nothing waits for the outcome of this decision."),
     409: problem("It was reported before."),
+    503: problem("The store does not answer; report it again."),
 }

@@ -199,6 +199,18 @@ def test_a_server_without_memory_denies(engine: Engine, server: Server) -> None:
     wait_for(lambda: decided(engine, "/deny") == "allow")
 
 
+def test_an_outcome_that_cannot_be_kept_is_to_be_reported_again(engine: Engine, server: Server) -> None:
+    server.kill()
+
+    async def reported() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.post("/events", json={"decision": "01J", "status": 200})
+
+    answer = asyncio.run(reported())
+    assert (answer.status_code, answer.json()["title"]) == (503, "Service Unavailable")
+
+
 def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Server) -> None:
     """While the store is asked in vain, the process answers that it is alive, and that it is not ready."""
 

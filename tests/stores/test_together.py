@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import msgpack
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
+from policyengine.server.framed import answer_to
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import Asked, StoreError
 from policyengine.stores.urls import open_store
@@ -132,6 +134,17 @@ def test_many_decisions_take_one_script(engine: Engine, redis_server: Server) ->
     with trips(redis_server) as sent:
         engine.decide_many([ask("/rate", f"{number}") for number in range(100)])
     assert sent == ["EVALSHA"]
+
+
+def test_a_frame_of_questions_takes_one_script(engine: Engine, redis_server: Server) -> None:
+    questions = [ask("/rate", "a")] * 5 + [{"agent": 1}, ask("/budget", "a")]
+    with trips(redis_server) as sent:
+        content, many = answer_to(engine, msgpack.encode((7, "decide", questions)))
+    number, status, answers = msgpack.decode(content)
+    assert (number, status, many) == (7, 200, 7)
+    assert [one["outcome"] for one in answers] == ["allow"] * 3 + ["throttle"] * 2 + ["deny", "allow"]
+    assert answers[5]["error"]["member"].startswith("[5]")
+    assert sent == ["EVALSHA"] * 2
 
 
 # ── Failure ───────────────────────────────────────────────────────────────────────────────────
