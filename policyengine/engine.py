@@ -436,8 +436,10 @@ class Engine:
                 self._gathered.charges = ()
                 quick = self._gathering(question)
                 if quick is not None:
-                    limits = tuple(map(limited, self._gathered.charges))
-                    name = "" if all(isinstance(one.charge, Take) for one in limits) else quick.id
+                    limits, name = tuple(map(limited, self._gathered.charges)), ""
+                    for one in limits:
+                        if type(one.charge) is not Take:
+                            name = quick.id
                     return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide")
             request = _read(question)
             spends, now = request.options.consume, self._clock()
