@@ -28,7 +28,7 @@ BATCH = 1_000
 CALLERS = 250
 SERVERS = ("redis-server", "valkey-server")
 PATIENCE = 20.0  # seconds until a server answers
-PAST = 'guard "new" on /v1/** { require after (GET /v1/things/{id} by any user) within 1h }\n'
+PAST = 'guard "first" on GET /v1/things/42 { require after GET /v1/things/1 within 1h per (agent.issuer) }\n'
 BARE, ONE, BATCHES = "redis-py, a bare GET", "policyengine, one rate", "policyengine, one rate, in batches"
 Row = tuple[str, str, Callable[[], int]]  # where, what, and one round: it answers how many decisions it made
 
@@ -69,6 +69,8 @@ def engine(url: str, *limits: int, guard: str = "") -> Engine:
 
 def alone(made: Engine) -> Callable[[], int]:
     asked = [question(f"caller {n}") for n in range(CALLERS)]
+    if not made.decide(asked[0]).allowed:
+        raise RuntimeError("what is timed is to be allowed")
 
     def ask() -> int:
         for n in range(CALLS):
@@ -97,7 +99,9 @@ def own(where: str, url: str) -> Iterator[Row]:
     yield where, ONE, alone(limited)
     yield where, "policyengine, two rates", alone(engine(url, MANY, MANY))
     yield where, BATCHES, together(limited)
-    yield where, "policyengine, one rate and the past", alone(engine(url, MANY, guard=PAST))
+    asking = engine(url, MANY, guard=PAST)
+    asking.decide({**question("first"), "request": {"method": "GET", "path": "/v1/things/1"}})
+    yield where, "policyengine, one rate and the past", alone(asking)
 
 
 def bare(port: int) -> Callable[[], int]:
