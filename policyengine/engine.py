@@ -588,11 +588,11 @@ class Engine:
         return self._denied("the engine failed while deciding; the operator's log says why")
 
     def _unanswered(self, error: StoreError) -> Decision:
-        """A deny for a store that says nothing of approvals. Whoever guards the store tells the operator."""
+        """A deny for a store that says nothing of what came before. Whoever guards the store tells the operator."""
         with self._counting:
             self.failures += 1
         _LOG.debug("a decision was denied: %s", error)
-        return self._denied(f"which approvals were used is not known: {UNANSWERED}")
+        return self._denied(f"what was spent and what happened is not known: {UNANSWERED}")
 
     def _denied(self, why: str) -> Decision:
         package, revision = self.kernel.package, self.kernel.revision

@@ -64,13 +64,14 @@ def test_one_connection_is_enough_for_who_asks_alone(store: RedisStore, client: 
     assert passes(store)
     before = others(client)
     assert all(passes(store) for _ in range(50))
-    assert others(client) == before
+    assert others(client) <= before
 
 
 def test_threads_ask_at_once_and_count_together(store: RedisStore, client: redis.Redis) -> None:
+    before = others(client)
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda n: passes(store, n), range(200))) == LIMIT
-    assert others(client) <= 1 + 8
+    assert others(client) <= before + 8
 
 
 def test_a_connection_that_was_closed_while_nobody_asked_is_opened_again(
