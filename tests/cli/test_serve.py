@@ -164,4 +164,4 @@ def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, t
     )
     ended = run("serve", "confirms.policy", "--port", "0", "--workers", "2")
     assert ended.code == 1
-    assert "policies with `confirm` or with limits are served by one worker" in ended.err
+    assert "policies with `confirm`, limits or history are served by one worker" in ended.err
