@@ -62,11 +62,12 @@ def did(store: Any, sequence: list[dict[str, Any]]) -> list[Any]:
     for number, one in enumerate(sequence):
         now += one["step"]
         if "finish" in one:
-            told.append(store.finish(f"{number - one['finish']}", now, refund=one["refund"]))
+            told.append(store.finish(f"{number - one['finish']}", max(moved, now), refund=one["refund"]))
             continue
         effects = asks(*one["limits"], spends=one["spends"], opens=one["opens"], denied=one["denied"])
-        moved = moved if one["peek"] else max(moved, now)  # whether a look moves its clock is for a store to say
-        answer = store.commit(effects, f"{number}", moved if one["peek"] else now, peek=one["peek"])
+        # Whether a look moves its clock, or a step that nothing lasts of, is for a store to say.
+        moved = moved if one["peek"] else max(moved, now)
+        answer = store.commit(effects, f"{number}", moved, peek=one["peek"])
         told.append(answer if answer is None else (answer.standings, answer.failed))
         told.append(store.spent_among("xyz"))
     return told
