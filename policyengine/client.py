@@ -9,6 +9,7 @@ A frame is four bytes of length, most significant first, and so many bytes of Me
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ LARGEST_QUESTION = 1024 * 1024  # bytes in a frame that asks
 LARGEST_ANSWER = 64 * 1024 * 1024  # bytes in a frame that answers
 AT_ONCE = 64
 DECIDED = 200
+UNDER_WAY = "key_under_way"
+PAUSE = 0.05  # seconds until it is asked again
 
 Kind = Literal["decide", "evaluate"]
 Free = dict[str, Any]
@@ -76,19 +79,21 @@ _problem = msgspec.msgpack.Decoder(Free).decode
 class SocketClient:
     """Asks over the socket at `path`; each answer must be complete within `timeout` seconds.
 
-    It connects when it is first asked, and anew after an error. Threads may share one and take turns.
+    It connects when it is first asked, and anew after an error. Threads may share one and take turns. Where no answer
+    came it asks again, as often as `retries` says, by the same key: what was decided already is not decided again.
     """
 
-    def __init__(self, path: Path | str, timeout: float = 5.0) -> None:
+    def __init__(self, path: Path | str, timeout: float = 5.0, *, retries: int = 0) -> None:
         self.path = str(path)
         self.timeout = timeout
+        self.retries = retries
         self._socket: socket.socket | None = None
         self._ids = count(1)
         self._turn = Lock()
 
-    def decide(self, question: Mapping[str, object]) -> Answer:
-        """Decide and spend, as `POST /decide` does. Raises SocketError: no decision, deny."""
-        return _read(_answer, self._ask("decide", question))
+    def decide(self, question: Mapping[str, object], *, key: str | None = None) -> Answer:
+        """Decide and spend, as `POST /decide` does; by a `key` once. Raises SocketError: no decision, deny."""
+        return _read(_answer, self._ask("decide", question, self._key(key)))
 
     def evaluate(self, question: Mapping[str, object]) -> Answer:
         """Decide and spend nothing. Raises SocketError: no decision, deny."""
@@ -102,7 +107,7 @@ class SocketClient:
         asked = list(questions)
         answers: list[Answer] = []
         for at in range(0, len(asked), AT_ONCE):
-            answers += _read(_answers, self._ask("decide", asked[at : at + AT_ONCE]))
+            answers += _read(_answers, self._ask("decide", asked[at : at + AT_ONCE], self._key(None)))
         if len(answers) != len(asked):
             raise SocketError("there are not as many answers as questions")
         return answers
@@ -121,25 +126,37 @@ class SocketClient:
 
     # ── One exchange ──────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, kind: Kind, question: object) -> msgspec.Raw:
-        with self._turn:
-            try:
-                return self._exchanged(next(self._ids), kind, question)
-            except SocketError:
-                raise
-            except TimeoutError:
-                self.close()
-                raise SocketError(f"no answer from `{self.path}` within {self.timeout:g} seconds") from None
-            except OSError as error:
-                self.close()
-                raise SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}") from None
-            except BaseException:
-                # Interrupted in the middle: what comes next would be the answer to this question.
-                self.close()
-                raise
+    def _key(self, given: str | None) -> str | None:
+        """What is not asked again needs none, and is answered quicker without."""
+        return given or (secrets.token_urlsafe(16) if self.retries else None)
 
-    def _exchanged(self, id: int, kind: Kind, question: object) -> msgspec.Raw:
-        sent = _framed((id, kind, question))
+    def _ask(self, kind: Kind, question: object, key: str | None = None) -> msgspec.Raw:
+        with self._turn:
+            for left in range(self.retries, -1, -1):
+                try:
+                    return self._exchanged(next(self._ids), kind, question, key)
+                except SocketError as error:
+                    if not left or error.problem.get("code") != UNDER_WAY:
+                        raise
+                    time.sleep(PAUSE)
+                except OSError as error:
+                    self.close()
+                    if not left:
+                        raise self._unheard(error) from None
+                    time.sleep(0 if isinstance(error, TimeoutError) else PAUSE)
+                except BaseException:
+                    # Interrupted in the middle: what comes next would be the answer to this question.
+                    self.close()
+                    raise
+        raise AssertionError("the last try answers or raises")
+
+    def _unheard(self, error: OSError) -> SocketError:
+        if isinstance(error, TimeoutError):
+            return SocketError(f"no answer from `{self.path}` within {self.timeout:g} seconds")
+        return SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}")
+
+    def _exchanged(self, id: int, kind: Kind, question: object, key: str | None) -> msgspec.Raw:
+        sent = _framed((id, kind, question) if key is None else (id, kind, question, key))
         deadline = time.monotonic() + self.timeout
         connection = self._connected()
         connection.settimeout(self.timeout)

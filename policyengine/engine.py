@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import secrets
 import sys
 from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, local
 from time import time_ns
@@ -27,6 +29,7 @@ from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
 from policyengine.runtime import wire
+from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import (
     Answer,
     Asker,
@@ -42,6 +45,7 @@ from policyengine.runtime.decision import (
 )
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Take, limited
+from policyengine.runtime.once import Accounted, drafted, read, told
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.settling import UNANSWERED, settled, unanswered
@@ -75,6 +79,7 @@ def new_id(now: datetime) -> str:
 
 
 MOST_TRIES = 100  # to decide again where another decision was quicker
+ONLY_PLAIN = {tuple}  # a meter and a key: a charge in full is no bare tuple
 MOST_WAITING = 1_024  # decisions that a store is asked for at once
 NOT_ASKED = Settled((), 0)
 MICROSECOND = timedelta(microseconds=1)
@@ -149,12 +154,13 @@ class Engine:
         self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
         self._store: Store = MemoryStore() if store is None else store
-        taking = self._store.taking if isinstance(self._store, MemoryStore) else None
+        own = self._store if isinstance(self._store, MemoryStore) else None
+        taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
         if kernel.watches:
             self._store.begin([one.event.watch for one in kernel.watches], microseconds(clock()))
         now = counting(clock)
         # A log has to say on which histories a decision rests: then all of these are made with care.
-        recall = self._store.recall if isinstance(self._store, MemoryStore) and kernel.watches and log is None else None
+        recall = own.recall if own is not None and kernel.watches and log is None else None
         self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking, recall=recall)
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         self._quick = self._evaluator.charging(self._charged, self._noted).__call__
@@ -266,7 +272,12 @@ class Engine:
     @cached_property
     def shares(self) -> bool:
         """Whether there is state to keep, and a store beside this process keeps it: a caller may wait for it."""
-        return self.keeps and not isinstance(self._store, MemoryStore)
+        return self.keeps and self.remote
+
+    @cached_property
+    def remote(self) -> bool:
+        """Whether the store is beside this process, be it for nothing but keys."""
+        return not isinstance(self._store, MemoryStore)
 
     @cached_property
     def keeps(self) -> bool:
@@ -304,9 +315,34 @@ class Engine:
         request = _read(question)
         if not request.options.consume:
             return self._evaluate(request)
-        if request.options.at is not None:
-            raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+        _made_now(request)
         return self._guarded(request, b"decide", self._spent)
+
+    def decide_once(self, question: Question, once: Once) -> Accounted:
+        """As `decide`, but accounted once, however often it is asked by this key: `again` gives the same decision.
+
+        A failure is not kept. Where the store cannot say whether it was asked before, it is decided as without a key;
+        where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
+        decided.
+        """
+        request = _read(question)
+        if not request.options.consume:
+            return Accounted(self._evaluate(request), False)
+        _made_now(request)
+        claim = once.claim(self.revision, secrets.token_hex(8))
+        try:
+            found = self._store.claim(claim, microseconds(self._clock()))
+        except StoreError:  # whoever guards the store tells the operator
+            return Accounted(self._guarded(request, b"decide", self._spent), False)
+        except Exception:
+            return Accounted(self._kept(request, self._failed(), b"decide"), False)
+        if found is not None:
+            return Accounted(self._guarded(request, b"decide", partial(self._again, claim, found)), True)
+        decision = self._guarded(request, b"decide", partial(self._spent, claim=claim))
+        if decision.gate is Gate.FAILURE:
+            with suppress(StoreError):
+                self._store.release(claim, microseconds(self._clock()))
+        return Accounted(decision, False)
 
     def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
         """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
@@ -398,6 +434,9 @@ class Engine:
         decision = Decision(answer, asker, stamp)
         if not charges:
             return decision
+        if self._plainly is not None and set(map(type, charges)) == ONLY_PLAIN:
+            standings = self._plainly(charges, microsecond(stamp) * 1_000)
+            return settled(decision, [meter.limited for meter, _ in charges], standings)
         limits = tuple(map(limited, charges))
         name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
         effects = Effects(limits=limits)
@@ -499,16 +538,31 @@ class Engine:
         decision, effects, past = self._answer(request, now, spent)
         return Made(self._peeked(decision, effects, now), now, spent, past=past)
 
-    def _spent(self, request: Request) -> Made:
+    def _spent(self, request: Request, claim: Claim | None = None) -> Made:
         for _ in range(MOST_TRIES):
             now = self._clock()
             spent = self._store.spent_among(approval.id for approval in request.approvals)
             decision, effects, past = self._answer(request, now, spent)
+            if claim is not None:
+                draft = drafted(decision, effects, spent, past, nanoseconds(now))
+                effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
             if not effects:
                 return Made(decision, now, spent, past=past)
             if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
                 return Made(_told(decision, effects, answer), now, spent, effects.spends, past)
+            if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
+                return self._again(claim, found, request)  # somebody else was quicker
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
+
+    def _again(self, claim: Claim, found: Found, request: Request) -> Made:
+        """What was decided by the same key. Raises KeyUsed, KeyUnderWay."""
+        if found.digest != claim.digest:
+            raise KeyUsed("the key came with another question before")
+        if found.draft is None or found.settled is None:
+            raise KeyUnderWay("the same question is being decided")
+        draft = read(found.draft)
+        made = EPOCH + timedelta(microseconds=draft.moment // 1_000)
+        return Made(told(draft, found.settled), made, frozenset(draft.spent), draft.spends, draft.past)
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
@@ -549,6 +603,8 @@ class Engine:
         """Fails closed: an exception inside is a deny that says so, and never more than that."""
         try:
             made = answer(request)
+        except KeyProblem:
+            raise
         except StoreError as error:
             return self._kept(request, self._unanswered(error), call)
         except Exception:
@@ -625,6 +681,11 @@ def _told(decision: Decision, effects: Effects, told: Settled) -> Decision:
         return settled(decision, effects.limits, told.standings)
     remembered = bool(effects.records or effects.relied)
     return unanswered(decision, effects.limits, approved=bool(effects.spends), remembered=remembered)
+
+
+def _made_now(request: Request) -> None:
+    if request.options.at is not None:
+        raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
 
 
 def cleaned(output: Mapping[str, object] | None) -> Mapping[str, object]:

@@ -8,16 +8,25 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, NamedTuple
 
 from policyengine.cli.check import several
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.serve_options import (
+    Host,
+    LogFile,
+    OnLogFailure,
+    Port,
+    Redacted,
+    SocketMode,
+    SocketPath,
+    TokensFile,
+    WhenUnrecorded,
+    Workers,
+)
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
@@ -25,52 +34,20 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 
-class WhenUnrecorded(StrEnum):
-    DENY = "deny"
-    CONTINUE = "continue"
-
-
 ASK = '{"request": {"method": "GET", "path": "/"}}'
 
 
 def serve(
     paths: PoliciesOrBundle,
-    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port",
-            "-p",
-            min=0,
-            max=65535,
-            help="0 takes a free one. [default: 8080, none with --socket]",
-            show_default=False,
-        ),
-    ] = None,
-    socket: Annotated[
-        Path | None,
-        typer.Option("--socket", metavar="PATH", help="Answer sidecars at a Unix socket.", show_default=False),
-    ] = None,
-    socket_mode: Annotated[
-        str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect: the mode of its file.")
-    ] = "600",
-    workers: Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")] = 1,
-    token_file: Annotated[
-        Path | None,
-        typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
-    ] = None,
-    log: Annotated[
-        Path | None,
-        typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),
-    ] = None,
-    on_log_failure: Annotated[
-        WhenUnrecorded,
-        typer.Option("--on-log-failure", help="What becomes of a decision that cannot be written to the log."),
-    ] = WhenUnrecorded.DENY,
-    redact: Annotated[
-        list[str] | None,
-        typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    socket: SocketPath = None,
+    socket_mode: SocketMode = "600",
+    workers: Workers = 1,
+    token_file: TokensFile = None,
+    log: LogFile = None,
+    on_log_failure: OnLogFailure = WhenUnrecorded.DENY,
+    redact: Redacted = None,
     store: StoreUrl = "memory:",
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
@@ -97,19 +74,17 @@ def serve(
         kept = _log(log, on_log_failure, redact or ())
         engine = load_engine(paths, entities, trust, kept, store=store)
         tokens = _tokens(token_file)
+
+        def greet(url: str | None) -> None:
+            curl = _curl(url, paths, token_file, tokens) if url else None
+            _greet(engine, Served(url, socket, workers), curl, format)
+
+        listens = 8080 if port is None and socket is None else port
         with _reopening(kept):
             answer(
-                engine,
-                host,
-                8080 if port is None and socket is None else port,
-                tokens,
-                path=socket,
-                mode=_mode(socket_mode),
-                workers=workers,
-                listening=lambda url: _greet(
-                    engine, Served(url, socket, workers), _curl(url, paths, token_file) if url else None, format
-                ),
-            )
+                engine, host, listens, tokens,
+                path=socket, mode=_mode(socket_mode), workers=workers, listening=greet,
+            )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except LogError as error:
@@ -197,12 +172,18 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
     screen.stream.flush()
 
 
-def _curl(url: str, paths: Sequence[Path], token_file: Path | None) -> str:
+def _curl(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
     """A request to try: the one beside the policies, if there is one."""
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
     asked = f"'{ASK}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
-    token = "" if token_file is None else f' -H "authorization: Bearer $(head -n 1 {shlex.quote(str(token_file))})"'
+    token = "" if token_file is None else f' -H "authorization: Bearer {_shown(token_file, tokens or ())}"'
     return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
+
+
+def _shown(token_file: Path, tokens: Sequence[str]) -> str:
+    """Where a shell finds a token: a line with a name before it, or with a digest in its place, is none."""
+    bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
+    return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 
 
 def rules_of(engine: Engine) -> int:

@@ -6,16 +6,28 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
-
-import typer
+from typing import TYPE_CHECKING, BinaryIO
 
 from policyengine.cli.failures import CommandError, file_error, logged_in_short
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, TrustedKeys
-from policyengine.cli.plays import Plays
+from policyengine.cli.plays import Made, Plays
 from policyengine.cli.questions import STDIN, called
+from policyengine.cli.simulate_options import (
+    Callers,
+    Drawn,
+    Every,
+    Lasting,
+    Output,
+    Pace,
+    Picture,
+    Requests,
+    Seed,
+    Start,
+    TraceFile,
+    Varying,
+    Workflow,
+)
 from policyengine.cli.terminal import Screen, ascii_only, busy, printable
 
 if TYPE_CHECKING:
@@ -25,87 +37,25 @@ LEAST_COLUMNS, MOST_COLUMNS, BESIDE = 20, 100, 42  # of blocks, and what stands 
 PIPED = 60
 
 
-class Picture(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    SVG = "svg"
-    HTML = "html"
-
-
-class Flow(StrEnum):
-    STEADY = "steady"
-    BURST = "burst"
-    DAILY = "daily"
-    MANY = "many"
-    LOCKSTEP = "lockstep"
-    RUNAWAY = "runaway"
-
-
 SUFFIXES = {f".{picture.value}": picture for picture in Picture} | {".htm": Picture.HTML}
 
 
 def simulate(
     paths: PoliciesOrBundle,
-    trace: Annotated[
-        str | None,
-        typer.Option(
-            "--trace",
-            metavar="FILE|-",
-            help="Requests on lines, each with `at`; or a decision log.",
-            show_default=False,
-        ),
-    ] = None,
-    workflow: Annotated[
-        Flow | None, typer.Option("--workflow", help="Traffic that needs no file.", show_default=False)
-    ] = None,
-    request: Annotated[
-        str | None,
-        typer.Option(
-            "--request",
-            "-r",
-            metavar="FILE|-",
-            help="What a workflow asks, as JSON; on lines, several in turn. Otherwise what the policy's tests allow.",
-            show_default=False,
-        ),
-    ] = None,
-    rate: Annotated[
-        str, typer.Option("--rate", metavar="N/TIME", help="Requests of all callers: `10/s`, `300/5m`.")
-    ] = "1/s",
-    callers: Annotated[
-        int | None,
-        typer.Option("--callers", metavar="N", min=1, help="How many ask; `many` 1000, `lockstep` 100, others 1."),
-    ] = None,
-    vary: Annotated[
-        str | None,
-        typer.Option(
-            "--vary",
-            metavar="FACT",
-            help="By which fact callers differ; otherwise `agent.id` or `user.id`, if such callers pass.",
-            show_default=False,
-        ),
-    ] = None,
-    lasting: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="How long; `daily` 1d, others 1h.", show_default=False)
-    ] = None,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            "--every", metavar="TIME", help="What is counted together; otherwise what fits.", show_default=False
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--start", metavar="TIME", help="When it begins: `2027-01-01`, or with a time and a zone."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="What chance brings.")] = 0,
+    trace: TraceFile = None,
+    workflow: Workflow = None,
+    request: Requests = None,
+    rate: Pace = "1/s",
+    callers: Callers = None,
+    vary: Varying = None,
+    lasting: Lasting = None,
+    every: Every = None,
+    start: Start = None,
+    seed: Seed = 0,
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
-    format: Annotated[
-        Picture | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")
-    ] = None,
+    format: Drawn = None,
+    output: Output = None,
 ) -> int:
     """Play traffic against rates and budgets.
 
@@ -132,8 +82,6 @@ def simulate(
       policyengine simulate payments/ --workflow runaway --rate 10/m
       policyengine simulate payments/ --trace requests.jsonl -o chart.html
     """
-    from policyengine.simulation import Series
-
     plays = Plays(paths, entities, trust, start, seed)
     width = None if every is None else plays.microseconds("--every", every)
     with logged_in_short():
@@ -141,12 +89,18 @@ def simulate(
             played = _traced(plays, trace, width)
         elif workflow is not None and trace is None:
             made = plays.workflow(workflow.value, request, rate, callers, vary, lasting)
-            series = Series(made.plan.start, width)
-            _play(plays, made.events, series, made.total, workflow.value)
-            played = plays.played(series, made.words, made.about)
+            played = _made_up(plays, made, workflow.value, width)
         else:
             raise CommandError("usage", "one of `--trace` and `--workflow` says what is played", code=2)
     return _tell(played, format, output)
+
+
+def _made_up(plays: Plays, made: Made, name: str, width: int | None) -> Played:
+    from policyengine.simulation import Series
+
+    series = Series(made.plan.start, width)
+    _play(plays, made.events, series, made.total, name)
+    return plays.played(series, made.words, made.about)
 
 
 def _traced(plays: Plays, name: str, width: int | None) -> Played:

@@ -141,7 +141,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "W551",
         "`require all` over a set that may be empty",
-        "`all x in s: …` is true when `s` is empty. Say that the set must hold something.",
+        "`all x in s: …` is true when `s` is empty. Say that the set must hold something. So it is with what raises a "
+        "rate, and with `not all` in what a limit or a clamp is for.",
         'guard "a" { require all g in agent.groups: g like "eu-*" }\n' + _DOOR,
         'guard "a" { require size(agent.groups) > 0 and (all g in agent.groups: g like "eu-*") }\n' + _DOOR,
         name="all-passes",

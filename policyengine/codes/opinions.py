@@ -159,8 +159,8 @@ CODES: tuple[Code, ...] = (
         "W554",
         "a default that the caller can choose",
         "Facts of `body`, `args`, `context` and `request` come with the request, and whoever leaves one out gets "
-        "what stands after `else`. Where that opens a door, or keeps a guard from acting, leaving out is a way "
-        "around the rule. Without `else` the fact is unknown, which does neither.",
+        "what stands after `else`. Where that opens a door, raises a rate, or keeps a guard or a limit from acting, "
+        "leaving it out is a way around the rule. Without `else` the fact is unknown, which does neither.",
         _FACTS + 'guard "small" { deny when (body.amount else 0) > 10 message "at most 10" }\n' + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
         name="callers-default",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from policyengine.compiler.emit import Writer
@@ -67,6 +68,35 @@ def charged(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...])
     return None if spending.doubts(seen) else tuple(spending.charges(seen))
 
 
+NOBODY: Any = object()
+MOST_CALLERS = 256  # whose charges are remembered: who asks again and again asks for the same
+LONGEST_NAME = 256  # of a caller that is remembered
+SAME = frozenset({str, int, bool, Decimal, EntityRef})  # of these what is equal, and of one type, is counted alike
+
+
+@dataclass(slots=True)
+class Charged:
+    """The same of one limit, for those who asked lately as it was for them then."""
+
+    limit: k.Limit
+    known: dict[tuple[object, ...], tuple[Limited, ...] | None] = field(default_factory=dict)
+
+    def __call__(self, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[Limited, ...] | None:
+        types = (*map(type, keys), *map(type, numbers))
+        if not SAME.issuperset(types):
+            return charged(self.limit, keys, numbers)
+        asked = keys, numbers, types
+        found: tuple[Limited, ...] | None = self.known.get(asked, NOBODY)
+        if found is not NOBODY:
+            return found
+        if len(self.known) >= MOST_CALLERS:
+            self.known.clear()
+        found = charged(self.limit, keys, numbers)
+        if all(len(one) <= LONGEST_NAME for one in keys if isinstance(one, str)):
+            self.known[asked] = found
+        return found
+
+
 def seen_with(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> w.LimitedSeen:
     if isinstance(limit, k.Budget):
         pairs = zip(limit.quotas, numbers[::2], numbers[1::2], strict=True)
@@ -114,9 +144,7 @@ class LimitWriter:
             return
         keys = "".join(f"{self.writer.reference(self.writer.value(key))}, " for key in limit.keys)
         numbers = "".join(f"{code}, " for code in self.numbers(limit))
-        found = self.writer.put(
-            f"{self.writer.constant(charged)}({self.writer.constant(limit)}, ({keys}), ({numbers}))"
-        )
+        found = self.writer.put(f"{self.writer.constant(Charged(limit))}(({keys}), ({numbers}))")
         self.writer.unless(f"{found} is not None")
         self.writer.line(f"charges += {found}")
 

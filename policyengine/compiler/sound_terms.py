@@ -218,6 +218,13 @@ def check_event(event: k.Event, _: Reading) -> None:
     plain = [fact for fact in read if not (isinstance(fact, k.Fact) and fact.path[0] == "past")]
     require(event.place.patterns is not None and event.watch == watch_of(event), "an event by another name")
     require(set(plain) <= set(event.facts), "an earlier fact that is not remembered")
+    require(all(is_told(fact, event) for fact in read), "an outcome that is not remembered")
+
+
+def is_told(fact: k.Expr, event: k.Event) -> bool:
+    """`past.output.x` is known where it was kept when it was reported; all else is known without."""
+    output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
+    return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
 
 def check_happened(node: k.Happened, _: Reading) -> None:
@@ -232,6 +239,7 @@ def check_aggregate(node: k.Aggregate, _: Reading) -> None:
     fact = None if node.field is None else node.field.fact
     told = fact is None or (isinstance(fact, k.Fact) and fact.path[0] == "past")
     require(told or fact in node.event.facts, "an earlier fact that is not remembered")
+    require(fact is None or is_told(fact, node.event), "an outcome that is not remembered")
 
 
 def check_watch(watch: k.Watch, _: Reading) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
+from policyengine.runtime.claims import Claim
 from policyengine.runtime.history import Record, WindowKey
 from policyengine.runtime.limits import Limited, Stood
 
@@ -386,7 +387,8 @@ class Effects:
     """What a decision does to the world when it is spent, in one atomic step: all of it, or nothing.
 
     `spends` are ids of approvals. What is `denied` is charged whatever it comes to: by rates that count denials.
-    `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions.
+    `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions, and
+    on the `claim` to the key that it was asked by, under which the decision is kept.
     """
 
     spends: tuple[str, ...] = ()
@@ -395,6 +397,7 @@ class Effects:
     denied: bool = False
     records: tuple[Record, ...] = ()
     relied: tuple[tuple[WindowKey, int], ...] = ()
+    claim: Claim | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.spends or self.opens or self.limits or self.records)
+        return bool(self.spends or self.opens or self.limits or self.records or self.claim)

@@ -157,6 +157,8 @@ def pool(bucket: Bucket | None, charge: Take, now: int) -> Pool:
         tick = max(tick, bucket.at)
         level = max(0, bucket.level - (tick - bucket.at) * bucket.drain)
         latches = bucket.latches if len(bucket.latches) == len(latches) else latches
+    if not charge.clamps:
+        return Pool(tick, level, latches, charge.flow)
     until = tuple(
         max(was, tick + one.lasts if one.lasts else 0) for one, was in zip(charge.clamps, latches, strict=True)
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from policyengine.runtime.decision import FOR_THE_OPERATOR, Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.decision import FOR_THE_OPERATOR, Answer, Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.limits import Add, Limited, Standing, Stood
 from policyengine.runtime.show import duration
 
@@ -20,20 +21,69 @@ def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[S
     """The decision with the state of its limits; a throttle, where one of them does not admit it."""
     answer = decision.answer
     stood = tuple(map(Stood, limits, standings))
-    full = [(one, how) for one, how in zip(limits, standings, strict=True) if not how.admitted]
-    if not full or answer.outcome is Outcome.DENY:
-        return replace(decision, standings=stood)
-    reasons = tuple(reason(one, how) for one, how in full)
-    throttled = replace(
-        answer,
-        outcome=Outcome.THROTTLE,
-        gate=reasons[0].gate,
-        reasons=(*reasons, *answer.reasons),
-        remedies=tuple(wait for one, how in full for wait in waits(one, how)),
-        obligations=tuple(duty for duty in answer.obligations if duty.kind in FOR_THE_OPERATOR),
-        written={},
+    full = [one for one in zip(limits, standings, strict=True) if not one[1][0]]
+    if full and answer.outcome is not Outcome.DENY:
+        answer = throttled(answer, full)
+    return Decision(answer, decision.asker, decision.stamp, stood)
+
+
+# Who is throttled asks again and again, within the same millisecond, too: what is said then is made and written once.
+_said: dict[tuple[Any, ...], tuple[Answer, Answer]] = {}
+MOST_SAID = 1_024
+
+
+def throttled(answer: Answer, full: Sequence[tuple[Limited, Standing]]) -> Answer:
+    """What the answer comes to where these limits have no room."""
+    told = tuple([told_of(*one) for one in full])
+    key = (id(answer), told)
+    known = _said.get(key)
+    if known is not None:  # of that very answer: it is kept as long as its number is
+        return known[1]
+    if len(_said) >= MOST_SAID:
+        _said.clear()
+    made = Answer(
+        Outcome.THROTTLE,
+        told[0].gate,
+        (*map(reason, told), *answer.reasons),
+        tuple(wait for one in told for wait in waits(one)),
+        tuple(duty for duty in answer.obligations if duty.kind in FOR_THE_OPERATOR),
+        answer.unknown,
+        answer.package,
+        answer.revision,
     )
-    return replace(decision, answer=throttled, standings=stood)
+    _said[key] = answer, made
+    return made
+
+
+class Told(NamedTuple):
+    """All that is said of a limit without room; `wait` in milliseconds, None where waiting is of no use."""
+
+    gate: Gate
+    name: str
+    at: str
+    words: str
+    wait: int | None
+
+
+def told_of(limited: Limited, standing: Standing) -> Told:
+    charge, name, at, words = limited
+    wait = standing[4]
+    gate = Gate.BUDGET if isinstance(charge, Add) else Gate.RATE
+    return Told(gate, name, at, words, None if wait is None else -(-wait // 1_000))
+
+
+def reason(told: Told) -> Reason:
+    again = "more than that is never let through" if told.wait is None else f"again in {lasting(told.wait)}"
+    return Reason(told.gate, f"`{told.words}`: {again}", told.name, told.at, Outcome.THROTTLE)
+
+
+def waits(told: Told) -> tuple[Remedy, ...]:
+    return () if told.wait is None else (Remedy("wait", told.name, within=lasting(told.wait)),)
+
+
+@lru_cache(maxsize=4_096)  # one millisecond is told of by several rules
+def lasting(milliseconds: int) -> str:
+    return duration(milliseconds * MILLISECOND)
 
 
 def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool, remembered: bool = False) -> Decision:
@@ -62,23 +112,3 @@ def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool,
         written={},
     )
     return replace(decision, answer=denied)
-
-
-def reason(limited: Limited, standing: Standing) -> Reason:
-    gate = Gate.BUDGET if isinstance(limited.charge, Add) else Gate.RATE
-    again = "more than that is never let through" if standing.retry is None else f"again in {pause(standing.retry)}"
-    return Reason(gate, f"`{limited.words}`: {again}", limited.name, limited.at, Outcome.THROTTLE)
-
-
-def waits(limited: Limited, standing: Standing) -> tuple[Remedy, ...]:
-    return () if standing.retry is None else (Remedy("wait", limited.name, within=pause(standing.retry)),)
-
-
-def pause(microseconds: int) -> str:
-    """How long, in whole milliseconds, never too short."""
-    return lasting(-(-microseconds // 1_000))
-
-
-@lru_cache(maxsize=4_096)  # who is throttled asks again and again, within the same wait
-def lasting(milliseconds: int) -> str:
-    return duration(milliseconds * MILLISECOND)

@@ -43,3 +43,13 @@ def acting(word: str, condition: k.Expr, answers: Answers) -> Iterator[Diagnosti
         yield Diagnostic("W702", message, condition.span, contradiction(condition))
     else:
         yield from idle_parts(condition, truths, answers)
+
+
+def conditions_of_limits(kernel: k.Kernel) -> Iterator[tuple[k.Limit, k.Expr, bool]]:
+    """Each condition of a limit, and whether more passes where it is true: of a raise; else where it is false."""
+    for limit in kernel.limits:
+        if limit.when is not None:
+            yield limit, limit.when, False
+        if isinstance(limit, k.Rate):
+            yield from ((limit, one.when, True) for one in limit.raises)
+            yield from ((limit, one.when, False) for one in limit.clamps)

@@ -16,15 +16,17 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
+from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
-from policyengine.server import schema
+from policyengine.server import schema, statuses
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.events import event_of, reported
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
+from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
@@ -41,10 +43,11 @@ class DecisionApi:
     body_timeout: float
 
     async def decide(self, http: Request) -> Response:
-        """Decide and spend. `options.consume: false` only looks."""
-        question = await self._question(http)
-        work = partial(decided_and_limited, self.engine, question, spend=question.options.consume)
-        return answer(http, *await apart(self.engine, work))
+        """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
+        sent = await self._body(http)
+        question, once = question_of(*sent), self._once(http, *sent)
+        work = partial(decided_and_limited, self.engine, question, question.options.consume, once)
+        return answer(http, *await apart(self.engine, work, once))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
@@ -53,8 +56,9 @@ class DecisionApi:
 
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
-        batch = batch_of(*await self._body(http))
-        return answer(http, {"decisions": await decided_in_turn(self.engine, batch)})
+        sent = await self._body(http)
+        batch, once = batch_of(*sent), self._once(http, *sent)
+        return answer(http, {"decisions": await decided_in_turn(self.engine, batch, once)})
 
     async def explain(self, http: Request) -> Response:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
@@ -93,6 +97,10 @@ class DecisionApi:
         form = form_of_body(http.headers)
         return await read_body(http, self.body_timeout), form
 
+    def _once(self, http: Request, body: bytes, form: Form) -> Once | None:
+        gateway = None if self.tokens is None else self.tokens.gateway(http.headers.get("authorization", ""))
+        return once_of(http.headers, gateway, form.name, body)
+
     def _authenticate(self, http: Request) -> None:
         given = http.headers.getlist("authorization")
         if self.tokens is None or (len(given) == 1 and self.tokens.accept(given[0])):
@@ -116,6 +124,8 @@ async def on_problem(http: Request, error: Exception) -> Response:
             return problem_answer(http, error)
         case RequestError():
             return problem_answer(http, Problem.of(error))
+        case KeyProblem():
+            return problem_answer(http, refused(error))
         case HTTPException():
             return problem_answer(http, of_routing(http, error))
         case _:
@@ -185,7 +195,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         middleware=[Middleware(Frame)],
-        exception_handlers=dict.fromkeys((Problem, RequestError, HTTPException), on_problem),
+        exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
     add_questions(app, api)
     add_status(app, api)
@@ -195,37 +205,33 @@ def create_app(
 
 def add_questions(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    explanation = {"decision": schema.CONFIRM, "walk": schema.WALK}
-    questions = schema.request_body(schema.Question, schema.QUESTIONS)
-    batches = schema.request_body(schema.Batch, {"batch": schema.BATCH})
-    for path, handler, body, responses in (
-        ("/decide", api.decide, questions, schema.responses(schema.Decision, schema.CONFIRM, limited=True)),
-        ("/evaluate", api.evaluate, questions, schema.responses(schema.Decision, schema.CONFIRM, limited=True)),
-        (
-            "/decide/batch",
-            api.decide_batch,
-            batches,
-            schema.responses(schema.Decisions, {"decisions": [schema.CONFIRM]}),
-        ),
-        ("/explain", api.explain, questions, schema.responses(schema.Explanation, explanation)),
-        ("/events", api.events, schema.request_body(schema.Event, {"report": schema.REPORT}), schema.REPORTED),
+    keyed = {"parameters": [statuses.KEY]}
+    question = schema.request_body(schema.Question, schema.QUESTIONS)
+    batch = schema.request_body(schema.Batch, {"batch": schema.BATCH})
+    report = schema.request_body(schema.Event, {"report": schema.REPORT})
+    for path, handler, taken, responses in (
+        ("/decide", api.decide, {**question, **keyed}, statuses.DECIDED),
+        ("/evaluate", api.evaluate, question, statuses.EVALUATED),
+        ("/decide/batch", api.decide_batch, {**batch, **keyed}, statuses.DECIDED_MANY),
+        ("/explain", api.explain, question, statuses.EXPLAINED),
+        ("/events", api.events, report, statuses.REPORTED),
     ):
         app.add_api_route(
             path,
             handler,
             methods=["POST"],
             response_class=Response,
-            openapi_extra={**body, **security},
+            openapi_extra={**taken, **security},
             responses=responses,
             tags=["decisions"],
         )
 
 
 def add_status(app: FastAPI, api: DecisionApi) -> None:
-    for path, handler, model in (("/healthz", api.healthz, schema.Health), ("/readyz", api.readyz, schema.Readiness)):
-        described = {"description": "It is.", "content": schema.content(model, {})}
-        app.add_api_route(
-            path, handler, methods=["GET"], response_class=Response, responses={200: described}, tags=["status"]
-        )
+    for path, handler, responses in (
+        ("/healthz", api.healthz, statuses.ALIVE),
+        ("/readyz", api.readyz, statuses.READY),
+    ):
+        app.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses, tags=["status"])
     app.add_api_route("/docs", api.docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", api.root, methods=["GET"], include_in_schema=False)

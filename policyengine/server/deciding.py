@@ -13,11 +13,13 @@ from starlette.concurrency import run_in_threadpool
 
 from policyengine.engine import Engine, Question
 from policyengine.runtime import wire
+from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.headers import Headers, rate_headers
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.shape import did_you_mean, only, wrong_kind
 from policyengine.server.media import Form
+from policyengine.server.once import REPLAYED
 from policyengine.server.problems import Problem
 
 MOST_ITEMS = 1_000
@@ -54,18 +56,25 @@ def question_of(body: bytes, form: Form) -> Request:
             return Request.from_msgpack(body)
 
 
-def decided(engine: Engine, question: Request, spend: bool) -> Answer:
-    """The decision as plain data, with the walk if that is asked for."""
-    return decided_and_limited(engine, question, spend)[0]
+def decided(engine: Engine, question: Request, spend: bool, once: Once | None = None) -> Answer:
+    """The decision as plain data, with the walk if that is asked for. Raises KeyProblem."""
+    return decided_and_limited(engine, question, spend, once)[0]
 
 
-def decided_and_limited(engine: Engine, question: Request, spend: bool) -> tuple[Answer, Headers]:
+def decided_and_limited(
+    engine: Engine, question: Request, spend: bool, once: Once | None = None
+) -> tuple[Answer, Headers]:
     """The same, and the headers that say how its limits stand.
 
-    The walk is taken first, as it shows what was there to decide upon.
+    The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
     """
     walk = {"explanation": engine.explain(question).to_dict()["walk"]} if question.options.explain else {}
-    decision = engine.decide(question) if spend else engine.evaluate(question)
+    if spend and once is not None:
+        decision, again = engine.decide_once(question, once)
+        if again:
+            return decision.to_dict(), (*rate_headers(decision), REPLAYED)
+    else:
+        decision = engine.decide(question) if spend else engine.evaluate(question)
     return {**decision.to_dict(), **walk}, rate_headers(decision)
 
 
@@ -117,18 +126,23 @@ def semantics_of(raw: object) -> Semantics:
             raise wrong_kind(raw, "semantics", "a string")
 
 
-async def apart(engine: Engine, work: Callable[[], T]) -> T:
+async def apart(engine: Engine, work: Callable[[], T], once: Once | None = None) -> T:
     """In a thread where a store is asked, so that nobody else waits for it; else right here, as it is quick."""
-    return await run_in_threadpool(work) if engine.shares else work()
+    return await run_in_threadpool(work) if engine.shares or once is not None else work()
 
 
-async def decided_in_turn(engine: Engine, batch: Batch) -> list[Answer]:
-    """In order, up to and including the one that ends the batch."""
-    if engine.shares and batch.semantics is Semantics.EXECUTE_ALL:
+async def decided_in_turn(engine: Engine, batch: Batch, once: Once | None = None) -> list[Answer]:
+    """In order, up to and including the one that ends the batch. By a key each item that spends is accounted once.
+
+    Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
+    """
+    if engine.shares and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         return await run_in_threadpool(decided_together, engine, batch.items)
     answers: list[Answer] = []
     for index, raw in enumerate(batch.items):
-        answers.append(await apart(engine, partial(decided_item, engine, raw, f"requests[{index}]")))
+        mine = None if once is None else once._replace(item=index)
+        work = partial(decided_item, engine, raw, f"requests[{index}]", mine)
+        answers.append(await apart(engine, work, mine))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn
@@ -172,11 +186,12 @@ def question_in(raw: object) -> Question | None:
     return request if asks_to_spend(raw) else replace(request, options=replace(request.options, consume=False))
 
 
-def decided_item(engine: Engine, raw: object, place: str) -> Answer:
+def decided_item(engine: Engine, raw: object, place: str, once: Once | None = None) -> Answer:
+    """Raises KeyProblem."""
     try:
         if not isinstance(raw, dict):
             raise RequestError("", "a request is an object")
-        return decided(engine, Request.from_mapping(raw), spend=asks_to_spend(raw))
+        return decided(engine, Request.from_mapping(raw), asks_to_spend(raw), once)
     except RequestError as error:
         return undecided(engine, error, place)
 

@@ -1,15 +1,18 @@
 """The decision API over a Unix socket, for sidecars: frames of MessagePack, many on the way at once, answered in order.
 
-A question is `[id, kind, question]`, or a list of questions in its place; an answer is `[id, status, content]`, its
-status that of HTTP and its content a decision, a list of them, or a problem.
+A question is `[id, kind, question]`, or a list of questions in its place; behind it may stand a key, by which it is
+accounted once. An answer is `[id, status, content]`, its status that of HTTP and its content a decision, a list of
+them, or a problem.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, MutableSet, Sequence
 from functools import partial
+from struct import Struct as Layout
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -17,13 +20,16 @@ import msgspec
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
 from policyengine.engine import Engine
 from policyengine.runtime import quick, wire
+from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.hot import plain_options
+from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import Problem
 
 LOGGER = logging.getLogger("policyengine")
+CREDENTIALS = Layout("3i")  # process, user and group
 AT_A_STRETCH = 256
 AT_A_STRETCH_APART = 16
 LARGEST_ID = 2**63 - 1
@@ -41,6 +47,8 @@ class Asked(NamedTuple):
     kind: object
     question: Any
     plain: bool
+    key: object = None
+    sent: bytes = b""  # the question as it came, where there is a key
 
 
 class Unreadable(Exception):
@@ -50,17 +58,22 @@ class Unreadable(Exception):
         self.problem = problem
 
 
+_keyed = msgspec.msgpack.Decoder(tuple[Raw, Raw, Raw, Raw]).decode
 _quickly = quick.msgpack_reader(tuple[int, Kind, quick.Question | list[quick.Question]])
 
 # ── A frame to its answer ─────────────────────────────────────────────────────────────────────
 
 
-def answer_to(engine: Engine, payload: bytes) -> tuple[bytes, int]:
+def answer_to(engine: Engine, payload: bytes, gateway: str = "socket") -> tuple[bytes, int]:
     """The answer, and how many questions there were. Raises Unreadable."""
     asked = read_frame(payload)
     try:
-        content, many = contents(engine, asked)
+        content, many = contents(engine, asked, gateway)
         return encode((asked.id, DECIDED, content)), many
+    except Problem as problem:
+        return refusal(asked.id, problem), 1
+    except KeyProblem as error:
+        return refusal(asked.id, refused(error)), 1
     except RequestError as error:
         return refusal(asked.id, Problem.of(error)), 1
     except Exception:
@@ -68,12 +81,14 @@ def answer_to(engine: Engine, payload: bytes) -> tuple[bytes, int]:
         return refusal(asked.id, Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")), 1
 
 
-def answers_to(engine: Engine, payloads: list[bytes], last: Unreadable | None) -> tuple[list[bytes], bool]:
+def answers_to(
+    engine: Engine, payloads: list[bytes], last: Unreadable | None, gateway: str = "socket"
+) -> tuple[list[bytes], bool]:
     """The answers in order, and whether nothing can be read after them."""
     answers: list[bytes] = []
     try:
         for payload in payloads:
-            answers.append(answer_to(engine, payload)[0])
+            answers.append(answer_to(engine, payload, gateway)[0])
     except Unreadable as error:
         last = error
     if last is not None:
@@ -82,6 +97,7 @@ def answers_to(engine: Engine, payloads: list[bytes], last: Unreadable | None) -
 
 
 def read_frame(payload: bytes) -> Asked:
+    """Raises Unreadable."""
     found = _quickly(payload)
     if found is not None and 0 <= found[0] <= LARGEST_ID:
         id, kind, question = found
@@ -93,24 +109,30 @@ def read_frame(payload: bytes) -> Asked:
     match raw:
         case [int() as id, kind, question] if not isinstance(id, bool) and 0 <= id <= LARGEST_ID:
             return Asked(id, kind, question, False)
+        case [int() as id, kind, question, key] if not isinstance(id, bool) and 0 <= id <= LARGEST_ID:
+            return Asked(id, kind, question, False, key, bytes(_keyed(payload)[2]))
         case _:
             raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
 
 
-def contents(engine: Engine, asked: Asked) -> tuple[Raw | list[Raw], int]:
-    """Raises RequestError."""
+def contents(engine: Engine, asked: Asked, gateway: str) -> tuple[Raw | list[Raw], int]:
+    """Raises RequestError, KeyProblem, and Problem for what is no key."""
     if asked.kind not in ("decide", "evaluate"):
         raise RequestError("", "a frame asks to `decide` or to `evaluate`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
-    answer = partial(plainly if asked.plain else carefully, engine, decide)
+    quickly = partial(plainly if asked.plain else carefully, engine, decide)
+    once = asked_by(asked.key, gateway, asked.sent) if asked.sent else None
     if isinstance(asked.question, dict):
-        return answer(asked.question), 1
+        return (quickly(asked.question) if once is None else carefully(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
     items = items_of(asked.question)
     if engine.shares and asked.kind == "decide" and asked.plain and all(map(plain_question, items)):
         return together(engine, items), len(items)
-    return [item(engine, answer, question, index) for index, question in enumerate(items)], len(items)
+    if once is None:
+        return [item(engine, quickly, question, index) for index, question in enumerate(items)], len(items)
+    each = [partial(carefully, engine, decide, once=once._replace(item=index)) for index in range(len(items))]
+    return [item(engine, *one) for one in zip(each, items, range(len(items)), strict=True)], len(items)
 
 
 def plain_question(question: object) -> bool:
@@ -141,17 +163,28 @@ def plainly(engine: Engine, decide: Decide, question: dict[str, Any]) -> Raw:
     return Raw(decide(question).to_msgpack())
 
 
-def carefully(engine: Engine, decide: Decide, question: object) -> Raw:
-    """A question that may hold whatever the wire may hold, and ask for an explanation. Raises RequestError."""
+def carefully(engine: Engine, decide: Decide, question: object, once: Once | None = None) -> Raw:
+    """A question that may hold whatever the wire may hold, and ask for an explanation.
+
+    Raises RequestError, KeyProblem.
+    """
     if not isinstance(question, dict):
         raise RequestError("", "a question is a map")
     request = Request.from_mapping(question)
     spend = decide == engine.decide and request.options.consume
-    return Raw(encode(decided(engine, request, spend)))
+    return Raw(encode(decided(engine, request, spend, once)))
 
 
 def refusal(id: int | None, problem: Problem) -> bytes:
     return encode((id, problem.status, problem.to_dict()))
+
+
+def gateway_of(connection: Any) -> str:
+    """The user that the system says is at the other end; all that may open the socket are one where it does not say."""
+    if connection is None or not hasattr(socket, "SO_PEERCRED"):
+        return "socket"
+    _, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return f"user {user}"
 
 
 # ── A connection ──────────────────────────────────────────────────────────────────────────────
@@ -161,6 +194,7 @@ class FramedProtocol(asyncio.Protocol):
     """One sidecar. What it sent is answered in order; while it does not read its answers, nothing more is read."""
 
     transport: asyncio.Transport
+    gateway = "socket"
 
     def __init__(self, engine: Engine, connections: MutableSet[Any]) -> None:
         self.engine = engine
@@ -174,6 +208,7 @@ class FramedProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
         self.connections.add(self)
+        self.gateway = gateway_of(transport.get_extra_info("socket"))
         self.transport.set_write_buffer_limits(high=LARGEST_QUESTION)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,7 +245,7 @@ class FramedProtocol(asyncio.Protocol):
         """Answer frames for a while, in one go; then others have their turn."""
         if self.transport.is_closing() or self.paused or self.resting:
             return
-        if self.engine.shares:
+        if self.engine.remote:
             self.work_apart()
             return
         answers: list[bytes] = []
@@ -218,7 +253,7 @@ class FramedProtocol(asyncio.Protocol):
         try:
             while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
                 at += HEADER.size + len(payload)
-                answer, many = answer_to(self.engine, payload)
+                answer, many = answer_to(self.engine, payload, self.gateway)
                 answers += (HEADER.pack(len(answer)), answer)
                 questions += many
         except Unreadable as error:
@@ -245,7 +280,9 @@ class FramedProtocol(asyncio.Protocol):
         del self.buffer[:at]
         self.resting = True
         self.transport.pause_reading()
-        self.loop.run_in_executor(None, answers_to, self.engine, payloads, unreadable).add_done_callback(self.told)
+        self.loop.run_in_executor(None, answers_to, self.engine, payloads, unreadable, self.gateway).add_done_callback(
+            self.told
+        )
 
     def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:
         answers, ends = done.result()

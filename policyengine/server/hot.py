@@ -109,6 +109,7 @@ class HotPath:
             or len(headers) != len(scope["headers"])
             or headers.get(b"accept", b"*/*") not in (b"*/*", codec.media_type)
             or b"content-encoding" in headers
+            or b"idempotency-key" in headers
             or len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY
             or (b"x-request-id" in headers and not BYTES_OF_LABEL.fullmatch(headers[b"x-request-id"]))
             or not (self.tokens is None or self.tokens.accept(headers.get(b"authorization", b"").decode("latin-1")))

@@ -17,13 +17,15 @@ TITLES = {
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    422: "Unprocessable Content",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
 
 class Problem(Exception):
-    """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`)."""
+    """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`), `code` a word for
+    programs where the status alone does not say what to do."""
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class Problem(Exception):
         detail: str,
         *,
         member: str | None = None,
+        code: str | None = None,
         hint: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -38,6 +41,7 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.member = member
+        self.code = code
         self.hint = hint
         self.headers = dict(headers or {})
 
@@ -51,6 +55,7 @@ class Problem(Exception):
             "title": TITLES.get(self.status, "Error"),
             "status": self.status,
             "detail": self.detail,
+            "code": self.code,
             "member": self.member,
             "hint": self.hint,
         }

@@ -12,8 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.semantics.lines import Mark
 from policyengine.server.deciding import MOST_ITEMS, Semantics
-from policyengine.server.limit_fields import limit_headers
-from policyengine.server.media import PROBLEM_TYPES, Form
+from policyengine.server.media import Form
 
 Free = dict[str, Any]
 
@@ -196,12 +195,13 @@ class Event(Closed):
 
 
 class Problem(BaseModel):
-    """RFC 9457. `member` names the member of the question at fault."""
+    """RFC 9457. `member` names the member of the question at fault, `code` says which of several things it is."""
 
     type: Literal["about:blank"]
     title: str
     status: int
     detail: str
+    code: Literal["key_used", "key_under_way"] | None = None
     member: str | None = None
     hint: str | None = None
 
@@ -401,34 +401,3 @@ def content(model: type[BaseModel], examples: Free) -> Free:
 
 def request_body(model: type[BaseModel], examples: Free) -> Free:
     return {"requestBody": {"required": True, "content": content(model, examples)}}
-
-
-def responses(model: type[BaseModel], example: Free, *, limited: bool = False) -> dict[int | str, Free]:
-    found: Free = {"description": "An answer was found; deny is one too."}
-    found |= {"headers": limit_headers()} if limited else {}
-    return {
-        200: {**found, "content": content(model, {"answer": example})},
-        400: problem("The question is malformed.", BAD_MEMBER),
-        401: problem("No token, or a wrong one."),
-        408: problem("The body did not arrive in time."),
-        413: problem("The body is larger than 1 MiB."),
-        415: problem("The body is neither JSON nor MessagePack."),
-        500: problem("The server failed; nothing was decided. Deny."),
-    }
-
-
-def problem(description: str, example: Free | None = None) -> Free:
-    schema: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    shown = schema if example is None else {**schema, "example": example}
-    return {
-        "description": description,
-        "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: schema},
-    }
-
-
-REPORTED = {
-    **responses(Reported, {"decision": REPORT["decision"], "reported": True}),
-    404: problem("Nothing waits for the outcome of this decision."),
-    409: problem("It was reported before."),
-    503: problem("The store does not answer; report it again."),
-}

@@ -1,4 +1,7 @@
-"""Who may ask over the network: bearer tokens from a file, compared so that the time taken tells nothing about them."""
+"""Who may ask over the network: bearer tokens from a file, compared so that the time taken tells nothing about them.
+
+A line is a token or, so that the file holds none, its digest; before it, whose it is: `edge: TOKEN`, `edge: sha256:…`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path
 
 SHORTEST = 16
 TOKEN = re.compile(r"[\x21-\x7e]+")
+LINE = re.compile(r"(?:(?P<name>[a-z0-9][a-z0-9._-]{0,63}):[ \t]+)?(?P<token>.*)", re.DOTALL)
+HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
@@ -26,26 +31,42 @@ class TokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens that are accepted; with none nobody gets in."""
+    """The tokens that are accepted, and whose each is; with none nobody gets in."""
 
     digests: tuple[bytes, ...] = field(repr=False)
+    gateways: tuple[str, ...]
 
     @classmethod
     def of(cls, token: str | Collection[str]) -> Tokens:
-        """Raises TokenError for a token that is too short or could not be sent."""
+        """Each is written as in a file. Raises TokenError for a token that is too short or could not be sent."""
         given = (token,) if isinstance(token, str) else tuple(token)
-        for number, one in enumerate(given, start=1):
-            check_token(one, f"token {number}")
-        return cls(tuple(digest(one) for one in given))
+        known = [known_by(one, f"token {number}") for number, one in enumerate(given, start=1)]
+        return cls(tuple(digest for digest, _ in known), tuple(gateway for _, gateway in known))
 
     def accept(self, authorization: str) -> bool:
         """Whether the value of an `Authorization` header carries one of the tokens."""
+        return self.gateway(authorization) is not None
+
+    def gateway(self, authorization: str) -> str | None:
+        """Whose token the value of an `Authorization` header carries, if it is one that is accepted."""
         bearer = BEARER.fullmatch(authorization)
         if bearer is None:
-            return False
-        asked = digest(bearer["token"])
-        # Summed, as `any` would stop at the first that fits.
-        return sum(compare_digest(asked, known) for known in self.digests) > 0
+            return None
+        asked, found = digest(bearer["token"]), None
+        for known, gateway in zip(self.digests, self.gateways, strict=True):  # all of them, whichever fits
+            found = gateway if compare_digest(asked, known) else found
+        return found
+
+
+def known_by(line: str, place: str) -> tuple[bytes, str]:
+    """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises TokenError."""
+    found = LINE.fullmatch(line)
+    assert found is not None  # it takes anything
+    hashed = HASHED.fullmatch(found["token"])
+    if hashed is None:
+        check_token(found["token"], place)
+    known = digest(found["token"]) if hashed is None else bytes.fromhex(hashed["digest"])
+    return known, f"token {known.hex()}" if found["name"] is None else f"name {found['name']}"
 
 
 def digest(token: str) -> bytes:
@@ -69,7 +90,10 @@ class TokenFile:
 
 
 def read_token_file(path: Path | str) -> TokenFile:
-    """One token per line, two or more while one replaces the other; empty lines do not count. Raises TokenError."""
+    """One token per line, two or more of one gateway while one replaces the other; empty lines do not count.
+
+    Raises TokenError.
+    """
     try:
         mode = Path(path).stat().st_mode
         text = Path(path).read_text(encoding="utf-8")
@@ -80,7 +104,7 @@ def read_token_file(path: Path | str) -> TokenFile:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     for number, line in lines:
         if line:
-            check_token(line, f"the token in line {number} of `{path}`")
+            known_by(line, f"the token in line {number} of `{path}`")
     tokens = tuple(line for _, line in lines if line)
     if not tokens:
         raise TokenError(f"the token file `{path}` holds no token", "make one with `openssl rand -base64 32`")

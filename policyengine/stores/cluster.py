@@ -12,10 +12,13 @@ from msgspec import msgpack
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take
 from policyengine.stores import slots
+from policyengine.stores.claims import settled_from, settled_to
+from policyengine.stores.claims_redis import Claims
 from policyengine.stores.following import Following
 from policyengine.stores.redis import (
     BACK,
@@ -61,6 +64,7 @@ class ClusterStore:
 
     def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
+        self._claims = Claims(self._run, lambda draft, settled: settled_from(settled), virtual=virtual)
         self._begun: frozenset[str] = frozenset()
         self._following = Following()
 
@@ -119,9 +123,21 @@ class ClusterStore:
         except StoreError:
             self._release(done, decision, now, peek or effects.denied)
             raise
-        if not (refused or peek or effects.denied):
+        settled = whole(effects, done, now)
+        taken = not (refused or peek or effects.denied)
+        # Whether an answer was kept that nobody hears of is not known: then what it took stays taken.
+        if effects.claim is not None and not self._claims.keep(effects.claim, settled_to(settled), now):
+            self._give_back(done if taken else (), decision, now, conflict=True)
+            return None
+        if taken:
             self._note(effects, decision, now)
-        return whole(effects, done, now)
+        return settled
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        return self._claims.claim(claim, now)
+
+    def release(self, claim: Claim, now: int) -> None:
+        self._claims.release(claim, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         now = max(self._latest, now)

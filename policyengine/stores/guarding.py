@@ -9,6 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Standing, untouched
@@ -160,6 +161,14 @@ class GuardedStore:
         here = self._local.finish(decision, now, refund=refund)
         with self.breaker:
             return self._store.finish(decision, now, refund=refund) or here
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self.breaker:
+            return self._store.claim(claim, now)
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self.breaker:
+            self._store.release(claim, now)
 
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
         if effects.denied and effects.records and not peek:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, assert_never
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import (
@@ -27,7 +28,9 @@ from policyengine.runtime.limits import (
     take,
     untouched,
 )
+from policyengine.stores.claims import Claims
 from policyengine.stores.memories import Memories
+from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
 from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.taking import Taking, taking
@@ -60,7 +63,7 @@ class MemoryStore:
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
-        self._lock = Lock()
+        self._lock, self._claims = Lock(), Claims()
         self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
@@ -92,15 +95,28 @@ class MemoryStore:
                 return None
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
+            if effects.claim is not None and not self._claims.holds(effects.claim):
+                return None
             found = [self._asked(one.charge, now, decision) for one in effects.limits]
-            settled = Settled(tuple(standing for standing, _ in found), now)
-            if not settled.admitted:
+            settled = Settled(tuple([standing for standing, _ in found]), now)
+            admitted = settled.admitted
+            if not admitted:
                 pairs = zip(effects.limits, settled.standings, strict=True)
-                settled = Settled(tuple(self._left(one.charge, standing, now) for one, standing in pairs), now)
+                settled = Settled(tuple([self._left(one.charge, standing, now) for one, standing in pairs]), now)
             asked_before = bool(effects.opens) and all(self._open.get(one.binding, 0) > now for one in effects.opens)
             if not peek and not asked_before:
-                self._done(effects, decision, now, [state for _, state in found], settled.admitted)
+                self._done(effects, decision, now, [state for _, state in found], admitted)
+            if effects.claim is not None:
+                self._claims.keep(effects.claim, settled, now)
             return settled
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self._lock:
+            return self._claims.claim(claim, self._moved(now))
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self._lock:
+            self._claims.release(claim)
 
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
         return one_by_one(self, asked, now)
@@ -108,6 +124,16 @@ class MemoryStore:
     def taking(self, meters: tuple[Meter, ...]) -> Taking:
         """What `commit` does for plain rates alone, without its words; see `taking.py`."""
         return taking(meters, [self._plain(meter) for meter in meters], self._lock, self._clock, self._room_for)
+
+    def plainly(self, charges: Sequence[tuple[Meter, Key | str]], moment: int) -> tuple[Standing, ...]:
+        """What `commit` answers to plain rates alone; see `plainly.py`."""
+        with self._lock:
+            self._clock[0] = moment = max(self._clock[0], moment)
+            return plainly(charges, self._plain, self._counted_in, moment)
+
+    def _counted_in(self, new: int) -> None:
+        self._make_room(new, self._clock[0] // 1_000)
+        self._keys += new
 
     def _plain(self, meter: Meter) -> dict[Key | str, Any]:
         """The states of a plain rate: the same object for good."""
@@ -124,10 +150,9 @@ class MemoryStore:
     def _room_for(self, new: int, moment: int) -> bool:
         """Room for so many new keys, which are counted then; False where the store is full."""
         try:
-            self._make_room(new, moment // 1_000)
+            self._counted_in(new)
         except StoreError:
             return False
-        self._keys += new
         return True
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
@@ -173,15 +198,12 @@ class MemoryStore:
     def _done(self, effects: Effects, decision: str, now: int, states: list[Any], admitted: bool) -> None:
         """Room is made before anything is changed: a store that is full changes nothing."""
         charges = [one.charge for one in effects.limits]
+        if effects.denied or not admitted:
+            self._refused(effects, decision, now, [one for one in charges if outlasts_refusal(one)])
+            return
         self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
         self._memories.make_room(effects.records, now)
-        if effects.denied or admitted:
-            self._memories.keep(effects.records, decision, now)
-        if effects.denied or not admitted:
-            for charge in charges:
-                if isinstance(charge, Take) and (charge.counts or charge.latching):
-                    self._keep(charge, refused(self._state(charge), charge, now))
-            return
+        self._memories.keep(effects.records, decision, now)
         self._spent.update(effects.spends)
         self._open |= {one.binding: now + int((one.within or 0) * 1_000_000 or OPEN) for one in effects.opens}
         for charge, state in zip(charges, states, strict=True):
@@ -189,6 +211,17 @@ class MemoryStore:
         lasting = tuple(charge for charge in charges if not isinstance(charge, Take))
         if lasting:
             self._made[decision] = now + max(map(lasts, lasting)), lasting
+
+    def _refused(self, effects: Effects, decision: str, now: int, charges: list[Charge]) -> None:
+        """Of most rules nothing stays: callers who are refused come again and again."""
+        if charges:
+            self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
+        if effects.denied and effects.records:
+            self._memories.make_room(effects.records, now)
+            self._memories.keep(effects.records, decision, now)
+        for charge in charges:
+            assert isinstance(charge, Take)
+            self._keep(charge, refused(self._state(charge), charge, now))
 
     def _state(self, charge: Charge) -> Any:
         found = self._kept(charge).states.get(key_of(charge))
@@ -251,6 +284,10 @@ def matters(state: Any, charge: Charge, now: int) -> bool:
             return any(until > now for _, until in state)
         case _:
             assert_never(charge)
+
+
+def outlasts_refusal(charge: Charge) -> bool:
+    return isinstance(charge, Take) and (charge.counts or charge.latching)
 
 
 def lasts(charge: Charge) -> int:

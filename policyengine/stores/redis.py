@@ -8,10 +8,13 @@ from typing import Any, NamedTuple, assert_never
 import redis
 from msgspec import msgpack
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.runtime.once import charges_of
 from policyengine.stores import rates
+from policyengine.stores.claims_redis import CLAIM, ONCE, Claims
 from policyengine.stores.following import Following
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
@@ -23,7 +26,7 @@ PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
 STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
 FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE)
 
 
 class Names(NamedTuple):
@@ -61,6 +64,7 @@ class RedisStore:
         self._begun: frozenset[str] = frozenset()
         self._following = Following()
         self._wires = Wires(client, SCRIPTS, self.ping)
+        self._claims = Claims(self._run, stood, virtual=virtual)
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""
@@ -78,10 +82,14 @@ class RedisStore:
         return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
-        if not peek and rates.plain(effects):
+        claim = effects.claim
+        if not peek and claim is None and rates.plain(effects):
             asked = rates.Call((effects.limits,), self._moved(now))
             return asked.settled(self._wires.ask(asked.words))[0]
-        answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
+        if claim is None:
+            answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
+        else:
+            answer = self._claims.step(*self._asking(Asked(effects, decision, peek), now), claim, now)
         return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
 
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
@@ -102,12 +110,16 @@ class RedisStore:
         return [one for call, answer in zip(calls, answers, strict=True) for one in told(call, answer)]
 
     def _step(self, asked: Asked, now: int) -> bytes:
+        return STEP.call(*self._asking(asked, now))
+
+    def _asking(self, asked: Asked, now: int) -> tuple[list[str], bytes]:
+        """The keys of a step, and its question."""
         effects, decision, peek = asked
         lines = [NAMES.line(key) for key in (*(key for key, _ in effects.relied), *map(key_of, effects.records))]
         beside = f"{PREFIX}:made:{digest_of(decision)}", NAMES.awaited(decision), NAMES.changes, NAMES.begun, CLOCK
         given = now if peek else self._moved(now)
         question = asking(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
-        return STEP.call([*keys_of(effects), *lines, *beside], question)
+        return [*keys_of(effects), *lines, *beside], question
 
     def _moved(self, now: int) -> int | bool:
         """The time to be believed, if one is."""
@@ -124,6 +136,12 @@ class RedisStore:
             if held or refund:
                 self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
         return bool(until > self._now(now))
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        return self._claims.claim(claim, now)
+
+    def release(self, claim: Claim, now: int) -> None:
+        self._claims.release(claim, now)
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
@@ -281,6 +299,11 @@ def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
         for charge, (passed, numbers, untouched) in zip(charges, found, strict=True)
     ]
     return Settled(tuple(stands), now)
+
+
+def stood(draft: bytes, answer: bytes) -> Settled:
+    """The same, of a decision whose draft was kept."""
+    return settled_of(charges_of(draft), answer)
 
 
 def standing(charge: Charge, admitted: bool, numbers: Sequence[int]) -> Standing:

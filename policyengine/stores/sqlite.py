@@ -14,10 +14,12 @@ from typing import Any, assert_never
 
 from msgspec import msgpack
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
 from policyengine.stores import lines
+from policyengine.stores.claims import TABLE, ClaimsTable
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
 from policyengine.stores.store import Asked, StoreError
 
@@ -64,7 +66,7 @@ class SqliteStore:
     def __init__(self, path: Path | str, *, patience: float = PATIENCE) -> None:
         self.path, self._patience = str(path), patience
         self._own = local()
-        self._commits = self._latest = 0
+        self._commits, self._latest, self._claims = 0, 0, ClaimsTable()
         self._begun: set[str] = set()
         self.ping()
 
@@ -95,6 +97,8 @@ class SqliteStore:
         now = _clock(asking, now, moves=not peek)
         if _spent(asking, effects.spends) or (not peek and not lines.are(asking, effects.relied)):
             return None
+        if effects.claim is not None and not self._claims.holds(asking, effects.claim):
+            return None
         found = step(charges, [_state(asking, one) for one in charges], now, decision, effects.denied)
         if not peek and not _asked_before(asking, effects, now):
             self._latest = now
@@ -104,6 +108,8 @@ class SqliteStore:
             if found.settled.admitted and not effects.denied:
                 _note(asking, effects, charges, decision, now)
             self._forget_sometimes(asking, now)
+        if effects.claim is not None:
+            self._claims.keep(asking, effects.claim, found.settled, now)
         return found.settled
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
@@ -137,6 +143,14 @@ class SqliteStore:
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         with self._step() as asked:
             return lines.report(asked, decision, report, _clock(asked, now, moves=True))
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self._step() as asked:
+            return self._claims.claim(asked, claim, _clock(asked, now, moves=True))
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self._step() as asked:
+            self._claims.release(asked, claim)
 
     def close(self) -> None:
         """The connection of this thread."""
@@ -196,6 +210,7 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
         if layout < LAYOUT:
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
+        connection.executescript(TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled
@@ -75,6 +76,20 @@ class Store(Protocol):
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
         back. False where nothing is known of it, or it is over already."""
+        ...
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        """None where the name is the caller's now, for LEASE microseconds, and nobody else's: it was not known, or
+        claimed by the same token and not decided, or its lease is over. Else what is kept under it.
+
+        A `commit` with that claim keeps its draft and how its limits stood for KEPT microseconds, in the same step; it
+        does nothing and returns None where the claim is not the caller's any more. More keys than MOST_KEPT push out
+        the oldest; the operator is told.
+        """
+        ...
+
+    def release(self, claim: Claim, now: int) -> None:
+        """Nothing was decided: the name is free, if it is still the caller's and has no answer."""
         ...
 
 

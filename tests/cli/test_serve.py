@@ -165,3 +165,13 @@ def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, t
     ended = run("serve", "confirms.policy", "--port", "0", "--workers", "2")
     assert ended.code == 1
     assert "policies with `confirm`, limits or history are served by one worker" in ended.err
+
+
+def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
+    """What stands in the file is no token by itself, so the command to try has a place for one."""
+    (tmp_path / "tokens").write_text("edge: a-token-of-the-edge-gateway\n")
+    (tmp_path / "tokens").chmod(0o600)
+    process = serving("--token-file", str(tmp_path / "tokens"))
+    lines = [process.stdout.readline() for _ in range(5)]
+    assert 'authorization: Bearer $TOKEN"' in lines[-1]
+    assert decide(lines[0].split()[-1], authorization="Bearer a-token-of-the-edge-gateway") == 200

@@ -54,6 +54,43 @@ def test_a_limit_where_no_door_opens_is_told(limit):
     assert told(limit.format("/a")) == []
 
 
+LOADED = "facts on /a { body.amount: number   body.tags: set<string> }\n"
+LIMITS = {
+    'rate "calls" per agent.id on /a when {} {{ 5/1m }}': False,
+    'budget "calls" per agent.id on /a when {} {{ count <= 5 within 1m }}': False,
+    'rate "calls" per agent.id on /a {{ 5/1m   clamp 1/1m when {} }}': False,
+    'rate "calls" per agent.id on /a {{ 5/1m   raise x2 at most 9/1m when {} }}': True,
+}
+
+
+@pytest.mark.parametrize(("limit", "loosens"), LIMITS.items())
+def test_a_default_that_the_caller_can_choose_in_a_limit_is_told(limit, loosens):
+    way_around, none = "(body.amount else 0) > 10", "(body.amount else 99) > 10"
+    if loosens:
+        way_around, none = none, way_around
+    [found] = [one for one in told(LOADED + limit.format(way_around), lint_text) if one[0] == "W554"]
+    does = "raises `calls`" if loosens else "keeps `calls` from acting"
+    assert found[:2] == ("W554", f"leaving `body.amount` out {does}")
+    assert [one for one in told(LOADED + limit.format(none), lint_text) if one[0] == "W554"] == []
+
+
+@pytest.mark.parametrize(("limit", "loosens"), LIMITS.items())
+def test_a_set_that_may_be_empty_in_a_limit_is_told(limit, loosens):
+    all_good, sign = 'all t in body.tags: t == "good"', "" if loosens else "not "
+    [found] = told(LOADED + limit.format(f"{sign}({all_good})"))
+    assert found[:2] == (
+        "W551",
+        "an empty `body.tags` lets this pass more often: `all` is true of nothing",
+    )
+    assert told(LOADED + limit.format(f"{'not ' if loosens else ''}({all_good})")) == []
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_an_attester_that_a_limit_asks_for_is_asked_for(limit):
+    text = "attester lab {}\n" + limit.format('attestation.by == "lab"')
+    assert [one for one in told(text, lint_text) if one[0] == "W263"] == []
+
+
 KEYS = {
     "request.host": True,
     "request.ip": False,
@@ -93,6 +130,10 @@ def test_a_name_that_only_a_limit_uses_is_used():
     [
         ('guard "a" { deny when cluster.size > 3 }', "E515"),
         ('guard "a" { require cluster.id == "x" }', "E515"),
+        ('define busy = cluster.size > 3\nguard "a" { deny when busy }', "E515"),
+        ('guard "a" { require after (GET /a where cluster.size > 3) within 1h }', "E515"),
+        ("user where cluster.size < 3 { may GET /b }", "E414"),
+        ('agent "x" { acts for users where cluster.size < 3   may GET /b }', "E404"),
         ("anyone { may GET /b when cluster.size < 3 }", "E415"),
         ("anyone { may GET /b when behavior.trust > 0.9 }", "E415"),
     ],

@@ -199,7 +199,7 @@ def test_an_approval_without_an_end_is_told() -> None:
 
 # ── Defaults ──────────────────────────────────────────────────────────────────────────────────
 
-HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no guard from acting"
+HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
 
 
 def test_a_default_that_opens_a_door_is_told() -> None:

@@ -55,6 +55,10 @@ class Watched:
     def shares(self) -> bool:
         return self.engine.shares
 
+    @property
+    def remote(self) -> bool:
+        return self.engine.remote
+
     def decide(self, question: Question) -> Decision:
         return self._call("decide", question)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,45 @@ def test_every_token_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch)
     tokens = Tokens.of((TOKEN, "the-token-that-comes-next"))
     assert tokens.accept(f"Bearer {TOKEN}")
     assert compared == list(tokens.digests)
+
+
+DIGEST = f"sha256:{sha256(TOKEN.encode()).hexdigest()}"
+SHOWN = f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("line", [DIGEST, f"edge: {DIGEST}"])
+def test_a_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
+    file.write_text(line)
+    tokens = Tokens.of(read_token_file(file).tokens)
+    assert tokens.accept(SHOWN)
+    assert not tokens.accept(f"Bearer {DIGEST}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "gateway"),
+    [
+        ((f"edge: {TOKEN}",), "name edge"),
+        ((f"edge:\t{TOKEN}", "edge: the-token-that-comes-next"), "name edge"),
+        ((f"edge-2.eu: {DIGEST}",), "name edge-2.eu"),
+        ((TOKEN,), f"token {sha256(TOKEN.encode()).hexdigest()}"),
+        ((DIGEST,), f"token {sha256(TOKEN.encode()).hexdigest()}"),
+        (("edge: the-token-that-comes-next",), None),
+        ((f"edge:{TOKEN}",), None),  # a token that has a colon
+    ],
+)
+def test_a_token_says_which_gateway_shows_it(lines: tuple[str, ...], gateway: str | None) -> None:
+    assert Tokens.of(lines).gateway(SHOWN) == gateway
+
+
+@pytest.mark.parametrize(
+    "line", ["edge: short", f"Edge: {TOKEN}", f"two words: {TOKEN}", f": {TOKEN}", f"{'x' * 65}: {TOKEN}"]
+)
+def test_a_line_with_a_bad_name_or_token_is_refused(file: Path, line: str) -> None:
+    file.write_text(line)
+    with pytest.raises(TokenError) as error:
+        read_token_file(file)
+    assert error.value.message.startswith("the token in line 1 of")
+    assert TOKEN not in str(error.value)
 
 
 @pytest.mark.parametrize("token", ["", "short", ("a-token-long-enough", "short")])

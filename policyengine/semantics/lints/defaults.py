@@ -8,11 +8,12 @@ from dataclasses import replace
 from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.logic import blocks, conditions_of
+from policyengine.semantics.logic_limits import conditions_of_limits
 from policyengine.semantics.possibilities import possible
 from policyengine.semantics.terms import members
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
-HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no guard from acting"
+HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
 
 
 def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -23,6 +24,9 @@ def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
         for effect in guard.effects:
             if effect.condition is not None:
                 yield from decided_by_default(effect.condition, False, f"keeps `{guard.name}` from acting")
+    for limit, condition, loosens in conditions_of_limits(kernel):
+        does = f"raises `{limit.name}`" if loosens else f"keeps `{limit.name}` from acting"
+        yield from decided_by_default(condition, loosens, does)
 
 
 def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:

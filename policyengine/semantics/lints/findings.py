@@ -9,6 +9,7 @@ from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
 from policyengine.semantics.logic import as_written, blocks, conditions_of
+from policyengine.semantics.logic_limits import conditions_of_limits
 from policyengine.semantics.symbols import package_of
 from policyengine.semantics.twins import laxer_twins
 from policyengine.semantics.unused import unused
@@ -155,6 +156,11 @@ def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
                 yield from over_nothing(effect.condition, False, "W551", "pass")
 
 
+def limits_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for _, condition, loosens in conditions_of_limits(kernel):
+        yield from over_nothing(condition, loosens, "W551", "pass more often")
+
+
 def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
     """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
     pending = [(condition, positive)]
@@ -207,4 +213,5 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     laxer_twins,
     doors_over_nothing,
     demands_over_nothing,
+    limits_over_nothing,
 )

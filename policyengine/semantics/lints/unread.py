@@ -8,6 +8,7 @@ from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.lints.findings import declared
 from policyengine.semantics.logic import blocks, conditions_of
+from policyengine.semantics.logic_limits import conditions_of_limits
 from policyengine.semantics.unused import prefixes, spoken
 from policyengine.syntax import nodes as ast
 
@@ -59,6 +60,7 @@ def texts_compared(kernel: k.Kernel) -> frozenset[str]:
     """What conditions speak of in quotes: `attestation.by == "lab"`."""
     conditions = [condition for block in blocks(kernel) for condition, _ in conditions_of(block)]
     conditions += [one.condition for guard in kernel.guards for one in guard.effects if one.condition is not None]
+    conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
     constants = (one.value for condition in conditions for one in k.walk(condition) if isinstance(one, k.Constant))
     return frozenset(
         text

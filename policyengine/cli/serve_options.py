@@ -1,0 +1,52 @@
+"""What `policyengine serve` can be told: where to listen, who may ask, and what to write down."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+class WhenUnrecorded(StrEnum):
+    DENY = "deny"
+    CONTINUE = "continue"
+
+
+Host: TypeAlias = Annotated[str, typer.Option("--host", help="Where to listen.")]
+Port: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        "-p",
+        min=0,
+        max=65535,
+        help="0 takes a free one. [default: 8080, none with --socket]",
+        show_default=False,
+    ),
+]
+SocketPath: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--socket", metavar="PATH", help="Answer sidecars at a Unix socket.", show_default=False),
+]
+SocketMode: TypeAlias = Annotated[
+    str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect: the mode of its file.")
+]
+Workers: TypeAlias = Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")]
+TokensFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
+]
+LogFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),
+]
+OnLogFailure: TypeAlias = Annotated[
+    WhenUnrecorded,
+    typer.Option("--on-log-failure", help="What becomes of a decision that cannot be written to the log."),
+]
+Redacted: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
+]

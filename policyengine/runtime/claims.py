@@ -1,0 +1,63 @@
+"""A key by which a gateway asks once: who claims it, and what is known of one that was claimed before."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+from policyengine.runtime.limits import Settled
+
+KEPT = 600_000_000  # microseconds that an answer is kept under its key
+LEASE = 5_000_000  # microseconds that a claim keeps others waiting; whoever takes longer has lost it by then
+MOST_KEPT = 100_000  # keys; then the oldest is forgotten before its time, and what it is asked again for is spent again
+
+
+class Once(NamedTuple):
+    """What is to be accounted once: the `gateway` that asks, the `key` it gave, and a `digest` of what it sent with it.
+
+    `item` is which of many: each is accounted for itself.
+    """
+
+    gateway: str
+    key: str
+    digest: str
+    item: int | None = None
+
+    def claim(self, revision: str, token: str) -> Claim:
+        """Under a name that shows none of it. Another policy knows nothing of the key: what it forbids stays shut."""
+        parts = (self.gateway, revision, "" if self.item is None else str(self.item), self.key)
+        text = "".join(f"{len(part)}:{part}" for part in parts)
+        return Claim(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest(), self.digest, token)
+
+
+class Claim(NamedTuple):
+    """Of a `name`, by one try, which its `token` tells from all others.
+
+    A commit writes `draft`, the decision but for how its limits stand, in the same step as what it spends; and does
+    nothing where the name is no longer claimed by this token.
+    """
+
+    name: str
+    digest: str
+    token: str
+    draft: bytes = b""
+
+
+class Found(NamedTuple):
+    """What is kept under a name that was claimed before: the draft and how the limits stood, once it is decided."""
+
+    digest: str
+    draft: bytes | None = None
+    settled: Settled | None = None
+
+
+class KeyProblem(Exception):
+    """Why nothing was decided under a key; nothing was spent either."""
+
+
+class KeyUnderWay(KeyProblem):
+    """The same question is being decided at this moment."""
+
+
+class KeyUsed(KeyProblem):
+    """The key came with another question before."""

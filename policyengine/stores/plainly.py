@@ -1,0 +1,42 @@
+"""What a store in this process says of plain rates of which one may have no room: in numbers, and in one look at each.
+
+`taking` is quicker still where all of them have room, and says no more than that one has not; callers who are refused
+come again and again, so they must not cost more than those who are let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from policyengine.runtime.limits import Key, Meter, Standing
+
+States = dict[Key | str, Any]
+
+
+def plainly(
+    charges: Sequence[tuple[Meter, Key | str]],
+    states: Callable[[Meter], States],
+    room: Callable[[int], object],
+    moment: int,
+) -> tuple[Standing, ...]:
+    """How rates stand at a time (nanoseconds), each by whose count it is: one is taken of all, or nothing of any.
+
+    `room` makes room for so many new keys. Whoever calls holds the lock of the store.
+    """
+    levels: list[tuple[Meter, States, Key | str, int, int]] = []
+    admitted, new = True, 0
+    for meter, key in charges:
+        of = states(meter)
+        was, empty = of.get(key), moment // (meter.tick * 1_000) * meter.drain
+        new += was is None
+        level = was - empty if was is not None and was > empty else 0
+        admitted = admitted and level + meter.token <= meter.full
+        levels.append((meter, of, key, level, empty))
+    if not admitted:
+        return tuple([meter.standing(level, level + meter.token <= meter.full) for meter, _, _, level, _ in levels])
+    if new:
+        room(new)
+    for meter, of, key, level, empty in levels:
+        of[key] = empty + level + meter.token
+    return tuple([meter.standing(level + meter.token, True) for meter, _, _, level, _ in levels])

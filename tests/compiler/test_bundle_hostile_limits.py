@@ -1,0 +1,278 @@
+"""A hostile bundle with limits and history: each promise about them that later stages rely on is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+
+from policyengine.compiler import tree
+from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
+from policyengine.compiler.payload import codec, whole
+from policyengine.compiler.tree import tree_of
+from policyengine.engine import Engine
+from policyengine.semantics import kernel as k
+from policyengine.stores.memory import MemoryStore
+from tests.compiler.hostile import bundled, members_of, mutated
+from tests.semantics.deciding import NOW
+
+POLICY = """language 1
+package acme
+entity user { quota: int }
+facts on /pay/{id} { body.amount: number  body.to: string  body.tokens: int }
+anyone { may POST /pay/{id}, GET /report, POST /review/{id} }
+rate "plain" per request.ip on /pay/{id} { 10/1m burst 3 counting denials }
+rate "moving" per user.id on /pay/{id} when body.amount > 1 { 100/1m burst 20 cost body.tokens
+  raise x1.5 at most 300/1m when body.amount > 5   clamp 5/1m for 10m when body.amount > 9 }
+rate "by quota" per user.id on /pay/{id} { user.quota/1d }
+rate "few" per user.id { at most 2 at once for 1m }
+budget "spent" per user.id on /pay/{id} {
+  sum body.amount <= 100 within 1d   count <= 9 within 1h   distinct body.to <= 3 within 1h
+}
+guard "looks back" on /pay/{id} {
+  require after (POST /review/{id} by another user where past.params.id == params.id) within 1h since GET /report
+  deny when sum past.body.amount of (POST /pay/{id}) within 1d > 100
+  deny when count of (denied POST /pay/{id}) within 1h per (request.ip) > 5
+  deny when distinct past.output.state of POST /review/{id} within 1h > 3
+}
+"""
+Members = dict[str, Any]
+Where = Callable[[Members], Any]
+
+
+@pytest.fixture(scope="module")
+def written() -> bytes:
+    return bytes(msgpack.packb(members_of(write_bundle(Engine.from_text(POLICY).kernel, "0.1.0"))))
+
+
+@pytest.fixture
+def members(written: bytes) -> Members:
+    found: Members = msgpack.unpackb(written)
+    return found
+
+
+def read(data: bytes) -> Bundle:
+    """A bundle with everything in it read."""
+    found = decode_bundle(data)
+    whole(found.kernel, found.tree)
+    return found
+
+
+# ── Where the parts stand ─────────────────────────────────────────────────────────────────────
+
+
+def at(kind: type, member: str, *, numbered: bool) -> int:
+    """Where a member stands in the array of a part, which begins with a number where several kinds may stand."""
+    return codec().records[kind].names.index(member) + numbered
+
+
+def limit(name: str) -> Where:
+    place = at(k.Rate, "name", numbered=True)
+    return lambda members: next(one for one in members["limits"] if one[place] == name)
+
+
+def inside(outer: Where, kind: type, member: str, *steps: int, numbered: bool = False) -> Where:
+    def find(members: Members) -> Any:
+        found = outer(members)[at(kind, member, numbered=numbered)]
+        for step in steps:
+            found = found[step]
+        return found
+
+    return find
+
+
+def of_limit(name: str, member: str, *steps: int) -> Where:
+    kind = k.Budget if name == "spent" else k.Rate
+    return inside(limit(name), kind, member, *steps, numbered=True)
+
+
+def effect(number: int) -> Where:
+    """What a `deny` of the guard compares: the history; of the `require`, what must have happened."""
+
+    def find(members: Members) -> Any:
+        condition = members["guards"][0][at(k.Guard, "effects", numbered=False)][number][2]
+        return condition[2] if number == 0 else condition[at(k.Compare, "left", numbered=True)]
+
+    return find
+
+
+MOVING, SUM, COUNT = limit("moving"), of_limit("spent", "quotas", 0), of_limit("spent", "quotas", 1)
+RAISE, CLAMP = of_limit("moving", "raises", 0), of_limit("moving", "clamps", 0)
+HAPPENED, SUMMED, COUNTED, DIFFERENT = (effect(number) for number in range(4))
+EVENT = inside(HAPPENED, k.Happened, "event", numbered=True)
+PAST = inside(SUMMED, k.Aggregate, "field", numbered=True)
+STATE = inside(inside(DIFFERENT, k.Aggregate, "field", numbered=True), k.Past, "fact", numbered=True)
+
+
+def watch(members: Members) -> Any:
+    return members["watches"][0]
+
+
+def uses(members: Members) -> Any:
+    return members["uses"][0]
+
+
+NONE, NOTHING = [0, 0, 0], "a pace of nothing"
+# Where, of which class, whether its number stands before it, its member, what is put there, and what is said.
+WRONG: list[tuple[Where, type, bool, str, Any, str]] = [
+    (of_limit("plain", "pace"), k.Pace, True, "count", 0, NOTHING),
+    (of_limit("plain", "pace"), k.Pace, True, "count", -1, NOTHING),
+    (of_limit("plain", "pace"), k.Pace, True, "burst", 0, NOTHING),
+    (of_limit("plain", "pace"), k.Pace, True, "within", NONE, NOTHING),
+    (of_limit("plain", "pace"), k.Pace, True, "within", [-1, 0, 0], NOTHING),
+    (of_limit("plain", "pace"), k.Pace, True, "within", [2**40, 0, 0], "a duration is expected"),
+    (of_limit("plain", "pace"), k.Pace, True, "count", 2**62, "a rate that cannot be counted"),
+    (of_limit("plain", "pace"), k.Pace, True, "burst", 2**62, "a rate that cannot be counted"),
+    (of_limit("by quota", "pace"), k.PaceByFact, True, "burst", 0, NOTHING),
+    (of_limit("by quota", "pace"), k.PaceByFact, True, "within", NONE, NOTHING),
+    (RAISE, k.Raise, False, "factor", [1, 1], "a raise that raises nothing"),
+    (RAISE, k.Raise, False, "factor", [1, 2], "a raise that raises nothing"),
+    (RAISE, k.Raise, False, "factor", [3, 0], "a raise that raises nothing"),
+    (RAISE, k.Raise, False, "factor", [-3, -4], "a raise that raises nothing"),
+    (RAISE, k.Raise, False, "at_most", [0, [0, 60, 0], 1], NOTHING),
+    (CLAMP, k.Clamp, False, "lasts", NONE, "a clamp for no time"),
+    (CLAMP, k.Clamp, False, "lasts", [-1, 0, 0], "a clamp for no time"),
+    (CLAMP, k.Clamp, False, "pace", [5, [0, 60, 0], 0], NOTHING),
+    (of_limit("few", "at_once"), k.AtOnce, True, "most", 0, "a place for nobody"),
+    (of_limit("few", "at_once"), k.AtOnce, True, "lease", NONE, "a place for nobody"),
+    (limit("few"), k.Rate, True, "at_once", None, "a rate without a limit"),
+    (MOVING, k.Rate, True, "pace", None, "a rate without a limit"),
+    (MOVING, k.Rate, True, "failing", "maybe", "one of deny"),
+    (MOVING, k.Rate, True, "counting_denials", 1, "bool is expected"),
+    (MOVING, k.Rate, True, "floor", [codec().records[k.Pace].number, 0, [0, 60, 0], 1], NOTHING),
+    (limit("spent"), k.Budget, True, "quotas", [], "a budget without a limit"),
+    (limit("spent"), k.Budget, True, "failing", "", "one of deny"),
+    (SUM, k.Quota, False, "within", NONE, "a budget of nothing"),
+    (SUM, k.Quota, False, "fact", None, "a budget of nothing"),
+    (SUM, k.Quota, False, "function", "count", "a budget of nothing"),
+    (SUM, k.Quota, False, "function", "product", "one of sum"),
+    (COUNT, k.Quota, False, "function", "sum", "a budget of nothing"),
+    (uses, tree.Uses, False, "limits", [99], "a limit that is not there"),
+    (uses, tree.Uses, False, "spared", [-1], "a limit that is not there"),
+    (uses, tree.Uses, False, "watches", [99], "a watch that is not there"),
+    (HAPPENED, k.Happened, True, "within", NONE, "a history of no time"),
+    (SUMMED, k.Aggregate, True, "within", [-1, 0, 0], "a history of no time"),
+    (SUMMED, k.Aggregate, True, "field", None, "a count of nothing"),
+    (SUMMED, k.Aggregate, True, "function", "count", "a count of nothing"),
+    (COUNTED, k.Aggregate, True, "function", "sum", "a count of nothing"),
+    (COUNTED, k.Aggregate, True, "function", "median", "one of count"),
+    (DIFFERENT, k.Aggregate, True, "function", "sum", "a sum of what is no number"),
+    (EVENT, k.Event, False, "watch", "0" * 24, "an event by another name"),
+    (EVENT, k.Event, False, "latest", True, "an event by another name"),
+    (EVENT, k.Event, False, "denied", True, "an event by another name"),
+    (EVENT, k.Event, False, "facts", [], "an event by another name"),
+    (EVENT, k.Event, False, "outputs", [["state"]], "an event by another name"),
+    (EVENT, k.Event, False, "keys", None, "an event by another name"),
+    (PAST, k.Past, True, "type", 0, "an earlier fact of another type"),
+    (STATE, k.Fact, True, "path", ["past", "secret"], "an outcome that nobody reports"),
+    (STATE, k.Fact, True, "path", ["past", "output"], "an outcome that nobody reports"),
+    (STATE, k.Fact, True, "path", ["past", "status"], "an outcome that nobody reports"),
+    (STATE, k.Fact, True, "path", ["past", "output", "other"], "an outcome that is not remembered"),
+    (watch, k.Watch, False, "within", NONE, "a history of no time"),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "numbered", "member", "value", "why"),
+    [pytest.param(*one, id=f"{one[1].__name__}.{one[3]}-{number}") for number, one in enumerate(WRONG)],
+)
+def test_a_limit_or_a_history_that_the_checker_could_not_have_made_is_refused(
+    members: Members, where: Where, kind: type, numbered: bool, member: str, value: Any, why: str
+) -> None:
+    where(members)[at(kind, member, numbered=numbered)] = value
+    assert_refused(members, why)
+
+
+def assert_refused(changed: Members, why: str) -> None:
+    with pytest.raises(BundleError) as found:
+        read(bundled(changed))
+    assert found.value.code == "E165"
+    assert why in found.value.message
+    assert found.value.hint
+
+
+# What stands where an expression is expected: one of another type.
+MISTYPED: list[tuple[Where, type, bool, str, str]] = [
+    (MOVING, k.Rate, True, "when", "neither true nor false"),
+    (MOVING, k.Rate, True, "cost", "a cost that is no number"),
+    (RAISE, k.Raise, False, "when", "neither true nor false"),
+    (CLAMP, k.Clamp, False, "when", "neither true nor false"),
+    (of_limit("by quota", "pace"), k.PaceByFact, True, "count", NOTHING),
+    (limit("spent"), k.Budget, True, "when", "neither true nor false"),
+    (SUM, k.Quota, False, "fact", "a sum of what is no number"),
+    (SUM, k.Quota, False, "bound", "a budget of nothing"),
+    (EVENT, k.Event, False, "where", "neither true nor false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "numbered", "member", "why"),
+    [pytest.param(*one, id=f"{one[1].__name__}.{one[3]}") for one in MISTYPED],
+)
+def test_an_operand_of_another_type_in_a_limit_is_refused(
+    members: Members, where: Where, kind: type, numbered: bool, member: str, why: str
+) -> None:
+    members["types"].append("duration")
+    number = codec().records[k.Constant].number
+    duration = [number, [0, 0, 0], ["duration", [1, 0, 0]], len(members["types"]) - 1]
+    where(members)[at(kind, member, numbered=numbered)] = duration
+    assert_refused(members, why)
+
+
+def test_what_is_changed_above_is_read_unchanged(members: Members) -> None:
+    assert read(bundled(members)).kernel == Engine.from_text(POLICY).kernel
+
+
+# ── By chance ─────────────────────────────────────────────────────────────────────────────────
+
+ASKED = [
+    {"request": {"method": method, "path": path, "ip": "10.0.0.1"}, "user": {"id": "ann"}, "body": body}
+    for method, path, body in (
+        ("POST", "/review/1", {}),
+        ("POST", "/pay/1", {"amount": 7, "to": "bob", "tokens": 3}),
+        ("POST", "/pay/1", {"amount": "7"}),
+        ("GET", "/report", {}),
+    )
+]
+
+
+def refused_or_decides(members: Members) -> bool:
+    """Whether a bundle that was changed by chance is refused; every other one decides all that is asked, twice."""
+    try:
+        found = decode_bundle(bundled(members))
+        kernel, known = whole(found.kernel, found.tree)
+    except BundleError:
+        return True
+    engine = Engine(kernel, tree=known, clock=lambda: NOW, store=MemoryStore(history_complete=True))
+    for question in (*ASKED, *ASKED):
+        decision = engine.decide(question)
+        engine.evaluate(question)
+        engine.explain(question)
+        engine.report(decision.id, status=200, output={"state": "good"})
+    assert engine.failures == 0 or known != tree_of(kernel)
+    return False
+
+
+def narrowed(members: Members) -> Members:
+    """Only the limits, the guards and the watches: what the chance below is to hit."""
+    return {name: members[name] for name in ("limits", "guards", "watches")}
+
+
+def by_chance(written: bytes, seeds: range) -> int:
+    refused = 0
+    for seed in seeds:
+        members: Members = msgpack.unpackb(written)
+        refused += refused_or_decides({**members, **mutated(Random(seed), narrowed(members))})
+    return refused
+
+
+def test_limits_and_histories_changed_by_chance_are_refused_or_decide_without_failing(written: bytes) -> None:
+    assert 20 < by_chance(written, range(60)) < 60
+
+
+@pytest.mark.deep
+def test_limits_and_histories_changed_by_chance_for_long(written: bytes) -> None:
+    assert by_chance(written, range(1_000, 9_000)) > 1_000

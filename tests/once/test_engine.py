@@ -1,0 +1,453 @@
+"""A decision that is accounted once by its key: the same answer again, and nothing spent, whatever happens between."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+from policyengine.runtime.claims import KEPT, LEASE, Claim, Found, KeyUnderWay, KeyUsed, Once
+from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.limits import Settled
+from policyengine.runtime.request import RequestError
+from policyengine.semantics.kernel import Kernel
+from policyengine.stores.guarding import GuardedStore
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import StoreError
+from policyengine.stores.urls import open_store
+from tests.once.shop import POLICY, once, pay, report, secret, slow
+from tests.stores.servers import Server
+
+ROOT = Path(__file__).parents[2]
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+
+
+@cache
+def kernel_of(policy: str) -> Kernel:
+    return Engine.from_text(policy).kernel
+
+
+class Playing:
+    """An engine, its store, and the time."""
+
+    def __init__(self, store: Any = None, policy: str = POLICY, **more: Any) -> None:
+        self.now = NOW
+        self.store = MemoryStore() if store is None else store
+        self.engine = Engine(kernel_of(policy), clock=lambda: self.now, store=self.store, **more)
+
+    def asks(self, question: dict[str, object], by: Once | None = None) -> Decision:
+        return self.engine.decide_once(question, by or once()).decision
+
+    def left(self, question: dict[str, object] | None = None) -> int:
+        looked = self.engine.evaluate(report() if question is None else question)
+        return looked.rates[0].remaining + looked.allowed
+
+
+@pytest.fixture
+def playing() -> Playing:
+    return Playing()
+
+
+# ── The same answer ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("question", [report(), pay(), pay(60), secret(), slow(), pay(200)])
+@pytest.mark.parametrize("make", [MemoryStore, lambda: SqliteStore(":memory:")], ids=["memory", "sqlite"])
+def test_the_same_key_gets_the_same_answer(make: Callable[[], Any], question: dict[str, object]) -> None:
+    playing = Playing(make())
+    first, second = (playing.engine.decide_once(question, once()) for _ in range(2))
+    assert (first.again, second.again) == (False, True)
+    assert second.decision.to_json() == first.decision.to_json()
+    assert second.decision.to_msgpack() == first.decision.to_msgpack()
+    assert rate_headers(second.decision) == rate_headers(first.decision)
+
+
+def test_a_decision_is_the_one_that_is_made_without_a_key() -> None:
+    for question in (
+        report(),
+        pay(),
+        pay(60),
+        secret(),
+        slow(),
+        pay(200),
+        {"request": {"method": "GET", "path": "/x"}},
+    ):
+        keyed, plain = Playing().asks(question), Playing().engine.decide(question)
+        assert keyed.with_id("") == plain.with_id("")
+        assert rate_headers(keyed) == rate_headers(plain)
+
+
+def test_the_same_key_spends_once(playing: Playing) -> None:
+    for _ in range(5):
+        assert playing.asks(report()).allowed
+    assert playing.left() == 2
+    assert playing.asks(report(), once("another")).allowed
+    assert playing.left() == 1
+
+
+def test_a_budget_is_charged_once(playing: Playing) -> None:
+    assert [playing.asks(pay()).allowed for _ in range(5)] == [True] * 5
+    assert [playing.asks(pay(), once(f"key {one}")).outcome for one in range(2)] == ["allow", "throttle"]
+
+
+def test_a_denied_request_that_counts_is_counted_once(playing: Playing) -> None:
+    for _ in range(3):
+        assert playing.asks(secret()).outcome == "deny"
+    [state] = playing.engine.evaluate(secret()).rates
+    assert state.remaining == 1
+
+
+def test_a_throttle_stays_one_by_its_key(playing: Playing) -> None:
+    for one in range(3):
+        playing.asks(report(), once(f"{one}"))
+    assert playing.asks(report()).outcome == "throttle"
+    playing.now += timedelta(seconds=1)
+    assert playing.asks(report()).outcome == "throttle"
+
+
+def test_a_place_that_is_held_is_given_back_by_the_decision_that_both_answers_name(playing: Playing) -> None:
+    first, second = (playing.asks(slow()) for _ in range(2))
+    assert playing.engine.report(second.id)
+    assert first.allowed
+    assert playing.asks(slow(), once("next")).allowed
+
+
+def test_a_confirm_that_is_asked_again_opens_one_approval(playing: Playing) -> None:
+    first, second = (playing.asks(pay(60)) for _ in range(2))
+    assert first.remedies == second.remedies
+    assert first.outcome == "confirm"
+
+
+def test_an_approval_is_spent_once_and_answers_again(playing: Playing) -> None:
+    [remedy] = playing.engine.evaluate(pay(60)).remedies
+    approval = {"id": "a", "by": "carol", "granted_at": NOW.isoformat(), "binding": remedy.binding}
+    carol = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
+    asked = {**pay(60), "approvals": [approval], "entities": [carol]}
+    assert [playing.asks(asked).outcome for _ in range(2)] == ["allow", "allow"]
+    assert playing.asks(asked, once("another")).outcome == "throttle"
+    playing.now += timedelta(hours=25)
+    assert playing.asks(asked, once("another")).outcome == "confirm"
+
+
+# ── Another question, another caller, another policy, another time ────────────────────────────
+
+
+def test_a_key_that_came_with_another_question_is_refused(playing: Playing) -> None:
+    playing.asks(report())
+    with pytest.raises(KeyUsed):
+        playing.asks(report("10.0.0.2"), once(digest="other"))
+    assert playing.left(report("10.0.0.2")) == 3
+
+
+def test_gateways_have_keys_of_their_own(playing: Playing) -> None:
+    assert playing.asks(report()).id != playing.asks(report(), once(gateway="another")).id
+    assert playing.left() == 1
+
+
+def test_another_policy_decides_for_itself() -> None:
+    store = MemoryStore()
+    shut = Playing(store, POLICY.replace("may GET /report, ", "may "))
+    assert Playing(store).asks(report()).allowed
+    assert shut.asks(report()).outcome == "deny"
+
+
+def test_an_answer_is_kept_for_ten_minutes(playing: Playing) -> None:
+    first = playing.asks(report())
+    playing.now += timedelta(microseconds=KEPT - 1)
+    assert playing.asks(report()).id == first.id
+    playing.now += timedelta(microseconds=1)
+    assert playing.asks(report()).id != first.id
+
+
+def test_a_look_has_no_use_for_a_key(playing: Playing) -> None:
+    looking = {**report(), "options": {"consume": False}}
+    assert playing.asks(looking).id != playing.asks(looking).id
+    assert not playing.engine.decide_once(looking, once(digest="other")).again
+
+
+def test_what_is_no_question_is_no_use_of_the_key(playing: Playing) -> None:
+    for bad in ({"agnet": {}}, {**report(), "options": {"at": "2027-01-01T00:00:00Z"}}):
+        with pytest.raises(RequestError):
+            playing.asks(bad)
+    assert playing.asks(report(), once(digest="other")).allowed
+
+
+# ── While it is decided, and when somebody dies over it ───────────────────────────────────────
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class Breaking(MemoryStore):
+    """Does something before or after the next commit."""
+
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        doing, self.before = self.before, None
+        if doing is not None:
+            doing()
+        told = super().commit(effects, decision, now, peek=peek)
+        doing, self.after = self.after, None
+        if doing is not None:
+            doing()
+        return told
+
+
+def dies() -> None:
+    raise Died
+
+
+def fails() -> None:
+    raise StoreError("no answer in time")
+
+
+def test_the_same_question_while_it_is_decided_is_told_to_wait() -> None:
+    playing = Playing(Breaking())
+    said: list[object] = []
+
+    def asked_again() -> None:
+        with pytest.raises(KeyUnderWay):
+            playing.asks(report())
+        with pytest.raises(KeyUsed):
+            playing.asks(report(), once(digest="other"))
+        said.append("both")
+
+    playing.store.before = asked_again
+    assert playing.asks(report()).allowed
+    assert said == ["both"]
+    assert playing.left() == 2
+
+
+def test_who_died_before_it_spent_is_followed_once_the_lease_is_over() -> None:
+    playing = Playing(Breaking())
+    playing.store.before = dies
+    with pytest.raises(Died):
+        playing.asks(report())
+    with pytest.raises(KeyUnderWay):
+        playing.asks(report())
+    playing.now += timedelta(microseconds=LEASE)
+    assert playing.asks(report()).allowed
+    assert playing.left() == 2
+
+
+def test_what_was_spent_by_who_died_after_it_is_answered_and_not_spent_again() -> None:
+    playing = Playing(Breaking())
+    playing.store.after = dies
+    with pytest.raises(Died):
+        playing.asks(report())
+    found = playing.engine.decide_once(report(), once())
+    assert (found.again, found.decision.allowed) == (True, True)
+    assert playing.left() == 2
+
+
+def test_who_was_too_slow_and_lost_the_key_spends_nothing_and_gives_the_answer_of_the_other() -> None:
+    playing = Playing(Breaking())
+    others: list[Decision] = []
+
+    def meanwhile() -> None:
+        playing.now += timedelta(microseconds=LEASE)
+        others.append(playing.asks(report()))
+
+    playing.store.before = meanwhile
+    late = playing.asks(report())
+    assert late.id == others[0].id
+    assert playing.left() == 2
+
+
+def test_a_decision_that_failed_is_not_kept() -> None:
+    playing = Playing(Breaking())
+    playing.store.before = fails
+    failed = playing.asks(report())
+    assert failed.gate == "failure"
+    assert playing.asks(report()).allowed
+    assert playing.left() == 2
+
+
+def test_a_spend_whose_answer_got_lost_on_the_way_from_the_store_is_told_to_who_asks_again() -> None:
+    playing = Playing(Breaking())
+    playing.store.after = fails
+    assert playing.asks(report()).gate == "failure"
+    assert playing.engine.decide_once(report(), once()).again
+    assert playing.left() == 2
+
+
+class Unsaying(MemoryStore):
+    """Knows nothing of keys at the moment."""
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        raise StoreError("down")
+
+    def ping(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("words", "outcome"), [("", "deny"), ("on store failure allow", "allow")])
+def test_where_the_store_is_down_each_rule_says_what_happens(words: str, outcome: str) -> None:
+    class Down(Unsaying):
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+            raise StoreError("down")
+
+    playing = Playing(GuardedStore(Down()), POLICY.replace("{ 3/1d }", f"{{ 3/1d {words} }}"))
+    assert [playing.asks(report()).outcome for _ in range(2)] == [outcome] * 2
+
+
+def test_where_keys_cannot_be_asked_for_what_is_asked_again_is_spent_again() -> None:
+    playing = Playing(Unsaying())
+    assert [playing.asks(report()).outcome for _ in range(4)] == ["allow"] * 3 + ["throttle"]
+
+
+def test_what_counts_by_itself_while_the_store_fails_has_no_use_for_the_key() -> None:
+    class Half(MemoryStore):
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+            raise StoreError("down")
+
+        def ping(self) -> None:
+            return
+
+    playing = Playing(GuardedStore(Half()), POLICY.replace("{ 3/1d }", "{ 3/1d on store failure local }"))
+    assert playing.asks(report()).allowed
+
+
+def test_a_store_that_breaks_denies() -> None:
+    class Broken(MemoryStore):
+        def claim(self, claim: Claim, now: int) -> Found | None:
+            raise ZeroDivisionError
+
+    playing = Playing(Broken())
+    assert playing.asks(report()).gate == "failure"
+    assert playing.engine.failures == 1
+
+
+@pytest.mark.parametrize("draft", [b"", b"\x80", b"\xff", b"\x91\x01"])
+def test_what_is_kept_and_cannot_be_read_denies(draft: bytes) -> None:
+    class Odd(MemoryStore):
+        def claim(self, claim: Claim, now: int) -> Found | None:
+            return Found(claim.digest, draft, Settled((), now))
+
+    assert Playing(Odd()).asks(report()).gate == "failure"
+
+
+# ── On record ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_answer_that_is_given_again_is_on_record_each_time(tmp_path: Path) -> None:
+    playing = Playing(log=DecisionLog(tmp_path / "log"))
+    first, _ = (playing.asks(report()) for _ in range(2))
+    playing.now += timedelta(minutes=1)
+    playing.asks(report())
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 3
+    assert len(set(lines)) == 1
+    assert json.loads(lines[0])["decision"]["id"] == first.id
+
+
+def test_an_answer_that_cannot_be_put_on_record_again_is_denied(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log")
+    playing = Playing(log=log)
+    assert playing.asks(report()).allowed
+    log.keep = lambda *given: False  # type: ignore[method-assign]
+    assert playing.asks(report()).gate == "failure"
+
+
+# ── In any order ──────────────────────────────────────────────────────────────────────────────
+
+CALLS = st.tuples(
+    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from([report(), report("10.0.0.2"), pay(), pay(30), secret()]),
+    st.sampled_from([0, 0, 1, KEPT // 2, KEPT]),
+)
+
+
+@settings(max_examples=25)
+@given(calls=st.lists(CALLS, max_size=20))
+def test_keys_change_nothing_but_how_often_it_is_spent(calls: list[Any]) -> None:
+    """Beside an engine that is asked, without a key, only for what a dictionary of keys does not know."""
+    keyed, plain = Playing(), Playing()
+    known: dict[str, tuple[datetime, object, Decision]] = {}
+    for key, question, step in calls:
+        keyed.now = plain.now = plain.now + timedelta(microseconds=step)
+        digest = json.dumps(question)
+        until, first, decision = known.get(key, (plain.now, None, None))
+        if until <= plain.now:
+            decision = plain.engine.decide(question)
+            known[key] = (plain.now + timedelta(microseconds=KEPT), digest, decision)
+        elif first != digest:
+            with pytest.raises(KeyUsed):
+                keyed.asks(question, once(key, digest))
+            continue
+        assert decision is not None
+        assert keyed.asks(question, once(key, digest)).with_id("") == decision.with_id("")
+
+
+# ── At once ───────────────────────────────────────────────────────────────────────────────────
+
+
+def persistently(ask: Callable[[], Decision]) -> str:
+    """Its id, asked for until it is decided."""
+    while True:
+        try:
+            return ask().id
+        except KeyUnderWay:
+            continue
+
+
+def test_threads_that_ask_at_once_spend_once(playing: Playing) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: persistently(lambda: playing.asks(report())), range(64)))
+    assert len(ids) == 1
+    assert playing.left() == 2
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db?timeout=30s"
+    import redis
+
+    if request.param == "cluster":
+        servers: list[Server] = request.getfixturevalue("redis_cluster")
+        for one in servers:
+            redis.Redis(port=one.port, protocol=2).flushall()
+        return f"redis+cluster://127.0.0.1:{servers[0].port}?timeout=5s"
+    server: Server = request.getfixturevalue("redis_server")
+    redis.Redis(port=server.port, protocol=2).flushall()
+    return f"{server.url}?timeout=5s"
+
+
+def processes(url: str, many: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.once.asking", url]
+    for _ in range(many):
+        yield subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+CLUSTER = pytest.param("cluster", marks=pytest.mark.deep)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis", CLUSTER], indirect=True)
+def test_processes_that_ask_at_once_spend_once_for_each_key(url: str) -> None:
+    """Each of them asks by the same keys, in an order of its own."""
+    with ExitStack() as stack:
+        crew = [stack.enter_context(process) for process in processes(url, 2)]
+        told = [json.loads(process.communicate()[0]) for process in crew]
+    assert told[0] == told[1]
+    assert sorted(told[0].values()) == sorted(set(told[0].values()))
+    looked = Engine.from_text(POLICY.replace("3/1d", "1000/1d"), store=open_store(url)).evaluate(report())
+    assert looked.rates[0].remaining + 1 == 1_000 - len(told[0])

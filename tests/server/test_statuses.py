@@ -1,0 +1,151 @@
+"""Every status that a route really gives is documented, and none that it never gives."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import policyengine.server
+from policyengine.engine import Engine
+from policyengine.runtime.claims import KeyUnderWay, KeyUsed
+from policyengine.server import create_app
+from policyengine.stores.store import StoreError
+from tests.server.conftest import TOKEN
+
+POLICY = """
+language 1
+package shop
+anyone { may GET /slow }
+rate "slow" per request.path on /slow { at most 9 at once for 1h }
+"""
+SLOW = {"request": {"method": "GET", "path": "/slow"}}
+BODIES: dict[str, Any] = {
+    "/decide": SLOW,
+    "/evaluate": SLOW,
+    "/explain": SLOW,
+    "/decide/batch": {"requests": [{**SLOW, "options": {"consume": True}}]},
+}
+ROUTING = {404, 405}  # of paths and methods that there are not
+
+
+class Failing:
+    """An engine that does what it is asked, but for what a test breaks."""
+
+    def __init__(self, **broken: Exception | None) -> None:
+        self.engine = Engine.from_text(POLICY)
+        self.broken = broken
+
+    def __getattr__(self, name: str) -> Any:
+        error = self.broken.get(name)
+        if error is None:
+            return getattr(self.engine, name)
+
+        def failing(*given: object, **options: object) -> Any:
+            raise error
+
+        return failing
+
+
+def status(engine: Any, method: str, path: str, *, body_timeout: float = 30.0, **request: Any) -> int:
+    async def run() -> int:
+        app = create_app(engine, token=TOKEN, body_timeout=body_timeout)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+            headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"} | request.pop(
+                "headers", {}
+            )
+            return (await client.request(method, path, headers=headers, **request)).status_code
+
+    return asyncio.run(run())
+
+
+async def never() -> Any:
+    await asyncio.Event().wait()
+    yield b""
+
+
+def of_any_body(path: str, body: object) -> Iterator[int]:
+    """What comes of every question, report or batch that has something wrong with it, and of one that has not."""
+    every = ("decide", "evaluate", "explain", "reported", "decide_once")
+    right = json.dumps(body).encode()
+    yield status(Failing(), "POST", path, content=right)
+    yield status(Failing(), "POST", path, content=b"{")
+    yield status(Failing(), "POST", path, content=right, headers={"authorization": "Bearer nobody"})
+    yield status(Failing(), "POST", path, content=right, headers={"content-type": "text/plain"})
+    yield status(Failing(), "POST", path, content=b" " * 1_048_577)
+    yield status(Failing(), "POST", path, content=never(), body_timeout=0.01)
+    yield status(Failing(**dict.fromkeys(every, ZeroDivisionError())), "POST", path, content=right)
+    for error in (KeyUsed("used"), KeyUnderWay("wait")):
+        failing = Failing(decide_once=error)
+        yield status(failing, "POST", path, content=right, headers={"idempotency-key": "key"})
+
+
+def of_events() -> Iterator[int]:
+    engine = Failing()
+    report = {"decision": engine.decide(SLOW).id}
+    yield from of_any_body("/events", report)  # of engines that know nothing of it
+    for _ in range(2):
+        yield status(engine, "POST", "/events", json=report)
+    yield status(Failing(reported=StoreError("down")), "POST", "/events", json=report)
+    again = Failing(reported=None)
+    again.reported = lambda *given, **options: "again"  # type: ignore[attr-defined]
+    yield status(again, "POST", "/events", json=report)
+
+
+def of_readyz() -> Iterator[int]:
+    yield status(Failing(), "GET", "/readyz")
+    down = Failing()
+    down.shares, down.store_failure = True, lambda: str(StoreError("down"))  # type: ignore[attr-defined]
+    yield status(down, "GET", "/readyz")
+
+
+GIVEN: dict[str, Callable[[], Iterator[int]]] = {
+    **{path: lambda path=path, body=body: of_any_body(path, body) for path, body in BODIES.items()},  # type: ignore[misc]
+    "/events": of_events,
+    "/healthz": lambda: iter([status(Failing(), "GET", "/healthz")]),
+    "/readyz": of_readyz,
+}
+
+
+def documented() -> dict[str, set[int]]:
+    paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
+    return {path: {int(one) for one in operation["responses"]} for path, [operation] in operations(paths)}
+
+
+def operations(paths: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    yield from ((path, list(methods.values())) for path, methods in paths.items())
+
+
+def test_every_route_is_tried() -> None:
+    assert set(GIVEN) == set(documented())
+
+
+@pytest.mark.parametrize("path", GIVEN)
+def test_what_a_route_gives_is_what_is_documented(path: str) -> None:
+    assert set(GIVEN[path]()) == documented()[path]
+
+
+def test_every_status_that_the_server_can_say_is_documented_somewhere() -> None:
+    """As its source has them: a new one is noticed before anybody is given it."""
+    folder = Path(policyengine.server.__file__).parent
+    said = {one for file in folder.glob("*.py") for one in statuses_in(ast.parse(file.read_text()))}
+    assert said - ROUTING == {one for known in documented().values() for one in known if one != 200} - ROUTING
+
+
+def statuses_in(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="Problem"), args=[ast.Constant(value=int() as status), *_]):
+                yield status
+
+
+def test_the_key_is_documented_where_it_means_something() -> None:
+    paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
+    keyed = {path for path, [operation] in operations(paths) if operation.get("parameters")}
+    assert keyed == {"/decide", "/decide/batch"}

@@ -1,0 +1,303 @@
+"""Keys by which gateways ask once, on every store: who holds one, what is kept under it, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policyengine.runtime.claims import KEPT, LEASE, Claim, Found, Once
+from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.limits import Settled
+from policyengine.runtime.once import drafted
+from policyengine.stores.claims import FORGETS_AT_ONCE
+from policyengine.stores.store import Store
+from tests.stores.charges import SECOND, START, asks, budget, places, rate
+from tests.stores.conftest import Fresh
+
+LIMITS = asks(rate(3, 3_600 * SECOND), budget(5), places(4))
+MINE = Claim("00000000aa", "digest", "mine")
+OTHER = MINE._replace(token="other")
+
+
+def keyed(claim: Claim, effects: Effects = LIMITS) -> Effects:
+    """What a decision does that was asked by the key, and is kept under it."""
+    decision = Decision.of(Outcome.ALLOW, id=claim.token)
+    return replace(effects, claim=claim._replace(draft=drafted(decision, effects, frozenset(), b"", START)))
+
+
+def committed(store: Store, claim: Claim, at: int = START, effects: Effects = LIMITS) -> Settled | None:
+    return store.commit(keyed(claim, effects), claim.token, at)
+
+
+def decided(store: Store, claim: Claim, at: int = START, effects: Effects = LIMITS) -> Settled:
+    assert store.claim(claim, at) is None
+    told = committed(store, claim, at, effects)
+    assert told is not None
+    return told
+
+
+def left(store: Store) -> int:
+    """What is left of the rate."""
+    told = store.commit(LIMITS, "look", START, peek=True)
+    assert told is not None
+    return told.standings[0].remaining + told.standings[0].admitted
+
+
+# ── A claim ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_name_is_whose_who_claims_it_first(store: Store) -> None:
+    assert store.claim(MINE, START) is None
+    assert store.claim(OTHER, START) == Found("digest")
+    assert store.claim(MINE, START) is None
+
+
+def test_a_claim_is_lost_when_its_lease_is_over_and_another_comes(store: Store) -> None:
+    store.claim(MINE, START)
+    assert store.claim(OTHER, START + LEASE - 1) == Found("digest")
+    assert store.claim(OTHER, START + LEASE) is None
+    assert store.claim(MINE, START + LEASE) == Found("digest")
+
+
+def test_a_claim_that_is_renewed_lasts_longer(store: Store) -> None:
+    store.claim(MINE, START)
+    store.claim(MINE, START + LEASE - 1)
+    assert store.claim(OTHER, START + LEASE) == Found("digest")
+
+
+def test_a_released_name_is_free(store: Store) -> None:
+    store.claim(MINE, START)
+    store.release(MINE, START)
+    assert store.claim(OTHER, START) is None
+
+
+def test_nobody_releases_what_is_claimed_by_another(store: Store) -> None:
+    store.claim(MINE, START)
+    store.release(OTHER, START)
+    assert store.claim(OTHER, START) == Found("digest")
+
+
+# ── A decision ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_decision_is_kept_in_the_step_that_spends(store: Store) -> None:
+    told = decided(store, MINE)
+    draft = keyed(MINE).claim
+    assert draft is not None
+    assert store.claim(OTHER, START + 1) == Found("digest", draft.draft, told)
+    assert store.claim(MINE, START + 1) == Found("digest", draft.draft, told)
+    assert left(store) == 2
+
+
+def test_a_decision_that_a_limit_refused_is_kept(store: Store) -> None:
+    told = decided(store, MINE, effects=asks(rate(3, 3_600 * SECOND), budget(0)))
+    assert not told.admitted
+    found = store.claim(OTHER, START)
+    assert found is not None
+    assert found.settled == told
+    assert left(store) == 3
+
+
+def test_a_denied_decision_that_touches_no_limit_is_kept(store: Store) -> None:
+    told = decided(store, MINE, effects=Effects(denied=True))
+    assert told.standings == ()
+    found = store.claim(OTHER, START)
+    assert found is not None
+    assert found.settled == told
+
+
+def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
+    asked = asks(rate(3, 3_600 * SECOND), opens=("binding",))
+    decided(store, MINE, effects=asked)
+    again = Claim("00000000bb", "digest", "another")
+    told = decided(store, again, effects=asked)
+    found = store.claim(OTHER._replace(name="00000000bb"), START)
+    assert found is not None
+    assert found.settled == told
+    assert left(store) == 2
+
+
+def test_who_lost_a_claim_spends_nothing(store: Store) -> None:
+    store.claim(MINE, START)
+    store.claim(OTHER, START + LEASE)
+    assert committed(store, MINE, START + LEASE) is None
+    assert left(store) == 3
+    assert committed(store, OTHER, START + LEASE) is not None
+    assert left(store) == 2
+
+
+def test_who_never_claimed_spends_nothing(store: Store) -> None:
+    assert store.claim(MINE._replace(name="00000000bb"), START) is None  # there are claims at all
+    assert committed(store, MINE) is None
+    assert left(store) == 3
+
+
+def test_a_claim_is_good_for_one_decision(store: Store) -> None:
+    decided(store, MINE)
+    assert committed(store, MINE) is None
+    assert left(store) == 2
+
+
+def test_an_approval_that_was_spent_meanwhile_leaves_the_claim_as_it_was(store: Store) -> None:
+    store.commit(asks(spends=("approval",)), "another", START)
+    store.claim(MINE, START)
+    assert committed(store, MINE, effects=asks(rate(3, 3_600 * SECOND), spends=("approval",))) is None
+    assert store.claim(OTHER, START) == Found("digest")
+    assert committed(store, MINE) is not None
+
+
+def test_an_answer_is_kept_as_long_as_is_promised(store: Store) -> None:
+    told = decided(store, MINE)
+    found = store.claim(OTHER, START + KEPT - 1)
+    assert found is not None
+    assert found.settled == told
+    assert store.claim(OTHER, START + KEPT) is None
+
+
+def test_an_answer_is_not_released(store: Store) -> None:
+    decided(store, MINE)
+    store.release(MINE, START)
+    assert store.claim(OTHER, START) is not None
+
+
+# ── Too many ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
+    store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store._claims._most = 3
+    names = [MINE._replace(name=f"00000000{number:02x}") for number in range(6)]
+    for number, one in enumerate(names):
+        store.claim(one, START + number)
+    assert store._claims.evicted.keys == 3
+    [said] = [record.message for record in caplog.records]
+    assert "answers were forgotten within 600 s of being given" in said
+    assert store.claim(names[5]._replace(token="other"), START + 6) == Found("digest")
+    assert store.claim(names[0]._replace(token="other"), START + 6) is None
+
+
+def test_what_was_pushed_out_is_no_claim_any_more(store: Any) -> None:
+    store._claims._most = 1
+    names = [MINE._replace(name=f"00000000{number:02x}") for number in range(3)]
+    for number, one in enumerate(names):
+        store.claim(one, START + number)
+    assert committed(store, names[0], START + 3) is None
+    assert left(store) == 3
+
+
+def test_keys_that_count_no_more_make_room_without_a_word(store: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store._claims._most = 3
+    for number in range(3):
+        store.claim(MINE._replace(name=f"00000000{number:02x}"), START)
+    for number in range(3, 6):
+        store.claim(MINE._replace(name=f"00000000{number:02x}"), START + KEPT + 1)
+    assert store._claims.evicted.keys == 0
+    assert caplog.records == []
+    assert FORGETS_AT_ONCE > 3
+
+
+# ── In any order ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Plain:
+    """The same in plain words: of each name when its claim or its answer ends, whose it is, and the answer."""
+
+    known: dict[str, tuple[int, Claim, Settled | None]] = field(default_factory=dict)
+    taken: int = 0
+
+    def at(self, name: str, now: int) -> tuple[int, Claim, Settled | None] | None:
+        found = self.known.get(name)
+        return found if found is not None and found[0] > now else None
+
+    def claim(self, claim: Claim, now: int) -> tuple[str, bool] | None:
+        found = self.at(claim.name, now)
+        if found is not None and (found[2] is not None or found[1].token != claim.token):
+            return found[1].digest, found[2] is not None
+        self.known[claim.name] = (now + LEASE, claim, None)
+        return None
+
+    def commit(self, claim: Claim, now: int) -> bool | None:
+        """A claim whose lease is over may be its holder's still, or not: None."""
+        found = self.known.get(claim.name)
+        if found is None or found[1].token != claim.token or found[2] is not None:
+            return False
+        return True if found[0] > now else None
+
+    def keep(self, claim: Claim, now: int) -> None:
+        self.taken += 1
+        self.known[claim.name] = (now + KEPT, claim, Settled((), now))
+
+    def release(self, claim: Claim) -> None:
+        if self.commit(claim, 0):
+            del self.known[claim.name]
+
+
+CLAIMS = st.builds(
+    Claim, st.sampled_from(["00000000aa", "00000000bb", "7fffffffcc"]), st.sampled_from("de"), st.sampled_from("xyz")
+)
+CALLS = st.tuples(
+    st.sampled_from(["claim", "claim", "commit", "commit", "release"]),
+    CLAIMS,
+    st.sampled_from([0, 0, 1, LEASE - 1, LEASE, KEPT - LEASE, KEPT]),
+)
+COUNTED = asks(rate(1, 86_400 * SECOND, burst=1_000))  # nothing comes back meanwhile
+
+
+def held_to_it(fresh: Fresh, calls: list[Any]) -> None:
+    store, plain, now = fresh(), Plain(), START
+    for what, claim, step in calls:
+        now += step
+        if what == "claim":
+            found = store.claim(claim, now)
+            assert plain.claim(claim, now) == (None if found is None else (found.digest, found.settled is not None))
+        elif what == "release":
+            store.release(claim, now)
+            plain.release(claim)
+        else:
+            held = plain.known.get(claim.name)
+            mine = claim if held is None else held[1]._replace(token=claim.token)
+            told = store.commit(keyed(mine, COUNTED), "x", now)
+            if plain.commit(claim, now) is not None:
+                assert (told is not None) == plain.commit(claim, now)
+            if told is not None:
+                plain.keep(mine, now)
+    told = store.commit(COUNTED, "look", START, peek=True)
+    assert told is not None
+    assert told.standings[0].remaining == 1_000 - plain.taken - 1
+
+
+MANY_CALLS = st.lists(CALLS, min_size=1, max_size=25)
+
+
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(calls=MANY_CALLS)
+def test_whatever_is_claimed_in_whatever_order_is_spent_once(fresh: Fresh, calls: list[Any]) -> None:
+    held_to_it(fresh, calls)
+
+
+@pytest.mark.deep
+@settings(max_examples=2_000, suppress_health_check=list(HealthCheck))
+@given(calls=MANY_CALLS)
+def test_whatever_is_claimed_for_long_is_spent_once(fresh: Fresh, calls: list[Any]) -> None:
+    held_to_it(fresh, calls)
+
+
+def test_a_claim_tells_gateways_policies_and_items_apart() -> None:
+    one = Once("edge", "key", "digest")
+    claims = [
+        one.claim("sha256:1", "t"),
+        one.claim("sha256:2", "t"),
+        one._replace(gateway="other").claim("sha256:1", "t"),
+        one._replace(key="yek").claim("sha256:1", "t"),
+        one._replace(item=0).claim("sha256:1", "t"),
+        one._replace(item=1).claim("sha256:1", "t"),
+    ]
+    assert len({claim.name for claim in claims}) == len(claims)
+    assert one._replace(digest="other").claim("sha256:1", "t").name == claims[0].name
+    assert not any("edge" in claim.name or "key" in claim.name for claim in claims)
