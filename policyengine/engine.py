@@ -438,7 +438,8 @@ class Engine:
             standings = self._plainly(charges, microsecond(stamp) * 1_000)
             return settled(decision, [meter.limited for meter, _ in charges], standings)
         limits = tuple(map(limited, charges))
-        name = "" if all(isinstance(one.charge, Take) for one in limits) else decision.id  # of what may be given back
+        plain = all(isinstance(one.charge, Take) for one in limits)
+        name = "" if plain else self._name(decision)  # of what may be given back
         effects = Effects(limits=limits)
         settling = self._store.commit(effects, name, microsecond(stamp))
         return None if settling is None else _told(decision, effects, settling)
@@ -456,12 +457,20 @@ class Engine:
         assert isinstance(self._store, MemoryStore)
         decision = Decision(answer, asker, stamp)
         if not charges:
-            name = decision.id if any(one.awaits for one in records) else ""
+            name = self._name(decision) if any(one.awaits for one in records) else ""
             noted = self._store.note(records, name, microsecond(stamp), changes)
             return decision if noted else None
         effects = Effects(limits=tuple(map(limited, charges)), records=records)
-        settling = self._store.commit(effects, decision.id, microsecond(stamp), changes=changes)
+        settling = self._store.commit(effects, self._name(decision), microsecond(stamp), changes=changes)
         return None if settling is None else _told(decision, effects, settling)
+
+    def _name(self, decision: Decision) -> str:
+        """The id that a decision on the quick way is to have: its store knows it by that."""
+        if self._ids is new_id:
+            return decision.id
+        name = self._ids(self._clock())
+        self._gathered.named = decision.stamp, name
+        return name
 
     def _gather(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, before anybody asked the store."""
@@ -471,7 +480,7 @@ class Engine:
     def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
         """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
         try:
-            if type(question) is dict:
+            if type(question) is dict and self._ids is new_id:
                 self._gathered.charges = ()
                 quick = self._gathering(question)
                 if quick is not None:
@@ -524,7 +533,8 @@ class Engine:
         stamp = quick.stamp
         if self._ids is not new_id:
             try:
-                quick = quick.with_id(self._ids(self._clock()))
+                named, name = getattr(self._gathered, "named", (None, ""))
+                quick = quick.with_id(name if named is stamp else self._ids(self._clock()))
             except Exception:
                 return self._kept(question, self._failed(), call)
         return self._kept(question, quick, call, None if isinstance(stamp, str) else stamp[0])

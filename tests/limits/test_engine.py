@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from threading import Thread
 from typing import Any
 
@@ -303,3 +303,13 @@ def test_raises_are_bounded_and_a_factor_is_told() -> None:
     free, team = made.decide(asking(user="ann", amount=1)), made.decide(asking("bee", user="bob", amount=1))
     assert [(one.rates[0].limit) for one in (free, team)] == [2, 5]
     assert all(a.limit <= b.limit for a, b in pairwise((free.rates[0], team.rates[0])))
+
+
+def test_a_place_is_given_back_under_the_id_that_a_caller_chose() -> None:
+    names = count()
+    text = 'language 1\npackage a\nanyone { may GET /x }\nrate "r" per request.path on GET /x { at most 1 at once }\n'
+    engine = Engine.from_text(text, ids=lambda _: f"mine {next(names)}")
+    for number in range(3):
+        decision = engine.decide({"request": {"method": "GET", "path": "/x"}})
+        assert (decision.allowed, decision.id) == (True, f"mine {number}")
+        assert engine.report(decision.id)
