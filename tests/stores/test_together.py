@@ -64,7 +64,7 @@ def plainly(found: Decision | RequestError) -> object:
     return str(found) if isinstance(found, RequestError) else {**found.to_dict(), "id": ""}
 
 
-@settings(max_examples=12, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=8, suppress_health_check=list(HealthCheck), deadline=None)
 @given(questions=QUESTIONS)
 def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dict[str, Any]]) -> None:
     one = Engine.from_text(POLICY, clock=lambda: NOW, store=MemoryStore())
@@ -73,7 +73,7 @@ def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dic
     assert [plainly(found) for found in many.decide_many(questions)] == expected
 
 
-@settings(max_examples=12, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=8, suppress_health_check=list(HealthCheck), deadline=None)
 @given(many=st.lists(st.tuples(LIMITS, st.sampled_from([False, False, True])), max_size=20))
 def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: Any) -> None:
     asked = [Asked(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]
@@ -81,9 +81,9 @@ def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: 
 
 
 def test_more_than_a_script_takes_at_once_are_counted_exactly(fresh: Fresh) -> None:
-    asked = [Asked(asks(rate(300, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(700)]
+    asked = [Asked(asks(rate(200, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(400)]
     found = [one for one in fresh().commit_many(asked, START) if one and not isinstance(one, StoreError)]
-    assert [one.admitted for one in found] == [True] * 300 + [False] * 400
+    assert [one.admitted for one in found] == [True] * 200 + [False] * 200
 
 
 # ── Round trips ───────────────────────────────────────────────────────────────────────────────
