@@ -15,6 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forking import commands as commands_at_once
+
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLES = CHECKOUT / "policies" / "examples"
 BLOCK = re.compile(
@@ -73,8 +75,9 @@ def commands(block: Block) -> list[Command]:
 
 def ran(command: str, folder: Path, served: str = SERVED) -> str:
     """What a command prints on both streams, in a folder, with our commands first on the path."""
-    tools = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1", "no_proxy": "*"}
+    tools = [*([forked] if (forked := commands_at_once()) else []), Path(sys.executable).parent]
+    path = os.pathsep.join([*map(str, tools), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "NO_COLOR": "1", "no_proxy": "*"}
     done = subprocess.run(
         ["bash", "-c", command.replace(SERVED, served)],
         cwd=folder,

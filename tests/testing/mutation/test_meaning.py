@@ -78,7 +78,7 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
     workshop = Workshop.of(policy)
     examiner = Examiner.of(policy.cases, workshop.kernel)
     questions = [question for group in examiner.groups for question in group]
-    for fault in Random(name).sample(faults_of(policy.program), 40):
+    for fault in Random(name).sample(faults_of(policy.program), 15):
         mutant = workshop.mutant(fault)
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
         for question in questions if mutant is not None else ():
