@@ -1,4 +1,4 @@
-"""`policyengine init`: a small project to begin with."""
+"""`policyengine init`: a small project to begin with, or one of the API or the tools that somebody has."""
 
 from __future__ import annotations
 
@@ -17,19 +17,61 @@ FILES = ("documents.policy", "entities.json", "request.json", "README.md")
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.", show_default=False)],
+    openapi: Annotated[
+        str | None,
+        typer.Option(
+            "--openapi", metavar="FILE|URL", help="OpenAPI 3 or Swagger 2: its endpoints.", show_default=False
+        ),
+    ] = None,
+    mcp: Annotated[
+        str | None,
+        typer.Option(
+            "--mcp",
+            metavar="FILE|URL|COMMAND",
+            help="An MCP server, or what it answered to `tools/list`: its tools.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="With --mcp: what the gateway calls the server.", show_default=False),
+    ] = None,
+    base_path: Annotated[
+        str | None,
+        typer.Option("--base-path", metavar="PATH", help="With --openapi: what paths begin with.", show_default=False),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: exit with 1 where API and policy differ.")
+    ] = False,
     format: TextOrJson = Format.TEXT,
 ) -> int:
-    """Make a small project to begin with.
+    """Make a project to begin with, or one of your own API.
 
-    It has a policy with tests, a file that says who is who, a request, and a page that says what to do with them.
+    Without options it has a policy with tests, a file that says who is who, a request, and a page that says what to do
+    with them.
+
+    --openapi and --mcp write scopes, facts, guards and a test for each endpoint or tool; nothing is open until you open
+    it. The same again adds what is new, behind a guard that denies, and tells what changed or is gone.
 
     Files that are there already are never touched: then nothing is made, and the exit code is 1.
 
     \b
-    Example:
+    Examples:
       policyengine init my-policies
-      policyengine test my-policies
+      policyengine init my-policies --openapi openapi.yaml
+      policyengine init my-policies --openapi openapi.yaml --check
+      policyengine init my-tools --mcp 'python server.py' --name files
     """
+    if openapi is not None or mcp is not None:
+        from policyengine.cli.bring import Wanted, bring_api
+
+        return bring_api(folder, Wanted(openapi, mcp, name, base_path), check=check, format=format)
+    if check or name is not None or base_path is not None:
+        raise CommandError("usage", "`--check`, `--name` and `--base-path` go with `--openapi` or `--mcp`", code=2)
+    return _small(folder, format)
+
+
+def _small(folder: Path, format: Format) -> int:
     made = [folder / name for name in FILES]
     try:
         _refuse_to_overwrite(made)

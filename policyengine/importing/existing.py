@@ -1,0 +1,68 @@
+"""The policies that an author has, read before anything is added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policyengine.diagnostics import Diagnostic
+from policyengine.importing.problems import ImportProblem
+from policyengine.loading import load_sources
+from policyengine.semantics.check import compiled
+from policyengine.source import Source
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.parse import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """Names that are taken, by what has them."""
+
+    sources: tuple[Source, ...]
+    modules: tuple[ast.Module, ...]
+    scopes: frozenset[str] = frozenset()
+    aliases: frozenset[str] = frozenset()
+    entities: frozenset[str] = frozenset()
+    fixtures: frozenset[str] = frozenset()
+
+
+def read_existing(folder: Path) -> Existing:
+    sources, problems = load_sources([folder])
+    modules: list[ast.Module] = []
+    for source in sources:
+        module, found = parse(source)
+        problems += found
+        modules += [module] if module is not None else []
+    first = next((one for one in problems if one.is_error), None) or first_error(sources)
+    if first is not None:
+        hint = "mend it first: nothing was changed. `policyengine check` tells all there is"
+        raise ImportProblem(f"{first.code} {first.message}", f"`{place_of(first)}`", hint)
+    return _named(tuple(sources), tuple(modules))
+
+
+def first_error(sources: Sequence[Source]) -> Diagnostic | None:
+    _, found = compiled(sources)
+    return next((one for one in found if one.is_error), None)
+
+
+def place_of(found: Diagnostic) -> str:
+    line, column = found.span.source.position(found.span.start)
+    return f"{found.span.source.name}:{line}:{column}"
+
+
+def _named(sources: tuple[Source, ...], modules: tuple[ast.Module, ...]) -> Existing:
+    scopes, aliases, entities, fixtures = set[str](), set[str](), set[str](), set[str]()
+    for module in modules:
+        for declared in module.declarations:
+            match declared.declaration if isinstance(declared, ast.Export) else declared:
+                case ast.ScopeDecl(name, alias):
+                    scopes.add(name.text)
+                    aliases.add(alias.value if alias is not None else name.text)
+                case ast.EntityDecl(name):
+                    entities.add(name.text)
+                case ast.FixtureDecl(name):
+                    fixtures.add(name.text)
+                case _:
+                    pass
+    return Existing(sources, modules, frozenset(scopes), frozenset(aliases), frozenset(entities), frozenset(fixtures))

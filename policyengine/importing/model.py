@@ -1,0 +1,134 @@
+"""The middle of every import: what can be done, whoever described it. All texts in here are safe to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+
+class Kind(StrEnum):
+    """How much an operation may break, the mildest first."""
+
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+
+    @property
+    def severity(self) -> int:
+        return list(Kind).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a path: `text`, or a capture with text around it. A capture may be an entity's id."""
+
+    text: str = ""
+    capture: str = ""
+    entity: str = ""
+    before: str = ""
+    after: str = ""
+
+    @property
+    def written(self) -> str:
+        typed = f"{self.capture}: {self.entity}" if self.entity else self.capture
+        return f"{self.before}{{{typed}}}{self.after}" if self.capture else self.text
+
+    @property
+    def shape(self) -> str:
+        return f"{self.before}{{}}{self.after}" if self.capture else self.text
+
+    def filled(self, value: str) -> str:
+        return f"{self.before}{value}{self.after}" if self.capture else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    method: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def written(self) -> str:
+        return f"{self.method} /{'/'.join(segment.written for segment in self.segments)}"
+
+    @property
+    def key(self) -> str:
+        """The same for every name that a capture may have."""
+        return f"{self.method} /{'/'.join(segment.shape for segment in self.segments)}"
+
+    @classmethod
+    def of_key(cls, key: str) -> Http:
+        """Captures are called by their places."""
+        method, _, path = key.partition(" /")
+        return cls(method, tuple(_segment(part, i) for i, part in enumerate(path.split("/"), 1)) if path else ())
+
+    @property
+    def bare(self) -> Http:
+        """The same endpoints, and nothing bound."""
+        return Http.of_key(self.key)
+
+
+def _segment(part: str, place: int) -> Segment:
+    before, capture, after = part.partition("{}")
+    return Segment("", f"part_{place}", "", before, after) if capture else Segment(part)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    server: str
+    name: str
+    written: str
+
+    @property
+    def key(self) -> str:
+        return f"TOOL {self.server}/{self.name}"
+
+
+Endpoint: TypeAlias = Http | Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A declared fact: `body.amount`, its type as the language writes it, and whether it may be absent."""
+
+    name: str
+    type: str
+    optional: bool
+
+    @property
+    def written(self) -> str:
+        return f"{self.name}: {self.type}{'?' if self.optional else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`asks` are the sets of OAuth scopes of which one is needed; none: no scope is asked for.
+
+    `said` is its description as a digest, for operations whose words an agent reads. `wider` says that the pattern
+    matches more than what was described.
+    """
+
+    endpoint: Endpoint
+    kind: Kind
+    area: str
+    facts: tuple[Field, ...] = ()
+    asks: tuple[frozenset[str], ...] = ()
+    summary: str = ""
+    deprecated: bool = False
+    wider: bool = False
+    said: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.endpoint.key
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """`notes` say what the language cannot say and what was therefore left out or made narrower."""
+
+    kind: str  # `openapi` or `mcp`
+    source: str
+    name: str
+    operations: tuple[Operation, ...]
+    notes: tuple[str, ...] = ()
