@@ -9,7 +9,7 @@ from typing import Any
 
 from policyengine.cli.failures import CommandError
 from policyengine.cli.terminal import Format, Screen, busy, print_json, printable
-from policyengine.importing import Api, ImportProblem, Outcome, bring, read_openapi, read_tools
+from policyengine.importing import Api, ImportProblem, Outcome, bring, read_openapi, read_tools, remembered_server
 
 MOST_LINES = 20  # of a kind; JSON has them all
 
@@ -28,7 +28,7 @@ def bring_api(folder: Path, wanted: Wanted, *, check: bool, format: Format) -> i
     _refuse_mixtures(wanted)
     try:
         with busy("reading what you brought"):
-            api = _read(wanted)
+            api = _read(folder, wanted)
         with busy("writing policies"):
             outcome = bring(folder, api, _command(folder, wanted), check=check)
     except ImportProblem as problem:
@@ -51,10 +51,10 @@ def _refuse_mixtures(wanted: Wanted) -> None:
         raise CommandError("usage", "`--base-path` is for `--openapi`: tools have no paths", code=2)
 
 
-def _read(wanted: Wanted) -> Api:
+def _read(folder: Path, wanted: Wanted) -> Api:
     if wanted.openapi is not None:
         return read_openapi(wanted.openapi, wanted.base_path)
-    return read_tools(wanted.mcp or "", wanted.name)
+    return read_tools(wanted.mcp or "", wanted.name or remembered_server(folder))
 
 
 def _command(folder: Path, wanted: Wanted) -> str:

@@ -8,6 +8,17 @@ from policyengine.importing.model import Api, Kind, Operation
 from policyengine.importing.openapi import read_openapi
 from policyengine.importing.problems import ImportProblem
 from policyengine.importing.project import Outcome, bring
+from policyengine.importing.remembered import remembered_server
 from policyengine.importing.tools import read_tools
 
-__all__ = ["Api", "ImportProblem", "Kind", "Operation", "Outcome", "bring", "read_openapi", "read_tools"]
+__all__ = [
+    "Api",
+    "ImportProblem",
+    "Kind",
+    "Operation",
+    "Outcome",
+    "bring",
+    "read_openapi",
+    "read_tools",
+    "remembered_server",
+]

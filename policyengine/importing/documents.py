@@ -100,9 +100,9 @@ class _Builder:
             if self.count > MOST_VALUES:
                 raise self.problem(event, f"more than {MOST_VALUES:,} values")
             self.take(event)
-        if len(self.roots) != 1:
+        if len(self.roots) > 1:
             raise ImportProblem(f"this holds {len(self.roots)} documents in place of one", f"`{self.name}`")
-        return Document(self.name, self.roots[0], self.lines)
+        return Document(self.name, self.roots[0] if self.roots else None, self.lines)
 
     def take(self, event: Any) -> None:
         match type(event).__name__:

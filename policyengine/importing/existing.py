@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from policyengine.semantics.check import compiled
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
+
+GUARD = re.compile(r'guard ("(?:[^"\\]|\\.)*")')
+TOO_EARLY = {"W521": "guard-without-door", "W712": "covered-rule"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,21 @@ def read_existing(folder: Path) -> Existing:
 def first_error(sources: Sequence[Source]) -> Diagnostic | None:
     _, found = compiled(sources)
     return next((one for one in found if one.is_error), None)
+
+
+def told_of_guards(before: Sequence[Source], new: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+    """The guards among the new ones for which it is too early: no door opens there, or all of them deny. And the rule
+    of the linter that says so."""
+    _, found = compiled([*before, *new], advice=True)
+    names = {source.name for source in new}
+    own = [one for one in found if one.code in TOO_EARLY and one.span.source.name in names]
+    named = [(GUARD.match(_line(one)), TOO_EARLY[one.code]) for one in own]
+    return tuple(sorted({(json.loads(head[1]), rule) for head, rule in named if head}))
+
+
+def _line(found: Diagnostic) -> str:
+    number, _ = found.span.source.position(found.span.start)
+    return found.span.source.line(number)
 
 
 def place_of(found: Diagnostic) -> str:

@@ -10,6 +10,7 @@ from policyengine.importing.model import Http, Kind, Operation
 from policyengine.importing.names import Names, word
 
 MOST_IN_A_FILE = 40
+WORTH_A_FILE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +119,27 @@ def _areas(operations: Sequence[Operation]) -> dict[str, list[Operation]]:
 
 
 def _parts(area: str, operations: list[Operation]) -> dict[str, list[Operation]]:
+    """By what follows in their paths, where that says enough; what is left stays together."""
     if len(operations) <= MOST_IN_A_FILE:
         return {area: operations}
     below: dict[str, list[Operation]] = defaultdict(list)
     depth = _common(operations)
     for operation in operations:
         below[_part(operation, depth)].append(operation)
-    found: dict[str, list[Operation]] = {}
-    for part in sorted(below):
-        chunks = range(0, len(below[part]), MOST_IN_A_FILE)
-        for number, start in enumerate(chunks, 1):
-            name = f"{area}.{part}" if number == 1 else f"{area}.{part}_{number}"
-            found[name] = below[part][start : start + MOST_IN_A_FILE]
+    large = {part for part in below if len(below[part]) >= WORTH_A_FILE}
+    rest = [operation for operation in operations if _part(operation, depth) not in large]
+    found = _chunks(area, rest)
+    for part in sorted(large):
+        found |= _chunks(f"{area}.{part}", below[part])
     return found
+
+
+def _chunks(name: str, operations: list[Operation]) -> dict[str, list[Operation]]:
+    starts = range(0, len(operations), MOST_IN_A_FILE)
+    return {
+        name if number == 1 else f"{name}_{number}": operations[start : start + MOST_IN_A_FILE]
+        for number, start in enumerate(starts, 1)
+    }
 
 
 def _texts(operation: Operation) -> list[str]:

@@ -73,9 +73,14 @@ class Node:
 
     def get(self, key: str) -> Node | None:
         """The member, followed; None where there is none or this is no mapping."""
+        found = self.raw(key)
+        return found.followed() if found is not None else None
+
+    def raw(self, key: str) -> Node | None:
+        """The member as it stands, for whoever follows it later."""
         if not isinstance(self.value, dict) or self.value.get(key) is None:
             return None
-        return self.child(key, self.value[key]).followed()
+        return self.child(key, self.value[key])
 
     def has(self, key: str) -> bool:
         return isinstance(self.value, dict) and key in self.value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from policyengine.importing.fetching import base_of
-from policyengine.importing.model import Api, Field, Http, Kind, Operation
+from policyengine.importing.model import Api, Field, Http, Kind, Operation, Segment
 from policyengine.importing.names import comment, is_oauth_scope, word
 from policyengine.importing.nodes import Library, Node
 from policyengine.importing.patterns import segments_of
@@ -147,10 +147,10 @@ class _Reader:
             )
         return found[0]
 
-    def area(self, node: Node, segments: tuple[object, ...]) -> str:
+    def area(self, node: Node, segments: tuple[Segment, ...]) -> str:
         tags = node.get("tags")
         first = next((tag.value for tag in tags.elements("`tags`") if isinstance(tag.value, str)), "") if tags else ""
-        texts = [segment.text for segment in segments if getattr(segment, "text", "")]  # type: ignore[attr-defined]
+        texts = [segment.text for segment in segments if segment.text]
         own = [text for text in texts if not re.fullmatch(r"v?[0-9.]+|api|rest", text)]
         return word(first, "") or word((own or [""])[0], "root")
 
@@ -171,16 +171,16 @@ class _Reader:
             for parameter in parameters.elements("`parameters`") if parameters else ():
                 followed = parameter.followed()
                 if followed.words("in") == "body":
-                    return followed.get("schema")
+                    return followed.raw("schema")
         return None
 
     def asks(self, path: str, node: Node) -> tuple[frozenset[str], ...]:
         """The OAuth scopes that are asked for: one set or another. Where a scheme without scopes will do, too, the
         scopes stay: that is stricter."""
         here = node if node.has("security") else self.root
-        listed = here.child("security", here.value["security"]) if here.has("security") else None  # type: ignore[index,call-overload]
+        listed = here.raw("security")
         found: list[frozenset[str]] = []
-        for need in listed.elements("`security`") if listed is not None and listed.value is not None else ():
+        for need in listed.elements("`security`") if listed is not None else ():
             scopes = frozenset(self.scopes(path, need))
             found += [scopes] if scopes else []
         return tuple(dict.fromkeys(found))
@@ -228,7 +228,7 @@ def _body_v3(node: Node) -> Node | None:
     for media, described in content.members("`content`") if content else ():
         kind = media.partition(";")[0].strip().lower()
         if kind in ("application/json", "*/*", "application/*") or kind.endswith("+json"):
-            return described.followed().get("schema")
+            return described.followed().raw("schema")
     return None
 
 

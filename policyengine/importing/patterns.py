@@ -16,7 +16,7 @@ from policyengine.runtime.paths import Malformed, canonical
 CAPTURE = re.compile(r"\{([^{}]*)\}")
 LITERAL = re.compile(r"(?:-*[A-Za-z0-9._~@:+!$&'])*")
 IDS = re.compile(r"(?:.*[a-z0-9_-])?(?:I[dD]|U[uU][iI][dD]|Key|Slug|Name)|(?:.*[_-])?(?:id|uuid|key|slug|name)|id")
-BUILT_IN = frozenset(["agent", "tool"])
+BUILT_IN = frozenset(["agent_", "tool_"])  # as `word` leaves them alone
 MOST_SEGMENTS = 40
 
 
@@ -53,7 +53,7 @@ def _segment(part: str, before: Segment | None) -> tuple[Segment | None, str]:
     around = CAPTURE.sub("", part)
     if not part:
         return None, "holds an empty segment"
-    if not LITERAL.fullmatch(around) or "{" in around or "}" in around:
+    if "{" in around or "}" in around or (not captures and not LITERAL.fullmatch(part)):
         return None, f"holds a segment that no pattern can spell: `{_shown(part)}`"
     if not captures:
         return Segment(part), ""
@@ -82,7 +82,7 @@ def _entity(before: Segment | None, name: str) -> str:
     thing = word(_singular(before.text), "")
     if thing == "user_":
         return "user"  # everybody's, and no policy need declare it
-    return "" if not thing or thing in BUILT_IN else thing
+    return "" if thing in BUILT_IN else thing
 
 
 def _singular(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policyengine.importing import pages, writing
-from policyengine.importing.existing import Existing, first_error, place_of, read_existing
+from policyengine.importing.existing import Existing, first_error, place_of, read_existing, told_of_guards
 from policyengine.importing.fitting import fitted, without_types
 from policyengine.importing.grouping import Plan, plan
 from policyengine.importing.model import Api, Http, Operation
@@ -153,17 +153,21 @@ def _shadows(made: Plan, run: writing.Run) -> tuple[list[writing.Shadow], list[s
 def _again(folder: Path, api: Api, memory: Memory, check: bool) -> Outcome:
     existing = read_existing(folder)
     here = {one.key for one in api.operations}
-    new = [one for one in api.operations if one.key not in memory.entries]
     changed, spoken = changes(memory, api), spoken_of(existing.modules)
+    unknown = [one for one in api.operations if one.key not in memory.entries]
+    new = [one for one in unknown if one.key not in spoken]
+    own = tuple(
+        f"`{one.key}` is named at {spoken[one.key]} already: left as it is" for one in unknown if one.key in spoken
+    )
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
-    outcome = Outcome((), tuple(one.key for one in new), tuple(changed), removed, api.notes, first=False)
+    outcome = Outcome((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
     if check:
         return outcome
     number = memory.runs + 1
     stricter = [one for one in api.operations if one.key in {change.key for change in changed if change.stricter}]
     fixture = writing.FIXTURE in existing.fixtures
     known = tuple(Http.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
-    run = writing.Run(memory.package, number, fixture, known)
+    run = writing.Run(memory.package, number, fixture, known=known)
     files = _added(folder, api, run, new, stricter, existing) if new or stricter else Files()
     gone = {key for key in memory.entries if key not in here and key not in spoken}
     entries = {key: entry for key, entry in memory.entries.items() if key not in gone}
@@ -182,21 +186,25 @@ def _added(
     existing: Existing,
 ) -> Files:
     """As it was described if that goes along with what the author has made of the rest, else without types."""
-    bare = [without_types(one) for one in new]
-    found = None
-    for operations in (new, bare):
-        made = plan(operations, existing.scopes, existing.aliases, f".new_{run.number}")
-        files, _ = _policies(api, run, made, _entities(operations) - existing.entities)
-        files[f"{_below(api)}/new_{run.number}.policy"] = writing.new_guard_text(run, made.groups, stricter)
-        files = _canonical(files)
-        found = first_error([*existing.sources, *_sources(folder, files)])
+    for operations in (new, [without_types(one) for one in new]):
+        files = _built(api, run, operations, stricter, existing)
+        sources = _sources(folder, files)
+        found = first_error([*existing.sources, *sources])
         if found is None:
-            return files
-    raise ImportProblem(
-        f"what is new does not go along with the policies here: {found.code} {found.message}" if found else "",
-        f"`{place_of(found)}`" if found else "",
-        "nothing was changed",
-    )
+            allowed = told_of_guards(existing.sources, sources)
+            return _built(api, replace(run, allowed=allowed), operations, stricter, existing) if allowed else files
+    assert found is not None
+    said = f"what is new does not go along with the policies here: {found.code} {found.message}"
+    raise ImportProblem(said, f"`{place_of(found)}`", "nothing was changed")
+
+
+def _built(
+    api: Api, run: writing.Run, new: Sequence[Operation], stricter: Sequence[Operation], existing: Existing
+) -> Files:
+    made = plan(new, existing.scopes, existing.aliases, f".new_{run.number}")
+    files, _ = _policies(api, run, made, _entities(new) - existing.entities)
+    files[f"{_below(api)}/new_{run.number}.policy"] = writing.new_guard_text(run, made.groups, stricter)
+    return _canonical(files)
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────

@@ -64,6 +64,13 @@ def read_memory(folder: Path) -> Memory | None:
         raise ImportProblem(f"this cannot be read: {why}", f"`{file.as_posix()}`") from None
 
 
+def remembered_server(folder: Path) -> str | None:
+    """What the tools of the last import were called by: a server that calls itself otherwise now is the same one."""
+    memory = read_memory(folder)
+    tool = next((key for key in memory.entries if key.startswith("TOOL ")), None) if memory else None
+    return tool.removeprefix("TOOL ").partition("/")[0] if tool else None
+
+
 def _entry(found: Mapping[str, object]) -> Entry:
     facts, asks = found["facts"], found["asks"]
     if not isinstance(facts, dict) or not isinstance(asks, list):

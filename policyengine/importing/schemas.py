@@ -108,6 +108,8 @@ def facts_of(root: str, node: Node) -> tuple[tuple[Field, ...], tuple[str, ...]]
         members = Reader().shape(node, 0).members
     except ImportProblem as problem:
         return (), (f"{problem}: its facts are left out",)
+    except RecursionError:
+        return (), (f"{node.place}: this nests too deep, so its facts are left out",)
     found = [
         Field(f"{root}.{name}", type_, not need)
         for name, (type_, need) in members.items()

@@ -89,7 +89,7 @@ class _Reader:
         if why := unsayable(name):
             self.notes.append(f"the tool `{_shown(name)}` {why}: left out, it stays denied")
             return None
-        schema = node.get("inputSchema")
+        schema = node.raw("inputSchema")
         facts, notes = facts_of("args", _alone(schema)) if schema is not None else ((), ())
         self.notes += [f"`{_shown(name)}`: {note}" for note in notes]
         said = sha256(repr((node.words("title"), node.words("description"))).encode("utf-8", "replace")).hexdigest()[
@@ -107,7 +107,7 @@ class _Reader:
 
     def kind(self, name: str, node: Node) -> Kind:
         """Without hints a tool may break things. A claim to only read counts where nothing says otherwise."""
-        hints = node.get("annotations")
+        hints = node.raw("annotations")
         reads = hints.flag("readOnlyHint") if hints else None
         destroys = hints.flag("destructiveHint") if hints else None
         if breaks(name) or (destroys is True and reads is not None) or (destroys is not False and reads is not True):

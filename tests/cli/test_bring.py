@@ -1,0 +1,133 @@
+"""`policyengine init --openapi` and `--mcp`, as a shell sees them."""
+
+import json
+import sys
+
+import pytest
+
+SPEC = {
+    "openapi": "3.0.3",
+    "info": {"title": "Pets"},
+    "paths": {"/pets": {"get": {"tags": ["pets"]}}, "/pets/{petId}": {"delete": {"tags": ["pets"]}}},
+}
+MADE = (
+    *("api/pets.policy", "api/pets_test.policy", "entities.policy", "doors.policy", "doors_test.policy"),
+    *(".policyroot", "README.md", "request.json", "imported.json", "policyengine.toml"),
+)
+
+
+@pytest.fixture
+def specification(tmp_path):
+    (tmp_path / "api.json").write_text(json.dumps(SPEC))
+    return tmp_path / "api.json"
+
+
+def more(specification):
+    specification.write_text(
+        json.dumps({**SPEC, "paths": {**SPEC["paths"], "/pets/export": {"get": {"tags": ["pets"]}}}})
+    )
+
+
+@pytest.mark.usefixtures("specification")
+def test_what_was_made_is_told(run):
+    ended = run("init", "pets", "--openapi", "api.json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[: len(MADE)] == [f"created pets/{name}" for name in MADE]
+    assert "2 endpoints, and nothing is open yet\nnext: policyengine test pets, then pets/README.md" in ended.out
+
+
+@pytest.mark.usefixtures("specification")
+@pytest.mark.parametrize("command", [["check", "--strict"], ["fmt", "--check"], ["test"]])
+def test_what_was_made_passes_its_own_checks(run, command):
+    run("init", "pets", "--openapi", "api.json")
+    ended = run(*command, "pets")
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.usefixtures("specification")
+def test_the_linter_has_no_opinion_of_what_was_made(run, monkeypatch, tmp_path):
+    run("init", "pets", "--openapi", "api.json")
+    monkeypatch.chdir(tmp_path / "pets")
+    assert run("lint", ".").out.startswith("no mistakes")
+
+
+@pytest.mark.usefixtures("specification")
+def test_the_request_is_denied_until_the_door_is_opened(run, tmp_path):
+    run("init", "pets", "--openapi", "api.json")
+    assert run("decide", "pets", "--request", "pets/request.json").code == 10
+    doors = tmp_path / "pets/doors.policy"
+    doors.write_text("\n".join(line for line in doors.read_text().splitlines() if "valid until" not in line))
+    assert run("decide", "pets", "--request", "pets/request.json").out == "allow\n"
+
+
+def test_a_check_ends_with_1_where_both_differ(run, specification):
+    run("init", "pets", "--openapi", "api.json")
+    assert run("init", "pets", "--openapi", "api.json", "--check").out == "no differences\n"
+    more(specification)
+    ended = run("init", "pets", "--openapi", "api.json", "--check")
+    assert (ended.code, ended.out) == (1, "new GET /pets/export\n")
+
+
+def test_differences_are_told_as_json(run, specification):
+    run("init", "pets", "--openapi", "api.json")
+    more(specification)
+    found = run("init", "pets", "--openapi", "api.json", "--format", "json").json
+    assert found == {
+        "created": ["pets/api/pets_new_2.policy", "pets/api/pets_new_2_test.policy", "pets/api/new_2.policy"],
+        "endpoints": 3,
+        "new": ["GET /pets/export"],
+        "changed": [],
+        "removed": [],
+        "notes": [],
+    }
+
+
+def test_a_broken_specification_is_told_with_its_place(run, tmp_path):
+    (tmp_path / "api.yaml").write_text("openapi: 3.0.0\npaths:\n  /x:\n    get: 7\n")
+    ended = run("init", "pets", "--openapi", "api.yaml", "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"] == {
+        "kind": "import",
+        "message": "`api.yaml`:4 at `#/paths/~1x/get`: an operation is a mapping, and this is a number",
+        "hint": None,
+        "place": "api.yaml:4 at #/paths/~1x/get",
+    }
+    assert not (tmp_path / "pets").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--check"], "go with `--openapi` or `--mcp`"),
+        (["--name", "x"], "go with `--openapi` or `--mcp`"),
+        (["--openapi", "a", "--mcp", "b"], "do not go together"),
+        (["--openapi", "a", "--name", "b"], "`--name` is for `--mcp`"),
+        (["--mcp", "a", "--base-path", "/b"], "`--base-path` is for `--openapi`"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(run, options, told):
+    ended = run("init", "pets", *options)
+    assert ended.code == 2
+    assert told in ended.err
+
+
+def test_yaml_without_its_package_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (tmp_path / "api.yaml").write_text("openapi: 3.0.0\n")
+    ended = run("init", "pets", "--openapi", "api.yaml")
+    assert ended.code == 1
+    assert "pip install 'agent-policyengine[openapi]'" in ended.err
+
+
+def test_a_server_without_the_sdk_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp.client.client", None)
+    ended = run("init", "tools", "--mcp", "http://127.0.0.1:9/mcp")
+    assert ended.code == 1
+    assert "pip install 'agent-policyengine[mcp]'" in ended.err
+
+
+def test_a_server_keeps_the_name_that_it_was_imported_by(run, tmp_path):
+    (tmp_path / "tools.json").write_text('{"tools": [{"name": "look"}]}')
+    run("init", "desk", "--mcp", "tools.json", "--name", "desk")
+    assert run("init", "desk", "--mcp", "tools.json", "--check").out == "no differences\n"
+    assert "TOOL desk/look" in (tmp_path / "desk/tools/tools.policy").read_text()

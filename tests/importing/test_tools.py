@@ -1,0 +1,131 @@
+"""Lists of tools to operations: hints are claims, and only ever make a tool stricter."""
+
+import json
+
+import pytest
+
+from policyengine.importing import ImportProblem, Kind, bring, read_tools
+from tests.importing.bringing import assert_sound
+
+
+def tools(folder, *listed, name="desk"):
+    (folder / "tools.json").write_text(json.dumps({"tools": list(listed)}))
+    return read_tools(str(folder / "tools.json"), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hints", "kind"),
+    [
+        ("look", {"readOnlyHint": True}, Kind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": False}, Kind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": True}, Kind.DELETE),
+        ("delete_all", {"readOnlyHint": True}, Kind.DELETE),
+        ("deleteAll", {"destructiveHint": False}, Kind.DELETE),
+        ("put", {"destructiveHint": False}, Kind.WRITE),
+        ("put", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
+        ("put", {"idempotentHint": True, "openWorldHint": False}, Kind.DELETE),
+        ("put", {"readOnlyHint": "true"}, Kind.DELETE),
+        ("put", {"destructiveHint": 0}, Kind.DELETE),
+        ("put", {}, Kind.DELETE),
+        ("put", None, Kind.DELETE),
+    ],
+)
+def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kind):
+    [found] = tools(tmp_path, {"name": name, "annotations": hints}).operations
+    assert found.kind is kind
+
+
+def test_a_claim_that_contradicts_itself_is_told(tmp_path):
+    api = tools(tmp_path, {"name": "delete_all", "annotations": {"readOnlyHint": True}})
+    assert api.notes == ("`delete_all` claims to only read, and its name or its hints say otherwise",)
+
+
+def test_arguments_are_facts(tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {"to": {"$ref": "#/$defs/To"}, "n": {"type": "integer"}},
+        "required": ["n"],
+    }
+    schema["$defs"] = {"To": {"type": "array", "items": {"type": "string"}}}
+    [found] = tools(tmp_path, {"name": "send", "inputSchema": schema}).operations
+    assert [fact.written for fact in found.facts] == ["args.to: list<string>?", "args.n: int"]
+
+
+@pytest.mark.parametrize("reference", ["other.json#/a", "http://127.0.0.1:1/a", "/etc/passwd"])
+def test_a_schema_of_a_tool_reads_no_other_document(tmp_path, reference):
+    api = tools(tmp_path, {"name": "send", "inputSchema": {"$ref": reference}})
+    assert api.operations[0].facts == ()
+    assert "is another document, and none is read here" in api.notes[0]
+
+
+def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
+    harmless = {
+        "name": "x",
+        "annotations": {"readOnlyHint": True},
+        "inputSchema": {"properties": {"a": {"type": "string"}}},
+    }
+    api = tools(tmp_path, harmless, {"name": "x"})
+    assert [(one.kind, one.facts) for one in api.operations] == [(Kind.DELETE, ())]
+    assert "listed twice" in api.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, lambda t: {"tools": t}, lambda t: {"jsonrpc": "2.0", "id": 1, "result": {"tools": t}}]
+)
+def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
+    (tmp_path / "files.json").write_text(json.dumps(wrap([{"name": "look"}])))
+    api = read_tools(str(tmp_path / "files.json"))
+    assert [one.endpoint.written for one in api.operations] == ["TOOL files/look"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "there is no `tools`"),
+        ('{"tools": {}}', "at `#/tools`: `tools` is a list, and this is a mapping"),
+        ('{"tools": [7]}', "at `#/tools/0`: a tool is a mapping, and this is a number"),
+        ('{"tools": [{}]}', "at `#/tools/0`: this tool has no `name`"),
+        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name is a text, and this is a number"),
+        ('{"tools": [', "tools.json`:1:12: this is no JSON"),
+    ],
+)
+def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
+    (tmp_path / "tools.json").write_text(text)
+    with pytest.raises(ImportProblem) as raised:
+        read_tools(str(tmp_path / "tools.json"))
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "*", "a\nb"])
+def test_a_server_has_a_name_that_patterns_can_say(tmp_path, name):
+    with pytest.raises(ImportProblem, match="is no name for a server"):
+        tools(tmp_path, {"name": "x"}, name=name)
+
+
+def test_many_tools_are_sorted_into_files_by_their_first_words(tmp_path):
+    listed = [
+        {"name": f"{area}_{i}", "annotations": {"readOnlyHint": True}}
+        for area in ("mail", "files", "web")
+        for i in range(20)
+    ]
+    bring(tmp_path / "p", tools(tmp_path, *listed), "policyengine init")
+    assert sorted(path.name for path in (tmp_path / "p/tools").glob("*s.policy")) == ["files.policy"]
+    assert (tmp_path / "p/tools/mail.policy").exists()
+    assert_sound(tmp_path / "p")
+
+
+def test_a_description_that_changes_is_told(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
+    again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
+    [change] = bring(tmp_path / "p", again, "policyengine init", check=True).changed
+    assert (change.key, change.said) == ("TOOL desk/look", ("its description is another one",))
+
+
+def test_a_tool_that_becomes_destructive_asks_though_it_was_granted(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "annotations": {"readOnlyHint": True}}), "policyengine init")
+    outcome = bring(tmp_path / "p", tools(tmp_path, {"name": "look"}), "policyengine init")
+    assert outcome.changed[0].said == ("was read, is delete",)
+    assert (
+        'guard "TOOL desk/look asks since import 2" on TOOL desk/look'
+        in (tmp_path / "p/tools/new_2.policy").read_text()
+    )
