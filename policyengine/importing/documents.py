@@ -13,6 +13,7 @@ from policyengine.importing.problems import ImportProblem
 Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
 
 MOST_LEVELS = 200
+MERGE = "<<"
 MOST_VALUES = 5_000_000
 INSTALL = "install it with `pip install 'agent-policyengine[openapi]'`, or bring the same as JSON"
 INT, FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -111,7 +112,7 @@ class _Builder:
             case "SequenceStartEvent":
                 self.open(event, [])
             case "MappingEndEvent" | "SequenceEndEvent":
-                self.opened.pop()
+                self.merge(event, self.opened.pop()[0])
             case "ScalarEvent":
                 value = self.scalar(event)
                 self.name_it(event, value)
@@ -129,6 +130,18 @@ class _Builder:
         self.opened.append((value, []))
         if len(self.opened) > MOST_LEVELS:
             raise self.problem(event, f"this nests more than {MOST_LEVELS} levels deep")
+
+    def merge(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
+        """`<<: *base`: what the base has and this has not."""
+        if not isinstance(value, dict) or MERGE not in value:
+            return
+        merged = value.pop(MERGE)
+        for base in merged if isinstance(merged, list) else [merged]:
+            if not isinstance(base, dict):
+                raise self.problem(event, "`<<` takes over a mapping, or several")
+            self.count += len(base)
+            for key, inherited in base.items():
+                value.setdefault(key, inherited)
 
     def alias(self, event: Any) -> None:
         if event.anchor not in self.anchors:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,12 +139,17 @@ def _shadows(made: Plan, run: writing.Run) -> tuple[list[writing.Shadow], list[s
     asked = any(group.asks for group in made.groups)
     guarded, notes = [], []
     for shadow in writing.shadows_of(made):
-        if asked and shadow.group.asks != shadow.behind.asks:
+        if asked and shadow.group.asks != shadow.behind.asks and not shadow.crossed:
             guarded.append(shadow)
         else:
             wide, narrow = shadow.behind.name, shadow.group.name
-            told = f"a wider pattern in `{wide}` matches `{shadow.operation.key}` of `{narrow}`, too"
-            notes.append(f"{told}: whoever has the one has the other")
+            how = "another" if shadow.crossed else "a wider"
+            told = f"{how} pattern in `{wide}` matches `{shadow.operation.key}` of `{narrow}`, too"
+            notes.append(f"{told}: whoever has the one has {'some of ' * shadow.crossed}the other")
+    bare = [group.name for group in made.groups if asked and not group.asks]
+    if bare:
+        named = ", ".join(f"`{name}`" for name in bare[:5]) + (", …" if len(bare) > 5 else "")
+        notes.append(f"no OAuth scope means {named}: a token carries them by these names, or `anyone` opens them")
     return guarded, notes
 
 
@@ -236,21 +242,39 @@ def _put(folder: Path, files: Files, memory: str | None = None) -> tuple[Path, .
         raise ImportProblem(
             f"{named} {verb} already there, nothing was made", hint="name a folder that is new or empty"
         )
-    made: list[Path] = []
     try:
-        for path, text in zip(targets, files.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as new:
-                made.append(path)
-                new.write(text.encode())
-        if memory is not None:
-            _replace(folder / FILE, memory)
+        with _all_or_none() as made:
+            for path, text in zip(targets, files.values(), strict=True):
+                _make_folders(path.parent, made)
+                with path.open("xb") as new:
+                    made.append(path)
+                    new.write(text.encode())
+            if memory is not None:
+                _replace(folder / FILE, memory)
     except OSError as error:
-        for path in made:
-            path.unlink(missing_ok=True)
         why = (error.strerror or type(error).__name__).lower()
         raise ImportProblem(f"{why}: nothing was made", f"`{error.filename or folder.as_posix()}`") from None
-    return tuple(made)
+    return tuple(targets)
+
+
+@contextmanager
+def _all_or_none() -> Iterator[list[Path]]:
+    """What was made is gone again when not all of it could be."""
+    made: list[Path] = []
+    try:
+        yield made
+    except BaseException:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    for one in [*reversed(folder.parents), folder]:
+        if not one.exists():
+            one.mkdir()
+            made.append(one)
 
 
 def _replace(file: Path, text: str) -> None:

@@ -32,18 +32,20 @@ WHOLE = 40  # tools: more than these are sorted by the first word of their names
 
 def read_tools(source: str, name: str | None = None) -> Api:
     """`source` is a JSON file, a URL, or a command to start; `name` what the gateway calls the server."""
-    if _is_file(source):
+    if is_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
     else:
         tree, called = ask(source)
         document = Document(source, tree)
-    server = word(name or called or (Path(source).stem if _is_file(source) else ""), "tools").strip("_")
+    server = word(name or called or (Path(source).stem if is_file(source) else ""), "tools").strip("_")
     return _Reader(document, name or server).api(server)
 
 
-def _is_file(source: str) -> bool:
-    return not is_url(source) and (source.lower().endswith(".json") or Path(source).is_file()) and " " not in source
+def is_file(source: str) -> bool:
+    """A command may end in the name of a file, too."""
+    named = not is_url(source) and source.lower().endswith(".json")
+    return named and (Path(source).is_file() or not any(map(str.isspace, source)))
 
 
 class _Reader:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from policyengine.importing.fitting import meeting
 from policyengine.importing.grouping import Carried, Group, Plan
 from policyengine.importing.model import Api, Http, Kind, Operation, Tool
-from policyengine.importing.patterns import concreteness, matches, matches_segment, meet
+from policyengine.importing.patterns import matches, matches_segment, meet
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
 
@@ -28,6 +28,7 @@ class Shadow:
     operation: Operation
     group: Group
     behind: Group
+    crossed: bool = False  # neither pattern is the narrower one
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +178,11 @@ def shadows_of(plan: Plan) -> list[Shadow]:
         (a, in_a), (b, in_b) = every[here], every[there]
         assert isinstance(a.endpoint, Http)
         assert isinstance(b.endpoint, Http)
-        if in_a is in_b or concreteness(a.endpoint.segments) == concreteness(b.endpoint.segments):
-            continue
-        narrow, own, behind = (a, in_a, in_b) if _within(a.endpoint, b.endpoint) else (b, in_b, in_a)
-        found.setdefault(narrow.key, Shadow(narrow, own, behind))
+        if in_a is not in_b:
+            inside = _within(a.endpoint, b.endpoint)
+            narrow, own, behind = (a, in_a, in_b) if inside else (b, in_b, in_a)
+            crossed = not inside and not _within(b.endpoint, a.endpoint)
+            found.setdefault(narrow.key, Shadow(narrow, own, behind, crossed))
     return list(found.values())
 
 

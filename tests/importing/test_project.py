@@ -97,6 +97,18 @@ def test_a_neighbour_that_tokens_cannot_tell_apart_is_told(tmp_path):
     assert "a wider pattern in `pets.read` matches `GET /pets/export` of `admin.read`, too" in note
 
 
+def test_patterns_that_cross_are_told(tmp_path):
+    paths = {"/a/{x}/c": {"get": {"tags": ["one"]}}, "/a/b/{y}": {"get": {"tags": ["two"]}}}
+    [note] = brought(tmp_path, paths).notes
+    assert note.endswith("whoever has the one has some of the other")
+
+
+def test_what_asks_for_no_scope_beside_others_is_told(tmp_path):
+    outcome = brought(tmp_path, {**SHOP, "/health": {"get": {"tags": ["health"]}}})
+    assert "no OAuth scope means `health.read`" in outcome.notes[0]
+    assert_sound(tmp_path / "shop")
+
+
 def test_a_pattern_wider_than_its_template_has_no_neighbours(tmp_path):
     paths = {"/a/{x}-{y}": {"get": {}}, "/a/secret": {"get": {}}}
     outcome = brought(tmp_path, paths)
@@ -135,6 +147,17 @@ def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
     with pytest.raises(ImportProblem, match=r"`.*README.md` is already there, nothing was made"):
         brought(tmp_path, SHOP)
     assert contents(tmp_path / "shop") == {"README.md": "mine"}
+
+
+@pytest.mark.parametrize("there", ["api", "api/wide"])
+def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
+    (tmp_path / "shop" / there).parent.mkdir(parents=True)
+    (tmp_path / "shop" / there).write_text("mine")
+    paths = {f"/wide/part{i // 10}/x{i}": {"get": {"tags": ["wide"]}} for i in range(60)}
+    with pytest.raises(ImportProblem, match="nothing was made"):
+        brought(tmp_path, {**SHOP, **paths})
+    assert contents(tmp_path / "shop") == {there: "mine"}
+    assert sorted(path.name for path in (tmp_path / "shop").iterdir()) == ["api"]
 
 
 def test_nothing_is_made_among_policies_of_the_author(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from policyengine.importing import ImportProblem, Kind, bring, read_tools
+from policyengine.importing.tools import is_file
 from tests.importing.bringing import assert_sound
 
 
@@ -76,6 +77,16 @@ def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
     (tmp_path / "files.json").write_text(json.dumps(wrap([{"name": "look"}])))
     api = read_tools(str(tmp_path / "files.json"))
     assert [one.endpoint.written for one in api.operations] == ["TOOL files/look"]
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [("tools.json", True), ("TOOLS.JSON", True), ("my tools.json", True), ("serve x.json", False), ("./serve", False)],
+)
+def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my tools.json").write_text("[]")
+    assert is_file(source) is read
 
 
 @pytest.mark.parametrize(
