@@ -61,13 +61,14 @@ def _without_wide_ones(operations: Sequence[Operation]) -> tuple[tuple[Operation
 
 def _agreeing(endpoint: Http, other: Http) -> Http:
     """Captures of one name stand at one place, and at most one pattern says what the resource is."""
-    places = {part.capture: number for number, part in enumerate(other.segments) if part.capture}
+    places = {part.capture: (number, part.before, part.after) for number, part in enumerate(other.segments)}
     one_resource = (
         _resource(endpoint.segments) in (None, _resource(other.segments)) or _resource(other.segments) is None
     )
     parts: list[Segment] = []
     for number, part in enumerate(endpoint.segments):
-        elsewhere = part.capture and places.get(part.capture, number) != number
+        here = number, part.before, part.after
+        elsewhere = bool(part.capture) and places.get(part.capture, here) != here
         entity = other.segments[number].entity
         clashes = part.entity and (elsewhere or not one_resource or entity not in ("", part.entity))
         name = f"{part.capture}_{number + 1}" if elsewhere else part.capture

@@ -69,8 +69,14 @@ class Http:
 
 
 def _segment(part: str, place: int) -> Segment:
+    """What captures a whole segment and what captures a part of one are two things, and have two names."""
     before, capture, after = part.partition("{}")
-    return Segment("", f"part_{place}", "", before, after) if capture else Segment(part)
+    around = f"_{_letters(before)}_to_{_letters(after)}" if before or after else ""
+    return Segment("", f"part_{place}{around}", "", before, after) if capture else Segment(part)
+
+
+def _letters(text: str) -> str:
+    return "".join(char if char.isascii() and char.isalnum() else "_" for char in text)
 
 
 @dataclass(frozen=True, slots=True)
