@@ -20,9 +20,12 @@ from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
-from policyengine.server import schema, statuses
+from policyengine.runtime.vouched import Vouched
+from policyengine.server import gateway_statuses, schema, statuses
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
+from policyengine.server.envoy_http import PREFIX, EnvoyHttp
 from policyengine.server.events import event_of, reported
+from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
@@ -41,6 +44,7 @@ class DecisionApi:
     engine: Engine
     tokens: Tokens | None
     body_timeout: float
+    gateway: Vouched
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -69,6 +73,21 @@ class DecisionApi:
         """How the request of a decision came out: once, by whoever asked for the decision."""
         work = partial(reported, self.engine, event_of(*await self._body(http)))
         return answer(http, await apart(self.engine, work))
+
+    async def forward_auth(self, http: Request) -> Response:
+        """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
+        self._authenticate(http)
+        return response_of(await ForwardAuth(self.engine, self.gateway).told(http))
+
+    async def forward_auth_nginx(self, http: Request) -> Response:
+        """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
+        self._authenticate(http)
+        return response_for_nginx(await ForwardAuth(self.engine, self.gateway).told(http))
+
+    async def envoy(self, http: Request) -> Response:
+        """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
+        self._authenticate(http)
+        return response_of(await EnvoyHttp(self.engine, self.gateway, self.body_timeout).told(http))
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""
@@ -179,14 +198,19 @@ class DecisionApp(FastAPI):
 
 
 def create_app(
-    engine: Engine, *, token: str | Collection[str] | None = None, body_timeout: float = SLOWEST_BODY
+    engine: Engine,
+    *,
+    token: str | Collection[str] | None = None,
+    body_timeout: float = SLOWEST_BODY,
+    gateway: Vouched | None = None,
 ) -> FastAPI:
     """The decision API as an ASGI application.
 
     With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
     is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
+    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`).
     """
-    api = DecisionApi(engine, None if token is None else Tokens.of(token), body_timeout)
+    api = DecisionApi(engine, None if token is None else Tokens.of(token), body_timeout, gateway or Vouched())
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
@@ -198,6 +222,7 @@ def create_app(
         exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
     add_questions(app, api)
+    add_gateways(app, api)
     add_status(app, api)
     app.hot = HotPath(super(DecisionApp, app).__call__, engine, api.tokens, body_timeout)
     return app
@@ -225,6 +250,34 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
             responses=responses,
             tags=["decisions"],
         )
+
+
+def add_gateways(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    for path, handler, asked, responses in (
+        ("/forward-auth", api.forward_auth, gateway_statuses.FORWARDED, gateway_statuses.FORWARD_AUTH),
+        (
+            "/forward-auth/nginx",
+            api.forward_auth_nginx,
+            gateway_statuses.FORWARDED,
+            gateway_statuses.FORWARD_AUTH_NGINX,
+        ),
+        (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.FORWARD_AUTH),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["GET"],
+            response_class=Response,
+            openapi_extra={"parameters": asked, **security},
+            responses=responses,
+            tags=["gateways"],
+        )
+
+    async def any_method(scope: Scope, receive: Receive, send: Send) -> None:
+        await (await api.envoy(Request(scope, receive)))(scope, receive, send)
+
+    app.mount(PREFIX, any_method)
 
 
 def add_status(app: FastAPI, api: DecisionApi) -> None:

@@ -73,6 +73,8 @@ class Http1Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.hosts != 1 and (self.hosts or self.parser.get_http_version() != "1.0"):
             raise ValueError("one Host is needed")
+        if b"#" in self.url:  # httptools would drop the rest, and a gateway may have asked for all of it
+            raise ValueError("no request line has a fragment")
         self.quiet = self.hosts = 0
         self.in_body = True
         self.upgrading = self.parser.should_upgrade()

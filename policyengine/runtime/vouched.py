@@ -1,0 +1,242 @@
+"""What a gateway vouches for in headers: who asks and how, read to a question for the engine.
+
+The gateway takes away what its client sent under these names and sets what it found itself. All of them begin with
+`X-Agent-` unless somebody configures others, so that one line takes all of them away. One that is there twice, that is
+spelled another way, or that makes no sense is refused: of two values nobody knows which one the gateway set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote_to_bytes
+
+from policyengine.runtime import wire
+from policyengine.runtime.paths import OVERRIDE_PARAMETERS, override_name
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.values import Invalid
+
+Raw = Iterable[tuple[bytes, bytes]]
+Given = Mapping[str, tuple[str, ...]]
+
+LONGEST_VALUE = 4_096
+SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
+TWICE = Invalid("given twice")
+UNREADABLE = Invalid("not valid UTF-8")
+FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
+# Servers behind us may take another path than that of the request line from these.
+ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
+SET_BY_US = ("x-auth-subject", "x-auth-user")
+# Secrets, and what is between two neighbours only: none of it is a fact.
+UNTOLD = frozenset(
+    "authorization proxy-authorization cookie dpop host connection keep-alive te trailer transfer-encoding upgrade "
+    "content-length".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets."""
+
+    agent_id: str = "x-agent-id"
+    agent_issuer: str = "x-agent-issuer"
+    agent_instance: str = "x-agent-instance"
+    agent_groups: str = "x-agent-groups"
+    user_id: str = "x-agent-user"
+    credential_kind: str = "x-agent-credential"
+    credential_issuer: str = "x-agent-credential-issuer"
+    credential_scopes: str = "x-agent-scopes"
+    credential_issued_at: str = "x-agent-issued-at"
+    credential_expires_at: str = "x-agent-expires-at"
+    credential_lifetime: str = "x-agent-lifetime"
+    credential_bound: str = "x-agent-bound"
+    request_ip: str = "x-real-ip"
+    obligations: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Key to header, of those that are taken."""
+        named = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "obligations"}
+        return {key: header for key, header in named.items() if header}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was asked for, as it stood in the request line."""
+
+    method: str
+    uri: str
+    host: str | None
+
+
+# ── Headers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def given_headers(raw: Raw) -> Given:
+    """All values of each name. What is no UTF-8 keeps its bytes, as surrogates."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, value in raw:
+        key = name.decode("latin-1").lower()
+        found[key] = (*found.get(key, ()), value.decode("utf-8", "surrogateescape"))
+    return found
+
+
+def only_value(given: Given, name: str) -> str | None:
+    """The value of a header that the gateway sets; None where there is none, or an empty one. Raises RequestError."""
+    values = given.get(name, ())
+    if len(values) > 1:
+        raise refused(name, "came twice", "the gateway must set it in place of what its client sent")
+    value = values[0].strip(" \t") if values else ""
+    if not value:
+        return None
+    if len(value) > LONGEST_VALUE or not value.isprintable():
+        raise refused(name, "has a value that nobody can read", "visible characters in UTF-8, 4,096 of them at most")
+    return value
+
+
+def check_spellings(given: Given, names: Iterable[str]) -> None:
+    """Some servers take `X_Agent_Id` for `X-Agent-Id`. Raises RequestError."""
+    known = frozenset(names)
+    for name in given:
+        if "_" in name and name.replace("_", "-") in known:
+            raise refused(name, "is another spelling of a header that only the gateway sets")
+
+
+def refused(name: str, why: str, hint: str | None = None) -> RequestError:
+    return RequestError(f"headers.{name}", f"the header `{name}` {why}", hint)
+
+
+# ── Facts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def one_word(name: str, value: str) -> str:
+    """Gateways join what came twice with commas, so there is none in a value that stands alone."""
+    if "," in value:
+        raise refused(name, "has a comma in it, as if it had come twice")
+    return value
+
+
+def listed(name: str, value: str) -> list[str]:
+    return [one for one in (part.strip() for part in value.split(",")) if one]
+
+
+def scopes(name: str, value: str) -> list[str]:
+    """As in OAuth: with a space between them."""
+    return one_word(name, value).split()
+
+
+def time_or_seconds(name: str, value: str) -> str | datetime:
+    """A time, or the seconds since 1970 that tokens have."""
+    if not SECONDS.fullmatch(value):
+        return one_word(name, value)
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
+
+
+def yes_or_no(name: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise refused(name, "is neither `true` nor `false`")
+    return value == "true"
+
+
+READERS: Mapping[str, Callable[[str, str], object]] = {
+    "agent_groups": listed,
+    "credential_scopes": scopes,
+    "credential_issued_at": time_or_seconds,
+    "credential_expires_at": time_or_seconds,
+    "credential_bound": yes_or_no,
+}
+
+
+def facts_of_headers(given: Given, names: Vouched) -> dict[str, dict[str, object]]:
+    """By root, each as the header of its name says it. Raises RequestError."""
+    found: dict[str, dict[str, object]] = {}
+    for key, header in names.facts.items():
+        value = only_value(given, header)
+        if value is not None:
+            root, _, member = key.partition("_")
+            found.setdefault(root, {})[member] = READERS.get(key, one_word)(header, value)
+    return found
+
+
+# ── The question ──────────────────────────────────────────────────────────────────────────────
+
+
+def forwarded_target(given: Given) -> Target:
+    """As Caddy and Traefik say it, and nginx as it is configured. Raises RequestError."""
+    method, uri, host = (only_value(given, name) for name in FORWARDED)
+    if method is None or uri is None:
+        missing = FORWARDED[0] if method is None else FORWARDED[1]
+        raise refused(missing, "is missing", "the gateway says in it what its client asked for")
+    return Target(method, uri, host)
+
+
+def question_of(target: Target, given: Given, names: Vouched, body: Mapping[str, object] | None = None) -> object:
+    """What the engine is asked, in the shape of `/decide`. Raises RequestError."""
+    check_spellings(given, (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE))
+    for name in ELSEWHERE:
+        if name in given:
+            raise refused(name, "would have some servers take another path", "the gateway takes it away")
+    facts = facts_of_headers(given, names)
+    path, _, query = target.uri.partition("?")
+    request = {
+        **facts.pop("request", {}),
+        "method": target.method,
+        "path": path,
+        "query": query_of(query),
+        "headers": told_headers(given, names),
+        **({} if target.host is None else {"host": target.host}),
+    }
+    options = {"obligations_supported": list(names.obligations)}
+    return {"request": request, **facts, **({} if body is None else {"body": body}), "options": options}
+
+
+def told_headers(given: Given, names: Vouched) -> dict[str, object]:
+    """What the client says about itself: facts of the request, as guards may ask for them."""
+    ours = {*names.facts.values(), *FORWARDED, *SET_BY_US} | UNTOLD
+    return {name: header_value(values) for name, values in given.items() if name not in ours}
+
+
+def header_value(values: tuple[str, ...]) -> str | Invalid:
+    if len(values) > 1:
+        return TWICE
+    return values[0] if values[0].isprintable() else UNREADABLE
+
+
+def query_of(text: str) -> dict[str, object]:
+    """By name; a name that is there twice has no value that everybody agrees on."""
+    found: dict[str, object] = {}
+    for part in filter(None, text.split("&")):
+        name, _, value = part.partition("=")
+        known = unquoted(name) or name
+        decoded = unquoted(value)
+        found[known] = TWICE if known in found else UNREADABLE if decoded is None else decoded
+    # Some servers part parameters at `;` too: an override must not hide behind one.
+    for part in text.split(";")[1:]:
+        name = unquoted(part.partition("=")[0].partition("&")[0]) or ""
+        if override_name(name) in OVERRIDE_PARAMETERS:
+            found.setdefault(name, TWICE)
+    return found
+
+
+def unquoted(text: str) -> str | None:
+    try:
+        return unquote_to_bytes(text.replace("+", " ").encode("utf-8")).decode("utf-8")
+    except UnicodeError:
+        return None
+
+
+def body_of(given: Given, content: bytes) -> Mapping[str, object] | None:
+    """The object that a body in JSON holds; None where the gateway sent no such body, or only its beginning."""
+    kind = given.get("content-type", ())
+    coded, partial = given.get("content-encoding", ()), given.get("x-envoy-auth-partial-body", ("false",))
+    if len(kind) != 1 or coded or partial != ("false",):
+        return None
+    if kind[0].partition(";")[0].strip().lower() != "application/json":
+        return None
+    try:
+        found = wire.from_json(content)
+    except wire.WireError:
+        return None
+    return found if isinstance(found, dict) else None

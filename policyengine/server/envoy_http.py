@@ -1,0 +1,39 @@
+"""Envoy's `ext_authz` over HTTP: the request itself, without its body, at `/envoy` and its own path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from policyengine.engine import Engine
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.vouched import Given, Target, Vouched, body_of, given_headers, only_value, question_of
+from policyengine.server.gateways import Told, told_of, told_problem
+from policyengine.server.media import read_body
+from policyengine.server.problems import Problem
+
+PREFIX = "/envoy"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyHttp:
+    engine: Engine
+    names: Vouched
+    body_timeout: float
+
+    async def told(self, http: Request) -> Told:
+        given = given_headers(http.scope["headers"])
+        content = await read_body(http, self.body_timeout)
+        try:
+            question = question_of(target_of(http, given), given, self.names, body_of(given, content))
+        except RequestError as error:
+            return told_problem(Problem.of(error))
+        return await told_of(self.engine, question)
+
+
+def target_of(http: Request, given: Given) -> Target:
+    """The path as it came, no escape resolved."""
+    path = http.scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
+    query = http.scope["query_string"].decode("latin-1")
+    return Target(http.method, f"{path}?{query}" if query else path, only_value(given, "host"))

@@ -1,0 +1,45 @@
+"""Forward authentication: nginx, Caddy and Traefik ask before they let a request through, with `X-Forwarded-*`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from policyengine.engine import Engine
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of
+from policyengine.server.gateways import PROBLEM, Told, told_of, told_problem
+from policyengine.server.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardAuth:
+    """The query of the door's own address means nothing: Caddy puts there what its client sent."""
+
+    engine: Engine
+    names: Vouched
+
+    async def told(self, http: Request) -> Told:
+        given = given_headers(http.scope["headers"])
+        try:
+            question = question_of(forwarded_target(given), given, self.names)
+        except RequestError as error:
+            return told_problem(Problem.of(error))
+        return await told_of(self.engine, question)
+
+
+def response_of(told: Told) -> Response:
+    media_type = PROBLEM if told.problem else None
+    return Response(told.problem, told.status, headers=dict(told.headers), media_type=media_type)
+
+
+def response_for_nginx(told: Told) -> Response:
+    """nginx knows 2xx, 401 and 403, makes 500 of the rest and drops bodies: both come as headers, for its
+    `error_page` to say."""
+    if told.status == 200:
+        return response_of(told)
+    status = 401 if told.status == 401 else 403
+    more = {"x-status": str(told.status), "x-problem": told.problem.decode()}
+    return Response(told.problem, status, headers={**dict(told.headers), **more}, media_type=PROBLEM)

@@ -1,0 +1,121 @@
+"""What gateways are told: a decision as a status, headers and a problem that their clients can read."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+from urllib.parse import quote
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.vouched import SET_BY_US
+from policyengine.server.deciding import apart
+from policyengine.server.problems import TITLES, Problem
+
+Lines = tuple[tuple[str, str], ...]
+
+CHALLENGE = ("www-authenticate", 'Bearer realm="agents"')
+PROBLEM = "application/problem+json"
+VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+LONGEST_PROBLEM = 2_048  # bytes: what a gateway has room for in a header
+LONGEST_DETAIL = 512
+TITLE = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
+CHALLENGED = (Gate.IDENTITY, Gate.DEFAULT)
+
+
+class Told(NamedTuple):
+    """An answer of HTTP: `problem` is its body in JSON, empty where the request may pass."""
+
+    status: int
+    headers: Lines
+    problem: bytes = b""
+
+
+async def told_of(engine: Engine, question: object) -> Told:
+    """Decides and spends; whatever is no question is refused."""
+    try:
+        request = Request.from_mapping(question)  # type: ignore[arg-type]
+    except RequestError as error:
+        return told_problem(Problem.of(error))
+    return told(await apart(engine, lambda: engine.decide(request)))
+
+
+def told(decision: Decision) -> Told:
+    named = (("x-decision-id", decision.id), ("x-decision", decision.outcome.value), *rate_headers(decision))
+    if decision.allowed:
+        return Told(200, (*named, *who(decision)))
+    status = status_of(decision)
+    challenge = (CHALLENGE,) if status == 401 else ()
+    return Told(status, (*named, *challenge), written(problem_of(decision, status)))
+
+
+def told_problem(problem: Problem) -> Told:
+    return Told(problem.status, tuple(problem.headers.items()), written(problem.to_dict()))
+
+
+def status_of(decision: Decision) -> int:
+    """401 where somebody who says who it is may get further, 403 where not, 429 for later, 503 where we failed."""
+    match decision.outcome, decision.gate:
+        case Outcome.THROTTLE, _:
+            return 429
+        case _, Gate.FAILURE:
+            return 503
+        case Outcome.DENY, gate if gate in CHALLENGED and anonymous(decision):
+            return 401
+        case _:
+            return 403
+
+
+def anonymous(decision: Decision) -> bool:
+    return decision.principal.agent is None and decision.principal.user is None
+
+
+def who(decision: Decision) -> Lines:
+    """Always both, so that nothing that the client sent stands in their place."""
+    principal = decision.principal
+    return tuple(zip(SET_BY_US, map(plain, (principal.agent, principal.user)), strict=True))
+
+
+def plain(name: str | None) -> str:
+    """In visible ASCII, anything else as it is written in addresses: no two names look alike."""
+    return quote(name or "", safe=VISIBLE)
+
+
+# ── Problems ──────────────────────────────────────────────────────────────────────────────────
+
+
+def problem_of(decision: Decision, status: int) -> dict[str, object]:
+    """RFC 9457, with what the client may know: not where in which policy a rule stands."""
+    first = decision.reasons[0].message if decision.reasons else "not allowed"
+    return {
+        "type": "about:blank",
+        "title": TITLE.get(decision.outcome) or TITLES.get(status, "Forbidden"),
+        "status": status,
+        "detail": first[:LONGEST_DETAIL],
+        "outcome": decision.outcome.value,
+        "decision": decision.id,
+        "remedies": [remedy_of(one) for one in decision.remedies],
+        "reasons": [reason_of(one) for one in decision.reasons],
+    }
+
+
+def reason_of(reason: Reason) -> dict[str, object]:
+    rule = {} if reason.rule is None else {"rule": reason.rule}
+    return {"gate": reason.gate.value, **rule, "message": reason.message[:LONGEST_DETAIL]}
+
+
+def remedy_of(remedy: Remedy) -> dict[str, object]:
+    named = {name: getattr(remedy, name) for name in remedy.__struct_fields__}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def written(problem: dict[str, object]) -> bytes:
+    """On one line of ASCII; what is least needed goes first where it is too long for a header."""
+    for without in ((), ("reasons",), ("reasons", "remedies"), ("reasons", "remedies", "detail")):
+        kept = {name: value for name, value in problem.items() if name not in without}
+        text = json.dumps(kept, separators=(",", ":")).encode("ascii")
+        if len(text) <= LONGEST_PROBLEM:
+            break
+    return text
