@@ -52,7 +52,7 @@ class Vouched:
     credential_expires_at: str = "x-agent-expires-at"
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
-    request_ip: str = "x-real-ip"
+    request_ip: str = "x-forwarded-for"
     obligations: tuple[str, ...] = ()
 
     @property

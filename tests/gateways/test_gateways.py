@@ -1,0 +1,253 @@
+"""Real gateways with the files of deploy/: what is allowed passes, and nothing else does, whatever the client sends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from policyengine.runtime.paths import Canonical, canonical
+from tests.gateways.servers import Gateway, Seen
+from tests.security.paths import MALFORMED, READ, readings
+
+WRITER, READER = "Authorization: Bearer demo-writer", "Authorization: Bearer demo-reader"
+OPEN, SHUT = "/public", "/public/admin"
+FACTS = [
+    "id", "issuer", "instance", "groups", "user", "credential", "credential-issuer", "scopes", "issued-at", "expires-at",
+    "lifetime", "bound",
+]  # fmt: skip
+UNDER_NO_NAME = [f"x-agent-{name}" for name in FACTS]
+
+
+def under(path: str, place: str) -> bool:
+    return path == place or path.startswith(place + "/")
+
+
+def only(seen: list[Seen]) -> Seen:
+    assert len(seen) == 1
+    return seen[0]
+
+
+# ── Outcomes ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_allowed_passes_with_the_names_of_who_asked(web: Gateway) -> None:
+    answer = web.client.ask("/v1/things/7?a=%2F&b", WRITER)
+    assert (answer.status, answer.body) == (200, b"ok")
+    seen = only(web.api.taken())
+    assert (seen.method, seen.target) == ("GET", "/v1/things/7?a=%2F&b")
+    assert seen.values("x-auth-subject") == ["invoice-bot"]
+    assert seen.values("x-auth-user") == ["alice"]
+    assert len(seen.values("x-decision-id")) == 1
+
+
+def test_what_is_open_to_anyone_passes_with_no_name(web: Gateway) -> None:
+    assert web.client.ask("/public/x").status == 200
+    seen = only(web.api.taken())
+    assert "".join(seen.values("x-auth-subject") + seen.values("x-auth-user")) == ""
+
+
+def test_a_body_that_is_allowed_passes_whole(web: Gateway) -> None:
+    answer = web.client.ask("/v1/things", WRITER, "Content-Type: text/plain", method="POST", body=b"x" * 12_000)
+    assert answer.status == 200
+    assert only(web.api.taken()).body == b"x" * 12_000
+
+
+def test_what_is_denied_is_told_in_a_body_and_reaches_nobody(web: Gateway) -> None:
+    answer = web.client.ask("/v1/shut", WRITER)
+    assert answer.status == 403
+    assert answer.problem["detail"] == "shut für everybody"
+    assert answer.problem["outcome"] == "deny"
+    assert answer.problem["decision"] == answer.headers["x-decision-id"]
+    assert web.api.taken() == []
+
+
+def test_who_says_nothing_is_asked_who_it_is(web: Gateway) -> None:
+    answer = web.client.ask("/v1/things/7")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="agents"'
+    assert answer.problem["status"] == 401
+    assert web.api.taken() == []
+
+
+def test_a_scope_that_the_credential_lacks_is_a_deny(web: Gateway) -> None:
+    assert web.client.ask("/v1/things/7", READER).status == 200
+    assert web.client.ask("/v1/things", READER, method="POST").status == 403
+    assert len(web.api.taken()) == 1
+
+
+def test_what_needs_a_person_is_refused_with_what_the_approval_binds(web: Gateway) -> None:
+    answer = web.client.ask("/v1/ask", WRITER, method="POST")
+    assert (answer.status, answer.problem["outcome"]) == (403, "confirm")
+    remedy = answer.problem["remedies"][0]
+    assert (remedy["kind"], remedy["by"], remedy["within"]) == ("approval", "role finance", "15m")
+    assert remedy["binding"].startswith("sha256:")
+    assert web.api.taken() == []
+
+
+def test_what_is_throttled_is_told_when_to_come_again(web: Gateway) -> None:
+    answers = [web.client.ask("/v1/seldom", WRITER) for _ in range(2)]
+    assert answers[1].status == 429
+    assert 3_500 < int(answers[1].headers["retry-after"]) <= 3_600
+    assert answers[1].headers["ratelimit-policy"] == '"now and then";q=1;w=3600'
+    assert answers[1].problem["outcome"] == "throttle"
+    assert len(web.api.taken()) <= 1
+
+
+def test_what_the_gateway_cannot_do_is_denied(web: Gateway) -> None:
+    assert web.client.ask("/v1/hidden", WRITER).status == 403
+    assert web.api.taken() == []
+
+
+@pytest.mark.parametrize("path", ["/public/x", "/v1/things/7", "/public/admin"])
+def test_without_an_engine_nothing_passes(alone: Gateway, path: str) -> None:
+    alone.api.taken()
+    answer = alone.client.ask(path, WRITER)
+    assert answer.status == alone.kind.says_undecided
+    assert alone.api.taken() == []
+
+
+# ── What is said of the request ───────────────────────────────────────────────────────────────
+
+
+def test_the_policy_sees_the_address_of_the_client_and_no_other(web: Gateway) -> None:
+    forged = ("X-Real-IP: 9.9.9.9", "X-Forwarded-For: 9.9.9.9", "Forwarded: for=9.9.9.9")
+    assert web.client.ask("/v1/here", WRITER, *forged).status == 200
+
+
+def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gateway) -> None:
+    asked = web.client.ask("/v1/host", WRITER, "X-Forwarded-Host: evil.example", host="api.acme.example")
+    assert asked.status == 200
+    assert only(web.api.taken()).values("host") == ["api.acme.example"]
+    assert web.client.ask("/v1/host", WRITER, "X-Forwarded-Host: api.acme.example", host="evil.example").status == 403
+    assert web.client.ask("/v1/query?page=7", WRITER).status == 200
+    assert web.client.ask("/v1/query?page=7&page=8", WRITER).status == 403
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"])
+def test_the_method_is_the_one_that_was_decided(web: Gateway, method: str) -> None:
+    answer = web.client.ask("/v1/things/7", WRITER, method=method)
+    seen = web.api.taken()
+    assert (answer.status == 200) is (method in ("HEAD", "POST", "DELETE"))
+    assert [one.method for one in seen] == ([method] if answer.status == 200 else [])
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
+def test_a_method_override_does_not_pass(web: Gateway, name: str) -> None:
+    assert web.client.ask("/public/x", f"{name}: DELETE").status == 403
+    assert web.client.ask("/public/x?_method=DELETE").status == 403
+    assert web.api.taken() == []
+
+
+# ── Forged ────────────────────────────────────────────────────────────────────────────────────
+
+
+def spellings(name: str) -> list[str]:
+    return [name, name.upper(), name.replace("-", "_"), name.replace("-", "_", 1), "_".join(name.rsplit("-", 1))]
+
+
+@pytest.mark.parametrize("name", ["x-auth-subject", "x-auth-user"])
+@pytest.mark.parametrize("path", ["/public/x", "/v1/things/7"])
+def test_a_forged_name_never_reaches_the_server(web: Gateway, name: str, path: str) -> None:
+    for spelled in spellings(name):
+        web.client.ask(path, WRITER, f"{spelled}: root", f"{spelled}: root")
+    for seen in web.api.taken():
+        assert "root" not in "".join(seen.values(name))
+
+
+@pytest.mark.parametrize("name", UNDER_NO_NAME)
+def test_a_forged_fact_is_neither_believed_nor_passed_on(web: Gateway, name: str) -> None:
+    for spelled in spellings(name):
+        assert web.client.ask("/v1/things/7", f"{spelled}: forged").status in (400, 401)
+        web.client.ask("/v1/things/7", WRITER, f"{spelled}: forged")
+    for seen in web.api.taken():
+        assert seen.values(name) == []
+
+
+def test_all_facts_forged_at_once_open_nothing(web: Gateway) -> None:
+    forged = {
+        "id": "invoice-bot", "issuer": "acme", "user": "alice", "credential": "jwt", "lifetime": "10m", "bound": "true",
+        "scopes": "write:invoices",
+    }  # fmt: skip
+    for spell in (str, str.upper, lambda name: name.replace("-", "_")):
+        lines = [f"{spell('x-agent-' + name)}: {value}" for name, value in forged.items()]
+        assert web.client.ask("/v1/things/7", *lines).status in (400, 401)
+        assert web.client.ask("/v1/things", READER, *lines, method="POST").status in (400, 403)
+    assert web.api.taken() == []
+
+
+def test_two_credentials_are_not_taken_for_another(web: Gateway) -> None:
+    answer = web.client.ask("/v1/things", READER, "Authorization: Bearer nonsense", WRITER, method="POST")
+    for seen in web.api.taken():
+        assert (answer.status, seen.values("x-auth-subject")) == (200, ["invoice-bot"])
+
+
+TARGETS = [
+    "X-Original-URL", "X-Rewrite-URL", "X-Original-URI", "X-Original-Method", "X-Forwarded-Uri", "X-Forwarded-Method",
+    "X-Forwarded-Host", "X-Forwarded-Path",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_header_that_names_another_target_changes_nothing(web: Gateway, name: str) -> None:
+    """Neither way: what is shut stays shut, and no server learns of another target than the one that was decided."""
+    for spelled in (name, name.replace("-", "_")):
+        assert web.client.ask("/public/admin/x", f"{spelled}: /public/x").status in (400, 403)
+        web.client.ask("/public/x", f"{spelled}: /public/admin")
+    for seen in web.api.taken():
+        assert seen.target == "/public/x"
+        if name not in ("X-Forwarded-Path",):
+            assert "/public/admin" not in "".join(seen.values(name.lower()))
+
+
+def test_no_connection_becomes_another_protocol(web: Gateway) -> None:
+    web.client.ask("/public/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    for seen in web.api.taken():
+        assert seen.values("upgrade") == []
+
+
+def test_a_header_named_by_connection_is_set_all_the_same(web: Gateway) -> None:
+    """What `Connection` names is dropped on the way: it must not be what the gateway or the engine said."""
+    names = ", ".join(
+        ["close", "X-Auth-Subject", "X-Auth-User", *UNDER_NO_NAME, "X-Forwarded-Uri", "X-Forwarded-Method"]
+    )
+    web.client.ask("/v1/things/7", WRITER, f"Connection: {names}")
+    for seen in web.api.taken():
+        assert seen.values("x-auth-subject") == ["invoice-bot"]
+        assert seen.values("x-auth-user") == ["alice"]
+    assert web.client.ask("/v1/shut", WRITER, f"Connection: {names}").status in (400, 401, 403)
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_server_sees_a_path_that_was_not_decided(web: Gateway) -> None:
+    """Whatever the gateway makes of a path: what arrives is what was decided, and no reading of it is shut."""
+    arrived: list[tuple[str, Seen]] = []
+    for path in [*READ, *MALFORMED]:
+        if len(path) < 20_000 and not set(path) & set(" \0\r\n\t"):
+            web.client.ask(path.encode("utf-8", "surrogatepass"))
+            arrived += [(path, seen) for seen in web.api.taken()]
+    decided = web.decided()
+    for path, seen in arrived:
+        target = seen.target.partition("?")[0]
+        found = canonical(target)
+        assert isinstance(found, Canonical), (path, seen)
+        record = decided[seen.values("x-decision-id")[0]]
+        assert record["decision"]["outcome"] == "allow"
+        assert json.dumps(record["request"]["request"]["path"]) == json.dumps(found.path), (path, seen)
+        for reading in readings(target):
+            assert under(reading.rstrip("/"), OPEN), (path, seen, reading)
+            assert not under(reading, SHUT), (path, seen, reading)
+    plain = {
+        path for path, canonical_path in READ.items() if under(canonical_path, OPEN) and not under(canonical_path, SHUT)
+    }
+    assert {path for path, _ in arrived} >= {path for path in plain if path.isascii() and "%" not in path}
+
+
+@pytest.mark.parametrize(
+    "target", ["http://evil.example/public/admin", "http://127.0.0.1/public/../public/admin/x", "//public/admin", "*"]
+)
+def test_no_other_form_of_a_target_reaches_what_is_shut(web: Gateway, target: str) -> None:
+    assert web.client.ask(target).status >= 300
+    assert web.api.taken() == []
