@@ -34,7 +34,7 @@ install: .venv/.installed
 	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
-	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT)
+	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --session-timeout=350

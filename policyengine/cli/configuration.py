@@ -1,4 +1,4 @@
-"""`policyengine.toml`: what a project always wants of `lint`, `test` and coverage; options of a command go before it.
+"""`policyengine.toml`: what a project always wants of lint, tests, coverage, gateways; options of a command go before.
 
 Each key stands here once, with the commands that read it; an unknown one is an error, for it would be a wish unheard.
 """
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from policyengine.cli.failures import CommandError, file_error
+from policyengine.runtime.vouched import RESERVED, Vouched
 
 NAME = "policyengine.toml"
 KIND = "configuration"
+NOTHING_SAID = Vouched()
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
 
@@ -52,10 +55,11 @@ class Configuration:
     lint: LintConfiguration = LintConfiguration()
     test: TestConfiguration = TestConfiguration()
     coverage: CoverageConfiguration = CoverageConfiguration()
+    gateway: Vouched = NOTHING_SAID
     file: Path | None = None
 
 
-Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration)
+Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration, Vouched)
 
 
 def configuration_of(paths: Sequence[Path]) -> Configuration:
@@ -126,8 +130,21 @@ class Reading:
             self.part(LintConfiguration, "lint", given),
             self.part(TestConfiguration, "test", given),
             self.part(CoverageConfiguration, "coverage", given),
+            self.vouched(given),
             self.file,
         )
+
+    def vouched(self, given: Mapping[str, Any]) -> Vouched:
+        """No header carries two facts: one of them would be made of what was said of the other."""
+        found = self.part(Vouched, "gateway", given)
+        carries: dict[str, str] = {}
+        for key, header in found.facts.items():
+            if header in carries:
+                told = key if key in given["gateway"] else carries[header]
+                other = carries[header] if told == key else key
+                raise self.wrong("gateway", told, f"the header `{header}` carries `{other}` already", "take another")
+            carries[header] = key
+        return found
 
     def part(self, kind: Callable[..., Part], name: str, given: Mapping[str, Any]) -> Part:
         table = given.get(name, {})
@@ -209,6 +226,24 @@ def percent(reading: Reading, section: str, key: str, value: object) -> float:
     return float(value)
 
 
+def header(reading: Reading, section: str, key: str, value: object) -> str:
+    """The name of one, as they are compared; "" for none."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not HEADER.fullmatch(value):
+        hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
+        raise reading.wrong(section, key, f"`{key}` is the name of a header: letters, digits and `-`", hint)
+    if value.lower() in RESERVED:
+        raise reading.wrong(section, key, f"the header `{value}` means something else", "take another")
+    return value.lower()
+
+
+def kinds(reading: Reading, section: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise reading.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
+    return tuple(value)
+
+
 KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     ("lint", "select"): rules,
     ("lint", "extend"): rules,
@@ -217,4 +252,6 @@ KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     ("test", "jobs"): whole,
     ("test", "seed"): whole,
     ("coverage", "fail_under"): percent,
+    **{("gateway", key): header for key in NOTHING_SAID.facts},
+    ("gateway", "obligations"): kinds,
 }

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyengine.cli.check import several
+from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import (
+    EnvoyPort,
     Host,
     LogFile,
     OnLogFailure,
@@ -43,6 +45,7 @@ def serve(
     port: Port = None,
     socket: SocketPath = None,
     socket_mode: SocketMode = "600",
+    envoy_grpc: EnvoyPort = None,
     workers: Workers = 1,
     token_file: TokensFile = None,
     log: LogFile = None,
@@ -71,6 +74,7 @@ def serve(
     from policyengine.server import serve as answer
 
     try:
+        gateway = configuration_of(paths).gateway
         kept = _log(log, on_log_failure, redact or ())
         engine = load_engine(paths, entities, trust, kept, store=store)
         tokens = _tokens(token_file)
@@ -83,7 +87,8 @@ def serve(
         with _reopening(kept):
             answer(
                 engine, host, listens, tokens,
-                path=socket, mode=_mode(socket_mode), workers=workers, listening=greet,
+                path=socket, mode=_mode(socket_mode), workers=workers, gateway=gateway, envoy=envoy_grpc,
+                listening=greet,
             )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None

@@ -26,6 +26,12 @@ Port: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+EnvoyPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--envoy-grpc", metavar="PORT", min=1, max=65535, help="Answer Envoy by gRPC on that port.", show_default=False
+    ),
+]
 SocketPath: TypeAlias = Annotated[
     Path | None,
     typer.Option("--socket", metavar="PATH", help="Answer sidecars at a Unix socket.", show_default=False),

@@ -23,6 +23,7 @@ Given = Mapping[str, tuple[str, ...]]
 
 LONGEST_VALUE = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
+SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
 TWICE = Invalid("given twice")
 UNREADABLE = Invalid("not valid UTF-8")
 FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
@@ -34,6 +35,8 @@ UNTOLD = frozenset(
     "authorization proxy-authorization cookie dpop host connection keep-alive te trailer transfer-encoding upgrade "
     "content-length".split()
 )
+# Names that cannot carry a fact: they say something else, or everybody sets them.
+RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | UNTOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,16 @@ def facts_of_headers(given: Given, names: Vouched) -> dict[str, dict[str, object
     return found
 
 
+def spiffe_facts(principal: str) -> dict[str, dict[str, object]]:
+    """What a certificate that the gateway verified says, where it is a SPIFFE id: whose agent it is, and that the
+    connection is its own. Another name says nothing."""
+    found = SPIFFE.fullmatch(principal)
+    if found is None:
+        return {}
+    agent = {"id": principal, "issuer": found["domain"]}
+    return {"agent": agent, "credential": {"kind": "mtls", "issuer": found["domain"], "bound": True}}
+
+
 # ── The question ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -172,7 +185,9 @@ def forwarded_target(given: Given) -> Target:
     return Target(method, uri, host)
 
 
-def question_of(target: Target, given: Given, names: Vouched, body: Mapping[str, object] | None = None) -> object:
+def question_of(
+    target: Target, given: Given, names: Vouched, body: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """What the engine is asked, in the shape of `/decide`. Raises RequestError."""
     check_spellings(given, (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE))
     for name in ELSEWHERE:

@@ -262,7 +262,7 @@ def add_gateways(app: FastAPI, api: DecisionApi) -> None:
             gateway_statuses.FORWARDED,
             gateway_statuses.FORWARD_AUTH_NGINX,
         ),
-        (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.FORWARD_AUTH),
+        (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.EXT_AUTHZ_STATUSES),
     ):
         app.add_api_route(
             path,

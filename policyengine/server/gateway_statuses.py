@@ -95,10 +95,17 @@ FORWARD_AUTH: Statuses = {
     401: CHALLENGED,
     403: problem("It may not pass, or not without an approval.", DECIDED),
     429: problem("Not now: `Retry-After` says when.", DECIDED),
+    500: problem("The server failed; nothing was decided.", {}),
     503: problem("Deciding failed.", DECIDED),
+}
+EXT_AUTHZ_STATUSES: Statuses = {
+    **FORWARD_AUTH,
+    408: problem("The body did not arrive in time.", {}),
+    413: problem("The body is larger than 1 MiB.", {}),
 }
 FORWARD_AUTH_NGINX: Statuses = {
     200: ALLOWED,
     401: CHALLENGED,
     403: problem("It may not pass, for whatever reason.", {**DECIDED, **AS_HEADERS}),
+    500: problem("The server failed; nothing was decided.", {}),
 }

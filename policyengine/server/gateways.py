@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -33,13 +34,17 @@ class Told(NamedTuple):
     problem: bytes = b""
 
 
-async def told_of(engine: Engine, question: object) -> Told:
+async def told_of(engine: Engine, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused."""
+    return await apart(engine, lambda: told_now(engine, question))
+
+
+def told_now(engine: Engine, question: Mapping[str, object]) -> Told:
+    """The same, for who may wait for a store."""
     try:
-        request = Request.from_mapping(question)  # type: ignore[arg-type]
+        return told(engine.decide(Request.from_mapping(question)))
     except RequestError as error:
         return told_problem(Problem.of(error))
-    return told(await apart(engine, lambda: engine.decide(request)))
 
 
 def told(decision: Decision) -> Told:

@@ -51,7 +51,7 @@ def operation_of(url: str, method: str, operation: dict[str, Any], path: str) ->
     for status, response in operation["responses"].items():
         yield f"<tr><td>{escape(status)}</td><td>{escape(response['description'])}</td></tr>"
     yield "</table>"
-    for content in operation["responses"]["200"]["content"].values():
+    for content in operation["responses"]["200"].get("content", {}).values():
         for example in content.get("examples", {}).values():
             yield f"<details><summary>an answer</summary><pre>{escape(pretty(example['value']))}</pre></details>"
 

@@ -11,14 +11,17 @@ from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from policyengine.engine import Engine
+from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import create_app
 from policyengine.server.framed import FramedProtocol
 from policyengine.server.listeners import LONGEST_QUEUE, ServeError, port_listener, unix_listener, url_of
+from policyengine.server.tokens import Tokens
 from policyengine.server.workers import LAST_ANSWERS, STOPPING, check_workers, supervise
 
 HTTP: str | type[asyncio.Protocol]
@@ -39,24 +42,28 @@ def serve(
     path: Path | None = None,
     mode: int = OWNER_ONLY,
     workers: int = 1,
+    gateway: Vouched | None = None,
+    envoy: int | None = None,
     listening: Callable[[str | None], None] = lambda url: None,
 ) -> None:
     """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
 
     What was begun is finished. Who may connect to the socket is a matter of its file `mode`; it needs no token.
-    `workers` is how many processes answer. `listening` is called with the URL, if there is a port, as soon as
-    connections are accepted. Raises ServeError before that, TokenError for a token that is too short, and
-    KeyboardInterrupt after an orderly stop by SIGINT.
+    `workers` is how many processes answer, `gateway` in which headers gateways say who asks. On port `envoy`
+    Envoy is answered by gRPC. `listening` is called with the URL, if there is a port, as soon as connections are
+    accepted. Raises ServeError before that, TokenError for a
+    token that is too short, and KeyboardInterrupt after an orderly stop by SIGINT.
     """
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
-    app = create_app(engine, token=token)
+    app = create_app(engine, token=token, gateway=gateway)
     check_workers(engine, workers)
+    door = None if envoy is None else grpc_door(engine, gateway or Vouched(), token, host, envoy)
     with ExitStack() as open_until_then:
         enter = open_until_then.enter_context
         ports = [] if port is None else [enter(port_listener(host, port, has_token=token is not None))]
         sockets = [] if path is None else [enter(unix_listener(path, mode))]
-        answer = partial(answer_on, app, engine, ports, sockets)
+        answer = partial(answer_on, app, engine, ports, sockets, door)
         greet = partial(listening, url_of(ports[0]) if ports else None)
         if workers == 1:
             greet()
@@ -73,12 +80,35 @@ def answer_on(
     engine: Engine,
     ports: Sequence[socket.socket],
     sockets: Sequence[socket.socket],
+    door: Door | None = None,
     lifeline: int | None = None,
 ) -> int | None:
     """Until the signal that is returned, or until the other end of the pipe `lifeline` is closed."""
     server = Server(config_for(app), engine, sockets, lifeline)
-    server.run(sockets=list(ports))
+    beside = None if door is None else door.started()
+    try:
+        server.run(sockets=list(ports))
+    finally:
+        if beside is not None:
+            beside.stop(LAST_ANSWERS).wait()
     return server.caught
+
+
+class Door(Protocol):
+    """Another way in, which answers beside the event loop once it is started."""
+
+    def started(self) -> Any: ...
+
+
+def grpc_door(engine: Engine, names: Vouched, token: str | Collection[str] | None, host: str, port: int) -> Door:
+    """Raises ServeError, also where what it needs is not installed."""
+    try:
+        from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
+    except ImportError:
+        install = "pip install 'agent-policyengine[envoy]'"
+        raise ServeError("there is no gRPC here to answer Envoy by", f"`{install}`") from None
+    tokens = None if token is None else Tokens.of(token)
+    return EnvoyGrpc(engine, names, tokens, checked_address(host, port, token is not None))
 
 
 class Server(uvicorn.Server):

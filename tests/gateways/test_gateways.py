@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from policyengine.runtime.paths import Canonical, canonical
-from tests.gateways.servers import Gateway, Seen
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, put
 from tests.security.paths import MALFORMED, READ, readings
 
 WRITER, READER = "Authorization: Bearer demo-writer", "Authorization: Bearer demo-reader"
 OPEN, SHUT = "/public", "/public/admin"
 FACTS = [
-    "id", "issuer", "instance", "groups", "user", "credential", "credential-issuer", "scopes", "issued-at", "expires-at",
-    "lifetime", "bound",
+    "id", "issuer", "instance", "groups", "user", "credential", "credential-issuer", "scopes", "issued-at",
+    "expires-at", "lifetime", "bound",
 ]  # fmt: skip
 UNDER_NO_NAME = [f"x-agent-{name}" for name in FACTS]
 
@@ -122,6 +124,40 @@ def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gatewa
     assert web.client.ask("/v1/host", WRITER, "X-Forwarded-Host: api.acme.example", host="evil.example").status == 403
     assert web.client.ask("/v1/query?page=7", WRITER).status == 200
     assert web.client.ask("/v1/query?page=7&page=8", WRITER).status == 403
+
+
+JSON = "Content-Type: application/json"
+
+
+def test_the_policy_sees_a_body_where_the_gateway_sends_it_and_denies_where_not(web: Gateway) -> None:
+    answer = web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=b'{"amount": 10}')
+    assert answer.status == (200 if web.kind.sees_body else 403)
+    assert [one.body for one in web.api.taken()] == ([b'{"amount": 10}'] if web.kind.sees_body else [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"amount": 11}', b'{"amount": 11, "amount": 10}', b'{"amount": "10"}', b"[]", b"", b'{"amount": 10', b"\xff"],
+)
+def test_a_body_that_is_not_as_it_has_to_be_is_denied(web: Gateway, body: bytes) -> None:
+    assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status == 403
+    assert web.api.taken() == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [("Content-Type: text/plain",), (JSON, "Content-Encoding: gzip"), (JSON, "X-Envoy-Auth-Partial-Body: true"), ()],
+)
+def test_a_body_that_another_may_read_otherwise_is_none(web: Gateway, headers: tuple[str, ...]) -> None:
+    web.client.ask("/v1/pay", WRITER, *headers, method="POST", body=b'{"amount": 10}')
+    if headers[-1:] != ("X-Envoy-Auth-Partial-Body: true",):
+        assert web.api.taken() == []
+
+
+def test_a_body_of_which_the_engine_would_see_a_piece_does_not_pass(web: Gateway) -> None:
+    body = b'{"amount": 10' + b" " * 70_000 + b"}"
+    assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status in (403, 413)
+    assert web.api.taken() == []
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"])
@@ -251,3 +287,25 @@ def test_no_server_sees_a_path_that_was_not_decided(web: Gateway) -> None:
 def test_no_other_form_of_a_target_reaches_what_is_shut(web: Gateway, target: str) -> None:
     assert web.client.ask(target).status >= 300
     assert web.api.taken() == []
+
+
+# ── The files ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_nothing_but_ports_and_folders_differs_from_the_files_that_are_shipped(kind: Kind, tmp_path: Path) -> None:
+    put(kind, tmp_path, {8000: 1, 8080: 2, 8081: 3, 9000: 4})
+    for name in (kind.file, *kind.others):
+        text = (tmp_path / Path(name).name).read_text(encoding="utf-8").replace(str(tmp_path), "deploy/traefik")
+        for port, other in ((8000, 1), (8080, 2), (8081, 3), (9000, 4)):
+            text = re.sub(rf"(?<=[:\s]){other}(?=[\s\";}}/]|$)", str(port), text, flags=re.MULTILINE)
+        shipped = (DEPLOY / name).read_text(encoding="utf-8")
+        assert [a for a, b in zip(text.split("\n"), shipped.split("\n"), strict=True) if a != b and "port" in b] == []
+        assert len(text.split("\n")) == len(shipped.split("\n"))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_page_starts_each_gateway_as_its_file_says(kind: Kind) -> None:
+    starts = re.findall(r"^#   (.+)$", (DEPLOY / kind.file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(starts) == 1
+    assert starts[0] in (DEPLOY.parent / "docs" / "gateways.md").read_text(encoding="utf-8")

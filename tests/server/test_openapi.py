@@ -56,6 +56,9 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
         "/decide/batch",
         "/explain",
         "/events",
+        "/forward-auth",
+        "/forward-auth/nginx",
+        "/envoy/{path}",
         "/healthz",
         "/readyz",
     }

@@ -15,14 +15,18 @@ import pytest
 import policyengine.server
 from policyengine.engine import Engine
 from policyengine.runtime.claims import KeyUnderWay, KeyUsed
-from policyengine.server import create_app
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.server import create_app, statuses
 from policyengine.stores.store import StoreError
 from tests.server.conftest import TOKEN
 
 POLICY = """
 language 1
 package shop
-anyone { may GET /slow }
+entity user { roles: set<string> }
+anyone { may GET /slow, GET /once, GET /asks }
+guard "asks" on /asks { confirm by role finance within 15m }
+rate "once" per request.path on /once { 1/1h }
 rate "slow" per request.path on /slow { at most 9 at once for 1h }
 """
 SLOW = {"request": {"method": "GET", "path": "/slow"}}
@@ -105,9 +109,41 @@ def of_readyz() -> Iterator[int]:
     yield status(down, "GET", "/readyz")
 
 
+def of_gateways(path: str) -> Iterator[int]:
+    engine = Failing()
+    for uri in ("/slow", "/once", "/once", "/asks", "/nothing"):
+        yield status(engine, "GET", path, headers={"x-forwarded-method": "GET", "x-forwarded-uri": uri})
+    asked = {"x-forwarded-method": "GET", "x-forwarded-uri": "/slow"}
+    yield status(engine, "GET", path)
+    yield status(engine, "GET", path, headers={**asked, "authorization": "Bearer nobody"})
+    yield status(Failing(decide=ZeroDivisionError()), "GET", path, headers=asked)
+    failed = Decision.of(Outcome.DENY, Gate.FAILURE)
+    broken = Failing()
+    broken.decide = lambda question: failed  # type: ignore[attr-defined]
+    yield status(broken, "GET", path, headers=asked)
+
+
+def of_envoy() -> Iterator[int]:
+    engine = Failing()
+    for path in ("slow", "once", "once", "asks", "nothing"):
+        yield status(engine, "GET", f"/envoy/{path}")
+    yield status(engine, "GET", "/envoy/slow", headers={"x-agent-bound": "maybe"})
+    yield status(engine, "GET", "/envoy/slow", headers={"authorization": "Bearer nobody"})
+    yield status(engine, "POST", "/envoy/slow", content=b" " * 1_048_577)
+    yield status(engine, "POST", "/envoy/slow", content=never(), body_timeout=0.01)
+    yield status(Failing(decide=ZeroDivisionError()), "GET", "/envoy/slow")
+    failed = Decision.of(Outcome.DENY, Gate.FAILURE)
+    broken = Failing()
+    broken.decide = lambda question: failed  # type: ignore[attr-defined]
+    yield status(broken, "GET", "/envoy/slow")
+
+
 GIVEN: dict[str, Callable[[], Iterator[int]]] = {
     **{path: lambda path=path, body=body: of_any_body(path, body) for path, body in BODIES.items()},  # type: ignore[misc]
     "/events": of_events,
+    "/forward-auth": lambda: of_gateways("/forward-auth"),
+    "/forward-auth/nginx": lambda: of_gateways("/forward-auth/nginx"),
+    "/envoy/{path}": of_envoy,
     "/healthz": lambda: iter([status(Failing(), "GET", "/healthz")]),
     "/readyz": of_readyz,
 }
@@ -143,9 +179,11 @@ def statuses_in(tree: ast.AST) -> Iterator[int]:
         match node:
             case ast.Call(func=ast.Name(id="Problem"), args=[ast.Constant(value=int() as status), *_]):
                 yield status
+            case ast.Return(value=ast.Constant(value=int() as status)) if 400 <= status < 600:
+                yield status
 
 
 def test_the_key_is_documented_where_it_means_something() -> None:
     paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
-    keyed = {path for path, [operation] in operations(paths) if operation.get("parameters")}
+    keyed = {path for path, [operation] in operations(paths) if statuses.KEY in operation.get("parameters", ())}
     assert keyed == {"/decide", "/decide/batch"}

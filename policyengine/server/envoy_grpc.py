@@ -1,0 +1,136 @@
+"""Envoy's `ext_authz` over gRPC: the request itself and who is at the other end of the connection, in one message.
+
+It answers in threads beside the event loop, in every worker its own: they share the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from envoy.config.core.v3 import base_pb2
+from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
+from envoy.type.v3 import http_status_pb2
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import status_pb2
+
+from policyengine.engine import Engine
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.vouched import (
+    SET_BY_US,
+    Given,
+    Target,
+    Vouched,
+    body_of,
+    given_headers,
+    question_of,
+    spiffe_facts,
+)
+from policyengine.server.gateways import PROBLEM, Lines, Told, told_now, told_problem
+from policyengine.server.listeners import ServeError, port_listener
+from policyengine.server.problems import Problem
+from policyengine.server.tokens import Tokens
+
+THREADS = 8
+DENIED = 7  # of gRPC; which status the client gets stands beside it
+OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyGrpc:
+    """Where it listens, and whom it answers."""
+
+    engine: Engine
+    names: Vouched
+    tokens: Tokens | None
+    address: str
+
+    def started(self) -> Any:
+        """A server that answers. Raises ServeError."""
+        server = grpc.server(ThreadPoolExecutor(THREADS))
+        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(Authorization(self), server)
+        try:
+            server.add_insecure_port(self.address)
+        except RuntimeError:
+            raise ServeError(f"`{self.address}` cannot be listened on", "take another port") from None
+        server.start()
+        return server
+
+
+def checked_address(host: str, port: int, has_token: bool) -> str:
+    """Raises ServeError, as for the other port."""
+    with port_listener(host, port, has_token) as listener:
+        found, number = listener.getsockname()[:2]
+    return f"[{found}]:{number}" if ":" in found else f"{found}:{number}"
+
+
+@dataclass(frozen=True)
+class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]  # it has no types
+    door: EnvoyGrpc
+    gone: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gone", tuple(self.door.names.facts.values()))
+
+    def Check(self, asked: Any, context: Any) -> Any:
+        if not self.may_ask(context):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed, or another one")
+        return response_of(self.told(asked.attributes), self.gone)
+
+    def may_ask(self, context: Any) -> bool:
+        given = [value for name, value in context.invocation_metadata() if name == "authorization"]
+        tokens = self.door.tokens
+        return tokens is None or (len(given) == 1 and tokens.accept(given[0]))
+
+    def told(self, attributes: Any) -> Told:
+        http = attributes.request.http
+        try:
+            given = given_of(http, attributes.source.address.socket_address.address)
+            content = http.raw_body or http.body.encode()
+            target = Target(http.method, http.path, http.host or None)
+            question = question_of(target, given, self.door.names, body_of(given, content))
+        except RequestError as error:
+            return told_problem(Problem.of(error))
+        return told_now(self.door.engine, {**spiffe_facts(attributes.source.principal), **question})
+
+
+def given_of(http: Any, peer: str) -> Given:
+    """Those of the request, what came twice joined by commas; and the address of whoever sent it, as Envoy sees it."""
+    headers: Mapping[str, str] = http.headers
+    plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name != "x-forwarded-for"]
+    return given_headers((name.encode(), value.encode()) for name, value in [*plain, ("x-forwarded-for", peer)])
+
+
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
+
+
+def response_of(told: Told, gone: tuple[str, ...]) -> Any:
+    metadata = Struct()
+    metadata.update({name.replace("-", "_"): value for name, value in told.headers if name.startswith("x-decision")})
+    if told.status != 200:
+        denied = external_auth_pb2.DeniedHttpResponse(
+            status=http_status_pb2.HttpStatus(code=told.status),
+            headers=options((*told.headers, ("content-type", PROBLEM))),
+            body=told.problem.decode(),
+        )
+        status = status_pb2.Status(code=DENIED)
+        return external_auth_pb2.CheckResponse(status=status, denied_response=denied, dynamic_metadata=metadata)
+    upstream = [one for one in told.headers if one[0] in (*SET_BY_US, "x-decision-id")]
+    passed = external_auth_pb2.OkHttpResponse(
+        headers=options(tuple(one for one in upstream if one[1])),
+        headers_to_remove=[*gone, *(name for name, value in upstream if not value)],
+        response_headers_to_add=options(tuple(one for one in told.headers if one[0] not in SET_BY_US)),
+    )
+    return external_auth_pb2.CheckResponse(
+        status=status_pb2.Status(code=0), ok_response=passed, dynamic_metadata=metadata
+    )
+
+
+def options(lines: Lines) -> list[Any]:
+    return [
+        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=OVERWRITE)
+        for name, value in lines
+    ]

@@ -1,0 +1,158 @@
+"""The doors for gateways, without a gateway: what each outcome looks like to nginx, Caddy, Traefik and Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.vouched import Vouched
+from policyengine.server.gateways import LONGEST_PROBLEM, plain, told
+from tests.server.conftest import TOKEN, Watched, client_of
+
+Call = Callable[..., httpx.Response]
+DOORS = ["/forward-auth", "/forward-auth/nginx"]
+
+
+def forwarded(method: str = "GET", uri: str = "/health", **more: str) -> dict[str, bytes]:
+    named = {name.replace("_", "-"): value.encode() for name, value in more.items()}
+    return {"x-forwarded-method": method.encode(), "x-forwarded-uri": uri.encode(), **named}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_allow_is_200_with_both_names_and_no_body(call: Call, door: str) -> None:
+    answer = call("GET", door, headers=forwarded(x_agent_id="bot", x_agent_user="zoë %41"))
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["x-auth-subject"] == "bot"
+    assert answer.headers["x-auth-user"] == "zo%C3%AB%20%2541"
+    assert len(answer.headers["x-decision-id"]) == 26
+
+
+def test_a_name_that_is_not_there_is_empty_and_not_missing(call: Call) -> None:
+    answer = call("GET", "/forward-auth", headers=forwarded())
+    assert (answer.headers["x-auth-subject"], answer.headers["x-auth-user"]) == ("", "")
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("asked", "status", "outcome"),
+    [
+        (forwarded(uri="/secrets"), 401, "deny"),
+        (forwarded(uri="/secrets", x_agent_id="bot"), 403, "deny"),
+        (forwarded(uri="/health/../x"), 403, "deny"),
+        (forwarded("POST", "/orders"), 403, "confirm"),
+        ({"x-forwarded-method": b"GET"}, 400, None),
+        ({"x-forwarded-uri": b"/health"}, 400, None),
+        (forwarded(x_agent_bound="maybe"), 400, None),
+    ],
+)
+def test_what_is_no_allow_has_a_status_and_a_problem(
+    call: Call, door: str, asked: dict[str, bytes], status: int, outcome: str | None
+) -> None:
+    answer = call("GET", door, headers=asked)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert answer.json().get("outcome") == outcome
+    assert ("www-authenticate" in answer.headers) is (status == 401)
+    if door == "/forward-auth":
+        assert answer.status_code == status
+    else:  # nginx knows no more than these
+        assert answer.status_code == (401 if status == 401 else 403)
+        assert answer.headers["x-status"] == str(status)
+        assert json.loads(answer.headers["x-problem"]) == answer.json()
+
+
+def test_the_query_of_the_door_itself_says_nothing(call: Call) -> None:
+    """Caddy puts there what its client sent."""
+    answer = call("GET", "/forward-auth?x-forwarded-uri=/health&method=GET", headers=forwarded(uri="/secrets"))
+    assert answer.status_code == 401
+
+
+def test_a_problem_is_json_whatever_the_client_likes(call: Call) -> None:
+    liked = {"accept": b"application/msgpack", "content-type": b"application/msgpack"}
+    answer = call("GET", "/forward-auth", headers={**forwarded(uri="/secrets"), **liked})
+    assert answer.json()["status"] == 401
+
+
+@pytest.mark.parametrize("path", [*DOORS, "/envoy/health"])
+def test_a_gateway_shows_its_token_as_everywhere(call: Call, path: str) -> None:
+    assert call("GET", path, token=TOKEN, headers=forwarded()).status_code == 401
+    wrong = {**forwarded(), "authorization": b"Bearer of-somebody-else"}
+    assert call("GET", path, token=TOKEN, headers=wrong).status_code == 401
+    right = {**forwarded(), "authorization": f"Bearer {TOKEN}".encode()}
+    assert call("GET", path, token=TOKEN, headers=right).status_code == 200
+
+
+def test_a_key_of_the_client_makes_no_decision_be_given_again(call: Call, engine: Watched) -> None:
+    """Clients send `Idempotency-Key` to the API; only a gateway may send one to us."""
+    asked = {**forwarded(), "idempotency-key": b"k", "authorization": f"Bearer {TOKEN}".encode()}
+    ids = {call("GET", "/forward-auth", token=TOKEN, headers=asked).headers["x-decision-id"] for _ in range(2)}
+    assert len(ids) == 2
+
+
+# ── Envoy ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
+def test_envoy_asks_by_the_method_that_it_means(call: Call, method: str) -> None:
+    answer = call(method, "/envoy/health")
+    assert answer.status_code == (200 if method in ("GET", "HEAD") else 401)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/envoy/health%2f", "/envoy/%2e%2e/health", "/envoy//health", "/envoy/health%0a", "/envoy/health;x", "/envoy/"],
+)
+def test_the_path_that_envoy_means_is_read_as_it_came(call: Call, path: str) -> None:
+    assert call("GET", path).status_code in (401, 403)
+
+
+def test_envoy_says_who_asks_in_headers(engine: Watched, call: Call) -> None:
+    answer = call("POST", "/envoy/orders", headers={"x-agent-id": "bot"}, json={"amount": 1})
+    assert (answer.status_code, answer.json()["outcome"]) == (403, "confirm")
+
+
+# ── What is told ──────────────────────────────────────────────────────────────────────────────
+
+
+def denied(outcome: Outcome = Outcome.DENY, gate: Gate = Gate.GUARD, message: str = "no", **more: Any) -> Decision:
+    return Decision.of(outcome, gate, (Reason(gate, message, rule="r", at="x.policy:7"),), id="1", **more)
+
+
+def test_a_failure_is_503() -> None:
+    assert told(denied(gate=Gate.FAILURE)).status == 503
+
+
+def test_a_throttle_is_429() -> None:
+    assert told(denied(Outcome.THROTTLE, Gate.RATE)).status == 429
+
+
+def test_the_client_does_not_learn_where_a_rule_stands() -> None:
+    assert b"x.policy" not in told(denied()).problem
+
+
+@pytest.mark.parametrize("message", ["x" * 60_000, "ü" * 60_000, '"' * 60_000, "\r\nX-Auth-Subject: root"])
+def test_a_problem_has_room_in_a_header(message: str) -> None:
+    remedies = tuple(Remedy("approval", rule=message, binding="sha256:1") for _ in range(20))
+    text = told(denied(message=message, remedies=remedies)).problem
+    assert len(text) <= LONGEST_PROBLEM
+    assert all(0x20 <= byte < 0x7F for byte in text)
+    assert json.loads(text)["status"] == 403
+
+
+@pytest.mark.parametrize(("name", "said"), [(None, ""), ("a b", "a%20b"), ("a\r\nb", "a%0D%0Ab"), ("50%", "50%25")])
+def test_a_name_is_visible_ascii_and_like_no_other(name: str | None, said: str) -> None:
+    assert plain(name) == said
+
+
+def test_headers_have_the_names_that_are_configured(engine: Watched) -> None:
+    async def run() -> httpx.Response:
+        async with client_of(engine, gateway=Vouched(agent_id="x-consumer")) as client:
+            return await client.get("/forward-auth", headers=forwarded(x_consumer="bot", x_agent_id="other"))
+
+    assert asyncio.run(run()).headers["x-auth-subject"] == "bot"
