@@ -17,6 +17,7 @@ from policyengine.runtime.vouched import RESERVED, Vouched
 NAME = "policyengine.toml"
 KIND = "configuration"
 NOTHING_SAID = Vouched()
+DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
@@ -244,6 +245,14 @@ def kinds(reading: Reading, section: str, key: str, value: object) -> tuple[str,
     return tuple(value)
 
 
+def domains(reading: Reading, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
+    given = value if isinstance(value, dict) else {"": ""}
+    if not all(DOMAIN.fullmatch(domain) and isinstance(issuer, str) and issuer for domain, issuer in given.items()):
+        hint = f'as in `{key} = {{ "acme.example" = "acme" }}`'
+        raise reading.wrong(section, key, f"`{key}` names an issuer for each domain", hint)
+    return tuple(given.items())
+
+
 KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     ("lint", "select"): rules,
     ("lint", "extend"): rules,
@@ -254,4 +263,5 @@ KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     ("coverage", "fail_under"): percent,
     **{("gateway", key): header for key in NOTHING_SAID.facts},
     ("gateway", "obligations"): kinds,
+    ("gateway", "trust_domains"): domains,
 }

@@ -41,7 +41,10 @@ RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "conte
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets."""
+    """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets.
+
+    `trust_domains` are those of certificates (`acme.example`), each with the issuer that the policy knows it by.
+    """
 
     agent_id: str = "x-agent-id"
     agent_issuer: str = "x-agent-issuer"
@@ -57,11 +60,12 @@ class Vouched:
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
     obligations: tuple[str, ...] = ()
+    trust_domains: tuple[tuple[str, str], ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
         """Key to header, of those that are taken."""
-        named = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "obligations"}
+        named = {one.name: getattr(self, one.name) for one in fields(self) if one.type == "str"}
         return {key: header for key, header in named.items() if header}
 
 
@@ -163,14 +167,17 @@ def facts_of_headers(given: Given, names: Vouched) -> dict[str, dict[str, object
     return found
 
 
-def spiffe_facts(principal: str) -> dict[str, dict[str, object]]:
-    """What a certificate that the gateway verified says, where it is a SPIFFE id: whose agent it is, and that the
-    connection is its own. Another name says nothing."""
+def spiffe_facts(principal: str, names: Vouched) -> dict[str, dict[str, object]]:
+    """What a certificate that the gateway verified says, where it is a SPIFFE id of a domain that is trusted: which
+    agent asks, and that the connection is its own. Another name says nothing."""
     found = SPIFFE.fullmatch(principal)
-    if found is None:
+    issuer = dict(names.trust_domains).get(found["domain"]) if found else None
+    if issuer is None:
         return {}
-    agent = {"id": principal, "issuer": found["domain"]}
-    return {"agent": agent, "credential": {"kind": "mtls", "issuer": found["domain"], "bound": True}}
+    return {
+        "agent": {"id": principal, "issuer": issuer},
+        "credential": {"kind": "mtls", "issuer": issuer, "bound": True},
+    }
 
 
 # ── The question ──────────────────────────────────────────────────────────────────────────────

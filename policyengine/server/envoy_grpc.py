@@ -94,7 +94,8 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             question = question_of(target, given, self.door.names, body_of(given, content))
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return told_now(self.door.engine, {**spiffe_facts(attributes.source.principal), **question})
+        vouched = spiffe_facts(attributes.source.principal, self.door.names)
+        return told_now(self.door.engine, {**vouched, **question})
 
 
 def given_of(http: Any, peer: str) -> Given:

@@ -4,6 +4,7 @@ import pytest
 
 from policyengine.cli.configuration import Configuration, CoverageConfiguration, TestConfiguration, configuration_of
 from policyengine.cli.failures import CommandError
+from policyengine.runtime.vouched import Vouched
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:1: unknown key `selct` in `[lint]`\n  selct = []\n  ^^^^^"),
         ("[lnt]\nselect = []\n", "unknown part `lnt`", "did you mean `[lint]`?",
          "policyengine.toml:1:2: unknown part `lnt`\n  [lnt]\n   ^^^"),
-        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`",
+        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`, `[gateway]`",
          "policyengine.toml:1:2: unknown part `format`\n  [format]\n   ^^^^^^"),
         ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`", "there are `jobs`, `seed`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
@@ -109,3 +110,45 @@ def test_a_command_tells_it_and_ends_with_1(run, tmp_path):
     )
     as_json = run("lint", "a.policy", "--format", "json")
     assert (as_json.json["error"]["kind"], as_json.json["error"]["line"]) == ("configuration", 2)
+
+
+# ── Gateways ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
+    found = read(project, '[gateway]\nagent_id = "X-Consumer-Name"\nuser_id = ""\nobligations = ["warn"]\n'
+                 'trust_domains = { "acme.example" = "acme" }\n').gateway  # fmt: skip
+    trusted = (("acme.example", "acme"),)
+    assert found == Vouched(agent_id="x-consumer-name", user_id="", obligations=("warn",), trust_domains=trusted)
+    assert "user_id" not in found.facts
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("agent_name = 'X-A'", "unknown key `agent_name` in `[gateway]`", "did you mean `agent_id`?"),
+        ("agent_id = 7", "`agent_id` is the name of a header: letters, digits and `-`",
+         'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
+        ("agent_id = 'X_Agent'", "`agent_id` is the name of a header: letters, digits and `-`",
+         'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
+        ("agent_id = 'Authorization'", "the header `Authorization` means something else", "take another"),
+        ("user_id = 'X-Forwarded-Uri'", "the header `X-Forwarded-Uri` means something else", "take another"),
+        ("user_id = 'X-AUTH-USER'", "the header `X-AUTH-USER` means something else", "take another"),
+        ("user_id = 'X-Agent-ID'", "the header `x-agent-id` carries `agent_id` already", "take another"),
+        ("agent_id = 'X-Agent-User'", "the header `x-agent-user` carries `user_id` already", "take another"),
+        ("trust_domains = { 'ACME' = 'acme' }", "`trust_domains` names an issuer for each domain",
+         'as in `trust_domains = { "acme.example" = "acme" }`'),
+        ("trust_domains = { 'acme.example' = 7 }", "`trust_domains` names an issuer for each domain",
+         'as in `trust_domains = { "acme.example" = "acme" }`'),
+        ("trust_domains = 'acme'", "`trust_domains` names an issuer for each domain",
+         'as in `trust_domains = { "acme.example" = "acme" }`'),
+        ("obligations = 'warn'", "`obligations` is a list of kinds", 'as in `obligations = ["warn"]`'),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_headers_is_told_where_it_stands(project, line, message, hint):
+    found = told(project, f"[gateway]\n{line}\n")
+    assert found[0] == f"`policyengine.toml`: {message}"
+    if "agent_name" not in line:
+        assert found[1] == hint
+    key = line.partition(" ")[0]
+    assert found[2] == f"policyengine.toml:2:1: {message}\n  {line}\n  {'^' * len(key)}"

@@ -29,6 +29,14 @@ def engine_ports(decisions: Path) -> Iterator[tuple[int, int]]:
         yield ports
 
 
+@pytest.fixture(scope="session")
+def payments() -> Iterator[tuple[int, int]]:
+    """What `make serve` serves."""
+    example = SITE.parents[2] / "policies" / "examples" / "payments"
+    with engine(str(example), "--entities", str(example / "entities.json")) as ports:
+        yield ports
+
+
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param

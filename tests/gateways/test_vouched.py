@@ -120,13 +120,21 @@ def test_a_parameter_that_is_there_twice_or_unreadable_has_no_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("principal", "domain"),
-    [("spiffe://acme.example/ns/a/sa/b", "acme.example"), ("spiffe://ACME/x", None), ("CN=bot", None), ("", None)],
+    ("principal", "trusted"),
+    [
+        ("spiffe://acme.example/ns/a/sa/b", True),
+        ("spiffe://evil.example/ns/a/sa/b", False),
+        ("spiffe://acme.example", False),
+        ("spiffe://ACME.example/x", False),
+        ("CN=bot", False),
+        ("", False),
+    ],
 )
-def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str, domain: str | None) -> None:
-    found = spiffe_facts(principal)
-    assert found.get("agent") == (None if domain is None else {"id": principal, "issuer": domain})
-    assert found.get("credential", {}).get("kind") == (None if domain is None else "mtls")
+def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str, trusted: bool) -> None:
+    found = spiffe_facts(principal, Vouched(trust_domains=(("acme.example", "acme"),)))
+    assert found.get("agent") == ({"id": principal, "issuer": "acme"} if trusted else None)
+    assert found.get("credential", {}).get("kind") == ("mtls" if trusted else None)
+    assert spiffe_facts(principal, Vouched()) == {}
 
 
 def test_a_body_is_an_object_in_json_that_came_whole() -> None:

@@ -1,0 +1,141 @@
+"""The door for Envoy by gRPC, asked as Envoy asks: what it says in a message, and who may ask."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+grpc = pytest.importorskip("grpc")
+
+from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
+
+from policyengine.engine import Engine  # noqa: E402
+from policyengine.runtime.vouched import Vouched  # noqa: E402
+from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address  # noqa: E402
+from policyengine.server.listeners import ServeError  # noqa: E402
+from policyengine.server.tokens import Tokens  # noqa: E402
+from tests.gateways.servers import free_port  # noqa: E402
+from tests.server.conftest import TOKEN  # noqa: E402
+
+POLICY = """
+language 1
+package mesh
+entity user { roles: set<string> }
+facts on POST /pay { body.amount: number }
+issuer acme { url "https://acme.example"   scopes none }
+agent "spiffe://acme.example/ns/shop/sa/bot" {
+  issued by acme
+  acts alone
+  credential { kind in [mtls]   bound }
+  may GET /things, POST /pay, GET /here
+}
+anyone { may GET /health }
+guard "small ones only" on POST /pay { require body.amount <= 10 }
+guard "from here" on GET /here { require request.ip within 10.0.0.0/8 }
+"""
+BOT = "spiffe://acme.example/ns/shop/sa/bot"
+TRUSTING = Vouched(trust_domains=(("acme.example", "acme"), ("other.example", "other")))
+Ask = Callable[..., Any]
+
+
+@contextmanager
+def served(tokens: Tokens | None = None) -> Iterator[Ask]:
+    engine = Engine.from_text(POLICY)
+    address = checked_address("127.0.0.1", free_port(), tokens is not None)
+    server = EnvoyGrpc(engine, TRUSTING, tokens, address).started()
+    try:
+        with grpc.insecure_channel(address) as channel:
+            check = external_auth_pb2_grpc.AuthorizationStub(channel).Check
+
+            def ask(
+                method: str,
+                path: str,
+                principal: str = "",
+                body: str = "",
+                token: str | None = None,
+                ip: str = "",
+                **headers: str,
+            ) -> Any:
+                asked = external_auth_pb2.CheckRequest()
+                asked.attributes.source.principal = principal
+                asked.attributes.source.address.socket_address.address = ip
+                http = asked.attributes.request.http
+                http.method, http.path, http.host, http.body = method, path, "api.example", body
+                http.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+                http.headers.update({":method": method, ":path": path})
+                metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+                return check(asked, metadata=metadata, timeout=10)
+
+            yield ask
+    finally:
+        server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    with served() as asking:
+        yield asking
+
+
+def sent(options: Any) -> dict[str, str]:
+    return {one.header.key: one.header.value for one in options}
+
+
+def test_a_certificate_says_who_asks(ask: Ask) -> None:
+    answer = ask("GET", "/things?page=2", BOT)
+    assert answer.status.code == 0
+    assert sent(answer.ok_response.headers)["x-auth-subject"] == BOT
+    assert ask("GET", "/things").denied_response.status.code == 401
+    assert ask("GET", "/things", "spiffe://acme.example/ns/shop/sa/other").denied_response.status.code == 403
+    assert ask("GET", "/things", "spiffe://other.example/ns/shop/sa/bot").denied_response.status.code == 403
+    assert ask("GET", "/things", "spiffe://evil.example/ns/shop/sa/bot").denied_response.status.code == 401
+
+
+def test_a_name_that_is_not_there_is_taken_away_from_what_passes(ask: Ask) -> None:
+    passed = ask("GET", "/health").ok_response
+    assert {"x-auth-subject", "x-auth-user", "x-agent-id", "x-agent-scopes"} <= set(passed.headers_to_remove)
+    assert "x-auth-subject" not in sent(passed.headers)
+
+
+def test_what_is_denied_has_a_problem_for_a_body_and_a_decision_in_the_metadata(ask: Ask) -> None:
+    answer = ask("POST", "/pay", BOT, '{"amount": 11}', content_type="application/json")
+    assert answer.status.code == 7
+    assert sent(answer.denied_response.headers)["content-type"] == "application/problem+json"
+    assert "small ones only" in answer.denied_response.body
+    assert len(answer.dynamic_metadata["x_decision_id"]) == 26
+    assert ask("POST", "/pay", BOT, '{"amount": 9}', content_type="application/json").status.code == 0
+
+
+def test_the_address_is_that_of_the_connection_and_not_of_a_header(ask: Ask) -> None:
+    assert ask("GET", "/here", BOT, ip="10.1.2.3", x_forwarded_for="8.8.8.8").status.code == 0
+    assert ask("GET", "/here", BOT, ip="8.8.8.8", x_forwarded_for="10.1.2.3").status.code == 7
+
+
+@pytest.mark.parametrize("path", ["/things/../health", "/health%2f", "//health", "", "health", "/health#x"])
+def test_a_path_that_is_not_canonical_is_denied(ask: Ask, path: str) -> None:
+    assert ask("GET", path, BOT).status.code == 7
+
+
+def test_who_shows_no_token_is_not_answered() -> None:
+    with served(Tokens.of(TOKEN)) as ask:
+        for token in (None, "of-somebody-else"):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask("GET", "/health", token=token)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert ask("GET", "/health", token=TOKEN).status.code == 0
+
+
+def test_without_a_token_only_this_machine_may_ask() -> None:
+    with pytest.raises(ServeError) as caught:
+        checked_address("0.0.0.0", free_port(), has_token=False)
+    assert "no token is set" in caught.value.message
+
+
+def test_a_port_that_somebody_has_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as caught:
+        checked_address("127.0.0.1", taken.getsockname()[1], has_token=False)
+    assert "is in use" in caught.value.message
