@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,12 @@ class Noting(socketserver.StreamRequestHandler):
         return found
 
 
-class Upstream(socketserver.ThreadingTCPServer):
+class Reused(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
+
+class Upstream(Reused):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Noting)
         self.seen: list[Seen] = []
@@ -204,6 +206,23 @@ def engine(*arguments: str) -> Iterator[tuple[int, int]]:
             yield int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc
         finally:
             process.terminate()
+
+
+@contextmanager
+def talking(ports: Iterable[int], nonsense: bytes) -> Iterator[None]:
+    """Something that is no engine, in its place: it says `nonsense` to whatever comes, and hangs up."""
+
+    class Talking(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65_536)
+            self.request.sendall(nonsense)
+
+    with ExitStack() as stack:
+        for port in ports:
+            server = stack.enter_context(Reused(("127.0.0.1", port), Talking))
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            stack.callback(server.shutdown)
+        yield
 
 
 # ── The gateways ──────────────────────────────────────────────────────────────────────────────
@@ -302,6 +321,7 @@ class Gateway:
     api: Upstream
     log: Path | None
     output: Path
+    ports: tuple[int, int]
 
     def decided(self) -> dict[str, dict[str, Any]]:
         """By id, what the log says of each decision."""
@@ -337,7 +357,7 @@ def gateway(kind: Kind, folder: Path, api: Upstream, ports: tuple[int, int], log
     ):
         try:
             wait_for(client, process, output)
-            yield Gateway(kind, client, api, log, output)
+            yield Gateway(kind, client, api, log, output, ports)
         finally:
             client.close()
             process.terminate()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.runtime.paths import Canonical, canonical
-from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, Upstream, gateway, put
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, Upstream, gateway, put, talking
 from tests.security.paths import MALFORMED, READ, readings
 
 WRITER, READER = "Authorization: Bearer demo-writer", "Authorization: Bearer demo-reader"
@@ -106,6 +106,23 @@ def test_without_an_engine_nothing_passes(alone: Gateway, path: str) -> None:
     alone.api.taken()
     answer = alone.client.ask(path, WRITER)
     assert answer.status == alone.kind.says_undecided
+    assert alone.api.taken() == []
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"nonsense",
+        b"HTTP/1.1 500 Sorry\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Elsewhere\r\nLocation: /public/x\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200",
+    ],
+)
+def test_an_engine_that_says_nonsense_lets_nothing_pass(alone: Gateway, nonsense: bytes) -> None:
+    alone.api.taken()
+    with talking(alone.ports, nonsense):
+        assert alone.client.ask("/public/x", WRITER).status >= 300
     assert alone.api.taken() == []
 
 
