@@ -41,6 +41,9 @@ def test_what_is_allowed_passes_with_the_names_of_who_asked(web: Gateway) -> Non
     assert seen.values("x-auth-subject") == ["invoice-bot"]
     assert seen.values("x-auth-user") == ["alice"]
     assert len(seen.values("x-decision-id")) == 1
+    # As the table in docs/gateways.md says it.
+    told = [answer.headers["x-decision-id"]] if "x-decision-id" in answer.headers else []
+    assert told == (seen.values("x-decision-id") if web.kind.name in ("nginx", "envoy-http", "envoy-grpc") else [])
 
 
 def test_what_is_open_to_anyone_passes_with_no_name(web: Gateway) -> None:
