@@ -429,6 +429,19 @@ class Engine:
         """`explain` for callers with an event loop."""
         return await to_thread(self.explain, question) if self.shares else self.explain(question)
 
+    async def report_async(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Mapping[str, object] | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """`report` for callers with an event loop."""
+        told = partial(self.report, decision, status=status, latency_ms=latency_ms, output=output, refund=refund)
+        return await to_thread(told) if self.shares else told()
+
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
         """An allow on the quick way, once the store has said how its limits stand."""
         decision = Decision(answer, asker, stamp)

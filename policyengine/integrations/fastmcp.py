@@ -1,0 +1,245 @@
+"""Middleware for servers of FastMCP: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
+
+What `mcp_sdk` does, in the hooks and errors of FastMCP: a refused call is a tool's error, which a model can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+from policyengine.integrations.asking import (
+    NOBODY,
+    NONE,
+    Decides,
+    Duties,
+    Facts,
+    Identify,
+    decided,
+    evaluated,
+    identified,
+    refusal,
+    reported,
+)
+from policyengine.integrations.identity import facts_of_token, issuers_of
+from policyengine.integrations.mcp_methods import (
+    CODES,
+    DECIDED,
+    LISTS,
+    METHOD_NOT_FOUND,
+    NOTIFICATIONS,
+    PASSING,
+    completed,
+    listened,
+    may_see,
+    question,
+    visible,
+)
+from policyengine.integrations.telling import as_data, in_words
+from policyengine.runtime.decision import Decision, Gate
+
+try:
+    from fastmcp.exceptions import AuthorizationError
+    from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
+    from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
+    from fastmcp.server.dependencies import get_access_token
+    from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+    from fastmcp.server.providers.addressing import parse_hashed_backend_name
+    from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+    from mcp.shared.exceptions import MCPError
+except ImportError as error:
+    raise ImportError("FastMCP is not installed: pip install 'agent-policyengine[fastmcp]'") from error
+
+ALIAS = "a tool is called by the name that it is listed under"
+INTERIM = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
+Item = TypeVar("Item")
+Came = TypeVar("Came")
+
+
+class PolicyDenied(AuthorizationError):
+    """A call that was refused: its words for whoever called, and the decision for this process."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(in_words(decision))
+        self.decision = decision
+
+
+def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[Any]:
+    """Who asks, by the access token that the server verified: its client, its subject, its scopes, its issuer.
+
+    `issuers` says how the policy calls the issuer of a URL, `issuer` how it calls the one of tokens that name none.
+    """
+
+    def identify(context: object) -> Facts | None:
+        token = get_access_token()
+        return None if token is None else facts_of_token(token, issuers, issuer)
+
+    return identify
+
+
+def always(facts: Facts) -> Identify[Any]:
+    """Who asks, where it is always the same: the one who started this process, and talks to it over stdio."""
+    return lambda context: facts
+
+
+class PolicyMiddleware(Middleware):
+    """`server` is how policies call this server: `TOOL billing/refund` is its tool `refund`.
+
+    `identify` tells who asks, from what the server verified: facts as `/decide` takes them, or None for nobody, who is
+    let through to nothing. `also` names further methods that pass undecided, like `logging/setLevel`.
+    """
+
+    def __init__(
+        self,
+        decides: Decides,
+        *,
+        server: str,
+        identify: Identify[MiddlewareContext[Any]] | None = None,
+        duties: Duties = NONE,
+        also: Collection[str] = (),
+    ) -> None:
+        self._decides, self._server, self._duties = decides, server, duties
+        self._identify = identify or by_token(issuers_of(decides))
+        self._passing = PASSING | frozenset(also)
+
+    # ── What every request meets first ────────────────────────────────────────────────────────
+
+    async def on_notification(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        return await call_next(context) if (context.method or "").startswith(NOTIFICATIONS) else None
+
+    async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        method, params = context.method or "", context.message
+        if method in self._passing or method in LISTS:
+            return await call_next(context)
+        if method == "resources/subscribe":
+            return await self._subscribed(context, call_next)
+        if method in DECIDED:  # in its own hook, where names and arguments are as they will be used
+            return await call_next(context)
+        if method in ("completion/complete", "subscriptions/listen"):
+            await self._check_several(context, method, params if isinstance(params, Mapping) else {})
+            return await call_next(context)
+        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is closed: no policy speaks of it", method[:80])
+
+    async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        params = context.message if isinstance(context.message, Mapping) else {}
+        return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
+
+    async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
+        """What names things without using them: whoever may not have them may not ask."""
+        facts = await self._facts(context, protocol_error)
+        if method == "completion/complete":
+            named = completed(params)
+            if named is None or not await may_see(self._decides, *named, self._server, facts):
+                raise protocol_error(refusal("nothing opens this to the caller", Gate.DEFAULT))
+            return
+        for uri in listened(params):
+            asked = question("resources/subscribe", {"uri": uri}, self._server, facts)
+            decision = await evaluated(self._decides, asked)
+            if not decision.allowed:
+                raise protocol_error(decision)
+
+    # ── Calls ─────────────────────────────────────────────────────────────────────────────────
+
+    async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, ToolResult]) -> ToolResult:
+        message = context.message
+        if parse_hashed_backend_name(message.name) is not None:  # FastMCP would find a tool of another name by it
+            raise PolicyDenied(refusal(ALIAS, Gate.DEFAULT))
+        params = {"name": message.name, "arguments": message.arguments}
+        return await self._called(context, "tools/call", params, lambda: call_next(context), PolicyDenied)
+
+    async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
+        """Asked by FastMCP where it tells of a resource without reading it."""
+        facts = await self._facts(context, protocol_error)
+        asked = question("resources/read", {"uri": str(context.message.uri)}, self._server, facts)
+        decision = await evaluated(self._decides, asked)
+        if not decision.allowed:
+            raise protocol_error(decision)
+
+    async def on_read_resource(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]
+    ) -> ResourceResult:
+        params = {"uri": str(context.message.uri)}
+        return await self._called(context, "resources/read", params, lambda: call_next(context), protocol_error)
+
+    async def on_get_prompt(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, PromptResult]
+    ) -> PromptResult:
+        params = {"name": context.message.name, "arguments": context.message.arguments}
+        return await self._called(context, "prompts/get", params, lambda: call_next(context), protocol_error)
+
+    async def _called(
+        self,
+        context: MiddlewareContext[Any],
+        method: str,
+        params: Mapping[str, Any],
+        go_on: Callable[[], Awaitable[Came]],
+        error: Callable[[Decision], Exception],
+    ) -> Came:
+        facts = await self._facts(context, error)
+        decision = await decided(self._decides, question(method, params, self._server, facts), self._duties)
+        if not decision.allowed:
+            raise error(decision)
+        began = perf_counter()
+        try:
+            result = await go_on()
+        except BaseException:
+            await reported(self._decides, decision, 500, began)
+            raise
+        await reported(self._decides, decision, *outcome(result, began))
+        return result
+
+    # ── Lists ─────────────────────────────────────────────────────────────────────────────────
+
+    async def on_list_tools(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("tools/list", context, call_next, lambda tool: tool.name)
+
+    async def on_list_resources(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("resources/list", context, call_next, lambda resource: str(resource.uri))
+
+    async def on_list_resource_templates(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("resources/templates/list", context, call_next, lambda one: one.uri_template)
+
+    async def on_list_prompts(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("prompts/list", context, call_next, lambda prompt: prompt.name)
+
+    async def _listed(
+        self,
+        method: str,
+        context: MiddlewareContext[Any],
+        call_next: CallNext[Any, Sequence[Item]],
+        named: Callable[[Item], object],
+    ) -> Sequence[Item]:
+        facts = await self._facts(context, protocol_error)
+        items = list(await call_next(context))
+        names = [named(item) for item in items]
+        return await visible(self._decides, LISTS[method], items, names, self._server, facts)
+
+    async def _facts(self, context: MiddlewareContext[Any], error: Callable[[Decision], Exception]) -> Facts:
+        facts = await identified(self._identify, context)
+        if facts is None:
+            raise error(refusal(NOBODY, Gate.IDENTITY))
+        return facts
+
+
+def protocol_error(decision: Decision) -> MCPError:
+    """Where there is no result that could tell of an error, it is the exchange that failed."""
+    return MCPError(CODES[decision.outcome], in_words(decision), as_data(decision))
+
+
+def outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
+    """How a call came out. One that asks its caller for more first has not come to anything: its next round is decided
+    anew."""
+    if isinstance(result, INTERIM):
+        return 202, began, None
+    if not isinstance(result, ToolResult):
+        return 200, began, None
+    return 500 if result.is_error else 200, began, result.structured_content

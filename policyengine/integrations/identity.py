@@ -1,0 +1,85 @@
+"""Who asks, by what the application in front verified: the facts of an access token, or those of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from policyengine.engine import Engine
+from policyengine.integrations.asking import Facts
+
+
+class IdentityError(Exception):
+    """Who asks cannot be told from a token; what to do about it."""
+
+
+class AccessToken(Protocol):
+    """An access token that was verified, as both MCP SDKs have it."""
+
+    @property
+    def client_id(self) -> str: ...
+
+    @property
+    def scopes(self) -> Sequence[str]: ...
+
+    @property
+    def expires_at(self) -> int | None: ...
+
+    @property
+    def subject(self) -> str | None: ...
+
+    @property
+    def claims(self) -> Mapping[str, Any] | None: ...
+
+
+def issuers_of(decides: object) -> Mapping[str, str]:
+    """The issuers of an engine's policies, by URL; one that two of them share names none. Of others: none."""
+    if not isinstance(decides, Engine):
+        return {}
+    named = [(one.url.rstrip("/"), one.name) for one in decides.kernel.issuers.values() if one.url is not None]
+    urls = [url for url, _ in named]
+    return {url: name for url, name in named if urls.count(url) == 1}
+
+
+def facts_of_token(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
+    """The agent is the token's client, the user its subject. `issuer` is for tokens that name none.
+
+    Raises IdentityError for what would have to be guessed.
+    """
+    claims = token.claims or {}
+    name = issuer_named(claims, issuers, issuer)
+    if claims.get("act") is not None or claims.get("may_act") is not None:
+        raise IdentityError("the token tells of a chain of delegation: read it in an `identify` of your own")
+    credential = {"issuer": name, "scopes": list(token.scopes), **times(token, claims)}
+    subject = token.subject if token.subject is not None else claims.get("sub")
+    agent = client_of(token, claims, subject)
+    user = {} if subject is None or subject == agent else {"user": {"id": subject}}
+    named = {} if subject is None else {"subject": subject}
+    return {"agent": {"id": agent, "issuer": name}, **user, "credential": {**credential, **named}}
+
+
+def issuer_named(claims: Mapping[str, Any], issuers: Mapping[str, str], issuer: str | None) -> str:
+    url = claims.get("iss")
+    known = issuer if url is None else issuers.get(str(url).rstrip("/"))
+    if known is None:
+        told = "names no issuer" if url is None else "is of an issuer that no policy knows"
+        raise IdentityError(f"the token {told}")
+    return known
+
+
+def client_of(token: AccessToken, claims: Mapping[str, Any], subject: object) -> str:
+    """Some verifiers put the subject, or a word, where a token names no client: then a person would be an agent."""
+    named = {claims.get("client_id"), claims.get("azp")} - {None}
+    if claims and token.client_id in (subject, "unknown") and token.client_id not in named:
+        raise IdentityError("the token names no client")
+    return token.client_id
+
+
+def times(token: AccessToken, claims: Mapping[str, Any]) -> dict[str, datetime]:
+    known = {"expires_at": token.expires_at, "issued_at": claims.get("iat")}
+    return {
+        name: datetime.fromtimestamp(value, UTC)
+        for name, value in known.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,130 @@
+"""The methods of MCP as questions: what is asked before each may happen, and what of a list its caller may see.
+
+A tool is `TOOL server/name`; reading a resource is `ACTION read mcp_resource` on the thing of that URI, and getting a
+prompt is `ACTION get mcp_prompt` on the one of that name, both with `context.server`. Nothing here knows an SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from policyengine.integrations.asking import Decides, Facts, evaluated
+from policyengine.runtime.decision import Decision, Outcome
+
+PASSING = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
+DECIDED = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
+NOTIFICATIONS = "notifications/"
+PENDING = re.compile(r"` is unknown: pending\b")
+AT_ONCE = 16  # items of a list that are looked at before others have their turn
+
+# JSON-RPC leaves -32000 to -32019 to implementations; the SDKs took the first of them.
+DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
+CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
+METHOD_NOT_FOUND = -32601
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list: the member of its result that holds the items, and the member of an item that names it."""
+
+    items: str
+    name: str
+    asked_as: str
+
+
+LISTS: Mapping[str, Listing] = {
+    "tools/list": Listing("tools", "name", "tools/call"),
+    "resources/list": Listing("resources", "uri", "resources/read"),
+    "resources/templates/list": Listing("resourceTemplates", "uriTemplate", "resources/read"),
+    "prompts/list": Listing("prompts", "name", "prompts/get"),
+}
+
+
+def question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
+    """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for."""
+    match method:
+        case "tools/call":
+            endpoint = {"tool": {"server": server, "name": params.get("name")}}
+            return {**facts, **endpoint, "args": given(params)}
+        case "prompts/get":
+            return {**facts, **thing("get", "mcp_prompt", params.get("name"), server, facts), "args": given(params)}
+        case "resources/read" | "resources/subscribe":
+            return {**facts, **thing("read", "mcp_resource", params.get("uri"), server, facts)}
+        case _:
+            raise ValueError(f"nothing is decided for `{method}`")
+
+
+def given(params: Mapping[str, Any]) -> object:
+    """The arguments; what is no object of them is refused when it is decided, not read as none."""
+    arguments = params.get("arguments")
+    return {} if arguments is None else arguments
+
+
+def thing(verb: str, type: str, name: object, server: str, facts: Facts) -> dict[str, object]:
+    context = facts.get("context")
+    beside = context if isinstance(context, Mapping) else {}
+    return {
+        "action": {"name": verb},
+        "resource": {"type": type, "id": None if name is None else str(name)},
+        "context": {**beside, "server": server},
+    }
+
+
+# ── Lists ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def visible(
+    decides: Decides, listing: Listing, items: Sequence[Item], names: Sequence[object], server: str, facts: Facts
+) -> list[Item]:
+    """Those of the items that their caller might be let through to, with some arguments or other. Nothing is spent."""
+    found = []
+    for at, (item, name) in enumerate(zip(items, names, strict=True)):
+        if await may_see(decides, listing, name, server, facts):
+            found.append(item)
+        if at % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return found
+
+
+async def may_see(decides: Decides, listing: Listing, name: object, server: str, facts: Facts) -> bool:
+    if not isinstance(name, str):
+        return False
+    asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
+    asked.pop("args", None)
+    pending = {} if listing.asked_as == "resources/read" else {"pending": ["args"]}
+    return might_pass(await evaluated(decides, {**asked, **pending}))
+
+
+def might_pass(decision: Decision) -> bool:
+    """Whether it is no deny, or one that arguments could lift: then each of its reasons says what is pending."""
+    if decision.outcome is not Outcome.DENY:
+        return True
+    denies = [one for one in decision.reasons if one.outcome is Outcome.DENY]
+    return bool(denies) and all(PENDING.search(one.message) for one in denies)
+
+
+# ── What asks for several things at once ──────────────────────────────────────────────────────
+
+
+def completed(params: Mapping[str, Any]) -> tuple[Listing, object] | None:
+    """What `completion/complete` wants suggestions for; None where that is none of what there is."""
+    match params.get("ref"):
+        case {"type": "ref/prompt", "name": name}:
+            return LISTS["prompts/list"], name
+        case {"type": "ref/resource", "uri": uri}:
+            return LISTS["resources/templates/list"], uri
+        case _:
+            return None
+
+
+def listened(params: Mapping[str, Any]) -> Sequence[object]:
+    """The resources that `subscriptions/listen` wants to hear of."""
+    wanted = params.get("notifications")
+    named = wanted.get("resourceSubscriptions") if isinstance(wanted, Mapping) else None
+    return named if isinstance(named, list) else [] if named is None else [None]
