@@ -1,0 +1,73 @@
+"""What an access token says of who asks, and what would have to be guessed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from mcp.server.auth.provider import AccessToken
+
+from policyengine import Engine
+from policyengine.integrations.identity import IdentityError, facts_of_token, issuers_of
+
+POLICY = """
+language 1
+package p
+issuer acme { url "https://login.acme.example/" }
+issuer one { url "https://shared.example" }
+issuer two { url "https://shared.example" }
+issuer named {}
+anyone { may GET /health }
+"""
+ACME = "https://login.acme.example"
+
+
+def token(**given: Any) -> AccessToken:
+    return AccessToken(**{"token": "t", "client_id": "bot", "scopes": ["read"], **given})
+
+
+def test_issuers_are_known_by_their_url_unless_two_share_it() -> None:
+    assert issuers_of(Engine.from_text(POLICY)) == {ACME: "acme"}
+    assert issuers_of(object()) == {}
+
+
+def test_a_token_names_agent_user_and_credential() -> None:
+    claims = {"iss": ACME, "iat": 1_000, "client_id": "bot"}
+    facts = facts_of_token(token(subject="alice", expires_at=1_600, claims=claims), {ACME: "acme"})
+    times = {"issued_at": datetime.fromtimestamp(1_000, UTC), "expires_at": datetime.fromtimestamp(1_600, UTC)}
+    assert facts == {
+        "agent": {"id": "bot", "issuer": "acme"},
+        "user": {"id": "alice"},
+        "credential": {"issuer": "acme", "subject": "alice", "scopes": ["read"], **times},
+    }
+
+
+@pytest.mark.parametrize("subject", [None, "bot"])
+def test_an_agent_alone_serves_nobody(subject: str | None) -> None:
+    claims = {"iss": ACME, "client_id": "bot"}
+    assert "user" not in facts_of_token(token(subject=subject, claims=claims), {ACME: "acme"})
+
+
+def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
+    assert facts_of_token(token(), {}, "acme")["agent"] == {"id": "bot", "issuer": "acme"}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "names no issuer"),
+        ({"claims": {"iss": "https://evil.example"}}, "no policy knows"),
+        ({"claims": {"iss": ACME, "act": {"sub": "planner"}}}, "chain"),
+        ({"client_id": "alice", "subject": "alice", "claims": {"iss": ACME}}, "names no client"),
+        ({"client_id": "unknown", "claims": {"iss": ACME}}, "names no client"),
+    ],
+)
+def test_what_would_have_to_be_guessed_is_refused(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(IdentityError, match=why):
+        facts_of_token(token(**given), {ACME: "acme"})
+
+
+def test_the_word_for_tokens_without_an_issuer_never_stands_for_one_that_names_another() -> None:
+    with pytest.raises(IdentityError):
+        facts_of_token(token(claims={"iss": "https://evil.example", "client_id": "bot"}), {ACME: "acme"}, "acme")
