@@ -71,8 +71,9 @@ async def identified(identify: Identify[Context], context: Context) -> Facts | N
 
 
 def checked(facts: Facts | None) -> Facts | None:
-    """Raises ValueError where they would say more than who asks."""
-    if not facts:
+    """Raises ValueError where they would say more than who asks. Nothing at all is nobody; nothing known is somebody
+    whom only `anyone` lets through."""
+    if facts is None:
         return None
     request = facts.get("request")
     inner = [f"request.{name}" for name in request if name not in OF_A_REQUEST] if isinstance(request, Mapping) else []

@@ -1,0 +1,148 @@
+"""Middleware for ASGI applications: `PolicyMiddleware(app, engine, identify=…)` decides before the application runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from policyengine.integrations.asking import (
+    NOBODY,
+    NONE,
+    Decides,
+    Duties,
+    Facts,
+    Identify,
+    decided,
+    identified,
+    refusal,
+    reported,
+)
+from policyengine.integrations.bodies import looks_into_bodies
+from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path
+from policyengine.integrations.telling import STATUSES, as_data, in_words
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.headers import rate_headers
+
+DECISION = "policyengine.decision"  # where an application finds it in its scope
+TITLES = {401: "Unauthorized", 403: "Forbidden", 413: "Content Too Large", 429: "Too Many Requests"}
+POLICY_VIOLATION = 1008  # a code of websockets
+Looks: TypeAlias = Callable[[str, str], bool]
+
+
+class PolicyMiddleware:
+    """`identify` takes the scope and tells who asks, from what was verified in front: facts as `/decide` takes them;
+    `{}` for a stranger, whom only `anyone` lets through; None for nobody, who gets 401.
+
+    The body is read where the policy looks into it; `looks_into_body(method, path)` says so for a decider elsewhere.
+    Websockets are closed unless `websockets` is true: then opening one is decided as a GET of its path.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        decides: Decides,
+        *,
+        identify: Identify[Scope],
+        duties: Duties = NONE,
+        websockets: bool = False,
+        looks_into_body: Looks | None = None,
+    ) -> None:
+        self._app, self._decides, self._identify, self._duties = app, decides, identify, duties
+        self._websockets, self._looks = websockets, looks_into_body or looks_into_bodies(decides)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "lifespan":
+                await self._app(scope, receive, send)
+            case "http":
+                await self._http(scope, receive, send)
+            case "websocket":
+                await self._websocket(scope, receive, send)
+            case other:
+                raise ValueError(f"no policy speaks of `{other}`")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = await identified(self._identify, scope)
+        if facts is None:
+            return await answer(send, refusal(NOBODY, Gate.IDENTITY), known=False)
+        body: Facts = {}
+        if self._looks_into(scope):
+            try:
+                content, receive = await read_body(receive)
+            except BodyTooLarge:
+                return await problem(send, 413, {"detail": "the body is larger than a policy looks into"})
+            body = body_facts(scope, content)
+        decision = await decided(self._decides, asked_of(scope, facts, body), self._duties)
+        if not decision.allowed:
+            return await answer(send, decision, known=bool(facts))
+        await self._run(decision, scope, receive, send)
+
+    def _looks_into(self, scope: Scope) -> bool:
+        try:
+            return self._looks(scope["method"], route_path(scope))
+        except Exception:  # it is decided all the same, and its facts are then there
+            return True
+
+    async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = perf_counter(), 500
+        scope[DECISION] = decision
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
+            elif message["type"] == "websocket.accept":
+                status = 101
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watching)
+        except BaseException:
+            await reported(self._decides, decision, 500, began)
+            raise
+        await reported(self._decides, decision, status, began)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = await identified(self._identify, scope) if self._websockets else None
+        if facts is not None:
+            asked = asked_of(scope, facts, {})
+            decision = await decided(self._decides, asked, self._duties)
+            if decision.allowed:
+                return await self._run(decision, scope, receive, send)
+        await receive()  # that it wants to connect
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+# ── What a refusal looks like ─────────────────────────────────────────────────────────────────
+
+
+def told(decision: Decision, *, known: bool) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+    """Status, members of the problem and headers. A stranger is asked to say who it is."""
+    status = 401 if not known and decision.outcome is Outcome.DENY else STATUSES[decision.outcome]
+    challenge = [("www-authenticate", "Bearer")] if status == 401 else []
+    data = as_data(decision)
+    wait = data.get("retry_after")
+    later = [("retry-after", str(wait))] if wait is not None else []
+    rates = [(name, value) for name, value in rate_headers(decision) if name != "retry-after"]
+    return status, {"detail": in_words(decision), **data}, [*challenge, *later, *rates]
+
+
+def problem_of(status: int, members: Facts) -> dict[str, Any]:
+    return {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, **members}
+
+
+async def answer(send: Send, decision: Decision, *, known: bool) -> None:
+    status, members, headers = told(decision, known=known)
+    await problem(send, status, members, headers)
+
+
+async def problem(send: Send, status: int, members: Facts, headers: list[tuple[str, str]] | None = None) -> None:
+    content = msgspec.json.encode(problem_of(status, members))
+    always = [("content-type", "application/problem+json"), ("content-length", str(len(content)))]
+    lines = [(name.encode(), value.encode("latin-1")) for name, value in (*always, *(headers or ()))]
+    await send({"type": "http.response.start", "status": status, "headers": [*lines, (b"cache-control", b"no-store")]})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,111 @@
+"""A dependency for FastAPI: `Depends(policy())` decides before a route runs, and gives the route its Decision."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from time import perf_counter
+from typing import Any, TypeAlias
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from policyengine.integrations.asgi import problem_of, told
+from policyengine.integrations.asking import (
+    NOBODY,
+    NONE,
+    Decides,
+    Duties,
+    Facts,
+    Identify,
+    decided,
+    identified,
+    refusal,
+    reported,
+)
+from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, body_facts
+from policyengine.runtime.decision import Decision, Gate
+
+Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
+
+
+class PolicyDenied(HTTPException):
+    """A request that was refused: its answer, and the decision. `problem_details` answers it as RFC 9457 says."""
+
+    def __init__(self, decision: Decision, *, known: bool) -> None:
+        status, members, headers = told(decision, known=known)
+        super().__init__(status, headers=dict(headers))
+        self.detail: Any = problem_of(status, members)
+        self.decision = decision
+
+
+async def problem_details(request: Request, error: Exception) -> Response:
+    """For `app.add_exception_handler(PolicyDenied, problem_details)`."""
+    assert isinstance(error, PolicyDenied)
+    media = "application/problem+json"
+    return JSONResponse(error.detail, error.status_code, headers=error.headers, media_type=media)
+
+
+class Policies:
+    """Makes dependencies: `policy = Policies(engine, identify=…)`, then `Depends(policy())`.
+
+    `policy()` asks for the request's own method and path, `policy("ACTION view invoice", id="invoice_id")` for an
+    action on the thing that this path parameter names. `identify` takes the request.
+    """
+
+    def __init__(self, decides: Decides, *, identify: Identify[Request], duties: Duties = NONE) -> None:
+        self._decides, self._identify, self._duties = decides, identify, duties
+
+    def __call__(self, endpoint: str | None = None, *, id: str | None = None) -> Dependency:
+        """Raises ValueError for what is no endpoint: when the application is written, not when it is asked."""
+        action = None if endpoint is None else action_of(endpoint, id)
+
+        async def decision(request: Request) -> AsyncIterator[Decision]:
+            found = await self._decided(request, action)
+            began = perf_counter()
+            try:
+                yield found
+            except BaseException as error:
+                status = error.status_code if isinstance(error, HTTPException) else 500
+                await reported(self._decides, found, status, began)
+                raise
+            await reported(self._decides, found, 200, began)
+
+        return decision
+
+    async def _decided(self, request: Request, action: tuple[str, str, str] | None) -> Decision:
+        facts = await identified(self._identify, request)
+        if facts is None:
+            raise PolicyDenied(refusal(NOBODY, Gate.IDENTITY), known=False)
+        asked = await asked_for(request, facts)
+        found = await decided(self._decides, asked if action is None else acting(asked, action, request), self._duties)
+        if not found.allowed:
+            raise PolicyDenied(found, known=bool(facts))
+        return found
+
+
+def action_of(endpoint: str, id: str | None) -> tuple[str, str, str]:
+    match endpoint.split():
+        case ["ACTION", verb, type_] if id is not None:
+            return verb, type_, id
+        case ["ACTION", _, _]:
+            raise ValueError(f"`{endpoint}` is about a thing: say which path parameter names it, as `id`")
+        case _:
+            raise ValueError(
+                f"`{endpoint}` is no action: write `ACTION view invoice`, or nothing for the request itself"
+            )
+
+
+def acting(asked: dict[str, Any], action: tuple[str, str, str], request: Request) -> dict[str, Any]:
+    """The action in place of the request's method and path, which are then facts no more."""
+    verb, type_, parameter = action
+    beside = {name: value for name, value in asked["request"].items() if name not in ("method", "path")}
+    thing = {"type": type_, "id": str(request.path_params.get(parameter, ""))}
+    return {**asked, "request": beside, "action": {"name": verb}, "resource": thing}
+
+
+async def asked_for(request: Request, facts: Facts) -> dict[str, Any]:
+    """With its body, which FastAPI keeps for the route. One that is too large is not looked into."""
+    content = await request.body()
+    body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"pending": ["body"]}
+    return asked_of(request.scope, facts, body)

@@ -1,0 +1,363 @@
+"""The ASGI middleware and the FastAPI dependency, in front of real applications."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from policyengine.engine import Engine
+from policyengine.integrations.asgi import DECISION, PolicyMiddleware
+from policyengine.integrations.asking import Duties
+from policyengine.integrations.bodies import looks_into_bodies
+from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
+from policyengine.integrations.http_facts import LARGEST_BODY, route_path
+from policyengine.runtime.decision import Decision
+from tests.integrations.conftest import Watched
+
+POLICY = """
+language 1
+package shop
+entity user { roles: set<string> }
+entity invoice {}
+facts on POST /orders { body.total: number   body.admin: bool? }
+issuer acme { url "https://login.acme.example"   scopes none }
+anyone { may GET /health }
+user any {
+  may GET /files/**, POST /orders, POST /notes, GET /admin/users, GET /burst, GET /slow, GET /broken, GET /socket
+  may GET /masked, ACTION view invoice
+}
+guard "large" on POST /orders {
+  deny when body.total > 100
+  deny when body.admin is present
+  confirm by role finance within 5m when body.total > 50
+}
+guard "not secret" on GET /files/** { deny when request.path like "/files/secret*" }
+guard "mine" on ACTION view invoice { require resource.id != "66" }
+guard "masks" on GET /masked { header "X-Masked" "yes" }
+rate "burst" per user.id on GET /burst { 2/1m }
+rate "one at a time" per user.id on GET /slow, GET /broken { at most 1 at once for 1h }
+"""
+ALICE = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}
+
+
+@pytest.fixture
+def watched(clock: Any) -> Watched:
+    return Watched(Engine.from_text(POLICY, "shop.policy", clock=clock))
+
+
+async def echo(request: Request) -> Response:
+    body = (await request.body()).decode()
+    return JSONResponse({"path": request.url.path, "body": body, "decided": DECISION in request.scope})
+
+
+async def broken(request: Request) -> Response:
+    raise RuntimeError("the application is broken")
+
+
+async def socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("hello")
+    await websocket.close()
+
+
+def routes() -> Starlette:
+    users = Starlette(routes=[Route("/users", echo), Route("/secrets", echo)])
+    return Starlette(
+        routes=[
+            Mount("/admin", users),
+            Route("/broken", broken),
+            WebSocketRoute("/socket", socket),
+            Route("/{rest:path}", echo, methods=["GET", "POST", "DELETE"]),
+        ]
+    )
+
+
+def client_of(watched: Watched, who: Any = ALICE, app: Any = None, **options: Any) -> TestClient:
+    options.setdefault("looks_into_body", looks_into_bodies(watched.engine))
+    guarded = PolicyMiddleware(app or routes(), watched, identify=lambda scope: who, **options)
+    return TestClient(guarded, raise_server_exceptions=False)
+
+
+def test_what_is_allowed_runs_and_knows_its_decision(watched: Watched) -> None:
+    answer = client_of(watched).get("/files/a?page=1")
+    assert answer.json() == {"path": "/files/a", "body": "", "decided": True}
+    assert watched.asked[0]["request"]["query"] == {"page": "1"}
+
+
+def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:
+    answer = client_of(watched).delete("/files/a")
+    assert answer.status_code == 403
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["outcome"] == "deny"
+    assert answer.json()["detail"].startswith("denied: nothing opens this")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_confirm_is_a_problem_with_its_binding(watched: Watched) -> None:
+    answer = client_of(watched).post("/orders", json={"total": 60})
+    assert answer.status_code == 403
+    assert answer.json()["remedies"][0]["by"] == "role finance"
+    assert answer.json()["remedies"][0]["binding"].startswith("sha256:")
+
+
+def test_a_throttle_says_when_to_come_again(watched: Watched) -> None:
+    client = client_of(watched)
+    assert [client.get("/burst").status_code for _ in range(3)] == [200, 200, 429]
+    answer = client.get("/burst")
+    assert answer.headers["retry-after"] == "30"
+    assert answer.headers["ratelimit"].startswith('"burst";r=0')
+
+
+def test_nobody_gets_401_and_a_stranger_what_is_for_anyone(watched: Watched) -> None:
+    assert client_of(watched, None).get("/health").status_code == 401
+    assert client_of(watched, {}).get("/health").status_code == 200
+    answer = client_of(watched, {}).get("/files/a")
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/files/../admin/secrets", "/files//a", "/files/%2e%2e/x", "/files/a%2fb", "/files/a%252fb", "/files/a;b",
+     "/files/a%00", "/FILES/a", "/files/%ff"],
+)  # fmt: skip
+def test_a_path_that_two_readers_could_read_differently_is_denied(watched: Watched, path: str) -> None:
+    status = asyncio.run(raw_get(client_of(watched).app, path))
+    assert status == 403
+
+
+async def raw_get(app: Any, wire: str, root: str = "", **more: Any) -> int:
+    """As a server hands it over: the path decoded once, and as it came."""
+    from urllib.parse import unquote
+
+    statuses: list[int] = []
+    scope = {
+        "type": "http", "method": "GET", "path": root + unquote(wire), "raw_path": (root + wire).encode(),
+        "root_path": root, "query_string": b"", "headers": [], "client": ("10.0.0.1", 1), **more,
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    await app(scope, receive, send)
+    return statuses[0]
+
+
+def test_an_encoded_letter_is_the_letter(watched: Watched) -> None:
+    assert asyncio.run(raw_get(client_of(watched).app, "/files/%61")) == 200
+    assert asyncio.run(raw_get(client_of(watched).app, "/files/%73ecret")) == 403
+
+
+def test_a_path_that_somebody_changed_on_the_way_is_denied(watched: Watched) -> None:
+    assert asyncio.run(raw_get(client_of(watched).app, "/files/a", path="/files/secret")) == 403
+    assert asyncio.run(raw_get(client_of(watched).app, "/files/secret", path="/files/a")) == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "routed"),
+    [
+        ("/files/a", "", "/files/a"),
+        ("/files/a", "/api", "/files/a"),
+        ("/", "/api", "/"),
+        ("/files/a", "/api/v1", "/files/a"),
+        ("/files/a%20b", "/api", "/files/a%20b"),
+    ],
+)
+def test_the_path_is_the_one_that_the_application_routes_by(path: str, root: str, routed: str) -> None:
+    from urllib.parse import unquote
+
+    scope = {"path": root + unquote(path), "raw_path": (root + path).encode(), "root_path": root}
+    assert route_path(scope) == routed
+    assert route_path({**scope, "raw_path": None}) == routed
+
+
+def test_what_is_mounted_is_decided_by_its_whole_path(watched: Watched) -> None:
+    client = client_of(watched)
+    assert client.get("/admin/users").status_code == 200
+    assert client.get("/admin/secrets").status_code == 403
+
+
+def test_inside_of_a_mount_it_is_the_path_below(watched: Watched) -> None:
+    inner = PolicyMiddleware(routes(), watched, identify=lambda scope: ALICE)
+    client = TestClient(Starlette(routes=[Mount("/outer", inner)]))
+    assert client.get("/outer/files/a").status_code == 200
+    assert client.get("/outer/files/secret").status_code == 403
+
+
+def test_a_header_that_changes_the_method_is_denied(watched: Watched) -> None:
+    assert client_of(watched).get("/files/a", headers={"X-HTTP-Method-Override": "DELETE"}).status_code == 403
+
+
+def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) -> None:
+    headers = [("authorization", "Bearer x"), ("cookie", "s=1"), ("x-a", "1"), ("x-a", "2")]
+    client_of(watched).get("/files/a?b=1&b=2", headers=headers)
+    facts = watched.asked[0]["request"]
+    assert not {"authorization", "cookie"} & set(facts["headers"])
+    assert facts["headers"]["x-a"] == ["1", "2"]
+    assert facts["query"] == {"b": ["1", "2"]}
+
+
+# ── Bodies ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_body_that_the_policy_looks_into_is_decided_and_reaches_the_application_whole(watched: Watched) -> None:
+    content = b'{"total": 5, "note": "\xc3\xa9"}'
+    answer = client_of(watched).post("/orders", content=iter([content[:9], content[9:]]), headers=JSON)
+    assert answer.json()["body"] == content.decode()
+    assert client_of(watched).post("/orders", json={"total": 500}).status_code == 403
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "media"),
+    [
+        (b'{"total": "5"}', "application/json"),
+        (b'{"total": 5, "total": 500}', "application/json"),
+        (b'{"total": 5, "admin": true}', "text/plain"),
+        (b'{"total": 5, "admin": true', "application/json"),
+        (b'[{"total": 5}]', "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b"", "application/json"),
+        (b"total=500", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_a_body_that_does_not_say_what_is_asked_opens_nothing(watched: Watched, content: bytes, media: str) -> None:
+    assert client_of(watched).post("/orders", content=content, headers={"content-type": media}).status_code == 403
+
+
+def test_a_body_is_read_only_where_the_policy_looks_into_it(watched: Watched) -> None:
+    looks = looks_into_bodies(watched.engine)
+    assert looks("POST", "/orders")
+    assert not looks("POST", "/notes")
+    assert not looks("GET", "/files/a")
+    large = b"x" * (LARGEST_BODY + 1)
+    assert len(client_of(watched).post("/notes", content=large).json()["body"]) == len(large)
+    assert client_of(watched).post("/orders", content=large, headers=JSON).status_code == 413
+
+
+def test_a_message_that_shows_the_body_looks_into_it() -> None:
+    policy = """
+    language 1
+    package p
+    facts on POST /pay { body.amount: number }
+    anyone { may POST /pay, POST /other }
+    guard "asks" on POST /pay { confirm by user within 5m message "pay {body.amount}" }
+    """
+    looks = looks_into_bodies(Engine.from_text(policy))
+    assert looks("POST", "/pay")
+    assert not looks("POST", "/other")
+
+
+# ── What comes of it ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_outcome_is_reported_and_the_place_is_free_again(watched: Watched) -> None:
+    client = client_of(watched)
+    assert [client.get("/slow").status_code for _ in range(3)] == [200, 200, 200]
+    assert [client.get("/broken").status_code for _ in range(3)] == [500, 500, 500]
+    assert [one["status"] for one in watched.reports] == [200, 200, 200, 500, 500, 500]
+    assert all(one["latency_ms"] >= 0 for one in watched.reports)
+
+
+def test_an_obligation_is_met_or_the_request_is_denied(watched: Watched) -> None:
+    assert client_of(watched).get("/masked").status_code == 403
+    met: list[Decision] = []
+    assert client_of(watched, duties=Duties(["header"], met.append)).get("/masked").status_code == 200
+    assert met[0].obligations[0].arguments == ("X-Masked", "yes")
+
+
+@pytest.mark.parametrize("failing", ["engine", "identify"])
+def test_what_fails_lets_nothing_through(watched: Watched, failing: str) -> None:
+    def identify(scope: object) -> Any:
+        raise RuntimeError("the session store is down")
+
+    if failing == "engine":
+        watched.broken = RuntimeError("boom")
+        assert client_of(watched).get("/files/a").status_code == 403
+    else:
+        app = PolicyMiddleware(routes(), watched, identify=identify)
+        assert TestClient(app).get("/files/a").status_code == 401
+
+
+def test_websockets_are_closed_unless_they_are_decided(watched: Watched) -> None:
+    with pytest.raises(WebSocketDisconnect), client_of(watched).websocket_connect("/socket"):
+        pass
+    with client_of(watched, websockets=True).websocket_connect("/socket") as open_one:
+        assert open_one.receive_text() == "hello"
+    with pytest.raises(WebSocketDisconnect), client_of(watched, websockets=True).websocket_connect("/other"):
+        pass
+    assert watched.reports[0]["status"] == 101
+
+
+# ── FastAPI ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def api(watched: Watched) -> TestClient:
+    policy = Policies(watched, identify=lambda request: ALICE if "x-alice" in request.headers else {})
+    app = FastAPI()
+    app.add_exception_handler(PolicyDenied, problem_details)
+
+    @app.post("/orders")
+    async def order(body: dict[str, Any], decision: Decision = Depends(policy())) -> dict[str, Any]:  # noqa: B008
+        return {"total": body["total"], "outcome": decision.outcome}
+
+    @app.get("/invoices/{number}", dependencies=[Depends(policy("ACTION view invoice", id="number"))])
+    def invoice(number: str) -> str:
+        return number
+
+    @app.get("/slow", dependencies=[Depends(policy())])
+    def slow() -> Response:
+        return PlainTextResponse("done")
+
+    return TestClient(app, headers={"x-alice": "1"})
+
+
+def test_a_dependency_decides_and_gives_the_decision(api: TestClient) -> None:
+    assert api.post("/orders", json={"total": 5}).json() == {"total": 5, "outcome": "allow"}
+    refused = api.post("/orders", json={"total": 500})
+    assert (refused.status_code, refused.headers["content-type"]) == (403, "application/problem+json")
+    assert refused.json()["detail"].startswith("denied: ")
+    assert api.post("/orders", json={"total": 5}, headers={"x-alice": ""}).status_code == 200
+
+
+def test_a_stranger_is_asked_who_it_is(watched: Watched) -> None:
+    app = FastAPI(dependencies=[Depends(Policies(watched, identify=lambda request: None)())])
+    app.get("/health")(lambda: "ok")
+    answer = TestClient(app).get("/health")
+    assert answer.status_code == 401
+    assert answer.json()["detail"]["title"] == "Unauthorized"  # as nobody installed `problem_details`
+
+
+def test_an_action_is_decided_on_the_thing_that_the_path_names(api: TestClient, watched: Watched) -> None:
+    assert api.get("/invoices/42").status_code == 200
+    assert api.get("/invoices/66").status_code == 403
+    assert watched.asked[0]["resource"] == {"type": "invoice", "id": "42"}
+
+
+def test_a_dependency_reports_what_became_of_it(api: TestClient, watched: Watched) -> None:
+    assert [api.get("/slow").status_code for _ in range(3)] == [200, 200, 200]
+    assert [one["status"] for one in watched.reports] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("endpoint", ["invoices.read", "ACTION view", "GET /x", ""])
+def test_what_is_no_endpoint_is_told_when_the_application_is_written(watched: Watched, endpoint: str) -> None:
+    with pytest.raises(ValueError, match="is no action"):
+        Policies(watched, identify=lambda request: None)(endpoint)
+    with pytest.raises(ValueError, match="say which path parameter"):
+        Policies(watched, identify=lambda request: None)("ACTION view invoice")
