@@ -1,0 +1,250 @@
+"""`policyengine mcp-gateway`: a proxy in front of any MCP server, over stdio or streamable HTTP on either side."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from policyengine.integrations.asking import Decides, Facts, Identify
+from policyengine.integrations.mcp_relay import Reads, Relay, Writes
+from policyengine.integrations.mcp_sdk import Asked, PolicyMiddleware
+
+try:
+    import httpx2
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp.server.stdio import stdio_server
+    from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
+    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+    from mcp.shared.message import SessionMessage
+    from mcp_types import INTERNAL_ERROR
+except ImportError as error:
+    raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
+
+Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
+Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
+Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
+MOST_SESSIONS = 100
+LARGEST_REQUEST = 4 * 1024 * 1024
+IDLE = 30 * 60.0  # seconds until a session that nobody uses is over
+CONNECT = 5.0  # seconds
+LOCAL = ["127.0.0.1:*", "localhost:*", "[::1]:*"]
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The server behind: a URL, or the words of a command. `headers` and `environment` are all that it gets of ours."""
+
+    target: str
+    headers: Mapping[str, str]
+    environment: Mapping[str, str]
+    limit: float
+
+    @property
+    def is_url(self) -> bool:
+        return self.target.startswith(("http://", "https://"))
+
+    def connect(self) -> Streams:
+        """A session of its own."""
+        return self._url() if self.is_url else self._command()
+
+    def _command(self) -> Streams:
+        command, *arguments = shlex.split(self.target)
+        return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
+
+    @asynccontextmanager
+    async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
+        timeout = httpx2.Timeout(CONNECT, read=self.limit)
+        async with (
+            httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False) as http,
+            streamable_http_client(self.target, http_client=http) as streams,
+        ):
+            yield streams
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    decides: Decides
+    server: str
+    identify: Identify[Asked]
+    upstream: Upstream
+
+    async def session(self, client: Reads, to_client: Writes) -> None:
+        """One client, until it is gone. Nothing is started before it says something."""
+        first = await opening(client)
+        if first is None:
+            return
+        policy = PolicyMiddleware(self.decides, server=self.server, identify=self.identify)
+        to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
+        incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
+        async with to_upstream, upstream, anyio.create_task_group() as group:
+            group.start_soon(self._connected, outgoing, incoming)
+            await Relay(policy, to_client, to_upstream, self.upstream.limit).run(first, client, upstream)
+            group.cancel_scope.cancel()
+
+    async def _connected(self, outgoing: Outgoing, incoming: Incoming) -> None:
+        """The upstream session, apart: that it fails must not end what its client is being told."""
+        async with outgoing, incoming:
+            try:
+                async with self.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
+                    group.start_soon(pumped, outgoing, to_upstream)
+                    await pumped(upstream, incoming)
+                    group.cancel_scope.cancel()
+            except Exception as error:
+                _LOG.error("the upstream server cannot be used: %s", told(error))
+
+    async def over_stdio(self) -> None:
+        async with stdio_server() as (client, to_client):
+            await self.session(client, to_client)
+
+
+async def opening(client: Reads) -> SessionMessage | None:
+    while True:
+        try:
+            item = await client.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            return None
+        if isinstance(item, SessionMessage):
+            return item
+
+
+async def pumped(source: Any, sink: Any) -> None:
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            await sink.send(await source.receive())
+
+
+def told(error: BaseException) -> str:
+    """The first that went wrong."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
+
+
+# ── Streamable HTTP ───────────────────────────────────────────────────────────────────────────
+
+
+class Sessions:
+    """An ASGI endpoint: each client has a session, and each session an upstream of its own."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._open: dict[str, StreamableHTTPServerTransport] = {}
+        self._group: TaskGroup | None = None
+        self.bounded = RequestBodyLimitMiddleware(self._answer, LARGEST_REQUEST)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.bounded(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self, app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+            self._group = group
+            yield
+            group.cancel_scope.cancel()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = Request(scope).headers.get(MCP_SESSION_ID_HEADER)
+        if name is None:
+            return await self._begin(scope, receive, send)
+        transport = self._open.get(name)
+        if transport is None:
+            return await JSONResponse(problem("there is no such session"), 404)(scope, receive, send)
+        await transport.handle_request(scope, receive, send)
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self._open) >= MOST_SESSIONS or self._group is None:
+            return await JSONResponse(problem("too many sessions are open"), 503)(scope, receive, send)
+        name = uuid4().hex
+        security = TransportSecuritySettings(
+            enable_dns_rebinding_protection=True,
+            allowed_hosts=LOCAL,
+            allowed_origins=[f"http://{one}" for one in LOCAL],
+        )
+        transport = StreamableHTTPServerTransport(name, security_settings=security, idle_timeout=IDLE)
+        self._open[name] = transport
+        status = 500
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            status = message["status"] if message["type"] == "http.response.start" else status
+            await send(message)
+
+        try:
+            await self._group.start(self._session, name, transport)
+            await transport.handle_request(scope, receive, watching)
+        finally:
+            if status >= 400:  # nothing began
+                with anyio.CancelScope(shield=True):
+                    await self._end(name)
+
+    async def _session(
+        self, name: str, transport: StreamableHTTPServerTransport, *, task_status: TaskStatus[None]
+    ) -> None:
+        try:
+            async with transport.connect() as (client, to_client):
+                task_status.started()
+                with transport.idle_scope or anyio.CancelScope():
+                    await self._gateway.session(client, to_client)
+        except Exception as error:
+            _LOG.error("a session ended: %s", told(error))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(name)
+
+    async def _end(self, name: str) -> None:
+        transport = self._open.pop(name, None)
+        if transport is not None and not transport.is_terminated:
+            await transport.terminate()
+
+
+def problem(message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": message}}
+
+
+def http_app(gateway: Gateway) -> Starlette:
+    """The gateway at `/mcp`."""
+    sessions = Sessions(gateway)
+    return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
+
+
+def from_headers(names: Mapping[str, str], facts: Callable[[Mapping[str, str]], Facts]) -> Identify[Asked]:
+    """Who asks, by headers that whoever calls this gateway on this machine sets. One that is missing names nobody."""
+
+    def identify(context: Asked) -> Facts | None:
+        headers = getattr(context.request, "headers", None)
+        found = {} if headers is None else {name: headers.getlist(header) for name, header in names.items()}
+        if not found or any(len(values) != 1 or not values[0] for values in found.values()):
+            return None
+        return facts({name: values[0] for name, values in found.items()})
+
+    return identify
+
+
+def facts_of_words(words: Mapping[str, str]) -> Facts:
+    """`agent`, `issuer`, `user` and `scopes` as facts."""
+    issuer = {"issuer": words["issuer"]} if "issuer" in words else {}
+    scopes = {"scopes": scopes_of(words["scopes"])} if "scopes" in words else {}
+    agent = {"agent": {"id": words["agent"], **issuer}} if "agent" in words else {}
+    user = {"user": {"id": words["user"]}} if "user" in words else {}
+    credential = {"credential": {**issuer, **scopes}} if issuer or scopes else {}
+    return {**agent, **user, **credential}
+
+
+def scopes_of(words: str) -> Sequence[str]:
+    return words.replace(",", " ").split()

@@ -1,0 +1,315 @@
+"""`policyengine mcp-gateway`: a real client, the gateway, and a real server behind it, over stdio and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult
+
+from policyengine.cli import main
+from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers, http_app
+from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND
+from policyengine.integrations.mcp_relay import GONE
+from policyengine.integrations.mcp_sdk import always
+from tests.integrations.conftest import BOT, POLICY, Watched
+from tests.integrations.serving import serving
+
+CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
+SERVER = """
+import os
+from mcp.server import MCPServer
+
+server = MCPServer("behind")
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    return a + b
+
+@server.tool()
+def secret() -> str:
+    return os.environ.get("HANDED_ON", "") + os.environ.get("KEPT", "")
+
+@server.tool()
+def broken() -> str:
+    os._exit(1)
+
+server.run()
+"""
+
+
+class Behind:
+    """A real MCP server over HTTP, and the headers that it got."""
+
+    def __init__(self) -> None:
+        self.server = MCPServer("behind")
+        self.headers: list[dict[str, str]] = []
+        self.cancelled = 0
+
+        @self.server.tool()
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        @self.server.tool()
+        def refund(amount: float) -> str:
+            return f"paid {amount}"
+
+        @self.server.tool()
+        def secret() -> str:
+            return "secret"
+
+        @self.server.tool()
+        async def slow() -> str:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                self.cancelled += 1
+                raise
+            return ""
+
+        @self.server.tool()
+        async def busy(ctx: Context) -> str:
+            await ctx.report_progress(1, 2, "half")
+            return "done"
+
+        @self.server.tool()
+        async def ask(ctx: Context) -> str:
+            answer = await ctx.session.elicit_form("sure?", {"type": "object", "properties": {}})
+            return answer.action
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+        await self.app(scope, receive, send)
+
+    @property
+    def app(self) -> Any:
+        if not hasattr(self, "_app"):
+            self._app = self.server.streamable_http_app()
+        return self._app
+
+
+@pytest.fixture
+def behind() -> Behind:
+    return Behind()
+
+
+@pytest.fixture
+def url(behind: Behind, watched: Watched) -> Iterator[str]:
+    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp")) as gateway:
+        yield f"{gateway}/mcp"
+
+
+def app_of(watched: Watched, upstream: str, limit: float = 20.0, **options: Any) -> Any:
+    who = options.pop("identify", always(BOT))
+    return http_app(Gateway(watched, "billing", who, Upstream(upstream, {}, {}, limit)))
+
+
+def talk(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) -> Any:
+    async def run() -> Any:
+        async with Client(target, **options) as client:
+            return await work(client)
+
+    return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def refused(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) -> MCPError:
+    async def run(client: Client) -> MCPError:
+        with pytest.raises(MCPError) as caught:
+            await work(client)
+        return caught.value
+
+    found: MCPError = talk(target, run, **options)
+    return found
+
+
+def test_over_http_tools_are_hidden_and_calls_decided(url: str, behind: Behind, watched: Watched) -> None:
+    async def run(client: Client) -> None:
+        listed = [tool.name for tool in (await client.list_tools()).tools]
+        assert listed == ["add", "refund", "slow", "busy", "ask"]
+        assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
+        for name, arguments in (("secret", {}), ("refund", {"amount": 0}), ("refund", {"amount": 900})):
+            with pytest.raises(MCPError) as caught:
+                await client.call_tool(name, arguments)
+            assert caught.value.data["decision"]
+
+    talk(url, run)
+    assert [one["status"] for one in watched.reports] == [200]
+
+
+def test_nothing_of_the_client_goes_upstream(url: str, behind: Behind) -> None:
+    import httpx2
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def run() -> None:
+        http = httpx2.AsyncClient(headers={"authorization": "Bearer secret", "x-own": "1"}, trust_env=False)
+        async with http, Client(streamable_http_client(url, http_client=http)) as client:
+            await client.call_tool("add", {"a": 1, "b": 2})
+
+    asyncio.run(run())
+    assert behind.headers
+    assert not any("authorization" in one or "x-own" in one for one in behind.headers)
+
+
+def test_progress_and_questions_find_their_way_back(url: str) -> None:
+    async def run(client: Client) -> None:
+        seen: list[float] = []
+
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            seen.append(done)
+
+        await client.call_tool("busy", {}, progress_callback=progress)
+        assert seen == [1]
+        assert (await client.call_tool("ask", {})).content[0].text == "accept"
+
+    async def accept(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={})
+
+    talk(url, run, elicitation_callback=accept)
+
+
+def test_a_cancelled_call_is_cancelled_upstream_and_its_place_is_free(
+    url: str, behind: Behind, watched: Watched
+) -> None:
+    async def run(client: Client) -> None:
+        for turn in (1, 2):
+            calling = asyncio.create_task(client.call_tool("slow", {}))
+            while len(watched.asked) < turn:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+            while behind.cancelled < turn or len(watched.reports) < turn:
+                await asyncio.sleep(0.01)
+
+    talk(url, run)
+
+
+def test_an_upstream_that_takes_too_long_is_an_error(behind: Behind, watched: Watched) -> None:
+    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", limit=0.5)) as gateway:
+        error = refused(f"{gateway}/mcp", lambda client: client.call_tool("slow", {}))
+    assert "did not answer within 0.5 seconds" in error.message
+    assert watched.reports[0]["status"] == 500
+
+
+def innermost(error: BaseException) -> BaseException:
+    return innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def test_an_upstream_that_is_down_is_a_clear_error(watched: Watched) -> None:
+    with (
+        serving(app_of(watched, "http://127.0.0.1:9/mcp")) as gateway,
+        pytest.raises((MCPError, BaseExceptionGroup)) as caught,
+    ):
+        talk(f"{gateway}/mcp", lambda client: client.list_tools())
+    assert str(innermost(caught.value)) == GONE
+
+
+def test_each_client_has_an_upstream_session_of_its_own(url: str, behind: Behind) -> None:
+    for _ in range(2):
+        talk(url, lambda client: client.call_tool("add", {"a": 1, "b": 2}))
+    sessions = {one["mcp-session-id"] for one in behind.headers if "mcp-session-id" in one}
+    assert len(sessions) == 2
+
+
+def test_headers_of_a_trusted_caller_say_who_asks(behind: Behind, watched: Watched) -> None:
+    import httpx2
+    from mcp.client.streamable_http import streamable_http_client
+
+    said = {"issuer": "acme", "user": "alice"}
+    who = from_headers({"agent": "x-agent"}, lambda found: facts_of_words({**said, **found}))
+
+    async def tools(url: str, headers: list[tuple[str, str]]) -> list[str]:
+        http = httpx2.AsyncClient(headers=headers, trust_env=False)
+        async with http, Client(streamable_http_client(url, http_client=http)) as client:
+            return [tool.name for tool in (await client.list_tools()).tools]
+
+    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", identify=who)) as gateway:
+        url = f"{gateway}/mcp"
+        assert "add" in asyncio.run(tools(url, [("x-agent", "bot")]))
+        assert asyncio.run(tools(url, [("x-agent", "other")])) == ["secret"]
+        for headers in ([], [("x-agent", "")], [("x-agent", "bot"), ("x-agent", "other")]):
+            with pytest.raises((MCPError, BaseExceptionGroup)):
+                asyncio.run(tools(url, headers))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"host": "evil.example"}, 421), ({"origin": "https://evil.example"}, 403), ({"mcp-session-id": "x"}, 404)],
+)
+def test_other_sites_and_made_up_sessions_get_nowhere(url: str, headers: dict[str, str], status: int) -> None:
+    always_sent = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
+    assert httpx.post(url, json=hello, headers={**always_sent, **headers}).status_code == status
+
+
+# ── The command, over stdio ───────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "billing.policy").write_text(POLICY)
+    (tmp_path / "server.py").write_text(SERVER)
+    return tmp_path
+
+
+def over_stdio(files: Path, *options: str) -> Any:
+    upstream = f"{sys.executable} {files / 'server.py'}"
+    said = ["--as", "agent=bot", "--as", "issuer=acme", "--as", "user=alice"]
+    words = [*CLI[1:], str(files / "billing.policy"), "--upstream", upstream, "--server", "billing", *said, *options]
+    return stdio_client(StdioServerParameters(command=CLI[0], args=words, cwd="."))
+
+
+def test_over_stdio_the_command_hides_tools_and_refuses_calls(files: Path) -> None:
+    async def run(client: Client) -> None:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["add", "broken"]
+        assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
+        with pytest.raises(MCPError) as caught:
+            await client.call_tool("secret", {})
+        assert caught.value.code == DENIED
+        with pytest.raises(MCPError) as caught:
+            await client.session.send_discover("2026-07-28")
+        assert caught.value.code == METHOD_NOT_FOUND
+        for _ in range(2):  # the server dies while it answers, and is gone then
+            with pytest.raises(MCPError, match="gone"):
+                await client.call_tool("broken", {})
+
+    talk(over_stdio(files), run)
+
+
+def test_a_command_that_cannot_be_started_is_a_clear_error(files: Path) -> None:
+    (files / "server.py").unlink()
+    with pytest.raises((MCPError, BaseExceptionGroup)) as caught:
+        talk(over_stdio(files), lambda client: client.list_tools())
+    assert str(innermost(caught.value)) == GONE
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "nobody is said to ask"),
+        (["--as", "agent"], "`agent` says nothing of who asks"),
+        (["--as", "role=admin"], "`role=admin` says nothing of who asks"),
+        (["--as", "agent=a", "--as", "agent=b"], "`agent=b` says nothing of who asks"),
+        (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
+        (["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"], "can be reached from other machines"),
+        (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "there is no variable `NO_SUCH_VARIABLE`"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_at_once(
+    files: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = str(files / "billing.policy")
+    assert main(["mcp-gateway", policy, "--upstream", "true", "--server", "billing", *options]) == 2
+    assert words in capsys.readouterr().err
