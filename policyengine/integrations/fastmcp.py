@@ -24,6 +24,7 @@ from policyengine.integrations.asking import (
 )
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_methods import (
+    ALIAS,
     CODES,
     DECIDED,
     LISTS,
@@ -31,6 +32,7 @@ from policyengine.integrations.mcp_methods import (
     NOTIFICATIONS,
     PASSING,
     completed,
+    is_second_name,
     listened,
     may_see,
     question,
@@ -45,13 +47,11 @@ try:
     from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
     from fastmcp.server.dependencies import get_access_token
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
-    from fastmcp.server.providers.addressing import parse_hashed_backend_name
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
 except ImportError as error:
     raise ImportError("FastMCP is not installed: pip install 'agent-policyengine[fastmcp]'") from error
 
-ALIAS = "a tool is called by the name that it is listed under"
 INTERIM = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")
 Came = TypeVar("Came")
@@ -142,10 +142,9 @@ class PolicyMiddleware(Middleware):
     # ── Calls ─────────────────────────────────────────────────────────────────────────────────
 
     async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, ToolResult]) -> ToolResult:
-        message = context.message
-        if parse_hashed_backend_name(message.name) is not None:  # FastMCP would find a tool of another name by it
+        params = {"name": context.message.name, "arguments": context.message.arguments}
+        if is_second_name("tools/call", params):
             raise PolicyDenied(refusal(ALIAS, Gate.DEFAULT))
-        params = {"name": message.name, "arguments": message.arguments}
         return await self._called(context, "tools/call", params, lambda: call_next(context), PolicyDenied)
 
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:

@@ -26,6 +26,7 @@ from policyengine.integrations.asking import (
 )
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_methods import (
+    ALIAS,
     CODES,
     DECIDED,
     LISTS,
@@ -34,6 +35,7 @@ from policyengine.integrations.mcp_methods import (
     PASSING,
     Listing,
     completed,
+    is_second_name,
     listened,
     may_see,
     question,
@@ -110,6 +112,8 @@ class PolicyMiddleware:
         raise MCPError(METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is closed: no policy speaks of it", ctx.method[:80])
 
     async def _called(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
+        if is_second_name(ctx.method, ctx.params or {}):
+            raise refused(refusal(ALIAS, Gate.DEFAULT))
         asked = question(ctx.method, ctx.params or {}, self._server, await self._facts(ctx))
         decision = await decided(self._decides, asked, self._duties)
         if not decision.allowed:

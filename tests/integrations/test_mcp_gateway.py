@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import fastmcp
 import httpx
 import pytest
 from mcp.client.client import Client
@@ -214,6 +215,28 @@ def test_an_upstream_that_is_down_is_a_clear_error(watched: Watched) -> None:
     ):
         talk(f"{gateway}/mcp", lambda client: client.list_tools())
     assert str(innermost(caught.value)) == GONE
+
+
+def test_a_server_of_fastmcp_behind_it_and_its_client_in_front(watched: Watched) -> None:
+    server = fastmcp.FastMCP("behind")
+
+    @server.tool
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @server.tool
+    def secret() -> str:
+        return "secret"
+
+    async def run(url: str) -> None:
+        async with fastmcp.Client(url) as client:
+            assert [tool.name for tool in await client.list_tools()] == ["add"]
+            assert (await client.call_tool("add", {"a": 1, "b": 2})).data == 3
+            with pytest.raises(MCPError, match="denied"):
+                await client.call_tool("secret", {})
+
+    with serving(server.http_app()) as upstream, serving(app_of(watched, f"{upstream}/mcp")) as gateway:
+        asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
 
 
 def test_each_client_has_an_upstream_session_of_its_own(url: str, behind: Behind) -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
 from mcp.shared.exceptions import MCPError
 
 from policyengine.integrations.asking import Duties
 from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND, THROTTLED, UNCONFIRMED
-from policyengine.integrations.mcp_sdk import PolicyMiddleware, always
+from policyengine.integrations.mcp_sdk import PolicyMiddleware, always, by_token
 from tests.integrations.conftest import BOT, Clock, Watched
+from tests.integrations.serving import serving
 
 
 def server_of(watched: Watched, **options: Any) -> MCPServer:
@@ -158,7 +164,8 @@ def test_what_is_hidden_cannot_be_called_by_its_name(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nope", "", "add ", "ADD", "add\n", "billing/add", "a/b", "ａdd", "x" * 5_000, "é\u0301"]
+    "name",
+    ["nope", "", "add ", "ADD", "add\n", "billing/add", "a/b", "__0123456789ab_add", "ａdd", "x" * 5_000, "é\u0301"],
 )
 def test_odd_names_open_nothing(watched: Watched, name: str) -> None:
     error = refused(server_of(watched), lambda client: client.call_tool(name, {}))
@@ -333,6 +340,38 @@ def test_suggestions_are_for_what_the_caller_may_have(watched: Watched) -> None:
     name = {"name": "name", "value": ""}
     assert talk(server, lambda client: client.complete(greet, name)).completion.values == ["Bo"]
     assert refused(server, lambda client: client.complete(scold, name)).code == DENIED
+
+
+class Verifier:
+    """A verifier of tokens, which are JSON here."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return AccessToken(token=token, **json.loads(bytes.fromhex(token)))
+
+
+def test_over_http_the_verified_token_of_each_request_says_who_asks(watched: Watched) -> None:
+    issuer = "https://login.acme.example"
+    server = MCPServer(
+        "billing",
+        middleware=[PolicyMiddleware(watched, server="billing", identify=by_token({issuer: "acme"}))],
+        token_verifier=Verifier(),
+        auth=AuthSettings(issuer_url=issuer, resource_server_url="http://127.0.0.1/mcp", validate_token_resource=False),
+    )
+    server.tool(name="add")(lambda: "3")
+    server.tool(name="secret")(lambda: "secret")
+
+    async def tools(url: str, client_id: str) -> list[str]:
+        claims = {"iss": issuer, "client_id": client_id}
+        given = {"client_id": client_id, "scopes": [], "subject": "alice", "claims": claims}
+        headers = {"authorization": f"Bearer {json.dumps(given).encode().hex()}"}
+        http = httpx2.AsyncClient(headers=headers, trust_env=False)
+        async with http, Client(streamable_http_client(f"{url}/mcp", http_client=http)) as client:
+            return [tool.name for tool in (await client.list_tools()).tools]
+
+    with serving(server.streamable_http_app()) as url:
+        assert asyncio.run(tools(url, "bot")) == ["add"]
+        assert asyncio.run(tools(url, "other")) == ["secret"]
+        assert asyncio.run(tools(url, "stranger")) == []
 
 
 STDIO = """
