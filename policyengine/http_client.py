@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-import httpx
 
 from policyengine.exchange import (
     GATEWAY_ERRORS,
@@ -35,6 +34,11 @@ from policyengine.exchange import (
     spending,
 )
 from policyengine.runtime.decision import Decision
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("httpx is not installed: pip install 'agent-policyengine[httpx]'") from error
 
 _LOG = logging.getLogger("policyengine")
 

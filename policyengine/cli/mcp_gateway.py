@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +78,8 @@ def mcp_gateway(
         raise CommandError(
             "usage", f"`{host}` can be reached from other machines, and no token is verified", hint, code=2
         )
+    if not command_of(upstream):
+        raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
     said, headers = words_of(identity, "--as"), words_of(header, "--from-header")
     if not said and not headers:
         raise CommandError(
@@ -97,6 +100,14 @@ def mcp_gateway(
         token_file,
     )
     return 0
+
+
+def command_of(upstream: str) -> list[str]:
+    """Its words; none where quotes are left open."""
+    try:
+        return shlex.split(upstream)
+    except ValueError:
+        return []
 
 
 def words_of(given: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -120,7 +131,9 @@ def serving(
         from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers
         from policyengine.integrations.mcp_sdk import always
     except ImportError as error:
-        raise CommandError("install", str(error), "`pip install 'agent-policyengine[mcp]'` brings it") from None
+        raise CommandError(
+            "install", str(error).partition(":")[0], "`pip install 'agent-policyengine[mcp]'` brings it"
+        ) from None
     behind = Upstream(upstream, token_of(token_file), environment_of(env or ()), timeout)
     by_header = from_headers(headers, lambda found: facts_of_words({**said, **found}))
     who = by_header if headers else always(facts_of_words(said))

@@ -127,7 +127,7 @@ async def reported(
     with anyio.move_on_after(LONGEST_REPORT, shield=True):
         try:
             await decides.report_async(decision.id, status=status, latency_ms=latency, output=output)
-        except RequestError:  # the output is no facts: what it answered is known all the same
-            await reported(decides, decision, status, began)
         except Exception:
+            if output is not None:  # it may be no facts: that it came out is known all the same
+                return await reported(decides, decision, status, began)
             _LOG.exception("an outcome could not be reported")

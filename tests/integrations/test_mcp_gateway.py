@@ -336,3 +336,12 @@ def test_what_cannot_be_meant_is_told_at_once(
     policy = str(files / "billing.policy")
     assert main(["mcp-gateway", policy, "--upstream", "true", "--server", "billing", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("upstream", ["", " ", "python3 'server.py"])
+def test_an_upstream_that_is_none_is_told_at_once(
+    files: Path, upstream: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["--server", "billing", "--as", "agent=bot"]
+    assert main(["mcp-gateway", str(files / "billing.policy"), "--upstream", upstream, *said]) == 2
+    assert "is neither a URL nor a command" in capsys.readouterr().err

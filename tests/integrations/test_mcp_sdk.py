@@ -254,6 +254,21 @@ def test_a_place_is_free_again_after_a_call_that_fails(watched: Watched) -> None
     assert [one["status"] for one in watched.reports] == [500] * 3
 
 
+def test_a_place_is_free_again_after_an_answer_that_is_no_facts(watched: Watched) -> None:
+    server = server_of(watched)
+
+    @server.tool()
+    def slow() -> dict[str, Any]:
+        deep: dict[str, Any] = {}
+        for _ in range(50):
+            deep = {"in": deep}
+        return deep
+
+    for _ in range(2):
+        assert not talk(server, lambda client: client.call_tool("slow", {})).is_error
+    assert [one["status"] for one in watched.reports] == [200] * 4  # with it, and without
+
+
 def test_a_place_is_free_again_after_a_call_that_was_cancelled(watched: Watched) -> None:
     server = server_of(watched)
     started = asyncio.Event()

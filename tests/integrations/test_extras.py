@@ -1,0 +1,42 @@
+"""What is not installed is told in one line, with what installs it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from policyengine.cli import main
+
+MODULES = [
+    ("policyengine.integrations.mcp_sdk", "mcp", "mcp"),
+    ("policyengine.integrations.mcp_relay", "mcp", "mcp"),
+    ("policyengine.integrations.mcp_gateway", "mcp", "mcp"),
+    ("policyengine.integrations.fastmcp", "fastmcp", "fastmcp"),
+    ("policyengine.http_client", "httpx", "httpx"),
+]
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """As if it were not installed, and nothing of ours that needs it were loaded."""
+    ours = ("policyengine.integrations", "policyengine.http_client", "policyengine.exchange")
+    for name in list(sys.modules):
+        if name == package or name.startswith((f"{package}.", *ours)):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize(("module", "package", "extra"), MODULES)
+def test_a_module_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, module: str, package: str, extra: str) -> None:
+    forget(monkeypatch, package)
+    with pytest.raises(ImportError, match=rf"pip install 'agent-policyengine\[{extra}\]'"):
+        __import__(module)
+
+
+def test_so_does_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    forget(monkeypatch, "mcp")
+    words = ["mcp-gateway", "policies/examples/mcp-tools", "--upstream", "true", "--server", "x", "--as", "agent=a"]
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "error: the `mcp` SDK is not installed" in told
+    assert "pip install 'agent-policyengine[mcp]'" in told
