@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from decimal import Decimal
 from threading import Thread
 from typing import Any
@@ -133,27 +133,26 @@ def test_nobody_there_is_a_deny(ask: Call) -> None:
 def lying(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
     """A server that answers each connection with these bytes, in turn; None is silence. And what it was asked."""
     asked: list[bytes] = []
-    held: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with ExitStack() as held, socket.create_server(("127.0.0.1", 0)) as server:
 
         def run() -> None:
             for answer in answers:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
+                connection = held.enter_context(server.accept()[0])
                 connection.settimeout(5)
                 asked.append(connection.recv(65_536))
-                if answer is None:
-                    held.append(connection)
-                    continue
-                connection.sendall(answer)
-                connection.close()
+                if answer is not None:
+                    connection.sendall(answer)
+                    connection.close()
 
-        Thread(target=run, daemon=True).start()
+        def until_it_ends() -> None:
+            with suppress(OSError):
+                run()
+
+        thread = Thread(target=until_it_ends, daemon=True)
+        thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
-        for connection in held:
-            connection.close()
+        server.shutdown(socket.SHUT_RDWR)  # it may be waiting for one more
+        thread.join(10)
 
 
 def answer(content: bytes, status: int = 200, media: str = "application/msgpack") -> bytes:

@@ -63,9 +63,9 @@ def mcp_gateway(
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
 ) -> int:
-    """Put policies in front of any MCP server: a proxy over stdio, or over HTTP with --port.
+    """Put policies in front of an MCP server.
 
-    Calls are decided with their arguments, lists show what the caller may use, everything else is closed. Who asks is
+    It is a proxy over stdio, or over HTTP with --port. Calls are decided with their arguments, lists show what the caller may use, everything else is closed. Who asks is
     what --as says: this gateway verifies no tokens, so it listens on this machine only.
 
     \b
