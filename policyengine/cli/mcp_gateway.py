@@ -65,8 +65,9 @@ def mcp_gateway(
 ) -> int:
     """Put policies in front of an MCP server.
 
-    It is a proxy over stdio, or over HTTP with --port. Calls are decided with their arguments, lists show what the caller may use, everything else is closed. Who asks is
-    what --as says: this gateway verifies no tokens, so it listens on this machine only.
+    It is a proxy over stdio, or over HTTP with --port. Calls are decided with their arguments, lists show what the
+    caller may use, everything else is closed. Who asks is what --as says: this gateway verifies no tokens, so it
+    listens on this machine only.
 
     \b
     Example:
