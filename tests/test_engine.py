@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from policyengine import engine as module
+from policyengine.asking import new_id
 from policyengine.compiler import evaluator
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import EntitiesError
-from policyengine.engine import Engine, new_id
+from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.stores.memory import MemoryStore

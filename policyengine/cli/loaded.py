@@ -14,8 +14,9 @@ from policyengine.cli.questions import Question, called
 from policyengine.cli.terminal import Screen, busy, printable
 
 if TYPE_CHECKING:
+    from policyengine.asking import Clock
     from policyengine.audit import DecisionLog
-    from policyengine.engine import Clock, Engine
+    from policyengine.engine import Engine
     from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
@@ -31,9 +32,10 @@ def load_engine(
     store: str = "memory:",
 ) -> Engine:
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
+    from policyengine.asking import utc_now
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.files import EntitiesError
-    from policyengine.engine import Engine, utc_now
+    from policyengine.engine import Engine
     from policyengine.stores.store import StoreError
 
     clock = clock or utc_now

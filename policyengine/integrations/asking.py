@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 
-from policyengine.engine import new_id, utc_now
+from policyengine.asking import new_id, utc_now
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import RequestError
 

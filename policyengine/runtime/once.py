@@ -77,7 +77,7 @@ def drafted(decision: Decision, effects: Effects, spent: frozenset[str], past: b
     )  # fmt: skip
 
 
-def read(draft: bytes) -> Draft:
+def draft_of(draft: bytes) -> Draft:
     """Raises ValueError."""
     return _decoder.decode(draft)
 
@@ -91,7 +91,7 @@ def told(draft: Draft, found: Settled) -> Decision:
 
 def charges_of(draft: bytes) -> tuple[Charge, ...]:
     """The charges of a draft, as far as their states are told by them. Raises ValueError."""
-    return tuple(limit_of(line).charge for line in read(draft).limits)
+    return tuple(limit_of(line).charge for line in draft_of(draft).limits)
 
 
 def line_of(limit: Limited) -> Line:

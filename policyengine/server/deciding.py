@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from policyengine.engine import Engine, Question
+from policyengine.asking import Question
+from policyengine.engine import Engine
 from policyengine.runtime import wire
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason

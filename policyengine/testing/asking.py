@@ -8,7 +8,8 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from policyengine.engine import Engine, Question
+from policyengine.asking import Question
+from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.semantics.examples.world import BEGINNING
 from policyengine.testing.report import reasons

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from policyengine.engine import Engine, Question
+from policyengine.asking import Question
+from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 
 POLICY = """

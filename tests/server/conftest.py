@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.engine import Engine, Question
+from policyengine.asking import Question
+from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.semantics.explain import Explanation
 from policyengine.server import create_app

@@ -1,0 +1,117 @@
+"""Many decisions at once: what a shared store has to say of all of them is asked for together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from policyengine.asking import Question, microseconds, new_id, read
+from policyengine.compiler.reads import nanoseconds
+from policyengine.deciding import Deciding, to_consume, told_by
+from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
+from policyengine.runtime.limits import Settled, Take, limited
+from policyengine.runtime.plan import Needs
+from policyengine.runtime.request import Request, RequestError
+from policyengine.stores.store import Asked, Committed, StoreError
+
+MOST_WAITING = 1_024  # decisions that a store is asked for at once
+NOT_ASKED = Settled((), 0)
+
+
+class Waiting(NamedTuple):
+    """A decision that is made but for what its store will say: the place of its question among others, and when."""
+
+    place: int
+    question: dict[str, object] | Request
+    asked: Asked
+    decision: Decision
+    moment: int | None
+    call: bytes
+
+
+class Batching(Deciding):
+    """Decides many questions in their order."""
+
+    def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
+        """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
+        once. What is no question is answered by its error."""
+        answers: list[Decision | RequestError] = []
+        waiting: list[Waiting] = []
+        for place, question in enumerate(questions):
+            try:
+                found = self._prepared(place, question) if self.shares else None
+                if found is None:  # what came before may matter
+                    self._settle(waiting, answers)
+                    answers.append(self.decide(question))
+                elif isinstance(found, Waiting):
+                    waiting.append(found)
+                    answers.append(found.decision)
+                else:
+                    answers.append(found)
+            except RequestError as error:
+                answers.append(error)
+            if len(waiting) == MOST_WAITING:
+                self._settle(waiting, answers)
+        self._settle(waiting, answers)
+        return answers
+
+    @cached_property
+    def _gathering(self) -> Callable[[dict[str, object]], Decision | None]:
+        return self._evaluator.charging(self._gather).__call__
+
+    def _gather(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
+        """An allow on the quick way, before anybody asked the store."""
+        self._gathered.charges = charges
+        return Decision(answer, asker, stamp)
+
+    def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
+        """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
+        try:
+            if type(question) is dict and self._ids is new_id:
+                self._gathered.charges = ()
+                quick = self._gathering(question)
+                if quick is not None:
+                    limits, name = tuple(map(limited, self._gathered.charges)), ""
+                    for one in limits:
+                        if type(one.charge) is not Take:
+                            name = quick.id
+                    return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide")
+            request = read(question)
+            spends, now = request.options.consume, self._clock()
+            planned = self._evaluator.plan(request, now)
+            if isinstance(planned, Needs) or request.options.at is not None:
+                return None
+            decision = planned[0].with_id(self._ids(now))
+            asked = Asked(planned[1], decision.id, not spends)
+            return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate")
+        except RequestError:
+            raise
+        except Exception:
+            return None  # to fail once more, where it is told
+
+    def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:
+        """The answers to those that wait, by what the store says of all of them."""
+        asking = [one for one in waiting if one.asked.effects.limits or (one.asked.effects and not one.asked.peek)]
+        told: list[Committed] = []
+        try:
+            told += (
+                self._store.commit_many([one.asked for one in asking], microseconds(self._clock())) if asking else ()
+            )
+        except StoreError as error:
+            told += [error] * len(asking)
+        settling = {one.place: answer for one, answer in zip(asking, told, strict=True)}
+        for one in waiting:
+            answers[one.place] = self._settled(one, settling.get(one.place, NOT_ASKED))
+        waiting.clear()
+
+    def _settled(self, one: Waiting, answer: Committed) -> Decision:
+        question, (effects, _, peek), decision, call = one.question, one.asked, one.decision, one.call
+        if answer is None:  # another was quicker
+            return self.decide(question)
+        if isinstance(answer, StoreError):
+            return self._kept(question, self._unanswered(answer), call)
+        decision = decision if answer is NOT_ASKED else told_by(decision, effects, answer)
+        if isinstance(question, dict):
+            return decision if self._as_it_is else self._finished(question, decision, call)
+        return self._kept(question, to_consume(decision, effects) if peek else decision, call, one.moment)
