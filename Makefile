@@ -75,4 +75,6 @@ bench: .venv/.bench
 	$(BIN)/python -m bench $(WHAT)
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
+	@# `xds-protos` has a package `cel` too, and whichever is installed last stands there
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall common-expression-language
 	@touch $@
