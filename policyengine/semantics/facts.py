@@ -23,6 +23,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 Path: TypeAlias = tuple[str, ...]
 STRINGS = kinds.Set(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
+AS_GIVEN = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
 MOST_HOPS = 32  # each is asked about every block that may speak for it
 
 
@@ -32,6 +33,7 @@ class Facts:
 
     `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
     are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
+    `known` are the values that were read: most are asked for by several rules.
     """
 
     kernel: k.Kernel
@@ -44,6 +46,7 @@ class Facts:
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
+    known: dict[Path | tuple[EntityRef, str], tuple[kinds.Type, Value]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def bind(
         self,
@@ -58,15 +61,23 @@ class Facts:
         return Facts(*made, self.history, self.past)
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
+        before = self.known.get(path)
+        if before is not None and before[0] is type_:
+            return before[1]
         raw = self.raw(path)
         found = coerce(raw, type_, dotted(path))
+        self.known[path] = type_, found
         return found if self.seen is None else self._saw(path, raw, found, type_)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
+        before = self.known.get((entity, node.name))
+        if before is not None and before[0] is node.type:
+            return before[1]
         raw = entity.id if node.name == "id" else self._own(entity, node.name)
         value = coerce(raw, node.type, describe(node))
         value = self._inherited(entity, node, value) if node.inherited else value
+        self.known[entity, node.name] = node.type, value
         return self._saw((str(entity), node.name), raw, value, node.type)
 
     def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
@@ -89,6 +100,8 @@ class Facts:
     def raw(self, path: Path) -> object:
         if path in self.bound:
             return self.bound[path]
+        if len(path) == 2 and path[0] in AS_GIVEN:  # most are
+            return self.request.fact(*path)
         match path:
             case ("agent",) | ("user",):
                 return self.raw((path[0], "id"))
@@ -119,10 +132,16 @@ def dotted(path: Path) -> str:
     return ".".join(path)
 
 
+NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", "attestation", "task")}
+
+
 def ages(request: Request, now: datetime) -> dict[Path, object]:
     """Ages and the credential's lifetime, where the request gives times instead; nothing is issued in the future."""
     found: dict[Path, object] = {}
     for root in ("credential", "attestation", "task"):
+        if root not in request.facts:
+            found[root, "age"] = NO_AGE[root]
+            continue
         given = coerce(request.fact(root, "age"), Scalar.DURATION, f"{root}.age")
         found[root, "age"] = given if not is_absent(given) else age_since(request.fact(root, "issued_at"), now, root)
         if isinstance(found[root, "age"], timedelta) and found[root, "age"] < timedelta(0):  # type: ignore[operator]

@@ -63,11 +63,11 @@ def _bindings(facts: Facts) -> dict[Path, object]:
 
 
 def value(node: k.Expr, facts: Facts) -> Value:
+    if isinstance(node, k.Fact):  # most are, or constants: to match against patterns takes longer
+        return facts.read(node.path, node.type)
+    if isinstance(node, k.Constant):
+        return node.value
     match node:
-        case k.Constant(known):
-            return known
-        case k.Fact(path, type_):
-            return facts.read(path, type_)
         case k.Attribute(base):
             return lift(lambda entity: facts.attribute(entity, node), value(base, facts))
         case k.Compare(operator, left, right):

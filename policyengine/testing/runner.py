@@ -52,7 +52,9 @@ def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
     gc.freeze()
     try:
         with uncollected():
-            return Report(tuple(results_of(cases, kernel)), kernel.revision)
+            report = Report(tuple(results_of(cases, kernel)), kernel.revision)
+            gc.freeze()  # old at once, rather than looked through first
+            return report
     finally:
         gc.unfreeze()
 
