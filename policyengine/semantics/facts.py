@@ -46,7 +46,9 @@ class Facts:
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
-    known: dict[Path | tuple[EntityRef, str], tuple[kinds.Type, Value]] = field(init=False, default_factory=dict, repr=False, compare=False)
+    known: dict[Path | tuple[EntityRef, str], tuple[kinds.Type, Value]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
 
     def bind(
         self,
