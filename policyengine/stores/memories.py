@@ -23,6 +23,7 @@ from policyengine.runtime.history import (
 )
 from policyengine.runtime.values import Unknown, Value
 from policyengine.stores.store import StoreError
+from policyengine.stores.sweeping import Sweeps
 
 NEVER = 2**62  # nothing is recorded of a watch that nobody began
 
@@ -136,7 +137,7 @@ class Memories:
 
     def __init__(self, lock: Lock, *, complete: bool, most_keys: int) -> None:
         self._lock = lock
-        self._complete, self._most = complete, most_keys
+        self._complete, self._most, self._sweeps = complete, most_keys, Sweeps()
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, Line] = {}
         self.line: Callable[[WindowKey], Line | None] = self._lines.get
@@ -158,7 +159,9 @@ class Memories:
         """Raises StoreError, and changes nothing, where there is none for all of them."""
         new = sum((one.watch, one.key) not in self._lines for one in records)
         if new and len(self._lines) + new > self._most:
-            self.forget(now)
+            if self._sweeps.due(now):
+                self.forget(now)
+                self._sweeps.done(now, len(self._lines))
             if len(self._lines) + new > self._most:
                 raise StoreError(f"the store remembers {self._most:,} callers whose history still counts, and no more")
 

@@ -33,6 +33,7 @@ from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
 from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
+from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
 
 MOST_KEYS = 1_000_000
@@ -63,6 +64,7 @@ class MemoryStore:
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
+        self._sweeps = Sweeps()
         self._lock, self._claims = Lock(), Claims()
         self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys)
 
@@ -250,8 +252,10 @@ class MemoryStore:
 
     def _make_room(self, new: int, now: int) -> None:
         if new and self._keys + new > min(self._sweep_at, self._most):
-            self._forget(now)
-            self._sweep_at = max(FEWEST, 2 * self._keys)
+            if self._sweeps.due(now):
+                self._forget(now)
+                self._sweeps.done(now, self._keys)
+                self._sweep_at = max(FEWEST, 2 * self._keys)
             if self._keys + new > self._most:
                 raise StoreError(f"the store holds {self._most:,} callers that still count, and no more")
 

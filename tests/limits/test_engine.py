@@ -248,6 +248,21 @@ def test_a_store_that_is_full_of_callers_who_count_lets_no_new_one_through() -> 
     assert made.decide(asking("one too many")).allowed
 
 
+def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looked = Clock(), []
+    made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
+    store = made._store
+    assert isinstance(store, MemoryStore)
+    store._most, forget = 1_000, store._forget
+    monkeypatch.setattr(store, "_forget", lambda now: looked.append(now) or forget(now))  # type: ignore[func-returns-value]
+    for number in range(3_000):
+        clock.now += timedelta(microseconds=10)
+        made.decide(asking(f"bot{number}"))
+    assert 1 < len(looked) <= 4  # 20 ms, at 10 ms for 1,000 keys
+    clock.now += timedelta(hours=2)
+    assert made.decide(asking("one more")).allowed
+
+
 def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
     store, made = MemoryStore(most_keys=1), engine(RULES[1])
     limits = [made._evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")]  # type: ignore[index]
