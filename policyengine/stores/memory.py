@@ -22,27 +22,22 @@ from policyengine.runtime.limits import (
     Settled,
     Standing,
     Take,
-    add,
-    hold,
-    refused,
-    take,
-    untouched,
 )
 from policyengine.stores.claims import Claims
 from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
+from policyengine.stores.step import Kept, lasting, open_for, step
 from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
 
 MOST_KEYS = 1_000_000
 FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
-OPEN = 86_400_000_000  # microseconds that an approval stays asked for, where its rule says no other time
 
 
 @dataclass(slots=True)
-class Kept:
+class Counts:
     """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
 
     like: Charge
@@ -60,7 +55,7 @@ class MemoryStore:
     def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
         self._spent: set[str] = set()
         self._open: dict[str, int] = {}
-        self._rules: dict[str, Kept] = {}
+        self._rules: dict[str, Counts] = {}
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
@@ -99,15 +94,12 @@ class MemoryStore:
                 return None
             if effects.claim is not None and not self._claims.holds(effects.claim):
                 return None
-            found = [self._asked(one.charge, now, decision) for one in effects.limits]
-            settled = Settled(tuple([standing for standing, _ in found]), now)
-            admitted = settled.admitted
-            if not admitted:
-                pairs = zip(effects.limits, settled.standings, strict=True)
-                settled = Settled(tuple([self._left(one.charge, standing, now) for one, standing in pairs]), now)
+            charges = [one.charge for one in effects.limits]
+            states = [self._state(one) for one in charges]
+            settled, kept = step(charges, states, now, decision, denied=bool(effects.denied))
             asked_before = bool(effects.opens) and all(self._open.get(one.binding, 0) > now for one in effects.opens)
             if not peek and not asked_before:
-                self._done(effects, decision, now, [state for _, state in found], admitted)
+                self._done(effects, decision, now, kept, admitted=settled.admitted)
             if effects.claim is not None:
                 self._claims.keep(effects.claim, settled, now)
             return settled
@@ -139,7 +131,7 @@ class MemoryStore:
 
     def _plain(self, meter: Meter) -> dict[Key | str, Any]:
         """The states of a plain rate: the same object for good."""
-        return self._kept(meter.limited.charge).states
+        return self._counts(meter.limited.charge).states
 
     def _moved(self, now: int, *, peek: bool = False) -> int:
         """The time by the store's own clock, which never runs back; whoever only looks, perhaps at another time, does
@@ -182,58 +174,31 @@ class MemoryStore:
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
-    def _asked(self, charge: Charge, now: int, decision: str) -> tuple[Standing, Any]:
-        state = self._state(charge)
-        match charge:
-            case Take():
-                return take(state, charge, now)
-            case Add():
-                return add(state or (), charge, now, decision)
-            case Hold():
-                return hold(state or (), charge, now, decision)
-            case _:
-                assert_never(charge)
-
-    def _left(self, charge: Charge, standing: Standing, now: int) -> Standing:
-        return untouched(self._state(charge), charge, now) if standing.admitted else standing
-
-    def _done(self, effects: Effects, decision: str, now: int, states: list[Any], admitted: bool) -> None:
+    def _done(self, effects: Effects, decision: str, now: int, kept: tuple[Kept, ...], *, admitted: bool) -> None:
         """Room is made before anything is changed: a store that is full changes nothing."""
-        charges = [one.charge for one in effects.limits]
-        if effects.denied or not admitted:
-            self._refused(effects, decision, now, [one for one in charges if outlasts_refusal(one)])
-            return
-        self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
-        self._memories.make_room(effects.records, now)
-        self._memories.keep(effects.records, decision, now)
-        self._spent.update(effects.spends)
-        self._open |= {one.binding: now + int((one.within or 0) * 1_000_000 or OPEN) for one in effects.opens}
-        for charge, state in zip(charges, states, strict=True):
-            self._keep(charge, state)
-        lasting = tuple(charge for charge in charges if not isinstance(charge, Take))
-        if lasting:
-            self._made[decision] = now + max(map(lasts, lasting)), lasting
-
-    def _refused(self, effects: Effects, decision: str, now: int, charges: list[Charge]) -> None:
-        """Of most rules nothing stays: callers who are refused come again and again."""
-        if charges:
-            self._make_room(sum(key_of(one) not in self._kept(one).states for one in charges), now)
-        if effects.denied and effects.records:
-            self._memories.make_room(effects.records, now)
-            self._memories.keep(effects.records, decision, now)
-        for charge in charges:
-            assert isinstance(charge, Take)
-            self._keep(charge, refused(self._state(charge), charge, now))
+        spends = admitted and not effects.denied
+        records = effects.records if spends or effects.denied else ()
+        self._make_room(sum(key_of(one.charge) not in self._counts(one.charge).states for one in kept), now)
+        self._memories.make_room(records, now)
+        self._memories.keep(records, decision, now)
+        for one in kept:
+            self._keep(one.charge, one.state)
+        if spends:
+            self._spent.update(effects.spends)
+            self._open |= {one.binding: now + open_for(one) for one in effects.opens}
+            until, lasts = lasting([one.charge for one in effects.limits], now)
+            if lasts:
+                self._made[decision] = until, lasts
 
     def _state(self, charge: Charge) -> Any:
-        found = self._kept(charge).states.get(key_of(charge))
+        found = self._counts(charge).states.get(key_of(charge))
         if isinstance(charge, Take) and charge.steady and found is not None:
             at = self._clock[0] // 1_000 // charge.tick
             return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
         return found
 
     def _keep(self, charge: Charge, state: Bucket | Entries | Held) -> None:
-        states, key = self._kept(charge).states, key_of(charge)
+        states, key = self._counts(charge).states, key_of(charge)
         if not state:
             self._keys -= states.pop(key, None) is not None
             return
@@ -242,10 +207,10 @@ class MemoryStore:
         steady = isinstance(charge, Take) and charge.steady and isinstance(state, Bucket)
         states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
 
-    def _kept(self, charge: Charge) -> Kept:
+    def _counts(self, charge: Charge) -> Counts:
         found = self._rules.get(charge.rule)
         if found is None:
-            found = self._rules[charge.rule] = Kept(charge)
+            found = self._rules[charge.rule] = Counts(charge)
         return found
 
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
@@ -288,11 +253,3 @@ def matters(state: Any, charge: Charge, now: int) -> bool:
             return any(until > now for _, until in state)
         case _:
             assert_never(charge)
-
-
-def outlasts_refusal(charge: Charge) -> bool:
-    return isinstance(charge, Take) and (charge.counts or charge.latching)
-
-
-def lasts(charge: Charge) -> int:
-    return charge.lease if isinstance(charge, Hold) else charge.within if isinstance(charge, Add) else 0
