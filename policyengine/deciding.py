@@ -83,6 +83,7 @@ class Deciding:
         tree: Tree | None = None,
         log: DecisionLog | None = None,
         store: Store | None = None,
+        begins: bool = True,
     ) -> None:
         self.kernel = kernel
         self._sources = sources
@@ -92,8 +93,8 @@ class Deciding:
         self._store: Store = MemoryStore() if store is None else store
         own = self._store if isinstance(self._store, MemoryStore) else None
         taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
-        if kernel.watches:
-            self._store.begin([one.event.watch for one in kernel.watches], microseconds(clock()))
+        if begins:
+            self.begin()
         now = counting(clock)
         # A log has to say on which histories a decision rests: then all of these are made with care.
         recall = own.recall if own is not None and kernel.watches and log is None else None
@@ -106,6 +107,21 @@ class Deciding:
         self.log = log
         self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
+
+    @cached_property
+    def watches(self) -> frozenset[str]:
+        """What its rules want to have been recorded, by name."""
+        return frozenset(one.event.watch for one in self.kernel.watches)
+
+    def begin(self) -> None:
+        """From now on what its rules ask the past for is recorded. Raises StoreError."""
+        if self.watches:
+            self._store.begin(self.watches, microseconds(self._clock()))
+
+    def end(self, watches: frozenset[str]) -> None:
+        """This is recorded no more: who asks for it again knows nothing of before. Raises StoreError."""
+        if watches:
+            self._store.end(watches)
 
     @property
     def revision(self) -> str:

@@ -13,6 +13,7 @@ from policyengine.asking import Clock, Question, cleaned, microseconds, new_id, 
 from policyengine.batching import Batching
 from policyengine.compiler.bundle import Keys, read_bundle
 from policyengine.compiler.show import show
+from policyengine.compiler.tree import Tree
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
@@ -24,6 +25,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.check import compiled
 from policyengine.semantics.explain import Explanation, endpoint_words, explain
+from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
@@ -100,6 +102,22 @@ class Engine(Batching):
         bundle = read_bundle(path, keys)
         directory = None if entities is None else read_directory(entities)
         return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
+
+    def successor(
+        self,
+        kernel: Kernel,
+        *,
+        directory: Directory | None = None,
+        tree: Tree | None = None,
+        sources: Sequence[Source] = (),
+    ) -> Engine:
+        """Other policies, and other rows, on the same store, clock and log. It records no history before it is told to
+        `begin`: that is for when it decides, and this one does not. Raises LogError where its rows cannot be logged.
+        """
+        return type(self)(
+            kernel, sources=sources, directory=self._directory if directory is None else directory, tree=tree,
+            clock=self._clock, ids=self._ids, log=self.log, store=self._store, begins=False,
+        )  # fmt: skip
 
     @classmethod
     def _checked(

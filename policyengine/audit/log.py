@@ -23,6 +23,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
 
 _LOG = logging.getLogger("policyengine")
+NEAR = 1_048_576  # bytes
 LOOKS = 1.0  # seconds between two looks whether the file was moved away
 OWNER_ONLY = 0o600
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -89,10 +90,18 @@ class DecisionLog:
         """Write down the rows that decisions will be made by; what the lines of those say. Raises LogError."""
         name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
         if name not in self._directories:
-            self._directories[name] = line
-            if os.pread(self._file, len(line), 0) != line and not self._append(line):
+            if not self._holds(line) and not self._append(line):
                 raise LogError(f"`{self.path}`: the directory could not be written", "is there room on the disk?")
+            last = list(self._directories.items())[-1:]
+            self._directories = {**dict(last), name: line}  # some may still decide by the one before
         return b'"directory":' + encode(name) + b","
+
+    def _holds(self, line: bytes) -> bool:
+        """Whether it is in the file: at its beginning, or near its end, where who started this process put it."""
+        if os.pread(self._file, len(line), 0) == line:
+            return True
+        size = os.fstat(self._file).st_size
+        return line in os.pread(self._file, len(line) + NEAR, max(0, size - len(line) - NEAR))
 
     def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
         """What a line says of the histories that a decision rested on."""

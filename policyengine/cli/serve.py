@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +24,7 @@ from policyengine.cli.serve_options import (
     SocketMode,
     SocketPath,
     TokensFile,
+    WatchFiles,
     WhenUnrecorded,
     Workers,
 )
@@ -54,6 +53,7 @@ def serve(
     store: StoreUrl = "memory:",
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
+    watch: WatchFiles = False,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Answer requests over HTTP, or over a Unix socket, or both.
@@ -61,6 +61,9 @@ def serve(
     It runs until it is interrupted. Facts in a request are claims, so only a trusted gateway may make them: to listen
     elsewhere than on this machine needs a token file, with a token on each line. A socket needs none: whoever may open
     its file may ask.
+
+    SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
+    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on.
 
     \b
     Example:
@@ -70,6 +73,7 @@ def serve(
       policyengine serve payments/ --log decisions.jsonl
     """
     from policyengine.audit import LogError
+    from policyengine.reloading import Origin, Reloading
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
 
@@ -84,12 +88,12 @@ def serve(
             _greet(engine, Served(url, socket, workers), curl, format)
 
         listens = 8080 if port is None and socket is None else port
-        with _reopening(kept):
-            answer(
-                engine, host, listens, tokens,
-                path=socket, mode=_mode(socket_mode), workers=workers, gateway=gateway, envoy=envoy_grpc,
-                listening=greet,
-            )  # fmt: skip
+        origin = Origin(tuple(paths), entities, None if trust is None else tuple(trust))
+        answer(
+            Reloading(engine, origin), host, listens, tokens,
+            path=socket, mode=_mode(socket_mode), workers=workers, gateway=gateway, envoy=envoy_grpc,
+            watching=watch, listening=greet,
+        )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except LogError as error:
@@ -127,19 +131,6 @@ def _log(path: Path | None, on_failure: WhenUnrecorded, redact: Sequence[str]) -
         warning = f"others may read `{path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
         Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(warning))
     return found
-
-
-@contextmanager
-def _reopening(log: DecisionLog | None) -> Iterator[None]:
-    """SIGHUP says that the log was moved away. Workers, which do not get it, see so by themselves within a second."""
-    if log is None or not hasattr(signal, "SIGHUP"):
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, lambda number, frame: log.reopen())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 class Served(NamedTuple):

@@ -44,6 +44,7 @@ TokensFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
 ]
+WatchFiles: TypeAlias = Annotated[bool, typer.Option("--watch", help="Read policies anew whenever a file changes.")]
 LogFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
@@ -41,22 +42,28 @@ CHALLENGE = 'Bearer realm="policyengine"'
 class DecisionApi:
     """The endpoints. Deciding is quick and synchronous, so it runs right here, unless it waits for a store."""
 
-    engine: Engine
+    reloading: Reloading
     tokens: Tokens | None
     body_timeout: float
     gateway: Vouched
 
+    @property
+    def engine(self) -> Engine:
+        """That decides now: read once for each answer."""
+        return self.reloading.current
+
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
         sent = await self._body(http)
-        question, once = question_of(*sent), self._once(http, *sent)
-        work = partial(decided_and_limited, self.engine, question, question.options.consume, once)
-        return answer(http, *await apart(self.engine, work, once))
+        question, once, engine = question_of(*sent), self._once(http, *sent), self.engine
+        work = partial(decided_and_limited, engine, question, question.options.consume, once)
+        return answer(http, *await apart(engine, work, once))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
-        work = partial(decided_and_limited, self.engine, await self._question(http), spend=False)
-        return answer(http, *await apart(self.engine, work))
+        question, engine = await self._question(http), self.engine
+        work = partial(decided_and_limited, engine, question, spend=False)
+        return answer(http, *await apart(engine, work))
 
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
@@ -66,40 +73,41 @@ class DecisionApi:
 
     async def explain(self, http: Request) -> Response:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
-        work = partial(self.engine.explain, await self._question(http))
-        return answer(http, (await apart(self.engine, work)).to_dict())
+        question, engine = await self._question(http), self.engine
+        return answer(http, (await apart(engine, partial(engine.explain, question))).to_dict())
 
     async def events(self, http: Request) -> Response:
         """How the request of a decision came out: once, by whoever asked for the decision."""
-        work = partial(reported, self.engine, event_of(*await self._body(http)))
-        return answer(http, await apart(self.engine, work))
+        event, engine = event_of(*await self._body(http)), self.engine
+        return answer(http, await apart(engine, partial(reported, engine, event)))
 
     async def forward_auth(self, http: Request) -> Response:
         """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
         self._authenticate(http)
-        return response_of(await ForwardAuth(self.engine, self.gateway).told(http))
+        return response_of(await ForwardAuth(self.reloading, self.gateway).told(http))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
         self._authenticate(http)
-        return response_for_nginx(await ForwardAuth(self.engine, self.gateway).told(http))
+        return response_for_nginx(await ForwardAuth(self.reloading, self.gateway).told(http))
 
     async def envoy(self, http: Request) -> Response:
         """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
         self._authenticate(http)
-        return response_of(await EnvoyHttp(self.engine, self.gateway, self.body_timeout).told(http))
+        return response_of(await EnvoyHttp(self.reloading, self.gateway, self.body_timeout).told(http))
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, and its store answers: which one."""
-        failure = await apart(self.engine, self.engine.store_failure) if self.engine.shares else None
+        """A policy is armed, and its store answers: which one, and whether another was refused since."""
+        engine, reloads = self.engine, self.reloading.reloads
+        failure = await apart(engine, engine.store_failure) if engine.shares else None
         if failure is not None:
             raise Problem(503, "the store does not answer", hint="the operator's log says why")
-        armed = {"revision": self.engine.revision, "packages": list(self.engine.packages)}
-        return answer(http, {"status": "ready", **armed})
+        armed = {"revision": engine.revision, "packages": list(engine.packages)}
+        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict()})
 
     async def docs(self, http: Request) -> Response:
         html = page_of(http.app.openapi(), str(http.base_url).rstrip("/"))
@@ -198,7 +206,7 @@ class DecisionApp(FastAPI):
 
 
 def create_app(
-    engine: Engine,
+    engine: Engine | Reloading,
     *,
     token: str | Collection[str] | None = None,
     body_timeout: float = SLOWEST_BODY,
@@ -208,9 +216,11 @@ def create_app(
 
     With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
     is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
-    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`).
+    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). Whoever holds a `Reloading` may
+    give it other policies at any time.
     """
-    api = DecisionApi(engine, None if token is None else Tokens.of(token), body_timeout, gateway or Vouched())
+    reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
+    api = DecisionApi(reloading, None if token is None else Tokens.of(token), body_timeout, gateway or Vouched())
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
@@ -224,7 +234,7 @@ def create_app(
     add_questions(app, api)
     add_gateways(app, api)
     add_status(app, api)
-    app.hot = HotPath(super(DecisionApp, app).__call__, engine, api.tokens, body_timeout)
+    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, api.tokens, body_timeout)
     return app
 
 

@@ -17,7 +17,7 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
-from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import (
     SET_BY_US,
@@ -43,7 +43,7 @@ OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 class EnvoyGrpc:
     """Where it listens, and whom it answers."""
 
-    engine: Engine
+    reloading: Reloading
     names: Vouched
     tokens: Tokens | None
     address: str
@@ -95,7 +95,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         except RequestError as error:
             return told_problem(Problem.of(error))
         vouched = spiffe_facts(attributes.source.principal, self.door.names)
-        return told_now(self.door.engine, {**vouched, **question})
+        return told_now(self.door.reloading.current, {**vouched, **question})
 
 
 def given_of(http: Any, peer: str) -> Given:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Given, Target, Vouched, body_of, given_headers, only_value, question_of
 from policyengine.server.gateways import Told, told_of, told_problem
@@ -18,7 +18,7 @@ PREFIX = "/envoy"
 
 @dataclass(frozen=True, slots=True)
 class EnvoyHttp:
-    engine: Engine
+    reloading: Reloading
     names: Vouched
     body_timeout: float
 
@@ -29,7 +29,7 @@ class EnvoyHttp:
             question = question_of(target_of(http, given), given, self.names, body_of(given, content))
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return await told_of(self.engine, question)
+        return await told_of(self.reloading.current, question)
 
 
 def target_of(http: Request, given: Given) -> Target:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of
 from policyengine.server.gateways import PROBLEM, Told, told_of, told_problem
@@ -18,7 +18,7 @@ from policyengine.server.problems import Problem
 class ForwardAuth:
     """The query of the door's own address means nothing: Caddy puts there what its client sent."""
 
-    engine: Engine
+    reloading: Reloading
     names: Vouched
 
     async def told(self, http: Request) -> Told:
@@ -27,7 +27,7 @@ class ForwardAuth:
             question = question_of(forwarded_target(given), given, self.names)
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return await told_of(self.engine, question)
+        return await told_of(self.reloading.current, question)
 
 
 def response_of(told: Told) -> Response:

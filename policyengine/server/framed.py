@@ -19,6 +19,7 @@ import msgspec
 
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime import quick, wire
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.decision import Decision
@@ -196,8 +197,8 @@ class FramedProtocol(asyncio.Protocol):
     transport: asyncio.Transport
     gateway = "socket"
 
-    def __init__(self, engine: Engine, connections: MutableSet[Any]) -> None:
-        self.engine = engine
+    def __init__(self, reloading: Reloading, connections: MutableSet[Any]) -> None:
+        self.reloading = reloading
         self.connections = connections
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray()
@@ -245,15 +246,16 @@ class FramedProtocol(asyncio.Protocol):
         """Answer frames for a while, in one go; then others have their turn."""
         if self.transport.is_closing() or self.paused or self.resting:
             return
-        if self.engine.remote:
-            self.work_apart()
+        engine = self.reloading.current
+        if engine.remote:
+            self.work_apart(engine)
             return
         answers: list[bytes] = []
         questions = at = 0
         try:
             while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
                 at += HEADER.size + len(payload)
-                answer, many = answer_to(self.engine, payload, self.gateway)
+                answer, many = answer_to(engine, payload, self.gateway)
                 answers += (HEADER.pack(len(answer)), answer)
                 questions += many
         except Unreadable as error:
@@ -264,7 +266,7 @@ class FramedProtocol(asyncio.Protocol):
         self.transport.write(b"".join(answers))
         self.settle(rest=questions >= AT_A_STRETCH)
 
-    def work_apart(self) -> None:
+    def work_apart(self, engine: Engine) -> None:
         """In a thread, as a store is asked: this connection waits for it, and no other does."""
         payloads: list[bytes] = []
         at, unreadable = 0, None
@@ -280,7 +282,7 @@ class FramedProtocol(asyncio.Protocol):
         del self.buffer[:at]
         self.resting = True
         self.transport.pause_reading()
-        self.loop.run_in_executor(None, answers_to, self.engine, payloads, unreadable, self.gateway).add_done_callback(
+        self.loop.run_in_executor(None, answers_to, engine, payloads, unreadable, self.gateway).add_done_callback(
             self.told
         )
 

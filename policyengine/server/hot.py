@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.quick import json_question, msgpack_question
@@ -63,7 +64,7 @@ class HotPath:
     """An ASGI application in front of `careful`, which gets everything that is not plain."""
 
     careful: ASGIApp
-    engine: Engine
+    reloading: Reloading
     tokens: Tokens | None
     body_timeout: float
 
@@ -75,8 +76,11 @@ class HotPath:
             body = await body_of(scope, receive, self.body_timeout)
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
-        apart = self.engine.shares  # the loop does not wait for a store
-        answer = await run_in_threadpool(self.answer, headers, body) if apart else self.answer(headers, body)
+        engine = self.reloading.current
+        apart = engine.shares  # the loop does not wait for a store
+        answer = (
+            await run_in_threadpool(self.answer, engine, headers, body) if apart else self.answer(engine, headers, body)
+        )
         if answer is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
         limits, content = answer
@@ -88,8 +92,9 @@ class HotPath:
 
         None where it takes more than that: then ask as ASGI does.
         """
-        headers = None if self.engine.shares else self.plain(scope)
-        answer = None if headers is None else self.answer(headers, body)
+        engine = self.reloading.current
+        headers = None if engine.shares else self.plain(scope)
+        answer = None if headers is None else self.answer(engine, headers, body)
         if headers is None or answer is None:
             return None
         limits, content = answer
@@ -117,7 +122,7 @@ class HotPath:
             return None
         return headers
 
-    def answer(self, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
+    def answer(self, engine: Engine, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
         """The headers that say how limits stand, and the content.
 
         None where a careful look is needed: at what is no question, and at what fails, so that it is told.
@@ -127,7 +132,7 @@ class HotPath:
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
         try:
-            decision = self.engine.decide(question)
+            decision = engine.decide(question)
             return limits_of(decision) if decision.standings else (), codec.write(decision)
         except Exception:
             return None

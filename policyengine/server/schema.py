@@ -283,10 +283,18 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
+class Reloads(BaseModel):
+    done: int
+    refused: int
+    why: str | None = Field(description="Of the last one that was refused, while the policies before it decide.")
+    at: str | None = Field(description="When that was, in RFC 3339.")
+
+
 class Readiness(BaseModel):
     status: Literal["ready"]
     revision: str
     packages: list[str]
+    reloads: Reloads
 
 
 MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)

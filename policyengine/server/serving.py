@@ -17,12 +17,16 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
+from policyengine.reloading.watching import Attempts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import create_app
+from policyengine.server.crew import Line, Listener
 from policyengine.server.framed import FramedProtocol
 from policyengine.server.listeners import LONGEST_QUEUE, ServeError, port_listener, unix_listener, url_of
+from policyengine.server.reloader import Reloader
 from policyengine.server.tokens import Tokens
-from policyengine.server.workers import LAST_ANSWERS, STOPPING, check_workers, supervise
+from policyengine.server.workers import LAST_ANSWERS, STOPPING, Calls, check_workers, supervise
 
 HTTP: str | type[asyncio.Protocol]
 try:
@@ -34,7 +38,7 @@ OWNER_ONLY = 0o600
 
 
 def serve(
-    engine: Engine,
+    engine: Engine | Reloading,
     host: str = "127.0.0.1",
     port: int | None = 8080,
     token: str | Collection[str] | None = None,
@@ -44,6 +48,7 @@ def serve(
     workers: int = 1,
     gateway: Vouched | None = None,
     envoy: int | None = None,
+    watching: bool = False,
     listening: Callable[[str | None], None] = lambda url: None,
 ) -> None:
     """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
@@ -51,40 +56,81 @@ def serve(
     What was begun is finished. Who may connect to the socket is a matter of its file `mode`; it needs no token.
     `workers` is how many processes answer, `gateway` in which headers gateways say who asks. On port `envoy`
     Envoy is answered by gRPC. `listening` is called with the URL, if there is a port, as soon as connections are
-    accepted. Raises ServeError before that, TokenError for a
-    token that is too short, and KeyboardInterrupt after an orderly stop by SIGINT.
+    accepted. A `Reloading` reads its policies anew on SIGHUP, and when `watching` whenever their files change; the log
+    is opened anew on SIGHUP. Raises ServeError before that, TokenError for a token that is too short, and
+    KeyboardInterrupt after an orderly stop by SIGINT.
     """
+    reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
-    app = create_app(engine, token=token, gateway=gateway)
-    check_workers(engine, workers)
-    door = None if envoy is None else grpc_door(engine, gateway or Vouched(), token, host, envoy)
+    app = create_app(reloading, token=token, gateway=gateway)
+    check_workers(reloading.current, workers)
+    attempts = None if reloading.origin is None else Attempts(reloading, watching)
+    door = None if envoy is None else grpc_door(reloading, gateway or Vouched(), token, host, envoy)
     with ExitStack() as open_until_then:
         enter = open_until_then.enter_context
         ports = [] if port is None else [enter(port_listener(host, port, has_token=token is not None))]
         sockets = [] if path is None else [enter(unix_listener(path, mode))]
-        answer = partial(answer_on, app, engine, ports, sockets, door)
+        answer = partial(answer_on, app, reloading, ports, sockets, door)
         greet = partial(listening, url_of(ports[0]) if ports else None)
         if workers == 1:
-            greet()
-            caught = answer()
+            caught = alone(answer, reloading, attempts, greet)
         else:
-            caught = supervise(answer, workers, started=greet)
+            calls = Calls(attempts)
+            enter(hanging_up(reloading, calls.ask))
+            caught = supervise(answer, workers, greet, reloading, calls)
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
         signal.raise_signal(caught)
 
 
+def alone(
+    answer: Callable[[], int | None], reloading: Reloading, attempts: Attempts | None, greet: Callable[[], None]
+) -> int | None:
+    """In this process; a thread beside it looks after the policies."""
+    if attempts is None:
+        with hanging_up(reloading, lambda: None):
+            greet()
+            return answer()
+    reloader = Reloader(reloading, attempts)
+    with reloader.running(), hanging_up(reloading, reloader.ask):
+        greet()
+        return answer()
+
+
+@contextmanager
+def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP says that the log was moved away, or that there are other policies."""
+    if not hasattr(signal, "SIGHUP") or current_thread() is not main_thread():
+        yield
+        return
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        log = reloading.current.log
+        if log is not None:
+            log.reopen()
+        ask()
+
+    before = signal.signal(signal.SIGHUP, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def answer_on(
     app: ASGIApp,
-    engine: Engine,
+    reloading: Reloading,
     ports: Sequence[socket.socket],
     sockets: Sequence[socket.socket],
     door: Door | None = None,
     lifeline: int | None = None,
+    line: Line | None = None,
 ) -> int | None:
     """Until the signal that is returned, or until the other end of the pipe `lifeline` is closed."""
-    server = Server(config_for(app), engine, sockets, lifeline)
+    if line is not None:
+        Listener(reloading, line).start()
+    server = Server(config_for(app), reloading, sockets, lifeline)
     beside = None if door is None else door.started()
     try:
         server.run(sockets=list(ports))
@@ -100,7 +146,7 @@ class Door(Protocol):
     def started(self) -> Any: ...
 
 
-def grpc_door(engine: Engine, names: Vouched, token: str | Collection[str] | None, host: str, port: int) -> Door:
+def grpc_door(reloading: Reloading, names: Vouched, token: str | Collection[str] | None, host: str, port: int) -> Door:
     """Raises ServeError, also where what it needs is not installed."""
     try:
         from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
@@ -108,7 +154,7 @@ def grpc_door(engine: Engine, names: Vouched, token: str | Collection[str] | Non
         install = "pip install 'agent-policyengine[envoy]'"
         raise ServeError("there is no gRPC here to answer Envoy by", f"`{install}`") from None
     tokens = None if token is None else Tokens.of(token)
-    return EnvoyGrpc(engine, names, tokens, checked_address(host, port, token is not None))
+    return EnvoyGrpc(reloading, names, tokens, checked_address(host, port, token is not None))
 
 
 class Server(uvicorn.Server):
@@ -120,17 +166,17 @@ class Server(uvicorn.Server):
     caught: int | None = None
 
     def __init__(
-        self, config: uvicorn.Config, engine: Engine, unix: Sequence[socket.socket], lifeline: int | None
+        self, config: uvicorn.Config, reloading: Reloading, unix: Sequence[socket.socket], lifeline: int | None
     ) -> None:
         super().__init__(config)
-        self.engine = engine
+        self.reloading = reloading
         self.unix = unix
         self.lifeline = lifeline
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
-        framed = partial(FramedProtocol, self.engine, self.server_state.connections)
+        framed = partial(FramedProtocol, self.reloading, self.server_state.connections)
         for listener in self.unix:
             self.servers.append(await loop.create_server(framed, sock=listener, backlog=LONGEST_QUEUE))
         if self.lifeline is not None:

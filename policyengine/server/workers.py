@@ -12,6 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -19,6 +21,9 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from policyengine.engine import Engine
+from policyengine.reloading import Candidate, Reloading, Reloads
+from policyengine.reloading.watching import Attempts
+from policyengine.server.crew import Crew, Line
 from policyengine.server.listeners import ServeError
 
 LAST_ANSWERS = 5  # seconds
@@ -46,9 +51,35 @@ def check_workers(engine: Engine, workers: int) -> None:
 
 
 class Work(Protocol):
-    """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed."""
+    """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed. Over its
+    `line` it is told by which policies to decide."""
 
-    def __call__(self, *, lifeline: int) -> object: ...
+    def __call__(self, *, lifeline: int, line: Line) -> object: ...
+
+
+class Calls:
+    """What the one that watches is called for, besides workers that die. A handler of signals may `ask`."""
+
+    def __init__(self, attempts: Attempts | None) -> None:
+        self._attempts = attempts
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+        self.told = Reloads()
+
+    def ask(self) -> None:
+        with suppress(BlockingIOError):  # then it is full of calls
+            os.write(self._writer, b".")
+
+    @property
+    def pause(self) -> float | None:
+        return None if self._attempts is None else self._attempts.pause
+
+    def candidate(self) -> Candidate | None:
+        with suppress(BlockingIOError):
+            if os.read(self.reader, 4_096) and self._attempts is not None:
+                self._attempts.ask()
+        return None if self._attempts is None else self._attempts.candidate()
 
 
 class Stopped(BaseException):
@@ -58,7 +89,13 @@ class Stopped(BaseException):
         self.signal = signal
 
 
-def supervise(work: Work, workers: int, started: Callable[[], None]) -> int:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    process: ForkProcess
+    line: Line
+
+
+def supervise(work: Work, workers: int, started: Callable[[], None], reloading: Reloading, calls: Calls) -> int:
     """Let `workers` processes do the work and replace those that die, until the signal that is returned.
 
     Raises ServeError where processes cannot be forked.
@@ -67,13 +104,13 @@ def supervise(work: Work, workers: int, started: Callable[[], None]) -> int:
         raise ServeError("workers cannot be forked from a process that has threads", "use `policyengine serve`")
     # Only this process holds `held`: when it is gone, however it ended, the workers read the end of `lifeline`.
     lifeline, held = os.pipe()
-    crew: list[ForkProcess] = []
+    crew: list[Worker] = []
     before = {one: signal.signal(one, stop) for one in STOPPING}
     try:
         for _ in range(workers):
             crew.append(begin(work, lifeline, held))
         started()
-        keep(crew, lambda: begin(work, lifeline, held))
+        keep(crew, lambda: begin(work, lifeline, held), reloading, calls)
     except Stopped as stopped:
         return stopped.signal
     finally:
@@ -90,36 +127,59 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def begin(work: Work, lifeline: int, held: int) -> ForkProcess:
-    process = get_context("fork").Process(target=live, args=(work, lifeline, held), daemon=True)
+def begin(work: Work, lifeline: int, held: int) -> Worker:
+    here, there = Line.pair()
+    process = get_context("fork").Process(target=live, args=(work, lifeline, held, here, there), daemon=True)
     process.start()
-    return process
+    there.close()
+    return Worker(process, here)
 
 
-def live(work: Work, lifeline: int, held: int) -> None:
+def live(work: Work, lifeline: int, held: int, elsewhere: Line, line: Line) -> None:
     os.close(held)
+    elsewhere.close()
     for one in STOPPING:
         signal.signal(one, signal.SIG_DFL)
-    work(lifeline=lifeline)
+    work(lifeline=lifeline, line=line)
 
 
-def keep(crew: list[ForkProcess], another: Callable[[], ForkProcess]) -> NoReturn:
-    """Replace whoever dies, one after the other and none at once: what kills them may well kill the next."""
+def keep(crew: list[Worker], another: Callable[[], Worker], reloading: Reloading, calls: Calls) -> NoReturn:
+    """Replace whoever dies, one after the other and none at once: what kills them may well kill the next. And give all
+    of them other policies when it is time."""
     while True:
-        wait([process.sentinel for process in crew])
-        for place, process in enumerate(crew):
-            if process.exitcode is not None:
-                LOGGER.error("worker %d ended with status %d; another takes its place", process.pid, process.exitcode)
-                time.sleep(PAUSE)
-                crew[place] = another()
+        wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
+        for place, one in enumerate(crew):
+            if one.process.exitcode is not None:
+                crew[place] = replaced(one, another)
+        candidate = calls.candidate()
+        together = Crew(reloading, [one.line for one in crew])
+        if candidate is not None:
+            together.take(candidate)
+        elif calls.told != reloading.reloads:
+            together.drop()
+        calls.told = reloading.reloads
+        for one in crew:
+            if one.line in together.lost and one.process.exitcode is None:
+                one.process.kill()
 
 
-def end(crew: list[ForkProcess]) -> None:
-    for process in crew:
-        process.terminate()
+def replaced(worker: Worker, another: Callable[[], Worker]) -> Worker:
+    process = worker.process
+    LOGGER.error(
+        "worker %d ended with status %d; another takes its place", process.pid, process.exitcode,
+        extra={"event": "worker_ended"},
+    )  # fmt: skip
+    worker.line.close()
+    time.sleep(PAUSE)
+    return another()
+
+
+def end(crew: list[Worker]) -> None:
+    for one in crew:
+        one.process.terminate()
     latest = time.monotonic() + LAST_ANSWERS + 1
-    for process in crew:
-        process.join(max(latest - time.monotonic(), 0))
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+    for one in crew:
+        one.process.join(max(latest - time.monotonic(), 0))
+        if one.process.exitcode is None:
+            one.process.kill()
+            one.process.join()

@@ -20,6 +20,7 @@ from policyengine.stores import slots
 from policyengine.stores.claims import settled_from, settled_to
 from policyengine.stores.claims_redis import Claims
 from policyengine.stores.following import Following
+from policyengine.stores.past import watch_of
 from policyengine.stores.redis import (
     BACK,
     PREFIX,
@@ -155,6 +156,13 @@ class ClusterStore:
         self._begun |= frozenset(watches)
         self._latest = max(self._latest, now)
         slots.begin(self._run, self._begun, self._given)
+
+    def end(self, watches: Iterable[str]) -> None:
+        names = frozenset(watches)
+        self._begun -= names
+        with answering():
+            for begun in slots.all_begun():
+                self._client.hdel(begun, *map(watch_of, names))
 
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         return slots.fetch(self._run, tuple(keys), self._begun, self._given, self._following)

@@ -144,6 +144,10 @@ class GuardedStore:
         except StoreError:
             return
 
+    def end(self, watches: Iterable[str]) -> None:
+        with self.breaker:
+            self._store.end(list(watches))
+
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         """Of a key that is not in it nothing is known."""
         try:

@@ -45,6 +45,10 @@ def begin(asked: sqlite3.Connection, watches: Iterable[str], now: int) -> None:
     asked.executemany("INSERT OR IGNORE INTO begun VALUES (?, ?)", [(watch_of(one), now - 1) for one in watches])
 
 
+def end(asked: sqlite3.Connection, watches: Iterable[str]) -> None:
+    asked.executemany("DELETE FROM begun WHERE watch = ?", [(watch_of(one),) for one in watches])
+
+
 def lost(asked: sqlite3.Connection, watches: Iterable[str]) -> list[str]:
     """Those that were not begun, or of which nobody remembers it."""
     known = "SELECT 1 FROM begun WHERE watch = ?"

@@ -146,7 +146,18 @@ class Memories:
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         for watch in watches:
-            self._begun.setdefault(watch, ALWAYS if self._complete else now - 1)
+            if watch not in self._begun:
+                self._begun[watch] = ALWAYS if self._complete else now - 1
+            elif self._begun[watch] == NEVER:  # it was ended
+                self._begun[watch] = now - 1
+                self._lines = {key: line for key, line in self._lines.items() if key[0] != watch}
+
+    def end(self, watches: frozenset[str]) -> None:
+        self.changes += 1  # who is deciding by what was recorded does so again
+        for watch in watches:
+            self._begun[watch] = NEVER
+        for key in [key for key in self._lines if key[0] in watches]:
+            del self._lines[key]
 
     def fetch(self, keys: Iterable[WindowKey]) -> dict[WindowKey, History]:
         return {key: self._history(key) for key in keys}

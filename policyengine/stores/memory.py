@@ -55,7 +55,7 @@ class MemoryStore:
     def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
         self._spent: set[str] = set()
         self._open: dict[str, int] = {}
-        self._rules: dict[str, Counts] = {}
+        self._rules: dict[object, Counts] = {}
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
@@ -164,6 +164,10 @@ class MemoryStore:
         with self._lock:
             self._memories.begin(watches, self._moved(now))
 
+    def end(self, watches: Iterable[str]) -> None:
+        with self._lock:
+            self._memories.end(frozenset(watches))
+
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         with self._lock:
             return self._memories.fetch(keys)
@@ -208,9 +212,10 @@ class MemoryStore:
         states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
 
     def _counts(self, charge: Charge) -> Counts:
-        found = self._rules.get(charge.rule)
+        name = counted_as(charge)
+        found = self._rules.get(name)
         if found is None:
-            found = self._rules[charge.rule] = Counts(charge)
+            found = self._rules[name] = Counts(charge)
         return found
 
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
@@ -233,6 +238,13 @@ class MemoryStore:
             for key in [key for key, state in rule.states.items() if not matters(state, rule.like, now)]:
                 del rule.states[key]
         self._keys = sum(len(rule.states) for rule in self._rules.values())
+
+
+def counted_as(charge: Charge) -> object:
+    """What a rule is known by, from one policy to the next; of a rate its pace, too: states are counted in it."""
+    if not isinstance(charge, Take):
+        return charge.rule
+    return charge.rule, charge.token, charge.tick, charge.flow.drain if charge.steady else None
 
 
 def key_of(charge: Charge) -> Key | str:

@@ -149,6 +149,12 @@ class RedisStore:
         asked = self._given, True, [watch_of(one) for one in self._begun], (), ()
         self._run(FETCH, [NAMES.begun, CLOCK], msgpack.encode(asked))
 
+    def end(self, watches: Iterable[str]) -> None:
+        names = frozenset(watches)
+        self._begun -= names
+        with answering():
+            self._client.hdel(NAMES.begun, *map(watch_of, names))
+
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         return fetched(self._run, NAMES, tuple(keys), self._begun, self._given, self._following, CLOCK)
 

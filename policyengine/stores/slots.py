@@ -108,6 +108,11 @@ def begin(run: Run, watches: Iterable[str], given: int | bool) -> None:
         run(FETCH, [share(number).begun], asked)
 
 
+def all_begun() -> Iterator[str]:
+    """Where each slot has what was begun."""
+    return (share(number).begun for number in range(SHARES))
+
+
 def fetch(
     run: Run, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: Following
 ) -> Mapping[WindowKey, History]:

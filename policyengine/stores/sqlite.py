@@ -129,6 +129,12 @@ class SqliteStore:
             self._latest = _clock(asked, now, moves=True)
             lines.begin(asked, names, self._latest)
 
+    def end(self, watches: Iterable[str]) -> None:
+        names = list(watches)
+        self._begun.difference_update(names)
+        with self._step() as asked:
+            lines.end(asked, names)
+
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         wanted = list(keys)
         with self._step(writes=False) as asked:

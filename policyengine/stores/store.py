@@ -53,6 +53,11 @@ class Store(Protocol):
         microsecond before)."""
         ...
 
+    def end(self, watches: Iterable[str]) -> None:
+        """The events of these watches are not recorded any more: whoever begins one again knows nothing of before. An
+        engine that still asks for one, elsewhere, begins it again when it fetches."""
+        ...
+
     def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
         """The history of each key, in one step; one without events too. Events are oldest first and rise by `serial`.
         Of a watch that nobody began nothing is known: its `complete_after` is later than any time.

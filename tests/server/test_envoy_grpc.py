@@ -14,6 +14,7 @@ grpc = pytest.importorskip("grpc")
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
 
 from policyengine.engine import Engine  # noqa: E402
+from policyengine.reloading import Reloading  # noqa: E402
 from policyengine.runtime.vouched import Vouched  # noqa: E402
 from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
@@ -46,7 +47,7 @@ Ask = Callable[..., Any]
 def served(tokens: Tokens | None = None) -> Iterator[Ask]:
     engine = Engine.from_text(POLICY)
     address = checked_address("127.0.0.1", free_port(), tokens is not None)
-    server = EnvoyGrpc(engine, TRUSTING, tokens, address).started()
+    server = EnvoyGrpc(Reloading(engine), TRUSTING, tokens, address).started()
     try:
         with grpc.insecure_channel(address) as channel:
             check = external_auth_pb2_grpc.AuthorizationStub(channel).Check

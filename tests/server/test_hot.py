@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.reloading import Reloading
 from policyengine.server import create_app
 from policyengine.server.app import DecisionApp
 from policyengine.server.hot import HotPath
@@ -234,11 +235,11 @@ def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object,
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
-    assert status(HotPath(refuse, ENGINE, None, 30.0), Exchange(tuple(headers), cut, late=late)) == 200
+    assert status(HotPath(refuse, Reloading(ENGINE), None, 30.0), Exchange(tuple(headers), cut, late=late)) == 200
 
 
 def test_a_question_with_a_token_takes_the_hot_path() -> None:
-    hot = HotPath(refuse, ENGINE, Tokens.of(TOKEN), 30.0)
+    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), 30.0)
     exchange = Exchange((JSON, (b"authorization", f"Bearer {TOKEN}".encode())), (json.dumps(OPEN).encode(),))
     assert status(hot, exchange) == 200
 

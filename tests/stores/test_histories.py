@@ -66,6 +66,18 @@ def test_a_history_begins_when_it_is_begun_and_never_again(begun: Store) -> None
     assert past(begun).complete_after == START - 1
 
 
+def test_what_was_ended_begins_anew_and_nothing_of_before_is_known(begun: Store) -> None:
+    assert happens(begun, record(), record("seen", "alice"))
+    begun.end(["paid"])
+    assert past(begun).complete_after > START + HOUR
+    begun.begin(["paid", "seen"], START + 7)
+    assert past(begun).complete_after == START + 6
+    assert past(begun, ("seen", "alice")).complete_after == START - 1
+    assert happens(begun, record(), name="two", at=START + 9)
+    assert past(begun).complete_after == START + 6
+    assert "two" in [one.decision for one in past(begun).events]
+
+
 def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
     facts = ("é" * 50, 7, Decimal("0.1"), True, EntityRef("user", "ann"), ("a", 1), Unknown.missing("body.x"), "\ud800")
     assert happens(begun, record("paid", "alice", *facts), record("seen", "alice"), name="first")

@@ -1,0 +1,7 @@
+"""Other policies while it decides: checked, tested, then swapped at once; a bad one is refused, the last good kept."""
+
+from policyengine.reloading.candidate import Candidate, Refused, prepared
+from policyengine.reloading.origin import Origin
+from policyengine.reloading.swapping import Reloading, Reloads
+
+__all__ = ["Candidate", "Origin", "Refused", "Reloading", "Reloads", "prepared"]

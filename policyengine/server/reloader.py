@@ -1,0 +1,61 @@
+"""Reloading in a server of one process: a thread that waits to be asked, or looks at files, and swaps the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from policyengine.reloading import Refused, Reloading
+from policyengine.reloading.watching import Attempts
+
+LONGEST_STEP = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
+_LOG = logging.getLogger("policyengine")
+
+
+class Reloader:
+    """`ask` may be called by a handler of signals, whatever this process is doing."""
+
+    def __init__(self, reloading: Reloading, attempts: Attempts) -> None:
+        self._reloading, self._attempts = reloading, attempts
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # unlike locks it may be used inside of a handler
+
+    def ask(self) -> None:
+        self._calls.put(True)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = Thread(target=self._run, name="reloading", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._calls.put(False)
+            thread.join(LONGEST_STEP)
+
+    def _run(self) -> None:
+        while self._goes_on():
+            try:
+                candidate = self._attempts.candidate()
+                if candidate is not None:
+                    self._reloading.replace(self._reloading.engine_of(candidate))
+            except Refused as refused:
+                self._reloading.refuse(refused)
+            except Exception:
+                _LOG.exception("reloading failed")
+                self._reloading.refuse(Refused("reloading failed; the operator's log says why"))
+
+    def _goes_on(self) -> bool:
+        """Until something is to be done; False for the end. Who asked several times is served once."""
+        try:
+            calls = [self._calls.get(timeout=self._attempts.pause)]
+            while not self._calls.empty():
+                calls.append(self._calls.get_nowait())
+        except Empty:
+            return True
+        if False in calls:
+            return False
+        self._attempts.ask()
+        return True

@@ -1,0 +1,217 @@
+"""Other policies while a server answers: by SIGHUP and by `--watch`, by one worker and by several, over real HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from policyengine.audit import read_records
+from policyengine.client import SocketClient
+from policyengine.engine import Engine
+from policyengine.reloading import Reloading, prepared
+from policyengine.reloading.origin import Origin
+from policyengine.server.crew import Crew, Line, Listener
+from tests.reloading.conftest import ASK, OPEN, SHUT
+from tests.server.processes import started
+from tests.server.test_log import SERVE
+from tests.server.test_workers import workers_of
+
+OUTCOMES = {Engine.from_text(OPEN).revision: "allow", Engine.from_text(SHUT).revision: "deny"}
+# The server swaps by itself, as fast as it is asked to: what is answered meanwhile is what this is about.
+SWAPPING = f"""
+import sys, threading, time
+from pathlib import Path
+from policyengine.engine import Engine
+from policyengine.reloading import Reloading
+from policyengine.server import serve
+texts = {[SHUT, OPEN]!r}
+kernels = [Engine.from_text(text).kernel for text in texts]
+held = Reloading(Engine.from_text(texts[1]))
+def swap():
+    for number in range(100):
+        held.replace(held.current.successor(kernels[number % 2]))
+        time.sleep(0.005)
+def ready(url):
+    print(url, flush=True)
+    threading.Thread(target=swap, daemon=True).start()
+serve(held, port=0, path=Path(sys.argv[1]), listening=ready)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "policies"
+    made.mkdir()
+    (made / "shop.policy").write_text(OPEN)
+    return made
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[int, Any]]:
+    with started(SERVE, "serve", str(folder), "--port", "0", "--format", "json", *options) as (line, process):
+        yield int(json.loads(line)["listening"].rpartition(":")[2]), process
+
+
+def got(connection: http.client.HTTPConnection, path: str = "/readyz") -> dict[str, Any]:
+    connection.request("GET", path)
+    return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
+
+
+def asked(connection: http.client.HTTPConnection) -> dict[str, Any]:
+    connection.request("POST", "/decide", json.dumps(ASK), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    return json.loads(answer.read())  # type: ignore[no-any-return]
+
+
+def connected(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Others need the processors, too: nobody asks all the time."""
+    latest, nothing = time.monotonic() + 40, Event()
+    while not true():
+        assert time.monotonic() < latest, "it never came to that"
+        nothing.wait(0.02)
+
+
+def belongs(answer: dict[str, Any]) -> bool:
+    return OUTCOMES[answer["revision"]] == answer["outcome"]
+
+
+def test_over_http_and_over_the_socket_no_answer_fails_and_none_is_mixed_while_it_swaps(tmp_path: Path) -> None:
+    with started(SWAPPING, str(tmp_path / "s")) as (url, _):
+        port, over, revisions = int(url.rpartition(":")[2]), Event(), set[str]()
+
+        def load() -> int:
+            many = 0
+            with closing(connected(port)) as connection:
+                while not over.is_set():
+                    answer = asked(connection)
+                    assert belongs(answer)
+                    revisions.add(answer["revision"])
+                    many += 1
+            return many
+
+        def framed() -> int:
+            many = 0
+            with SocketClient(tmp_path / "s", timeout=20) as client:
+                while not over.is_set():
+                    answer = client.decide(ASK)
+                    assert OUTCOMES[answer.revision] == answer.outcome
+                    many += 1
+            return many
+
+        with ThreadPoolExecutor(3) as pool, closing(connected(port)) as watching:
+            running = [pool.submit(load), pool.submit(load), pool.submit(framed)]
+            try:
+                until(lambda: got(watching)["reloads"]["done"] == 100)
+            finally:
+                over.set()
+            assert min(one.result() for one in running) > 10
+    assert len(revisions) == 2
+
+
+# ── What an operator does ─────────────────────────────────────────────────────────────────────
+
+
+def test_workers_read_anew_when_they_are_told_and_refuse_what_is_bad(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with serving(folder, "--workers", "2", "--log", str(log)) as (port, process), ExitStack() as closed:
+        every = [closed.enter_context(closing(connected(port))) for _ in range(6)]  # of both workers, most likely
+        assert all(asked(one)["outcome"] == "allow" for one in every)
+        (folder / "shop.policy").write_text(SHUT)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: all(asked(one)["outcome"] == "deny" for one in every))
+        (folder / "shop.policy").write_text("nonsense")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: all(got(one)["reloads"]["refused"] == 1 for one in every))
+        assert got(every[0])["reloads"]["why"] == "1 error in the policies"
+        assert all(asked(one)["outcome"] == "deny" for one in every)
+        killed, _ = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(workers_of(process)) == 2 and killed not in workers_of(process))
+        for _ in range(8):  # the one that took its place decides as the other
+            with closing(connected(port)) as fresh:
+                assert asked(fresh)["outcome"] == "deny"
+        process.terminate()
+        assert "shop.policy:1:1" in process.communicate(timeout=30)[1]
+    assert all(belongs({"revision": one.revision, "outcome": str(one.outcome)}) for one in read_records(log))
+
+
+def test_files_are_watched_where_that_is_asked_for(folder: Path) -> None:
+    with serving(folder, "--watch") as (port, process), closing(connected(port)) as connection:
+        assert asked(connection)["outcome"] == "allow"
+        (folder / "new").write_text(SHUT)
+        (folder / "new").rename(folder / "shop.policy")
+        until(lambda: asked(connection)["outcome"] == "deny")
+        (folder / "shop.policy").write_text("nonsense")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: got(connection)["reloads"]["refused"] == 1)
+        assert got(connection)["status"] == "ready"
+        assert asked(connection)["outcome"] == "deny"
+
+
+# ── Several workers, without a server ─────────────────────────────────────────────────────────
+
+
+@contextmanager
+def crew_of(folder: Path, many: int) -> Iterator[tuple[Crew, list[Reloading]]]:
+    """Workers that are threads: what they are told, and how they answer, is the same."""
+    origin, lines, workers, threads = Origin((folder,)), [], [], []
+    for _ in range(many):
+        here, there = Line.pair()
+        worker = Reloading(Engine.load(folder), origin)
+        threads.append(Listener(worker, there).start())
+        lines.append(here)
+        workers.append(worker)
+    yield Crew(Reloading(Engine.load(folder), origin), lines, longest=5), workers
+    for line in lines:
+        line.close()
+    for thread in threads:
+        thread.join(20)
+
+
+def revisions(workers: list[Reloading]) -> set[str]:
+    return {one.current.revision for one in workers}
+
+
+def test_all_take_it(folder: Path) -> None:
+    with crew_of(folder, 3) as (crew, workers):
+        (folder / "shop.policy").write_text(SHUT)
+        crew.take(prepared(Origin((folder,))))
+        assert revisions([*workers, crew.reloading]) == {Engine.from_text(SHUT).revision}
+        assert [one.reloads.done for one in workers] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_where_one_cannot_none_does_and_all_know(folder: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with crew_of(folder, 2) as (crew, workers):
+        monkeypatch.setattr(workers[failing], "engine_of", lambda _: 1 / 0)
+        (folder / "shop.policy").write_text(SHUT)
+        crew.take(prepared(Origin((folder,))))
+        assert revisions([*workers, crew.reloading]) == {Engine.from_text(OPEN).revision}
+        assert {one.reloads.why for one in workers} == {"a worker failed: ZeroDivisionError"}
+        assert crew.lost == []
+
+
+def test_one_that_is_gone_is_lost_and_the_others_stay_as_they_are(folder: Path) -> None:
+    with crew_of(folder, 2) as (crew, workers):
+        here, there = Line.pair()
+        there.close()
+        crew.lines.append(here)
+        crew.take(prepared(Origin((folder,))))
+        assert crew.lost == [here]
+        assert [one.reloads.refused for one in workers] == [1, 1]
