@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.compiler.reads import nanoseconds
 from policyengine.runtime import wire
-from policyengine.runtime.decision import Stamp, serials, ulid
+from policyengine.runtime.ids import Stamp, serials, ulid
 from policyengine.runtime.request import Request, RequestError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from policyengine.asking import Question, microseconds, new_id, read
 from policyengine.compiler.reads import nanoseconds
 from policyengine.deciding import Deciding, to_consume, told_by
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
+from policyengine.runtime.decision import Answer, Asker, Decision, Effects
+from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError

@@ -34,9 +34,11 @@ from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.show import place_of
 from policyengine.compiler.tree import Tree
 from policyengine.directory.entities import Directory
+from policyengine.observing import Observer
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Obligation, Outcome, Reason, Stamp
+from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Obligation, Outcome, Reason
 from policyengine.runtime.history import History, Record, WindowKey
+from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.once import Accounted, draft_of, drafted, told
 from policyengine.runtime.plan import Needs
@@ -107,6 +109,7 @@ class Deciding:
         self.log = log
         self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
+        self._observer: Observer | None = None
 
     @cached_property
     def watches(self) -> frozenset[str]:
@@ -328,7 +331,7 @@ class Deciding:
             return self._kept(request, self._unanswered(error), call)
         except Exception:
             return self._kept(request, self._failed(), call)
-        if self.log is None:
+        if self.log is None and self._observer is None:
             return made.decision
         state = (
             b'"spent":%b,"spends":%b,' % (encode(sorted(made.spent)), encode(made.spends))
@@ -345,14 +348,18 @@ class Deciding:
         moment: int | None = None,
         state: bytes = b"",
     ) -> Decision:
-        """The decision, once it is on record; a deny where it could not be, unless the operator lets it pass.
+        """The decision, once it is on record; a deny where it could not be, unless the operator lets it pass. While
+        somebody observes it is what that makes of it: every answer of an engine that observes comes through here.
 
         Without a `moment` it failed, and this is when.
         """
-        log = self.log
-        if log is None or log.keep(decision, moment or time_ns(), call, self._world + state, question):
-            return decision
-        return self._denied(UNRECORDED)
+        log, observer = self.log, self._observer
+        given = decision if observer is None else observer.given(decision, question)
+        if log is not None:
+            state = self._world + (b'"observed":true,' if given.observed else b"") + state
+            if not log.keep(decision, moment or time_ns(), call, state, question):
+                return self._denied(UNRECORDED)
+        return given
 
     def _failed(self) -> Decision:
         """A deny for an exception, counted and logged; it has an id even where the clock is what failed."""

@@ -18,6 +18,7 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.files import read_directory
 from policyengine.loading import load_sources
+from policyengine.observing import Observe, Observer
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import Report, Reported
 from policyengine.runtime.plan import Needs
@@ -153,6 +154,21 @@ class Engine(Batching):
     def generated_code(self) -> str:
         """The code that decides, as it was generated from the policies: each line beside the policy line it is for."""
         return show(self._evaluator)
+
+    def observe(self, wanted: Observe) -> None:
+        """From now on report what these policies would do and let through what they would stop, until `wanted.until`:
+        `docs/observe.md` says what never is. Before anybody asks. Raises ObserveError."""
+        self._observer, self._as_it_is = Observer(wanted, self.kernel, self._clock), False
+
+    @property
+    def observing(self) -> Observe | None:
+        """What is observed rather than enforced, and until when; None where everything is enforced."""
+        return self._observer.wanted if self._observer is not None and self._observer.observing else None
+
+    @property
+    def observed(self) -> Mapping[str, int]:
+        """How many answers passed while it observed, by the outcome that they would have had."""
+        return {} if self._observer is None else dict(self._observer.counts)
 
     def store_failure(self) -> str | None:
         """Asks the store; what is wrong with it, if something is."""

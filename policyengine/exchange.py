@@ -21,9 +21,8 @@ from policyengine.runtime.decision import (
     Reason,
     Remedy,
     UnknownFact,
-    serials,
-    ulid,
 )
+from policyengine.runtime.ids import serials, ulid
 
 try:
     import httpx
@@ -59,6 +58,7 @@ class Told(msgspec.Struct, frozen=True):
     rates: tuple[RateState, ...]
     obligations: tuple[Obligation, ...]
     unknown: tuple[UnknownFact, ...]
+    would_be: Outcome | None = None
 
     def __post_init__(self) -> None:
         if self.allowed is not (self.outcome is Outcome.ALLOW):
@@ -78,6 +78,7 @@ class Told(msgspec.Struct, frozen=True):
             package=self.package,
             revision=self.revision,
             id=self.id,
+            would_be=self.would_be,
         )
 
 

@@ -35,7 +35,8 @@ class Record:
 
     `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
     this one used. `directory` are the rows it was decided by; None where the log does not hold them. `history` is what
-    happened before, by watch: all that may have counted.
+    happened before, by watch: all that may have counted. `observed`: it was let through all the same, as somebody
+    observed.
     """
 
     line: int
@@ -48,6 +49,7 @@ class Record:
     spends: tuple[str, ...] = ()
     redacted: tuple[Redacted, ...] = ()
     history: Mapping[str, Past] = field(default_factory=dict)
+    observed: bool = False
 
     @property
     def id(self) -> str:
@@ -145,6 +147,7 @@ def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) ->
             spends=tuple(tree.get("spends", ())),
             redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
             history=read(tree.get("history", ())),
+            observed=tree.get("observed") is True,
         )
         _ = found.outcome, found.id, found.revision, found.package
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,15 @@ class CoverageConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
+class ObserveConfiguration:
+    """Whoever has this part observes, `until` a time or for so long; with `packages` and `endpoints` only those."""
+
+    until: str = ""
+    packages: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What the file says, `file`; or nothing, where there is none."""
 
@@ -57,10 +67,11 @@ class Configuration:
     test: TestConfiguration = TestConfiguration()
     coverage: CoverageConfiguration = CoverageConfiguration()
     gateway: Vouched = NOTHING_SAID
+    observe: ObserveConfiguration | None = None
     file: Path | None = None
 
 
-Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration, Vouched)
+Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration, Vouched, ObserveConfiguration)
 
 
 def configuration_of(paths: Sequence[Path]) -> Configuration:
@@ -132,6 +143,7 @@ class Reading:
             self.part(TestConfiguration, "test", given),
             self.part(CoverageConfiguration, "coverage", given),
             self.vouched(given),
+            self.part(ObserveConfiguration, "observe", given) if "observe" in given else None,
             self.file,
         )
 
@@ -253,6 +265,23 @@ def domains(reading: Reading, section: str, key: str, value: object) -> tuple[tu
     return tuple(given.items())
 
 
+def moment(reading: Reading, section: str, key: str, value: object) -> str:
+    """A time as TOML has it, or in quotes."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.isoformat()
+    if not isinstance(value, str) or not value:
+        hint = f'as in `{key} = 2026-12-01T00:00:00Z` or `{key} = "7d"`'
+        raise reading.wrong(section, key, f"`{key}` is a time with its zone, or a duration", hint)
+    return value
+
+
+def names(reading: Reading, section: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        example = '["acme.payments"]' if key == "packages" else '["GET /v1/**"]'
+        raise reading.wrong(section, key, f"`{key}` is a list of {key}", f"as in `{key} = {example}`")
+    return tuple(value)
+
+
 KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     ("lint", "select"): rules,
     ("lint", "extend"): rules,
@@ -264,4 +293,7 @@ KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
     **{("gateway", key): header for key in NOTHING_SAID.facts},
     ("gateway", "obligations"): kinds,
     ("gateway", "trust_domains"): domains,
+    ("observe", "until"): moment,
+    ("observe", "packages"): names,
+    ("observe", "endpoints"): names,
 }

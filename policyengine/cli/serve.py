@@ -13,11 +13,16 @@ from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
+from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import (
     EnvoyPort,
     Host,
     LogFile,
+    Observed,
+    ObservedEndpoint,
+    ObservedPackage,
+    ObservedUntil,
     OnLogFailure,
     Port,
     Redacted,
@@ -50,6 +55,10 @@ def serve(
     log: LogFile = None,
     on_log_failure: OnLogFailure = WhenUnrecorded.DENY,
     redact: Redacted = None,
+    observing: Observed = None,
+    observe_until: ObservedUntil = None,
+    observe_package: ObservedPackage = None,
+    observe_endpoint: ObservedEndpoint = None,
     store: StoreUrl = "memory:",
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
@@ -71,6 +80,7 @@ def serve(
       curl -s http://127.0.0.1:8080/decide -H 'content-type: application/json' -d @request.json
       policyengine serve payments/ --socket /run/policyengine.sock
       policyengine serve payments/ --log decisions.jsonl
+      policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
     """
     from policyengine.audit import LogError
     from policyengine.reloading import Origin, Reloading
@@ -78,9 +88,11 @@ def serve(
     from policyengine.server import serve as answer
 
     try:
-        gateway = configuration_of(paths).gateway
+        configuration = configuration_of(paths)
         kept = _log(log, on_log_failure, redact or ())
         engine = load_engine(paths, entities, trust, kept, store=store)
+        asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
+        observe(engine, asked, configuration.observe)
         tokens = _tokens(token_file)
 
         def greet(url: str | None) -> None:
@@ -91,7 +103,7 @@ def serve(
         origin = Origin(tuple(paths), entities, None if trust is None else tuple(trust))
         answer(
             Reloading(engine, origin), host, listens, tokens,
-            path=socket, mode=_mode(socket_mode), workers=workers, gateway=gateway, envoy=envoy_grpc,
+            path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
             watching=watch, listening=greet,
         )  # fmt: skip
     except (ServeError, TokenError) as error:
@@ -150,7 +162,8 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         workers = {"workers": served.workers} if served.workers > 1 else {}
         packages = list(engine.packages)
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
-        print_json({**listening, **socket, **workers, **facts}, indent=None)
+        observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
+        print_json({**listening, **socket, **workers, **facts, **observing}, indent=None)
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -161,6 +174,10 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
     screen.text(f"packages: {', '.join(engine.packages)}")
     screen.text(f"revision: {engine.revision}")
     screen.text(f"rules:    {rules:,}")
+    if engine.observing:
+        screen.line(
+            (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
+        )
     if warnings:
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
     if curl is not None:

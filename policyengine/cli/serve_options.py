@@ -57,3 +57,22 @@ Redacted: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
 ]
+
+# ── Observing ─────────────────────────────────────────────────────────────────────────────────
+
+Observed: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--observe/--no-observe", help="Report what would be, and let it through.", show_default=False),
+]
+ObservedUntil: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--observe-until", metavar="TIME", help="When that ends: a time, or `7d`.", show_default=False),
+]
+ObservedPackage: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--observe-package", metavar="NAME", help="Only what its rules would stop.", show_default=False),
+]
+ObservedEndpoint: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--observe-endpoint", metavar="PLACE", help="Only there, as in `GET /v1/**`.", show_default=False),
+]

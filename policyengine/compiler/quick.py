@@ -16,8 +16,9 @@ from policyengine.compiler.leaves import Leaf, Leaves, Side
 from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
-from policyengine.runtime.decision import Answer, Asker, Decision, Outcome, Stamp, serials
+from policyengine.runtime.decision import Answer, Asker, Decision, Outcome
 from policyengine.runtime.history import Record
+from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics.saying import FOR_THE_GATEWAY

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from itertools import count
 from typing import Any, TypeAlias
 
 import msgspec
@@ -15,6 +11,7 @@ from msgspec import Struct, field
 
 from policyengine.runtime.claims import Claim
 from policyengine.runtime.history import Record, WindowKey
+from policyengine.runtime.ids import Stamp, ulid
 from policyengine.runtime.limits import Limited, Stood
 
 
@@ -122,51 +119,6 @@ class RateState(Struct, frozen=True, omit_defaults=True):
         return RateState(stood.name, how.limit, how.remaining, -(-how.reset // 1_000), how.base)
 
 
-# ── Ids ───────────────────────────────────────────────────────────────────────────────────────
-
-# When a decision was made (nanoseconds) and which one of this process it was; or the id itself.
-Stamp: TypeAlias = tuple[int, int] | str
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
-_COUNTED = 30  # of the 80 bits of chance, those that count on from a start drawn by chance
-serials = count()
-
-
-def crockford(number: int, characters: int) -> str:
-    """The number in base 32, five bits a character."""
-    return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(characters)))
-
-
-def _drawn() -> tuple[str, int]:
-    """What keeps the ids of this process apart from all others."""
-    return crockford(secrets.randbits(80 - _COUNTED), 10), secrets.randbits(_COUNTED)
-
-
-_chance, _start = _drawn()
-
-
-def _draw_again() -> None:
-    global _chance, _start
-    _chance, _start = _drawn()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_draw_again)
-
-
-@lru_cache(maxsize=64)
-def _time(milliseconds: int) -> str:
-    return crockford(milliseconds, 10)
-
-
-def ulid(nanoseconds: int, serial: int) -> str:
-    """A ULID: 48 bits of milliseconds, then chance, in 26 characters that sort by time."""
-    low = _start + serial
-    last = f"{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
-    return f"{_time(nanoseconds // 1_000_000)}{_chance}{last}"
-
-
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -174,6 +126,7 @@ class Answer(Struct, frozen=True, eq=False):
     """What is said to a request, whoever asked: the same object answers all that come to the same end.
 
     So what of it goes over the wire is written once: `written` holds it by the form, and is no part of what it says.
+    `would_be` is what it would have come to, while somebody observes; else None.
     """
 
     outcome: Outcome
@@ -185,6 +138,7 @@ class Answer(Struct, frozen=True, eq=False):
     package: str = ""
     revision: str = ""
     written: dict[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    would_be: Outcome | None = None
 
     def __eq__(self, other: object) -> bool:
         return self.said == other.said if isinstance(other, Answer) else NotImplemented
@@ -197,14 +151,15 @@ class Answer(Struct, frozen=True, eq=False):
         """All that it says."""
         return (
             self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.unknown, self.package,
-            self.revision,
+            self.revision, self.would_be,
         )  # fmt: skip
 
     def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
         """The members of a decision before its id, between id and principal, and after the rates; in the order of the
         wire."""
+        observed = {} if self.would_be is None else {"would_be": self.would_be}
         return (
-            {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW},
+            {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW, **observed},
             {
                 "revision": self.revision, "package": self.package, "gate": self.gate, "reasons": self.reasons,
                 "remedies": self.remedies,
@@ -220,8 +175,9 @@ Asker: TypeAlias = tuple[str | None, str | None, str | None]
 class Decision(Struct, frozen=True, eq=False, gc=False):
     """The answer to one request.
 
-    `gate` says where it was stopped (None when allowed); `unknown` the facts that were missing or unusable where that
-    mattered; `id` is unique, a ULID, written when somebody asks for it; `revision` names the policy (`sha256:…`).
+    `gate` says where it was stopped (None when allowed; when `observed`, where it would have been); `unknown` the facts
+    that were missing or unusable where that mattered; `id` is unique, a ULID, written when somebody asks for it;
+    `revision` names the policy (`sha256:…`).
     """
 
     answer: Answer
@@ -244,9 +200,10 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         package: str = "",
         revision: str = "",
         id: str = "",
+        would_be: Outcome | None = None,
     ) -> Decision:
         """A decision by its members."""
-        answer = Answer(outcome, gate, reasons, remedies, obligations, unknown, package, revision)
+        answer = Answer(outcome, gate, reasons, remedies, obligations, unknown, package, revision, would_be=would_be)
         return cls(answer, principal or Principal(), id, rates)
 
     def with_id(self, stamp: Stamp) -> Decision:
@@ -269,6 +226,16 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     def outcome(self) -> Outcome:
         """What comes of the request."""
         return self.answer.outcome
+
+    @property
+    def would_be(self) -> Outcome | None:
+        """What would come of it, were it enforced; None where nobody observes."""
+        return self.answer.would_be
+
+    @property
+    def observed(self) -> bool:
+        """Whether it was let through only because somebody observes."""
+        return self.answer.would_be not in (None, self.answer.outcome)
 
     @property
     def gate(self) -> Gate | None:
@@ -351,7 +318,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
-_TWELVE = b"\x8c"  # a map of so many members
+_MAP, _OWN = 0x80, 3  # a map of fewer than 16 members; those that no answer knows: id, principal and rates
 
 
 def _in_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
@@ -362,10 +329,12 @@ def _in_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
 
 
 def _in_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
+    around = answer.around()
     before, between, after = (
-        b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in answer.around()
+        b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in around
     )
-    found = (_TWELVE + before + _MSGPACK("id"), between + _MSGPACK("principal"), after)
+    head = bytes([_MAP + _OWN + sum(map(len, around))])
+    found = (head + before + _MSGPACK("id"), between + _MSGPACK("principal"), after)
     answer.written["msgpack"] = found
     return found
 

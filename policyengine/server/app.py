@@ -107,7 +107,8 @@ class DecisionApi:
         if failure is not None:
             raise Problem(503, "the store does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
-        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict()})
+        observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
+        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
 
     async def docs(self, http: Request) -> Response:
         html = page_of(http.app.openapi(), str(http.base_url).rstrip("/"))

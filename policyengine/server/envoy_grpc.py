@@ -29,13 +29,15 @@ from policyengine.runtime.vouched import (
     question_of,
     spiffe_facts,
 )
-from policyengine.server.gateways import PROBLEM, Lines, Told, told_now, told_problem
+from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_now, told_problem
 from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
 
 THREADS = 8
 DENIED = 7  # of gRPC; which status the client gets stands beside it
+FOR_LOGS = ("x-decision-id", "x-decision", WOULD_BE)
+FOR_THE_API = (*SET_BY_US, "x-decision-id", WOULD_BE)
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -110,20 +112,21 @@ def given_of(http: Any, peer: str) -> Given:
 
 def response_of(told: Told, gone: tuple[str, ...]) -> Any:
     metadata = Struct()
-    metadata.update({name.replace("-", "_"): value for name, value in told.headers if name.startswith("x-decision")})
+    metadata.update({name.replace("-", "_"): value for name, value in told.headers if name in FOR_LOGS})
+    public = tuple(one for one in told.headers if one[0] not in (*SET_BY_US, WOULD_BE))
     if told.status != 200:
         denied = external_auth_pb2.DeniedHttpResponse(
             status=http_status_pb2.HttpStatus(code=told.status),
-            headers=options((*told.headers, ("content-type", PROBLEM))),
+            headers=options((*public, ("content-type", PROBLEM))),
             body=told.problem.decode(),
         )
         status = status_pb2.Status(code=DENIED)
         return external_auth_pb2.CheckResponse(status=status, denied_response=denied, dynamic_metadata=metadata)
-    upstream = [one for one in told.headers if one[0] in (*SET_BY_US, "x-decision-id")]
+    upstream = {WOULD_BE: "", **{name: value for name, value in told.headers if name in FOR_THE_API}}.items()
     passed = external_auth_pb2.OkHttpResponse(
         headers=options(tuple(one for one in upstream if one[1])),
         headers_to_remove=[*gone, *(name for name, value in upstream if not value)],
-        response_headers_to_add=options(tuple(one for one in told.headers if one[0] not in SET_BY_US)),
+        response_headers_to_add=options(public),
     )
     return external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=0), ok_response=passed, dynamic_metadata=metadata

@@ -58,6 +58,7 @@ EXT_AUTHZ: list[Free] = [PATH, *FACTS]
 DECIDED = {
     **said("X-Decision-Id", "Which decision this is.", "01M874BN1FBKKCX6K4X7XFQD60"),
     **said("X-Decision", "Its outcome: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
+    **said("X-Would-Be", "The outcome it would have: with `serve --observe` only. Not for the client.", "deny"),
     **limit_headers(),
 }
 WHO = {

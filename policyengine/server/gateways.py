@@ -10,6 +10,7 @@ from urllib.parse import quote
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.observing import challenged
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.vouched import SET_BY_US
 from policyengine.server.deciding import apart
@@ -17,13 +18,13 @@ from policyengine.server.problems import TITLES, Problem
 
 Lines = tuple[tuple[str, str], ...]
 
+WOULD_BE = "x-would-be"  # for the operator: no client of a gateway is told
 CHALLENGE = ("www-authenticate", 'Bearer realm="agents"')
 PROBLEM = "application/problem+json"
 VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 LONGEST_PROBLEM = 2_048  # bytes: what a gateway has room for in a header
 LONGEST_DETAIL = 512
 TITLE = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
-CHALLENGED = (Gate.IDENTITY, Gate.DEFAULT)
 
 
 class Told(NamedTuple):
@@ -48,7 +49,8 @@ def told_now(engine: Engine, question: Mapping[str, object]) -> Told:
 
 
 def told(decision: Decision) -> Told:
-    named = (("x-decision-id", decision.id), ("x-decision", decision.outcome.value), *rate_headers(decision))
+    observed = () if decision.would_be is None else ((WOULD_BE, decision.would_be.value),)
+    named = (("x-decision-id", decision.id), ("x-decision", decision.outcome.value), *observed, *rate_headers(decision))
     if decision.allowed:
         return Told(200, (*named, *who(decision)))
     status = status_of(decision)
@@ -67,14 +69,10 @@ def status_of(decision: Decision) -> int:
             return 429
         case _, Gate.FAILURE:
             return 503
-        case Outcome.DENY, gate if gate in CHALLENGED and anonymous(decision):
+        case _ if challenged(decision):
             return 401
         case _:
             return 403
-
-
-def anonymous(decision: Decision) -> bool:
-    return decision.principal.agent is None and decision.principal.user is None
 
 
 def who(decision: Decision) -> Lines:

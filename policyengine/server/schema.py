@@ -244,6 +244,9 @@ class Told:
 class Decision(BaseModel):
     outcome: Outcome
     allowed: bool
+    would_be: Annotated[
+        Outcome | None, Field(description="what it would be, were it enforced: with `serve --observe` only")
+    ] = None
     id: str
     revision: str
     package: str
@@ -290,11 +293,20 @@ class Reloads(BaseModel):
     at: str | None = Field(description="When that was, in RFC 3339.")
 
 
+class Observing(BaseModel):
+    """What is let through whatever the policies say, and until when."""
+
+    until: str
+    packages: list[str] | None = None
+    endpoints: list[str] | None = None
+
+
 class Readiness(BaseModel):
     status: Literal["ready"]
     revision: str
     packages: list[str]
     reloads: Reloads
+    observing: Annotated[Observing | None, Field(description="with `serve --observe`, while it lasts")] = None
 
 
 MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)

@@ -16,8 +16,9 @@ from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef, Ref
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Stamp
+from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Limited, Standing, limited
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Approval, Request, RequestError

@@ -39,6 +39,7 @@ class Watched:
     engine: Engine
     asked: list[str] = field(default_factory=list)
     broken: Exception | None = None
+    observing: None = None
 
     @property
     def revision(self) -> str:

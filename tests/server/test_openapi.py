@@ -90,7 +90,8 @@ def test_the_example_of_a_problem_is_what_is_really_said(call: Call) -> None:
 
 
 def test_an_answer_has_the_documented_members() -> None:
-    assert [*Decision.of(Outcome.DENY).to_dict(), "explanation"] == list(schema.Decision.model_fields)
+    observed = Decision.of(Outcome.ALLOW, would_be=Outcome.DENY).to_dict()
+    assert [*observed, "explanation"] == list(schema.Decision.model_fields)
 
 
 def test_the_example_of_an_answer_is_one() -> None:

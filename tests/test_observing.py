@@ -1,0 +1,276 @@
+"""Observing before enforcing: what is let through, what never is, for how long; and what is counted and recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from policyengine import Decision, Engine, RequestError
+from policyengine.audit import DecisionLog, read_records
+from policyengine.observing import Observe, ObserveError
+from policyengine.runtime.claims import Once
+from policyengine.server.deciding import Semantics, batch_of, decided_in_turn
+from policyengine.server.framed import answer_to
+from policyengine.server.gateways import told
+from policyengine.server.media import Form
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+END = NOW + timedelta(days=7)
+POLICY = """
+language 1
+package site
+entity invoice {}
+issuer acme { url "https://login.acme.example" scopes none }
+anyone { may GET /public/** }
+user any { may GET /v1/**, POST /v1/pay }
+agent "bot" { issued by acme   acts for any user   may GET /v1/**, POST /v1/pay }
+guard "shut" on GET /v1/shut { deny   audit full }
+guard "asks" on POST /v1/pay { confirm by user within 15m when request.query.ask == "yes" }
+rate "few" per user.id on GET /v1/few { 1/1h }
+"""
+OTHER = """
+language 1
+package other
+guard "elsewhere" on GET /v1/elsewhere { deny }
+"""
+
+
+@dataclass
+class Clock:
+    now: datetime = NOW
+    fails: bool = field(default=False)
+
+    def __call__(self) -> datetime:
+        if self.fails:
+            raise OSError("no clock")
+        return self.now
+
+
+def engine(tmp_path: Path, clock: Clock, log: DecisionLog | None = None, **what: tuple[str, ...]) -> Engine:
+    (tmp_path / "site.policy").write_text(POLICY, encoding="utf-8")
+    (tmp_path / "other.policy").write_text(OTHER, encoding="utf-8")
+    found = Engine.load(tmp_path / "site.policy", tmp_path / "other.policy", clock=clock, log=log)
+    found.observe(Observe(END, **what))
+    return found
+
+
+def asked(path: str, method: str = "GET", **more: object) -> dict[str, object]:
+    who = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}
+    return {"request": {"method": method, "path": path}, **who, **more}
+
+
+def outcomes(decision: Decision) -> tuple[str, str | None]:
+    return str(decision.outcome), decision.would_be and str(decision.would_be)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def observing(tmp_path: Path, clock: Clock) -> Engine:
+    return engine(tmp_path, clock)
+
+
+# ── What passes ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_the_policy_would_stop_is_let_through_and_says_what_it_would_be(observing: Engine) -> None:
+    pay = {"method": "POST", "path": "/v1/pay", "query": {"ask": "yes"}}
+    assert outcomes(observing.decide(asked("/v1/x"))) == ("allow", "allow")
+    assert outcomes(observing.decide(asked("/v1/shut"))) == ("allow", "deny")
+    assert outcomes(observing.decide(asked("/v2/x"))) == ("allow", "deny")
+    assert outcomes(observing.decide({**asked(""), "request": pay})) == ("allow", "confirm")
+    assert [outcomes(observing.decide(asked("/v1/few")))[1] for _ in range(2)] == ["allow", "throttle"]
+    assert observing.observed == {"allow": 2, "deny": 2, "confirm": 1, "throttle": 1}
+
+
+def test_it_keeps_the_reasons_and_what_is_for_the_operator(observing: Engine) -> None:
+    decision = observing.decide(asked("/v1/shut"))
+    assert (decision.observed, [one.rule for one in decision.reasons]) == (True, ["shut"])
+    assert [one.kind for one in decision.obligations] == ["audit"]
+
+
+def test_every_form_of_an_answer_says_so(observing: Engine) -> None:
+    decision = observing.decide(asked("/v1/shut"))
+    assert json.loads(decision.to_json()) == msgpack.unpackb(decision.to_msgpack())
+    assert decision.to_dict()["would_be"] == "deny"
+    framed, _ = answer_to(observing, msgpack.packb([1, "decide", asked("/v1/shut")]))
+    assert msgpack.unpackb(framed)[2]["would_be"] == "deny"
+    assert dict(told(decision).headers)["x-would-be"] == "deny"
+    assert dict(told(observing.decide(asked("/v1/x"))).headers)["x-would-be"] == "allow"
+
+
+async def in_turn(observing: Engine, body: bytes) -> list[dict[str, object]]:
+    return await decided_in_turn(observing, batch_of(body, Form.JSON))
+
+
+def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine) -> None:
+    import asyncio
+
+    body = json.dumps({"requests": [asked("/v1/shut"), asked("/v1/x")], "semantics": Semantics.DENY_ON_FIRST_DENY})
+    assert [one["would_be"] for one in asyncio.run(in_turn(observing, body.encode()))] == ["deny", "allow"]
+    assert outcomes(observing.evaluate(asked("/v1/shut"))) == ("allow", "deny")
+    assert [outcomes(one) for one in observing.decide_many([asked("/v1/shut")]) if isinstance(one, Decision)] == [
+        ("allow", "deny")
+    ]
+    once = Once("gateway", b"key", b"digest")
+    assert [outcomes(observing.decide_once(asked("/v1/shut"), once).decision) for _ in range(2)] == [
+        ("allow", "deny")
+    ] * 2
+
+
+def test_the_walk_tells_what_the_policy_says(observing: Engine) -> None:
+    assert outcomes(observing.explain(asked("/v1/shut")).decision) == ("deny", None)
+
+
+def test_without_observing_nothing_is_said_of_it(tmp_path: Path) -> None:
+    plain = Engine.from_text(POLICY)
+    assert "would_be" not in plain.decide(asked("/v1/shut")).to_dict()
+    assert (plain.observing, plain.observed) == (None, {})
+
+
+# ── What never passes ─────────────────────────────────────────────────────────────────────────
+
+
+def test_who_is_nobody_is_still_asked_who_it_is(observing: Engine) -> None:
+    decision = observing.decide({"request": {"method": "GET", "path": "/v1/x"}})
+    assert outcomes(decision) == ("deny", "deny")
+    assert told(decision).status == 401
+    assert observing.observed == {}
+
+
+def test_a_path_that_two_servers_read_differently_does_not_pass(observing: Engine) -> None:
+    assert outcomes(observing.decide(asked("/v1/../admin"))) == ("deny", "deny")
+
+
+def test_what_is_no_request_is_none(observing: Engine) -> None:
+    with pytest.raises(RequestError):
+        observing.decide({"request": {"method": "GET", "path": "/v1/x"}, "user": 3})
+
+
+def test_a_failure_is_a_deny(observing: Engine, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    def fails(*given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(observing, "_quick", fails)
+    decision = observing.decide(asked("/v1/x"))
+    assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
+
+
+def test_what_cannot_be_recorded_is_a_deny(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DecisionLog(tmp_path / "log.jsonl")
+    found = engine(tmp_path, clock, log)
+    monkeypatch.setattr(log, "keep", lambda *given: False)
+    assert (found.decide(asked("/v1/shut")).outcome, found.decide(asked("/v1/x")).outcome) == ("deny", "deny")
+
+
+def test_no_name_is_vouched_for_that_the_policy_did_not_accept(observing: Engine) -> None:
+    """Another issuer's agent of the same name passes, but not under that name."""
+    decision = observing.decide({**asked("/v1/x"), "agent": {"id": "bot", "issuer": "evil"}})
+    assert outcomes(decision) == ("allow", "deny")
+    assert str(decision.gate) == "identity"
+    headers = dict(told(decision).headers)
+    assert (headers["x-auth-subject"], headers["x-auth-user"]) == ("", "")
+
+
+# ── For how long, and what ────────────────────────────────────────────────────────────────────
+
+
+def test_it_ends_and_then_everything_is_enforced_and_that_is_told_once(
+    observing: Engine, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = END - timedelta(microseconds=1)
+    assert outcomes(observing.decide(asked("/v1/shut"))) == ("allow", "deny")
+    assert observing.observing is not None
+    clock.now = END
+    assert [outcomes(observing.decide(asked("/v1/shut"))) for _ in range(2)] == [("deny", None)] * 2
+    assert observing.observing is None
+    assert [one.getMessage() for one in caplog.records] == [
+        "observing ended at 2026-12-03T12:00:00Z: from now on every decision is enforced"
+    ]
+
+
+def test_a_question_about_another_time_does_not_prolong_it(observing: Engine, clock: Clock) -> None:
+    clock.now = END
+    past = asked("/v1/shut", options={"at": "2026-11-27T00:00:00Z", "consume": False})
+    assert outcomes(observing.decide(past)) == ("deny", None)
+
+
+def test_a_clock_that_fails_ends_it(observing: Engine, clock: Clock) -> None:
+    clock.fails = True
+    assert outcomes(observing.decide(asked("/v1/shut")))[0] == "deny"
+    assert observing.observing is None
+
+
+def test_only_the_endpoints_that_are_named_are_observed(tmp_path: Path, clock: Clock) -> None:
+    found = engine(tmp_path, clock, endpoints=("GET /v1/shut", "/v3/**"))
+    assert outcomes(found.decide(asked("/v1/shut"))) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v3/x"))) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v2/x"))) == ("deny", "deny")
+
+
+def test_only_what_the_named_packages_stop_is_observed(tmp_path: Path, clock: Clock) -> None:
+    found = engine(tmp_path, clock, packages=("other",))
+    assert outcomes(found.decide(asked("/v1/elsewhere"))) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v1/shut"))) == ("deny", "deny")
+    assert outcomes(found.decide(asked("/v2/x"))) == ("deny", "deny")
+    found = engine(tmp_path, clock, packages=("site",))
+    assert outcomes(found.decide(asked("/v1/shut"))) == ("allow", "deny")
+    assert [outcomes(found.decide(asked("/v1/few")))[0] for _ in range(2)] == ["allow", "allow"]
+    assert outcomes(found.decide(asked("/v1/elsewhere"))) == ("deny", "deny")
+    assert outcomes(found.decide({**asked("/v1/x"), "agent": {"id": "else", "issuer": "acme"}})) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v2/x"))) == ("deny", "deny")  # nobody's door
+
+
+@pytest.mark.parametrize(
+    ("what", "message", "hint"),
+    [
+        ({"packages": ("sites",)}, "there is no package `sites`", "did you mean `site`?"),
+        ({"packages": ("zzz",)}, "there is no package `zzz`", "there are `site`"),
+        ({"endpoints": ("GTE /v1",)}, "no policy names the method `GTE`", "the usual ones are GET, POST"),
+        ({"endpoints": ("GET v1",)}, "`GET v1` is no endpoint", ""),
+        ({"endpoints": ('/a { deny } guard "b" on /b',)}, "is no endpoint", "write it as after `on`"),
+        ({"endpoints": ("/a { deny } #",)}, "is no endpoint", "write it as after `on`"),
+    ],
+)
+def test_what_cannot_be_observed_is_told(what: dict[str, tuple[str, ...]], message: str, hint: str) -> None:
+    with pytest.raises(ObserveError) as error:
+        Engine.from_text(POLICY).observe(Observe(datetime.now(UTC), **what))
+    assert message in error.value.message
+    assert hint in (error.value.hint or "")
+
+
+def test_an_end_has_a_zone_and_is_near(clock: Clock) -> None:
+    plain = Engine.from_text(POLICY, clock=clock)
+    with pytest.raises(ObserveError, match="no time zone"):
+        plain.observe(Observe(NOW.replace(tzinfo=None)))
+    with pytest.raises(ObserveError, match="longer than 90d"):
+        plain.observe(Observe(NOW + timedelta(days=91)))
+
+
+# ── What is counted and recorded ──────────────────────────────────────────────────────────────
+
+
+def test_the_log_has_the_true_outcome_and_that_it_was_observed(tmp_path: Path, clock: Clock) -> None:
+    found = engine(tmp_path, clock, DecisionLog(tmp_path / "log.jsonl"))
+    given = [found.decide(asked(path)) for path in ("/v1/shut", "/v1/x", "/v1/../x")]
+    records = list(read_records(tmp_path / "log.jsonl"))
+    assert [(one.id, str(one.outcome), one.observed) for one in records] == [
+        (given[0].id, "deny", True),
+        (given[1].id, "allow", False),
+        (given[2].id, "deny", False),
+    ]
+
+
+def test_what_would_be_stopped_takes_nothing_of_limits(observing: Engine) -> None:
+    blocked = asked("/v1/few", options={"obligations_supported": []})
+    assert outcomes(observing.decide(blocked))[1] == "allow"
+    assert [outcomes(observing.decide(asked("/v1/few")))[1] for _ in range(3)] == ["throttle"] * 3
+    assert observing.decide(asked("/v1/few")).rates[0].remaining == 0
