@@ -29,6 +29,7 @@ from policyengine.cli import (
     repl,
     serve,
     simulate,
+    suggest,
     test,
     why,
 )
@@ -74,6 +75,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "mcp-gateway": mcp_gateway.mcp_gateway,
     "repl": repl.repl,
     "record": record.record,
+    "suggest": suggest.suggest,
     "why": why.why,
     "init": init.init,
 }

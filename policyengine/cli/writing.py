@@ -23,6 +23,18 @@ def put_in_place(file: Path, text: str) -> None:
         raise file_error(file, error) from None
 
 
+def put_new(file: Path, text: str) -> None:
+    """The text in a file, whole or not at all; what was there before is replaced."""
+    target = file.resolve()
+    try:
+        with _beside(target) as new:
+            new.write_bytes(text.encode())
+            new.chmod(target.stat().st_mode if target.exists() else 0o644)
+            new.replace(target)
+    except OSError as error:
+        raise file_error(file, error) from None
+
+
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A new file in the same folder, gone in the end unless it was moved."""

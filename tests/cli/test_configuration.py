@@ -58,7 +58,7 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:1: unknown key `selct` in `[lint]`\n  selct = []\n  ^^^^^"),
         ("[lnt]\nselect = []\n", "unknown part `lnt`", "did you mean `[lint]`?",
          "policyengine.toml:1:2: unknown part `lnt`\n  [lnt]\n   ^^^"),
-        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`, `[gateway]`",
+        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`, `[gateway]`, `[observe]`",
          "policyengine.toml:1:2: unknown part `format`\n  [format]\n   ^^^^^^"),
         ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`", "there are `jobs`, `seed`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),

@@ -1,0 +1,246 @@
+"""Doors from a log: as narrow as what was asked for, none that a credential or a guard is in the way of, and proved."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine import Engine
+from policyengine.analysis.suggested import Suggested, Suggesting
+from policyengine.audit import DecisionLog
+from policyengine.observing import Observe
+from policyengine.semantics.check import check, lint_text
+from policyengine.source import Source
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.format import format_module
+from policyengine.syntax.parse import parse
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+POLICY = """language 1
+package site
+entity invoice {}
+issuer acme { url "https://login.acme.example" }
+issuer loose { url "https://login.loose.example"   scopes none }
+attester lab { url "https://attest.acme.example"   model "m" }
+scope things.read as "read:things" { GET /v1/things/{id} }
+scope things.all as "all:things" { GET /v1/**   DELETE /v1/** }
+scope invoices.read as "read:invoices" { GET /v1/invoices/{id: invoice}   GET /v1/invoices }
+scope invoices.wide as "wide:invoices" { include invoices.read, things.read }
+user "carol" { may things.read, things.all, invoices.wide }
+agent "bot" {
+  issued by acme   acts for any user   credential { kind in [jwt]   lifetime <= 15m   bound }   may things.read
+}
+agent "attested" { issued by loose   acts for any user   attested by lab   may GET /v3/x }
+agent "timid" { issued by loose   acts for any user   may GET /v3/x when request.query.ok == "yes" }
+guard "shut" on GET /v3/shut { deny message "no" }
+"""
+CREDENTIAL = {"kind": "jwt", "lifetime": "10m", "bound": True, "scopes": ["read:things", "read:reports"]}
+
+
+class Traffic:
+    def __init__(self, folder: Path) -> None:
+        self.policy, self.log = folder / "site.policy", folder / "decisions.jsonl"
+        self.policy.write_text(POLICY, encoding="utf-8")
+        self.engine = Engine.load(self.policy, clock=lambda: NOW, log=DecisionLog(self.log))
+        self.engine.observe(Observe(NOW + timedelta(days=1)))
+
+    def ask(
+        self, path: str, method: str = "GET", *, agent: str | None = "plain", issuer: str = "loose",
+        user: str = "carol", **more: Any,
+    ) -> None:  # fmt: skip
+        who = {} if agent is None else {"agent": {"id": agent, "issuer": issuer}, "credential": CREDENTIAL}
+        person = {"user": {"id": user}} if user else {}
+        self.engine.decide({"request": {"method": method, "path": path}, **who, **person, **more})
+
+    def bot(self, path: str, method: str = "GET", **more: Any) -> None:
+        self.ask(path, method, agent="bot", issuer="acme", **more)
+
+    def suggested(self) -> Suggested:
+        module, problems = parse(Source("site.policy", POLICY))
+        assert module is not None
+        return Suggesting([module], check([module], problems), self.log, pytest.fail).suggested()
+
+
+@pytest.fixture
+def traffic(tmp_path: Path) -> Traffic:
+    return Traffic(tmp_path)
+
+
+def mays(found: Suggested) -> list[tuple[str, str, int]]:
+    return [(one.who, one.target.may, len(one.lines)) for one in found.doors]
+
+
+def whys(found: Suggested) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for one in found.left:
+        counts[one.why] = counts.get(one.why, 0) + one.decisions
+    return counts
+
+
+# ── How narrow ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_id_is_itself_and_several_are_any(traffic: Traffic) -> None:
+    traffic.ask("/v2/items/7")
+    for number in range(3):
+        traffic.ask(f"/v2/orders/{number}/lines")
+    found = traffic.suggested()
+    assert mays(found) == [
+        ('agent "plain"', "GET /v2/items/7", 1), ('user "carol"', "GET /v2/items/7", 1),
+        ('agent "plain"', "GET /v2/orders/*/lines", 3), ('user "carol"', "GET /v2/orders/*/lines", 3),
+    ]  # fmt: skip
+    assert (found.holds, found.meant, len(found.flips)) == (True, 4, 4)
+
+
+def test_a_word_is_never_taken_for_an_id(traffic: Traffic) -> None:
+    traffic.ask("/v2/items/all")
+    traffic.ask("/v2/items/mine")
+    assert {may for _, may, _ in mays(traffic.suggested())} == {"GET /v2/items/all", "GET /v2/items/mine"}
+
+
+def test_the_pattern_of_the_policy_is_taken_but_no_double_star(traffic: Traffic) -> None:
+    traffic.ask("/v1/things/7")
+    traffic.ask("/v1/other/thing")
+    assert {may for _, may, _ in mays(traffic.suggested())} == {"GET /v1/things/*", "GET /v1/other/thing"}
+
+
+def test_where_credentials_carry_scopes_the_smallest_that_is_carried_is_granted(traffic: Traffic) -> None:
+    scopes = {**CREDENTIAL, "scopes": ["wide:invoices", "read:invoices", "all:things"]}
+    traffic.bot("/v1/invoices/7", credential=scopes)
+    found = traffic.suggested()
+    assert mays(found) == [('agent "bot"', "invoices.read", 1)]
+    assert found.holds
+
+
+def test_a_scope_with_a_double_star_is_never_granted_and_one_that_nobody_declared_is_new(traffic: Traffic) -> None:
+    traffic.bot("/v1/reports/7", credential={**CREDENTIAL, "scopes": ["all:things"]})
+    traffic.bot("/v1/reports/8", credential={**CREDENTIAL, "scopes": ["all:things", "read:reports"]})
+    found = traffic.suggested()
+    assert ('agent "bot"', "suggested_1", 1) in mays(found)
+    assert 'scope suggested_1 as "read:reports" {' in found.text
+    assert whys(found) == {"its credential carries no scope that a door could go by": 1}
+
+
+def test_a_block_that_accepts_an_agent_asks_for_no_less_in_its_new_door(traffic: Traffic) -> None:
+    traffic.bot("/v1/reports/7")
+    assert "credential { kind in [jwt]   lifetime <= 15m   bound }" in traffic.suggested().text
+
+
+def test_a_new_agent_gets_what_it_showed_and_not_more(traffic: Traffic) -> None:
+    traffic.ask("/v2/x", user="")
+    found = traffic.suggested()
+    assert 'agent "plain" {\n  issued by loose\n  acts alone\n' in found.text
+    assert "credential { kind in [jwt]   lifetime <= 10m   bound }" in found.text
+
+
+def test_people_are_named_together(traffic: Traffic) -> None:
+    for user in ("bob", "alice", "alice"):
+        traffic.bot("/v1/things/7", user=user)
+    found = traffic.suggested()
+    assert mays(found) == [("2 users", "things.read", 3)]
+    assert 'user where user.id in ["alice", "bob"] {' in found.text
+
+
+def test_too_many_people_are_for_the_author_to_say(traffic: Traffic) -> None:
+    for number in range(51):
+        traffic.bot("/v1/things/7", user=f"u{number}")
+    found = traffic.suggested()
+    assert (found.doors, found.text) == ((), "")
+    assert whys(found) == {"more than 50 people need it: say by a role or a team who they are": 51}
+
+
+# ── What destroys ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_destroys_something_asks_a_person(traffic: Traffic) -> None:
+    traffic.ask("/v2/items/7", "DELETE")
+    traffic.ask("", tool={"name": "drop_table", "server": "db"}, request={})
+    found = traffic.suggested()
+    assert found.text.count("confirm by user within 15m") == 2
+    assert {one.new for one in found.flips} == {"confirm (user within 15m)"}
+    assert found.holds
+
+
+def test_what_destroys_something_without_a_person_is_not_suggested(traffic: Traffic) -> None:
+    traffic.ask("/v2/items/7", "DELETE", user="")
+    assert whys(traffic.suggested()) == {"it destroys something, and there is no person to ask": 1}
+
+
+def test_what_only_reads_gets_no_scope_that_destroys(traffic: Traffic) -> None:
+    traffic.bot("/v1/x", credential={**CREDENTIAL, "scopes": ["all:things"]})
+    assert traffic.suggested().doors == ()
+
+
+# ── What no door helps ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"agent": None, "user": ""}, "no agent says who it is"),
+        ({"agent": "bot", "issuer": "acme", "credential": {**CREDENTIAL, "kind": "api_key"}},
+         "its block asks for `kind in [jwt]`"),
+        ({"agent": "bot", "issuer": "loose"}, "its block asks for `issued by acme`"),
+        ({"agent": "attested", "path": "/v3/x"}, "its block asks for `attested by lab`"),
+        ({"agent": "timid", "path": "/v3/x"}, "the condition of a door that it has does not hold"),
+        ({"agent": "bot", "issuer": "acme", "path": "/v1/things/7", "credential": {**CREDENTIAL, "scopes": []}},
+         "its credential lacks the scope of a door that it has"),
+        ({"issuer": "unknown"}, "its issuer is not declared"),
+        ({"path": "/v2/../x"}, "its path is one that two servers may read differently"),
+        ({"path": "/v3/shut"}, 'behind the door the guard "shut" stops it'),
+    ],
+)  # fmt: skip
+def test_what_no_door_helps_is_listed_with_why(traffic: Traffic, asked: dict[str, Any], why: str) -> None:
+    traffic.ask(asked.pop("path", "/v2/x"), **asked)
+    found = traffic.suggested()
+    assert (found.doors, found.text, whys(found)) == ((), "", {why: 1})
+
+
+HOSTILE = [
+    'x" { may GET /** } #', "*", "bot-*", "x\n}", "x\u202e", "\\", '"', "# lint: allow all because", "ä", "{user.id}",
+    "plain2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["agent", "user", "path", "tool", "kind", "scope"])
+def test_no_name_in_a_log_becomes_more_than_a_name(traffic: Traffic, where: str) -> None:
+    for name in HOSTILE:
+        match where:
+            case "agent" | "user":
+                traffic.ask("/v2/x", **{where: name})
+            case "path":
+                traffic.ask(f"/v2/{name}")
+            case "tool":
+                traffic.ask("", tool={"server": "s", "name": name}, request={})
+            case "kind":
+                traffic.ask("/v2/x", credential={**CREDENTIAL, "kind": name})
+            case "scope":
+                traffic.bot("/v1/new", credential={**CREDENTIAL, "scopes": [name]})
+    found = traffic.suggested()
+    assert found.holds
+    assert found.meant + sum(one.decisions for one in found.left) == len(HOSTILE)
+    assert format_module(Source("s", found.text)) == found.text
+    module, problems = parse(Source("s", found.text))
+    assert module is not None
+    assert problems == []
+    heads = [one.head for one in module.declarations if isinstance(one, ast.AgentDecl)]
+    names = {head.name.value for head in heads if isinstance(head, ast.Called)}
+    assert len(names) == len(heads) >= 1
+    assert names <= {"plain", "bot", *(HOSTILE if where == "agent" else ())}
+    assert "**" not in found.text.replace(json.dumps(HOSTILE[0]), "")
+    assert not any("lint:" in line.partition("#")[2] for line in found.text.splitlines() if '"' not in line)
+
+
+def test_the_same_log_with_the_doors_needs_no_more(traffic: Traffic, tmp_path: Path) -> None:
+    traffic.ask("/v2/x")
+    traffic.bot("/v1/reports/7", user="dave")
+    first = traffic.suggested()
+    modules = [parse(Source(name, text))[0] for name, text in (("site", POLICY), ("more", first.text))]
+    kept = [module for module in modules if module is not None]
+    again = Suggesting(kept, check(kept), traffic.log, pytest.fail).suggested()
+    assert (again.doors, again.allowed, again.records) == ((), 2, 2)
+    assert [one for one in lint_text(POLICY + first.text.partition("site\n")[2]) if one.is_error] == []
