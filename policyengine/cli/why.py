@@ -89,7 +89,7 @@ def _found(id: str, log: Path) -> Record:
 def _document(record: Record, again: Again | None) -> dict[str, Any]:
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
     found: dict[str, Any] = {"time": record.time.isoformat().replace("+00:00", "Z"), "call": record.call}
-    found |= {"recorded": dict(record.decision), "redacted": redacted}
+    found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     if again is not None:
         revision = again.decision.revision
         found |= {"same": again.same, "same_revision": revision == record.revision, **again.explanation.to_dict()}
@@ -133,7 +133,8 @@ def _show(record: Record, again: Again) -> None:
 def _head(screen: Screen, record: Record) -> None:
     outcome = str(record.outcome)
     when = record.time.isoformat().replace("+00:00", "Z")
-    screen.line(f"{record.id} of {when}: ", (outcome, OUTCOME_STYLES[outcome]))
+    observed = ", but it was only observed, and let through" if record.observed else ""
+    screen.line(f"{record.id} of {when}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
 
 
 def _reasons(screen: Screen, record: Record) -> None:

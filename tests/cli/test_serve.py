@@ -11,6 +11,9 @@ import urllib.request
 
 import pytest
 
+from policyengine.cli.configuration import configuration_of
+from policyengine.cli.loaded import load_engine
+from policyengine.cli.observing import Asked, observe
 from policyengine.client import SocketClient
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
@@ -175,3 +178,74 @@ def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
     lines = [process.stdout.readline() for _ in range(5)]
     assert 'authorization: Bearer $TOKEN"' in lines[-1]
     assert decide(lines[0].split()[-1], authorization="Bearer a-token-of-the-edge-gateway") == 200
+
+
+# ── Observing ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_observing_is_said_at_the_start_at_readyz_and_in_every_answer(serving):
+    process = serving("--observe", "--observe-until", "1h", "--format", "json")
+    said = json.loads(process.stdout.readline())
+    warnings = [process.stderr.readline() for _ in range(2)]
+    assert warnings[0].startswith("warning: OBSERVING, NOT ENFORCING, until ")
+    assert warnings[1].startswith("warning: each start begins anew")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{said['listening']}/readyz", timeout=30) as answer:
+        assert json.loads(answer.read())["observing"] == said["observing"]
+    question = {"request": {"method": "GET", "path": "/x"}, "agent": {"id": "a", "issuer": "b"}}
+    asked = urllib.request.Request(
+        f"{said['listening']}/decide", json.dumps(question).encode(), {"content-type": "application/json"}
+    )
+    with opener.open(asked, timeout=30) as answer:
+        found = json.loads(answer.read())
+    assert (found["outcome"], found["would_be"]) == ("allow", "deny")
+
+
+def observed(project, *, option=None, until=None, endpoints=()):
+    engine = load_engine([project], None)
+    observe(engine, Asked(option, until, (), endpoints), configuration_of([project]).observe)
+    return engine.observing
+
+
+def test_the_file_of_the_project_can_ask_for_it_and_options_go_before(project, capsys):
+    (project / "policyengine.toml").write_text('[observe]\nuntil = "1h"\nendpoints = ["GET /v1/**"]\n')
+    assert observed(project).endpoints == ("GET /v1/**",)
+    assert observed(project, endpoints=("/v2/**",)).endpoints == ("/v2/**",)
+    assert observed(project, option=False) is None
+    (project / "policyengine.toml").write_text("")
+    assert observed(project) is None
+
+
+def test_an_end_that_is_over_is_no_error_and_everything_is_enforced(project, capsys):
+    (project / "policyengine.toml").write_text("[observe]\nuntil = 2026-01-01T00:00:00Z\n")
+    assert observed(project) is None
+    assert "observing ended at 2026-01-01T00:00:00+00:00: everything is enforced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--observe"], "observing needs an end, after which it is enforced"),
+        (["--observe-until", "1h"], "nothing is observed, so there is nothing to limit"),
+        (["--no-observe", "--observe-package", "x"], "nothing is observed, so there is nothing to limit"),
+        (["--observe", "--observe-until", "tomorrow"], "`tomorrow` is no time to observe until"),
+        (["--observe", "--observe-until", "2026-12-01T00:00"], "`2026-12-01T00:00` is no time to observe until"),
+        (["--observe", "--observe-until", "91d"], "is longer than 90d"),
+        (["--observe", "--observe-until", "1h", "--observe-package", "nobody"], "there is no package `nobody`"),
+        (["--observe", "--observe-until", "1h", "--observe-endpoint", "GET v1"], "`GET v1` is no endpoint"),
+    ],
+)
+def test_what_cannot_be_observed_is_wrong_usage(run, project, options, message):
+    ended = run("serve", project, *options)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+@pytest.mark.parametrize(
+    "written", ["until = 1", "until = 2026-12-01", 'until = ""', "packages = 1", "endpoints = [1]"]
+)
+def test_what_the_file_says_of_observing_has_to_make_sense(run, project, written):
+    (project / "policyengine.toml").write_text(f"[observe]\n{written}\n")
+    ended = run("serve", project)
+    assert ended.code == 1
+    assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` is" in ended.err

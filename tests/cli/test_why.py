@@ -91,3 +91,20 @@ def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 1
     assert "the log does not hold the directory" in ended.err
+
+
+def test_it_says_what_was_only_observed(run, project, log):
+    from datetime import UTC, datetime, timedelta
+
+    from policyengine.observing import Observe
+
+    engine = Engine.load(project, entities=project / "entities.json", log=DecisionLog(log))
+    engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))
+    given = engine.decide({**json.loads((project / "request.json").read_bytes()), "agent": {"id": "x", "issuer": "y"}})
+    assert given.observed
+    ended = run("why", given.id, project, "--log", log)
+    assert (ended.code, ended.out.splitlines()[0].partition("Z: ")[2]) == (
+        0,
+        "deny, but it was only observed, and let through",
+    )
+    assert run("why", given.id, project, "--log", log, "--format", "json").json["observed"] is True

@@ -1,0 +1,92 @@
+"""`policyengine suggest`: what it writes and where, and what it refuses."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+from policyengine.observing import Observe
+
+
+@pytest.fixture
+def shop(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "shop.policy").write_text(
+        'language 1\npackage shop\nissuer acme { url "https://login.example"   scopes none }\n'
+        'agent "bot" { issued by acme   acts alone   may GET /v1/orders }\n'
+    )
+    return folder
+
+
+@pytest.fixture
+def log(shop, tmp_path):
+    file = tmp_path / "decisions.jsonl"
+    engine = Engine.load(shop, log=DecisionLog(file))
+    engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))
+    for agent, path in (("bot", "/v1/orders"), ("bot", "/v1/stock"), ("a\nb", "/v1/stock")):
+        engine.decide({"request": {"method": "GET", "path": path}, "agent": {"id": agent, "issuer": "acme"}})
+    return file
+
+
+def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
+    ended = run("suggest", shop, "--log", log)
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    assert lines[0] == "3 decisions: 1 allowed, 2 stopped"
+    assert '1  agent "bot"  may GET /v1/stock' in lines
+    assert "1  a\\nb  GET /v1/stock  a name in it cannot be written into a policy" in lines
+    assert lines[-1] == "proof: with the doors 1 of 3 decisions flip, those and no other"
+
+
+def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs_no_more(run, shop, log):
+    target = shop / "observed.policy"
+    assert run("suggest", shop, "--log", log, "-o", target).out.splitlines()[-1].startswith(f"wrote {target}: ")
+    assert run("check", "--strict", shop).code == 0
+    assert run("fmt", "--check", shop).code == 0
+    told = run("suggest", shop, "--log", log, "--format", "json").json
+    assert (told["doors"], told["policy"], told["allowed"]) == ([], "", 2)
+
+
+def test_the_policy_alone_goes_to_stdout(run, shop, log):
+    ended = run("suggest", shop, "--log", log, "--format", "policy")
+    assert ended.out.startswith("language 1\npackage shop\n")
+    assert ended.err == "proof: with the doors 1 of 3 decisions flip, those and no other\n"
+
+
+def test_as_json_it_has_all_of_it(run, shop, log):
+    told = run("suggest", shop, "--log", log, "--format", "json").json
+    assert told["doors"] == [
+        {"agent": "bot", "issuer": "acme", "may": "GET /v1/stock", "decisions": 1, "confirm": False}
+    ]
+    assert told["not_by_a_door"][0]["why"] == "a name in it cannot be written into a policy"
+    assert told["proof"] == {"meant": 1, "flips": 1, "others": []}
+
+
+def test_a_file_that_is_there_stays(run, shop, log, tmp_path):
+    target = tmp_path / "mine.policy"
+    target.write_text("mine")
+    ended = run("suggest", shop, "--log", log, "-o", target)
+    assert (ended.code, target.read_text()) == (1, "mine")
+    assert "add `--force`" in ended.err
+    assert run("suggest", shop, "--log", log, "-o", target, "--force").code == 0
+    assert target.read_text().startswith("language 1\n")
+
+
+def test_a_policy_that_is_loaded_is_never_replaced(run, shop, log):
+    before = (shop / "shop.policy").read_text()
+    ended = run("suggest", shop, "--log", log, "-o", shop / "shop.policy", "--force")
+    assert (ended.code, (shop / "shop.policy").read_text()) == (1, before)
+    assert "its doors would be lost" in ended.err
+
+
+@pytest.mark.parametrize("name", ["observed.txt", "observed_test.policy"])
+def test_it_writes_nothing_but_policies(run, shop, log, name):
+    assert run("suggest", shop, "--log", log, "-o", name).code == 2
+
+
+def test_a_log_that_is_not_there_is_told(run, shop):
+    ended = run("suggest", shop, "--log", "none.jsonl", "--format", "json")
+    assert (ended.code, json.loads(ended.out)["error"]["kind"]) == (1, "file")
