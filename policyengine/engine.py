@@ -113,12 +113,16 @@ class Engine(Batching):
         sources: Sequence[Source] = (),
     ) -> Engine:
         """Other policies, and other rows, on the same store, clock and log. It records no history before it is told to
-        `begin`: that is for when it decides, and this one does not. Raises LogError where its rows cannot be logged.
+        `begin`: that is for when it decides, and this one does not. It observes as this one does, until the same end.
+        Raises LogError where its rows cannot be logged, ObserveError where it has no such package as is observed.
         """
-        return type(self)(
+        found = type(self)(
             kernel, sources=sources, directory=self._directory if directory is None else directory, tree=tree,
             clock=self._clock, ids=self._ids, log=self.log, store=self._store, begins=False,
         )  # fmt: skip
+        if self._observer is not None and self._observer.observing:
+            found._observer, found._as_it_is = self._observer.successor(kernel), False
+        return found
 
     @classmethod
     def _checked(

@@ -70,6 +70,12 @@ class Observer:
         self._rules = dict(rules_of(kernel)) if wanted.packages else {}
         self._guard, self._told = Lock(), False
 
+    def successor(self, kernel: k.Kernel) -> Observer:
+        """The same behind other policies, counting on. Raises ObserveError."""
+        found = Observer(self.wanted, kernel, self._clock)
+        found.counts, found._guard = self.counts, self._guard
+        return found
+
     @property
     def observing(self) -> bool:
         """Whether the time is not over. A clock that fails ends it."""

@@ -126,6 +126,51 @@ def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine
     ] * 2
 
 
+def test_who_asks_over_http_reads_it(observing: Engine) -> None:
+    httpx = pytest.importorskip("httpx")
+    from policyengine.http_client import PolicyClient
+
+    written = observing.decide(asked("/v1/shut")).to_msgpack()
+    answering = httpx.MockTransport(
+        lambda request: httpx.Response(200, content=written, headers={"content-type": "application/msgpack"})
+    )
+    with PolicyClient("http://engine", transport=answering) as client:
+        assert outcomes(client.decide(asked("/v1/shut"))) == ("allow", "deny")
+
+
+def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(observing: Engine) -> None:
+    pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install 'agent-policyengine[envoy]'")
+    from policyengine.server.envoy_grpc import response_of
+
+    for path, would_be in (("/v1/shut", "deny"), ("/v1/x", "allow")):
+        found = response_of(told(observing.decide(asked(path))), ())
+        assert dict(found.dynamic_metadata)["x_would_be"] == would_be
+        behind = {one.header.key: one.header.value for one in found.ok_response.headers}
+        assert behind["x-would-be"] == would_be
+        assert "x-would-be" not in found.ok_response.headers_to_remove
+        assert "x-would-be" not in [one.header.key for one in found.ok_response.response_headers_to_add]
+    stopped = response_of(told(observing.decide({"request": {"method": "GET", "path": "/v1/x"}})), ())
+    assert "x-would-be" not in [one.header.key for one in stopped.denied_response.headers]
+    plain = response_of(told(Engine.from_text(POLICY).decide(asked("/v1/x"))), ())
+    assert "x-would-be" in plain.ok_response.headers_to_remove
+
+
+def test_other_policies_are_observed_until_the_same_end_and_counted_on(observing: Engine, clock: Clock) -> None:
+    observing.decide(asked("/v1/shut"))
+    after = observing.successor(Engine.from_text(POLICY.replace("/v1/shut", "/v1/closed")).kernel)
+    assert outcomes(after.decide(asked("/v1/closed"))) == ("allow", "deny")
+    assert after.observed == {"deny": 2}
+    clock.now = END
+    assert outcomes(after.decide(asked("/v1/closed"))) == ("deny", None)
+    assert observing.successor(after.kernel).observing is None
+
+
+def test_policies_without_what_is_observed_do_not_take_over(tmp_path: Path, clock: Clock) -> None:
+    found = engine(tmp_path, clock, packages=("other",))
+    with pytest.raises(ObserveError, match="no package `other`"):
+        found.successor(Engine.from_text(POLICY).kernel)
+
+
 def test_the_walk_tells_what_the_policy_says(observing: Engine) -> None:
     assert outcomes(observing.explain(asked("/v1/shut")).decision) == ("deny", None)
 

@@ -11,7 +11,7 @@ from typing import Any
 from policyengine.analysis.changes import Flip
 from policyengine.analysis.replaying import flipped
 from policyengine.analysis.suggested_text import Door, lines_of
-from policyengine.analysis.suggesting import HELPED, Need, NotByDoor, Target, Targets, need_of, text
+from policyengine.analysis.suggesting import HELPED, Need, NotByDoor, Target, Targets, need_of, spellable, text
 from policyengine.audit import CannotRepeat, Record, decided_again, read_records
 from policyengine.importing.names import comment
 from policyengine.runtime.decision import Gate, Outcome
@@ -178,7 +178,11 @@ class Suggesting:
         groups: dict[Target, list[Need]] = defaultdict(list)
         for line, need in lacking.items():
             if line in targets and need.user is not None:
-                groups[targets[line]].append(need)
+                try:
+                    spellable(need.user)
+                    groups[targets[line]].append(need)
+                except NotByDoor as problem:
+                    self.left_of(need, str(problem))
         return [one for target, needs in groups.items() for one in self.people(target, needs, found)]
 
     def people(self, target: Target, needs: Sequence[Need], targets: Targets) -> Iterator[Door]:

@@ -83,9 +83,10 @@ def guards_of(doors: Sequence[Door], taken: set[str]) -> Iterator[str]:
 
 
 def condition_of(door: Door) -> str:
+    """`else ""`: who is nobody came in before, if at all."""
     if door.agent is not None:
-        return f"agent.id == {text(door.agent)}"
-    return people_of("user.id", door.users)
+        return f'agent.id else "" == {text(door.agent)}'
+    return people_of('user.id else ""', door.users)
 
 
 def people_of(fact: str, users: Sequence[str]) -> str:

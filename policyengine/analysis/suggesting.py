@@ -84,7 +84,7 @@ def need_of(again: Again, kernel: k.Kernel) -> Need:
         again.record.line,
         spellable(principal.agent),
         principal.issuer,
-        None if principal.user is None else spellable(principal.user),
+        principal.user,
         again.record.question.endpoint,
         tuple(one for one in scopes if isinstance(one, str)) if isinstance(scopes, tuple) else (),
         kind if isinstance(kind, str) and WORD.fullmatch(kind) else None,

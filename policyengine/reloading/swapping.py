@@ -15,6 +15,7 @@ from policyengine.compiler.bundle import decode_bundle
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
+from policyengine.observing import ObserveError
 from policyengine.reloading.candidate import Candidate, Refused, prepared
 from policyengine.reloading.origin import Origin
 from policyengine.stores.store import Store, StoreError
@@ -100,6 +101,8 @@ class Reloading:
             return engine
         except LogError as error:
             raise Refused("the entities cannot be written to the decision log", [str(error)]) from None
+        except ObserveError as error:
+            raise Refused("what is observed would not be there any more", [str(error)]) from None
         except PolicyError as error:
             raise Refused("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
 

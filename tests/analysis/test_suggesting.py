@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
+from policyengine.analysis import suggested
 from policyengine.analysis.suggested import Suggested, Suggesting
 from policyengine.audit import DecisionLog
 from policyengine.observing import Observe
@@ -233,6 +234,29 @@ def test_no_name_in_a_log_becomes_more_than_a_name(traffic: Traffic, where: str)
     assert names <= {"plain", "bot", *(HOSTILE if where == "agent" else ())}
     assert "**" not in found.text.replace(json.dumps(HOSTILE[0]), "")
     assert not any("lint:" in line.partition("#")[2] for line in found.text.splitlines() if '"' not in line)
+
+
+def test_who_came_in_before_is_not_asked_by_a_new_guard(traffic: Traffic) -> None:
+    policy = POLICY + 'anyone { may DELETE /v2/items/* when request.query.by else "" == "nobody" }\n'
+    traffic.ask("/v2/items/7", "DELETE")
+    nobody = {"method": "DELETE", "path": "/v2/items/7", "query": {"by": "nobody"}}
+    traffic.ask("", agent=None, user="", request=nobody)
+    module, problems = parse(Source("site.policy", policy))
+    assert module is not None
+    found = Suggesting([module], check([module], problems), traffic.log, pytest.fail).suggested()
+    assert (found.allowed, found.meant, found.others, found.text.count("confirm by user")) == (1, 1, (), 1)
+
+
+def test_what_would_change_anything_else_is_no_suggestion(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof finds a door that is too wide, whoever made it."""
+    lines_of = suggested.lines_of
+    wide = "anyone { may GET /v2/** }"
+    monkeypatch.setattr(suggested, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
+    traffic.ask("/v2/x")
+    traffic.ask("/v2/y", issuer="unknown")
+    found = traffic.suggested()
+    assert [(one.old, one.new) for one in found.others] == [("deny", "allow")]
+    assert not found.holds
 
 
 def test_the_same_log_with_the_doors_needs_no_more(traffic: Traffic, tmp_path: Path) -> None:

@@ -87,6 +87,18 @@ def test_it_writes_nothing_but_policies(run, shop, log, name):
     assert run("suggest", shop, "--log", log, "-o", name).code == 2
 
 
+def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, monkeypatch):
+    from policyengine.analysis import suggested
+
+    lines_of = suggested.lines_of
+    wide = "anyone { may GET /v1/** }"
+    monkeypatch.setattr(suggested, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
+    ended = run("suggest", shop, "--log", log, "-o", "observed.policy")
+    assert ended.code == 3
+    assert ended.out.splitlines()[-2] == "no proof: 1 of 1 flip that were meant, and 1 others"
+    assert not (shop.parent / "observed.policy").exists()
+
+
 def test_a_log_that_is_not_there_is_told(run, shop):
     ended = run("suggest", shop, "--log", "none.jsonl", "--format", "json")
     assert (ended.code, json.loads(ended.out)["error"]["kind"]) == (1, "file")
