@@ -82,6 +82,9 @@ def _warn(engine: Engine, until: str) -> None:
         return
     words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {what(engine)} is let through"
     screen.line(("warning: ", "bold yellow"), (printable(words), "bold yellow"))
+    if engine.log is None:
+        unrecorded = "nothing of it is recorded: name a file with `--log`, for `policyengine suggest`"
+        screen.line(("warning: ", "bold yellow"), unrecorded)
     if parse_duration(until) is not None:
         again = "each start begins anew: name a time where something restarts this server"
         screen.line(("warning: ", "bold yellow"), printable(again))

@@ -186,9 +186,10 @@ def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
 def test_observing_is_said_at_the_start_at_readyz_and_in_every_answer(serving):
     process = serving("--observe", "--observe-until", "1h", "--format", "json")
     said = json.loads(process.stdout.readline())
-    warnings = [process.stderr.readline() for _ in range(2)]
+    warnings = [process.stderr.readline() for _ in range(3)]
     assert warnings[0].startswith("warning: OBSERVING, NOT ENFORCING, until ")
-    assert warnings[1].startswith("warning: each start begins anew")
+    assert warnings[1].startswith("warning: nothing of it is recorded: name a file with `--log`")
+    assert warnings[2].startswith("warning: each start begins anew")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{said['listening']}/readyz", timeout=30) as answer:
         assert json.loads(answer.read())["observing"] == said["observing"]
