@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import chart, decide, growth, guard, history, loading, machine, paper, rates, simulate, stores
+from bench import chart, counting, decide, growth, guard, history, loading, machine, paper, rates, simulate, stores
 from bench import testing as tests
 from bench.peers import PEERS
 from bench.report import Report, Section, show
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "stores": lambda _, say: stores.run(say),
     "testing": lambda _, say: tests.testing(say),
     "simulate": lambda _, say: simulate.run(say),
+    "counting": lambda _, say: counting.counting(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }
 

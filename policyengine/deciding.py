@@ -136,6 +136,11 @@ class Deciding:
         """Whether there is state to keep, and a store beside this process keeps it: a caller may wait for it."""
         return self.keeps and self.remote
 
+    @property
+    def store(self) -> Store:
+        """What keeps what decisions spend."""
+        return self._store
+
     @cached_property
     def remote(self) -> bool:
         """Whether the store is beside this process, be it for nothing but keys."""

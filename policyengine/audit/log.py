@@ -19,6 +19,7 @@ from policyengine.audit.writing import Writer, encode
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
+from policyengine.runtime.tracing import current
 from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
 
@@ -82,6 +83,11 @@ class DecisionLog:
         """Whether the file was there, with a mode that lets more than its owner read."""
         return bool(os.fstat(self._file).st_mode & 0o077)
 
+    def flush(self) -> None:
+        """Waits until what was written is on the disk, as far as that can be known."""
+        with suppress(OSError):
+            os.fsync(self._file)
+
     def reopen(self) -> None:
         """Before the next line: the file was moved away."""
         self._due = 0.0
@@ -114,6 +120,9 @@ class DecisionLog:
 
         `moment` is the clock it was decided by, in nanoseconds.
         """
+        trace = current()
+        if trace is not None:
+            state = b'"trace":"%b",%b' % (trace.parent.encode(), state)
         try:
             line = self._writer.line(decision, moment, call, state, self._writer.question(question))
         except Exception:

@@ -36,7 +36,7 @@ class Record:
     `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
     this one used. `directory` are the rows it was decided by; None where the log does not hold them. `history` is what
     happened before, by watch: all that may have counted. `observed`: it was let through all the same, as somebody
-    observed.
+    observed. `trace` is what the answer said of its trace.
     """
 
     line: int
@@ -50,6 +50,7 @@ class Record:
     redacted: tuple[Redacted, ...] = ()
     history: Mapping[str, Past] = field(default_factory=dict)
     observed: bool = False
+    trace: str | None = None
 
     @property
     def id(self) -> str:
@@ -148,6 +149,7 @@ def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) ->
             redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
             history=read(tree.get("history", ())),
             observed=tree.get("observed") is True,
+            trace=None if tree.get("trace") is None else str(tree["trace"]),
         )
         _ = found.outcome, found.id, found.revision, found.package
         return found

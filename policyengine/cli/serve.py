@@ -16,9 +16,11 @@ from policyengine.cli.loaded import load_engine
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import (
+    DrainSeconds,
     EnvoyPort,
     Host,
     LogFile,
+    MetricsPort,
     Observed,
     ObservedEndpoint,
     ObservedPackage,
@@ -63,13 +65,15 @@ def serve(
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
+    metrics_port: MetricsPort = None,
+    drain_seconds: DrainSeconds = 10,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Answer requests over HTTP, or over a Unix socket, or both.
 
-    It runs until it is interrupted. Facts in a request are claims, so only a trusted gateway may make them: to listen
-    elsewhere than on this machine needs a token file, with a token on each line. A socket needs none: whoever may open
-    its file may ask.
+    It runs until SIGTERM or SIGINT, and ends in order then; a second one ends it at once. Facts in a request are
+    claims, so only a trusted gateway may make them: to listen elsewhere than on this machine needs a token file, with
+    a token on each line. A socket needs none: whoever may open its file may ask.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
     their own tests, and then swapped at once; bad ones are refused, and the last good ones go on.
@@ -104,7 +108,7 @@ def serve(
         answer(
             Reloading(engine, origin), host, listens, tokens,
             path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-            watching=watch, listening=greet,
+            metrics=metrics_port, drain=drain_seconds, watching=watch, listening=greet,
         )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None

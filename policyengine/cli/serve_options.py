@@ -45,6 +45,16 @@ TokensFile: TypeAlias = Annotated[
     typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
 ]
 WatchFiles: TypeAlias = Annotated[bool, typer.Option("--watch", help="Read policies anew whenever a file changes.")]
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", metavar="PORT", min=1, max=65535, help="Answer `/metrics` there, without a token.",
+        show_default=False,
+    ),
+]  # fmt: skip
+DrainSeconds: TypeAlias = Annotated[
+    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="How long a stop may take.")
+]
 LogFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),

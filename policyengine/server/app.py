@@ -23,18 +23,23 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.runtime.vouched import Vouched
 from policyengine.server import gateway_statuses, schema, statuses
+from policyengine.server.counted import Counted, CountedDoor
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
+from policyengine.server.draining import Drain
 from policyengine.server.envoy_http import PREFIX, EnvoyHttp
 from policyengine.server.events import event_of, reported
 from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
 from policyengine.server.frame import Frame
 from policyengine.server.hot import HotPath
+from policyengine.server.measuring import publish, rules_of
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
 from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
+from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens
 
+INSTALL_METRICS = "pip install 'agent-policyengine[metrics]'"
 CHALLENGE = 'Bearer realm="policyengine"'
 
 
@@ -46,6 +51,8 @@ class DecisionApi:
     tokens: Tokens | None
     body_timeout: float
     gateway: Vouched
+    tally: Tally
+    drain: Drain
 
     @property
     def engine(self) -> Engine:
@@ -55,13 +62,13 @@ class DecisionApi:
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
         sent = await self._body(http)
-        question, once, engine = question_of(*sent), self._once(http, *sent), self.engine
+        question, once, engine = question_of(*sent), self._once(http, *sent), self._at("decide")
         work = partial(decided_and_limited, engine, question, question.options.consume, once)
         return answer(http, *await apart(engine, work, once))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
-        question, engine = await self._question(http), self.engine
+        question, engine = await self._question(http), self._at("evaluate")
         work = partial(decided_and_limited, engine, question, spend=False)
         return answer(http, *await apart(engine, work))
 
@@ -69,7 +76,7 @@ class DecisionApi:
         """Decide many questions in order. What is no question is denied and spoils no other."""
         sent = await self._body(http)
         batch, once = batch_of(*sent), self._once(http, *sent)
-        return answer(http, {"decisions": await decided_in_turn(self.engine, batch, once)})
+        return answer(http, {"decisions": await decided_in_turn(self._at("batch"), batch, once)})
 
     async def explain(self, http: Request) -> Response:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
@@ -84,17 +91,17 @@ class DecisionApi:
     async def forward_auth(self, http: Request) -> Response:
         """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
         self._authenticate(http)
-        return response_of(await ForwardAuth(self.reloading, self.gateway).told(http))
+        return response_of(await ForwardAuth(self._door("forward_auth"), self.gateway).told(http))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
         self._authenticate(http)
-        return response_for_nginx(await ForwardAuth(self.reloading, self.gateway).told(http))
+        return response_for_nginx(await ForwardAuth(self._door("forward_auth"), self.gateway).told(http))
 
     async def envoy(self, http: Request) -> Response:
         """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
         self._authenticate(http)
-        return response_of(await EnvoyHttp(self.reloading, self.gateway, self.body_timeout).told(http))
+        return response_of(await EnvoyHttp(self._door("envoy_http"), self.gateway, self.body_timeout).told(http))
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""
@@ -102,6 +109,8 @@ class DecisionApi:
 
     async def readyz(self, http: Request) -> Response:
         """A policy is armed, and its store answers: which one, and whether another was refused since."""
+        if self.drain.begun is not None:
+            raise Problem(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
         failure = await apart(engine, engine.store_failure) if engine.shares else None
         if failure is not None:
@@ -110,12 +119,39 @@ class DecisionApi:
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
         return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
 
+    async def metrics(self, http: Request) -> Response:
+        """What it did so far, as Prometheus reads it: of all workers together."""
+        self._authenticate(http)
+        return await self.metrics_for_anybody(http)
+
+    async def metrics_for_anybody(self, http: Request) -> Response:
+        """The same on a port of its own, where whoever reaches it may read."""
+        try:
+            from policyengine.server.metrics import written
+        except ImportError:
+            raise Problem(501, "the package `prometheus-client` is not installed", hint=INSTALL_METRICS) from None
+        publish(self.tally, self.reloading)
+        content, media_type = written(self.tally, http.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
+
     async def docs(self, http: Request) -> Response:
         html = page_of(http.app.openapi(), str(http.base_url).rstrip("/"))
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
     async def root(self, http: Request) -> Response:
         return answer(http, {"service": "policyengine", "docs": "/docs", "openapi": "/openapi.json"})
+
+    def _door(self, name: str) -> CountedDoor:
+        return CountedDoor(self.reloading, self.tally, self.tally.apart(name))
+
+    def _at(self, door: str) -> Counted:
+        return self._door(door).current
+
+    @property
+    def framed(self) -> CountedDoor:
+        """What connections over the socket ask: by threads where a store is asked, else by the event loop alone."""
+        counter = self.tally.apart if self.engine.remote else self.tally.counter
+        return CountedDoor(self.reloading, self.tally, counter("socket"))
 
     async def _question(self, http: Request) -> Question:
         return question_of(*await self._body(http))
@@ -147,15 +183,21 @@ class DecisionApi:
 
 
 async def on_problem(http: Request, error: Exception) -> Response:
+    problem = problem_of(http, error)
+    http.app.api.tally.add("problems", str(problem.status))
+    return problem_answer(http, problem)
+
+
+def problem_of(http: Request, error: Exception) -> Problem:
     match error:
         case Problem():
-            return problem_answer(http, error)
+            return error
         case RequestError():
-            return problem_answer(http, Problem.of(error))
+            return Problem.of(error)
         case KeyProblem():
-            return problem_answer(http, refused(error))
+            return refused(error)
         case HTTPException():
-            return problem_answer(http, of_routing(http, error))
+            return of_routing(http, error)
         case _:
             raise error
 
@@ -179,6 +221,11 @@ class DecisionApp(FastAPI):
     """Routes and documentation; models of bodies join the OpenAPI document here, as no route parses with them."""
 
     hot: HotPath
+    api: DecisionApi
+
+    @property
+    def drain(self) -> Drain:
+        return self.api.drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.bare:
@@ -220,8 +267,23 @@ def create_app(
     `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). Whoever holds a `Reloading` may
     give it other policies at any time.
     """
+    return decision_app(engine, token=token, body_timeout=body_timeout, gateway=gateway)
+
+
+def decision_app(
+    engine: Engine | Reloading,
+    *,
+    token: str | Collection[str] | None = None,
+    body_timeout: float = SLOWEST_BODY,
+    gateway: Vouched | None = None,
+    tally: Tally | None = None,
+    drain: Drain | None = None,
+) -> DecisionApp:
+    """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
-    api = DecisionApi(reloading, None if token is None else Tokens.of(token), body_timeout, gateway or Vouched())
+    tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
+    tokens = None if token is None else Tokens.of(token)
+    api = DecisionApi(reloading, tokens, body_timeout, gateway or Vouched(), tally, drain or Drain())
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
@@ -235,7 +297,9 @@ def create_app(
     add_questions(app, api)
     add_gateways(app, api)
     add_status(app, api)
-    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, api.tokens, body_timeout)
+    counts = tally.counter("decide"), tally.apart("decide")
+    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, body_timeout, *counts)
+    app.api = api
     return app
 
 
@@ -297,5 +361,15 @@ def add_status(app: FastAPI, api: DecisionApi) -> None:
         ("/readyz", api.readyz, statuses.READY),
     ):
         app.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses, tags=["status"])
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    app.add_api_route(
+        "/metrics",
+        api.metrics,
+        methods=["GET"],
+        response_class=Response,
+        responses=statuses.MEASURED,
+        openapi_extra=security,
+        tags=["status"],
+    )
     app.add_api_route("/docs", api.docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", api.root, methods=["GET"], include_in_schema=False)

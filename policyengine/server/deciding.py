@@ -12,13 +12,13 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from policyengine.asking import Question
-from policyengine.engine import Engine
 from policyengine.runtime import wire
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.headers import Headers, rate_headers
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.shape import did_you_mean, only, wrong_kind
+from policyengine.server.counted import Decides
 from policyengine.server.media import Form
 from policyengine.server.once import REPLAYED
 from policyengine.server.problems import Problem
@@ -57,13 +57,13 @@ def question_of(body: bytes, form: Form) -> Request:
             return Request.from_msgpack(body)
 
 
-def decided(engine: Engine, question: Request, spend: bool, once: Once | None = None) -> Answer:
+def decided(engine: Decides, question: Request, spend: bool, once: Once | None = None) -> Answer:
     """The decision as plain data, with the walk if that is asked for. Raises KeyProblem."""
     return decided_and_limited(engine, question, spend, once)[0]
 
 
 def decided_and_limited(
-    engine: Engine, question: Request, spend: bool, once: Once | None = None
+    engine: Decides, question: Request, spend: bool, once: Once | None = None
 ) -> tuple[Answer, Headers]:
     """The same, and the headers that say how its limits stand.
 
@@ -127,12 +127,12 @@ def semantics_of(raw: object) -> Semantics:
             raise wrong_kind(raw, "semantics", "a string")
 
 
-async def apart(engine: Engine, work: Callable[[], T], once: Once | None = None) -> T:
+async def apart(engine: Decides, work: Callable[[], T], once: Once | None = None) -> T:
     """In a thread where a store is asked, so that nobody else waits for it; else right here, as it is quick."""
     return await run_in_threadpool(work) if engine.shares or once is not None else work()
 
 
-async def decided_in_turn(engine: Engine, batch: Batch, once: Once | None = None) -> list[Answer]:
+async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:
     """In order, up to and including the one that ends the batch. By a key each item that spends is accounted once.
 
     Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
@@ -150,7 +150,7 @@ async def decided_in_turn(engine: Engine, batch: Batch, once: Once | None = None
     return answers
 
 
-def decided_together(engine: Engine, items: Sequence[object]) -> list[Answer]:
+def decided_together(engine: Decides, items: Sequence[object]) -> list[Answer]:
     """The same of all items: a store that is shared is asked for as many at once as there are in a row."""
     answers: list[Answer] = []
     row: list[Question] = []
@@ -187,7 +187,7 @@ def question_in(raw: object) -> Question | None:
     return request if asks_to_spend(raw) else replace(request, options=replace(request.options, consume=False))
 
 
-def decided_item(engine: Engine, raw: object, place: str, once: Once | None = None) -> Answer:
+def decided_item(engine: Decides, raw: object, place: str, once: Once | None = None) -> Answer:
     """Raises KeyProblem."""
     try:
         if not isinstance(raw, dict):
@@ -203,7 +203,7 @@ def asks_to_spend(raw: Mapping[object, object]) -> bool:
     return isinstance(options, Mapping) and options.get("consume") is True
 
 
-def undecided(engine: Engine, error: RequestError, place: str) -> Answer:
+def undecided(engine: Decides, error: RequestError, place: str) -> Answer:
     """What is no question is denied, in the shape of every other answer and with its problem."""
     problem = Problem.of(error)
     problem.member = f"{place}.{problem.member}" if problem.member else place

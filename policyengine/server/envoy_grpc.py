@@ -17,8 +17,8 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
-from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
+from policyengine.runtime.tracing import Trace, trace_of, within
 from policyengine.runtime.vouched import (
     SET_BY_US,
     Given,
@@ -29,6 +29,7 @@ from policyengine.runtime.vouched import (
     question_of,
     spiffe_facts,
 )
+from policyengine.server.counted import Current
 from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_now, told_problem
 from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
@@ -45,7 +46,7 @@ OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 class EnvoyGrpc:
     """Where it listens, and whom it answers."""
 
-    reloading: Reloading
+    reloading: Current
     names: Vouched
     tokens: Tokens | None
     address: str
@@ -80,7 +81,11 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
     def Check(self, asked: Any, context: Any) -> Any:
         if not self.may_ask(context):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed, or another one")
-        return response_of(self.told(asked.attributes), self.gone)
+        trace = trace_in(context.invocation_metadata(), asked.attributes.request.http.headers)
+        if trace is not None:
+            context.send_initial_metadata(traced(trace))
+        with within(trace):
+            return response_of(self.told(asked.attributes), self.gone)
 
     def may_ask(self, context: Any) -> bool:
         given = [value for name, value in context.invocation_metadata() if name == "authorization"]
@@ -98,6 +103,21 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             return told_problem(Problem.of(error))
         vouched = spiffe_facts(attributes.source.principal, self.door.names)
         return told_now(self.door.reloading.current, {**vouched, **question})
+
+
+def trace_in(metadata: Any, headers: Mapping[str, str]) -> Trace | None:
+    """That of Envoy's own call; else that of the request which it asks about."""
+    found: dict[str, list[str]] = {"traceparent": [], "tracestate": []}
+    for name, value in metadata:
+        if name in found:
+            found[name].append(value)
+    if not found["traceparent"] and "traceparent" in headers:
+        found = {name: [headers[name]] if name in headers else [] for name in found}
+    return trace_of(found["traceparent"], found["tracestate"])
+
+
+def traced(trace: Trace) -> Lines:
+    return (("traceparent", trace.parent), *((("tracestate", trace.state),) if trace.state else ()))
 
 
 def given_of(http: Any, peer: str) -> Given:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Given, Target, Vouched, body_of, given_headers, only_value, question_of
+from policyengine.server.counted import Current
 from policyengine.server.gateways import Told, told_of, told_problem
 from policyengine.server.media import read_body
 from policyengine.server.problems import Problem
@@ -18,7 +18,7 @@ PREFIX = "/envoy"
 
 @dataclass(frozen=True, slots=True)
 class EnvoyHttp:
-    reloading: Reloading
+    reloading: Current
     names: Vouched
     body_timeout: float
 

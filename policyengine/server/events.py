@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from policyengine.engine import Engine
 from policyengine.runtime import wire
 from policyengine.runtime.history import Report
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import flag_at, id_at, object_at, only, wrong_kind
+from policyengine.server.counted import Decides
 from policyengine.server.media import Form
 from policyengine.server.problems import Problem
 from policyengine.stores.store import StoreError
@@ -64,7 +64,7 @@ def latency_of(given: Mapping[str, object]) -> None:
         raise RequestError("latency_ms", "`latency_ms` is below zero")
 
 
-def reported(engine: Engine, event: Event) -> dict[str, object]:
+def reported(engine: Decides, event: Event) -> dict[str, object]:
     """Raises Problem where nothing waits for it, or nobody can tell."""
     try:
         told = engine.reported(event.decision, event.report, refund=event.refund)

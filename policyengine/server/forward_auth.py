@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from policyengine.reloading import Reloading
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of
+from policyengine.server.counted import Current
 from policyengine.server.gateways import PROBLEM, Told, told_of, told_problem
 from policyengine.server.problems import Problem
 
@@ -18,7 +18,7 @@ from policyengine.server.problems import Problem
 class ForwardAuth:
     """The query of the door's own address means nothing: Caddy puts there what its client sent."""
 
-    reloading: Reloading
+    reloading: Current
     names: Vouched
 
     async def told(self, http: Request) -> Told:

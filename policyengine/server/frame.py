@@ -9,8 +9,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.runtime.tracing import Trace, enter
 from policyengine.server.media import problem_answer
 from policyengine.server.problems import Problem
+from policyengine.server.traced import told, trace_in
 
 LABEL = re.compile(r"[\x21-\x7e]{1,128}")
 LOGGER = logging.getLogger("policyengine")
@@ -23,14 +25,16 @@ class Frame:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        label = label_of(Headers(scope=scope))
+        label, trace = label_of(Headers(scope=scope)), trace_in(scope["headers"])
+        if trace is not None:
+            enter(trace)
         started = False
 
         async def framed(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                add_headers(MutableHeaders(scope=message), label)
+                add_headers(MutableHeaders(scope=message), label, trace)
             await send(message)
 
         try:
@@ -49,8 +53,9 @@ def label_of(headers: Headers) -> str | None:
     return given[0] if len(given) == 1 and LABEL.fullmatch(given[0]) else None
 
 
-def add_headers(headers: MutableHeaders, label: str | None) -> None:
+def add_headers(headers: MutableHeaders, label: str | None, trace: Trace | None) -> None:
     headers["Cache-Control"] = "no-store"
     headers["X-Content-Type-Options"] = "nosniff"
     if label is not None:
         headers["X-Request-ID"] = label
+    headers.raw.extend(told(trace))

@@ -18,12 +18,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import msgspec
 
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
-from policyengine.engine import Engine
-from policyengine.reloading import Reloading
 from policyengine.runtime import quick, wire
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
+from policyengine.server.counted import Current, Decides
 from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.hot import plain_options
 from policyengine.server.once import asked_by, refused
@@ -65,7 +64,7 @@ _quickly = quick.msgpack_reader(tuple[int, Kind, quick.Question | list[quick.Que
 # ── A frame to its answer ─────────────────────────────────────────────────────────────────────
 
 
-def answer_to(engine: Engine, payload: bytes, gateway: str = "socket") -> tuple[bytes, int]:
+def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple[bytes, int]:
     """The answer, and how many questions there were. Raises Unreadable."""
     asked = read_frame(payload)
     try:
@@ -83,7 +82,7 @@ def answer_to(engine: Engine, payload: bytes, gateway: str = "socket") -> tuple[
 
 
 def answers_to(
-    engine: Engine, payloads: list[bytes], last: Unreadable | None, gateway: str = "socket"
+    engine: Decides, payloads: list[bytes], last: Unreadable | None, gateway: str = "socket"
 ) -> tuple[list[bytes], bool]:
     """The answers in order, and whether nothing can be read after them."""
     answers: list[bytes] = []
@@ -116,7 +115,7 @@ def read_frame(payload: bytes) -> Asked:
             raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
 
 
-def contents(engine: Engine, asked: Asked, gateway: str) -> tuple[Raw | list[Raw], int]:
+def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Raw], int]:
     """Raises RequestError, KeyProblem, and Problem for what is no key."""
     if asked.kind not in ("decide", "evaluate"):
         raise RequestError("", "a frame asks to `decide` or to `evaluate`")
@@ -140,7 +139,7 @@ def plain_question(question: object) -> bool:
     return isinstance(question, dict) and ("options" not in question or plain_options(question["options"]))
 
 
-def together(engine: Engine, questions: Sequence[Any]) -> list[Raw]:
+def together(engine: Decides, questions: Sequence[Any]) -> list[Raw]:
     """Of a store that is shared: it is asked once for all of them."""
     found = enumerate(engine.decide_many(questions))
     return [
@@ -149,7 +148,7 @@ def together(engine: Engine, questions: Sequence[Any]) -> list[Raw]:
     ]
 
 
-def item(engine: Engine, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
+def item(engine: Decides, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
     """What is no question is denied, and spoils no other."""
     try:
         return answer(question)
@@ -157,14 +156,14 @@ def item(engine: Engine, answer: Callable[[Any], Raw], question: object, index: 
         return Raw(encode(undecided(engine, error, f"[{index}]")))
 
 
-def plainly(engine: Engine, decide: Decide, question: dict[str, Any]) -> Raw:
+def plainly(engine: Decides, decide: Decide, question: dict[str, Any]) -> Raw:
     """Raises RequestError."""
     if "options" in question and not plain_options(question["options"]):
         return carefully(engine, decide, question)
     return Raw(decide(question).to_msgpack())
 
 
-def carefully(engine: Engine, decide: Decide, question: object, once: Once | None = None) -> Raw:
+def carefully(engine: Decides, decide: Decide, question: object, once: Once | None = None) -> Raw:
     """A question that may hold whatever the wire may hold, and ask for an explanation.
 
     Raises RequestError, KeyProblem.
@@ -197,7 +196,7 @@ class FramedProtocol(asyncio.Protocol):
     transport: asyncio.Transport
     gateway = "socket"
 
-    def __init__(self, reloading: Reloading, connections: MutableSet[Any]) -> None:
+    def __init__(self, reloading: Current, connections: MutableSet[Any]) -> None:
         self.reloading = reloading
         self.connections = connections
         self.loop = asyncio.get_running_loop()
@@ -205,6 +204,7 @@ class FramedProtocol(asyncio.Protocol):
         self.ended = False  # nothing more will come
         self.paused = False  # the reader is slow
         self.resting = False  # others have their turn
+        self.heard = False  # since somebody looked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
@@ -218,6 +218,7 @@ class FramedProtocol(asyncio.Protocol):
         self.buffer.clear()
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         self.buffer += data
         self.work()
 
@@ -266,7 +267,7 @@ class FramedProtocol(asyncio.Protocol):
         self.transport.write(b"".join(answers))
         self.settle(rest=questions >= AT_A_STRETCH)
 
-    def work_apart(self, engine: Engine) -> None:
+    def work_apart(self, engine: Decides) -> None:
         """In a thread, as a store is asked: this connection waits for it, and no other does."""
         payloads: list[bytes] = []
         at, unreadable = 0, None

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
-from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.observing import challenged
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.vouched import SET_BY_US
+from policyengine.server.counted import Decides
 from policyengine.server.deciding import apart
 from policyengine.server.problems import TITLES, Problem
 
@@ -35,12 +35,12 @@ class Told(NamedTuple):
     problem: bytes = b""
 
 
-async def told_of(engine: Engine, question: Mapping[str, object]) -> Told:
+async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused."""
     return await apart(engine, lambda: told_now(engine, question))
 
 
-def told_now(engine: Engine, question: Mapping[str, object]) -> Told:
+def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
     """The same, for who may wait for a store."""
     try:
         return told(engine.decide(Request.from_mapping(question)))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
+from time import perf_counter_ns
 from types import coroutine
 from typing import Any
 
@@ -25,7 +26,9 @@ from policyengine.runtime.quick import json_question, msgpack_question
 from policyengine.server.frame import LABEL
 from policyengine.server.media import LARGEST_BODY, Form, read_body
 from policyengine.server.problems import Problem
+from policyengine.server.tally import Count
 from policyengine.server.tokens import Tokens
+from policyengine.server.traced import decided_within, told, trace_in
 
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
@@ -67,6 +70,8 @@ class HotPath:
     reloading: Reloading
     tokens: Tokens | None
     body_timeout: float
+    count: Count
+    count_apart: Count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = self.plain(scope)
@@ -78,9 +83,10 @@ class HotPath:
             return await self.careful(scope, raising(problem), send)
         engine = self.reloading.current
         apart = engine.shares  # the loop does not wait for a store
-        answer = (
-            await run_in_threadpool(self.answer, engine, headers, body) if apart else self.answer(engine, headers, body)
-        )
+        if apart:
+            answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
+        else:
+            answer = self.answer(engine, headers, body, self.count)
         if answer is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
         limits, content = answer
@@ -94,7 +100,7 @@ class HotPath:
         """
         engine = self.reloading.current
         headers = None if engine.shares else self.plain(scope)
-        answer = None if headers is None else self.answer(engine, headers, body)
+        answer = None if headers is None else self.answer(engine, headers, body, self.count)
         if headers is None or answer is None:
             return None
         limits, content = answer
@@ -122,8 +128,8 @@ class HotPath:
             return None
         return headers
 
-    def answer(self, engine: Engine, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
-        """The headers that say how limits stand, and the content.
+    def answer(self, engine: Engine, headers: Headers, body: bytes, count: Count) -> tuple[Lines, bytes] | None:
+        """The headers that say how limits stand and of which trace it is, and the content.
 
         None where a careful look is needed: at what is no question, and at what fails, so that it is told.
         """
@@ -131,9 +137,13 @@ class HotPath:
         question = codec.read(body) if len(body) <= LARGEST_BODY else None
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
+        trace = trace_in(headers.items()) if b"traceparent" in headers else None
         try:
-            decision = engine.decide(question)
-            return limits_of(decision) if decision.standings else (), codec.write(decision)
+            began = perf_counter_ns()
+            decision = engine.decide(question) if trace is None else decided_within(trace, engine, question)
+            content = codec.write(decision)
+            count(decision.answer, perf_counter_ns() - began)
+            return (*(limits_of(decision) if decision.standings else ()), *told(trace)), content
         except Exception:
             return None
 

@@ -35,11 +35,13 @@ class Http1Protocol(HttpToolsProtocol):
     starting = False
     upgrading = False
     closing = False
+    heard = False  # since somebody looked
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
         self._unset_keepalive_if_required()
+        self.heard = True
         self.quiet += len(data)
         try:
             self.parser.feed_data(data)
@@ -82,6 +84,8 @@ class Http1Protocol(HttpToolsProtocol):
             self.starting = True
             super().on_headers_complete()
             self.starting = False
+            if self.app.drain.begun is not None:
+                self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self.quiet = 0

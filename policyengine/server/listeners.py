@@ -54,7 +54,7 @@ def resolved(host: str, port: int) -> tuple[str, int]:
     return str(first[4][0]), port
 
 
-def bound(address: tuple[str, int], host: str) -> socket.socket:
+def bound(address: tuple[str, int], host: str, option: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # Said to be TCP, as asyncio sends small answers without delay only where it knows that.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -64,16 +64,16 @@ def bound(address: tuple[str, int], host: str) -> socket.socket:
         listener.listen(LONGEST_QUEUE)
     except OSError as error:
         listener.close()
-        raise not_bound(error, host, address[1]) from None
+        raise not_bound(error, host, address[1], option) from None
     return listener
 
 
-def not_bound(error: OSError, host: str, port: int) -> ServeError:
+def not_bound(error: OSError, host: str, port: int, option: str) -> ServeError:
     match error.errno:
         case errno.EADDRINUSE:
-            return ServeError(f"port {port} on `{host}` is in use", "take another with `--port`; 0 takes a free one")
+            return ServeError(f"port {port} on `{host}` is in use", f"take another with `{option}`; 0 takes a free one")
         case errno.EACCES | errno.EPERM:
-            return ServeError(f"port {port} on `{host}` is not permitted", "take one above 1023 with `--port`")
+            return ServeError(f"port {port} on `{host}` is not permitted", f"take one above 1023 with `{option}`")
         case errno.EADDRNOTAVAIL:
             return ServeError(f"`{host}` is no address of this machine", "127.0.0.1 is only this machine, 0.0.0.0 all")
         case _:

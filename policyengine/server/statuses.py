@@ -72,5 +72,13 @@ REPORTED: Statuses = answered(schema.Reported, {"decision": schema.REPORT["decis
 ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {
     200: {"description": "It is.", "content": schema.content(schema.Readiness, {})},
-    503: problem("The store that its policies need does not answer. Send questions elsewhere: here they are denied."),
+    503: problem("It is stopping, or the store that its policies need does not answer. Send questions elsewhere."),
+}
+MEASURED: Statuses = {
+    200: {
+        "description": "All metrics, as text: of Prometheus, or of OpenMetrics where `Accept` asks for that.",
+        "content": {one: {"schema": {"type": "string"}} for one in ("text/plain", "application/openmetrics-text")},
+    },
+    401: problem("No token, or a wrong one."),
+    501: problem("The package that writes them is not installed."),
 }

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -26,7 +27,6 @@ from policyengine.reloading.watching import Attempts
 from policyengine.server.crew import Crew, Line
 from policyengine.server.listeners import ServeError
 
-LAST_ANSWERS = 5  # seconds
 MOST_WORKERS = 64
 PAUSE = 0.5  # seconds before a worker is replaced
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -52,9 +52,9 @@ def check_workers(engine: Engine, workers: int) -> None:
 
 class Work(Protocol):
     """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed. Over its
-    `line` it is told by which policies to decide."""
+    `line` it is told by which policies to decide. `place` is which one it is, from 0: who replaces it has the same."""
 
-    def __call__(self, *, lifeline: int, line: Line) -> object: ...
+    def __call__(self, *, lifeline: int, line: Line, place: int) -> object: ...
 
 
 class Calls:
@@ -83,7 +83,7 @@ class Calls:
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT came: everything ends, whatever was being done."""
+    """SIGTERM or SIGINT came: the workers are to end, whatever was being done."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -95,9 +95,12 @@ class Worker:
     line: Line
 
 
-def supervise(work: Work, workers: int, started: Callable[[], None], reloading: Reloading, calls: Calls) -> int:
-    """Let `workers` processes do the work and replace those that die, until the signal that is returned.
+def supervise(
+    work: Work, workers: int, started: Callable[[], None], last: float, reloading: Reloading, calls: Calls
+) -> int | None:
+    """Let `workers` processes do the work and replace those that die, until SIGTERM or SIGINT.
 
+    They have `last` seconds to end then. A second signal ends them at once, and is returned.
     Raises ServeError where processes cannot be forked.
     """
     if threading.active_count() > 1:
@@ -107,16 +110,14 @@ def supervise(work: Work, workers: int, started: Callable[[], None], reloading: 
     crew: list[Worker] = []
     before = {one: signal.signal(one, stop) for one in STOPPING}
     try:
-        for _ in range(workers):
-            crew.append(begin(work, lifeline, held))
+        for place in range(workers):
+            crew.append(begin(work, lifeline, held, place))
         started()
-        keep(crew, lambda: begin(work, lifeline, held), reloading, calls)
-    except Stopped as stopped:
-        return stopped.signal
+        keep(crew, lambda place: begin(work, lifeline, held, place), reloading, calls)
+    except Stopped:
+        return end(crew, last)
     finally:
-        for one in STOPPING:
-            signal.signal(one, signal.SIG_IGN)
-        end(crew)
+        end(crew, 0)  # where something else went wrong
         os.close(lifeline)
         os.close(held)
         for one, handler in before.items():
@@ -127,30 +128,30 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def begin(work: Work, lifeline: int, held: int) -> Worker:
+def begin(work: Work, lifeline: int, held: int, place: int) -> Worker:
     here, there = Line.pair()
-    process = get_context("fork").Process(target=live, args=(work, lifeline, held, here, there), daemon=True)
+    process = get_context("fork").Process(target=live, args=(work, lifeline, held, here, there, place), daemon=True)
     process.start()
     there.close()
     return Worker(process, here)
 
 
-def live(work: Work, lifeline: int, held: int, elsewhere: Line, line: Line) -> None:
+def live(work: Work, lifeline: int, held: int, elsewhere: Line, line: Line, place: int) -> None:
     os.close(held)
     elsewhere.close()
     for one in STOPPING:
         signal.signal(one, signal.SIG_DFL)
-    work(lifeline=lifeline, line=line)
+    work(lifeline=lifeline, line=line, place=place)
 
 
-def keep(crew: list[Worker], another: Callable[[], Worker], reloading: Reloading, calls: Calls) -> NoReturn:
+def keep(crew: list[Worker], another: Callable[[int], Worker], reloading: Reloading, calls: Calls) -> NoReturn:
     """Replace whoever dies, one after the other and none at once: what kills them may well kill the next. And give all
     of them other policies when it is time."""
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
         for place, one in enumerate(crew):
             if one.process.exitcode is not None:
-                crew[place] = replaced(one, another)
+                crew[place] = replaced(one, partial(another, place))
         candidate = calls.candidate()
         together = Crew(reloading, [one.line for one in crew])
         if candidate is not None:
@@ -174,12 +175,23 @@ def replaced(worker: Worker, another: Callable[[], Worker]) -> Worker:
     return another()
 
 
-def end(crew: list[Worker]) -> None:
-    for one in crew:
-        one.process.terminate()
-    latest = time.monotonic() + LAST_ANSWERS + 1
-    for one in crew:
-        one.process.join(max(latest - time.monotonic(), 0))
-        if one.process.exitcode is None:
+def end(crew: list[Worker], seconds: float) -> int | None:
+    """Let all end, within that time. The signal that cut it short, if one came meanwhile."""
+    hurried: list[int] = []
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        hurried.append(number)
+        for one in crew:
             one.process.kill()
-            one.process.join()
+
+    for one in STOPPING:
+        signal.signal(one, hurry)
+    for worker in crew:
+        worker.process.terminate()
+    latest = time.monotonic() + seconds
+    for process in [worker.process for worker in crew]:
+        process.join(max(latest - time.monotonic(), 0))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return hurried[0] if hurried else None

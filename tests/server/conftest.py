@@ -53,13 +53,8 @@ class Watched:
     def packages(self) -> tuple[str, ...]:
         return self.engine.packages
 
-    @property
-    def shares(self) -> bool:
-        return self.engine.shares
-
-    @property
-    def remote(self) -> bool:
-        return self.engine.remote
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
 
     def decide(self, question: Question) -> Decision:
         return self._call("decide", question)

@@ -140,3 +140,25 @@ def test_a_port_that_somebody_has_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as caught:
         checked_address("127.0.0.1", taken.getsockname()[1], has_token=False)
     assert "is in use" in caught.value.message
+
+
+@pytest.mark.parametrize("by_envoy", [True, False])
+def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool) -> None:
+    mine, other = (f"00-{one * 32}-{one * 16}-01" for one in "ab")
+    address = checked_address("127.0.0.1", free_port(), False)
+    server = EnvoyGrpc(Engine.from_text(POLICY), TRUSTING, None, address).started()
+    try:
+        with grpc.insecure_channel(address) as channel:
+            asked = external_auth_pb2.CheckRequest()
+            http = asked.attributes.request.http
+            http.method, http.path, http.host = "GET", "/health", "api.example"
+            http.headers.update({"traceparent": mine if not by_envoy else other, "tracestate": "a=1"})
+            metadata = [("traceparent", mine), ("tracestate", "a=1")] if by_envoy else []
+            check = external_auth_pb2_grpc.AuthorizationStub(channel).Check
+            _, call = check.with_call(asked, metadata=metadata, timeout=10)
+            told = dict(call.initial_metadata())
+    finally:
+        server.stop(0).wait()
+    assert told["traceparent"].startswith(f"00-{'a' * 32}-")
+    assert told["traceparent"] != mine
+    assert told["tracestate"] == "a=1"

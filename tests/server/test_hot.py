@@ -207,6 +207,10 @@ def test_an_ordinary_answer_is_the_same_with_and_without_the_hot_path(
 # ── Taken ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def uncounted(answer: object, took: int) -> None:
+    pass
+
+
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     pytest.fail("it went the careful way")
 
@@ -235,11 +239,12 @@ def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object,
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
-    assert status(HotPath(refuse, Reloading(ENGINE), None, 30.0), Exchange(tuple(headers), cut, late=late)) == 200
+    hot = HotPath(refuse, Reloading(ENGINE), None, 30.0, uncounted, uncounted)
+    assert status(hot, Exchange(tuple(headers), cut, late=late)) == 200
 
 
 def test_a_question_with_a_token_takes_the_hot_path() -> None:
-    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), 30.0)
+    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), 30.0, uncounted, uncounted)
     exchange = Exchange((JSON, (b"authorization", f"Bearer {TOKEN}".encode())), (json.dumps(OPEN).encode(),))
     assert status(hot, exchange) == 200
 

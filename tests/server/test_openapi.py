@@ -61,6 +61,7 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
         "/envoy/{path}",
         "/healthz",
         "/readyz",
+        "/metrics",
     }
 
 

@@ -99,15 +99,13 @@ def test_with_a_token_every_address_may_be_listened_on() -> None:
 # ── Stopping ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "said"), [(signal.SIGTERM, -signal.SIGTERM, ""), (signal.SIGINT, 1, "interrupted\n")]
-)
-def test_a_signal_stops_the_server_in_order(sent: signal.Signals, status: int, said: str) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_server_in_order(sent: signal.Signals) -> None:
     with running() as (url, process):
         assert httpx.get(f"{url}/healthz").status_code == 200
         process.send_signal(sent)
-        assert process.communicate(timeout=20)[1] == said
-        assert process.returncode == status
+        assert process.communicate(timeout=20)[1] == ""
+        assert process.returncode == 0
 
 
 # ── Not starting ──────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def of_readyz() -> Iterator[int]:
     yield status(down, "GET", "/readyz")
 
 
+def of_metrics() -> Iterator[int]:
+    yield status(Failing(), "GET", "/metrics")
+    yield status(Failing(), "GET", "/metrics", headers={"authorization": "Bearer nobody"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "policyengine.server.metrics", None)
+        yield status(Failing(), "GET", "/metrics")
+
+
 def of_gateways(path: str) -> Iterator[int]:
     engine = Failing()
     for uri in ("/slow", "/once", "/once", "/asks", "/nothing"):
@@ -146,6 +155,7 @@ GIVEN: dict[str, Callable[[], Iterator[int]]] = {
     "/envoy/{path}": of_envoy,
     "/healthz": lambda: iter([status(Failing(), "GET", "/healthz")]),
     "/readyz": of_readyz,
+    "/metrics": of_metrics,
 }
 
 

@@ -80,16 +80,14 @@ def test_a_worker_that_dies_is_replaced_and_meanwhile_the_other_answers(tmp_path
         assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "said"), [(signal.SIGTERM, -signal.SIGTERM, ""), (signal.SIGINT, 1, "interrupted\n")]
-)
-def test_a_signal_stops_all_in_order(tmp_path: Path, sent: signal.Signals, status: int, said: str) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_in_order(tmp_path: Path, sent: signal.Signals) -> None:
     with spawned(tmp_path) as (url, process):
         assert httpx.get(f"{url}/healthz").status_code == 200
         workers = workers_of(process)
         process.send_signal(sent)
-        assert process.communicate(timeout=20)[1] == said
-        assert process.returncode == status
+        assert process.communicate(timeout=20)[1] == ""
+        assert process.returncode == 0
         assert all(ended(pid) for pid in workers)
         assert not (tmp_path / "policy.sock").exists()
 

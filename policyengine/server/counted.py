@@ -1,0 +1,125 @@
+"""An engine whose answers are counted, each at the door that it was asked for by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Protocol
+
+from policyengine.runtime.claims import KeyUnderWay, KeyUsed, Once
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.once import Accounted
+from policyengine.runtime.request import RequestError
+from policyengine.server.tally import Count, Tally
+
+if TYPE_CHECKING:
+    from policyengine.asking import Question
+    from policyengine.engine import Engine
+    from policyengine.reloading import Reloading
+    from policyengine.runtime.history import Report, Reported
+    from policyengine.semantics.explain import Explanation
+
+
+class Decides(Protocol):
+    """What doors ask: an engine, counted or not."""
+
+    @property
+    def shares(self) -> bool: ...
+    @property
+    def remote(self) -> bool: ...
+    @property
+    def package(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    def decide(self, question: Question) -> Decision: ...
+    def evaluate(self, question: Question) -> Decision: ...
+    def decide_once(self, question: Question, once: Once) -> Accounted: ...
+    def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]: ...
+    def explain(self, question: Question) -> Explanation: ...
+    def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None: ...
+
+
+class Current(Protocol):
+    """Where whoever decides now is found: read once for each question, as another may decide the next."""
+
+    @property
+    def current(self) -> Decides: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CountedDoor:
+    """A door at which whoever decides now is asked, and counted."""
+
+    reloading: Reloading
+    tally: Tally
+    count: Count
+
+    @property
+    def current(self) -> Counted:
+        return Counted(self.reloading.current, self.tally, self.count)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Asked as an engine is. What was decided before, and is given once more, is told by `policyengine_once_total`."""
+
+    engine: Engine
+    tally: Tally
+    count: Count
+
+    @property
+    def shares(self) -> bool:
+        return self.engine.shares
+
+    @property
+    def remote(self) -> bool:
+        return self.engine.remote
+
+    @property
+    def package(self) -> str:
+        return self.engine.package
+
+    @property
+    def revision(self) -> str:
+        return self.engine.revision
+
+    def decide(self, question: Question) -> Decision:
+        began = perf_counter_ns()
+        decision = self.engine.decide(question)
+        self.count(decision.answer, perf_counter_ns() - began)
+        return decision
+
+    def evaluate(self, question: Question) -> Decision:
+        began = perf_counter_ns()
+        decision = self.engine.evaluate(question)
+        self.count(decision.answer, perf_counter_ns() - began)
+        return decision
+
+    def decide_once(self, question: Question, once: Once) -> Accounted:
+        began = perf_counter_ns()
+        try:
+            found = self.engine.decide_once(question, once)
+        except (KeyUnderWay, KeyUsed) as error:
+            self.tally.add("once", "used" if isinstance(error, KeyUsed) else "under_way")
+            raise
+        self.tally.add("once", "again" if found.again else "first")
+        if not found.again:
+            self.count(found.decision.answer, perf_counter_ns() - began)
+        return found
+
+    def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
+        """Each took its share."""
+        began = perf_counter_ns()
+        answers = self.engine.decide_many(questions)
+        each = (perf_counter_ns() - began) // (len(answers) or 1)
+        for one in answers:
+            if isinstance(one, Decision):
+                self.count(one.answer, each)
+        return answers
+
+    def explain(self, question: Question) -> Explanation:
+        return self.engine.explain(question)
+
+    def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None:
+        return self.engine.reported(decision, report, refund=refund)

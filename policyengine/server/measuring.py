@@ -1,0 +1,55 @@
+"""What a process knows of itself, into the numbers of its worker: every second, and when somebody asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from time import process_time
+
+from policyengine.engine import Engine
+from policyengine.reloading import Reloading
+from policyengine.server.tally import Tally
+from policyengine.stores.guarding import GuardedStore
+
+PROC = Path("/proc/self")
+MICRO = 1_000_000
+
+
+def rules_of(engine: Engine) -> Iterator[str]:
+    """The names that reasons give: of guards and of limits, in the order of the policies."""
+    yield from (one.name for one in (*engine.kernel.guards, *engine.kernel.limits))
+
+
+def publish(tally: Tally, reloading: Reloading) -> None:
+    engine, reloads = reloading.current, reloading.reloads
+    if tally.engine is not engine:
+        tally.learn(rules_of(engine))
+        tally.engine = engine
+    tally.reached("failures", count=engine.failures, of=engine)
+    tally.only("revision", engine.revision, ",".join(engine.packages))
+    if reloading.origin is not None:
+        tally.now("reloads", "done", value=reloads.done)
+        tally.now("reloads", "refused", value=reloads.refused)
+    store, log = engine.store, engine.log
+    if isinstance(store, GuardedStore):
+        tally.reached("store_failures", count=store.failures, of=store)
+        tally.now("store_breakers_open", value=int(store.breaker.open))
+    if log is not None:
+        tally.reached("log_failures", count=log.failures, of=log)
+    tally.reached("cpu", count=int(process_time() * MICRO))
+    publish_memory(tally)
+
+
+def publish_memory(tally: Tally) -> None:
+    """Where the system tells it."""
+    with suppress(OSError, ValueError, IndexError):
+        pages = int((PROC / "statm").read_text().split()[1])
+        tally.now("memory", value=pages * os.sysconf("SC_PAGE_SIZE"))
+        tally.now("open_files", value=len(os.listdir(PROC / "fd")))
+    if find_spec("resource"):
+        import resource
+
+        tally.now("most_files", value=resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -1,0 +1,215 @@
+"""What the server did, as numbers: counted where it happens, in memory that all workers share and each writes apart.
+
+A worker writes two regions that nobody else writes: one by its event loop, which needs no lock, and one by its threads.
+What is counted under a key stands in a region behind that key. Whoever is asked adds up all regions; they outlive
+the worker, and the one in its place goes on where it ended: no counter ever falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from mmap import mmap
+from operator import add
+from threading import Lock
+from time import time
+from typing import TypeAlias
+
+import msgspec
+
+from policyengine.runtime.decision import Answer
+
+Key: TypeAlias = tuple[str, ...]
+Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and the nanoseconds that it took
+
+WORD = 8  # bytes of a cell
+ROOM = 256 * 1024  # bytes of a region; what nobody wrote to takes no memory
+HEAD = 2  # cells before a key: its length in bytes, and how many cells are behind it
+SHORTEST = 10  # 2**10 nanoseconds are the first bound of latencies; each next one is twice the last
+BOUNDS = 24  # that are told of
+SLOTS = 64 - SHORTEST  # for whatever a clock can say
+SUM = SLOTS  # the cell behind them: nanoseconds in all
+MOST_RULES = 200  # that are told apart
+MOST_KNOWN = 4_096  # answers whose cells are remembered
+OTHER = "other"
+TOLD_BY_ALL = frozenset({"reloads"})
+
+encode, decode = msgspec.json.encode, msgspec.json.Decoder(Key).decode
+
+
+class Region:
+    """Cells of 64 bits behind keys. One writes, many read: a key counts once it is complete."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._bytes, self.numbers = memory, memory.cast("Q")
+        self._places = {key: first for key, first, _ in self.entries()}
+
+    def cells(self, key: Key, many: int = 1) -> int | None:
+        """Where the cells of the key begin; None where there is no room for a new one."""
+        found = self._places.get(key)
+        return self._begun(key, many) if found is None else found
+
+    def _begun(self, key: Key, many: int) -> int | None:
+        written = encode(key)
+        start = self.numbers[0] or 1
+        first = start + HEAD + -(-len(written) // WORD)
+        if first + many > len(self.numbers):
+            return None
+        self.numbers[start], self.numbers[start + 1] = len(written), many
+        at = (start + HEAD) * WORD
+        self._bytes[at : at + len(written)] = written
+        for cell in range(first, first + many):
+            self.numbers[cell] = 0  # one that was killed here may have left something
+        self.numbers[0] = first + many
+        self._places[key] = first
+        return first
+
+    def entries(self) -> Iterator[tuple[Key, int, int]]:
+        """Each key, where its cells begin and how many they are."""
+        at, end = 1, self.numbers[0]
+        while at < end:
+            length, many = self.numbers[at], self.numbers[at + 1]
+            text = (at + HEAD) * WORD
+            first = at + HEAD + -(-length // WORD)
+            yield decode(self._bytes[text : text + length]), first, many
+            at = first + many
+
+    def read(self) -> Iterator[tuple[Key, list[int]]]:
+        for key, first, many in self.entries():
+            yield key, self.numbers[first : first + many].tolist()
+
+
+class Known(dict[int, tuple[int, tuple[int, ...], Answer]]):
+    """Answers by number: where they count, and they themselves."""
+
+
+class Tally:
+    """The numbers of one worker of several, and the sum over all.
+
+    `rules` are the names of rules that are told apart, the first MOST_RULES of them. Made before workers are forked;
+    each of them then takes its place.
+    """
+
+    def __init__(self, workers: int = 1, rules: Iterable[str] = ()) -> None:
+        memory = memoryview(mmap(-1, ROOM * 2 * workers))
+        self._parts = [memory[at : at + ROOM] for at in range(0, ROOM * 2 * workers, ROOM)]
+        self._lock = Lock()
+        self._told: dict[Key, tuple[object, int]] = {}
+        self._known: list[Known] = []
+        self._apart: dict[str, Known] = {}
+        self.rules: set[str] = set()
+        self.engine: object = None  # whose rules are told apart
+        self.began = time()
+        self.learn(rules)
+        self.take(0)
+
+    def learn(self, rules: Iterable[str]) -> None:
+        """Other policies have other rules; those that were told apart stay so."""
+        for rule in rules:
+            if len(self.rules) < MOST_RULES:
+                self.rules.add(rule)
+        self._forget()
+
+    def take(self, place: int) -> None:
+        """From now on this process writes what is for the worker at that place, and nobody else does."""
+        self.loop, self.threads = Region(self._parts[2 * place]), Region(self._parts[2 * place + 1])
+        self._told.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        for known in (*self._known, *self._apart.values()):
+            known.clear()
+
+    # ── Counting ──────────────────────────────────────────────────────────────────────────────
+
+    def counter(self, door: str) -> Count:
+        """Counts answers given at a door, from the event loop only. An answer in an ordinary decision is one of few."""
+        region, known = self.loop, Known()
+        self._known.append(known)
+        numbers, first_bits, total = region.numbers, SHORTEST, SUM
+
+        def count(answer: Answer, took: int) -> None:
+            try:
+                base, rules, _ = known[id(answer)]
+            except KeyError:
+                base, rules, _ = self._learned(known, region, door, answer)
+            numbers[base + (took >> first_bits).bit_length()] += 1
+            numbers[base + total] += took
+            for cell in rules:
+                numbers[cell] += 1
+
+        return count
+
+    def apart(self, door: str) -> Count:
+        """The same from any thread."""
+        lock, known = self._lock, self._apart.setdefault(door, Known())
+
+        def count(answer: Answer, took: int) -> None:
+            with lock:
+                region = self.threads
+                base, rules, _ = known.get(id(answer)) or self._learned(known, region, door, answer)
+                region.numbers[base + (took >> SHORTEST).bit_length()] += 1
+                region.numbers[base + SUM] += took
+                for cell in rules:
+                    region.numbers[cell] += 1
+
+        return count
+
+    def _learned(self, known: Known, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...], Answer]:
+        if len(known) >= MOST_KNOWN:
+            known.clear()
+        found = known[id(answer)] = (*self._cells(region, door, answer), answer)  # kept: its number stays its own
+        return found
+
+    def _cells(self, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
+        """Where an answer counts: doors, outcomes and gates are few, and always have room."""
+        key = ("decisions", door, answer.outcome.value, answer.gate.value if answer.gate else "")
+        base = region.cells(key, SLOTS + 1)
+        assert base is not None
+        named = {(self.told(one.rule), one.outcome.value) for one in answer.reasons if one.rule is not None}
+        found = [region.cells(("rules", *one)) for one in sorted(named)]
+        return base, tuple(one for one in found if one is not None)
+
+    def told(self, rule: str) -> str:
+        return rule if rule in self.rules else OTHER
+
+    def add(self, *key: str, by: int = 1) -> None:
+        """More of something that is only counted, from any thread."""
+        with self._lock:
+            cell = self.threads.cells(key)
+            if cell is not None:
+                self.threads.numbers[cell] += by
+
+    def reached(self, *key: str, count: int, of: object = None) -> None:
+        """What something of this process counts from its own beginning: what is new of it is added."""
+        whose, told = self._told.get(key, (of, 0))
+        new = count - (told if whose is of else 0)
+        if new > 0:
+            self.add(*key, by=new)
+        self._told[key] = of, max(count, 0)
+
+    def now(self, *key: str, value: int) -> None:
+        """What goes up and down, of this worker."""
+        with self._lock:
+            cell = self.threads.cells(key)
+            if cell is not None:
+                self.threads.numbers[cell] = value
+
+    def only(self, *key: str) -> None:
+        """This worker's one of its kind, the first word: it is 1 and all others are 0."""
+        with self._lock:
+            for one, first, _ in self.threads.entries():
+                if one[0] == key[0]:
+                    self.threads.numbers[first] = 0
+        self.now(*key, value=1)
+
+    # ── Adding up ─────────────────────────────────────────────────────────────────────────────
+
+    def total(self) -> dict[Key, Sequence[int]]:
+        """By key, over all workers: the sum, or the most of what each of them tells of all."""
+        found: dict[Key, Sequence[int]] = {}
+        for part in self._parts:
+            for key, numbers in Region(part).read():
+                known = found.get(key, [0] * len(numbers))
+                merge = max if key[0] in TOLD_BY_ALL else add
+                found[key] = list(map(merge, known, numbers))
+        return found

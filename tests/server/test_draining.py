@@ -1,0 +1,286 @@
+"""A stop in order: not ready at once, nothing that was accepted is lost, and gone in time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.client import SocketClient
+from policyengine.server.draining import QUIET, Drain
+from tests.server.conftest import OPEN
+from tests.server.processes import started
+from tests.server.test_workers import FREE, ended, workers_of
+
+SERVE = f"""
+import sys
+from pathlib import Path
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+from policyengine.server import serve
+log, workers, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+serve(Engine.from_text({FREE!r}, log=DecisionLog(log / "log")), port=0, path=log / "sock", workers=workers,
+      drain=seconds, listening=lambda url: print(url, flush=True))
+"""
+ASK = json.dumps(OPEN).encode()
+JSON = {"content-type": "application/json"}
+
+
+@contextmanager
+def serving(folder: Path, workers: int = 1, seconds: float = 10) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    with started(SERVE, str(folder), str(workers), str(seconds)) as (url, process):
+        yield url, process
+
+
+Connect = Callable[[str], http.client.HTTPConnection]
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    """Opens connections, and closes them when the test is over."""
+    with ExitStack() as until_then:
+
+        def open_one(url: str) -> http.client.HTTPConnection:
+            host, port = url.removeprefix("http://").split(":")
+            connection = http.client.HTTPConnection(host, int(port), timeout=20)
+            until_then.callback(connection.close)
+            connection.connect()
+            return connection
+
+        yield open_one
+
+
+def asked(connection: http.client.HTTPConnection, method: str = "POST", path: str = "/decide") -> tuple[int, Any, bool]:
+    """The status, the answer, and whether the connection ends with it."""
+    connection.request(method, path, ASK if method == "POST" else None, JSON)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read()), answer.will_close
+
+
+def begun(process: subprocess.Popen[str], connection: http.client.HTTPConnection) -> None:
+    """Until the server knows of the signal: it was asleep, or at work."""
+    process.send_signal(signal.SIGTERM)
+    while asked(connection, "GET", "/readyz")[0] == 200:
+        os.sched_yield()
+
+
+# ── Under load ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_path: Path, workers: int) -> None:
+    answers: list[int] = []
+    wrong: list[object] = []
+    under_way = threading.Barrier(9)
+
+    def ask_until_told() -> None:
+        try:
+            connection, many = connected(url), 0
+            last = False
+            while not last:
+                status, answer, last = asked(connection)
+                many += 1
+                if status != 200 or answer["outcome"] != "allow":
+                    wrong.append(answer)
+                if many == 20:
+                    under_way.wait(20)
+            answers.append(many)
+        except Exception as error:
+            wrong.append(error)
+
+    with serving(tmp_path, workers) as (url, process):
+        clients = [threading.Thread(target=ask_until_told) for _ in range(8)]
+        for one in clients:
+            one.start()
+        under_way.wait(20)
+        process.send_signal(signal.SIGTERM)
+        for one in clients:
+            one.join(20)
+        assert process.communicate(timeout=20)[1] == ""
+    assert wrong == []
+    assert process.returncode == 0
+    assert (tmp_path / "log").read_bytes().count(b"\n") == sum(answers) >= 160
+
+
+def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path) as (url, process):
+        one, other = connected(url), connected(url)
+        assert asked(one, "GET", "/readyz")[0] == 200
+        begun(process, one)
+        new = connected(url)  # whoever has not heard of it yet is still answered
+        for connection in (other, new):
+            status, answer, last = asked(connection)
+            assert (status, answer["allowed"], last) == (200, True, True)
+        status, problem, _ = asked(connected(url), "GET", "/readyz")
+        assert (status, problem["detail"]) == (503, "it is stopping")
+        assert process.wait(20) == 0
+
+
+def test_a_question_whose_body_is_on_its_way_is_answered(connected: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path) as (url, process):
+        slow, other = connected(url), connected(url)
+        slow.putrequest("POST", "/decide")
+        slow.putheader("content-type", "application/json")
+        slow.putheader("content-length", str(len(ASK)))
+        slow.endheaders(ASK[:5])
+        assert asked(other, "GET", "/healthz")[0] == 200
+        begun(process, other)
+        slow.send(ASK[5:])
+        answer = slow.getresponse()
+        assert (answer.status, json.loads(answer.read())["allowed"]) == (200, True)
+        assert process.wait(20) == 0
+
+
+def test_forward_auth_and_the_socket_are_answered_to_the_end(connected: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path) as (url, process):
+        gateway, other = connected(url), connected(url)
+        with SocketClient(tmp_path / "sock", timeout=20) as sidecar:
+            assert sidecar.decide(OPEN).allowed
+            assert asked(other, "GET", "/healthz")[0] == 200
+            begun(process, other)
+            assert all(one.allowed for one in sidecar.decide_many([OPEN] * 50))
+        gateway.request("GET", "/forward-auth", headers={"x-forwarded-method": "GET", "x-forwarded-uri": "/health"})
+        assert gateway.getresponse().status == 200
+        assert process.wait(20) == 0
+
+
+def test_who_never_speaks_is_not_waited_for_all_the_time(connected: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path, seconds=60) as (url, process):
+        silent = connected(url)
+        before = monotonic()
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert monotonic() - before < 15
+        silent.close()
+
+
+def test_a_question_that_never_ends_is_given_up_in_time(connected: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path, seconds=1) as (url, process):
+        stuck = connected(url)
+        stuck.putrequest("POST", "/decide")
+        stuck.putheader("content-length", "99")
+        stuck.endheaders(b"{")
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(("workers", "second"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_second_signal_ends_it_at_once(
+    connected: Connect, tmp_path: Path, workers: int, second: signal.Signals
+) -> None:
+    with serving(tmp_path, workers, seconds=3_000) as (url, process):
+        stuck, other = connected(url), connected(url)
+        stuck.putrequest("POST", "/decide")
+        stuck.putheader("content-length", "99")
+        stuck.endheaders(b"{")
+        all_of_them = workers_of(process) if workers > 1 else []
+        assert asked(other, "GET", "/healthz")[0] == 200
+        begun(process, connected(url))
+        process.send_signal(second)
+        process.communicate(timeout=20)
+        assert process.returncode == -second
+        assert all(ended(pid) for pid in all_of_them)
+
+
+def test_workers_take_the_signal_of_a_terminal_for_the_same_one(connected: Connect, tmp_path: Path) -> None:
+    """Ctrl-C goes to all of them, and then the first sends its own."""
+    with serving(tmp_path, 2) as (url, process):
+        connection = connected(url)
+        assert asked(connection)[0] == 200
+        for pid in workers_of(process):
+            os.kill(pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        status, _, last = asked(connection)
+        assert (status, last) == (200, True)
+        assert process.wait(20) == 0
+
+
+# ── Its clock ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Held:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Connection:
+    heard = False
+    closed = False
+
+    def shutdown(self) -> None:
+        self.closed = True
+
+
+def test_without_a_signal_it_never_ends() -> None:
+    clock = Held()
+    drain = Drain(10, clock)
+    clock.now += 1_000_000
+    assert not drain.over([], 0)
+    assert drain.left == 10
+
+
+def test_with_nobody_there_it_ends_at_once() -> None:
+    drain = Drain(10, Held())
+    drain.over([], 7)
+    drain.begin()
+    assert drain.over([], 7)
+
+
+def test_half_of_the_time_is_for_those_who_still_come() -> None:
+    clock = Held()
+    drain, here = Drain(10, clock), Connection()
+    drain.begin()
+    for _ in range(49):
+        here.heard = True
+        assert not drain.over([here], 0)
+        clock.now += 0.1
+    clock.now = 105.0
+    assert drain.over([here], 0)
+    assert not here.closed
+    assert drain.left == 5
+
+
+def test_who_is_silent_is_closed_and_who_speaks_is_not() -> None:
+    clock = Held()
+    drain, silent, speaks = Drain(10, clock), Connection(), Connection()
+    drain.begin()
+    drain.over([silent, speaks], 0)
+    clock.now += QUIET
+    speaks.heard = True
+    assert not drain.over([silent, speaks], 0)
+    assert (silent.closed, speaks.closed) == (True, False)
+
+
+def test_answers_between_two_looks_count_as_somebody_there() -> None:
+    clock = Held()
+    drain = Drain(10, clock)
+    drain.over([], 1)
+    drain.begin()
+    assert not drain.over([], 2)
+    clock.now += QUIET
+    assert drain.over([], 2)
+
+
+def test_a_second_beginning_gives_no_more_time() -> None:
+    clock = Held()
+    drain = Drain(10, clock)
+    drain.begin()
+    clock.now += 4
+    drain.begin()
+    assert drain.left == 6

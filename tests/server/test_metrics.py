@@ -1,0 +1,348 @@
+"""`/metrics`: what Prometheus reads, added up over workers, few enough series, and never a counter that falls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
+from policyengine.server import ServeError, serve
+from policyengine.server.metrics import Metrics, written
+from policyengine.server.tally import MOST_RULES, ROOM, Region, Tally
+from policyengine.stores.store import StoreError
+from policyengine.stores.urls import open_store
+from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, client_of
+from tests.server.processes import started
+from tests.server.test_workers import FREE, awaited, ended, workers_of
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+def samples(families: Iterator[Metric]) -> Samples:
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def of(found: Samples, name: str, **labels: str) -> float:
+    """The sum of all that have these labels."""
+    return sum(value for (one, given), value in found.items() if one == name and labels.items() <= dict(given).items())
+
+
+def exchange(engine: Any, *asked: tuple[str, str, dict[str, Any]], **options: Any) -> list[httpx.Response]:
+    """All of them, one after another, of one server."""
+
+    async def run() -> list[httpx.Response]:
+        async with client_of(engine, **options) as client:
+            return [await client.request(method, path, **more) for method, path, more in asked]
+
+    return asyncio.run(run())
+
+
+def scraped(engine: Any, *asked: tuple[str, str, dict[str, Any]], **options: Any) -> Samples:
+    return samples(prometheus(exchange(engine, *asked, ("GET", "/metrics", {}), **options)[-1].text))
+
+
+def decide(question: object, path: str = "/decide", **headers: str) -> tuple[str, str, dict[str, Any]]:
+    return "POST", path, {"json": question, "headers": headers}
+
+
+# ── What is counted ───────────────────────────────────────────────────────────────────────────
+
+
+def test_every_decision_counts_at_its_door(small_engine: Engine) -> None:
+    spends = {**OPEN, "options": {"consume": True}}
+    forwarded = {"headers": {"x-forwarded-method": "GET", "x-forwarded-uri": "/secrets"}}
+    found = scraped(
+        small_engine,
+        *[decide(OPEN)] * 3,
+        decide({**SHUT, "options": {"explain": True}}),  # the careful way
+        decide(OPEN, "/evaluate"),
+        decide({"requests": [spends, SHUT, {"no": "question"}]}, "/decide/batch"),
+        ("GET", "/forward-auth", forwarded),
+        ("GET", "/envoy/health", {}),
+    )
+    name = "policyengine_decisions_total"
+    assert of(found, name, door="decide", outcome="allow", gate="") == 3
+    assert of(found, name, door="decide", outcome="deny") == 1
+    assert of(found, name, door="evaluate", outcome="allow") == 1
+    assert of(found, name, door="batch") == 2
+    assert of(found, name, door="forward_auth", outcome="deny") == 1
+    assert of(found, name, door="envoy_http", outcome="allow") == 1
+    took = "policyengine_decision_duration_seconds"
+    assert of(found, f"{took}_count", door="decide") == of(found, f"{took}_bucket", door="decide", le="+Inf") == 4
+    assert 0 < of(found, f"{took}_sum", door="decide") < 60
+
+
+def test_rules_that_stand_in_the_way_are_told_apart(small_engine: Engine) -> None:
+    found = scraped(small_engine, decide(ORDER), decide(ORDER, "/evaluate"), decide(SHUT))
+    name = "policyengine_rule_decisions_total"
+    assert of(found, name, rule="orders need a person", outcome="confirm") == of(found, name) == 2
+
+
+def test_failures_and_problems_count() -> None:
+    def broken(now: object) -> str:
+        raise ZeroDivisionError
+
+    engine = Engine.from_text(FREE, ids=broken)
+    found = scraped(engine, decide(OPEN), decide({"no": "question"}), ("GET", "/nowhere", {}))
+    assert of(found, "policyengine_failures_total") == 1
+    assert of(found, "policyengine_decisions_total", outcome="deny", gate="failure") == 1
+    assert of(found, "policyengine_problems_total", status="400") == 1
+    assert of(found, "policyengine_problems_total", status="404") == 1
+
+
+def test_keys_count_by_what_came_of_them() -> None:
+    engine = Engine.from_text(FREE + 'rate "r" per request.path on GET /health { 9/1h }')
+    key = {"idempotency-key": "k", "authorization": f"Bearer {TOKEN}"}
+    asked = [decide(OPEN, **key), decide(OPEN, **key), decide(SHUT, **key)]
+    read = ("GET", "/metrics", {"headers": key})
+    found = samples(prometheus(exchange(engine, *asked, read, token=TOKEN)[-1].text))
+    name = "policyengine_once_total"
+    assert [of(found, name, result=one) for one in ("first", "again", "used")] == [1, 1, 1]
+    assert of(found, "policyengine_decisions_total") == 1  # what is told again was counted before
+
+
+def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
+    store: Any = open_store(f"sqlite:///{tmp_path}/store.db")
+
+    def down(*given: object, **options: object) -> Any:
+        raise StoreError("down")
+
+    store._store.spent_among = store._store.commit = store._store.commit_many = down
+    engine = Engine.from_text(FREE + 'rate "r" per request.path on GET /health { 9/1h }', store=store)
+    found = scraped(engine, *[decide(OPEN)] * 4)
+    assert of(found, "policyengine_store_failures_total") >= 3
+    assert of(found, "policyengine_store_breakers_open") == 1
+
+
+def test_which_policy_decides_and_what_this_is(small_engine: Engine) -> None:
+    found = scraped(small_engine)
+    labels = {"revision": small_engine.revision, "packages": "shop"}
+    assert of(found, "policyengine_policy_info", **labels) == 1
+    assert of(found, "policyengine_workers", revision=small_engine.revision) == 1
+    assert of(found, "policyengine_build_info") == 1
+    assert of(found, "process_resident_memory_bytes") > 1_000_000
+    assert of(found, "process_cpu_seconds_total") > 0
+
+
+# ── How it is written ─────────────────────────────────────────────────────────────────────────
+
+
+def test_prometheus_and_openmetrics_read_it_as_each_asks(small_engine: Engine) -> None:
+    plain, other = exchange(
+        small_engine, ("GET", "/metrics", {}), ("GET", "/metrics", {"headers": {"accept": OPENMETRICS}})
+    )
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4; charset=utf-8")
+    assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert other.text.endswith("# EOF\n")
+    assert samples(prometheus(plain.text)).keys() == samples(openmetrics(other.text)).keys()
+
+
+def test_promtool_has_nothing_to_say(small_engine: Engine) -> None:
+    promtool = which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing: apt-get install promtool")
+    text = exchange(small_engine, decide(OPEN), decide(ORDER), ("GET", "/metrics", {}))[-1].content
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_names_that_are_hard_to_write_come_back_as_they_were() -> None:
+    hard = 'a "quoted"\nline \\ and ü'
+    tally = Tally(rules=[hard])
+    tally.counter("decide")(denied(hard), 1)
+    for accept, read in (("", prometheus), (OPENMETRICS, openmetrics)):
+        found = samples(read(written(tally, accept)[0].decode()))
+        assert of(found, "policyengine_rule_decisions_total", rule=hard) == 1
+
+
+# ── How many series there are ─────────────────────────────────────────────────────────────────
+
+
+def denied(*rules: str) -> Answer:
+    return Answer(Outcome.DENY, Gate.GUARD, tuple(Reason(Gate.GUARD, "no", rule) for rule in rules))
+
+
+def test_agents_users_and_paths_make_no_series(small_engine: Engine) -> None:
+    def who(n: int) -> dict[str, Any]:
+        return {"agent": {"id": f"a{n}"}, "user": {"id": f"u{n}"}, "request": {"method": "GET", "path": f"/{n}"}}
+
+    one, many = (scraped(small_engine, *(decide(who(n)) for n in range(several))) for several in (1, 50))
+    assert one.keys() == many.keys()
+
+
+def test_more_rules_than_are_told_apart_are_others() -> None:
+    rules = [f"rule {n}" for n in range(MOST_RULES + 50)]
+    tally = Tally(rules=rules)
+    for count in (tally.counter("decide"), tally.apart("batch")):
+        for rule in rules:
+            count(denied(rule), 1)
+    found = samples(Metrics(tally).collect())
+    name = "policyengine_rule_decisions_total"
+    assert len([key for key in found if key[0] == name]) == MOST_RULES + 1
+    assert of(found, name, rule="rule 0") == 2
+    assert of(found, name, rule="other") == 100
+
+
+def test_rules_of_policies_that_come_later_are_told_apart_where_there_is_room() -> None:
+    tally = Tally(rules=["old"])
+    count = tally.counter("decide")
+    answer = denied("new")
+    count(answer, 1)
+    tally.learn(["new"])
+    count(answer, 1)
+    found = samples(Metrics(tally).collect())
+    name = "policyengine_rule_decisions_total"
+    assert (of(found, name, rule="other"), of(found, name, rule="new")) == (1, 1)
+
+
+def test_answers_that_never_come_again_count_too() -> None:
+    tally = Tally()
+    count = tally.counter("decide")
+    for _ in range(10_000):
+        count(denied(), 1)
+    assert of(samples(Metrics(tally).collect()), "policyengine_decisions_total") == 10_000
+
+
+def test_where_there_is_no_room_nothing_breaks() -> None:
+    region = Region(memoryview(bytearray(ROOM)))
+    places = [region.cells((str(n), "x" * 1_000)) for n in range(1_000)]
+    assert None in places
+    assert region.cells(("0", "x" * 1_000)) == places[0]
+    assert len(list(region.entries())) == len([one for one in places if one is not None])
+
+
+# ── Times ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("took", "bound"),
+    [(0, "1.024e-06"), (1_023, "1.024e-06"), (1_024, "4.096e-06"), (70_000, "0.000262144"), (10**12, "+Inf")],
+)
+def test_a_time_falls_below_the_first_bound_that_it_does_not_reach(took: int, bound: str) -> None:
+    tally = Tally()
+    tally.counter("decide")(denied(), took)
+    tally.apart("decide")(denied(), took)
+    found = samples(Metrics(tally).collect())
+    name = "policyengine_decision_duration_seconds_bucket"
+    below = {dict(labels)["le"]: value for (one, labels), value in found.items() if one == name}
+    reached = [le for le, value in sorted(below.items(), key=lambda pair: float(pair[0])) if value]
+    assert reached[0] == bound
+    assert set(below.values()) <= {0.0, 2.0}
+
+
+# ── Workers ───────────────────────────────────────────────────────────────────────────────────
+
+SERVE = f"""
+import sys
+from policyengine.engine import Engine
+from policyengine.server import serve
+serve(Engine.from_text({FREE!r}), port=0, workers=2, metrics=int(sys.argv[1]),
+      listening=lambda url: print(url, flush=True))
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_workers_are_added_up_and_one_that_dies_takes_nothing_along() -> None:
+    port = free_port()
+
+    def read() -> Samples:
+        return samples(prometheus(httpx.get(f"http://127.0.0.1:{port}/metrics").text))
+
+    def asked(many: int) -> None:
+        for _ in range(many):  # each time a worker that happens to be free
+            assert httpx.post(f"{url}/decide", json=OPEN).status_code == 200
+
+    with started(SERVE, str(port)) as (url, process):
+        asked(30)
+        assert of(read(), "policyengine_decisions_total") == 30
+        awaited(lambda: of(read(), "policyengine_workers") == 2)
+        dead = workers_of(process)[0]
+        os.kill(dead, signal.SIGKILL)
+        awaited(lambda: ended(dead))
+        assert of(read(), "policyengine_decisions_total") == 30
+        awaited(lambda: of(read(), "policyengine_worker_starts_total") == 3)
+        asked(30)
+        found = read()
+        assert of(found, "policyengine_decisions_total") == 60
+        assert of(found, "policyengine_decision_duration_seconds_count") == 60
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        assert httpx.post(f"http://127.0.0.1:{port}/decide", json=OPEN).status_code == 404
+
+
+def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
+    tally = Tally(2, ["r"])
+    for place in (0, 1, 1):
+        tally.take(place)
+        tally.counter("decide")(denied("r"), 5)
+        tally.apart("decide")(denied("r"), 5)
+        tally.reached("failures", count=3)
+        tally.now("memory", value=10)
+        tally.only("revision", f"of {place}", "p")
+    found = samples(Metrics(tally).collect())
+    assert of(found, "policyengine_decisions_total") == of(found, "policyengine_rule_decisions_total") == 6
+    assert of(found, "policyengine_failures_total") == 9
+    assert of(found, "process_resident_memory_bytes") == 20
+    assert of(found, "policyengine_workers") == 2
+
+
+def test_a_key_that_was_being_written_when_its_worker_died_is_not_read() -> None:
+    memory = memoryview(bytearray(ROOM))
+    region = Region(memory)
+    region.cells(("whole",))
+    used = region.numbers[0]
+    region.cells(("torn", "x" * 100), 50)
+    region.numbers[region.cells(("torn", "x" * 100)) or 0] = 7
+    region.numbers[0] = used
+    after = Region(memory)
+    assert [key for key, *_ in after.entries()] == [("whole",)]
+    place = after.cells(("next",), 60)
+    assert place is not None
+    assert after.numbers[place : place + 60].tolist() == [0] * 60
+
+
+def test_what_counts_from_its_own_beginning_is_added_once() -> None:
+    tally, first, second = Tally(), object(), object()
+    for whose, count in ((first, 2), (first, 5), (second, 1), (second, 1)):
+        tally.reached("failures", count=count, of=whose)
+    assert tally.total()["failures",][0] == 6
+
+
+# ── Who may read it ───────────────────────────────────────────────────────────────────────────
+
+
+def test_where_a_token_is_needed_it_is_needed_here_too(small_engine: Engine) -> None:
+    right = {"headers": {"authorization": f"Bearer {TOKEN}"}}
+    without, with_it = exchange(small_engine, ("GET", "/metrics", {}), ("GET", "/metrics", right), token=TOKEN)
+    assert (without.status_code, with_it.status_code) == (401, 200)
+
+
+def test_a_port_in_use_is_told_by_its_option(small_engine: Engine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as error:
+        serve(small_engine, port=0, metrics=taken.getsockname()[1], listening=lambda url: pytest.fail("it listens"))
+    assert "--metrics-port" in str(error.value.hint)
+
+
+def test_without_the_package_it_is_said_what_to_install(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.server.serving.find_spec", lambda name: None)
+    with pytest.raises(ServeError, match="prometheus-client") as error:
+        serve(small_engine, port=0, metrics=1, listening=lambda url: pytest.fail("it listens"))
+    assert error.value.hint == "`pip install 'agent-policyengine[metrics]'`"
