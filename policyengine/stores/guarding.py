@@ -104,6 +104,11 @@ class GuardedStore:
         with self.breaker:
             self._store.ping()
 
+    def about(self) -> tuple[str, int | None]:
+        """Which store it is, and its time in microseconds since 1970 where it has one of its own. Raises StoreError."""
+        told: tuple[str, int | None] = getattr(self._store, "about", lambda: ("the store", None))()
+        return told
+
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
         if not names:

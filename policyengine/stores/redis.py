@@ -73,6 +73,14 @@ class RedisStore:
         if forgets:
             raise StoreError(forgets)
 
+    def about(self) -> tuple[str, int]:
+        """Which server it is (`Valkey 8.1.1`), and its time in microseconds since 1970. Raises StoreError."""
+        with answering():
+            told: Any = self._client.info("server")
+            seconds, rest = self._client.time()
+        name = f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
+        return name, int(seconds) * 1_000_000 + int(rest)
+
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
         if not names:

@@ -75,6 +75,10 @@ class SqliteStore:
         with self._step(writes=False) as asked:
             asked.execute("SELECT now FROM clock").fetchone()
 
+    def about(self) -> tuple[str, None]:
+        """Which version it is. It has the time of whoever asks."""
+        return f"SQLite {sqlite3.sqlite_version}", None
+
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
         if not names:

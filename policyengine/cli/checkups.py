@@ -1,0 +1,300 @@
+"""What `policyengine doctor` looks at: each check finds one thing, how it stands with it and what to do.
+
+A check leaves nothing behind, but for the file of a SQLite store that was not there. Only what is named on the command
+line is reached over a network.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.configuration import configuration_of
+from policyengine.cli.failures import CommandError
+from policyengine.cli.loaded import load_engine
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+OLDEST_PYTHON = (3, 11)
+# Modules that stand for extras of the distribution, and what each gives.
+EXTRAS = {
+    "envoy": ("grpc", "`serve --envoy-grpc`"),
+    "fastmcp": ("fastmcp", "`policyengine.integrations.fastmcp`"),
+    "httpx": ("httpx", "`policyengine.http_client`"),
+    "mcp": ("mcp", "`mcp-gateway`, and `init --mcp` of a server that is asked"),
+    "metrics": ("prometheus_client", "`/metrics`"),
+    "openapi": ("yaml", "`init --openapi` of a specification in YAML"),
+    "re2": ("re2", "regular expressions in time that is linear, in C"),
+    "redis": ("redis", "`--store redis://…`"),
+    "sign": ("cryptography", "signed bundles"),
+    "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
+}
+QUICK = ("uvloop", "httptools")
+FEWEST_FILES = 4_096
+LITTLE_ROOM, NO_ROOM = 1024**3, 64 * 1024**2  # bytes
+LARGEST_SKEW = 1.0  # seconds
+ZONE = "Europe/Berlin"
+OTHERS_READ = 0o077
+
+
+class Status(StrEnum):
+    """How it stands: `note` is for whoever wonders, `warning` for whoever goes into production."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    status: Status
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be served, as `policyengine serve` would be told."""
+
+    paths: tuple[Path, ...] = ()
+    host: str = "127.0.0.1"
+    ports: tuple[tuple[str, int], ...] = ()  # by option
+    socket: Path | None = None
+    workers: int = 1
+    tokens: Path | None = None
+    log: Path | None = None
+    store: str = "memory:"
+    entities: Path | None = None
+    trusted: tuple[Path, ...] | None = field(default=None)
+
+
+def findings(plan: Plan) -> Iterator[Finding]:
+    """Of the machine first, then of what is to be served."""
+    yield python(sys.version_info[:2])
+    yield from speed()
+    yield from extras()
+    yield clock(time.time())
+    yield zones()
+    yield files(files_limit())
+    yield from ports(plan)
+    if plan.socket is not None:
+        yield unix_socket(plan.socket)
+    if plan.tokens is not None:
+        yield tokens(plan.tokens)
+    if plan.log is not None:
+        yield log(plan.log)
+    stored = store(plan.store)
+    yield stored
+    if plan.paths:
+        yield from policies(plan, answers=stored.status is not Status.FAILED)
+
+
+# ── The machine ───────────────────────────────────────────────────────────────────────────────
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    told = ".".join(map(str, version))
+    if version < OLDEST_PYTHON:
+        return Finding("python", Status.FAILED, f"Python {told} is too old", "install Python 3.11 or newer")
+    return Finding("python", Status.OK, f"Python {told}")
+
+
+def speed() -> Iterator[Finding]:
+    missing = [name for name in QUICK if find_spec(name) is None]
+    if missing:
+        hint = f"pip install {' '.join(missing)}"
+        yield Finding("speed", Status.WARNING, f"the server is slower without {' and '.join(missing)}", hint)
+    else:
+        yield Finding("speed", Status.OK, f"{' and '.join(QUICK)} are there")
+
+
+def extras() -> Iterator[Finding]:
+    for name, (module, gives) in EXTRAS.items():
+        if find_spec(module) is None:
+            hint = f"pip install 'agent-policyengine[{name}]'"
+            yield Finding("extras", Status.NOTE, f"without `{name}` there is no {gives}", hint)
+    there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
+    if there:
+        yield Finding("extras", Status.OK, f"there are {', '.join(there)}")
+
+
+def clock(now: float) -> Finding:
+    """Rates, approvals and credentials rest on it. It cannot be before this program was put here."""
+    installed = os.stat(__file__).st_mtime
+    if now < installed - LARGEST_SKEW:
+        behind = f"the clock is at least {int(installed - now):,} s behind: this program was installed later than now"
+        return Finding("clock", Status.FAILED, behind, "set it, and keep it by NTP (`timedatectl set-ntp true`)")
+    return Finding("clock", Status.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+
+
+def zones(zone: str = ZONE) -> Finding:
+    """Policies speak of hours in time zones."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(zone)
+    except (LookupError, OSError, ValueError):
+        return Finding("timezones", Status.FAILED, f"the time zone `{zone}` is not known here", "pip install tzdata")
+    return Finding("timezones", Status.OK, "time zones are known")
+
+
+def files_limit() -> int | None:
+    """None where there is no such limit."""
+    if find_spec("resource") is None:
+        return None
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def files(limit: int | None) -> Finding:
+    """Each connection is an open file."""
+    if limit is not None and limit < FEWEST_FILES:
+        hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
+        return Finding("files", Status.WARNING, f"a process may open {limit:,} files: so many connections", hint)
+    return Finding("files", Status.OK, "no limit" if limit is None else f"a process may open {limit:,} files")
+
+
+# ── Where it listens ──────────────────────────────────────────────────────────────────────────
+
+
+def ports(plan: Plan) -> Iterator[Finding]:
+    """Questions need a token where others can ask; metrics do not."""
+    from policyengine.server.listeners import ServeError, bound, port_listener, resolved
+
+    for option, port in plan.ports:
+        try:
+            if option == "--metrics-port":
+                bound(resolved(plan.host, port), plan.host, option).close()
+            else:
+                port_listener(plan.host, port, plan.tokens is not None).close()
+        except ServeError as error:
+            yield Finding("port", Status.FAILED, error.message, error.hint)
+        else:
+            yield Finding("port", Status.OK, f"port {port} on `{plan.host}` is free")
+
+
+def unix_socket(path: Path) -> Finding:
+    from policyengine.server.listeners import ServeError, unix_listener
+
+    try:
+        with unix_listener(path, 0o600):
+            return Finding("socket", Status.OK, f"`{path}` can be listened at")
+    except ServeError as error:
+        return Finding("socket", Status.FAILED, error.message, error.hint)
+
+
+def tokens(path: Path) -> Finding:
+    from policyengine.server.tokens import TokenError, read_token_file
+
+    try:
+        found = read_token_file(path)
+    except TokenError as error:
+        return Finding("tokens", Status.FAILED, error.message, error.hint)
+    if found.warning is not None:
+        return Finding("tokens", Status.WARNING, f"everybody on this machine can read `{path}`", f"chmod 600 {path}")
+    return Finding("tokens", Status.OK, f"`{path}` holds {len(found.tokens)}")
+
+
+# ── What it writes to ─────────────────────────────────────────────────────────────────────────
+
+
+def log(path: Path) -> Finding:
+    folder = path.parent
+    if not folder.is_dir():
+        return Finding("log", Status.FAILED, f"there is no folder `{folder}`", f"mkdir -p {folder}")
+    place = path if path.exists() else folder
+    if path.exists() and not path.is_file():
+        return Finding("log", Status.FAILED, f"`{path}` is no file", "name a file: lines stay whole in files only")
+    if not os.access(place, os.W_OK):
+        return Finding("log", Status.FAILED, f"`{place}` cannot be written to", "every decision would be denied")
+    free = shutil.disk_usage(folder).free
+    if free < LITTLE_ROOM:
+        status = Status.FAILED if free < NO_ROOM else Status.WARNING
+        hint = "make room, or move old logs away: what cannot be written down is denied"
+        return Finding("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
+    if path.exists() and path.stat().st_mode & OTHERS_READ:
+        return Finding("log", Status.WARNING, f"others may read `{path}`: it holds what was asked", f"chmod 600 {path}")
+    return Finding("log", Status.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
+
+
+def store(url: str) -> Finding:
+    from policyengine.stores.guarding import GuardedStore
+    from policyengine.stores.store import StoreError
+    from policyengine.stores.urls import StoreUrlError, open_store
+
+    try:
+        found = open_store(url)
+        told = found.about() if isinstance(found, GuardedStore) else None
+    except StoreUrlError as error:
+        return Finding("store", Status.FAILED, error.message, error.hint)
+    except StoreError as error:
+        return Finding("store", Status.FAILED, f"the store does not answer: {error}", "see that it runs")
+    if told is None:
+        hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
+        return Finding("store", Status.NOTE, "what decisions spend is in memory: a restart forgets it", hint)
+    name, moment = told
+    skew = 0.0 if moment is None else abs(time.time() - moment / 1e6)
+    if skew > LARGEST_SKEW:
+        hint = "keep both clocks by NTP: limits count by that of the store"
+        return Finding("store", Status.WARNING, f"the clock of {name} is {skew:.1f} s away from this one", hint)
+    return Finding("store", Status.OK, f"{name} answers")
+
+
+# ── What it decides by ────────────────────────────────────────────────────────────────────────
+
+
+def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
+    """Policies are no worse where the store does not answer; whether workers share it nobody knows then."""
+    from policyengine.server.listeners import ServeError
+    from policyengine.server.workers import check_workers
+
+    try:
+        yield from gateway(plan.paths)
+        engine = load_engine(plan.paths, plan.entities, plan.trusted, store=plan.store if answers else "memory:")
+    except CommandError as error:
+        status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows all of it"
+        yield Finding(error.kind, Status.FAILED, error.message, error.hint if error.kind != "policy" else status)
+        return
+    yield checked(engine, plan.paths)
+    try:
+        if answers:
+            check_workers(engine, plan.workers)
+    except ServeError as error:
+        yield Finding("workers", Status.FAILED, error.message, error.hint)
+
+
+def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
+    many = len(engine.warnings)
+    if many:
+        hint = f"`policyengine check {' '.join(map(str, paths))}` shows them"
+        return Finding("policies", Status.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
+    return Finding("policies", Status.OK, f"{', '.join(engine.packages)} can be served")
+
+
+def gateway(paths: Sequence[Path]) -> Iterator[Finding]:
+    """Raises CommandError for what is wrong in `policyengine.toml`."""
+    found = configuration_of(paths)
+    if found.file is None:
+        yield Finding("configuration", Status.NOTE, "there is no `policyengine.toml`: everything is as by default")
+    else:
+        headers = ", ".join(sorted(found.gateway.facts.values()))
+        yield Finding("configuration", Status.OK, f"`{found.file}`: gateways say who asks in {headers}")
+        if found.gateway.agent_id == "":
+            hint = "name the header in which the gateway sets it: `[gateway]`, `agent_id`"
+            yield Finding("configuration", Status.WARNING, "no header says which agent asks", hint)
+    if getattr(found, "observe", None) is not None:
+        hint = "take `[observe]` out of it once nothing is reported any more (docs/observe.md)"
+        yield Finding("observe", Status.WARNING, "it observes: what policies deny passes all the same", hint)

@@ -1,0 +1,205 @@
+"""`policyengine doctor`: every check with something right and something wrong."""
+
+import socket
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from policyengine.cli import checkups
+from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
+from tests.stores.servers import running
+
+LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = taken.getsockname()[1]
+    return found
+
+
+def statuses(found):
+    return {one["check"]: one["status"] for one in found.json["checks"]}
+
+
+def test_a_machine_that_is_right_passes(run, project, port):
+    ended = run("doctor", project, "--port", port, "--format", "json")
+    assert ended.code == 0
+    assert ended.json["failed"] == 0
+    assert {"python", "speed", "clock", "timezones", "files", "port", "store", "policies"} <= statuses(ended).keys()
+
+
+def test_what_fails_makes_the_exit_code_one_and_says_what_to_do(run, project, port):
+    ended = run("doctor", project, "--port", port, "--host", "0.0.0.0")
+    assert ended.code == 1
+    assert "✗ port: `0.0.0.0` can be reached from other machines and no token is set" in ended.out
+    assert "  hint: give the gateway a token with `--token-file FILE`" in ended.out
+    assert ended.out.endswith("it cannot be served: 1 failed, 0 to think about\n")
+
+
+def test_every_extra_is_looked_for():
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert EXTRAS.keys() == extras["optional-dependencies"].keys() - {"build", "test", "bench", "dev"}
+
+
+@pytest.mark.parametrize(("version", "status"), [((3, 10), Status.FAILED), ((3, 11), Status.OK), ((3, 14), Status.OK)])
+def test_python(version, status):
+    assert checkups.python(version).status is status
+
+
+@pytest.mark.parametrize(("there", "status"), [(True, Status.OK), (False, Status.WARNING)])
+def test_what_makes_it_quick(monkeypatch, there, status):
+    monkeypatch.setattr(checkups, "find_spec", lambda name: object() if there else None)
+    [found] = checkups.speed()
+    assert found.status is status
+
+
+def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
+    monkeypatch.setattr(checkups, "find_spec", lambda name: None if name == "redis" else object())
+    missing, there = checkups.extras()
+    assert (missing.status, missing.hint) == (Status.NOTE, "pip install 'agent-policyengine[redis]'")
+    assert "`--store redis://…`" in missing.message
+    assert there.status is Status.OK
+    assert "redis" not in there.message
+
+
+def test_a_clock_before_the_installation_is_wrong():
+    assert checkups.clock(1_000_000_000.0).status is Status.FAILED
+    assert checkups.clock(5_000_000_000.0).status is Status.OK
+
+
+@pytest.mark.parametrize(("zone", "status"), [("Europe/Berlin", Status.OK), ("Nowhere/Land", Status.FAILED)])
+def test_time_zones(zone, status):
+    assert checkups.zones(zone).status is status
+
+
+@pytest.mark.parametrize(("limit", "status"), [(1_024, Status.WARNING), (FEWEST_FILES, Status.OK), (None, Status.OK)])
+def test_open_files(limit, status):
+    assert checkups.files(limit).status is status
+    assert checkups.files_limit() is None or checkups.files_limit() > 0
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port", "--envoy-grpc"])
+def test_ports(run, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run("doctor", "--port", 0, option, taken.getsockname()[1], "--format", "json")
+    [found] = [one for one in ended.json["checks"] if one["status"] == "failed"]
+    assert (ended.code, found["check"]) == (1, "port")
+    assert "is in use" in found["message"]
+
+
+def test_a_metrics_port_needs_no_token_for_others_to_reach_it(port):
+    plan = Plan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
+    assert [one.status for one in checkups.ports(plan)] == [Status.OK, Status.FAILED]
+
+
+def test_the_socket(tmp_path):
+    assert checkups.unix_socket(tmp_path / "a.sock").status is Status.OK
+    assert not (tmp_path / "a.sock").exists()
+    assert checkups.unix_socket(tmp_path / "none" / "a.sock").status is Status.FAILED
+
+
+def test_tokens(tmp_path):
+    file = tmp_path / "tokens"
+    assert checkups.tokens(file).status is Status.FAILED
+    file.write_text("a-token-of-the-gateway\n")
+    file.chmod(0o644)
+    assert (checkups.tokens(file).status, checkups.tokens(file).hint) == (Status.WARNING, f"chmod 600 {file}")
+    file.chmod(0o600)
+    assert checkups.tokens(file).status is Status.OK
+
+
+def test_the_log(tmp_path, monkeypatch):
+    file = tmp_path / "log"
+    assert checkups.log(file).status is Status.OK
+    assert not file.exists()
+    file.touch()
+    file.chmod(0o644)
+    assert checkups.log(file).status is Status.WARNING
+    file.chmod(0o600)
+    assert checkups.log(file).status is Status.OK
+    assert checkups.log(tmp_path / "none" / "log").status is Status.FAILED
+    assert checkups.log(Path("/dev/null")).status is Status.FAILED
+    monkeypatch.setattr(checkups.os, "access", lambda path, mode: False)
+    assert "cannot be written to" in checkups.log(file).message
+
+
+@pytest.mark.parametrize(
+    ("free", "status"), [(2 * 1024**3, Status.OK), (512 * 1024**2, Status.WARNING), (1024**2, Status.FAILED)]
+)
+def test_room_for_the_log(tmp_path, monkeypatch, free, status):
+    monkeypatch.setattr(checkups.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert checkups.log(tmp_path / "log").status is status
+
+
+def test_stores(tmp_path):
+    assert checkups.store("memory:").status is Status.NOTE
+    assert checkups.store(f"sqlite:///{tmp_path}/store.db").message.startswith("SQLite 3")
+    assert checkups.store("redis://127.0.0.1:1").status is Status.FAILED
+    assert checkups.store("postgres://nowhere").status is Status.FAILED
+
+
+def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeypatch, tmp_path):
+    with running("redis-server", tmp_path) as server:
+        url = server.url
+        found = checkups.store(url)
+        assert (found.status, found.message.split()[0]) == (Status.OK, "Redis")
+        monkeypatch.setattr(checkups.time, "time", lambda: 1e9)
+        assert checkups.store(url).status is Status.WARNING
+
+
+def test_policies_that_are_wrong_or_not_there(run, tmp_path, port):
+    (tmp_path / "a.policy").write_text("language 1\npackage p\nanyone { may GET }\n")
+    for path in ("a.policy", "none.policy"):
+        ended = run("doctor", path, "--port", port, "--format", "json")
+        assert ended.code == 1
+        assert statuses(ended)["policy"] == "failed"
+
+
+def test_a_policy_with_warnings_can_be_served(run, tmp_path, port):
+    (tmp_path / "a.policy").write_text('language 1\npackage p\nanyone { may GET /a }\nguard "g" on GET /b { deny }\n')
+    ended = run("doctor", "a.policy", "--port", port, "--format", "json")
+    assert (ended.code, statuses(ended)["policies"]) == (0, "warning")
+
+
+@pytest.mark.parametrize(("store", "code"), [("memory:", 1), ("sqlite:///store.db", 0)])
+def test_workers_that_would_count_each_for_itself(run, tmp_path, port, store, code):
+    (tmp_path / "a.policy").write_text(LIMITED)
+    ended = run("doctor", "a.policy", "--port", port, "--workers", 2, "--store", store, "--format", "json")
+    assert ended.code == code
+    assert statuses(ended).get("workers") == ("failed" if code else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('[gateway]\nagent_id = "X-Consumer"\n', "ok"),
+        ('[gateway]\nagent_id = ""\n', "warning"),
+        ('[gateway]\nagent = "X"\n', "failed"),
+    ],
+)
+def test_the_configuration(run, project, port, text, status):
+    (project / "policyengine.toml").write_text(text)
+    ended = run("doctor", project, "--port", port, "--format", "json")
+    assert statuses(ended)["configuration"] == status
+
+
+def test_observing_is_told(monkeypatch, tmp_path):
+    real = checkups.configuration_of([tmp_path])
+    observing = SimpleNamespace(file=None, gateway=real.gateway, observe=object())
+    for found, checks in ((real, ["configuration"]), (observing, ["configuration", "observe"])):
+        monkeypatch.setattr(checkups, "configuration_of", lambda paths, found=found: found)
+        assert [one.check for one in checkups.gateway([tmp_path])] == checks
+
+
+def test_it_starts_without_the_packages_of_extras(run, project, port, monkeypatch):
+    for module, _ in EXTRAS.values():
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(checkups, "find_spec", lambda name: None)
+    ended = run("doctor", project, "--port", port, "--format", "json")
+    assert ended.code == 0
+    assert len([one for one in ended.json["checks"] if one["check"] == "extras"]) == len(EXTRAS)
