@@ -20,9 +20,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli.app import COMMANDS
+from policyengine.cli.app import COMMANDS, application
 from tests.pages import ran
 
 yaml = pytest.importorskip("yaml")
@@ -67,8 +68,8 @@ def command(word: str) -> list[str]:
 
 
 def options_of(program: str) -> set[str]:
-    """What `policyengine PROGRAM --help` names."""
-    return set(re.findall(r"(?<![\w-])--[a-z-]+", ran(f"policyengine {program} --help", CHECKOUT)))
+    command: Any = get_command(application([program], alone=True))
+    return {option for one in command.params for option in one.opts}
 
 
 def option(arguments: list[str], name: str) -> str:

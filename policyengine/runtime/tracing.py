@@ -45,7 +45,7 @@ def within(trace: Trace | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def enter(trace: Trace) -> None:
+def enter(trace: Trace | None) -> None:
     """For the rest of this task."""
     _current.set(trace)
 

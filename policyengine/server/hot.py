@@ -23,6 +23,7 @@ from policyengine.reloading import Reloading
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.quick import json_question, msgpack_question
+from policyengine.runtime.tracing import enter
 from policyengine.server.frame import LABEL
 from policyengine.server.media import LARGEST_BODY, Form, read_body
 from policyengine.server.problems import Problem
@@ -74,6 +75,7 @@ class HotPath:
     count_apart: Count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        enter(None)
         headers = self.plain(scope)
         if headers is None:
             return await self.careful(scope, receive, send)

@@ -246,6 +246,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SECOND == 0:
             publish(self.app.api.tally, self.app.api.reloading)
+        if self.drain.begun is not None:
+            self.app.api.tally.now("draining", value=1)
         if await super().on_tick(counter):
             return True
         ended: bool = self.drain.over(self.server_state.connections, self.server_state.total_requests)
@@ -272,7 +274,6 @@ class Server(uvicorn.Server):
         service manager and one from who started it: that one ends it when it is to be at once."""
         if self.drain.begun is None:
             self.drain.begin()
-            self.app.api.tally.now("draining", value=1)
         elif self.lifeline is None:
             self.force_exit = self.should_exit = True
             self.caught = sig

@@ -19,6 +19,7 @@ import pytest
 
 from policyengine.client import SocketClient
 from policyengine.server.draining import QUIET, Drain
+from tests.gateways.servers import free_port
 from tests.server.conftest import OPEN
 from tests.server.processes import started
 from tests.server.test_workers import FREE, ended, workers_of
@@ -104,7 +105,10 @@ def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_pa
         for one in clients:
             one.start()
         under_way.wait(20)
-        process.send_signal(signal.SIGTERM)
+        if workers > 1:  # as Ctrl-C does: it goes to all of them, and then the first sends its own
+            for pid in workers_of(process):
+                os.kill(pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT if workers > 1 else signal.SIGTERM)
         for one in clients:
             one.join(20)
         assert process.communicate(timeout=20)[1] == ""
@@ -127,24 +131,13 @@ def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected:
         assert process.wait(20) == 0
 
 
-def test_a_question_whose_body_is_on_its_way_is_answered(connected: Connect, tmp_path: Path) -> None:
+def test_what_is_on_its_way_is_answered_by_every_door(connected: Connect, tmp_path: Path) -> None:
     with serving(tmp_path) as (url, process):
-        slow, other = connected(url), connected(url)
+        slow, gateway, other = connected(url), connected(url), connected(url)
         slow.putrequest("POST", "/decide")
         slow.putheader("content-type", "application/json")
         slow.putheader("content-length", str(len(ASK)))
         slow.endheaders(ASK[:5])
-        assert asked(other, "GET", "/healthz")[0] == 200
-        begun(process, other)
-        slow.send(ASK[5:])
-        answer = slow.getresponse()
-        assert (answer.status, json.loads(answer.read())["allowed"]) == (200, True)
-        assert process.wait(20) == 0
-
-
-def test_forward_auth_and_the_socket_are_answered_to_the_end(connected: Connect, tmp_path: Path) -> None:
-    with serving(tmp_path) as (url, process):
-        gateway, other = connected(url), connected(url)
         with SocketClient(tmp_path / "sock", timeout=20) as sidecar:
             assert sidecar.decide(OPEN).allowed
             assert asked(other, "GET", "/healthz")[0] == 200
@@ -152,7 +145,45 @@ def test_forward_auth_and_the_socket_are_answered_to_the_end(connected: Connect,
             assert all(one.allowed for one in sidecar.decide_many([OPEN] * 50))
         gateway.request("GET", "/forward-auth", headers={"x-forwarded-method": "GET", "x-forwarded-uri": "/health"})
         assert gateway.getresponse().status == 200
+        slow.send(ASK[5:])
+        answer = slow.getresponse()
+        assert (answer.status, json.loads(answer.read())["allowed"]) == (200, True)
         assert process.wait(20) == 0
+
+
+def test_calls_of_envoy_that_are_decided_are_answered(connected: Connect, tmp_path: Path) -> None:
+    grpc = pytest.importorskip("grpc")
+    from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
+
+    answered: list[int] = []
+    under_way, port = threading.Barrier(5), free_port()
+
+    def ask_until_gone() -> None:
+        asked = external_auth_pb2.CheckRequest()
+        http = asked.attributes.request.http
+        http.method, http.path, http.host = "GET", "/health", "api.example"
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            check, many = external_auth_pb2_grpc.AuthorizationStub(channel).Check, 0
+            try:
+                while check(asked, timeout=20, wait_for_ready=not many).status.code == 0:
+                    many += 1
+                    if many == 20:
+                        under_way.wait(20)
+            except grpc.RpcError as error:
+                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # it was not begun
+                    answered.append(many)
+
+    with started(SERVE.replace("drain=seconds", f"envoy={port}, drain=seconds"), str(tmp_path), "1", "4") as served:
+        clients = [threading.Thread(target=ask_until_gone) for _ in range(4)]
+        for one in clients:
+            one.start()
+        under_way.wait(20)
+        served[1].send_signal(signal.SIGTERM)
+        for one in clients:
+            one.join(20)
+        assert served[1].wait(20) == 0
+    assert len(answered) == 4
+    assert (tmp_path / "log").read_bytes().count(b"\n") == sum(answered) >= 80
 
 
 def test_who_never_speaks_is_not_waited_for_all_the_time(connected: Connect, tmp_path: Path) -> None:
@@ -193,19 +224,6 @@ def test_a_second_signal_ends_it_at_once(
         process.communicate(timeout=20)
         assert process.returncode == -second
         assert all(ended(pid) for pid in all_of_them)
-
-
-def test_workers_take_the_signal_of_a_terminal_for_the_same_one(connected: Connect, tmp_path: Path) -> None:
-    """Ctrl-C goes to all of them, and then the first sends its own."""
-    with serving(tmp_path, 2) as (url, process):
-        connection = connected(url)
-        assert asked(connection)[0] == 200
-        for pid in workers_of(process):
-            os.kill(pid, signal.SIGINT)
-        process.send_signal(signal.SIGINT)
-        status, _, last = asked(connection)
-        assert (status, last) == (200, True)
-        assert process.wait(20) == 0
 
 
 # ── Its clock ─────────────────────────────────────────────────────────────────────────────────

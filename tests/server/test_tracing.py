@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from policyengine.audit.records import read_records
 from policyengine.engine import Engine
 from policyengine.runtime.tracing import current, trace_of, within
 from tests.server.conftest import OPEN, POLICY, client_of
+from tests.server.processes import started
 
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{ID}-{SPAN}-01"
@@ -135,6 +137,34 @@ def test_the_decision_log_says_what_the_answer_said(tmp_path: Path, path: str) -
     assert with_trace["trace"] == told
     assert "trace" not in without
     assert [one.trace for one in read_records(tmp_path / "log")] == [told, None]
+
+
+SERVE = f"""
+import sys
+from policyengine.audit import DecisionLog
+from policyengine.engine import Engine
+from policyengine.server import serve
+serve(Engine.from_text({POLICY!r}, log=DecisionLog(sys.argv[1])), port=0, listening=lambda url: print(url, flush=True))
+"""
+
+
+def test_what_comes_right_behind_a_trace_is_not_of_it(tmp_path: Path) -> None:
+    body = json.dumps(OPEN).encode()
+
+    def asking(path: str, more: str) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}"
+        return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+    with started(SERVE, str(tmp_path / "log")) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            traced = asking("/evaluate", f"traceparent: {PARENT}\r\n")
+            last = asking("/decide", "connection: close\r\n")
+            connection.sendall(traced + asking("/evaluate", "") + traced + last)
+            told = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert told.count(b"HTTP/1.1 200") == 4
+    assert told.count(b"traceparent") == 2
+    assert [one.trace is not None for one in read_records(tmp_path / "log")] == [True, False, True, False]
 
 
 def test_the_log_of_the_server_says_it_too(call: Call, engine: Any, caplog: pytest.LogCaptureFixture) -> None:

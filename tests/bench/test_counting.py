@@ -1,0 +1,12 @@
+"""What counting costs is measured of a counter that counts."""
+
+from bench.counting import ROUNDS, cost
+from policyengine.runtime.decision import Answer, Outcome
+from policyengine.server.tally import SLOTS, Tally
+
+
+def test_every_round_counts_every_answer() -> None:
+    tally, answers = Tally(), [Answer(Outcome.ALLOW)] * 100
+    cost(tally.counter("decide"), answers)
+    [cells] = tally.total().values()
+    assert sum(cells[:SLOTS]) == (ROUNDS + 1) * len(answers)
