@@ -20,8 +20,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
+from policyengine.server.measuring import publish
 from policyengine.server.metrics import Metrics, written
 from policyengine.server.tally import MOST_RULES, ROOM, Region, Tally
 from policyengine.stores.store import StoreError
@@ -132,6 +134,24 @@ def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
     assert of(found, "policyengine_store_breakers_open") == 1
 
 
+def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text(FREE)
+    reloading = Reloading.load(tmp_path)
+    (tmp_path / "a.policy").write_text(f"{FREE}guard {{ deny }}")
+    assert not reloading.reload()
+    (tmp_path / "a.policy").write_text(f'{FREE}guard "later" on GET /health {{ deny }}')
+    assert reloading.reload()
+    tally = Tally(2)
+    for place in (0, 1):
+        tally.take(place)
+        publish(tally, reloading)
+    found = samples(Metrics(tally).collect())
+    name = "policyengine_reloads_total"
+    assert (of(found, name, result="done"), of(found, name, result="refused")) == (1, 1)
+    assert "later" in tally.rules
+    assert of(found, "policyengine_workers", revision=reloading.current.revision) == 2
+
+
 def test_which_policy_decides_and_what_this_is(small_engine: Engine) -> None:
     found = scraped(small_engine)
     labels = {"revision": small_engine.revision, "packages": "shop"}
@@ -180,7 +200,7 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
     told = set(re.findall(r"^\| `(policyengine_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
     families = list(prometheus(exchange(small_engine, decide(OPEN), ("GET", "/metrics", {}))[-1].text))
     counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
-    needs_a_reason = {"policyengine_store_breakers_open", "policyengine_draining"}
+    needs_a_reason = {"policyengine_store_breakers_open", "policyengine_draining", "policyengine_reloads_total"}
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 
 
