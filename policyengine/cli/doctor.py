@@ -32,7 +32,9 @@ def doctor(
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
-    """Look at this machine, and at what is to be served on it, with the options of `serve`.
+    """Look for what commonly goes wrong on a machine.
+
+    It takes the options of `serve`, and looks at what is to be served too.
 
     It leaves everything as it was, and reaches nothing over a network but the store that is named.
 

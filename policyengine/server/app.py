@@ -36,7 +36,7 @@ from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, 
 from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
-from policyengine.server.tally import Tally
+from policyengine.server.tally import Tally, now_and_then
 from policyengine.server.tokens import Tokens
 
 INSTALL_METRICS = "pip install 'agent-policyengine[metrics]'"
@@ -150,8 +150,9 @@ class DecisionApi:
     @property
     def framed(self) -> CountedDoor:
         """What connections over the socket ask: by threads where a store is asked, else by the event loop alone."""
-        counter = self.tally.apart if self.engine.remote else self.tally.counter
-        return CountedDoor(self.reloading, self.tally, counter("socket"))
+        if self.engine.remote:
+            return self._door("socket")
+        return CountedDoor(self.reloading, self.tally, self.tally.counter("socket"), now_and_then())
 
     async def _question(self, http: Request) -> Question:
         return question_of(*await self._body(http))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +11,7 @@ from policyengine.runtime.claims import KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.once import Accounted
 from policyengine.runtime.request import RequestError
-from policyengine.server.tally import Count, Tally
+from policyengine.server.tally import Count, Tally, Turn, always
 
 if TYPE_CHECKING:
     from policyengine.asking import Question
@@ -54,10 +54,11 @@ class CountedDoor:
     reloading: Reloading
     tally: Tally
     count: Count
+    timed: Turn = field(default=always)
 
     @property
     def current(self) -> Counted:
-        return Counted(self.reloading.current, self.tally, self.count)
+        return Counted(self.reloading.current, self.tally, self.count, self.timed)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Counted:
     engine: Engine
     tally: Tally
     count: Count
+    timed: Turn = field(default=always)
 
     @property
     def shares(self) -> bool:
@@ -85,15 +87,15 @@ class Counted:
         return self.engine.revision
 
     def decide(self, question: Question) -> Decision:
-        began = perf_counter_ns()
+        began = perf_counter_ns() if self.timed() else 0
         decision = self.engine.decide(question)
-        self.count(decision.answer, perf_counter_ns() - began)
+        self.count(decision.answer, began)
         return decision
 
     def evaluate(self, question: Question) -> Decision:
         began = perf_counter_ns()
         decision = self.engine.evaluate(question)
-        self.count(decision.answer, perf_counter_ns() - began)
+        self.count(decision.answer, began)
         return decision
 
     def decide_once(self, question: Question, once: Once) -> Accounted:
@@ -105,7 +107,7 @@ class Counted:
             raise
         self.tally.add("once", "again" if found.again else "first")
         if not found.again:
-            self.count(found.decision.answer, perf_counter_ns() - began)
+            self.count(found.decision.answer, began)
         return found
 
     def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
@@ -115,7 +117,7 @@ class Counted:
         each = (perf_counter_ns() - began) // (len(answers) or 1)
         for one in answers:
             if isinstance(one, Decision):
-                self.count(one.answer, each)
+                self.count(one.answer, perf_counter_ns() - each)
         return answers
 
     def explain(self, question: Question) -> Explanation:

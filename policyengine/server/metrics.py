@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from policyengine.server.measuring import MICRO
-from policyengine.server.tally import BOUNDS, SHORTEST, SLOTS, SUM, Key, Tally
+from policyengine.server.tally import BOUNDS, SHORTEST, SUM, Key, Tally
 
 NANO = 1_000_000_000
 EVERY = 2  # bounds that are kept apart for one that is told
@@ -76,10 +76,10 @@ def decisions(total: Total) -> Iterator[Metric]:
     doors: dict[str, list[int]] = {}
     for (kind, *labels), cells in total.items():
         if kind == "decisions":
-            outcomes.add_metric(labels, sum(cells[:SLOTS]))
+            outcomes.add_metric(labels, cells[0])
             doors[labels[0]] = [a + b for a, b in zip(doors.get(labels[0], [0] * len(cells)), cells, strict=True)]
     for door, cells in doors.items():
-        took.add_metric([door], buckets(cells), cells[SUM] / NANO)
+        took.add_metric([door], buckets(cells[1:SUM]), cells[SUM] / NANO)
     yield outcomes
     yield took
 
@@ -89,7 +89,7 @@ def buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
     found = [
         (repr((1 << SHORTEST + bound) / NANO), float(sum(cells[: bound + 1]))) for bound in range(0, BOUNDS, EVERY)
     ]
-    return [*found, ("+Inf", float(sum(cells[:SLOTS])))]
+    return [*found, ("+Inf", float(sum(cells)))]
 
 
 def counters(total: Total) -> Iterator[Metric]:

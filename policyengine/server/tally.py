@@ -8,10 +8,11 @@ the worker, and the one in its place goes on where it ended: no counter ever fal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle
 from mmap import mmap
 from operator import add
 from threading import Lock
-from time import time
+from time import perf_counter_ns, time
 from typing import TypeAlias
 
 import msgspec
@@ -19,15 +20,18 @@ import msgspec
 from policyengine.runtime.decision import Answer
 
 Key: TypeAlias = tuple[str, ...]
-Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and the nanoseconds that it took
+Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
+Turn: TypeAlias = Callable[[], int]  # whether this one is timed
 
 WORD = 8  # bytes of a cell
-ROOM = 256 * 1024  # bytes of a region; what nobody wrote to takes no memory
+ROOM = 512 * 1024  # bytes of a region; what nobody wrote to takes no memory
+SPARE = 192 * 1024  # bytes of it that are for decisions alone: doors, outcomes and gates are few, and always have room
 HEAD = 2  # cells before a key: its length in bytes, and how many cells are behind it
 SHORTEST = 10  # 2**10 nanoseconds are the first bound of latencies; each next one is twice the last
 BOUNDS = 24  # that are told of
 SLOTS = 64 - SHORTEST  # for whatever a clock can say
-SUM = SLOTS  # the cell behind them: nanoseconds in all
+SUM = 1 + SLOTS  # behind how many there were and the slots: nanoseconds in all
+ONE_OF = 16  # is timed, where looking at the clock would cost as much as all else
 MOST_RULES = 200  # that are told apart
 MOST_KNOWN = 4_096  # answers whose cells are remembered
 OTHER = "other"
@@ -52,7 +56,7 @@ class Region:
         written = encode(key)
         start = self.numbers[0] or 1
         first = start + HEAD + -(-len(written) // WORD)
-        if first + many > len(self.numbers):
+        if first + many > len(self.numbers) - (SPARE // WORD if many == 1 else 0):
             return None
         self.numbers[start], self.numbers[start + 1] = len(written), many
         at = (start + HEAD) * WORD
@@ -78,8 +82,26 @@ class Region:
             yield key, self.numbers[first : first + many].tolist()
 
 
-class Known(dict[int, tuple[int, tuple[int, ...], Answer]]):
-    """Answers by number: where they count, and they themselves."""
+class Known(dict[int, int]):
+    """Where answers count, by their number; `rules` says it of the rules in them. Kept, their number stays theirs."""
+
+    def __init__(self) -> None:
+        self.rules: dict[int, tuple[int, ...]] = {}
+        self.kept: list[Answer] = []
+
+    def clear(self) -> None:
+        super().clear()
+        self.rules.clear()
+        self.kept.clear()
+
+
+def always() -> int:
+    return 1
+
+
+def now_and_then() -> Turn:
+    """The first, and then one of ONE_OF."""
+    return cycle((1,) + (0,) * (ONE_OF - 1)).__next__
 
 
 class Tally:
@@ -89,7 +111,8 @@ class Tally:
     each of them then takes its place.
     """
 
-    def __init__(self, workers: int = 1, rules: Iterable[str] = ()) -> None:
+    def __init__(self, workers: int = 1, rules: Iterable[str] = (), clock: Callable[[], int] = perf_counter_ns) -> None:
+        self._clock = clock
         memory = memoryview(mmap(-1, ROOM * 2 * workers))
         self._parts = [memory[at : at + ROOM] for at in range(0, ROOM * 2 * workers, ROOM)]
         self._lock = Lock()
@@ -116,26 +139,34 @@ class Tally:
         self._forget()
 
     def _forget(self) -> None:
-        for known in (*self._known, *self._apart.values()):
+        """Called by the event loop, or before there is one."""
+        for known in self._known:
             known.clear()
+        with self._lock:
+            for known in self._apart.values():
+                known.clear()
 
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
     def counter(self, door: str) -> Count:
-        """Counts answers given at a door, from the event loop only. An answer in an ordinary decision is one of few."""
-        region, known = self.loop, Known()
+        """Counts answers given at a door, from the event loop only. Every decision waits for it."""
+        region, known, clock = self.loop, Known(), self._clock
         self._known.append(known)
-        numbers, first_bits, total = region.numbers, SHORTEST, SUM
+        numbers, rules, first_bits, total = region.numbers, known.rules, SHORTEST, SUM
 
-        def count(answer: Answer, took: int) -> None:
+        def count(answer: Answer, began: int) -> None:
             try:
-                base, rules, _ = known[id(answer)]
+                base = known[id(answer)]
             except KeyError:
-                base, rules, _ = self._learned(known, region, door, answer)
-            numbers[base + (took >> first_bits).bit_length()] += 1
-            numbers[base + total] += took
-            for cell in rules:
-                numbers[cell] += 1
+                base = self._learned(known, region, door, answer)
+            numbers[base] += 1
+            if began:
+                took = clock() - began
+                numbers[base + 1 + (took >> first_bits).bit_length()] += 1
+                numbers[base + total] += took
+            if answer.reasons:
+                for cell in rules[id(answer)]:
+                    numbers[cell] += 1
 
         return count
 
@@ -143,27 +174,32 @@ class Tally:
         """The same from any thread."""
         lock, known = self._lock, self._apart.setdefault(door, Known())
 
-        def count(answer: Answer, took: int) -> None:
+        def count(answer: Answer, began: int) -> None:
             with lock:
                 region = self.threads
-                base, rules, _ = known.get(id(answer)) or self._learned(known, region, door, answer)
-                region.numbers[base + (took >> SHORTEST).bit_length()] += 1
-                region.numbers[base + SUM] += took
-                for cell in rules:
+                base = known.get(id(answer)) or self._learned(known, region, door, answer)
+                region.numbers[base] += 1
+                if began:
+                    took = self._clock() - began
+                    region.numbers[base + 1 + (took >> SHORTEST).bit_length()] += 1
+                    region.numbers[base + SUM] += took
+                for cell in known.rules[id(answer)]:
                     region.numbers[cell] += 1
 
         return count
 
-    def _learned(self, known: Known, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...], Answer]:
+    def _learned(self, known: Known, region: Region, door: str, answer: Answer) -> int:
         if len(known) >= MOST_KNOWN:
             known.clear()
-        found = known[id(answer)] = (*self._cells(region, door, answer), answer)  # kept: its number stays its own
-        return found
+        base, known.rules[id(answer)] = self._cells(region, door, answer)
+        known[id(answer)] = base
+        known.kept.append(answer)
+        return base
 
     def _cells(self, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
-        """Where an answer counts: doors, outcomes and gates are few, and always have room."""
+        """Where an answer counts, and its rules, as far as there is room."""
         key = ("decisions", door, answer.outcome.value, answer.gate.value if answer.gate else "")
-        base = region.cells(key, SLOTS + 1)
+        base = region.cells(key, SUM + 1)
         assert base is not None
         named = {(self.told(one.rule), one.outcome.value) for one in answer.reasons if one.rule is not None}
         found = [region.cells(("rules", *one)) for one in sorted(named)]

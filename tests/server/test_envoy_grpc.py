@@ -146,7 +146,7 @@ def test_a_port_that_somebody_has_is_told() -> None:
 def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool) -> None:
     mine, other = (f"00-{one * 32}-{one * 16}-01" for one in "ab")
     address = checked_address("127.0.0.1", free_port(), False)
-    server = EnvoyGrpc(Engine.from_text(POLICY), TRUSTING, None, address).started()
+    server = EnvoyGrpc(Reloading(Engine.from_text(POLICY)), TRUSTING, None, address).started()
     try:
         with grpc.insecure_channel(address) as channel:
             asked = external_auth_pb2.CheckRequest()
