@@ -30,6 +30,7 @@ def publish(tally: Tally, reloading: Reloading) -> None:
         tally.engine = engine
     tally.reached("failures", count=engine.failures, of=engine)
     tally.only("revision", engine.revision, ",".join(engine.packages))
+    tally.now("observing", value=int(engine.observing is not None))
     if reloading.origin is not None:
         tally.now("reloads", "done", value=reloads.done)
         tally.now("reloads", "refused", value=reloads.refused)

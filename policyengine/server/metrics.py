@@ -25,6 +25,7 @@ EVERY = 2  # bounds that are kept apart for one that is told
 COUNTERS = (
     ("policyengine_once", "Questions by a key, by what came of it.", ("result",), "once"),
     ("policyengine_problems", "HTTP answers that are no decision, by status.", ("status",), "problems"),
+    ("policyengine_would_be", "Decisions that passed as somebody observes.", ("outcome",), "would_be"),
     ("policyengine_rule_decisions", "Decisions in which a rule stood in the way.", ("rule", "outcome"), "rules"),
 )
 TOTALS = (
@@ -35,6 +36,7 @@ TOTALS = (
 )
 GAUGES = (
     ("policyengine_store_breakers_open", "Workers that ask the store nothing, as it failed.", "store_breakers_open"),
+    ("policyengine_observing", "Workers that let pass what policies deny.", "observing"),
     ("policyengine_draining", "Workers that are about to stop.", "draining"),
     ("process_resident_memory_bytes", "Resident memory of all workers, shared pages counted in each.", "memory"),
     ("process_open_fds", "Open files of all workers.", "open_files"),

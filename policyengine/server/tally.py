@@ -202,7 +202,10 @@ class Tally:
         base = region.cells(key, SUM + 1)
         assert base is not None
         named = {(self.told(one.rule), one.outcome.value) for one in answer.reasons if one.rule is not None}
-        found = [region.cells(("rules", *one)) for one in sorted(named)]
+        keys: list[Key] = [("rules", *one) for one in sorted(named)]
+        if answer.would_be not in (None, answer.outcome):
+            keys.append(("would_be", str(answer.would_be)))
+        found = [region.cells(one) for one in keys]
         return base, tuple(one for one in found if one is not None)
 
     def told(self, rule: str) -> str:

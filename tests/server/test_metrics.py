@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -20,6 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from policyengine.engine import Engine
+from policyengine.observing import Observe
 from policyengine.reloading import Reloading
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
@@ -29,7 +31,7 @@ from policyengine.server.tally import MOST_RULES, ROOM, Region, Tally
 from policyengine.stores.store import StoreError
 from policyengine.stores.urls import open_store
 from tests.pages import CHECKOUT, blocks
-from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, client_of
+from tests.server.conftest import OPEN, ORDER, POLICY, SHUT, TOKEN, client_of
 from tests.server.processes import started
 from tests.server.test_workers import FREE, awaited, ended, workers_of
 
@@ -133,6 +135,15 @@ def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
     found = scraped(engine, *[decide(OPEN)] * 4)
     assert of(found, "policyengine_store_failures_total") >= 3
     assert of(found, "policyengine_store_breakers_open") == 1
+
+
+def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
+    engine = Engine.from_text(POLICY)
+    engine.observe(Observe(datetime.now(UTC) + timedelta(days=1)))
+    found = scraped(engine, decide(OPEN), decide(ORDER), decide(ORDER))
+    assert of(found, "policyengine_decisions_total", outcome="allow") == 3
+    assert of(found, "policyengine_would_be_total", outcome="confirm") == 2
+    assert of(found, "policyengine_observing") == 1
 
 
 def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) -> None:
