@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
+from threading import Condition, Event
 
 import pytest
 
@@ -44,12 +44,16 @@ def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_pa
     kernels = [Engine.from_text(text).kernel for text in (SHUT, OPEN)]
     belongs = {kernels[0].revision: "deny", kernels[1].revision: "allow"}
     over, asked = Event(), [ASK, Request.from_mapping(ASK)]
+    came, latest = Condition(), set[str]()
 
     def load(question: object) -> tuple[int, list[object]]:
         answers, wrong = 0, []
         while not over.is_set():
             decision = held.current.decide(question)  # type: ignore[arg-type]
             answers += 1
+            with came:
+                latest.add(decision.revision)
+                came.notify()
             rules = [one.rule for one in decision.reasons if one.rule]
             closed = ["closed"] if str(decision.outcome) == "deny" else []
             if belongs[decision.revision] != decision.outcome or rules[:1] != closed[:1]:
@@ -60,6 +64,9 @@ def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_pa
         running = [pool.submit(load, question) for question in asked * 2]
         for number in range(SWAPS // (5 if logged else 1)):
             held.replace(held.current.successor(kernels[number % 2]))
+            with came:
+                latest.clear()
+                assert number % 20 > 1 or came.wait_for(lambda new=kernels[number % 2].revision: new in latest, 60)
         over.set()
         came = [one.result() for one in running]
     assert [wrong for _, wrong in came] == [[]] * 4
