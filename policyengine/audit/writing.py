@@ -142,7 +142,8 @@ def approval(one: Approval) -> dict[str, object]:
 
 def row(one: EntityData) -> dict[str, object]:
     parents = tuple({"type": parent.type, "id": parent.id} for parent in one.parents)
-    return {"type": one.ref.type, "id": one.ref.id, "attributes": one.attributes, "in": parents}
+    partial = {"partial": True} if one.partial else {}
+    return {"type": one.ref.type, "id": one.ref.id, "attributes": one.attributes, "in": parents, **partial}
 
 
 def options(given: Options) -> dict[str, object]:

@@ -13,6 +13,7 @@ from policyengine.codes import (
     guards,
     later,
     logic,
+    maps,
     names,
     opinions,
     places,
@@ -23,7 +24,7 @@ from policyengine.codes.code import Code
 
 __all__ = ["CODES", "RULES", "Code", "rule"]
 
-_PARTS = (syntax, files, bundles, names, places, doors, guards, tests, logic, later, allowances, opinions)
+_PARTS = (syntax, files, bundles, names, places, doors, guards, tests, logic, maps, later, allowances, opinions)
 
 CODES: Mapping[str, Code] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
 

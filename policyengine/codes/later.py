@@ -39,7 +39,6 @@ CODES: tuple[Code, ...] = (
         _GOOD + 'invariant "i" { never allow GET /b }\n',
         _GOOD,
     ),
-    Code("E907", "maps are not used yet", _WHY, _GOOD + 'map authzen { subject "user" => user }\n', _GOOD),
     Code("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
     Code(
         "E910",

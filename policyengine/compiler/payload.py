@@ -25,7 +25,7 @@ from policyengine.semantics.symbols import BUILT_IN_ENTITIES
 from policyengine.source import Source
 
 NAMED = ("entities", "issuers", "attesters")
-PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches")
+PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
 SMALL = ("package", "packages", "revision", "unrestricted", "delegation")
 MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
 KINDS = (
@@ -41,10 +41,11 @@ KINDS = (
         k.Guard,
         k.Limit,
         k.Watch,
+        k.MapItem,
     ),
     *(Tree, Uses),
 )
-UNIONS = {"limits": k.Limit}
+UNIONS = {"limits": k.Limit, "maps": k.MapItem}
 REVISION = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -130,6 +131,7 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         guards=parts(k.Guard, raw["guards"], reading, refuse),
         limits=parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
         watches=parts(k.Watch, raw["watches"], reading, refuse),
+        maps=parts(cast("type[k.MapItem]", k.MapItem), raw["maps"], reading, refuse),
     )
     return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
 
@@ -145,6 +147,7 @@ def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
         guards=tuple(kernel.guards),
         limits=tuple(kernel.limits),
         watches=tuple(kernel.watches),
+        maps=tuple(kernel.maps),
     )
     return kernel, replace(tree, uses=tuple(tree.uses))
 
@@ -201,7 +204,7 @@ def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tu
             made = codec().read(kind, unpacked(data), fresh)
             require(not fresh.unbound, "a variable that nothing binds")
         except Unreadable as error:
-            raise refuse(f"{getattr(kind, '__name__', 'limit')} {index + 1}: {error}") from None
+            raise refuse(f"{getattr(kind, '__name__', 'part')} {index + 1}: {error}") from None
         return made
 
     blobs = [one for one in listed(raw) if isinstance(one, bytes)]

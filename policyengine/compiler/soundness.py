@@ -17,6 +17,7 @@ from policyengine.compiler.sound_terms import NAME, TERMS, check_condition, cond
 from policyengine.kinds import Field, List, Ref, Scalar, Set
 from policyengine.runtime import paths
 from policyengine.semantics import kernel as k
+from policyengine.semantics import maps
 from policyengine.semantics.anchors import CLAIMED
 from policyengine.semantics.counting import is_countable
 from policyengine.semantics.endpoints import tool_mistake
@@ -142,6 +143,45 @@ def is_number(expression: k.Expr) -> bool:
     return type_of(expression) in (Scalar.INT, Scalar.NUMBER)
 
 
+# ── Maps ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_subject(part: k.MapSubject, reading: Reading) -> None:
+    require(part.issuer is None or part.issuer in reading.issuers, "an issuer that is not declared")
+
+
+def check_resource(part: k.MapResource, reading: Reading) -> None:
+    require(is_entity(part.entity, reading), "a resource that is no entity")
+
+
+def check_mapped_fact(part: k.MapFact, reading: Reading) -> None:
+    require(maps.is_source(part.source), "a source that no question has")
+    if part.entity:
+        of_someone = len(part.path) == 2 and part.source[0] in maps.OF_ENTITIES
+        require(of_someone and is_entity(part.path[0], reading), "an attribute of no entity")
+    else:
+        require(maps.is_claimable(part.path), "a fact that no question gives")
+
+
+def check_mapped_segment(part: k.MapSegment, _: Reading) -> None:
+    text = part.text if part.source is None else f"{part.text}x{part.after}"
+    require(text != "" and "/" not in text and not paths.hazard(text), "a segment that no path has")
+    require(part.source is not None or part.after == "", "a literal segment with an end")
+    require(part.source is None or maps.is_source(part.source), "a source that no question has")
+
+
+def check_mapped_http(part: k.MapHttp, _: Reading) -> None:
+    require(paths.method_of(part.method) == part.method, "methods that no request has")
+
+
+def check_mapped_tool(part: k.MapTool, _: Reading) -> None:
+    require(tool_mistake(part.glob) is None, "a tool that cannot be called so")
+
+
+def check_mapped_verb(part: k.MapVerb, reading: Reading) -> None:
+    require(bool(DOTTED.fullmatch(part.verb)) and is_entity(part.type, reading), "an action on no entity")
+
+
 # ── What is declared ──────────────────────────────────────────────────────────────────────────
 
 
@@ -208,6 +248,13 @@ CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Rate: check_rate,
     k.Quota: check_quota,
     k.Budget: check_budget,
+    k.MapSubject: check_subject,
+    k.MapResource: check_resource,
+    k.MapFact: check_mapped_fact,
+    k.MapSegment: check_mapped_segment,
+    k.MapHttp: check_mapped_http,
+    k.MapTool: check_mapped_tool,
+    k.MapVerb: check_mapped_verb,
     k.Entity: check_declared,
     k.Attester: check_declared,
     k.Issuer: check_issuer,

@@ -12,7 +12,7 @@ from policyengine.runtime.values import ABSENT
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """Everything an entity is in, itself excluded. `complete` is false where a row is missing on the way up."""
+    """Everything an entity is in, itself excluded. `complete` is false where a row on the way up is missing, or tells not all."""
 
     refs: tuple[EntityRef, ...]
     complete: bool
@@ -52,7 +52,7 @@ class Directory:
     def parents(self, ref: EntityRef) -> Ancestors:
         """What an entity is directly in."""
         row = self._rows.get(ref)
-        return Ancestors((), False) if row is None else Ancestors(row.parents, True)
+        return Ancestors((), False) if row is None else Ancestors(row.parents, not row.partial)
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
         return self._ancestors.get(ref) or self._climb(ref)
@@ -63,7 +63,7 @@ class Directory:
         complete, pending = True, [ref]
         while pending:
             row = self._rows.get(pending.pop(0))
-            complete = complete and row is not None
+            complete = complete and row is not None and not row.partial
             fresh = [parent for parent in (row.parents if row else ()) if parent not in found]
             found.update(dict.fromkeys(fresh))
             pending += fresh

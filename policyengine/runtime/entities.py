@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policyengine.kinds import EntityRef
-from policyengine.runtime.shape import RequestError, id_at, items_at, object_at, only, quoted
+from policyengine.runtime.shape import RequestError, flag_at, id_at, items_at, object_at, only, quoted
 
-ROW = ("type", "id", "attributes", "in")
+ROW = ("type", "id", "attributes", "in", "partial")
 REFERENCE = ("type", "id")
 
 
 @dataclass(frozen=True, slots=True)
 class EntityData:
-    """One row. The attributes are raw; they become values when a policy that declares them reads them."""
+    """One row. The attributes are raw; they become values when a policy that declares them reads them.
+
+    `partial`: it may be in more than `parents`, so that what it is not in is unknown.
+    """
 
     ref: EntityRef
     attributes: Mapping[str, object]
     parents: tuple[EntityRef, ...] = ()
+    partial: bool = False
 
 
 def entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
@@ -37,7 +41,8 @@ def entity_row(raw: object, member: str) -> EntityData:
     only(given, ROW, member, "what is known of an entity stands under `attributes`")
     attributes = object_at(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(reference(item, place) for place, item in items_at(given.get("in"), f"{member}.in"))
-    return EntityData(identified(given, member), attributes, parents)
+    partial = flag_at(given.get("partial"), f"{member}.partial", default=False)
+    return EntityData(identified(given, member), attributes, parents, partial)
 
 
 def reference(raw: object, member: str) -> EntityRef:

@@ -27,7 +27,7 @@ LANGUAGE = "1"
 # What a declaration that could not be read may have said: told only once the syntax is right.
 NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split())
 # What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
-NEEDS_DOORS = frozenset({"W322", "W421", "W521"})
+NEEDS_DOORS = frozenset({"W322", "W421", "W521", "W936"})
 
 
 class Depth(Enum):

@@ -3,8 +3,8 @@
 Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
 of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
 
-Its expressions stand in `terms.py`, its endpoints in `kernel_places.py`, its limits in `kernel_limits.py`, and all of
-them here once more: all stages say `kernel as k`.
+Its expressions stand in `terms.py`, its endpoints in `kernel_places.py`, its limits in `kernel_limits.py`, its maps in
+`kernel_maps.py`, and all of them here once more: all stages say `kernel as k`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,17 @@ from policyengine.semantics.kernel_limits import PaceByFact as PaceByFact
 from policyengine.semantics.kernel_limits import Quota as Quota
 from policyengine.semantics.kernel_limits import Raise as Raise
 from policyengine.semantics.kernel_limits import Rate as Rate
+from policyengine.semantics.kernel_maps import MapAction as MapAction
+from policyengine.semantics.kernel_maps import MapEndpoint as MapEndpoint
+from policyengine.semantics.kernel_maps import MapFact as MapFact
+from policyengine.semantics.kernel_maps import MapHttp as MapHttp
+from policyengine.semantics.kernel_maps import MapItem as MapItem
+from policyengine.semantics.kernel_maps import MapPath as MapPath
+from policyengine.semantics.kernel_maps import MapResource as MapResource
+from policyengine.semantics.kernel_maps import MapSegment as MapSegment
+from policyengine.semantics.kernel_maps import MapSubject as MapSubject
+from policyengine.semantics.kernel_maps import MapTool as MapTool
+from policyengine.semantics.kernel_maps import MapVerb as MapVerb
 from policyengine.semantics.kernel_places import ActionPattern as ActionPattern
 from policyengine.semantics.kernel_places import HttpPattern as HttpPattern
 from policyengine.semantics.kernel_places import Pattern as Pattern
@@ -377,4 +388,5 @@ class Kernel:
     guards: tuple[Guard, ...]
     limits: tuple[Limit, ...] = ()
     watches: tuple[Watch, ...] = ()
+    maps: tuple[MapItem, ...] = ()
     revision: str = ""

@@ -1,4 +1,4 @@
-"""What is read and checked but not enforced yet: profiles, invariants, maps. Each use is an error."""
+"""What is read and checked but not enforced yet: profiles and invariants. Each use is an error."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ def check_later(draft: Draft) -> None:
     for package, invariant in draft.declared(ast.InvariantDecl):
         refuse("E906", "invariant", invariant, invariant.name.span, draft)
         check_invariant(invariant, package, draft)
-    for package, mapped in draft.declared(ast.MapDecl):
-        refuse("E907", "map", mapped, mapped.protocol.span, draft)
-        check_map(mapped, package, draft)
 
 
 def refuse(code: str, word: str, declared: ast.Node, name: Span, draft: Draft) -> None:
@@ -32,10 +29,3 @@ def check_invariant(invariant: ast.InvariantDecl, package: str, draft: Draft) ->
         here = draft.places.facts_here(claim.targets, package)
         if claim.when is not None:
             draft.condition(claim.when, package, here or EVERYWHERE)
-
-
-def check_map(mapped: ast.MapDecl, package: str, draft: Draft) -> None:
-    """Endpoints of a map may hold facts of the other protocol in braces; they are read when maps are."""
-    for item in mapped.items:
-        if isinstance(item, ast.MapEntity):
-            draft.program.find(package, "entity", item.entity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.semantics import anchors, doors, guards, limits
+from policyengine.semantics import anchors, doors, guards, limits, maps
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.later import check_later
@@ -20,8 +20,11 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
     users, anyones = doors.user_blocks(draft), doors.anyone_blocks(draft)
     if advice:
         doors.check_delegates(agents, draft)
+    mapped = maps.maps(draft)
     if advice and (agents or users or anyones):
-        guards.check_reach(draft, doors.index_of([*agents, *users, *anyones]))
+        opened = doors.index_of([*agents, *users, *anyones])
+        guards.check_reach(draft, opened)
+        maps.check_reach(mapped, draft, opened)
     check_later(draft)
     found = k.Kernel(
         package=package,
@@ -37,5 +40,6 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
         delegation=in_order(doors.delegation_limits(draft), Writers()),  # which one is told first depends on it
         guards=guards.guards(draft),
         limits=limits.limits(draft),
+        maps=mapped,
     )
     return remembering(found) if draft.program.remembers else found

@@ -18,7 +18,7 @@ from policyengine.semantics import kernel as k
 # What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
 SETS = frozenset(
     "agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants guards "
-    "issuers kinds limits models openings packages parents patterns requirements scopes unrestricted users".split()
+    "issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted users".split()
 )
 
 
@@ -42,6 +42,7 @@ def ordered(kernel: k.Kernel) -> k.Kernel:
         delegation=in_order(kernel.delegation, write),
         guards=tuple(sorted(in_order(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
         limits=tuple(sorted(in_order(kernel.limits, write), key=lambda one: (one.package, one.name))),
+        maps=in_order(kernel.maps, write),
     )
     return replace(found, revision=revision(found, write))
 

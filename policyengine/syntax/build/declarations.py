@@ -163,8 +163,9 @@ class Declarations(Leaves):
     def map(self, span: Span, protocol: Token, *items: Part) -> ast.MapDecl:
         return ast.MapDecl(self._name(protocol), items, span=span)
 
-    def map_subject(self, span: Span, foreign: Token, entity: Token) -> ast.MapEntity:
-        return ast.MapEntity("subject", self._text(foreign), self._name(entity), span=span)
+    def map_subject(self, span: Span, foreign: Token, entity: Token, issuer: Token | None = None) -> ast.MapEntity:
+        named = None if issuer is None else self._name(issuer)
+        return ast.MapEntity("subject", self._text(foreign), self._name(entity), named, span=span)
 
     def map_resource(self, span: Span, foreign: Token, entity: Token) -> ast.MapEntity:
         return ast.MapEntity("resource", self._text(foreign), self._name(entity), span=span)

@@ -147,11 +147,12 @@ class AttesterDecl(Node):
 
 @node()
 class MapEntity(Node):
-    """`subject "user" => user`, `resource "todo" => todo`."""
+    """`subject "user" => user from acme`, `resource "todo" => todo`; only subjects are of an issuer."""
 
     role: Word["subject", "resource"]
     foreign: Text
     entity: Name
+    issuer: Name | None = None
 
 
 @node()
@@ -166,6 +167,8 @@ class MapAction(Node):
 
 @node()
 class MapFact(Node):
+    """`fact user.roles = subject.properties.roles`."""
+
     fact: Name
     source: Name
 
