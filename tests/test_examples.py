@@ -135,6 +135,7 @@ ASKED = {
     "admin-guardrails": "confirm",
     "analytics": "allow",
     "approve-then-pay": "deny",
+    "authzen": "allow",
     "delegation": "allow",
     "drive": "allow",
     "mcp-tools": "confirm",
@@ -143,6 +144,7 @@ ASKED = {
     "plans": "allow",
     "secret-then-silent": "deny",
     "spending-caps": "allow",
+    "todo": "deny",
 }
 
 

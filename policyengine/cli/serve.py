@@ -27,6 +27,7 @@ from policyengine.cli.serve_options import (
     ObservedUntil,
     OnLogFailure,
     Port,
+    PublicUrl,
     Redacted,
     SocketMode,
     SocketPath,
@@ -52,6 +53,7 @@ def serve(
     socket: SocketPath = None,
     socket_mode: SocketMode = "600",
     envoy_grpc: EnvoyPort = None,
+    public_url: PublicUrl = None,
     workers: Workers = 1,
     token_file: TokensFile = None,
     log: LogFile = None,
@@ -108,7 +110,8 @@ def serve(
         answer(
             Reloading(engine, origin), host, listens, tokens,
             path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-            metrics=metrics_port, drain=drain_seconds, watching=watch, listening=greet,
+            metrics=metrics_port, drain=drain_seconds, watching=watch,
+            public_url=_public(public_url), listening=greet,
         )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
@@ -126,6 +129,14 @@ def _tokens(path: Path | None) -> tuple[str, ...] | None:
     if found.warning:
         Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(found.warning))
     return found.tokens
+
+
+def _public(url: str | None) -> str | None:
+    """Where other machines find it; a slash at its end means nothing."""
+    if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
+        return url and url.rstrip("/")
+    hint = "give it without query, like https://pdp.example.com"
+    raise CommandError("usage", f"`{url}` is no URL of a server", hint, code=2)
 
 
 def _mode(given: str) -> int:

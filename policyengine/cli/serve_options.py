@@ -39,6 +39,15 @@ SocketPath: TypeAlias = Annotated[
 SocketMode: TypeAlias = Annotated[
     str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect: the mode of its file.")
 ]
+PublicUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--public-url",
+        metavar="URL",
+        help="Where gateways find it: what the metadata of AuthZEN say.",
+        show_default=False,
+    ),
+]
 Workers: TypeAlias = Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")]
 TokensFile: TypeAlias = Annotated[
     Path | None,

@@ -12,7 +12,7 @@ from policyengine.runtime.values import ABSENT
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing, or partial."""
+    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing or partial."""
 
     refs: tuple[EntityRef, ...]
     complete: bool

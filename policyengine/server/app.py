@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,8 @@ from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.runtime.vouched import Vouched
-from policyengine.server import gateway_statuses, schema, statuses
+from policyengine.server import authzen, authzen_schema, gateway_statuses, schema, statuses
+from policyengine.server.authzen import Asked, Authzen
 from policyengine.server.counted import Counted, CountedDoor
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.draining import Drain
@@ -53,11 +54,16 @@ class DecisionApi:
     gateway: Vouched
     tally: Tally
     drain: Drain
+    public_url: str | None
 
     @property
     def engine(self) -> Engine:
         """That decides now: read once for each answer."""
         return self.reloading.current
+
+    @property
+    def authzen(self) -> Authzen:
+        return Authzen(self.engine)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -87,6 +93,21 @@ class DecisionApi:
         """How the request of a decision came out: once, by whoever asked for the decision."""
         event, engine = event_of(*await self._body(http)), self.engine
         return answer(http, await apart(engine, partial(reported, engine, event)))
+
+    async def evaluation(self, http: Request) -> Response:
+        """One evaluation of AuthZEN 1.0. It only looks, unless `context.consume` is true."""
+        return await self.authzen.one(*await self._asked(http, authzen.one_asked))
+
+    async def evaluations(self, http: Request) -> Response:
+        """Many of them, in order; without `evaluations` one. What is no question is denied and spoils no other."""
+        return await self.authzen.many(*await self._asked(http, authzen.many_asked))
+
+    async def search(self, http: Request) -> Response:
+        raise authzen.not_yet(quoted(http.path_params["what"]))
+
+    async def authzen_configuration(self, http: Request) -> Response:
+        """Which endpoints of AuthZEN there are."""
+        return authzen.written(authzen.metadata(self.public_url or str(http.base_url).rstrip("/")))
 
     async def forward_auth(self, http: Request) -> Response:
         """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
@@ -161,6 +182,12 @@ class DecisionApi:
         self._authenticate(http)
         form = form_of_body(http.headers)
         return await read_body(http, self.body_timeout), form
+
+    async def _asked(self, http: Request, read: Callable[[bytes], Asked]) -> tuple[Asked, Once | None]:
+        self._authenticate(http)
+        authzen.is_json(http)
+        body = await read_body(http, self.body_timeout)
+        return read(body), self._once(http, body, Form.JSON)
 
     def _once(self, http: Request, body: bytes, form: Form) -> Once | None:
         gateway = None if self.tokens is None else self.tokens.gateway(http.headers.get("authorization", ""))
@@ -248,7 +275,7 @@ class DecisionApp(FastAPI):
             document = get_openapi(
                 title=self.title, version=self.version, description=self.description, routes=self.routes
             )
-            document.setdefault("components", {})["schemas"] = schema.components()
+            document.setdefault("components", {})["schemas"] = schema.components(authzen_schema.MODELS)
             document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             self.openapi_schema = document
         return self.openapi_schema
@@ -260,15 +287,17 @@ def create_app(
     token: str | Collection[str] | None = None,
     body_timeout: float = SLOWEST_BODY,
     gateway: Vouched | None = None,
+    public_url: str | None = None,
 ) -> FastAPI:
     """The decision API as an ASGI application.
 
     With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
     is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
-    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). Whoever holds a `Reloading` may
-    give it other policies at any time.
+    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of
+    AuthZEN find it, which its metadata say; without, where they say themselves that they found it. Whoever holds a
+    `Reloading` may give it other policies at any time.
     """
-    return decision_app(engine, token=token, body_timeout=body_timeout, gateway=gateway)
+    return decision_app(engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url)
 
 
 def decision_app(
@@ -279,12 +308,13 @@ def decision_app(
     gateway: Vouched | None = None,
     tally: Tally | None = None,
     drain: Drain | None = None,
+    public_url: str | None = None,
 ) -> DecisionApp:
     """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
-    api = DecisionApi(reloading, tokens, body_timeout, gateway or Vouched(), tally, drain or Drain())
+    api = DecisionApi(reloading, tokens, body_timeout, gateway or Vouched(), tally, drain or Drain(), public_url)
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
@@ -296,6 +326,7 @@ def decision_app(
         exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
     add_questions(app, api)
+    add_authzen(app, api)
     add_gateways(app, api)
     add_status(app, api)
     counts = tally.counter("decide"), tally.apart("decide")
@@ -326,6 +357,32 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
             responses=responses,
             tags=["decisions"],
         )
+
+
+def add_authzen(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    for path, handler, taken, responses in (
+        (authzen.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
+        (authzen.EVALUATIONS, api.evaluations, authzen_schema.EVALUATIONS, authzen_schema.EVALUATED_MANY),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["POST"],
+            response_class=Response,
+            openapi_extra={**taken, **security, "parameters": [statuses.KEY]},
+            responses=responses,
+            tags=["AuthZEN"],
+        )
+    app.add_api_route(
+        authzen.METADATA,
+        api.authzen_configuration,
+        methods=["GET"],
+        response_class=Response,
+        responses=authzen_schema.CONFIGURED,
+        tags=["AuthZEN"],
+    )
+    app.add_api_route(f"{authzen.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
 
 
 def add_gateways(app: FastAPI, api: DecisionApi) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -405,9 +406,10 @@ REPORT: Free = {"decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG", "status": 200, "latenc
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 
 
-def components() -> Free:
+def components(more: Sequence[type[BaseModel]] = ()) -> Free:
+    models: list[type[BaseModel]] = [*MODELS, *more]
     _, document = models_json_schema(
-        [(model, "validation") for model in MODELS], ref_template=REFERENCE.replace("name", "model")
+        [(model, "validation") for model in models], ref_template=REFERENCE.replace("name", "model")
     )
     _, structs = msgspec.json.schema_components(STRUCTS, ref_template=REFERENCE)
     return {**structs, **document["$defs"]}

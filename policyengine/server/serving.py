@@ -69,6 +69,7 @@ def serve(
     metrics: int | None = None,
     drain: float = DRAIN,
     watching: bool = False,
+    public_url: str | None = None,
     listening: Callable[[str | None], None] = lambda url: None,
 ) -> None:
     """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
@@ -76,8 +77,8 @@ def serve(
     It ends in order within `drain` seconds (`docs/deploying.md`), at once by a second signal, which then means what it
     always does. Who may connect to the socket is a matter of its file `mode`; it needs no token. `workers` is how many
     processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
-    port `metrics` whoever asks for `/metrics`. `listening` is called with the URL, if there is a port, as soon as
-    connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and when `watching` whenever their files
+    port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
+    `listening` is called with the URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and when `watching` whenever their files
     change; the log is opened anew on SIGHUP. Raises ServeError before that, and TokenError for a token that is too
     short.
     """
@@ -87,7 +88,7 @@ def serve(
     tokens = None if token is None else Tokens.of(token)
     check_workers(reloading.current, workers)
     tally = Tally(workers, rules_of(reloading.current))
-    apps = partial(decision_app, reloading, token=token, gateway=gateway, tally=tally)
+    apps = partial(decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally)
     attempts = None if reloading.origin is None else Attempts(reloading, watching)
     with ExitStack() as open_until_then:
         enter = open_until_then.enter_context

@@ -1,0 +1,261 @@
+"""The Authorization API 1.0 of OpenID AuthZEN: its bodies in, the engine asked, its answers out.
+
+It only looks, so that the same question gets the same answer; what `context.consume` says is true is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from policyengine.diagnostics import PolicyError
+from policyengine.engine import Engine
+from policyengine.runtime import wire
+from policyengine.runtime.claims import Once
+from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason
+from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.request import Request
+from policyengine.runtime.shape import RequestError, object_at, wrong_kind
+from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
+from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
+from policyengine.server.media import Form, form_of_body
+from policyengine.server.problems import Problem
+
+EVALUATION, EVALUATIONS = "/access/v1/evaluation", "/access/v1/evaluations"
+SEARCH, METADATA = "/access/v1/search", "/.well-known/authzen-configuration"
+LANGUAGE = "en"
+CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
+INVALID, UNMAPPED, FAILED = "invalid", "unmapped", "failed"
+
+
+# ── Bodies ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one body asks: `items` are raw, each read when its turn comes; without any it is one question."""
+
+    members: Mapping[str, object]
+    items: tuple[object, ...] = ()
+    semantics: Semantics = Semantics.EXECUTE_ALL
+
+    def merged(self, item: Mapping[str, object]) -> dict[str, object]:
+        """What an item says stands in place of the whole member that was said for all: nothing is merged into it."""
+        return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
+
+
+def is_json(http: HttpRequest) -> None:
+    """AuthZEN speaks JSON, and calls all else a bad request. Raises Problem."""
+    try:
+        form = form_of_body(http.headers)
+    except Problem as problem:
+        raise Problem(400, str(problem), hint=problem.hint) from None
+    if form is not Form.JSON:
+        raise Problem(400, "AuthZEN speaks JSON", hint="send `Content-Type: application/json`")
+
+
+def one_asked(body: bytes) -> Asked:
+    """A body of `evaluation`. Raises RequestError."""
+    return Asked(tree_of(body))
+
+
+def many_asked(body: bytes) -> Asked:
+    """A body of `evaluations`. Raises RequestError."""
+    members = tree_of(body)
+    options = object_at(members.get("options"), "options") or {}
+    semantics, items = semantics_of(options.get("evaluations_semantic")), items_of(members.get("evaluations"))
+    for name in MEMBERS if items else ():
+        object_at(members.get(name), name)
+    return Asked(members, items, semantics)
+
+
+def tree_of(body: bytes) -> dict[str, object]:
+    try:
+        raw = wire.json_tree(body)
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
+    if not isinstance(raw, dict):
+        raise RequestError("", "the body is no object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
+    return raw
+
+
+def items_of(raw: object) -> tuple[object, ...]:
+    match raw:
+        case None:
+            return ()
+        case list() if len(raw) > MOST_ITEMS:
+            raise RequestError("evaluations", f"there are at most {MOST_ITEMS:,} evaluations, got {len(raw):,}")
+        case list():
+            return tuple(raw)
+        case _:
+            raise wrong_kind(raw, "evaluations", "a list")
+
+
+def semantics_of(raw: object) -> Semantics:
+    member = "options.evaluations_semantic"
+    match raw:
+        case None:
+            return Semantics.EXECUTE_ALL
+        case str() if raw in list(Semantics):
+            return Semantics(raw)
+        case str():
+            known = ", ".join(f"`{one}`" for one in Semantics)
+            raise RequestError(member, f"`{member}` is one of {known}")
+        case _:
+            raise wrong_kind(raw, member, "a string")
+
+
+def read(raw: Mapping[str, object], place: str = "") -> Evaluation:
+    """Raises RequestError."""
+    try:
+        clean = wire.from_python({name: raw[name] for name in MEMBERS if name in raw})
+    except wire.WireError as error:
+        raise RequestError(place.rstrip("."), str(error)) from None
+    assert isinstance(clean, dict)
+    return Evaluation.read(clean, place)
+
+
+# ── Answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Authzen:
+    """Asks the engine. It is asked by the maps of the policy that it has at that moment."""
+
+    engine: Engine
+    _translator: Translator | None = field(default=None, init=False)
+
+    @property
+    def translator(self) -> Translator:
+        found, kernel = self._translator, self.engine.kernel
+        if found is None or found.kernel is not kernel:
+            found = self._translator = Translator(kernel)
+        return found
+
+    async def one(self, asked: Asked, once: Once | None) -> Response:
+        evaluation = read(asked.members)
+        once = once if evaluation.spends else None
+        decision, code = await apart(self.engine, partial(self.decided, evaluation, once), once)
+        named = (("x-decision-id", decision.id),) if decision.id else ()
+        return written(told(decision, code, evaluation.spends), dict((*named, *rate_headers(decision))))
+
+    async def many(self, asked: Asked, once: Once | None) -> Response:
+        if not asked.items:
+            return await self.one(asked, once)
+        answers: list[Free] = []
+        for number, item in enumerate(asked.items):
+            mine = None if once is None else once._replace(item=number)
+            work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
+            answers.append(await apart(self.engine, work, mine))
+            if asked.semantics.ends_with(answers[-1]["decision"] is True):
+                break
+            await asyncio.sleep(0)  # a long batch lets others have their turn
+        return written({"evaluations": answers})
+
+    def item(self, asked: Asked, raw: object, place: str, once: Once | None) -> Free:
+        """One of many: what is no question is denied, and spoils no other."""
+        try:
+            if not isinstance(raw, dict):
+                raise wrong_kind(raw, place, "an object")
+            evaluation = read(asked.merged(raw), f"{place}.")
+        except RequestError as error:
+            return broken(error, self.denied(error.message))
+        decision, code = self.decided(evaluation, once if evaluation.spends else None)
+        return told(decision, code, evaluation.spends)
+
+    def decided(self, asked: Evaluation, once: Once | None = None) -> tuple[Decision, str]:
+        """The decision, and why in one word. What becomes no question of ours is denied."""
+        try:
+            question = Request.from_mapping(self.translator.question(asked))
+        except Unmapped as why:
+            return self.denied(str(why)), UNMAPPED
+        except RequestError as error:
+            return self.denied(error.message), INVALID
+        except PolicyError:  # of a bundle, whose maps are read when they are needed
+            return self.denied("the maps of the policy cannot be read"), FAILED
+        if not asked.spends:
+            decision = self.engine.evaluate(question)
+        else:
+            decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
+        return decision, FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.outcome, "")
+
+    def denied(self, why: str) -> Decision:
+        reasons = (Reason(Gate.DEFAULT, why),)
+        package, revision = self.engine.package, self.engine.revision
+        return Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision)
+
+
+def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(answer), headers=headers, media_type=Form.JSON.value[0])
+
+
+def told(decision: Decision, code: str, spent: bool) -> Free:
+    """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
+    context: Free = {} if decision.allowed else reason_of(decision, code)
+    if decision.obligations:
+        context["obligations"] = list(obligations_of(decision.obligations))
+    if spent and decision.id:
+        context["evaluation_id"] = decision.id
+    return {"decision": decision.allowed, **({"context": context} if context else {})}
+
+
+def broken(error: RequestError, decision: Decision) -> Free:
+    answer = told(decision, INVALID, False)
+    context = answer["context"]
+    assert isinstance(context, dict)
+    context["error"] = {"status": 400, "message": str(error)}
+    return answer
+
+
+def reason_of(decision: Decision, code: str) -> Free:
+    """`reason_user` is for whoever asks, `reason_admin` for who runs the gateway: it names rules and facts."""
+    first = decision.reasons[0].message if decision.reasons else "not allowed"
+    admin = "; ".join((*map(cause_of, decision.reasons), *(f"{one.fact} is {one.why}" for one in decision.unknown)))
+    return {"id": "0", "reason": code, "reason_user": {LANGUAGE: first}, "reason_admin": {LANGUAGE: admin or first}}
+
+
+def cause_of(reason: Reason) -> str:
+    rule = "" if reason.rule is None else f" `{reason.rule}`"
+    place = "" if reason.at is None else f" ({reason.at})"
+    return f"{reason.gate.value}{rule}{place}: {reason.message}"
+
+
+def obligations_of(obligations: tuple[Obligation, ...]) -> Iterator[Free]:
+    for number, one in enumerate(obligations, start=1):
+        type_, properties = typed(one)
+        yield {"id": f"obligation-{number}", "type": type_, "properties": properties}
+
+
+def typed(one: Obligation) -> tuple[str, Free]:
+    """By the registered type where there is one."""
+    match one.kind, one.arguments:
+        case "step_up", (level, *_):
+            return "step-up", {"acr_value": level}
+        case "notify", (who, *_):
+            return "notification", {"to": who, "body": one.message or one.rule}
+        case _:
+            message = {} if one.message is None else {"message": one.message}
+            return "custom", {"kind": one.kind, "arguments": list(one.arguments), "rule": one.rule, **message}
+
+
+# ── Metadata ──────────────────────────────────────────────────────────────────────────────────
+
+
+def metadata(base: str) -> Free:
+    """Which endpoints there are, at the URL that gateways know us by; what there is none of is not named."""
+    return {
+        "policy_decision_point": base,
+        "access_evaluation_endpoint": base + EVALUATION,
+        "access_evaluations_endpoint": base + EVALUATIONS,
+        "supported_obligations": list(OBLIGATIONS),
+    }
+
+
+def not_yet(what: str) -> Problem:
+    return Problem(501, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")
