@@ -213,7 +213,8 @@ class DecisionApi:
 async def on_problem(http: Request, error: Exception) -> Response:
     problem = problem_of(http, error)
     http.app.api.tally.add("problems", str(problem.status))
-    return problem_answer(http, problem)
+    form = Form.JSON if http.url.path.startswith(authzen.PREFIX) else None
+    return problem_answer(http, problem, form)
 
 
 def problem_of(http: Request, error: Exception) -> Problem:

@@ -27,8 +27,8 @@ from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
 from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
 
-EVALUATION, EVALUATIONS = "/access/v1/evaluation", "/access/v1/evaluations"
-SEARCH, METADATA = "/access/v1/search", "/.well-known/authzen-configuration"
+PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
+EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
 LANGUAGE = "en"
 CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED = "invalid", "unmapped", "failed"

@@ -117,8 +117,8 @@ def answer(http: Request, content: Mapping[str, object], headers: Iterable[tuple
     return Response(encoded(content, form), headers=dict(headers), media_type=form.value[0])
 
 
-def problem_answer(http: Request, problem: Problem) -> Response:
-    form = form_of_answer(http.headers)
+def problem_answer(http: Request, problem: Problem, form: Form | None = None) -> Response:
+    form = form or form_of_answer(http.headers)
     return Response(
         encoded(problem.to_dict(), form), problem.status, headers=problem.headers, media_type=PROBLEM_TYPES[form]
     )

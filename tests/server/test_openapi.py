@@ -144,7 +144,12 @@ def test_a_question_has_the_documented_members(model: Any, names: Any) -> None:
 
 
 def test_a_documented_row_of_the_directory_is_read() -> None:
-    row: dict[str, Any] = {"type": "user", "id": "alice", "attributes": {"plan": "team"}, "in": [{"type": "team", "id": "x"}]}
+    row: dict[str, Any] = {
+        "type": "user",
+        "id": "alice",
+        "attributes": {"plan": "team"},
+        "in": [{"type": "team", "id": "x"}],
+    }
     row["partial"] = True
     assert members(schema.Entity) == set(row)
     question = {"tool": {"name": "x"}, "entities": [row]}

@@ -1,0 +1,267 @@
+"""AuthZEN 1.0, one evaluation: what the certification asks, and each of its traps as a case of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.authzen.asking import (
+    ACTIVE,
+    ALICE,
+    ALLOWED,
+    ARCHIVED,
+    BOB,
+    JSON,
+    MANY,
+    ONE,
+    READ,
+    REFUSED,
+    TOKEN,
+    WRITE,
+    Call,
+    Free,
+    decision,
+    without,
+)
+
+# ── The fixture of the certification ──────────────────────────────────────────────────────────
+
+STATUS_ARCHIVED = {**ARCHIVED, "properties": {"status": "archived"}}
+RULES: list[tuple[Free, Free, Free, bool]] = [
+    (ALICE, READ, ACTIVE, True),
+    (ALICE, WRITE, ACTIVE, True),
+    (BOB, READ, ACTIVE, True),
+    (BOB, WRITE, ACTIVE, False),
+    (ALICE, WRITE, STATUS_ARCHIVED, False),
+    ({**BOB, "properties": {"role": "admin"}}, WRITE, STATUS_ARCHIVED, True),
+    (ALICE, {"name": "delete", "properties": {"soft": True}}, ACTIVE, True),
+    (ALICE, {"name": "delete", "properties": {"soft": False}}, ACTIVE, False),
+]
+
+
+@pytest.mark.parametrize(("subject", "action", "resource", "expected"), RULES)
+def test_the_rules_of_the_certification_hold(
+    call: Call, subject: Free, action: Free, resource: Free, expected: bool
+) -> None:
+    assert decision(call("POST", ONE, json={"subject": subject, "action": action, "resource": resource})) is expected
+
+
+@pytest.mark.parametrize(("subject", "action", "resource", "expected"), RULES)
+def test_they_hold_whatever_the_context_is(
+    call: Call, subject: Free, action: Free, resource: Free, expected: bool
+) -> None:
+    context = {"time": "2025-06-27T18:03-07:00", "ip": "192.168.1.1"}
+    question = {"subject": subject, "action": action, "resource": resource, "context": context}
+    assert decision(call("POST", ONE, json=question)) is expected
+
+
+@pytest.mark.parametrize(
+    ("role", "status", "expected"),
+    [("admin", "archived", True), ("admin", "active", False), ("clerk", "archived", False), (7, "archived", False)],
+)
+def test_properties_count_where_the_directory_knows_nothing(
+    call: Call, role: object, status: str, expected: bool
+) -> None:
+    question = {
+        "subject": {"type": "user", "id": "carol", "properties": {"role": role}},
+        "action": WRITE,
+        "resource": {"type": "record", "id": "record-9", "properties": {"status": status}},
+    }
+    assert decision(call("POST", ONE, json=question)) is expected
+
+
+def test_the_directory_comes_before_what_a_question_says(call: Call) -> None:
+    """Alice is no administrator, whatever is said of her; and record-2 is archived."""
+    admin = {**ALICE, "properties": {"role": "admin"}}
+    assert not decision(call("POST", ONE, json={"subject": admin, "action": WRITE, "resource": ARCHIVED}))
+    active = {**ARCHIVED, "properties": {"status": "active"}}
+    assert not decision(call("POST", ONE, json={"subject": ALICE, "action": WRITE, "resource": active}))
+
+
+def test_more_properties_than_anybody_asks_for_change_nothing(call: Call) -> None:
+    question = {
+        "subject": {**ALICE, "properties": {"department": "Sales", "role": "manager"}},
+        "action": {**READ, "properties": {"method": "GET"}},
+        "resource": {**ACTIVE, "properties": {"status": "active", "owner": "bob"}},
+    }
+    assert decision(call("POST", ONE, json=question))
+
+
+def test_unknown_members_are_passed_over_at_any_level(call: Call) -> None:
+    question = {
+        "subject": {**ALICE, "identity": 7},
+        "action": {**READ, "future": [1]},
+        "resource": {**ACTIVE, "userID": None},
+        "foo": "bar",
+        "futureField": {"nested": True},
+        "options": 7,
+        "evaluations": [{}],
+    }
+    assert decision(call("POST", ONE, json=question))
+
+
+def test_null_is_the_same_as_leaving_out_what_may_be_left_out(call: Call) -> None:
+    nothing = {"subject": {**ALICE, "properties": None}, "action": READ, "resource": ACTIVE, "context": None}
+    assert decision(call("POST", ONE, json=nothing))
+
+
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_allow_says_no_more_than_that(call: Call) -> None:
+    answer = call("POST", ONE, json=ALLOWED)
+    assert (answer.headers["content-type"], answer.json()) == ("application/json", {"decision": True})
+
+
+def test_a_deny_says_why_to_whoever_asks_and_more_to_who_runs_the_gateway(call: Call) -> None:
+    answer = call("POST", ONE, json=REFUSED)
+    context = answer.json().pop("context")
+    assert context["reason"] == "denied"
+    assert context["reason_user"] == {"en": "nothing opens this to the caller"}
+    assert context["reason_admin"]["en"].startswith("default: ")
+
+
+def test_the_answer_is_json_whatever_is_accepted(call: Call) -> None:
+    answer = call("POST", ONE, json=ALLOWED, headers={"accept": "application/msgpack"})
+    assert (answer.headers["content-type"], answer.json()) == ("application/json", {"decision": True})
+
+
+@pytest.mark.parametrize("question", [ALLOWED, REFUSED])
+def test_the_same_question_has_the_same_answer_to_the_byte(call: Call, question: Free) -> None:
+    assert len({call("POST", ONE, json=question).content for _ in range(5)}) == 1
+
+
+def test_a_decision_is_named_in_a_header(call: Call) -> None:
+    first, second = (call("POST", ONE, json=ALLOWED).headers["x-decision-id"] for _ in range(2))
+    assert first != second
+
+
+# ── What is no question ───────────────────────────────────────────────────────────────────────
+
+MISSING = [
+    ("subject",), ("action",), ("resource",), ("subject", "type"), ("subject", "id"), ("action", "name"),
+    ("resource", "type"), ("resource", "id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize("member", MISSING, ids=".".join)
+def test_a_member_that_is_missing_is_named(call: Call, path: str, member: tuple[str, ...]) -> None:
+    answer = call("POST", path, json=without(ALLOWED, *member))
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == f"`{'.'.join(member)}` is missing"
+    assert answer.json()["member"] == ".".join(member)
+
+
+WRONG: list[tuple[str, Free]] = [
+    ("subject", {"subject": "alice"}),
+    ("subject", {"subject": [ALICE]}),
+    ("subject.id", {"subject": {**ALICE, "id": 7}}),
+    ("subject.type", {"subject": {**ALICE, "type": True}}),
+    ("subject.properties", {"subject": {**ALICE, "properties": ["x"]}}),
+    ("action", {"action": "read"}),
+    ("action.name", {"action": {"name": 123}}),
+    ("action.properties", {"action": {**READ, "properties": 7}}),
+    ("resource", {"resource": 7}),
+    ("resource.id", {"resource": {**ACTIVE, "id": {}}}),
+    ("resource.properties", {"resource": {**ACTIVE, "properties": "x"}}),
+    ("context", {"context": "now"}),
+]
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize(("member", "change"), WRONG, ids=[member for member, _ in WRONG])
+def test_a_member_of_a_wrong_type_is_named(call: Call, path: str, member: str, change: Free) -> None:
+    answer = call("POST", path, json=ALLOWED | change)
+    assert (answer.status_code, answer.json()["member"]) == (400, member)
+
+
+def test_a_member_that_is_given_twice_is_of_no_type(call: Call) -> None:
+    body = json.dumps(ALLOWED)[:-1] + ', "subject": {"type": "user", "id": "alice"}}'
+    answer = call("POST", ONE, content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["member"]) == (400, "subject")
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'[{"subject": {}}]', b"null", b'"x"', b"7", b"\xff", b'{"subject": NaN}', b"[" * 9999]
+)
+def test_a_body_that_is_no_object_is_a_bad_request(call: Call, path: str, body: bytes) -> None:
+    answer = call("POST", path, content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/xml", "application/msgpack", "application/json; charset=latin-1", "", None],
+)
+def test_what_is_no_json_is_a_bad_request(call: Call, path: str, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    answer = call("POST", path, content=json.dumps(ALLOWED), headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["hint"].startswith("send `Content-Type: application/json`")
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON;charset=UTF-8"])
+def test_a_charset_may_be_named(call: Call, content_type: str) -> None:
+    answer = call("POST", ONE, content=json.dumps(ALLOWED), headers={"content-type": content_type})
+    assert decision(answer)
+
+
+def test_a_body_beyond_a_mebibyte_is_refused(call: Call) -> None:
+    answer = call("POST", ONE, content=json.dumps(ALLOWED | {"context": {"x": "y" * 2**20}}), headers=JSON)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_questions_are_posted(call: Call, path: str, method: str) -> None:
+    answer = call(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+# ── Who asks, and by which label ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", [ONE, MANY])
+@pytest.mark.parametrize(
+    ("given", "challenge"),
+    [
+        ({}, 'Bearer realm="policyengine"'),
+        ({"authorization": "Bearer another-token-of-nobody"}, 'Bearer realm="policyengine", error="invalid_token"'),
+        ({"authorization": f"Basic {TOKEN}"}, 'Bearer realm="policyengine", error="invalid_token"'),
+    ],
+)
+def test_who_shows_no_token_is_told_to(guarded: Call, path: str, given: dict[str, str], challenge: str) -> None:
+    answer = guarded("POST", path, json=ALLOWED, headers=given)
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, challenge)
+    assert "decision" not in answer.json()
+
+
+def test_who_shows_its_token_is_answered(guarded: Call) -> None:
+    assert decision(guarded("POST", ONE, json=ALLOWED, headers={"authorization": f"Bearer {TOKEN}"}))
+
+
+def test_nobody_without_a_token_learns_what_is_wrong_with_a_question(guarded: Call) -> None:
+    assert guarded("POST", ONE, content=b"{", headers={"content-type": "text/plain"}).status_code == 401
+
+
+LABEL = "bfe9eb29-ab87-4ca3-be83-a1d5d8305716"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [(ONE, {"json": ALLOWED}), (ONE, {"json": REFUSED}), (ONE, {"content": b""}), (MANY, {"json": ALLOWED})],
+)
+def test_the_label_of_a_request_comes_back(call: Call, path: str, request_: Any) -> None:
+    assert call("POST", path, headers={"X-Request-ID": LABEL}, **request_).headers["x-request-id"] == LABEL
+
+
+def test_no_label_is_no_mistake(call: Call) -> None:
+    answer = call("POST", ONE, json=ALLOWED)
+    assert decision(answer)
+    assert "x-request-id" not in answer.headers

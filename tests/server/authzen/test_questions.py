@@ -1,0 +1,457 @@
+"""What a question of AuthZEN asks here: by a map, and as is usual without one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.compiler.bundle import write_bundle
+from policyengine.engine import Engine
+from policyengine.runtime.request import Request, RequestError
+from policyengine.server.authzen import Asked, Authzen, read
+from policyengine.server.authzen_questions import Translator, Unmapped
+from tests.pages import EXAMPLES
+from tests.server.authzen.asking import Free, example
+
+DOORS = """language 1
+package shop
+entity user { roles: set<string>   tenant: string? }
+entity todo { owner: string? }
+facts { args.amount: number   body.amount: number   context.place: string }
+issuer acme { url "https://login.acme.example"   records chains   scopes none }
+issuer other { url "https://login.other.example"   scopes none }
+anyone {
+  may GET /todos/{id}, GET /health, POST /orders, TOOL billing/refund, TOOL search, ACTION read todo, ACTION read user
+}
+"""
+
+
+def translated(text: str, question: Mapping[str, object]) -> Free:
+    return Translator(Engine.from_text(DOORS + text).kernel).question(read(question))
+
+
+def asked(
+    action: str = "read", type_: str = "todo", id_: str = "7", subject: Free | None = None, **more: Any
+) -> dict[str, Any]:
+    """`properties` are those of the action."""
+    properties = {"properties": more.pop("properties")} if "properties" in more else {}
+    return {
+        "subject": subject or {"type": "user", "id": "alice"},
+        "action": {"name": action, **properties},
+        "resource": {"type": type_, "id": id_, **more.pop("resource", {})},
+        **more,
+    }
+
+
+LOOKS: Free = {"options": {"consume": False}}
+USER: Free = {"user": {"id": "alice"}, **LOOKS}
+
+# ── Without a map ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        (asked(), {"action": {"name": "read"}, "resource": {"type": "todo", "id": "7"}}),
+        (asked("GET", "route", "/todos/7"), {"request": {"method": "GET", "path": "/todos/7"}}),
+        (
+            asked("POST", "route", "/orders", properties={"amount": 7}),
+            {"request": {"method": "POST", "path": "/orders"}, "body": {"amount": 7}},
+        ),
+        (
+            asked("tools/call", "tool", "billing/refund", properties={"amount": 7}),
+            {"tool": {"server": "billing", "name": "refund"}, "args": {"amount": 7}},
+        ),
+        (asked("tools/call", "tool", "search"), {"tool": {"name": "search"}}),
+        (
+            asked("tools/list", "mcp_server", "x"),
+            {"action": {"name": "tools/list"}, "resource": {"type": "mcp_server", "id": "x"}},
+        ),
+        (
+            asked(properties={"soft": True}),
+            {"action": {"name": "read"}, "resource": {"type": "todo", "id": "7"}, "args": {"soft": True}},
+        ),
+    ],
+)
+def test_what_is_asked_for_is_usual(question: Free, expected: Free) -> None:
+    assert translated("", question) == {**expected, **USER}
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ({"type": "user", "id": "alice"}, {"user": {"id": "alice"}}),
+        ({"type": "identity", "id": "alice"}, {"user": {"id": "alice"}}),
+        ({"type": "agent", "id": "bot"}, {"agent": {"id": "bot"}}),
+        ({"type": "client", "id": "bot"}, {"agent": {"id": "bot"}}),
+        ({"type": "spaceship", "id": "bot"}, {}),
+        (
+            {"type": "user", "id": "alice", "properties": {"iss": "https://login.acme.example/"}},
+            {"user": {"id": "alice"}, "credential": {"issuer": "acme"}},
+        ),
+        (
+            {"type": "user", "id": "alice", "properties": {"iss": "https://elsewhere.example"}},
+            {"user": {"id": "alice"}, "credential": {"issuer": "https://elsewhere.example"}},
+        ),
+        (
+            {"type": "user", "id": "alice", "properties": {"iss": 7}},
+            {"user": {"id": "alice"}, "credential": {"issuer": 7}},
+        ),
+        ({"type": "user", "id": "alice", "properties": {"roles": ["admin"], "id": "bob"}}, {"user": {"id": "alice"}}),
+    ],
+)
+def test_who_asks_is_usual(subject: Free, expected: Free) -> None:
+    rest = {"action": {"name": "read"}, "resource": {"type": "todo", "id": "7"}}
+    assert translated("", asked(subject=subject)) == {**rest, **expected, **LOOKS}
+
+
+def test_properties_of_subjects_and_resources_are_no_facts_unless_the_policy_says_so() -> None:
+    question = asked(subject={"type": "user", "id": "alice", "properties": {"roles": ["admin"]}})
+    assert "entities" not in translated(
+        "", {**question, "resource": {"type": "todo", "id": "7", "properties": {"owner": "x"}}}
+    )
+
+
+def test_a_context_is_the_context() -> None:
+    found = translated("", asked(context={"place": "office", "supported_obligations": ["step-up", "custom", "odd", 7]}))
+    assert found["context"]["place"] == "office"
+    assert found["options"] == {
+        "consume": False,
+        "obligations_supported": ["step_up", "audit", "redact", "warn", "header"],
+    }
+
+
+@pytest.mark.parametrize("given_", [[], "step-up", {"step-up": True}, 7])
+def test_a_list_of_obligations_that_is_none_names_none(given_: object) -> None:
+    found = translated("", asked(context={"supported_obligations": given_}))
+    assert found["options"]["obligations_supported"] == []
+
+
+# ── Agents that act for somebody ──────────────────────────────────────────────────────────────
+
+
+def through(act: object, **more: Any) -> Free:
+    subject = {"type": "user", "id": "alice", "properties": {"iss": "https://login.acme.example", "act": act}}
+    return translated("", asked(subject=subject, **more))
+
+
+def test_an_actor_is_the_agent() -> None:
+    found = through({"iss": "https://login.acme.example", "sub": "bot", "sub_profile": "ai_agent"})
+    assert (found["user"], found["agent"]) == ({"id": "alice"}, {"id": "bot", "issuer": "acme"})
+    assert "chain" not in found
+
+
+def test_actors_within_actors_are_a_chain_with_the_first_one_closest_to_the_user() -> None:
+    inner = {"sub": "planner", "act": {"sub": "assistant", "iss": "https://login.other.example"}}
+    found = through({"sub": "bot", "iss": "acme", "act": inner})
+    assert found["agent"] == {"id": "bot", "issuer": "acme"}
+    assert found["chain"] == {
+        "hops": [{"agent": "assistant", "issuer": "other"}, {"agent": "planner", "issuer": "acme"}]
+    }
+
+
+def test_the_agent_of_a_context_is_the_agent() -> None:
+    assert translated("", asked(context={"agent": "bot"}))["agent"] == {"id": "bot"}
+
+
+@pytest.mark.parametrize(
+    ("act", "context"),
+    [
+        ("bot", {}),
+        (7, {}),
+        ([{"sub": "bot"}], {}),
+        ({}, {}),
+        ({"sub": 7}, {}),
+        ({"sub": "bot", "act": "planner"}, {}),
+        ({"sub": "bot"}, {"agent": "another"}),
+    ],
+)
+def test_actors_that_are_none_make_no_question(act: object, context: Free) -> None:
+    with pytest.raises(Unmapped, match="act"):
+        through(act, context=context)
+
+
+def test_nobody_acts_for_an_agent() -> None:
+    with pytest.raises(Unmapped, match="an agent for which another agent acts"):
+        translated("", asked(subject={"type": "agent", "id": "bot", "properties": {"act": {"sub": "other"}}}))
+
+
+# ── By a map ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_subject_is_who_the_map_says_and_of_that_issuer() -> None:
+    text = 'map authzen { subject "person" => user from acme   subject "robot" => agent }'
+    assert translated(text, asked(subject={"type": "person", "id": "alice"}))["credential"] == {"issuer": "acme"}
+    assert translated(text, asked(subject={"type": "robot", "id": "bot"}))["agent"] == {"id": "bot"}
+    assert not {"user", "agent"} & translated(text, asked()).keys()  # `user` is what is usual: the map says another
+
+
+def test_the_issuer_of_a_map_comes_before_what_a_question_says() -> None:
+    subject = {"type": "user", "id": "alice", "properties": {"iss": "https://login.other.example"}}
+    assert translated('map authzen { subject "user" => user from acme }', asked(subject=subject))["credential"] == {
+        "issuer": "acme"
+    }
+
+
+MAP = """map authzen {
+  resource "task" => todo
+  action "see" on "task" => GET /todos/{resource.id}
+  action "see" => ACTION read todo
+  action "refund" => TOOL billing/refund with args.amount = action.properties.amount, context.place = context.where
+  action "call" => TOOL billing/*
+  action "order" => POST /orders with body.amount = context.amount
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        (asked("see", "task", "7"), {"request": {"method": "GET", "path": "/todos/7"}}),
+        (asked("see", "task", "a b/c"), {"request": {"method": "GET", "path": "/todos/a%20b%2Fc"}}),
+        (
+            asked("refund", properties={"amount": 9}),
+            {"tool": {"server": "billing", "name": "refund"}, "args": {"amount": 9}},
+        ),
+        (asked("call", "tool", "billing/refund"), {"tool": {"server": "billing", "name": "refund"}}),
+        (
+            asked("order", context={"amount": 9}),
+            {"request": {"method": "POST", "path": "/orders"}, "body": {"amount": 9}, "context": {"amount": 9}},
+        ),
+        (
+            asked("refund", context={"where": "office"}),
+            {"tool": {"server": "billing", "name": "refund"}, "context": {"where": "office", "place": "office"}},
+        ),
+    ],
+)
+def test_an_action_asks_for_what_the_map_says(question: Free, expected: Free) -> None:
+    assert translated(MAP, question) == {**expected, **USER}
+
+
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [
+        (asked("read", "task"), "no `map authzen` says what `read` on `task` is"),
+        (asked("see", "spaceship"), "no `map authzen` says what a `spaceship` is"),
+        (asked("call", "tool", "mail/send"), "`mail/send` is no tool of `billing/*`"),
+    ],
+)
+def test_what_the_map_does_not_say_is_no_question(question: Free, why: str) -> None:
+    with pytest.raises(Unmapped, match=f"^{why}$".replace("*", r"\*")):
+        translated(MAP, question)
+
+
+def test_an_action_on_any_resource_is_one_on_that_entity_only() -> None:
+    text = 'map authzen { action "see" => ACTION read todo   action "look" on "page" => ACTION read todo }'
+    assert translated(text, asked("see"))["resource"] == {"type": "todo", "id": "7"}
+    assert translated(text, asked("look", "page"))["resource"] == {"type": "todo", "id": "7"}
+    with pytest.raises(Unmapped, match="`user` is no `todo`"):
+        translated(text, asked("see", "user"))
+
+
+@pytest.mark.parametrize("id_", [7, None, True, ["7"]])
+def test_a_path_without_its_text_is_no_question(id_: object) -> None:
+    text = 'map authzen { action "see" => GET /todos/{context.id} }'
+    with pytest.raises(Unmapped, match=r"`context\.id` is no text"):
+        translated(text, asked("see", context={"id": id_}))
+
+
+FACTS = """map authzen {
+  fact user.roles = subject.properties.roles
+  fact user.tenant = resource.properties.tenant
+  fact todo.owner = resource.properties.owner
+  fact agent.issuer = context.issuer
+  fact credential.scopes = context.scopes
+  fact args.amount = resource.properties.amount
+}
+"""
+
+
+def test_facts_and_attributes_are_taken_from_where_the_map_says() -> None:
+    question = asked(
+        subject={"type": "user", "id": "alice", "properties": {"roles": ["clerk"]}},
+        context={"issuer": "acme", "scopes": ["x"], "agent": "bot"},
+        resource={"properties": {"owner": "bob", "amount": 7, "tenant": "north"}},
+    )
+    found = translated(FACTS, question)
+    assert (found["agent"], found["credential"]) == ({"id": "bot", "issuer": "acme"}, {"scopes": ("x",)})
+    assert found["args"] == {"amount": 7}
+    assert sorted(found["entities"], key=lambda row: row["type"], reverse=True) == [
+        {"type": "user", "id": "alice", "attributes": {"roles": ("clerk",)}, "partial": True},
+        {"type": "todo", "id": "7", "attributes": {"owner": "bob"}, "partial": True},
+    ]
+
+
+def test_what_is_absent_is_no_fact() -> None:
+    assert translated(FACTS, asked()).keys() == {"user", "action", "resource", "options"}
+
+
+def test_an_attribute_of_a_user_is_not_one_of_an_agent() -> None:
+    found = translated(FACTS, asked(subject={"type": "agent", "id": "alice", "properties": {"roles": ["clerk"]}}))
+    assert "entities" not in found
+
+
+def test_an_attribute_that_is_said_in_two_ways_is_of_no_value() -> None:
+    text = (
+        "map authzen { fact user.tenant = subject.properties.tenant   fact user.tenant = resource.properties.tenant }"
+    )
+    question = asked(
+        "read",
+        "user",
+        "alice",
+        {"type": "user", "id": "alice", "properties": {"tenant": "north"}},
+        resource={"properties": {"tenant": "south"}},
+    )
+    request = Request.from_mapping(translated(text, question))
+    assert request.entities[0].attributes["tenant"].why == "said in two ways"  # type: ignore[attr-defined]
+
+
+MEMBERS = """language 1
+package teams
+entity team
+entity user { level: int } in team
+issuer acme { scopes none }
+user where user not in team "suspended" { may ACTION read team }
+user where user.level > 3 { may ACTION write team }
+map authzen { subject "user" => user from acme   fact user.level = subject.properties.level }
+"""
+
+
+def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:
+    """The map lets a question tell a level, and no more: that nobody is suspended would be something else."""
+    engine = Engine.from_text(MEMBERS)
+    subject = {"type": "user", "id": "alice", "properties": {"level": 7}}
+
+    def decided(action: str) -> bool:
+        return Authzen(engine).decided(read(asked(action, "team", "x", subject)))[0].allowed
+
+    assert (decided("write"), decided("read")) == (True, False)
+
+
+# ── Bundles ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bundle_holds_the_maps_of_its_policy(tmp_path: Path) -> None:
+    engine = Engine.from_text(DOORS + MAP + FACTS.replace("map", "map", 1))
+    file = tmp_path / "shop.policybundle"
+    file.write_bytes(write_bundle(engine.kernel, "0.1.0"))
+    again = Engine.from_bundle(file)
+    assert tuple(again.kernel.maps) == engine.kernel.maps
+    assert again.revision == engine.revision
+
+
+def test_another_map_is_another_revision() -> None:
+    revisions = [Engine.from_text(DOORS + text).revision for text in ("", MAP, MAP.replace("/todos/{", "/{"), FACTS)]
+    assert len(set(revisions)) == 4
+
+
+def test_the_order_of_items_means_nothing() -> None:
+    lines = MAP.splitlines()
+    turned = "\n".join([lines[0], *reversed(lines[1:-1]), lines[-1]])
+    assert Engine.from_text(DOORS + turned).revision == Engine.from_text(DOORS + MAP).revision
+
+
+# ── Laws ──────────────────────────────────────────────────────────────────────────────────────
+
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | st.text(max_size=5)
+VALUES = LEAVES | st.sampled_from(["admin", "archived", "active", "bot", "acme", "https://login.acme.example"])
+TREES = st.recursive(
+    VALUES,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+PROPERTIES = st.dictionaries(
+    st.sampled_from(["role", "roles", "status", "soft", "act", "iss", "owner", "amount", "tenant", "sub"]),
+    TREES,
+    max_size=3,
+)
+IDS = st.sampled_from(
+    ["alice", "bob", "carol", "record-1", "record-2", "7", "/todos/7", "a/b", "..", "billing/refund", "billing/"]
+) | st.text(min_size=1, max_size=4)
+ENTITIES = st.builds(
+    lambda type_, id_, properties: {"type": type_, "id": id_, "properties": properties},
+    st.sampled_from(["user", "agent", "record", "todo", "task", "tool", "route", "spaceship"]),
+    IDS,
+    PROPERTIES,
+)
+ACTIONS = st.builds(
+    lambda name, properties: {"name": name, "properties": properties},
+    st.sampled_from(["read", "write", "delete", "see", "call", "refund", "order", "GET", "tools/call", "x"]),
+    PROPERTIES,
+)
+CONTEXTS = st.dictionaries(
+    st.sampled_from(["agent", "issuer", "scopes", "amount", "where", "supported_obligations"]), TREES, max_size=3
+)
+QUESTIONS = st.builds(
+    lambda subject, action, resource, context: {
+        "subject": subject,
+        "action": action,
+        "resource": resource,
+        "context": context,
+    },
+    ENTITIES,
+    ACTIONS,
+    ENTITIES,
+    CONTEXTS,
+)
+ENGINES = {
+    "certification": example("authzen"),
+    "usual": Engine.from_text(DOORS),
+    "mapped": Engine.from_text(DOORS + MAP),
+    "facts": Engine.from_text(DOORS + FACTS),
+}
+each_engine = pytest.mark.parametrize("name", ENGINES)
+
+
+@each_engine
+@given(question=QUESTIONS)
+def test_an_evaluation_is_what_the_engine_says_of_the_question_it_becomes(name: str, question: Free) -> None:
+    engine, authzen = ENGINES[name], Authzen(ENGINES[name])
+    try:
+        evaluation = read(question)
+    except RequestError:
+        return
+    found, code = authzen.decided(evaluation)
+    try:
+        expected = engine.evaluate(Request.from_mapping(authzen.translator.question(evaluation)))
+    except (Unmapped, RequestError):
+        assert (found.allowed, code in ("unmapped", "invalid")) == (False, True)
+        return
+    assert (found.answer, found.principal) == (expected.answer, expected.principal)
+
+
+def answered(authzen: Authzen, question: Free) -> Any:
+    return json.loads(asyncio.run(authzen.one(Asked(question), None)).body)
+
+
+@each_engine
+@settings(max_examples=30)
+@given(questions=st.lists(QUESTIONS, min_size=1, max_size=4))
+def test_many_are_answered_as_one_by_one_and_again_in_the_same_way(name: str, questions: list[Free]) -> None:
+    authzen = Authzen(ENGINES[name])
+    many = asyncio.run(authzen.many(Asked({}, tuple(questions)), None)).body
+    for question, item in zip(questions, json.loads(many)["evaluations"], strict=True):
+        try:
+            assert answered(authzen, question) == item
+        except RequestError:
+            assert (item["decision"], item["context"]["reason"]) == (False, "invalid")
+    assert asyncio.run(authzen.many(Asked({}, tuple(questions)), None)).body == many
+
+
+@given(tree=TREES)
+def test_whatever_a_question_is_it_is_read_or_refused_by_name(tree: object) -> None:
+    with suppress(RequestError):
+        assert read({"subject": tree, "action": {"name": "read"}, "resource": tree}).action.name == "read"
+
+
+def test_the_examples_of_other_protocols_are_all_of_them() -> None:
+    mapped = {folder.name for folder in EXAMPLES.iterdir() if folder.is_dir() and Engine.load(folder).kernel.maps}
+    assert mapped == {"authzen", "todo"}
