@@ -135,6 +135,18 @@ class LimitChange:
 
 
 @dataclass(frozen=True, slots=True)
+class MapChange:
+    """Items of maps that only one of both has: questions of other protocols become other ones. Which of them may then
+    pass is not said, so it counts as `changed`."""
+
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"removed": [one.to_dict() for one in self.removed], "added": [one.to_dict() for one in self.added]}
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """Where sameness was not proved: `sampled` requests were tried and no further difference was found."""
 
@@ -187,6 +199,7 @@ class Diff:
     differing: int
     log: Replayed | None = None
     limits: tuple[LimitChange, ...] = ()
+    maps: MapChange | None = None
 
     @property
     def proved(self) -> bool:
@@ -198,7 +211,7 @@ class Diff:
         """Whether a door may have opened: who is asked instead of others may say yes where those said no."""
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.flips}
-        return any(one in (Direction.WIDENING, Direction.CHANGED) for one in found)
+        return self.maps is not None or any(one in (Direction.WIDENING, Direction.CHANGED) for one in found)
 
     @property
     def flips(self) -> tuple[Flip, ...]:
@@ -206,7 +219,7 @@ class Diff:
 
     @property
     def differs(self) -> bool:
-        return bool(self.differences or self.limits or self.flips)
+        return bool(self.differences or self.limits or self.maps or self.flips)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -218,6 +231,7 @@ class Diff:
             "widens": self.widens,
             "differences": [one.to_dict() for one in self.differences],
             "limits": [one.to_dict() for one in self.limits],
+            "maps": None if self.maps is None else self.maps.to_dict(),
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),
         }

@@ -32,6 +32,7 @@ from policyengine.analysis.endpoints import Class, TooMany, classes, patterns_of
 from policyengine.analysis.filling import Filling
 from policyengine.analysis.handing import hops_for, names
 from policyengine.analysis.limits import limit_changes
+from policyengine.analysis.maps import map_changes
 from policyengine.analysis.regions import DENY, Comparison
 from policyengine.analysis.saying import Changed, condition_of
 from policyengine.analysis.sides import Said, Side, Unit
@@ -102,7 +103,7 @@ class Comparing:
         return Diff(
             self.old.revision, self.new.revision, tuple(gathered(self.found)), tuple(self.doubts), self.same,
             len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),
-            limits=limit_changes(self.old, self.new, reasons=self.reasons),
+            limits=limit_changes(self.old, self.new, reasons=self.reasons), maps=map_changes(self.old, self.new),
         )  # fmt: skip
 
     def says(self, units: Sequence[Unit]) -> object:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from policyengine.analysis.changes import Diff, Difference, Direction, Doubt, LimitChange, Replayed, Rule, Witness
+from policyengine.analysis.changes import (
+    Diff,
+    Difference,
+    Direction,
+    Doubt,
+    LimitChange,
+    MapChange,
+    Replayed,
+    Rule,
+    Witness,
+)
 
+MAPS = f"{Direction.CHANGED}: what questions of AuthZEN become"
 MOST_REGIONS = 6  # of one difference that are listed
 MOST_FLIPS = 5
 MOST_DOUBTS = 5
@@ -19,6 +30,7 @@ def text(diff: Diff) -> str:
     blocks = [
         *map(difference_text, diff.differences),
         *map(limit_text, diff.limits),
+        *([map_text(diff.maps)] if diff.maps else []),
         *log_blocks(diff.log),
         *doubt_blocks(diff.doubts),
     ]
@@ -42,6 +54,14 @@ def limit_text(one: LimitChange) -> str:
 
 def signed(one: LimitChange) -> list[str]:
     return [f"{sign} {rule_text(rule)}" for sign, rule in (("-", one.old), ("+", one.new)) if rule is not None]
+
+
+def map_text(one: MapChange) -> str:
+    return "\n".join([MAPS, *(f"  {line}" for line in map_lines(one))])
+
+
+def map_lines(one: MapChange) -> list[str]:
+    return [*(f"- {rule_text(rule)}" for rule in one.removed), *(f"+ {rule_text(rule)}" for rule in one.added)]
 
 
 def limit_head(one: LimitChange) -> str:
@@ -122,6 +142,8 @@ def counted(diff: Diff) -> Iterator[tuple[str, int]]:
             yield f"{direction} difference", number
     if diff.limits:
         yield "changed limit", len(diff.limits)
+    if diff.maps:
+        yield "changed map", 1
     if diff.flips:
         yield "flipped decision", len(diff.flips)
 
@@ -145,6 +167,9 @@ def markdown(diff: Diff) -> str:
         blocks.append("\n".join(table(diff.differences)))
         blocks += [folded(number, one) for number, one in enumerate(diff.differences, 1)]
     blocks += map(limit_block, diff.limits)
+    if diff.maps:
+        head = f"**{MARKS[Direction.CHANGED]} {MAPS}**"
+        blocks.append("\n".join([head, "", *fenced("diff", map_lines(diff.maps))]).rstrip())
     blocks += ["\n".join(f"> {cell(line)}" for line in block.split("\n")) for block in log_blocks(diff.log)]
     if diff.doubts:
         lines = shortened((f"- {cell(doubt_text(one))}" for one in diff.doubts), MOST_DOUBTS * 4, "- ")

@@ -177,6 +177,8 @@ class Reader:
         if known and root in OPEN_ROOTS:
             known = any(along(path, declared.path) for declared in self.draft.schema.facts)
             hint = f"declare it: `facts {{ {fact.text}: string }}`"
+        elif path in OF_THE_ENDPOINT:
+            hint = "which endpoint is asked for is said by `action`: remove it"
         else:
             meant = suggest(path[1], ROOTS[root] or ()) if root in ROOTS_OF_FACTS and len(path) > 1 else None
             hint = f"did you mean `{root}.{meant}`?" if meant else self.attribute_hint(path)

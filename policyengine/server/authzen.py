@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -22,6 +23,7 @@ from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, R
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.request import Request
 from policyengine.runtime.shape import RequestError, object_at, wrong_kind
+from policyengine.semantics.explain import endpoint_words
 from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
 from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
 from policyengine.server.media import Form, form_of_body
@@ -124,6 +126,14 @@ def read(raw: Mapping[str, object], place: str = "") -> Evaluation:
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
 
 
+class Found(NamedTuple):
+    """A decision, why in one word, and what was asked here."""
+
+    decision: Decision
+    code: str
+    words: str = ""
+
+
 @dataclass(slots=True)
 class Authzen:
     """Asks the engine. It is asked by the maps of the policy that it has at that moment."""
@@ -141,9 +151,9 @@ class Authzen:
     async def one(self, asked: Asked, once: Once | None) -> Response:
         evaluation = read(asked.members)
         once = once if evaluation.spends else None
-        decision, code = await apart(self.engine, partial(self.decided, evaluation, once), once)
-        named = (("x-decision-id", decision.id),) if decision.id else ()
-        return written(told(decision, code, evaluation.spends), dict((*named, *rate_headers(decision))))
+        found = await apart(self.engine, partial(self.decided, evaluation, once), once)
+        named = (("x-decision-id", found.decision.id),) if found.decision.id else ()
+        return written(told(found, evaluation.spends), dict((*named, *rate_headers(found.decision))))
 
     async def many(self, asked: Asked, once: Once | None) -> Response:
         if not asked.items:
@@ -165,39 +175,40 @@ class Authzen:
                 raise wrong_kind(raw, place, "an object")
             evaluation = read(asked.merged(raw), f"{place}.")
         except RequestError as error:
-            return broken(error, self.denied(error.message))
-        decision, code = self.decided(evaluation, once if evaluation.spends else None)
-        return told(decision, code, evaluation.spends)
+            return broken(error, self.denied(error.message, INVALID))
+        return told(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
 
-    def decided(self, asked: Evaluation, once: Once | None = None) -> tuple[Decision, str]:
-        """The decision, and why in one word. What becomes no question of ours is denied."""
+    def decided(self, asked: Evaluation, once: Once | None = None) -> Found:
+        """What becomes no question of ours is denied. Raises KeyProblem."""
         try:
             question = Request.from_mapping(self.translator.question(asked))
         except Unmapped as why:
-            return self.denied(str(why)), UNMAPPED
+            return self.denied(str(why), UNMAPPED)
         except RequestError as error:
-            return self.denied(error.message), INVALID
+            return self.denied(error.message, INVALID)
         except PolicyError:  # of a bundle, whose maps are read when they are needed
-            return self.denied("the maps of the policy cannot be read"), FAILED
+            return self.denied("the maps of the policy cannot be read", FAILED)
         if not asked.spends:
             decision = self.engine.evaluate(question)
         else:
             decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
-        return decision, FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.outcome, "")
+        code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.outcome, "")
+        return Found(decision, code, endpoint_words(question.endpoint))
 
-    def denied(self, why: str) -> Decision:
+    def denied(self, why: str, code: str) -> Found:
         reasons = (Reason(Gate.DEFAULT, why),)
         package, revision = self.engine.package, self.engine.revision
-        return Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision)
+        return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
 
 
 def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(answer), headers=headers, media_type=Form.JSON.value[0])
 
 
-def told(decision: Decision, code: str, spent: bool) -> Free:
+def told(found: Found, spent: bool) -> Free:
     """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
-    context: Free = {} if decision.allowed else reason_of(decision, code)
+    decision = found.decision
+    context: Free = {} if decision.allowed else reason_of(found)
     if decision.obligations:
         context["obligations"] = list(obligations_of(decision.obligations))
     if spent and decision.id:
@@ -205,19 +216,21 @@ def told(decision: Decision, code: str, spent: bool) -> Free:
     return {"decision": decision.allowed, **({"context": context} if context else {})}
 
 
-def broken(error: RequestError, decision: Decision) -> Free:
-    answer = told(decision, INVALID, False)
+def broken(error: RequestError, found: Found) -> Free:
+    answer = told(found, False)
     context = answer["context"]
     assert isinstance(context, dict)
     context["error"] = {"status": 400, "message": str(error)}
     return answer
 
 
-def reason_of(decision: Decision, code: str) -> Free:
+def reason_of(found: Found) -> Free:
     """`reason_user` is for whoever asks, `reason_admin` for who runs the gateway: it names rules and facts."""
-    first = decision.reasons[0].message if decision.reasons else "not allowed"
-    admin = "; ".join((*map(cause_of, decision.reasons), *(f"{one.fact} is {one.why}" for one in decision.unknown)))
-    return {"id": "0", "reason": code, "reason_user": {LANGUAGE: first}, "reason_admin": {LANGUAGE: admin or first}}
+    reasons, unknown = found.decision.reasons, found.decision.unknown
+    first = reasons[0].message if reasons else "not allowed"
+    words = (f"asked for {found.words}",) if found.words else ()
+    admin = "; ".join((*words, *map(cause_of, reasons), *(f"{one.fact} is {one.why}" for one in unknown)))
+    return {"id": "0", "reason": found.code, "reason_user": {LANGUAGE: first}, "reason_admin": {LANGUAGE: admin}}
 
 
 def cause_of(reason: Reason) -> str:

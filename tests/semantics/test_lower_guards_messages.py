@@ -341,17 +341,6 @@ LATER = [
         ],
     ),
     (
-        'anyone { may GET /a }\nmap authzen { subject "user" => usr }',
-        [
-            (
-                "E907",
-                "`map` is not enforced yet",
-                "map authzen",
-                "remove it: a policy that only seems to limit something would be worse than none",
-            )
-        ],
-    ),
-    (
         ('anyone { may GET /a }\nrate "r" per agent.id { 5/1m }\nbudget "r" per user.id { count <= 5 within 1h }'),
         [
             ("E501", "two rules are called `r`", '"r"', "give one of them another name"),

@@ -331,7 +331,7 @@ def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:
     subject = {"type": "user", "id": "alice", "properties": {"level": 7}}
 
     def decided(action: str) -> bool:
-        return Authzen(engine).decided(read(asked(action, "team", "x", subject)))[0].allowed
+        return Authzen(engine).decided(read(asked(action, "team", "x", subject))).decision.allowed
 
     assert (decided("write"), decided("read")) == (True, False)
 
@@ -419,7 +419,7 @@ def test_an_evaluation_is_what_the_engine_says_of_the_question_it_becomes(name: 
         evaluation = read(question)
     except RequestError:
         return
-    found, code = authzen.decided(evaluation)
+    found, code, _ = authzen.decided(evaluation)
     try:
         expected = engine.evaluate(Request.from_mapping(authzen.translator.question(evaluation)))
     except (Unmapped, RequestError):
