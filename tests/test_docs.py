@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from runpy import run_path
 
@@ -14,6 +16,7 @@ import pytest
 
 from policyengine.runtime.request import Request
 from policyengine.semantics.check import Checked, check, lint_text
+from policyengine.server.authzen import read
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
@@ -91,12 +94,26 @@ def test_a_marker_is_one_that_means_something(block: Block) -> None:
 # ── Commands and programs, page by page: a file on a page is there for what follows ───────────
 
 
+SERVES = re.compile(r"^<!-- serves: (?P<example>[a-z-]+) -->$", re.MULTILINE)
+Servers = Callable[[Path], str]
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What `make serve` serves, on a free port."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """What `make serve` serves, of the example that a page names or the one for all, on a free port each."""
     folder = tmp_path_factory.mktemp("served")
     copy_examples(folder)
-    example = "policies/examples/payments"
+    with ExitStack() as until_then:
+
+        @cache
+        def url_of(example: str) -> str:
+            return until_then.enter_context(serving(folder, f"policies/examples/{example}"))
+
+        yield lambda page: url_of(named["example"] if (named := SERVES.search(page.read_text("utf-8"))) else "payments")
+
+
+@contextmanager
+def serving(folder: Path, example: str) -> Iterator[str]:
     command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())"]
     options = ["--entities", f"{example}/entities.json", "--port", "0", "--format", "json"]
     with subprocess.Popen([*command, "serve", example, *options], cwd=folder, stdout=subprocess.PIPE) as server:
@@ -112,8 +129,9 @@ RUN = [page for page in PAGES if any(block.language in ("console", "python") for
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(CHECKOUT))) for page in RUN])
 def test_commands_print_what_the_page_shows(
-    page: Path, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    served = servers(page)
     copy_examples(tmp_path)
     of_an_example = page.parent.parent == EXAMPLES
     own_files = any(block.marked("file") for block in blocks(page))
@@ -148,7 +166,9 @@ def execute(block: Block, served: str) -> None:
 @each(in_language("json"))
 def test_json_is_json_and_what_asks_is_a_request(block: Block) -> None:
     found = json.loads(block.text)
-    if {"request", "tool", "action"} & set(found):
+    if "subject" in found:
+        read(found)
+    elif {"request", "tool", "action"} & set(found):
         Request.from_mapping(found)
 
 

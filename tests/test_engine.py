@@ -403,3 +403,42 @@ def test_an_issuer_that_is_no_text_is_unknown_and_no_failure(odd, place):
     question[place] = {**question[place], "issuer": odd}
     engine.decide(question)
     assert engine.failures == 0
+
+
+TEAMS = """language 1
+entity team in team
+entity user in team
+anyone { may GET /in when user in team "all"   may GET /out when user not in team "banned" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "inside", "outside"),
+    [
+        ([{"id": "ann", "in": ["all"]}], True, False),  # of the teams nothing is known
+        ([{"id": "ann", "in": ["all"]}, "all"], True, True),
+        ([{"id": "ann", "in": ["all"], "partial": True}, "all"], True, False),
+        ([{"id": "ann", "partial": False}], False, True),
+        ([{"id": "ann", "partial": True}], False, False),
+        ([], False, False),
+    ],
+)
+def test_what_a_partial_row_is_not_in_is_unknown(rows, inside, outside):
+    engine = Engine.from_text(TEAMS)
+    entities = [
+        {"type": "team", "id": one} if isinstance(one, str)
+        else {**one, "type": "user", "in": [{"type": "team", "id": name} for name in one.get("in", ())]}
+        for one in rows
+    ]  # fmt: skip
+
+    def allowed(path):
+        request = {"method": "GET", "path": path}
+        return engine.decide({"request": request, "user": {"id": "ann"}, "entities": entities}).allowed
+
+    assert (allowed("/in"), allowed("/out")) == (inside, outside)
+
+
+@pytest.mark.parametrize("partial", [1, "true", []])
+def test_a_row_is_partial_or_not(partial):
+    with pytest.raises(RequestError, match=r"`entities\[0\]\.partial` must be true or false"):
+        Engine.from_text(POLICY).decide({**HEALTH, "entities": [{"type": "u", "id": "x", "partial": partial}]})

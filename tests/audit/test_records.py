@@ -94,6 +94,11 @@ def test_a_record_says_whether_it_was_to_spend(path, consume):
     assert recorded(path, {**PAY, "options": {"consume": consume}}).call == ("decide" if consume else "evaluate")
 
 
+def test_a_record_keeps_that_a_row_is_partial(path):
+    rows = [{"type": "user", "id": "u", "attributes": {"plan": "free"}, "in": [], "partial": True}]
+    assert recorded(path, PAY | {"entities": rows}).question.entities[0].partial
+
+
 def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
     asked = Engine.from_text(
         POLICY.replace("entity user", "entity team\nentity user"),

@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from policyengine.cli import main
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.observing import Asked, observe
@@ -250,3 +251,26 @@ def test_what_the_file_says_of_observing_has_to_make_sense(run, project, written
     ended = run("serve", project)
     assert ended.code == 1
     assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` is" in ended.err
+
+
+# ── AuthZEN ───────────────────────────────────────────────────────────────────────────────────
+
+
+def metadata(process: subprocess.Popen) -> dict[str, object]:
+    url = process.stdout.readline().split()[-1]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/.well-known/authzen-configuration", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_public_url_is_what_the_metadata_say(serving):
+    found = metadata(serving("--public-url", "https://pdp.example.com/"))
+    assert found["policy_decision_point"] == "https://pdp.example.com"
+
+
+@pytest.mark.parametrize(
+    "url", ["pdp.example.com", "ftp://x", "https://x?y", "https://", "https://u@x", "https://x/a b"]
+)
+def test_a_public_url_that_is_none_is_refused(project, capsys, url):
+    assert main(["serve", str(project), "--port", "0", "--public-url", url]) == 2
+    assert f"`{url}` is no URL of a server" in capsys.readouterr().err
