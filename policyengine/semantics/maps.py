@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal as Word
 from typing import assert_never
@@ -28,6 +28,7 @@ OF_ENTITIES = ("subject", "resource")
 SOURCE_HINT = "write `subject.id`, `resource.properties.NAME`, `action.properties.NAME` or `context.NAME`"
 # What says which endpoint is asked for is told by `action`, and never by what a caller adds.
 OF_THE_ENDPOINT = {("request", "method"), ("request", "path")}
+ISSUER = ("credential", "issuer")
 ROOTS_OF_FACTS = ("request", "agent", "user", "chain", "credential", "attestation", "task")
 BRACES = re.compile(r"\{([^{}]*)\}")
 SEGMENT = re.compile(r"(?P<text>[^{}]*)(?:\{(?P<source>[^{}:]*)\}(?P<after>[^{}]*))?")
@@ -45,6 +46,10 @@ def maps(draft: Draft) -> tuple[k.MapItem, ...]:
         reader = Reader(draft, package)
         items += [item for written in declared.items if (item := reader.item(written)) is not None]
     check_twice(items, draft)
+    vouched = [item for item in items if isinstance(item, k.MapSubject) and item.issuer is not None]
+    check_within((item for item in items if isinstance(item, k.MapFact)), vouched, draft)
+    for item in items:
+        check_within(item.facts if isinstance(item, k.MapAction) else (), vouched, draft)
     return tuple(items)
 
 
@@ -236,6 +241,25 @@ def check_twice(items: Sequence[k.MapItem], draft: Draft) -> None:
                 draft.report("E931", f"{what} is mapped twice", item.span, "keep one", related)
 
 
+def check_within(facts: Iterable[k.MapFact], vouched: Sequence[k.MapSubject], draft: Draft) -> None:
+    """No fact is said twice, or within another one; and the issuer by `from` or by a fact, not by both."""
+    before: list[k.MapFact] = []
+    for fact in facts:
+        others: list[k.MapItem] = [one for one in before if clash(one, fact)]
+        others += vouched if fact.path == ISSUER else ()
+        if others:
+            related = [Related("the other one", others[0].span)]
+            draft.report("E931", f"`{'.'.join(fact.path)}` is mapped twice", fact.span, "keep one", related)
+        before.append(fact)
+
+
+def clash(one: k.MapFact, other: k.MapFact) -> bool:
+    """Attributes of the subject and of the resource are of two entities, or hold one value or none."""
+    if one.entity or other.entity:
+        return (one.path, one.source[0]) == (other.path, other.source[0])
+    return along(one.path, other.path)
+
+
 def said(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
     match item:
         case k.MapSubject(type_):
@@ -244,8 +268,8 @@ def said(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
             yield ("resource", type_), f"the resource `{type_}`"
         case k.MapAction(name, on):
             yield ("action", name, on), f"the action `{name}`"
-        case k.MapFact(path, source, entity):
-            yield ("fact", path, source[0] if entity else None), f"`{'.'.join(path)}`"
+        case k.MapFact():
+            pass  # they may also lie within one another: see `check_within`
         case _:
             assert_never(item)
 

@@ -271,4 +271,4 @@ def metadata(base: str) -> Free:
 
 
 def not_yet(what: str) -> Problem:
-    return Problem(501, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")
+    return Problem(404, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")

@@ -188,6 +188,9 @@ def test_a_mistake_in_a_map_is_told_where_it_is(item: str, expected: tuple[str, 
         (('action "a" on "t" => ACTION read todo', 'action "a" on "t" => POST /orders'), "the action `a`"),
         (("fact args.amount = context.a", "fact args.amount = context.b"), "`args.amount`"),
         (("fact user.role = subject.properties.a", "fact user.role = subject.properties.b"), "`user.role`"),
+        (("fact body.card = context.card", "fact body.card.number = context.number"), "`body.card.number`"),
+        (("fact body.card.number = context.number", "fact body.card = context.card"), "`body.card`"),
+        (('subject "u" => user from acme', "fact credential.issuer = context.issuer"), "`credential.issuer`"),
     ],
 )
 def test_nothing_is_mapped_twice(items: tuple[str, str], what: str) -> None:
@@ -209,6 +212,15 @@ def test_nothing_is_mapped_twice(items: tuple[str, str], what: str) -> None:
 )
 def test_what_can_be_mapped_is_no_mistake(items: tuple[str, ...]) -> None:
     assert found(*items) == []
+
+
+def test_an_action_says_each_fact_once() -> None:
+    item = 'action "a" => ACTION read todo with args.amount = context.a, args.amount = context.b'
+    assert found(item) == [("E931", "`args.amount` is mapped twice", "args.amount = context.b", "keep one")]
+
+
+def test_a_fact_of_an_action_goes_before_the_one_for_all() -> None:
+    assert found("fact args.amount = context.a", 'action "a" => ACTION read todo with args.amount = context.b') == []
 
 
 def test_another_protocol_is_not_known() -> None:

@@ -31,11 +31,19 @@ rate "once" per request.path on /once { 1/1h }
 rate "slow" per request.path on /slow { at most 9 at once for 1h }
 """
 SLOW = {"request": {"method": "GET", "path": "/slow"}}
+SPENT = {
+    "subject": {"type": "user", "id": "alice"},
+    "action": {"name": "GET"},
+    "resource": {"type": "route", "id": "/slow"},
+    "context": {"consume": True},
+}
 BODIES: dict[str, Any] = {
     "/decide": SLOW,
     "/evaluate": SLOW,
     "/explain": SLOW,
     "/decide/batch": {"requests": [{**SLOW, "options": {"consume": True}}]},
+    "/access/v1/evaluation": SPENT,
+    "/access/v1/evaluations": {"evaluations": [SPENT]},
 }
 ROUTING = {404, 405}  # of paths and methods that there are not
 
@@ -153,6 +161,9 @@ GIVEN: dict[str, Callable[[], Iterator[int]]] = {
     "/forward-auth": lambda: of_gateways("/forward-auth"),
     "/forward-auth/nginx": lambda: of_gateways("/forward-auth/nginx"),
     "/envoy/{path}": of_envoy,
+    "/.well-known/authzen-configuration": lambda: iter(
+        [status(Failing(), "GET", "/.well-known/authzen-configuration")]
+    ),
     "/healthz": lambda: iter([status(Failing(), "GET", "/healthz")]),
     "/readyz": of_readyz,
     "/metrics": of_metrics,
@@ -196,4 +207,4 @@ def statuses_in(tree: ast.AST) -> Iterator[int]:
 def test_the_key_is_documented_where_it_means_something() -> None:
     paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
     keyed = {path for path, [operation] in operations(paths) if statuses.KEY in operation.get("parameters", ())}
-    assert keyed == {"/decide", "/decide/batch"}
+    assert keyed == {"/decide", "/decide/batch", "/access/v1/evaluation", "/access/v1/evaluations"}

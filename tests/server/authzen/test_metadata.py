@@ -49,4 +49,4 @@ def test_the_metadata_are_only_read(call: Call) -> None:
 @pytest.mark.parametrize("what", ["subject", "resource", "action"])
 def test_a_search_says_that_there_is_none_yet(call: Call, what: str) -> None:
     answer = call("POST", f"/access/v1/search/{what}", json={})
-    assert (answer.status_code, answer.json()["detail"]) == (501, f"there is no search for {what} yet")
+    assert (answer.status_code, answer.json()["detail"]) == (404, f"there is no search for {what} yet")
