@@ -65,6 +65,8 @@ def pieces(kernel: k.Kernel, write: Writers) -> Iterator[str]:
     between = ""
     for name in (name for name in names(k.Kernel) if name not in LEFT_OUT):
         value = getattr(kernel, name)
+        if name == "maps" and not value:
+            continue  # policies without any are called as they were before there were maps
         yield f"{between}{name}="
         between = ","
         if name in SETS and isinstance(value, tuple):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.engine import Engine
+from policyengine.server.authzen import Authzen, read
 from tests.semantics.deciding import bot, chain, codes, decide, gates, hop, kernel, question, unknown, verdict
 
 DOCS = Path(__file__).parents[2] / "docs" / "language.md"
@@ -47,6 +49,18 @@ def test_nothing_but_a_block_opens_a_door():
     rows = {"user alice": {"roles": ["admin", "root"]}, "agent bot": {}}
     decision = decide(NOT_DOORS, question("GET /x", **who, approvals=approvals), rows)
     assert verdict(decision) == "deny by identity"
+
+
+def test_a_map_opens_no_door():
+    """**A map opens no door:** what it makes of a question is decided like any other."""
+    item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
+    authzen = Authzen(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
+    asked = {
+        "subject": {"type": "user", "id": "alice", "properties": {"roles": ["admin", "root"]}},
+        "action": {"name": "see"},
+        "resource": {"type": "anything", "id": "x"},
+    }
+    assert verdict(authzen.decided(read(asked)).decision) == "deny by identity"
 
 
 @pytest.mark.parametrize(
