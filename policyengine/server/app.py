@@ -23,7 +23,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 from policyengine.runtime.vouched import Vouched
 from policyengine.server import authzen, authzen_schema, gateway_statuses, schema, statuses
-from policyengine.server.authzen import Asked, Authzen
+from policyengine.server.authzen import Asked, Authzen, Translators
 from policyengine.server.counted import Counted, CountedDoor
 from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.draining import Drain
@@ -55,6 +55,7 @@ class DecisionApi:
     tally: Tally
     drain: Drain
     public_url: str | None
+    translators: Translators
 
     @property
     def engine(self) -> Engine:
@@ -63,7 +64,7 @@ class DecisionApi:
 
     @property
     def authzen(self) -> Authzen:
-        return Authzen(self.engine)
+        return Authzen(self.engine, self.translators)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -315,7 +316,8 @@ def decision_app(
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
-    api = DecisionApi(reloading, tokens, body_timeout, gateway or Vouched(), tally, drain or Drain(), public_url)
+    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators())
+    api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",

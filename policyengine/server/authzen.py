@@ -24,8 +24,10 @@ from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.request import Request
 from policyengine.runtime.shape import RequestError, object_at, wrong_kind
 from policyengine.semantics.explain import endpoint_words
+from policyengine.semantics.kernel import Kernel
 from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
 from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
+from policyengine.server.gateways import WOULD_BE
 from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
 
@@ -135,25 +137,34 @@ class Found(NamedTuple):
 
 
 @dataclass(slots=True)
+class Translators:
+    """The translator of the policy that was asked for last: another one comes with other policies."""
+
+    last: Translator | None = None
+
+    def of(self, kernel: Kernel) -> Translator:
+        found = self.last
+        if found is None or found.kernel is not kernel:
+            found = self.last = Translator(kernel)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Authzen:
-    """Asks the engine. It is asked by the maps of the policy that it has at that moment."""
+    """Asks one engine, by the maps of its policy."""
 
     engine: Engine
-    _translator: Translator | None = field(default=None, init=False)
+    translators: Translators = field(default_factory=Translators)
 
     @property
     def translator(self) -> Translator:
-        found, kernel = self._translator, self.engine.kernel
-        if found is None or found.kernel is not kernel:
-            found = self._translator = Translator(kernel)
-        return found
+        return self.translators.of(self.engine.kernel)
 
     async def one(self, asked: Asked, once: Once | None) -> Response:
         evaluation = read(asked.members)
         once = once if evaluation.spends else None
         found = await apart(self.engine, partial(self.decided, evaluation, once), once)
-        named = (("x-decision-id", found.decision.id),) if found.decision.id else ()
-        return written(told(found, evaluation.spends), dict((*named, *rate_headers(found.decision))))
+        return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
 
     async def many(self, asked: Asked, once: Once | None) -> Response:
         if not asked.items:
@@ -192,13 +203,20 @@ class Authzen:
             decision = self.engine.evaluate(question)
         else:
             decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
-        code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.outcome, "")
+        code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.would_be or decision.outcome, "")
         return Found(decision, code, endpoint_words(question.endpoint))
 
     def denied(self, why: str, code: str) -> Found:
         reasons = (Reason(Gate.DEFAULT, why),)
         package, revision = self.engine.package, self.engine.revision
         return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
+
+
+def named(decision: Decision) -> Iterator[tuple[str, str]]:
+    if decision.id:
+        yield "x-decision-id", decision.id
+    if decision.would_be is not None:
+        yield WOULD_BE, decision.would_be.value
 
 
 def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
@@ -208,7 +226,9 @@ def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = No
 def told(found: Found, spent: bool) -> Free:
     """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
     decision = found.decision
-    context: Free = {} if decision.allowed else reason_of(found)
+    context: Free = {} if decision.allowed and not decision.observed else reason_of(found)
+    if decision.would_be is not None:
+        context["would_be"] = decision.would_be.value
     if decision.obligations:
         context["obligations"] = list(obligations_of(decision.obligations))
     if spent and decision.id:

@@ -83,6 +83,7 @@ class AuthzenReason(BaseModel):
     reason_user: dict[str, str] | None = None
     reason_admin: dict[str, str] | None = None
     obligations: list[AuthzenObligation] | None = None
+    would_be: Annotated[str | None, Field(description="while it is only observed: what it would have come to")] = None
     evaluation_id: Annotated[str | None, Field(description="of what was spent: for `/events`")] = None
     error: Annotated[Free | None, Field(description="why an item of many was no question")] = None
 

@@ -1,0 +1,46 @@
+"""AuthZEN while somebody observes, and after other policies were taken."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from policyengine.engine import Engine
+from policyengine.observing import Observe
+from policyengine.reloading import Reloading
+from policyengine.semantics.kernel import Kernel
+from tests.server.authzen.asking import ALLOWED, MANY, ONE, REFUSED, Free, caller, decision, decisions
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+POLICY = """language 1
+package shop
+entity record
+anyone { may ACTION read record }
+"""
+
+
+def test_what_is_observed_is_let_through_and_says_what_it_would_be() -> None:
+    engine = Engine.from_text(POLICY, clock=lambda: NOW)
+    engine.observe(Observe(NOW + timedelta(hours=1)))
+    call = caller(engine)
+    answer = call("POST", ONE, json=REFUSED)
+    assert (decision(answer), answer.headers["x-would-be"]) == (True, "deny")
+    context = answer.json()["context"]
+    assert (context["would_be"], context["reason"]) == ("deny", "denied")
+    assert call("POST", ONE, json=ALLOWED).json() == {"decision": True, "context": {"would_be": "allow"}}
+    assert decisions(call("POST", MANY, json={"evaluations": [ALLOWED, REFUSED]})) == [True, True]
+
+
+def mapping(action: str) -> Kernel:
+    return Engine.from_text(POLICY + f'map authzen {{ action "{action}" => ACTION read record }}').kernel
+
+
+def test_the_maps_are_those_of_the_policy_that_decides() -> None:
+    """What translates is kept from one question to the next, and not beyond the policy that it is of."""
+    question: Free = {**ALLOWED, "action": {"name": "new"}}
+    old, new = Engine(mapping("old")), Engine(mapping("new"))
+    reloading = Reloading(old)
+    call, found = caller(reloading), []
+    for engine in (old, new, old):
+        reloading.swap(engine)
+        found.append(decision(call("POST", ONE, json=question)))
+    assert found == [False, True, False]
