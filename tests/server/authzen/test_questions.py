@@ -412,6 +412,7 @@ each_engine = pytest.mark.parametrize("name", ENGINES)
 
 
 @each_engine
+@settings(max_examples=50)
 @given(question=QUESTIONS)
 def test_an_evaluation_is_what_the_engine_says_of_the_question_it_becomes(name: str, question: Free) -> None:
     engine, authzen = ENGINES[name], Authzen(ENGINES[name])
@@ -433,7 +434,7 @@ def answered(authzen: Authzen, question: Free) -> Any:
 
 
 @each_engine
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(questions=st.lists(QUESTIONS, min_size=1, max_size=4))
 def test_many_are_answered_as_one_by_one_and_again_in_the_same_way(name: str, questions: list[Free]) -> None:
     authzen = Authzen(ENGINES[name])
