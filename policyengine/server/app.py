@@ -64,7 +64,7 @@ class DecisionApi:
 
     @property
     def authzen(self) -> Authzen:
-        return Authzen(self.engine, self.translators)
+        return Authzen(self._at("authzen"), self.translators)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""

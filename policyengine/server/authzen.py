@@ -26,6 +26,7 @@ from policyengine.runtime.shape import RequestError, object_at, wrong_kind
 from policyengine.semantics.explain import endpoint_words
 from policyengine.semantics.kernel import Kernel
 from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
+from policyengine.server.counted import Counted
 from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
 from policyengine.server.gateways import WOULD_BE
 from policyengine.server.media import Form, form_of_body
@@ -153,7 +154,7 @@ class Translators:
 class Authzen:
     """Asks one engine, by the maps of its policy."""
 
-    engine: Engine
+    engine: Engine | Counted
     translators: Translators = field(default_factory=Translators)
 
     @property

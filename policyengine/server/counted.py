@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from policyengine.reloading import Reloading
     from policyengine.runtime.history import Report, Reported
     from policyengine.semantics.explain import Explanation
+    from policyengine.semantics.kernel import Kernel
 
 
 class Decides(Protocol):
@@ -77,6 +78,10 @@ class Counted:
     @property
     def remote(self) -> bool:
         return self.engine.remote
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.engine.kernel
 
     @property
     def package(self) -> str:

@@ -78,9 +78,9 @@ def serve(
     always does. Who may connect to the socket is a matter of its file `mode`; it needs no token. `workers` is how many
     processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
     port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
-    `listening` is called with the URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and when `watching` whenever their files
-    change; the log is opened anew on SIGHUP. Raises ServeError before that, and TokenError for a token that is too
-    short.
+    `listening` is called with the URL, if there is a port, as soon as connections are accepted. A `Reloading` reads
+    its policies anew on SIGHUP, and when `watching` whenever their files change; the log is opened anew on SIGHUP.
+    Raises ServeError before that, and TokenError for a token that is too short.
     """
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     if port is None and path is None:

@@ -44,3 +44,11 @@ def test_the_maps_are_those_of_the_policy_that_decides() -> None:
         reloading.swap(engine)
         found.append(decision(call("POST", ONE, json=question)))
     assert found == [False, True, False]
+
+
+def test_what_is_asked_is_counted_at_a_door_of_its_own() -> None:
+    call = caller(Engine.from_text(POLICY))
+    for question in (ALLOWED, REFUSED):
+        call("POST", ONE, json=question)
+    counted = call("GET", "/metrics").text.splitlines()
+    assert 'policyengine_decisions_total{door="authzen",gate="",outcome="allow"} 1.0' in counted
