@@ -80,15 +80,15 @@ def order_means_nothing(case: Case) -> None:
 
 def every_way_in_reads_the_same(case: Case) -> None:
     """JSON, MessagePack and Python objects; MessagePack can write neither half characters nor numbers so large."""
-    decided = case.decide()
     try:
         packed = msgpack.packb(case.question)
     except (OverflowError, UnicodeEncodeError):
         packed = None
     ways = [Request.from_mapping(case.question), *([Request.from_msgpack(packed)] if packed else [])]
     engine = engine_of(case)
+    decided = engine.evaluate(case.request)
     for request in ways:
-        assert said(engine.evaluate(request))._replace(obligations=()) == said(decided)._replace(obligations=())
+        assert said(engine.evaluate(request)) == said(decided)
 
 
 def what_is_pending_opens_nothing(case: Case) -> None:
