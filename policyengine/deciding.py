@@ -371,8 +371,10 @@ class Deciding:
         with self._counting:
             self.failures += 1
         place = place_of(sys.exc_info()[2])
-        _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "")
-        return self._denied("the engine failed while deciding; the operator's log says why")
+        denied = self._denied("the engine failed while deciding; the operator's log says why")
+        told = {"event": "decision_failed", "decision": denied.id}
+        _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "", extra=told)
+        return denied
 
     def _unanswered(self, error: StoreError) -> Decision:
         """A deny for a store that says nothing of what came before. Whoever guards the store tells the operator."""

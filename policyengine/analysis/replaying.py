@@ -35,6 +35,8 @@ def flipped(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
     """Whether the two come to different answers. Raises CannotRepeat."""
     before = decided_again(record, old)
     after = decided_again(rebound(record, before, new), new)
+    if before.unsure or after.unsure:
+        raise CannotRepeat(f"it may rest on what was left out of the log: {', '.join(before.unsure or after.unsure)}")
     answers = answer_of(before.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None

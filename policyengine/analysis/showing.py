@@ -95,7 +95,7 @@ def log_blocks(log: Replayed | None) -> Iterator[str]:
     for (old, new, direction), ids in by_kind(log):
         lines.append(f"  {direction}: {old} -> {new}: {len(ids):,} ({', '.join(shortened(ids, MOST_FLIPS, ''))})")
     if log.unusable:
-        lines.append(f"  {several(log.unusable, 'record')} cannot be decided again: the log lacks their directory")
+        lines.append(f"  {several(log.unusable, 'record')} cannot be decided again: the log lacks what they rest on")
     yield "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from policyengine.audit.again import Again, CannotRepeat, decided_again
 from policyengine.audit.log import DecisionLog, LogError, OnFailure
 from policyengine.audit.records import Record, read_records
+from policyengine.audit.rotation import Rotation
+from policyengine.audit.syncing import Sync
 
 __all__ = [
     "Again",
@@ -11,6 +13,8 @@ __all__ = [
     "LogError",
     "OnFailure",
     "Record",
+    "Rotation",
+    "Sync",
     "decided_again",
     "read_records",
 ]

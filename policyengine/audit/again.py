@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any
 
 from policyengine.audit.pasts import Pasts
 from policyengine.audit.records import Record
+from policyengine.audit.secrets import REDACTED
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
@@ -18,6 +19,7 @@ from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
+from policyengine.runtime.values import Cause, Unknown
 from policyengine.semantics.explain import Explanation, explain
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.kernel import Kernel
@@ -34,13 +36,17 @@ class CannotRepeat(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What a policy says to a recorded question. `read` are the entities that were looked up for it."""
+    """What a policy says to a recorded question. `read` are the entities that were looked up for it.
+
+    `unsure` are facts that were left out of the log and may have mattered: nobody can tell what the policy would say.
+    """
 
     record: Record
     decision: Decision
     facts: Facts
     seen: Walk
     read: frozenset[EntityRef]
+    unsure: tuple[str, ...] = ()
 
     @property
     def explanation(self) -> Explanation:
@@ -59,6 +65,46 @@ class Again:
 def decided_again(record: Record, kernel: Kernel) -> Again:
     """By the specification, with the facts, the directory, the clock, the approvals and the past of then. Raises
     CannotRepeat."""
+    again = with_what_is_there(record, kernel)
+    if not record.redacted:
+        return again
+    without = with_what_is_there(replace(record, request=hidden(record)), kernel)
+    return replace(again, unsure=tuple(sorted({one.fact for one in causes(without.seen) if one.why == REDACTED.why})))
+
+
+def causes(seen: object) -> Iterator[Cause]:
+    """Of all that was unknown on the way to a decision."""
+    match seen:
+        case Unknown():
+            yield from seen.causes
+        case tuple():
+            for one in seen:
+                yield from causes(one)
+        case _ if type(seen).__module__ == Walk.__module__:
+            for member in fields(seen):  # type: ignore[arg-type]  # they are dataclasses
+                yield from causes(getattr(seen, member.name))
+
+
+def hidden(record: Record) -> dict[str, object]:
+    """The request in which all that was left out is unknown: a fingerprint is no value."""
+    marks = {f"redacted:{one.fingerprint}" for one in record.redacted}
+
+    def without(value: object) -> object:
+        match value:
+            case Mapping():
+                return {name: without(one) for name, one in value.items()}
+            case list() | tuple():
+                return tuple(map(without, value))
+            case str() if value in marks:
+                return REDACTED
+            case _:
+                return value
+
+    return {name: without(value) for name, value in record.request.items()}
+
+
+def with_what_is_there(record: Record, kernel: Kernel) -> Again:
+    """Raises CannotRepeat."""
     if record.directory is None:
         raise CannotRepeat("the log does not hold the directory that this was decided by")
     try:

@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from threading import Lock
-from time import monotonic
+from time import monotonic, time
 
+from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set_aside, tidy_apart
 from policyengine.audit.secrets import Redaction
+from policyengine.audit.syncing import EVERY, Sync, Syncing
 from policyengine.audit.writing import Writer, encode
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
@@ -48,19 +51,31 @@ class LogError(Exception):
 class DecisionLog:
     """Appends to a file that only its owner may read. Threads and forked processes may share it.
 
-    `redact` names facts (`body.card`) that are left out like those whose names are always secret. `failures` counts the
-    decisions that could not be written. A file that was moved away is opened anew within a second, or by `reopen`.
+    `redact` names facts (`body.card`, `args.**.token`) that are left out like those whose names are always secret.
+    `failures` counts the decisions that could not be written. A file that was moved away is opened anew within a
+    second, or by `reopen`; `rotation` says when it is set aside from here, `sync` when lines are forced to the disk.
     Raises LogError.
     """
 
     def __init__(
-        self, path: Path | str, *, on_failure: OnFailure | str = OnFailure.DENY, redact: Iterable[str] = ()
+        self,
+        path: Path | str,
+        *,
+        on_failure: OnFailure | str = OnFailure.DENY,
+        redact: Iterable[str] = (),
+        rotation: Rotation = NO_ROTATION,
+        sync: Sync | str = Sync.NEVER,
     ) -> None:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
+        self.rotation, self._syncing = rotation, Syncing(Sync(sync), EVERY)
+        self._room = inf if rotation.size is None else float(rotation.size)  # bytes until it is worth a look
+        self._later = 0.0
         self.failures = 0
         try:
-            self._writer = Writer(Redaction.of(redact))
+            self._redaction = Redaction.of(redact)
+            self._writer = Writer(self._redaction)
+            self._writers: dict[tuple[str, ...], Writer] = {}  # by what guards leave out: as many as they say
         except ValueError as error:
             raise LogError(str(error), 'write it as policies do: `body.card`, `request.headers["x-id"]`') from None
         self._directories: dict[str, bytes] = {}
@@ -124,24 +139,39 @@ class DecisionLog:
         if trace is not None:
             state = b'"trace":"%b",%b' % (trace.parent.encode(), state)
         try:
-            line = self._writer.line(decision, moment, call, state, self._writer.question(question))
+            writer = self._writer_for(decision) if decision.obligations else self._writer
+            line = writer.line(decision, moment, call, state, writer.question(question))
         except Exception:
-            _LOG.exception("a decision could not be written down")
+            _LOG.exception("a decision could not be written down", extra={"event": "log_fails"})
             with self._guard:
                 self.failures += 1
             return self.on_failure is OnFailure.CONTINUE
         return self._append(line) or self.on_failure is OnFailure.CONTINUE
 
+    def _writer_for(self, decision: Decision) -> Writer:
+        """What the policy has the gateway leave out, the log leaves out, too."""
+        facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
+        if not facts:
+            return self._writer
+        found = self._writers.get(facts)
+        if found is None:
+            found = self._writers[facts] = Writer(self._redaction.also(facts))
+        return found
+
     # ── The file ──────────────────────────────────────────────────────────────────────────────
 
     def _append(self, line: bytes) -> bool:
         try:
+            if self._room <= 0:
+                self._due = 0.0
             if monotonic() >= self._due:
                 self._look()
             whole = b"\n" + line if self._ends_torn else line
+            self._room -= len(whole)
             if os.write(self._file, whole) != len(whole):
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
+            self._syncing.wrote(self._file)
         except OSError as error:
             self._failed(error)
             return False
@@ -154,20 +184,54 @@ class DecisionLog:
         return monotonic() + LOOKS
 
     def _look(self) -> None:
-        """Whether the file is still there; a new one is opened in its place and begins with the directories."""
+        """Whether the file is still there, and not due to be set aside; else a new one is opened in its place."""
         with self._guard:
             if monotonic() < self._due:
                 return
             self._due = self._looked()
-            if self._is_in_place():
+            if self._is_in_place() and not (self.rotation.wanted and self._set_aside()):
+                room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
+                self._room = room if room > 0 else inf  # it cannot be set aside now
                 return
-            opened = open_log(self.path)
-            try:
-                begin(opened, b"".join(self._directories.values()))
-                os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
-                self._place, self._ends_torn = place_of(self._file), False
-            finally:
-                os.close(opened)
+            self._open_anew()
+
+    def _open_anew(self) -> None:
+        """It begins with the directories. Raises OSError."""
+        self._syncing.leaving(self._file)
+        opened = open_log(self.path)
+        try:
+            begin(opened, b"".join(self._directories.values()))
+            os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
+            self._place, self._ends_torn = place_of(self._file), False
+            self._size = os.fstat(self._file).st_size
+            self._room = inf if self.rotation.size is None else float(max(1, self.rotation.size - self._size))
+        finally:
+            os.close(opened)
+
+    def _set_aside(self) -> bool:
+        """Whether it was, by this process or by another that was quicker. Where it cannot be, it is written on."""
+        if not self._is_due() or monotonic() < self._later:
+            return False
+        try:
+            with alone(self.path):
+                if place_of(self.path) == self._place and self._is_due():
+                    set_aside(self.path, time())
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            self._later = monotonic() + LATER
+            _LOG.error(
+                "the decision log `%s` cannot be set aside, and grows: %s", self.path, error.strerror,
+                extra={"event": "log_rotation"},
+            )  # fmt: skip
+            return False
+        tidy_apart(self.path, self.rotation)
+        return True
+
+    def _is_due(self) -> bool:
+        """Never of a file that holds nothing but directories."""
+        found = os.fstat(self._file)
+        return found.st_size > sum(map(len, self._directories.values())) and self.rotation.due(found, time())
 
     def _is_in_place(self) -> bool:
         """Whether the file is the one that the path names, and was not emptied."""
@@ -182,13 +246,19 @@ class DecisionLog:
             told, self._failing = self._failing, True
         if not told:
             means = "are denied" if self.on_failure is OnFailure.DENY else "go unrecorded"
-            _LOG.error("the decision log `%s` cannot be written: %s; decisions %s", self.path, error.strerror, means)
+            _LOG.error(
+                "the decision log `%s` cannot be written: %s; decisions %s", self.path, error.strerror, means,
+                extra={"event": "log_fails"},
+            )  # fmt: skip
 
     def _mended(self) -> None:
         with self._guard:
             told, self._failing, self._ends_torn = self._failing, False, False
         if told:
-            _LOG.warning("the decision log `%s` is written again, after %d failures", self.path, self.failures)
+            _LOG.warning(
+                "the decision log `%s` is written again, after %d failures", self.path, self.failures,
+                extra={"event": "log_written", "failures": self.failures},
+            )  # fmt: skip
 
 
 def open_log(path: Path) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from policyengine.audit.files import Tell, files_of, lines_of
 from policyengine.audit.pasts import Past, read
 from policyengine.audit.secrets import Redacted
 from policyengine.audit.writing import BEGINNING, VERSION
@@ -25,8 +26,6 @@ from policyengine.runtime.values import Invalid, coerce_time
 
 OF_A_DIRECTORY = BEGINNING + b'"directory":'
 EMPTY = Directory()
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Record:
     history: Mapping[str, Past] = field(default_factory=dict)
     observed: bool = False
     trace: str | None = None
+    file: Path = Path()
 
     @property
     def id(self) -> str:
@@ -79,13 +79,20 @@ class NoRecord(Exception):
 
 
 def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Record]:
-    """The decisions of a log, in the order of its lines. `tell` hears about lines that hold none.
+    """The decisions of a log, in the order of its files (those that were set aside, too) and their lines. `tell` hears
+    about lines that hold none.
 
-    Raises OSError when the file cannot be read.
+    Raises OSError when a file cannot be read.
     """
-    path = Path(path)
+    for file in files_of(Path(path)):
+        for record in records_in(file, tell):
+            yield replace(record, file=file)
+
+
+def records_in(path: Path, tell: Tell) -> Iterator[Record]:
+    """Those of one file, which can be read alone."""
     directories = dict(directories_in(path, tell))
-    for number, line in lines_of(path):
+    for number, line in lines_of(path, tell):
         if line.startswith(OF_A_DIRECTORY):
             continue
         try:
@@ -94,13 +101,8 @@ def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterato
             yield from salvaged(number, line, directories, path, problem, tell)
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-
-
 def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
-    for number, line in lines_of(path):
+    for number, line in lines_of(path, lambda _: None):
         if not line.startswith(OF_A_DIRECTORY):
             continue
         try:

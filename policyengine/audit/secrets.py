@@ -6,7 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from policyengine.runtime.values import Invalid
@@ -26,8 +26,9 @@ SECRET_NAMES: Final = SECRET_HEADERS | {
 CALLERS_FACTS = frozenset({"request", "body", "args", "context", "credential", "task"})
 OF_THE_ENDPOINT = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted")
-NAMED_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])+""")
-STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
+NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
+STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
+ANY, ANY_MANY = "*", "**"  # one step of a path, and any number of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +45,31 @@ class Redacted:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """`paths` are facts that an operator names beside the names that are always secret.
+    """`paths` are facts that an operator names beside the names that are always secret, `patterns` those with a star.
 
     Fingerprints are keyed by chance that no file holds: nobody can try values against them.
     """
 
     paths: frozenset[Path] = frozenset()
+    patterns: tuple[Path, ...] = ()
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     @classmethod
     def of(cls, facts: Iterable[str]) -> Redaction:
-        """By names as policies write them: `body.card`, `request.headers["x-id"]`. Raises ValueError."""
-        return cls(frozenset(map(path_of, facts)))
+        """By names as policies write them: `body.card`, `request.headers["x-id"]`; a star stands for any member or
+        place in a list, and two for any number of them: `args.**.token`. Raises ValueError."""
+        paths = list(map(path_of, facts))
+        patterns = tuple(path for path in paths if not {ANY, ANY_MANY}.isdisjoint(path))
+        return cls(frozenset(paths).difference(patterns), patterns)
+
+    def also(self, facts: Iterable[str]) -> Redaction:
+        """These facts, too."""
+        return replace(self, paths=self.paths.union(map(path_of, facts)))
 
     @property
     def suspicious(self) -> frozenset[str]:
         """Names in lower case under which something may have to be left out."""
-        return SECRET_NAMES | {path[-1].lower() for path in self.paths}
+        return SECRET_NAMES | {path[-1].lower() for path in (*self.paths, *self.patterns)}
 
     def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[Redacted]]:
         """The tree without its secrets, and what they were."""
@@ -88,10 +97,21 @@ class Redaction:
     def hides(self, path: Path) -> bool:
         """Roots and their own members (`task.id`) are no secrets; what callers name may be."""
         named = (*path[:2], path[2].lower(), *path[3:]) if path[:2] == ("request", "headers") and path[2:] else path
-        return path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths
+        if path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths:
+            return True
+        by_pattern = bool(self.patterns) and path[:2] not in OF_THE_ENDPOINT
+        return by_pattern and any(fits(named, pattern) for pattern in self.patterns)
 
     def fingerprint(self, value: object) -> str:
         return hmac.digest(self.key, repr(value).encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
+
+
+def fits(path: Path, pattern: Path) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == ANY_MANY:
+        return any(fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    return bool(path) and pattern[0] in (ANY, path[0]) and fits(path[1:], pattern[1:])
 
 
 def path_of(fact: str) -> Path:
@@ -103,6 +123,8 @@ def path_of(fact: str) -> Path:
         raise ValueError(f"`{fact}`: there is no fact `{path[0]}`")
     if path[0] not in CALLERS_FACTS or path[:2] in OF_THE_ENDPOINT:
         raise ValueError(f"`{fact}` is no fact of the request that can be left out: a record says who asked for what")
+    if path[-1] in (ANY, ANY_MANY):
+        raise ValueError(f"`{fact}` ends with a star: name what holds it, and all of that is left out")
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 

@@ -15,11 +15,17 @@ from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.rotating import rotation_of
 from policyengine.cli.serve_options import (
     DrainSeconds,
     EnvoyPort,
+    Forced,
     Host,
+    LogCompress,
     LogFile,
+    LogKeep,
+    LogRotate,
+    LogSync,
     MetricsPort,
     Observed,
     ObservedEndpoint,
@@ -29,9 +35,11 @@ from policyengine.cli.serve_options import (
     Port,
     PublicUrl,
     Redacted,
+    ServerLog,
     SocketMode,
     SocketPath,
     TokensFile,
+    Told,
     WatchFiles,
     WhenUnrecorded,
     Workers,
@@ -39,7 +47,7 @@ from policyengine.cli.serve_options import (
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
-    from policyengine.audit import DecisionLog
+    from policyengine.audit import DecisionLog, Rotation
     from policyengine.engine import Engine
 
 
@@ -63,6 +71,11 @@ def serve(
     observe_until: ObservedUntil = None,
     observe_package: ObservedPackage = None,
     observe_endpoint: ObservedEndpoint = None,
+    log_rotate: LogRotate = None,
+    log_keep: LogKeep = None,
+    log_compress: LogCompress = False,
+    log_sync: LogSync = Forced.NEVER,
+    log_format: ServerLog = Told.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitiesFile = None,
     trust: TrustedKeys = None,
@@ -92,10 +105,12 @@ def serve(
     from policyengine.reloading import Origin, Reloading
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
+    from policyengine.server.journal import LogFormat, journal
 
     try:
         configuration = configuration_of(paths)
-        kept = _log(log, on_log_failure, redact or ())
+        files = rotation_of(log_rotate or (), log_keep, log_compress)
+        kept = _log(log, on_log_failure, redact or (), files, log_sync)
         engine = load_engine(paths, entities, trust, kept, store=store)
         asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
         observe(engine, asked, configuration.observe)
@@ -106,13 +121,14 @@ def serve(
             _greet(engine, Served(url, socket, workers), curl, format)
 
         listens = 8080 if port is None and socket is None else port
-        origin = Origin(tuple(paths), entities, None if trust is None else tuple(trust))
-        answer(
-            Reloading(engine, origin), host, listens, tokens,
-            path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-            metrics=metrics_port, drain=drain_seconds, watching=watch,
-            public_url=_public(public_url), listening=greet,
-        )  # fmt: skip
+        held = Reloading(engine, Origin(tuple(paths), entities, None if trust is None else tuple(trust)))
+        with journal(LogFormat(log_format), lambda: held.current.revision):
+            answer(
+                held, host, listens, tokens,
+                path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
+                metrics=metrics_port, drain=drain_seconds, watching=watch,
+                public_url=_public(public_url), listening=greet,
+            )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except LogError as error:
@@ -146,14 +162,17 @@ def _mode(given: str) -> int:
     return int(given, 8)
 
 
-def _log(path: Path | None, on_failure: WhenUnrecorded, redact: Sequence[str]) -> DecisionLog | None:
-    from policyengine.audit import DecisionLog
+def _log(
+    path: Path | None, on_failure: WhenUnrecorded, redact: Sequence[str], rotation: Rotation, sync: Forced
+) -> DecisionLog | None:
+    from policyengine.audit import DecisionLog, Rotation
 
     if path is None:
-        if redact or on_failure is not WhenUnrecorded.DENY:
+        plain = rotation == Rotation() and sync is Forced.NEVER and on_failure is WhenUnrecorded.DENY
+        if redact or not plain:
             raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
         return None
-    found = DecisionLog(path, on_failure=on_failure.value, redact=redact)
+    found = DecisionLog(path, on_failure=on_failure.value, redact=redact, rotation=rotation, sync=sync.value)
     if found.others_may_read:
         warning = f"others may read `{path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
         Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(warning))

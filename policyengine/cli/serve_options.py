@@ -14,6 +14,17 @@ class WhenUnrecorded(StrEnum):
     CONTINUE = "continue"
 
 
+class Forced(StrEnum):
+    NEVER = "never"
+    SECOND = "second"
+    ALWAYS = "always"
+
+
+class Told(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
 Host: TypeAlias = Annotated[str, typer.Option("--host", help="Where to listen.")]
 Port: TypeAlias = Annotated[
     int | None,
@@ -75,6 +86,21 @@ OnLogFailure: TypeAlias = Annotated[
 Redacted: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
+]
+LogRotate: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-rotate", metavar="SIZE|AGE", help="Begin another file: `100MB`, `1d`; may be both.", show_default=False
+    ),
+]
+LogKeep: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--log-keep", metavar="N", min=0, help="How many old files are kept.", show_default="all"),
+]
+LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress", help="Compress old files.")]
+LogSync: TypeAlias = Annotated[Forced, typer.Option("--log-sync", help="When decisions are forced to the disk.")]
+ServerLog: TypeAlias = Annotated[
+    Told, typer.Option("--log-format", help="How the server tells on stderr what happens to it.")
 ]
 
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────

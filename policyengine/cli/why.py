@@ -41,7 +41,7 @@ def why(
     \b
     Exit codes:
       0  explained: the policies come to the same
-      3  the policies come to something else
+      3  the policies come to something else, or what was left out of the log matters to them
       1  there is no such decision, or an error
 
     \b
@@ -57,13 +57,18 @@ def why(
     try:
         again = decided_again(record, engine.kernel)
     except CannotRepeat as problem:
-        facts = (("file", str(log)), ("line", record.line))
-        raise CommandError("log", f"`{log}:{record.line}`: {problem}", None, facts) from None
+        facts = (("file", str(record.file)), ("line", record.line))
+        raise CommandError("log", f"`{record.file}:{record.line}`: {problem}", None, facts) from None
     if format is Format.JSON:
         print_json(_document(record, again))
     else:
         _show(record, again)
-    return 0 if again.same else OTHERWISE
+    return 0 if again.same and not unsure(again) else OTHERWISE
+
+
+def unsure(again: Again) -> bool:
+    """What decided then knew what it said. Others may say something else of what was left out."""
+    return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
 def records_in(log: Path) -> Iterator[Record]:
@@ -92,6 +97,7 @@ def _document(record: Record, again: Again | None) -> dict[str, Any]:
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     if again is not None:
         revision = again.decision.revision
+        found |= {"unsure": list(again.unsure)}
         found |= {"same": again.same, "same_revision": revision == record.revision, **again.explanation.to_dict()}
     return found
 
@@ -118,12 +124,19 @@ def _show(record: Record, again: Again) -> None:
         screen.text(f"{INDENT}decided by {record.revision}")
         screen.text(f"{INDENT}these are   {again.decision.revision}: other policies")
         screen.line()
-        screen.text("they come to the same:" if again.same else "they come to something else:")
+        same = "they come to the same" if again.same else "they come to something else"
+        screen.text(
+            f"{same}:"
+            if not again.unsure
+            else f"what they come to cannot be told; with its fingerprint in its place {same}:"
+        )
     elif not again.same:
         _reasons(screen, record)
         screen.line()
         screen.text("decided again it comes to something else, for what was left out:" if record.redacted else
                     "decided again by the same policies it comes to something else:")  # fmt: skip
+    if again.unsure:
+        screen.text(f"{INDENT}it may rest on what was left out: {', '.join(again.unsure)}")
     first, _, walk = again.explanation.render().partition("\n")
     outcome = str(again.decision.outcome)
     screen.line((outcome, OUTCOME_STYLES[outcome]), printable(first.removeprefix(outcome)))

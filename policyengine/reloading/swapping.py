@@ -139,7 +139,7 @@ class Reloading:
             engine.end(before.watches - engine.watches)
             engine.begin()
         except StoreError as error:
-            _LOG.error("the store was not told which history is asked for: %s", error, extra={"event": "store"})
+            _LOG.error("the store was not told which history is asked for: %s", error, extra={"event": "store_fails"})
 
     def refuse(self, refused: Refused) -> None:
         """It is told, and the last good one goes on."""

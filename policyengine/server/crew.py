@@ -117,7 +117,7 @@ class Listener:
         except Refused as refused:
             return refused
         except Exception as error:
-            _LOG.exception("reloading failed")
+            _LOG.exception("reloading failed", extra={"event": "reload_failed"})
             return Refused(f"a worker failed: {type(error).__name__}")
         return None
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.runtime.tracing import Trace, enter
+from policyengine.server.journal import REQUEST_ID
 from policyengine.server.media import problem_answer
 from policyengine.server.problems import Problem
 from policyengine.server.traced import told, trace_in
@@ -28,6 +29,7 @@ class Frame:
         label, trace = label_of(Headers(scope=scope)), trace_in(scope["headers"])
         enter(trace)  # none too: a request that came right behind another one is begun in the other's context
         started = False
+        REQUEST_ID.set(label)
 
         async def framed(message: Message) -> None:
             nonlocal started
@@ -41,7 +43,8 @@ class Frame:
         except Exception:
             if started:
                 raise
-            LOGGER.exception("an answer failed: %s %s", scope["method"], label or "(no X-Request-ID)")
+            said = scope["method"], label or "(no X-Request-ID)"
+            LOGGER.exception("an answer failed: %s %s", *said, extra={"event": "answer_failed", "path": scope["path"]})
             failed = Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")
             await problem_answer(Request(scope), failed)(scope, receive, framed)
 

@@ -77,7 +77,7 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple
     except RequestError as error:
         return refusal(asked.id, Problem.of(error)), 1
     except Exception:
-        LOGGER.exception("an answer failed: frame %d", asked.id)
+        LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
         return refusal(asked.id, Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")), 1
 
 

@@ -44,7 +44,7 @@ class Reloader:
             except Refused as refused:
                 self._reloading.refuse(refused)
             except Exception:
-                _LOG.exception("reloading failed")
+                _LOG.exception("reloading failed", extra={"event": "reload_failed"})
                 self._reloading.refuse(Refused("reloading failed; the operator's log says why"))
 
     def _goes_on(self) -> bool:

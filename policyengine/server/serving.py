@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -53,6 +54,7 @@ except ImportError:  # where httptools is not to be had
 OWNER_ONLY = 0o600
 TICKS_A_SECOND = 10
 A_MOMENT = 1.0  # seconds that a worker has to end beyond those for its answers
+_LOG = logging.getLogger("policyengine")
 
 
 def serve(
@@ -86,6 +88,7 @@ def serve(
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
     tokens = None if token is None else Tokens.of(token)
+    listening = logged(workers, listening)
     check_workers(reloading.current, workers)
     tally = Tally(workers, rules_of(reloading.current))
     apps = partial(decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally)
@@ -106,9 +109,18 @@ def serve(
             calls = Calls(attempts)
             enter(hanging_up(reloading, calls.ask))
             caught = supervise(answer, workers, greet, drain + A_MOMENT, reloading, calls)
+    _LOG.info("stopped", extra={"event": "stopped"})
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
         signal.raise_signal(caught)
+
+
+def logged(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:
+    def told(url: str | None) -> None:
+        _LOG.info("listening", extra={"event": "listening", "listening": url, "workers": workers})
+        listening(url)
+
+    return told
 
 
 def alone(

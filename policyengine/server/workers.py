@@ -168,7 +168,7 @@ def replaced(worker: Worker, another: Callable[[], Worker]) -> Worker:
     process = worker.process
     LOGGER.error(
         "worker %d ended with status %d; another takes its place", process.pid, process.exitcode,
-        extra={"event": "worker_ended"},
+        extra={"event": "worker_ended", "worker": process.pid, "status": process.exitcode},
     )  # fmt: skip
     worker.line.close()
     time.sleep(PAUSE)

@@ -74,13 +74,16 @@ class Breaker:
             if now - self._logged < LOGS_EVERY:
                 return
             many, self._unsaid, self._logged = self._unsaid, 0, now
-        _LOG.error("the store did not answer (%d times since this was said last): %s", many, error)
+        _LOG.error(
+            "the store did not answer (%d times since this was said last): %s", many, error,
+            extra={"event": "store_fails", "failures": self.failures},
+        )  # fmt: skip
 
     def _answered(self) -> None:
         with self._lock:
             was_open, self._fails = self.open, 0
         if was_open:
-            _LOG.warning("the store answers again")
+            _LOG.warning("the store answers again", extra={"event": "store_answers"})
 
 
 class GuardedStore:

@@ -322,3 +322,78 @@ def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(
     record = replace(recorded(path, PAY), directory=None)
     with pytest.raises(CannotRepeat, match="does not hold the directory"):
         decided_again(record, Engine.from_text(POLICY).kernel)
+
+
+# ── Masked by pattern, and by the policy ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hidden"),
+    [
+        ("body.**.note", {"body.note", "body.to.note", 'body.list["0"].note'}),
+        ("body.*.note", {"body.to.note"}),
+        ("body.list.*.note", {'body.list["0"].note'}),
+        ("body.note", {"body.note"}),
+        ("body.to", {"body.to"}),
+    ],
+)
+def test_a_star_stands_for_members(path: Path, pattern: str, hidden: set[str]) -> None:
+    body = {"amount": 1, "note": "a", "to": {"note": "b"}, "list": [{"note": "c"}]}
+    record = recorded(path, {**PAY, "body": body}, redact=[pattern])
+    assert {one.fact for one in record.redacted} == hidden
+
+
+@pytest.mark.parametrize("pattern", ["request.**.path", "request.*.method"])
+def test_no_star_hides_who_asked_for_what(path: Path, pattern: str) -> None:
+    assert recorded(path, {**PAY, "body": {"amount": 1}}, redact=[pattern]).redacted == ()
+
+
+@pytest.mark.parametrize("pattern", ["body.*", "body.card.**", "**.card", "user.*.id", "body.***.x", "*"])
+def test_a_pattern_that_hides_too_much_or_nothing_is_refused(path: Path, pattern: str) -> None:
+    with pytest.raises(LogError):
+        DecisionLog(path, redact=[pattern])
+
+
+CARDS = """
+facts { body.amount: number   body.card: string }
+anyone { may POST /pay }
+guard "cards" on POST /pay { redact body.card when body.amount > 100 }
+guard "test cards" on POST /pay { deny when body.card like "0000*" }
+"""
+
+
+def test_what_the_policy_has_left_out_is_left_out_of_the_log(path: Path) -> None:
+    asked = Engine.from_text(CARDS, clock=lambda: NOW, log=DecisionLog(path))
+    for amount in (50, 500):
+        assert asked.decide({**PAY, "body": {"amount": amount, "card": "4111-1"}}).allowed
+    small, large = read_records(path)
+    assert [one.fact for one in large.redacted] == ["body.card"]
+    assert small.redacted == ()
+    assert path.read_text().count("4111-1") == 1
+
+
+@pytest.mark.parametrize("card", ["4111-1", "0000-1"])
+def test_a_replay_that_may_rest_on_what_was_left_out_says_so(path: Path, card: str) -> None:
+    asked = Engine.from_text(CARDS, clock=lambda: NOW, log=DecisionLog(path, redact=["body.card"]))
+    asked.decide({**PAY, "body": {"amount": 50, "card": card}})
+    (record,) = read_records(path)
+    assert decided_again(record, asked.kernel).unsure == ("body.card",)
+
+
+def test_a_replay_that_does_not_rest_on_it_is_sure(path: Path) -> None:
+    asked = engine(path, redact=["body.note"])
+    asked.decide({**PAY, "body": {"amount": 50, "note": "hello"}})
+    (record,) = read_records(path)
+    again = decided_again(record, asked.kernel)
+    assert (again.unsure, again.same) == ((), True)
+
+
+def test_an_allow_that_a_hidden_fact_could_have_opened_is_not_called_a_deny(path: Path) -> None:
+    """With the fingerprint in its place the door stays shut, and so it does where it is unknown: both say nothing."""
+    text = 'facts { body.code: string? }\nanyone { may POST /pay when body.code == "open" }\n'
+    asked = Engine.from_text(text, clock=lambda: NOW, log=DecisionLog(path, redact=["body.code"]))
+    assert asked.decide({**PAY, "body": {"code": "open"}}).allowed
+    (record,) = read_records(path)
+    again = decided_again(record, asked.kernel)
+    assert not again.same
+    assert again.unsure == ("body.code",)

@@ -9,7 +9,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,22 @@ def limit_files(pid: int, size: int) -> None:
     """No file of the process may grow beyond that: what a full disk is, for one process."""
     resource = pytest.importorskip("resource", reason="this system limits no files")
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_what_was_answered_is_on_record_when_the_server_is_killed_at_whatever_moment(serving, log):
+    answered: list[str] = []
+    with serving("--log-rotate", "4KB") as (port, pid):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with suppress(OSError, http.client.HTTPException), closing(connection):
+            while True:
+                connection.request("POST", "/decide", json.dumps(ASKED), {"content-type": "application/json"})
+                answered.append(json.loads(connection.getresponse().read())["id"])
+                if len(answered) == 60:
+                    os.kill(pid, signal.SIGKILL)
+    assert len(answered) >= 60
+    found = [record.id for record in read_records(log)]
+    assert found[: len(answered)] == answered
+    assert len(found) <= len(answered) + 1  # one may have been written and not answered
 
 
 def test_the_log_holds_no_token_of_the_gateway(serving, log):

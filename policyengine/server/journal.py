@@ -1,0 +1,96 @@
+"""What the server says of itself, on stderr: in words for people, or as a line of JSON for each thing that happened."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TextIO
+
+LOGGERS = ("policyengine", "uvicorn")
+ALSO_IN_WORDS = frozenset({"reload", "reload_same"})  # what is no trouble, and still worth a line
+# Members of a line that whoever logs may give, beside those that every line has.
+GIVEN = (
+    "revision",
+    "before",
+    "why",
+    "decision",
+    "worker",
+    "status",
+    "listening",
+    "workers",
+    "path",
+    "failures",
+    "trace_id",
+)
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+Revision = Callable[[], str]
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+def moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class InWords(logging.Formatter):
+    """As it always was: the message, and where an exception came from."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or getattr(record, "event", "") in ALSO_IN_WORDS
+
+
+class AsJson(logging.Formatter):
+    """`time`, `level`, `event` (stable; `log` for what has no name), `message`, `revision`, `request_id` …"""
+
+    def __init__(self, revision: Revision) -> None:
+        super().__init__()
+        self._revision = revision
+
+    def format(self, record: logging.LogRecord) -> str:
+        found: dict[str, object] = {
+            "time": moment(record),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "log"),
+            "message": record.getMessage(),
+            "revision": self._revision(),
+        }
+        if (label := REQUEST_ID.get()) is not None:
+            found["request_id"] = label
+        found |= {name: given for name in GIVEN if (given := getattr(record, name, None)) is not None}
+        if record.exc_info:
+            found["exception"] = self.formatException(record.exc_info)
+        return json.dumps(found, ensure_ascii=False, default=str)
+
+
+@contextmanager
+def journal(form: LogFormat, revision: Revision, stream: TextIO | None = None) -> Iterator[None]:
+    """While it lasts, what is logged is written in this form."""
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    if form is LogFormat.JSON:
+        handler.setFormatter(AsJson(revision))
+    else:
+        words = InWords()
+        handler.setFormatter(words)
+        handler.addFilter(words.filter)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(one.level, one.propagate) for one in loggers]
+    for one in loggers:
+        one.addHandler(handler)
+        one.propagate = False
+    loggers[0].setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for one, (level, propagates) in zip(loggers, before, strict=True):
+            one.removeHandler(handler)
+            one.level, one.propagate = level, propagates

@@ -1,0 +1,283 @@
+"""A log of many files: nothing is lost between them, and all are read as one."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import time
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine.audit import DecisionLog, Rotation, log, read_records, rotation
+from policyengine.audit.files import files_of
+from policyengine.audit.records import records_in
+from policyengine.audit.rotation import compress, set_aside_before, tidied
+from policyengine.directory.entities import Directory
+from policyengine.engine import Engine
+from tests.semantics.deciding import row
+
+POLICY = "anyone { may GET /health }"
+OPEN = {"request": {"method": "GET", "path": "/health"}}
+DAY = 86_400
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked after in the same thread."""
+    monkeypatch.setattr(log, "tidy_apart", tidied)
+
+
+def engine(path: Path, *, directory: Directory | None = None, **options: Any) -> Engine:
+    return Engine.from_text(POLICY, directory=directory, log=DecisionLog(path, **options))
+
+
+def ids(path: Path) -> list[str]:
+    return [record.id for record in read_records(path)]
+
+
+def aged(path: Path, seconds: float) -> None:
+    """Written to last so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_full_file_is_set_aside_and_all_are_read_as_one(path: Path) -> None:
+    asked = engine(path, rotation=Rotation(size=2_000))
+    given = [asked.decide(OPEN).id for _ in range(20)]
+    assert len(files_of(path)) > 3
+    assert all(one.stat().st_size < 3_000 for one in files_of(path))
+    assert ids(path) == given
+    assert ids(files_of(path)[0]) == given[: len(ids(files_of(path)[0]))]
+
+
+def test_a_file_of_yesterday_is_set_aside_before_today_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LOOKS", 0.0)
+    asked = engine(path, rotation=Rotation(age=DAY))
+    first = [asked.decide(OPEN).id for _ in range(2)]
+    aged(path, DAY)
+    second = asked.decide(OPEN).id
+    alone = [[record.id for record in records_in(one, lambda _: None)] for one in files_of(path)]
+    assert alone == [first, [second]]
+
+
+def test_an_empty_file_and_one_of_directories_alone_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LOOKS", 0.0)
+    asked = engine(path, directory=Directory([row("user ann", {})]), rotation=Rotation(age=DAY))
+    aged(path, 3 * DAY)
+    asked.decide(OPEN)
+    assert files_of(path) == [path]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_each_file_holds_the_directory_of_its_decisions(path: Path) -> None:
+    asked = engine(path, directory=Directory([row("user ann", {})]), rotation=Rotation(size=1_500))
+    for _ in range(9):
+        asked.decide(OPEN)
+    assert len(files_of(path)) > 2
+    assert {len(record.directory or ()) for record in read_records(path)} == {1}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_so_many_are_kept(path: Path) -> None:
+    asked = engine(path, rotation=Rotation(size=1_000, keep=2))
+    given = [asked.decide(OPEN).id for _ in range(20)]
+    assert len(set_aside_before(path)) == 2
+    assert given[-len(ids(path)) :] == ids(path)
+
+
+def test_names_are_never_given_twice(path: Path) -> None:
+    for _ in range(3):
+        path.touch()
+        rotation.set_aside(path, 1_800_000_000.0)
+    assert len(set_aside_before(path)) == 3
+
+
+# ── Compressed ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_nobody_writes_to_any_more_is_compressed_and_read_all_the_same(path: Path) -> None:
+    asked = engine(path, rotation=Rotation(size=1_000, compress=True))
+    given = []
+    for _ in range(12):
+        given.append(asked.decide(OPEN).id)
+        for old in set_aside_before(path):
+            aged(old, 120 - set_aside_before(path).index(old))
+    packed = [one for one in files_of(path) if one.suffix == ".gz"]
+    assert len(packed) > 1
+    assert set_aside_before(path)[-1].suffix != ".gz"  # others may write to it still
+    assert ids(path) == given
+    assert {one.stat().st_mode & 0o777 for one in packed} == {0o600}
+
+
+def test_a_file_that_was_written_to_lately_is_left_alone(path: Path) -> None:
+    path.write_bytes(b"x\n")
+    compress(path)
+    assert path.exists()
+
+
+def test_what_is_written_while_it_is_compressed_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"one\n")
+    aged(path, 120)
+    copy = rotation.shutil.copyfileobj
+
+    def and_more(of: Any, to: Any, size: int) -> None:
+        copy(of, to, size)
+        with path.open("ab") as late:
+            late.write(b"two\n")
+
+    monkeypatch.setattr(rotation.shutil, "copyfileobj", and_more)
+    compress(path)
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_process_that_died_while_it_compressed_is_followed_by_another(path: Path) -> None:
+    path.write_bytes(b"one\n")
+    aged(path, 120)
+    half = path.with_name(path.name + ".gz.new")
+    half.write_bytes(b"half")
+    compress(path)
+    assert path.exists()
+    aged(half, 7_200)
+    compress(path)
+    assert gzip.decompress(path.with_name(path.name + ".gz").read_bytes()) == b"one\n"
+
+
+def test_a_compressed_file_that_is_cut_off_is_told(path: Path) -> None:
+    asked = engine(path)
+    first = asked.decide(OPEN).id
+    packed = path.with_name(path.name + ".1.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes() + b"x" * 5_000)[:-20])
+    path.unlink()
+    told: list[str] = []
+    found = [record.id for record in read_records(path, told.append)]
+    assert found in ([first], [])
+    assert "the rest of this file is left out" in " ".join(told)
+
+
+@pytest.mark.parametrize("name", ["decisions.jsonl.1", "decisions.jsonl.2.gz", "decisions.jsonl-20270104"])
+def test_what_logrotate_set_aside_is_read_too(path: Path, name: str) -> None:
+    asked = engine(path)
+    first = asked.decide(OPEN).id
+    moved = path.with_name(name)
+    moved.write_bytes(gzip.compress(path.read_bytes()) if name.endswith("gz") else path.read_bytes())
+    aged(moved, 60)
+    os.truncate(path, 0)
+    asked.log.reopen()  # type: ignore[union-attr]
+    second = asked.decide(OPEN).id
+    (path.parent / "decisions.jsonl.bak").write_text("nonsense")
+    assert ids(path) == [first, second]
+
+
+def test_no_log_at_all_is_an_error(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(read_records(path))
+
+
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("at_once")
+def test_where_it_cannot_be_set_aside_it_is_written_on_and_told_now_and_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "LOOKS", 0.0)
+    asked = engine(path, rotation=Rotation(size=500))
+
+    def denied(path: Path, now: float) -> Path:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(log, "set_aside", denied)
+    given = [asked.decide(OPEN) for _ in range(10)]
+    assert all(one.allowed for one in given)
+    assert ids(path) == [one.id for one in given]
+    assert caplog.text.count("cannot be set aside") == 1
+
+
+# ── Several processes ─────────────────────────────────────────────────────────────────────────
+
+EACH = 150
+
+
+def decides(path: Path, sender: Any) -> None:
+    asked = engine(path, rotation=Rotation(size=20_000))
+    sender.send([asked.decide(OPEN).id for _ in range(EACH)])
+
+
+def test_several_processes_lose_nothing_while_they_set_files_aside(path: Path) -> None:
+    context = get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    processes = [context.Process(target=decides, args=(path, sender)) for _, sender in pipes]
+    for process in processes:
+        process.start()
+    given = [one for receiver, _ in pipes for one in receiver.recv()]
+    for process in processes:
+        process.join()
+        process.close()
+    for receiver, sender in pipes:
+        receiver.close()
+        sender.close()
+    assert len(files_of(path)) > 2
+    assert sorted(ids(path)) == sorted(given)
+
+
+# ── To the disk ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("sync", "times"), [("always", 3), ("never", 0)])
+def test_lines_are_forced_to_the_disk_before_they_are_answered_where_that_is_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, times: int
+) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", forced.append)
+    asked = engine(path, sync=sync)
+    for _ in range(3):
+        asked.decide(OPEN)
+    assert len(forced) == times
+
+
+@pytest.mark.parametrize("sync", ["always", "second"])
+def test_what_cannot_be_forced_to_the_disk_is_denied(path: Path, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
+    def broken(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr("policyengine.audit.log.EVERY", 0.0)
+    asked = engine(path, sync=sync)
+    latest = time.monotonic() + 20
+    while asked.decide(OPEN).allowed:
+        assert time.monotonic() < latest, "it was never denied"
+    assert asked.log is not None
+    assert asked.log.failures > 0
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    while not asked.decide(OPEN).allowed:
+        assert time.monotonic() < latest, "it was never allowed again"
+
+
+def test_each_second_means_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", forced.append)
+    monkeypatch.setattr("policyengine.audit.log.EVERY", 0.0)
+    asked = engine(path, sync="second")
+    asked.decide(OPEN)
+    latest = time.monotonic() + 20
+    while not forced:
+        assert time.monotonic() < latest, "it was never forced"
+
+
+def test_ages_are_whole_periods() -> None:
+    found = os.stat_result((0o600, 1, 1, 1, 0, 0, 10, 0, int(timedelta(days=2, hours=23).total_seconds()), 0))
+    assert Rotation(age=DAY).due(found, timedelta(days=3).total_seconds())
+    assert not Rotation(age=DAY).due(found, timedelta(days=2, hours=23, minutes=59).total_seconds())

@@ -1,0 +1,107 @@
+"""What a server says of itself: a line of JSON for each thing that happened, and no secrets."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import logging
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.server.journal import LogFormat, journal
+from policyengine.stores.guarding import Breaker
+from policyengine.stores.store import StoreError
+from tests.server.conftest import OPEN, POLICY
+from tests.server.processes import started
+from tests.server.test_log import SERVE
+
+_LOG = logging.getLogger("policyengine")
+
+
+def lines(form: LogFormat, *happening: object) -> list[str]:
+    stream = io.StringIO()
+    with journal(form, lambda: "sha256:1", stream):
+        for one in happening:
+            one()  # type: ignore[operator]
+    return stream.getvalue().splitlines()
+
+
+def reloaded() -> None:
+    _LOG.info("the policies were reloaded: %s", "b", extra={"event": "reload", "revision": "b", "before": "a"})
+
+
+def test_each_thing_is_a_line_of_json() -> None:
+    (line,) = lines(LogFormat.JSON, reloaded)
+    found = json.loads(line)
+    assert found.pop("time").endswith("Z")
+    assert found == {
+        "level": "info", "event": "reload", "message": "the policies were reloaded: b", "revision": "b", "before": "a",
+    }  # fmt: skip
+
+
+def test_what_has_no_name_is_a_line_too_and_so_is_what_uvicorn_says() -> None:
+    found = [
+        json.loads(line) for line in lines(LogFormat.JSON, lambda: logging.getLogger("uvicorn.error").warning("x\ny"))
+    ]
+    assert [(one["event"], one["message"], one["revision"]) for one in found] == [("log", "x\ny", "sha256:1")]
+
+
+def test_in_words_only_what_matters_is_said() -> None:
+    said = lines(
+        LogFormat.TEXT, reloaded, lambda: _LOG.info("listening", extra={"event": "listening"}), lambda: _LOG.error("e")
+    )
+    assert said == ["the policies were reloaded: b", "e"]
+
+
+def test_a_decision_that_failed_is_found_by_its_id() -> None:
+    engine = Engine.from_text(POLICY)
+    engine._quick = lambda _: 1 / 0  # type: ignore[assignment, method-assign]
+    given: list[str] = []
+    (line,) = lines(LogFormat.JSON, lambda: given.append(engine.decide(OPEN).id))
+    found = json.loads(line)
+    assert (found["event"], found["level"], found["decision"]) == ("decision_failed", "error", given[0])
+    assert "ZeroDivisionError" in found["exception"]
+
+
+def test_a_store_that_fails_and_answers_again_is_told() -> None:
+    breaker = Breaker(lambda: 0.0)
+
+    def fails() -> None:
+        with pytest.raises(StoreError), breaker:
+            raise StoreError("no answer")
+
+    breaker_opens = [fails] * 3
+    found = [json.loads(line)["event"] for line in lines(LogFormat.JSON, *breaker_opens)]
+    assert found == ["store_fails"]
+
+
+def test_everything_is_as_it_was_afterwards() -> None:
+    before = [
+        (one.level, one.propagate, list(one.handlers)) for one in map(logging.getLogger, ("policyengine", "uvicorn"))
+    ]
+    lines(LogFormat.JSON, reloaded)
+    assert before == [
+        (one.level, one.propagate, list(one.handlers)) for one in map(logging.getLogger, ("policyengine", "uvicorn"))
+    ]
+
+
+def test_a_server_tells_when_it_listens_when_it_fails_and_when_it_stops(tmp_path: Path) -> None:
+    (tmp_path / "p.policy").write_text(POLICY)
+    arguments = ["serve", str(tmp_path), "--port", "0", "--format", "json", "--log-format", "json"]
+    secret = "a-very-secret-token"
+    with started(SERVE, *arguments) as (first, process):
+        port = int(json.loads(first)["listening"].rpartition(":")[2])
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            headers = {"content-type": "application/json", "authorization": f"Bearer {secret}", "x-request-id": "r-1"}
+            connection.request("POST", "/decide", json.dumps(OPEN), headers)
+            assert connection.getresponse().status == 200
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert [json.loads(line)["event"] for line in said.splitlines()] == ["listening", "stopped"]
+    assert {json.loads(line)["revision"] for line in said.splitlines()} == {Engine.from_text(POLICY).revision}
+    assert secret not in said
