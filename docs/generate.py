@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from policyengine import vocabulary
+from policyengine.cli.app import COMMANDS
+from policyengine.cli.settings import SETTINGS, Setting
 from policyengine.codes import CODES, RULES
 from policyengine.codes.code import Code
 from policyengine.kinds import Type
@@ -85,12 +88,31 @@ def rules() -> str:
     return table("| rule | code | finds | told by |", rows)
 
 
+def option_of(setting: Setting) -> str:
+    """As the command line has it: `--port`."""
+    found = []
+    for command, parameter in setting.options:
+        given = inspect.signature(COMMANDS[command], eval_str=True).parameters[parameter].annotation.__metadata__[0]
+        first = next(one for one in (given.default, *given.param_decls) if str(one).startswith("--"))
+        found.append(f"`{command} {first.partition('/')[0]}`")
+    return ", ".join(found)
+
+
+def settings() -> str:
+    rows = [
+        f"| `[{one.section}]` `{one.key}` | {cell(one.doc)} | {cell(one.default)} | {option_of(one)} |"
+        for one in SETTINGS
+    ]
+    return table("| setting | what it is | default | option |", rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "facts": facts,
     "functions": functions,
     "decided": decided,
     "rules": rules,
     "details": details,
+    "settings": settings,
 }
 
 
@@ -104,7 +126,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "test-language.md")
+    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "test-language.md", DOCS / "configuration.md")
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in with_parts},
         DOCS / "diagnostics.md": diagnostics(),

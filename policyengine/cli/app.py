@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -16,6 +17,7 @@ from policyengine.cli import (
     INTERRUPTED,
     check,
     compile,
+    config,
     decide,
     diff,
     doctor,
@@ -80,6 +82,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "suggest": suggest.suggest,
     "why": why.why,
     "init": init.init,
+    "config": config.config,
 }
 
 
@@ -107,8 +110,30 @@ def _invoke(arguments: list[str]) -> int | None:
         app, name, rest = application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
     else:
         app, name, rest = application(COMMANDS, alone=False), "policyengine", arguments
-    code: int | None = get_command(app).main(args=rest, prog_name=name, standalone_mode=False)
+    command = get_command(app)
+    if arguments[:1]:
+        configured(command, arguments[0])
+    code: int | None = command.main(args=rest, prog_name=name, standalone_mode=False)
     return code
+
+
+def configured(command: Any, name: str) -> None:
+    """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
+    from the line before: the file lies beside or above them."""
+    from policyengine.cli.configuration import configuration_of
+    from policyengine.cli.settings import BY_OPTION
+
+    def said(context: Any, parameter: str, call: bool = True) -> Any:
+        setting = BY_OPTION.get((name, parameter))
+        if setting is None or not call:  # help shows what is so everywhere
+            return None
+        key = "policyengine.configuration"
+        if key not in context.meta:
+            context.meta[key] = configuration_of([Path(one) for one in context.params.get("paths") or ()])
+        return context.meta[key].option(setting)
+
+    if any(named == name for named, _ in BY_OPTION):
+        command.context_class = type("Configured", (command.context_class,), {"lookup_default": said})
 
 
 def _tell_version(wanted: bool) -> None:

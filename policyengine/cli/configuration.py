@@ -1,25 +1,24 @@
-"""`policyengine.toml`: what a project always wants of lint, tests, coverage, gateways; options of a command go before.
+"""`policyengine.toml`, and variables that go before it: what a project always wants. Options go before both.
 
-Each key stands here once, with the commands that read it; an unknown one is an error, for it would be a wish unheard.
+What there is to be said stands in `settings`; what is not there is an error, for it would be a wish unheard.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from policyengine.cli.failures import CommandError, file_error
-from policyengine.runtime.vouched import RESERVED, Vouched
+from policyengine.cli.readers import KIND, SAID
+from policyengine.cli.settings import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Name, Setting, is_meant, keys_of
+from policyengine.runtime.vouched import Vouched
 
 NAME = "policyengine.toml"
-KIND = "configuration"
 NOTHING_SAID = Vouched()
-DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
-HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
 
@@ -61,7 +60,7 @@ class ObserveConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the file says, `file`; or nothing, where there is none."""
+    """What the file says, `file`, and variables; or nothing. `values` is all of it, by section and key."""
 
     lint: LintConfiguration = LintConfiguration()
     test: TestConfiguration = TestConfiguration()
@@ -69,15 +68,39 @@ class Configuration:
     gateway: Vouched = NOTHING_SAID
     observe: ObserveConfiguration | None = None
     file: Path | None = None
+    values: Mapping[Name, Any] = field(default_factory=dict)
+    variables: frozenset[Name] = frozenset()  # what was said by these
+    lines: Mapping[Name, int] = field(default_factory=dict)  # of the file
+
+    def option(self, setting: Setting) -> Any:
+        """As an option of the command would be given; None where it is not."""
+        found = self.values.get(setting.name)
+        return list(found) if isinstance(found, tuple) else found
 
 
 Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration, Vouched, ObserveConfiguration)
 
 
-def configuration_of(paths: Sequence[Path]) -> Configuration:
-    """What the next `policyengine.toml` says, in the folder of the first path or above it."""
+def configuration_of(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> Configuration:
+    """What the next `policyengine.toml` says, in the folder of the first path or above it; variables go before it."""
     file = next_file(paths[0]) if paths else None
-    return Configuration() if file is None else read(file)
+    said = variables_in(os.environ if environment is None else environment)
+    if file is None:
+        return Reading(None, "", said).configuration({}) if said else Configuration()
+    return read(file, said)
+
+
+def variables_in(environment: Mapping[str, str]) -> dict[Name, str]:
+    """What they say of settings. One that begins like a setting and is none is an error, as in the file."""
+    from policyengine.diagnostics import suggest
+
+    found = {BY_VARIABLE[name].name: value for name, value in environment.items() if name in BY_VARIABLE}
+    for name in environment:
+        if name.startswith(PREFIX) and name not in BY_VARIABLE and is_meant(name):
+            meant = suggest(name, list(BY_VARIABLE))
+            hint = f"did you mean `{meant}`?" if meant else "`policyengine config show` lists all"
+            raise CommandError(KIND, f"the variable `{name}` is no setting", hint, (("variable", name),))
+    return found
 
 
 def next_file(path: Path) -> Path | None:
@@ -88,7 +111,7 @@ def next_file(path: Path) -> Path | None:
     return next((folder / NAME for folder in (whole, *whole.parents) if (folder / NAME).is_file()), None)
 
 
-def read(file: Path) -> Configuration:
+def read(file: Path, said: Mapping[Name, str] | None = None) -> Configuration:
     import tomllib
 
     try:
@@ -100,7 +123,7 @@ def read(file: Path) -> Configuration:
         raise CommandError(KIND, f"`{shown(file)}` is no UTF-8", "write it in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise no_toml(file, text, str(error)) from None
-    return Reading(file, text).configuration(given)
+    return Reading(file, text, said or {}).configuration(given)
 
 
 def no_toml(file: Path, text: str, why: str) -> CommandError:
@@ -112,14 +135,16 @@ def no_toml(file: Path, text: str, why: str) -> CommandError:
     return failure(file, text, (start, start + 1), f"{message[:1].lower()}{message[1:]}", "this is no TOML")
 
 
-def failure(file: Path, text: str, at: tuple[int, int], message: str, hint: str | None) -> CommandError:
-    """The place is shown as those of policies are."""
+def failure(
+    file: Path, text: str, at: tuple[int, int], message: str, hint: str | None, *, hides: bool = False
+) -> CommandError:
+    """The place is shown as those of policies are, but for a line that may hold a secret."""
     from policyengine.diagnostics import place, underlined
     from policyengine.source import Source, Span
 
     span = Span(Source(shown(file), text), *at)
     facts = (("file", shown(file)), ("line", span.line), ("column", span.column))
-    detail = "\n".join([f"{place(span)}: {message}", *underlined(span)])
+    detail = "\n".join([f"{place(span)}: {message}", *([] if hides else underlined(span))])
     return CommandError(KIND, f"`{shown(file)}`: {message}", hint, facts, detail=detail)
 
 
@@ -131,41 +156,74 @@ def shown(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One file while it is read: what is wrong with it is told where it stands."""
+    """One file, if there is one, and what variables say while they are read: what is wrong is told where it stands."""
 
-    file: Path
+    file: Path | None
     text: str
+    said: Mapping[Name, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where paths in it are read from. Of variables it is the current one."""
+        return Path() if self.file is None else self.file.parent
 
     def configuration(self, given: Mapping[str, Any]) -> Configuration:
-        self.known(given, [one.name for one in fields(Configuration) if one.name != "file"], None)
+        self.known(given, SECTIONS, None)
+        values, lines = self.values(given), self.lines(given)
         return Configuration(
-            self.part(LintConfiguration, "lint", given),
-            self.part(TestConfiguration, "test", given),
-            self.part(CoverageConfiguration, "coverage", given),
-            self.vouched(given),
-            self.part(ObserveConfiguration, "observe", given) if "observe" in given else None,
+            self.part(LintConfiguration, "lint", values),
+            self.part(TestConfiguration, "test", values),
+            self.part(CoverageConfiguration, "coverage", values),
+            self.vouched(values),
+            self.part(ObserveConfiguration, "observe", values) if self.observes(given) else None,
             self.file,
+            values,
+            frozenset(self.said),
+            lines,
         )
 
-    def vouched(self, given: Mapping[str, Any]) -> Vouched:
+    def observes(self, given: Mapping[str, Any]) -> bool:
+        """Whoever says anything of it wants it, be it an empty part: then its end is asked for."""
+        return "observe" in given or any(section == "observe" for section, _ in self.said)
+
+    def values(self, given: Mapping[str, Any]) -> dict[Name, Any]:
+        """All of it, read. What a variable says is not read in the file."""
+        found: dict[Name, Any] = {}
+        for section, table in given.items():
+            if not isinstance(table, dict):
+                raise self.wrong(None, section, f"`{section}` is no table", f"write `[{section}]` on a line of its own")
+            self.known(table, keys_of(section), section)
+            for key, value in table.items():
+                if (section, key) not in self.said:
+                    found[section, key] = BY_NAME[section, key].read(self, section, key, value)
+        beside = Variables(self.said)
+        for name, words in self.said.items():
+            reader = BY_NAME[name].read
+            found[name] = reader(beside, *name, SAID.get(reader, str)(words))
+        return found
+
+    def lines(self, given: Mapping[str, Any]) -> dict[Name, int]:
+        return {(section, key): self.line(section, key) for section, table in given.items() for key in table}
+
+    def line(self, section: str, key: str) -> int:
+        return self.text.count("\n", 0, self.at(section, key)[0]) + 1
+
+    def part(self, kind: Callable[..., Part], name: str, values: Mapping[Name, Any]) -> Part:
+        known = set(kind.__dataclass_fields__)  # type: ignore[attr-defined]  # they are dataclasses
+        return kind(**{key: value for (section, key), value in values.items() if section == name and key in known})
+
+    def vouched(self, values: Mapping[Name, Any]) -> Vouched:
         """No header carries two facts: one of them would be made of what was said of the other."""
-        found = self.part(Vouched, "gateway", given)
+        found = self.part(Vouched, "gateway", values)
         carries: dict[str, str] = {}
         for key, header in found.facts.items():
             if header in carries:
-                told = key if key in given["gateway"] else carries[header]
+                told = key if ("gateway", key) in values else carries[header]
                 other = carries[header] if told == key else key
-                raise self.wrong("gateway", told, f"the header `{header}` carries `{other}` already", "take another")
+                at = Variables(self.said) if ("gateway", told) in self.said else self
+                raise at.wrong("gateway", told, f"the header `{header}` carries `{other}` already", "take another")
             carries[header] = key
         return found
-
-    def part(self, kind: Callable[..., Part], name: str, given: Mapping[str, Any]) -> Part:
-        table = given.get(name, {})
-        if not isinstance(table, dict):
-            raise self.wrong(None, name, f"`{name}` is no table", f"write `[{name}]` on a line of its own")
-        keys = [key for section, key in KEYS if section == name]
-        self.known(table, keys, name)
-        return kind(**{key: KEYS[name, key](self, name, key, value) for key, value in table.items()})
 
     def known(self, given: Mapping[str, Any], keys: Sequence[str], section: str | None) -> None:
         from policyengine.diagnostics import suggest
@@ -179,7 +237,10 @@ class Reading:
                 raise self.wrong(section, key, f"unknown {'key' if section else 'part'} `{key}`{where}", hint)
 
     def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError:
-        return failure(self.file, self.text, self.at(section, key), message, hint)
+        assert self.file is not None
+        setting = BY_NAME.get((section or "", key))
+        hides = setting is not None and setting.secret
+        return failure(self.file, self.text, self.at(section, key), message, hint, hides=hides)
 
     def at(self, section: str | None, key: str) -> tuple[int, int]:
         """Where the key stands: after the head of its part, or as the head itself."""
@@ -193,107 +254,16 @@ class Reading:
         return found.span("key") if found else (0, 0)
 
 
-# ── Values ────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What is wrong with one is told by its name; what it says is not, as it may be a secret."""
 
+    said: Mapping[Name, str]
 
-def rules(reading: Reading, section: str, key: str, value: object) -> tuple[str, ...]:
-    """Codes and short names of warnings, as codes."""
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise reading.wrong(section, key, f"`{key}` is a list of rules", f'as in `{key} = ["static-key"]`')
-    try:
-        return tuple(code_of(word) for word in value)
-    except CommandError as error:
-        raise reading.wrong(section, key, error.message, error.hint) from None
+    @property
+    def folder(self) -> Path:
+        return Path()
 
-
-def code_of(word: str) -> str:
-    """The code that a code or a short name means. Errors cannot be chosen: they are told always."""
-    from policyengine.codes import RULES, rule
-    from policyengine.diagnostics import suggest
-
-    known = rule(word)
-    if known is None:
-        meant = suggest(word, RULES)
-        hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
-        raise CommandError(KIND, f"there is no rule `{word}`", hint)
-    if not known.name:
-        raise CommandError(KIND, f"`{known.code}` is an error, and errors are always told", "name warnings only")
-    return known.code
-
-
-def yes_or_no(reading: Reading, section: str, key: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise reading.wrong(section, key, f"`{key}` is `true` or `false`")
-    return value
-
-
-def whole(reading: Reading, section: str, key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise reading.wrong(section, key, f"`{key}` is a whole number, 0 or more")
-    return value
-
-
-def percent(reading: Reading, section: str, key: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-        raise reading.wrong(section, key, f"`{key}` is a number from 0 to 100")
-    return float(value)
-
-
-def header(reading: Reading, section: str, key: str, value: object) -> str:
-    """The name of one, as they are compared; "" for none."""
-    if value == "":
-        return ""
-    if not isinstance(value, str) or not HEADER.fullmatch(value):
-        hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
-        raise reading.wrong(section, key, f"`{key}` is the name of a header: letters, digits and `-`", hint)
-    if value.lower() in RESERVED:
-        raise reading.wrong(section, key, f"the header `{value}` means something else", "take another")
-    return value.lower()
-
-
-def kinds(reading: Reading, section: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise reading.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
-    return tuple(value)
-
-
-def domains(reading: Reading, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
-    given = value if isinstance(value, dict) else {"": ""}
-    if not all(DOMAIN.fullmatch(domain) and isinstance(issuer, str) and issuer for domain, issuer in given.items()):
-        hint = f'as in `{key} = {{ "acme.example" = "acme" }}`'
-        raise reading.wrong(section, key, f"`{key}` names an issuer for each domain", hint)
-    return tuple(given.items())
-
-
-def moment(reading: Reading, section: str, key: str, value: object) -> str:
-    """A time as TOML has it, or in quotes."""
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.isoformat()
-    if not isinstance(value, str) or not value:
-        hint = f'as in `{key} = 2026-12-01T00:00:00Z` or `{key} = "7d"`'
-        raise reading.wrong(section, key, f"`{key}` is a time with its zone, or a duration", hint)
-    return value
-
-
-def names(reading: Reading, section: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        example = '["acme.payments"]' if key == "packages" else '["GET /v1/**"]'
-        raise reading.wrong(section, key, f"`{key}` is a list of {key}", f"as in `{key} = {example}`")
-    return tuple(value)
-
-
-KEYS: Mapping[tuple[str, str], Callable[[Reading, str, str, object], Any]] = {
-    ("lint", "select"): rules,
-    ("lint", "extend"): rules,
-    ("lint", "ignore"): rules,
-    ("lint", "strict"): yes_or_no,
-    ("test", "jobs"): whole,
-    ("test", "seed"): whole,
-    ("coverage", "fail_under"): percent,
-    **{("gateway", key): header for key in NOTHING_SAID.facts},
-    ("gateway", "obligations"): kinds,
-    ("gateway", "trust_domains"): domains,
-    ("observe", "until"): moment,
-    ("observe", "packages"): names,
-    ("observe", "endpoints"): names,
-}
+    def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError:
+        name = BY_NAME[str(section), key].variable
+        return CommandError(KIND, f"the variable `{name}`: {message}", None, (("variable", name),))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.check import counts, no_policies, several, show_findings
-from policyengine.cli.configuration import LintConfiguration, code_of, configuration_of
+from policyengine.cli.configuration import LintConfiguration, configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.options import Policies
+from policyengine.cli.readers import code_of
 from policyengine.cli.terminal import Screen, busy, print_json, printable
 from policyengine.cli.writing import put_in_place
 

@@ -64,7 +64,9 @@ TokensFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
 ]
-WatchFiles: TypeAlias = Annotated[bool, typer.Option("--watch", help="Read policies anew whenever a file changes.")]
+WatchFiles: TypeAlias = Annotated[
+    bool, typer.Option("--watch/--no-watch", help="Read policies anew whenever a file changes.")
+]
 MetricsPort: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -97,7 +99,7 @@ LogKeep: TypeAlias = Annotated[
     int | None,
     typer.Option("--log-keep", metavar="N", min=0, help="How many old files are kept.", show_default="all"),
 ]
-LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress", help="Compress old files.")]
+LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress/--no-log-compress", help="Compress old files.")]
 LogSync: TypeAlias = Annotated[Forced, typer.Option("--log-sync", help="When decisions are forced to the disk.")]
 ServerLog: TypeAlias = Annotated[
     Told, typer.Option("--log-format", help="How the server tells on stderr what happens to it.")

@@ -4,7 +4,10 @@ import pytest
 
 from policyengine.cli.configuration import Configuration, CoverageConfiguration, TestConfiguration, configuration_of
 from policyengine.cli.failures import CommandError
+from policyengine.cli.settings import SECTIONS
 from policyengine.runtime.vouched import Vouched
+
+PARTS = f"there are {', '.join(f'`[{one}]`' for one in SECTIONS)}"
 
 
 @pytest.fixture
@@ -58,9 +61,10 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:1: unknown key `selct` in `[lint]`\n  selct = []\n  ^^^^^"),
         ("[lnt]\nselect = []\n", "unknown part `lnt`", "did you mean `[lint]`?",
          "policyengine.toml:1:2: unknown part `lnt`\n  [lnt]\n   ^^^"),
-        ("[format]\n", "unknown part `format`", "there are `[lint]`, `[test]`, `[coverage]`, `[gateway]`, `[observe]`",
+        ("[format]\n", "unknown part `format`", PARTS,
          "policyengine.toml:1:2: unknown part `format`\n  [format]\n   ^^^^^^"),
-        ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`", "there are `jobs`, `seed`",
+        ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`",
+         "there are `jobs`, `seed`, `examples`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
         ("lint = 1\n", "`lint` is no table", "write `[lint]` on a line of its own",
          "policyengine.toml:1:1: `lint` is no table\n  lint = 1\n  ^^^^"),

@@ -1,0 +1,279 @@
+"""Every setting: an option goes before a variable, a variable before the file; and whatever is unknown is an error."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import closing
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from policyengine.cli import app
+from policyengine.cli.app import COMMANDS
+from policyengine.cli.configuration import Configuration, configuration_of
+from policyengine.cli.failures import CommandError
+from policyengine.cli.settings import BY_OPTION, BY_VARIABLE, SETTINGS, is_meant
+from tests.server.processes import started
+from tests.server.test_log import ASKED, SERVE
+
+WRONG = {
+    "port": ("99999", "`port` is a port: a number from 0 to 65535"),
+    "workers": ("0", "`workers` is a whole number, 1 or more"),
+    "host": ('""', "`host` is a text, and not an empty one"),
+    "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
+    "token_file": ("1", "`token_file` is a path"),
+    "trust": ('"a"', "`trust` is a list of texts"),
+    "watch": ('"yes"', "`watch` is `true` or `false`"),
+    "log_format": ('"jsn"', "`log_format` is one of `text`, `json`"),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.policy").write_text("anyone { may GET /health }\n")
+    return tmp_path
+
+
+def said(project: Path, text: str, **variables: str) -> Configuration:
+    (project / "policyengine.toml").write_text(text)
+    return configuration_of([project / "p.policy"], variables)
+
+
+def refused(project: Path, text: str, **variables: str) -> CommandError:
+    with pytest.raises(CommandError) as caught:
+        said(project, text, **variables)
+    assert caught.value.kind == "configuration"
+    return caught.value
+
+
+# ── The table ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_setting_stands_once_and_its_options_are_there() -> None:
+    assert len({one.name for one in SETTINGS}) == len({one.variable for one in SETTINGS}) == len(SETTINGS)
+    for command, parameter in BY_OPTION:
+        assert parameter in signature(COMMANDS[command]).parameters, f"{command} has no {parameter}"
+
+
+def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
+    """What is observed has a part of its own, which `serve` reads as a whole."""
+    for command, others in (("serve", {"paths", "format", "observing"}), ("mcp-gateway", {"paths"})):
+        can = {parameter for named, parameter in BY_OPTION if named == command}
+        there = {one for one in signature(COMMANDS[command]).parameters if not one.startswith("observe_")}
+        assert there - can == others
+
+
+def test_a_variable_may_say_until_when_something_is_observed(project: Path) -> None:
+    assert said(project, "").observe is None
+    found = said(project, "", POLICYENGINE_OBSERVE_UNTIL="7d", POLICYENGINE_OBSERVE_PACKAGES="a,b").observe
+    assert found is not None
+    assert (found.until, found.packages) == ("7d", ("a", "b"))
+    assert said(project, "[observe]\n").observe is not None
+
+
+@pytest.mark.parametrize(("key", "wrong"), WRONG.items())
+def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tuple[str, str]) -> None:
+    found = refused(project, f"[serve]\n{key} = {wrong[0]}\n")
+    assert found.message == f"`policyengine.toml`: {wrong[1]}"
+    assert f"policyengine.toml:2:1: {wrong[1]}" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            '[log]\nredact = ["body.*"]',
+            "`body.*` ends with a star: name what holds it, and all of that is left out",
+            None,
+        ),
+        ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "as in `100MB` or `1d`"),
+        ('[log]\nrotate = ["1s"]', "`1s` is too short for a file", "a minute or longer"),
+        ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
+        ("[serv]\nport = 1", "unknown part `serv`", "did you mean `[serve]`?"),
+        ('[serve]\nlog_format = "jsno"', "`log_format` is one of `text`, `json`", "did you mean `json`?"),
+        ("[mcp-gateway]\ntimeout = 0", "`timeout` is a number of seconds, from 0.1 to 3600", None),
+    ],
+)
+def test_mistakes_have_a_way_out(project: Path, text: str, message: str, hint: str | None) -> None:
+    found = refused(project, text + "\n")
+    assert found.message == f"`policyengine.toml`: {message}"
+    if hint is not None:
+        assert found.hint == hint
+
+
+def test_paths_are_read_from_the_folder_of_the_file(project: Path) -> None:
+    (project / "deep").mkdir()
+    (project / "policyengine.toml").write_text('[log]\nfile = "logs/d.jsonl"\n[serve]\ntrust = ["a.pem", "/b.pem"]\n')
+    found = configuration_of([project / "deep"], {})
+    assert found.values["log", "file"] == str(project / "logs/d.jsonl")
+    assert found.values["serve", "trust"] == (str(project / "a.pem"), "/b.pem")
+
+
+# ── Variables ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_variable_goes_before_the_file(project: Path) -> None:
+    text = '[serve]\nport = 1\nwatch = true\n[log]\nredact = ["body.a"]\n[gateway]\nagent_id = "X-One"\n'
+    found = said(
+        project, text, POLICYENGINE_SERVE_PORT="2", POLICYENGINE_SERVE_WATCH="off",
+        POLICYENGINE_LOG_REDACT="body.b, args.**.c", POLICYENGINE_GATEWAY_AGENT_ID="X-Two",
+        POLICYENGINE_COVERAGE_FAIL_UNDER="90.5", POLICYENGINE_LINT_STRICT="true",
+        POLICYENGINE_GATEWAY_TRUST_DOMAINS="acme.example=acme",
+    )  # fmt: skip
+    assert (found.values["serve", "port"], found.values["serve", "watch"]) == (2, False)
+    assert found.values["log", "redact"] == ("body.b", "args.**.c")
+    assert found.gateway.facts["agent_id"] == "x-two"
+    assert (found.coverage.fail_under, found.lint.strict) == (90.5, True)
+    assert found.gateway.trust_domains == (("acme.example", "acme"),)
+
+
+def test_a_variable_counts_where_there_is_no_file(project: Path) -> None:
+    assert configuration_of([project], {"POLICYENGINE_TEST_JOBS": "3"}).test.jobs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("POLICYENGINE_SERVE_PORT", "http", "`port` is a port: a number from 0 to 65535"),
+        ("POLICYENGINE_SERVE_WATCH", "maybe", "`watch` is `true` or `false`"),
+        ("POLICYENGINE_STORE_URL", "redsi://:hush@host", "there is no store at"),
+    ],
+)
+def test_what_is_wrong_with_a_variable_is_told_by_its_name(project: Path, name: str, value: str, message: str) -> None:
+    found = refused(project, "", **{name: value})
+    assert found.message.startswith(f"the variable `{name}`: {message}")
+    assert "hush" not in str(found.to_dict())
+
+
+def test_a_variable_that_is_meant_and_unknown_is_an_error(project: Path) -> None:
+    found = refused(project, "", POLICYENGINE_LOG_FIEL="x")
+    assert (found.message, found.hint) == (
+        "the variable `POLICYENGINE_LOG_FIEL` is no setting", "did you mean `POLICYENGINE_LOG_FILE`?",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "POLICYENGINE_TRACEBACK", "POLICYENGINE_SERVICE_HOST", "POLICYENGINE_PORT_8080_TCP_ADDR",
+        "POLICYENGINE_LOG_PORT", "POLICYENGINE_LOG_SERVICE_PORT_HTTP", "PATH",
+    ],
+)  # fmt: skip
+def test_other_variables_are_none_of_ours(name: str) -> None:
+    assert not is_meant(name)
+    assert name not in BY_VARIABLE
+
+
+def test_a_password_in_the_file_is_in_no_message(project: Path) -> None:
+    found = refused(project, '[store]\nurl = "redis://:hush@a,b"\n')
+    assert "hush" not in found.detail + str(found.to_dict())
+
+
+# ── Commands ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def given(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a command is called with."""
+    calls: list[dict[str, object]] = []
+
+    def called(*arguments: str) -> dict[str, object]:
+        command = arguments[0]
+        real = COMMANDS[command]
+
+        def instead(**options: object) -> int:
+            calls.append(options)
+            return 0
+
+        instead.__signature__ = signature(real, eval_str=True)  # type: ignore[attr-defined]
+        instead.__doc__ = real.__doc__
+        monkeypatch.setitem(app.COMMANDS, command, instead)
+        code = app.run(list(arguments))
+        monkeypatch.setitem(app.COMMANDS, command, real)
+        assert code == 0
+        return calls[-1]
+
+    return called
+
+
+def test_an_option_goes_before_a_variable_before_the_file_before_the_default(given, project, monkeypatch) -> None:
+    text = '[serve]\nhost = "::1"\nport = 1\nworkers = 2\nwatch = true\nlog_format = "json"\n[store]\nurl = "sqlite:///a.db"\n'
+    (project / "policyengine.toml").write_text(text + '[log]\nfile = "d.jsonl"\nredact = ["body.a"]\nrotate = ["1d"]\n')
+    monkeypatch.setenv("POLICYENGINE_SERVE_PORT", "5")
+    monkeypatch.setenv("POLICYENGINE_SERVE_HOST", "127.0.0.2")
+    found = given("serve", "p.policy", "--host", "127.0.0.3", "--no-watch")
+    assert (found["host"], found["port"], found["workers"], found["socket_mode"]) == ("127.0.0.3", 5, 2, "600")
+    assert (found["watch"], found["log_format"], found["store"]) == (False, "json", "sqlite:///a.db")
+    assert (Path(found["log"]).name, list(found["redact"]), list(found["log_rotate"])) == (
+        "d.jsonl",
+        ["body.a"],
+        ["1d"],
+    )
+
+
+def test_what_a_command_must_be_told_may_stand_in_the_file(given, project) -> None:
+    text = '[mcp-gateway]\nupstream = "python3 s.py"\nserver = "notes"\nas = ["agent=coder"]\n'
+    (project / "policyengine.toml").write_text(text)
+    found = given("mcp-gateway", "p.policy")
+    assert (found["upstream"], found["server"], list(found["identity"]), found["timeout"]) == (
+        "python3 s.py", "notes", ["agent=coder"], 60.0,
+    )  # fmt: skip
+
+
+def test_a_mistake_in_the_file_stops_the_command(run, project) -> None:
+    (project / "policyengine.toml").write_text("[serve]\nprot = 1\n")
+    ended = run("serve", "p.policy", "--port", "0")
+    assert ended.code == 1
+    assert "policyengine.toml:2:1: unknown key `prot` in `[serve]`" in ended.err
+
+
+def test_a_server_does_what_the_file_says(project: Path) -> None:
+    (project / "policyengine.toml").write_text('[log]\nfile = "d.jsonl"\n[serve]\nport = 0\n')
+    with started(SERVE, "serve", str(project / "p.policy"), "--format", "json") as (line, _):
+        port = int(json.loads(line)["listening"].rpartition(":")[2])
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            connection.request("POST", "/decide", json.dumps(ASKED), {"content-type": "application/json"})
+            assert connection.getresponse().status == 200
+        assert (project / "d.jsonl").read_text().count("\n") == 1
+
+
+# ── config ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_check_says_what_is_wrong_and_where(run, project) -> None:
+    (project / "policyengine.toml").write_text("[serve]\nport = 1\n[test]\njobs = 2\n")
+    assert run("config", "check").out == "no mistakes in `policyengine.toml`: 2 settings\n"
+    (project / "policyengine.toml").write_text("[serve]\nport = true\n")
+    ended = run("config", "check", "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["line"]) == (1, "configuration", 2)
+
+
+def test_check_looks_for_files_that_are_to_be_read(run, project) -> None:
+    (project / "policyengine.toml").write_text('[serve]\ntoken_file = "tokens"\n')
+    ended = run("config", "check")
+    assert ended.code == 1
+    assert "`serve.token_file`, from policyengine.toml:2: there is no file" in ended.err
+    (project / "tokens").touch()
+    assert run("config", "check").code == 0
+
+
+def test_show_says_where_each_value_comes_from_and_hides_passwords(run, project, monkeypatch) -> None:
+    (project / "policyengine.toml").write_text('[serve]\nport = 1\n[store]\nurl = "redis://u:hush@host/0"\n')
+    monkeypatch.setenv("POLICYENGINE_SERVE_HOST", "::1")
+    out = run("config", "show").out
+    assert 'host = "::1"  # POLICYENGINE_SERVE_HOST\nport = 1  # policyengine.toml:2\n' in out
+    assert 'url = "redis://u:***@host/0"  # policyengine.toml:4' in out
+    assert "workers = 1  # default" in out
+    found = run("config", "show", "--format", "json").json
+    assert len(found["settings"]) == len(SETTINGS)
+    assert {one["from"] for one in found["settings"]} == {
+        "default", "POLICYENGINE_SERVE_HOST", "policyengine.toml:2", "policyengine.toml:4",
+    }  # fmt: skip
+    assert "hush" not in json.dumps(found)
+
+
+def test_without_a_file_all_is_as_it_is(run, project) -> None:
+    assert run("config", "check").out == "no `policyengine.toml`: 0 settings\n"
