@@ -107,6 +107,8 @@ class Suggesting:
         try:
             again = decided_again(record, self.kernel)
         except CannotRepeat:
+            again = None
+        if again is None or again.unsure:
             self.unusable += 1
             return
         if again.decision.allowed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -35,7 +35,8 @@ class Record:
     `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
     this one used. `directory` are the rows it was decided by; None where the log does not hold them. `history` is what
     happened before, by watch: all that may have counted. `observed`: it was let through all the same, as somebody
-    observed. `trace` is what the answer said of its trace.
+    observed. `trace` is what the answer said of its trace. `line` is counted from the beginning of the log, through all
+    its files; `file` is the one it stands in.
     """
 
     line: int
@@ -84,21 +85,23 @@ def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterato
 
     Raises OSError when a file cannot be read.
     """
+    before = 0
     for file in files_of(Path(path)):
-        for record in records_in(file, tell):
-            yield replace(record, file=file)
+        before += yield from records_in(file, tell, before)
 
 
-def records_in(path: Path, tell: Tell) -> Iterator[Record]:
-    """Those of one file, which can be read alone."""
-    directories = dict(directories_in(path, tell))
+def records_in(path: Path, tell: Tell, before: int = 0) -> Generator[Record, None, int]:
+    """Those of one file, which can be read alone; how many lines it has. So many lines were in files before it."""
+    directories, number = dict(directories_in(path, tell)), 0
     for number, line in lines_of(path, tell):
         if line.startswith(OF_A_DIRECTORY):
             continue
         try:
-            yield record_of(number, line, directories)
+            found = [record_of(number, line, directories)]
         except NoRecord as problem:
-            yield from salvaged(number, line, directories, path, problem, tell)
+            found = list(salvaged(number, line, directories, path, problem, tell))
+        yield from (replace(one, line=before + number, file=path) for one in found)
+    return number
 
 
 def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:

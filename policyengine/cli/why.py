@@ -58,7 +58,7 @@ def why(
         again = decided_again(record, engine.kernel)
     except CannotRepeat as problem:
         facts = (("file", str(record.file)), ("line", record.line))
-        raise CommandError("log", f"`{record.file}:{record.line}`: {problem}", None, facts) from None
+        raise CommandError("log", f"`{record.file}`: {problem}", None, facts) from None
     if format is Format.JSON:
         print_json(_document(record, again))
     else:

@@ -58,6 +58,7 @@ def test_a_full_file_is_set_aside_and_all_are_read_as_one(path: Path) -> None:
     assert len(files_of(path)) > 3
     assert all(one.stat().st_size < 3_000 for one in files_of(path))
     assert ids(path) == given
+    assert len({record.line for record in read_records(path)}) == 20
     assert ids(files_of(path)[0]) == given[: len(ids(files_of(path)[0]))]
 
 
