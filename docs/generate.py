@@ -92,6 +92,8 @@ def option_of(setting: Setting) -> str:
     """As the command line has it: `--port`."""
     found = []
     for command, parameter in setting.options:
+        if command == "doctor":  # it takes those of `serve`
+            continue
         given = inspect.signature(COMMANDS[command], eval_str=True).parameters[parameter].annotation.__metadata__[0]
         first = next(one for one in (given.default, *given.param_decls) if str(one).startswith("--"))
         found.append(f"`{command} {first.partition('/')[0]}`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,7 +121,7 @@ def _invoke(arguments: list[str]) -> int | None:
 def configured(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
-    from policyengine.cli.configuration import configuration_of
+    from policyengine.cli.configuration import Configuration, configuration_of
     from policyengine.cli.settings import BY_OPTION
 
     def said(context: Any, parameter: str, call: bool = True) -> Any:
@@ -129,7 +130,9 @@ def configured(command: Any, name: str) -> None:
             return None
         key = "policyengine.configuration"
         if key not in context.meta:
-            context.meta[key] = configuration_of([Path(one) for one in context.params.get("paths") or ()])
+            context.meta[key] = Configuration()
+            with suppress(CommandError) if name == "doctor" else nullcontext():  # which looks at the file by itself
+                context.meta[key] = configuration_of([Path(one) for one in context.params.get("paths") or (".",)])
         return context.meta[key].option(setting)
 
     if any(named == name for named, _ in BY_OPTION):

@@ -14,6 +14,7 @@ PREFIX = "POLICYENGINE_"
 HEADERS = tuple(Vouched().facts.items())
 # What Kubernetes sets for services that are called like a section.
 OF_KUBERNETES = re.compile(r"(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_\w+)?)")
+LOOKED_AT = frozenset("host port socket metrics_port envoy_grpc workers token_file log store entities trust".split())
 Name: TypeAlias = tuple[str, str]
 
 
@@ -41,14 +42,19 @@ class Setting:
         return f"{PREFIX}{self.section}_{self.key}".upper().replace("-", "_")
 
 
+def served(parameter: str) -> tuple[tuple[str, str], ...]:
+    """`doctor` looks at what is to be served."""
+    return (("serve", parameter), *((("doctor", parameter),) if parameter in LOOKED_AT else ()))
+
+
 def serve(
     key: str, read: r.Reader, default: str, doc: str, parameter: str = "", *, must_exist: bool = False
 ) -> Setting:
-    return Setting("serve", key, read, default, doc, (("serve", parameter or key),), must_exist)
+    return Setting("serve", key, read, default, doc, served(parameter or key), must_exist)
 
 
 def log(key: str, read: r.Reader, default: str, doc: str, parameter: str = "") -> Setting:
-    return Setting("log", key, read, default, doc, (("serve", parameter or f"log_{key}"),))
+    return Setting("log", key, read, default, doc, served(parameter or f"log_{key}"))
 
 
 def gateway(
@@ -80,7 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
     log("compress", r.yes_or_no, "false", "whether old files are compressed"),
     log("sync", r.one_of("never", "second", "always"), "never", "when decisions are forced to the disk"),
     Setting("store", "url", r.store, "memory:", "what keeps rates, budgets, approvals and history",
-            (("serve", "store"), ("mcp-gateway", "store")), secret=True),
+            (*served("store"), ("mcp-gateway", "store")), secret=True),
     *(Setting("gateway", key, r.header, name or "none", f"the header that says `{key}`") for key, name in HEADERS),
     Setting("gateway", "obligations", r.kinds, "none", "kinds of obligations that gateways carry out"),
     Setting("gateway", "trust_domains", r.domains, "none", "the issuer of each SPIFFE trust domain"),

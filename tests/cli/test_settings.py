@@ -60,7 +60,11 @@ def test_each_setting_stands_once_and_its_options_are_there() -> None:
 
 def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
     """What is observed has a part of its own, which `serve` reads as a whole."""
-    for command, others in (("serve", {"paths", "format", "observing"}), ("mcp-gateway", {"paths"})):
+    for command, others in (
+        ("serve", {"paths", "format", "observing"}),
+        ("mcp-gateway", {"paths"}),
+        ("doctor", {"paths", "format"}),
+    ):
         can = {parameter for named, parameter in BY_OPTION if named == command}
         there = {one for one in signature(COMMANDS[command]).parameters if not one.startswith("observe_")}
         assert there - can == others
