@@ -9,7 +9,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import chart, counting, decide, growth, guard, history, loading, machine, paper, rates, simulate, stores
+from bench import (
+    chart,
+    counting,
+    decide,
+    directory,
+    growth,
+    guard,
+    history,
+    loading,
+    machine,
+    paper,
+    rates,
+    simulate,
+    stores,
+)
 from bench import testing as tests
 from bench.peers import PEERS
 from bench.report import Report, Section, show
@@ -28,6 +42,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "rates": lambda _, say: rates.rates(say),
     "history": lambda _, say: history.history(say),
     "stores": lambda _, say: stores.run(say),
+    "directory": lambda _, say: directory.run(say),
     "testing": lambda _, say: tests.testing(say),
     "simulate": lambda _, say: simulate.run(say),
     "counting": lambda _, say: counting.counting(say),

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from policyengine.diagnostics import Diagnostic, PolicyError
-    from policyengine.directory.files import EntitiesError
+    from policyengine.directory.errors import EntitiesError
     from policyengine.engine import Engine
     from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Principal, Reason, Remedy
     from policyengine.runtime.request import Request
@@ -37,7 +37,7 @@ _HOMES = {
     "Explanation": "semantics.explain",
     "Request": "runtime.request",
     "RequestError": "runtime.shape",
-    "EntitiesError": "directory.files",
+    "EntitiesError": "directory.errors",
     "PolicyError": "diagnostics",
     "Diagnostic": "diagnostics",
 }

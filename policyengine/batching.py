@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from policyengine.asking import Question, microseconds, new_id, read
 from policyengine.compiler.reads import nanoseconds
-from policyengine.deciding import Deciding, to_consume, told_by
+from policyengine.deciding import Deciding, World, to_consume, told_by
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
@@ -29,10 +28,13 @@ class Waiting(NamedTuple):
     decision: Decision
     moment: int | None
     call: bytes
+    world: World
 
 
 class Batching(Deciding):
     """Decides many questions in their order."""
+
+    _gathers: tuple[World, Callable[[dict[str, object]], Decision | None]] | None = None
 
     def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
         """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
@@ -57,9 +59,12 @@ class Batching(Deciding):
         self._settle(waiting, answers)
         return answers
 
-    @cached_property
-    def _gathering(self) -> Callable[[dict[str, object]], Decision | None]:
-        return self._evaluator.charging(self._gather).__call__
+    def _gathering(self, world: World) -> Callable[[dict[str, object]], Decision | None]:
+        """The quick way by this directory, on which nobody is asked; made when it is first needed."""
+        known = self._gathers
+        if known is None or known[0] is not world:
+            known = self._gathers = world, world.evaluator.charging(self._gather).__call__
+        return known[1]
 
     def _gather(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, before anybody asked the store."""
@@ -68,24 +73,28 @@ class Batching(Deciding):
 
     def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
         """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
+        world = self._world
         try:
             if type(question) is dict and self._ids is new_id:
                 self._gathered.charges = ()
-                quick = self._gathering(question)
+                quick = self._gathering(world)(question)
                 if quick is not None:
                     limits, name = tuple(map(limited, self._gathered.charges)), ""
                     for one in limits:
                         if type(one.charge) is not Take:
                             name = quick.id
-                    return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide")
+                    return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide", world)
             request = read(question)
             spends, now = request.options.consume, self._clock()
-            planned = self._evaluator.plan(request, now)
+            if world.directory.lookups is not None:
+                return None
+            planned = world.evaluator.plan(request, now)
             if isinstance(planned, Needs) or request.options.at is not None:
                 return None
             decision = planned[0].with_id(self._ids(now))
             asked = Asked(planned[1], decision.id, not spends)
-            return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate")
+            call = b"decide" if spends else b"evaluate"
+            return Waiting(place, request, asked, decision, nanoseconds(now), call, world)
         except RequestError:
             raise
         except Exception:
@@ -111,8 +120,9 @@ class Batching(Deciding):
         if answer is None:  # another was quicker
             return self.decide(question)
         if isinstance(answer, StoreError):
-            return self._kept(question, self._unanswered(answer), call)
+            return self._kept(question, self._unanswered(answer), call, one.world.mark)
         decision = decision if answer is NOT_ASKED else told_by(decision, effects, answer)
         if isinstance(question, dict):
-            return decision if self._as_it_is else self._finished(question, decision, call)
-        return self._kept(question, to_consume(decision, effects) if peek else decision, call, one.moment)
+            return decision if self._as_it_is else self._finished(question, decision, call, one.world)
+        made = to_consume(decision, effects) if peek else decision
+        return self._kept(question, made, call, one.world.mark, one.moment)

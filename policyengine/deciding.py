@@ -32,8 +32,9 @@ from policyengine.asking import (
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.show import place_of
-from policyengine.compiler.tree import Tree
+from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
+from policyengine.directory.looking import Looking
 from policyengine.observing import Observer
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Obligation, Outcome, Reason
@@ -69,6 +70,18 @@ class Made(NamedTuple):
     spent: frozenset[str]
     spends: tuple[str, ...] = ()
     past: bytes = b""  # as the log has it
+    mark: bytes = b""  # of the directory
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """A directory and all that decides by it. A decision reads it once, so that it sees one directory only."""
+
+    directory: Directory
+    evaluator: Evaluator
+    quick: Callable[[dict[str, object]], Decision | None]
+    peeking: Callable[[dict[str, object]], Decision | None]
+    mark: bytes  # what the log calls the directory
 
 
 class Deciding:
@@ -90,24 +103,19 @@ class Deciding:
         self.kernel = kernel
         self._sources = sources
         self.failures = 0
-        self._directory = Directory() if directory is None else directory
         self._clock, self._ids = clock, ids
         self._store: Store = MemoryStore() if store is None else store
         own = self._store if isinstance(self._store, MemoryStore) else None
-        taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
+        self._taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
         if begins:
             self.begin()
-        now = counting(clock)
         # A log has to say on which histories a decision rests: then all of these are made with care.
-        recall = own.recall if own is not None and kernel.watches and log is None else None
-        self._evaluator = Evaluator(kernel, self._directory, tree=tree, now=now, taking=taking, recall=recall)
-        # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
-        self._quick = self._evaluator.charging(self._charged, self._noted).__call__
-        self._peeking = self._evaluator.quick.__call__
+        self._recall = own.recall if own is not None and kernel.watches and log is None else None
         self._gathered = local()
         self._counting = Lock()
         self.log = log
-        self._world = log.directory(self._directory) if log is not None and len(self._directory) else b""
+        self._tree = tree or tree_of(kernel)
+        self._world = self._with(Directory() if directory is None else directory)
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
         self._observer: Observer | None = None
 
@@ -126,6 +134,32 @@ class Deciding:
         if watches:
             self._store.end(watches)
 
+    def _with(self, directory: Directory) -> World:
+        evaluator = Evaluator(
+            self.kernel,
+            directory,
+            tree=self._tree,
+            now=counting(self._clock),
+            taking=self._taking,
+            recall=self._recall,
+        )
+        mark = self.log.directory(directory) if self.log is not None and len(directory) else b""
+        # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
+        quick = evaluator.charging(self._charged, self._noted).__call__
+        return World(directory, evaluator, quick, evaluator.quick.__call__, mark)
+
+    def replace_directory(self, directory: Directory) -> None:
+        """Decide by other entities from now on: at once, also while threads decide; each decision sees one directory.
+
+        Raises LogError where there is a log that it cannot be written to; then the old one stays.
+        """
+        self._world = self._with(directory)
+
+    @property
+    def directory(self) -> Directory:
+        """The entities that the policies ask about; those that come with a request are not among them."""
+        return self._world.directory
+
     @property
     def revision(self) -> str:
         """`sha256:…`: the same for the same meaning, whatever the order of files and declarations."""
@@ -140,6 +174,11 @@ class Deciding:
     def store(self) -> Store:
         """What keeps what decisions spend."""
         return self._store
+
+    @property
+    def waits(self) -> bool:
+        """Whether a decision may wait for somebody else: for a store, or for a row of the directory."""
+        return self.shares or self._world.directory.lookups is not None
 
     @cached_property
     def remote(self) -> bool:
@@ -158,14 +197,15 @@ class Deciding:
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
         """
         if type(question) is dict:  # the way that most questions go: each call on it counts
+            world = self._world
             try:
-                quick = self._quick(question)
+                quick = world.quick(question)
             except StoreError:  # it is asked again with care, which tells what is missing
                 quick = None
             except Exception:
-                return self._kept(question, self._failed(), b"decide")
+                return self._kept(question, self._failed(), b"decide", world.mark)
             if quick is not None:
-                return quick if self._as_it_is else self._finished(question, quick, b"decide")
+                return quick if self._as_it_is else self._finished(question, quick, b"decide", world)
         request = read(question)
         if not request.options.consume:
             return self._evaluate(request)
@@ -189,7 +229,7 @@ class Deciding:
         except StoreError:  # whoever guards the store tells the operator
             return Accounted(self._guarded(request, b"decide", self._spent), False)
         except Exception:
-            return Accounted(self._kept(request, self._failed(), b"decide"), False)
+            return Accounted(self._kept(request, self._failed(), b"decide", self._world.mark), False)
         if found is not None:
             return Accounted(self._guarded(request, b"decide", partial(self._again, claim, found)), True)
         decision = self._guarded(request, b"decide", partial(self._spent, claim=claim))
@@ -204,12 +244,13 @@ class Deciding:
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
         if type(question) is dict:
+            world = self._world
             try:
-                quick = self._peeking(question)
+                quick = world.peeking(question)
             except Exception:
-                return self._kept(question, self._failed(), b"evaluate")
+                return self._kept(question, self._failed(), b"evaluate", world.mark)
             if quick is not None:
-                return quick if self._as_it_is else self._finished(question, quick, b"evaluate")
+                return quick if self._as_it_is else self._finished(question, quick, b"evaluate", world)
         return self._evaluate(read(question))
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
@@ -255,7 +296,7 @@ class Deciding:
         self._gathered.named = decision.stamp, name
         return name
 
-    def _finished(self, question: dict[str, object], quick: Decision, call: bytes) -> Decision:
+    def _finished(self, question: dict[str, object], quick: Decision, call: bytes, world: World) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""
         stamp = quick.stamp
         if self._ids is not new_id:
@@ -263,8 +304,8 @@ class Deciding:
                 named, name = getattr(self._gathered, "named", (None, ""))
                 quick = quick.with_id(name if named is stamp else self._ids(self._clock()))
             except Exception:
-                return self._kept(question, self._failed(), call)
-        return self._kept(question, quick, call, None if isinstance(stamp, str) else stamp[0])
+                return self._kept(question, self._failed(), call, world.mark)
+        return self._kept(question, quick, call, world.mark, None if isinstance(stamp, str) else stamp[0])
 
     def _evaluate(self, request: Request) -> Decision:
         return self._guarded(request, b"evaluate", self._unspent)
@@ -272,21 +313,23 @@ class Deciding:
     def _unspent(self, request: Request) -> Made:
         now = self._now(request)
         spent = self._store.spent_among(approval.id for approval in request.approvals)
-        decision, effects, past = self._answer(request, now, spent)
-        return Made(self._peeked(decision, effects, now), now, spent, past=past)
+        world = self._world
+        decision, effects, past = self._answer(world, request, now, spent)
+        return Made(self._peeked(decision, effects, now), now, spent, past=past, mark=world.mark)
 
     def _spent(self, request: Request, claim: Claim | None = None) -> Made:
         for _ in range(MOST_TRIES):
             now = self._clock()
             spent = self._store.spent_among(approval.id for approval in request.approvals)
-            decision, effects, past = self._answer(request, now, spent)
+            world = self._world
+            decision, effects, past = self._answer(world, request, now, spent)
             if claim is not None:
                 draft = drafted(decision, effects, spent, past, nanoseconds(now))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
             if not effects:
-                return Made(decision, now, spent, past=past)
+                return Made(decision, now, spent, past=past, mark=world.mark)
             if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
-                return Made(told_by(decision, effects, answer), now, spent, effects.spends, past)
+                return Made(told_by(decision, effects, answer), now, spent, effects.spends, past, world.mark)
             if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
                 return self._again(claim, found, request)  # somebody else was quicker
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
@@ -299,26 +342,46 @@ class Deciding:
             raise KeyUnderWay("the same question is being decided")
         draft = draft_of(found.draft)
         made = EPOCH + timedelta(microseconds=draft.moment // 1_000)
-        return Made(told(draft, found.settled), made, frozenset(draft.spent), draft.spends, draft.past)
+        return Made(
+            told(draft, found.settled), made, frozenset(draft.spent), draft.spends, draft.past, self._world.mark
+        )
 
-    def _answer(self, request: Request, now: datetime, spent: frozenset[str]) -> tuple[Decision, Effects, bytes]:
-        """The decision, its effects, and what the log says of the past that it rests on."""
-        planned, past = self._evaluator.plan(request, now), b""
+    def _answer(
+        self, world: World, request: Request, now: datetime, spent: frozenset[str]
+    ) -> tuple[Decision, Effects, bytes]:
+        """The decision, its effects, and what the log says of the past and of the rows that it rests on."""
+        looking, evaluator = world.directory.looking(), world.evaluator
+        planned, told = self._planned(world, request, now, looking), b""
         if isinstance(planned, Needs):
             history = self._fetched(planned)
-            snapshot = Snapshot(self._directory, spent, history)
-            past = self._past(request, snapshot, now) if history and self.log is not None else b""
-            decision, effects = self._evaluator.resume(planned, snapshot, now)
+            snapshot = Snapshot(world.directory if looking is None else looking, spent, history)
+            decision, effects = evaluator.resume(planned, snapshot, now)
+            while looking is not None and looking.lacking:
+                looking.fetch()
+                decision, effects = evaluator.resume(planned, snapshot, now)
+            told = self._past(evaluator, request, snapshot, now) if history and self.log is not None else b""
             relied = tuple((key, one.version) for key, one in history.items())
             planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
         decision, effects = planned
-        return decision.with_id(self._ids(now)), effects, past
+        if looking is not None and looking.found and self.log is not None:
+            told += self.log.looked_up(looking.found, looking.types)
+        return decision.with_id(self._ids(now)), effects, told
 
-    def _past(self, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
+    def _planned(
+        self, world: World, request: Request, now: datetime, looking: Looking | None
+    ) -> tuple[Decision, Effects] | Needs:
+        """What the evaluator plans, once it knows the rows that it asks for: what these name may be asked for next."""
+        planned = world.evaluator.plan(request, now, looking)
+        while looking is not None and isinstance(planned, Needs) and planned.rows:
+            looking.fetch()
+            planned = world.evaluator.plan(request, now, looking)
+        return planned
+
+    def _past(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
         """Before anything is spent: what is reported later was not known."""
         assert self.log is not None
-        part = self._evaluator.slices.of(request)
-        return self.log.past(self._evaluator.slices.histories_in(part), facts_of(part, request, snapshot, now))
+        part = evaluator.slices.of(request)
+        return self.log.past(evaluator.slices.histories_in(part), facts_of(part, request, snapshot, now))
 
     def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
         return self._store.fetch(needs.windows) if needs.windows else {}
@@ -333,9 +396,9 @@ class Deciding:
         except KeyProblem:
             raise
         except StoreError as error:
-            return self._kept(request, self._unanswered(error), call)
+            return self._kept(request, self._unanswered(error), call, self._world.mark)
         except Exception:
-            return self._kept(request, self._failed(), call)
+            return self._kept(request, self._failed(), call, self._world.mark)
         if self.log is None and self._observer is None:
             return made.decision
         state = (
@@ -343,25 +406,25 @@ class Deciding:
             if made.spent or made.spends
             else b""
         )
-        return self._kept(request, made.decision, call, nanoseconds(made.now), state + made.past)
+        return self._kept(request, made.decision, call, made.mark + state + made.past, nanoseconds(made.now))
 
     def _kept(
         self,
         question: dict[str, object] | Request,
         decision: Decision,
         call: bytes,
+        state: bytes,
         moment: int | None = None,
-        state: bytes = b"",
     ) -> Decision:
         """The decision, once it is on record; a deny where it could not be, unless the operator lets it pass. While
         somebody observes it is what that makes of it: every answer of an engine that observes comes through here.
 
-        Without a `moment` it failed, and this is when.
+        `state` is what the log says of all that it rests on. Without a `moment` it failed, and this is when.
         """
         log, observer = self.log, self._observer
         given = decision if observer is None else observer.given(decision, question)
         if log is not None:
-            state = self._world + (b'"observed":true,' if given.observed else b"") + state
+            state = (b'"observed":true,' if given.observed else b"") + state
             if not log.keep(decision, moment or time_ns(), call, state, question):
                 return self._denied(UNRECORDED)
         return given

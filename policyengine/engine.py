@@ -16,7 +16,7 @@ from policyengine.compiler.show import show
 from policyengine.compiler.tree import Tree
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
-from policyengine.directory.files import read_directory
+from policyengine.directory.sources import Given, Sources
 from policyengine.loading import load_sources
 from policyengine.observing import Observe, Observer
 from policyengine.runtime.decision import Decision
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 
 class Engine(Batching):
-    """Decides by one set of policies. Threads may share it; every method is quick, and none waits but for a `store`.
+    """Decides by one set of policies. Threads may share it; every method is quick, and none waits but for a `store`,
+    or for rows of the directory that are looked up.
 
     A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
     `clock` gives the current time (aware); `ids` makes a decision's id from it. Ill-formed questions raise
@@ -50,7 +51,7 @@ class Engine(Batching):
     def load(
         cls,
         *paths: Path | str,
-        entities: Path | str | None = None,
+        entities: Given | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -58,11 +59,11 @@ class Engine(Batching):
     ) -> Engine:
         """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
 
-        Raises PolicyError with every mistake found, EntitiesError when the file of entities cannot be used.
+        `entities` say who is who: JSON, JSON Lines, CSV, a folder of these tables, a database, or a list of such
+        (`docs/entities.md`). Raises PolicyError with every mistake found, EntitiesError when entities cannot be used.
         """
         sources, problems = load_sources(paths, tests=False)
-        directory = None if entities is None else read_directory(entities)
-        return cls._checked(sources, problems, directory, clock, ids, log, store)
+        return cls._checked(sources, problems, entities, clock, ids, log, store)
 
     @classmethod
     def from_text(
@@ -80,7 +81,10 @@ class Engine(Batching):
 
         Raises PolicyError with every mistake found.
         """
-        return cls._checked([Source(name, text)], (), directory, clock, ids, log, store)
+        kernel = cls._compiled([Source(name, text)], ())
+        return cls(
+            kernel, sources=[Source(name, text)], directory=directory, clock=clock, ids=ids, log=log, store=store
+        )
 
     @classmethod
     def from_bundle(
@@ -88,7 +92,7 @@ class Engine(Batching):
         path: Path | str,
         *,
         keys: Keys | None = None,
-        entities: Path | str | None = None,
+        entities: Given | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -98,10 +102,10 @@ class Engine(Batching):
 
         With `keys`, which are files of public Ed25519 keys or the bytes of such, one of them must have signed it. Rules
         are read when a decision first needs them; one that is not sound denies then, at gate `failure`.
-        Raises PolicyError when the bundle cannot be used, EntitiesError when the file of entities cannot be used.
+        Raises PolicyError when the bundle cannot be used, EntitiesError when the entities cannot be used.
         """
         bundle = read_bundle(path, keys)
-        directory = None if entities is None else read_directory(entities)
+        directory = None if entities is None else Sources.of(entities).read(bundle.kernel.entities)
         return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
 
     def successor(
@@ -117,7 +121,7 @@ class Engine(Batching):
         Raises LogError where its rows cannot be logged, ObserveError where it has no such package as is observed.
         """
         found = type(self)(
-            kernel, sources=sources, directory=self._directory if directory is None else directory, tree=tree,
+            kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
             clock=self._clock, ids=self._ids, log=self.log, store=self._store, begins=False,
         )  # fmt: skip
         if self._observer is not None and self._observer.observing:
@@ -129,16 +133,22 @@ class Engine(Batching):
         cls,
         sources: Sequence[Source],
         problems: Sequence[Diagnostic],
-        directory: Directory | None,
+        entities: Given | None,
         clock: Clock,
         ids: Callable[[datetime], str],
         log: DecisionLog | None,
         store: Store | None,
     ) -> Engine:
+        kernel = cls._compiled(sources, problems)
+        directory = None if entities is None else Sources.of(entities).read(kernel.entities)
+        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
+
+    @staticmethod
+    def _compiled(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:
         kernel, found = compiled(sources, problems)
         if kernel is None:
             raise PolicyError(found)
-        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
+        return kernel
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -157,7 +167,7 @@ class Engine(Batching):
 
     def generated_code(self) -> str:
         """The code that decides, as it was generated from the policies: each line beside the policy line it is for."""
-        return show(self._evaluator)
+        return show(self._world.evaluator)
 
     def observe(self, wanted: Observe) -> None:
         """From now on report what these policies would do and let through what they would stop, until `wanted.until`:
@@ -181,11 +191,6 @@ class Engine(Batching):
         except StoreError as error:
             return str(error)
         return None
-
-    @property
-    def directory(self) -> Directory:
-        """The entities that the policies ask about; those that come with a request are not among them."""
-        return self._directory
 
     def explain(self, question: Question) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
@@ -225,15 +230,15 @@ class Engine(Batching):
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
-        return await to_thread(self.decide, question) if self.shares else self.decide(question)
+        return await to_thread(self.decide, question) if self.waits else self.decide(question)
 
     async def evaluate_async(self, question: Question) -> Decision:
         """`evaluate` for callers with an event loop."""
-        return await to_thread(self.evaluate, question) if self.shares else self.evaluate(question)
+        return await to_thread(self.evaluate, question) if self.waits else self.evaluate(question)
 
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
-        return await to_thread(self.explain, question) if self.shares else self.explain(question)
+        return await to_thread(self.explain, question) if self.waits else self.explain(question)
 
     async def report_async(
         self,
@@ -251,9 +256,17 @@ class Engine(Batching):
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
         now = self._now(request)
-        planned = self._evaluator.plan(request, now) if self.kernel.watches else None
-        snapshot = Snapshot(self._directory, spent, self._fetched(planned) if isinstance(planned, Needs) else {})
+        world = self._world
+        looking = world.directory.looking()
+        needs = self.kernel.watches or looking is not None
+        planned = self._planned(world, request, now, looking) if needs else None
+        history = self._fetched(planned) if isinstance(planned, Needs) else {}
+        snapshot = Snapshot(world.directory if looking is None else looking, spent, history)
         facts = facts_of(self.kernel, request, snapshot, now)
         seen = walk(facts, snapshot)
+        while looking is not None and looking.lacking:  # it visits every rule, and needs more than a decision does
+            looking.fetch()
+            facts = facts_of(self.kernel, request, snapshot, now)
+            seen = walk(facts, snapshot)
         decision, effects = conclude(facts, seen)
         return explain(self._peeked(decision.with_id(self._ids(now)), effects, now), facts, seen)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ from policyengine.asking import new_id
 from policyengine.compiler import evaluator
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
-from policyengine.directory.files import EntitiesError
+from policyengine.directory.errors import EntitiesError
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
@@ -155,7 +156,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
         raise error
 
     if part == "quick":
-        monkeypatch.setattr(shop, "_quick" if way == "decide" else "_peeking", broken)
+        monkeypatch.setattr(shop, "_world", replace(shop._world, **{"quick" if way == "decide" else "peeking": broken}))
     else:
         monkeypatch.setattr(evaluator, "decide", broken)
     with caplog.at_level(logging.ERROR, logger="policyengine"):
@@ -182,9 +183,10 @@ def test_a_directory_that_breaks_is_a_failure_and_no_approval_is_spent(shop):
             raise RuntimeError("the database is gone")
 
     ask = approved(shop, pay())
-    directory, shop._directory = shop._directory, Broken()
+    directory = shop.directory
+    shop.replace_directory(Broken())
     assert shop.decide(ask).gate is Gate.FAILURE
-    shop._directory = directory
+    shop.replace_directory(directory)
     assert shop.decide(ask).allowed
 
 
@@ -194,7 +196,7 @@ def test_a_clock_without_a_zone_is_a_failure():
 
 
 def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
-    monkeypatch.setattr(shop, "_quick", lambda *_: 1 / 0)
+    monkeypatch.setattr(shop, "_world", replace(shop._world, quick=lambda *_: 1 / 0))
     logging.getLogger("policyengine").setLevel(logging.CRITICAL + 1)
     try:
         with ThreadPoolExecutor(8) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -204,7 +204,7 @@ def test_a_failure_is_a_deny(observing: Engine, monkeypatch: pytest.MonkeyPatch,
     def fails(*given: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(observing, "_quick", fails)
+    monkeypatch.setattr(observing, "_world", replace(observing._world, quick=fails))
     decision = observing.decide(asked("/v1/x"))
     assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
 

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
@@ -19,6 +19,8 @@ from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set
 from policyengine.audit.secrets import Redaction
 from policyengine.audit.syncing import EVERY, Sync, Syncing
 from policyengine.audit.writing import Writer, encode
+from policyengine.directory.looking import Found
+from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
@@ -127,6 +129,10 @@ class DecisionLog:
     def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
         """What a line says of the histories that a decision rested on."""
         return self._writer.past(asked, facts)
+
+    def looked_up(self, found: Mapping[EntityRef, Found], types: Iterable[str]) -> bytes:
+        """What a line says of the rows that a decision asked a database for."""
+        return self._writer.looked_up(found, types)
 
     def keep(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request

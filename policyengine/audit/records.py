@@ -16,6 +16,7 @@ from policyengine.audit.pasts import Past, read
 from policyengine.audit.secrets import Redacted
 from policyengine.audit.writing import BEGINNING, VERSION
 from policyengine.directory.entities import Directory
+from policyengine.directory.looking import NO_ANSWER, Found, Looking, Lookups
 from policyengine.kinds import EntityRef
 from policyengine.runtime import wire
 from policyengine.runtime.decision import Outcome
@@ -148,7 +149,7 @@ def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) ->
             call=str(tree["call"]),
             decision=tree["decision"],
             request=restored(tree["request"], tree.get("beyond_json", ())),
-            directory=EMPTY if digest is None else directories.get(digest),
+            directory=with_looked_up(EMPTY if digest is None else directories.get(digest), tree.get("looked_up")),
             spent=frozenset(tree.get("spent", ())),
             spends=tuple(tree.get("spends", ())),
             redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
@@ -158,8 +159,22 @@ def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) ->
         )
         _ = found.outcome, found.id, found.revision, found.package
         return found
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RequestError, wire.WireError) as error:
         raise NoRecord(f"it is no record of a decision ({error})") from None
+
+
+def with_looked_up(directory: Directory | None, looked_up: Any) -> Directory | None:
+    """The directory as a decision saw it that looked up rows: of others of these types it knew nothing. Raises
+    LookupError, TypeError, ValueError, RequestError."""
+    if looked_up is None or directory is None:
+        return directory
+    rows = restored(looked_up["entities"], looked_up.get("beyond_json", ()))
+    found: dict[EntityRef, Found] = {}
+    for row in entity_rows(tuple(wire.clean(one) for one in rows), "entities"):
+        found[row.ref] = row
+    found |= {EntityRef(*one): None for one in looked_up["none"]}
+    found |= {EntityRef(*one): NO_ANSWER for one in looked_up["unanswered"]}
+    return Looking(directory, Lookups((), types=looked_up["types"]), found)
 
 
 def tree_of(line: bytes) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import msgspec
 
 from policyengine.audit.pasts import told as told_past
 from policyengine.audit.secrets import Redacted, Redaction
+from policyengine.directory.looking import Found, Unanswered
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
@@ -254,12 +255,23 @@ class Writer:
 
     def directory(self, rows: Iterable[EntityData], digest: Callable[[bytes], str]) -> tuple[str, bytes]:
         """The line that holds the rows that decisions were made by, under the name that these give."""
+        rest = self._rows(rows)
+        name = digest(rest)
+        return name, BEGINNING + b'"directory":' + encode(name) + b"," + rest + b"}\n"
+
+    def looked_up(self, found: Mapping[EntityRef, Found], types: Iterable[str]) -> bytes:
+        """The member that tells which rows a decision asked for, and of which it was told nothing."""
+        rest = self._rows(one for one in found.values() if isinstance(one, EntityData))
+        unanswered = [[ref.type, ref.id] for ref, one in found.items() if isinstance(one, Unanswered)]
+        none = [[ref.type, ref.id] for ref, one in found.items() if one is None]
+        about = b'"types":%b,"none":%b,"unanswered":%b' % (encode(sorted(types)), encode(none), encode(unanswered))
+        return b'"looked_up":{%b,%b},' % (about, rest)
+
+    def _rows(self, rows: Iterable[EntityData]) -> bytes:
         beyond: list[dict[str, object]] = []
         clean = [self._redaction.applied(row(one)) for one in rows]
         written = b'"entities":' + encode(portable([one for one, _ in clean], (), beyond))
-        rest = members(written, [one for _, some in clean for one in some], beyond)
-        name = digest(rest)
-        return name, BEGINNING + b'"directory":' + encode(name) + b"," + rest + b"}\n"
+        return members(written, [one for _, some in clean for one in some], beyond)
 
 
 def untold(decision: bytes) -> bytes:

@@ -36,6 +36,7 @@ EXTRAS = {
     "re2": ("re2", "regular expressions in time that is linear, in C"),
     "redis": ("redis", "`--store redis://…`"),
     "sign": ("cryptography", "signed bundles"),
+    "sql": ("sqlalchemy", "`--entities` of a database"),
     "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
 }
 QUICK = ("uvloop", "httptools")
@@ -75,7 +76,7 @@ class Plan:
     tokens: Path | None = None
     log: Path | None = None
     store: str = "memory:"
-    entities: Path | None = None
+    entities: tuple[str, ...] | None = None
     trusted: tuple[Path, ...] | None = field(default=None)
 
 

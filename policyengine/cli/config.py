@@ -89,9 +89,11 @@ def check(found: Configuration, format: Format) -> int:
 
 
 def missing(row: Row) -> Iterator[str]:
+    from policyengine.directory.sources import is_url
+
     if row.setting.must_exist and row.value is not None:
         files = row.value if isinstance(row.value, tuple) else (row.value,)
-        yield from (file for file in files if not Path(file).exists())
+        yield from (file for file in files if not is_url(file) and not Path(file).exists())
 
 
 def rows_of(found: Configuration) -> Iterator[Row]:
@@ -122,9 +124,9 @@ def show(rows: list[Row]) -> None:
 
 def hidden(setting: Setting, value: Any) -> Any:
     """The same without passwords."""
-    if setting.secret and isinstance(value, str):
-        return PASSWORD.sub(r"\1:***@", value)
-    return value
+    if setting.secret and isinstance(value, tuple):
+        return tuple(hidden(setting, one) for one in value)
+    return PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
 
 
 def written(value: Any) -> str:

@@ -18,6 +18,7 @@ from policyengine.cli.settings import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Na
 from policyengine.runtime.vouched import Vouched
 
 NAME = "policyengine.toml"
+DIRECTORY = "directory"  # what is where in a database, which `--entities` reads by itself
 NOTHING_SAID = Vouched()
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
@@ -168,7 +169,8 @@ class Reading:
         return Path() if self.file is None else self.file.parent
 
     def configuration(self, given: Mapping[str, Any]) -> Configuration:
-        self.known(given, SECTIONS, None)
+        self.known(given, (*SECTIONS, DIRECTORY), None)
+        given = {section: table for section, table in given.items() if section != DIRECTORY}
         values, lines = self.values(given), self.lines(given)
         return Configuration(
             self.part(LintConfiguration, "lint", values),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.failures import CommandError, logged_in_short, tell
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, PoliciesOrBundle, RequestFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.questions import Question, read_questions
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
 
@@ -24,7 +24,7 @@ STRONGEST_FIRST = (FAILED, EXIT_CODES["deny"], EXIT_CODES["throttle"], EXIT_CODE
 def decide(
     paths: PoliciesOrBundle,
     request: RequestFile,
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     store: StoreUrl = "memory:",
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,

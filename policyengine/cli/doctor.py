@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from policyengine.cli.checkups import Finding, Plan, Status, findings
-from policyengine.cli.options import EntitiesFile, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
@@ -28,7 +28,7 @@ def doctor(
     token_file: TokensFile = None,
     log: LogFile = None,
     store: StoreUrl = "memory:",
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -36,7 +36,7 @@ def doctor(
 
     It takes the options of `serve`, and looks at what is to be served too.
 
-    It leaves everything as it was, and reaches nothing over a network but the store that is named.
+    It leaves everything as it was, and reaches nothing over a network but what is named.
 
     Exit code 0: it can be served (there may be warnings); 1: it cannot.
 
@@ -49,7 +49,8 @@ def doctor(
     options = (("--port", port), ("--metrics-port", metrics_port), ("--envoy-grpc", envoy_grpc))
     listens = tuple((option, number) for option, number in options if number is not None)
     trusted = None if trust is None else tuple(trust)
-    plan = Plan(tuple(paths or ()), host, listens, socket, workers, token_file, log, store, entities, trusted)
+    rows = None if entities is None else tuple(entities)
+    plan = Plan(tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted)
     found = list(findings(plan))
     if format is Format.JSON:
         print_json({"checks": [told(one) for one in found], **counts(found)})

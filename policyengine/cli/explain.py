@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policyengine.cli.decide import EXIT_CODES
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
 from policyengine.cli.questions import read_question
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json, printable
 
@@ -12,7 +12,7 @@ from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json
 def explain(
     paths: PoliciesOrBundle,
     request: RequestFile,
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.check import no_policies
+from policyengine.cli.configuration import next_file
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.questions import Question, called
 from policyengine.cli.terminal import Screen, busy, printable
@@ -16,6 +17,8 @@ from policyengine.cli.terminal import Screen, busy, printable
 if TYPE_CHECKING:
     from policyengine.asking import Clock
     from policyengine.audit import DecisionLog
+    from policyengine.directory.errors import EntitiesError
+    from policyengine.directory.sources import Sources
     from policyengine.engine import Engine
     from policyengine.stores.store import Store
 
@@ -25,7 +28,7 @@ BUNDLE = ".policybundle"
 
 def load_engine(
     paths: Sequence[Path],
-    entities: Path | None,
+    entities: Sequence[str] | Sources | None,
     trusted: Sequence[Path] | None = None,
     log: DecisionLog | None = None,
     clock: Clock | None = None,
@@ -34,11 +37,11 @@ def load_engine(
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
     from policyengine.asking import utc_now
     from policyengine.diagnostics import PolicyError
-    from policyengine.directory.files import EntitiesError
+    from policyengine.directory.errors import EntitiesError
     from policyengine.engine import Engine
     from policyengine.stores.store import StoreError
 
-    clock = clock or utc_now
+    clock, entities = clock or utc_now, entity_sources(paths, entities)
     bundle, kept = _bundle_of(paths, trusted), _store(store)
     try:
         with busy("reading the policies"):
@@ -51,10 +54,7 @@ def load_engine(
     except StoreError as error:
         raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
     except EntitiesError as error:
-        facts = (("file", error.file), ("member", error.member or None))
-        raise CommandError(
-            "entities", f"`{error.file}`{_at(error.member)}: {error.message}", error.hint, facts
-        ) from None
+        raise entities_error(error) from None
     except OSError as error:
         raise file_error(error.filename or paths[0], error) from None
     if not engine.packages:
@@ -62,6 +62,30 @@ def load_engine(
     if entities is not None:
         _warn_of_rows(engine, entities)
     return engine
+
+
+def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | None) -> Sources | None:
+    """What `--entities` names; what is where in a database, the project's `policyengine.toml` says."""
+    from policyengine.directory.sources import Sources, is_url
+
+    if isinstance(entities, Sources):
+        return entities
+    if not entities:
+        return None
+    mapping = next_file(paths[0]) if paths and any(map(is_url, entities)) else None
+    return Sources(tuple(entities), mapping)
+
+
+def entities_error(error: EntitiesError) -> CommandError:
+    """With its place: the file, and in it a member, or a row and a column."""
+    facts = (
+        ("code", error.code),
+        ("file", error.file),
+        ("member", error.member or None),
+        ("row", error.row),
+        ("column", error.column),
+    )
+    return CommandError("entities", f"`{error.place}`{_at(error.member)}: {error.message}", error.hint, facts)
 
 
 def _store(url: str) -> Store:
@@ -84,15 +108,19 @@ def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | 
     return bundles[0] if bundles else None
 
 
-def _warn_of_rows(engine: Engine, file: Path) -> None:
+def _warn_of_rows(engine: Engine, sources: Sources) -> None:
     """What a policy cannot read in a row is unknown when it decides: better told before."""
     from policyengine.semantics.rows import doubts
 
-    screen, told = Screen(sys.stderr), doubts(engine.directory, engine.kernel.entities)
+    told = list(engine.directory.notes)
+    names = ", ".join(f"`{one}`" for one in sources.unchecked)
+    if names:
+        told += [f"{names}: {doubt}" for doubt in doubts(engine.directory, engine.kernel.entities)]
+    screen = Screen(sys.stderr)
     for doubt in told[:MOST_DOUBTS]:
-        screen.line(("warning: ", "bold yellow"), printable(f"`{file}`: {doubt}"))
+        screen.line(("warning: ", "bold yellow"), printable(doubt))
     if len(told) > MOST_DOUBTS:
-        screen.line(("warning: ", "bold yellow"), printable(f"`{file}`: {len(told) - MOST_DOUBTS} more like these"))
+        screen.line(("warning: ", "bold yellow"), printable(f"entities: {len(told) - MOST_DOUBTS} more like these"))
 
 
 @contextmanager

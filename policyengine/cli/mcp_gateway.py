@@ -12,7 +12,7 @@ import typer
 
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TrustedKeys
+from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TrustedKeys
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -60,7 +60,7 @@ def mcp_gateway(
         ),
     ] = None,
     store: StoreUrl = "memory:",
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     trust: TrustedKeys = None,
 ) -> int:
     """Put policies in front of an MCP server.

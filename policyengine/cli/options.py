@@ -29,10 +29,14 @@ RequestFile: TypeAlias = Annotated[
         "--request", "-r", metavar="FILE|-", help="The question, as JSON; `-` reads it from stdin.", show_default=False
     ),
 ]
-EntitiesFile: TypeAlias = Annotated[
-    Path | None,
+EntitySources: TypeAlias = Annotated[
+    list[str] | None,
     typer.Option(
-        "--entities", "-e", metavar="FILE", help="Who is who: users, teams, things, as JSON.", show_default=False
+        "--entities",
+        "-e",
+        metavar="SOURCE",
+        help="Who is who: JSON, JSON Lines, CSV, a database: docs/entities.md.",
+        show_default=False,
     ),
 ]
 DecisionsFile: TypeAlias = Annotated[

@@ -37,7 +37,7 @@ class Plays:
     """One policy on a virtual clock. `world` is what its tests are made in, where their requests are played."""
 
     paths: Sequence[Path]
-    entities: Path | None
+    entities: Sequence[str] | None
     trust: Sequence[Path] | None
     begins: str | None
     seed: int

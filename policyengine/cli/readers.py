@@ -119,6 +119,14 @@ def files(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     return tuple(file(at, section, key, one) for one in texts(at, section, key, value))
 
 
+def sources(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Files and folders as `files` are, and URLs of databases."""
+    from policyengine.directory.sources import is_url
+
+    found = texts(at, section, key, [value] if isinstance(value, str) else value)
+    return tuple(one if is_url(one) else file(at, section, key, one) for one in found)
+
+
 def mode(at: Place, section: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
         raise at.wrong(section, key, f"`{key}` is the mode of a file, in octal", f'as in `{key} = "660"`')
@@ -245,7 +253,7 @@ def pairs(words: str) -> object:
 
 
 SAID: Mapping[Reader, Callable[[str], object]] = {
-    **dict.fromkeys((rules, texts, files, facts, rotation, kinds, names), listed),
+    **dict.fromkeys((rules, texts, files, sources, facts, rotation, kinds, names), listed),
     **dict.fromkeys((whole, positive, port, percent, seconds, lasting), number),
     yes_or_no: flag,
     domains: pairs,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
-from policyengine.cli.loaded import load_engine
+from policyengine.cli.loaded import entities_error, entity_sources, load_engine
 from policyengine.cli.observing import Asked, observe
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.rotating import rotation_of
 from policyengine.cli.serve_options import (
     DrainSeconds,
@@ -48,7 +48,10 @@ from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog, Rotation
+    from policyengine.directory.following import Following
+    from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
+    from policyengine.reloading import Reloading
 
 
 ASK = '{"request": {"method": "GET", "path": "/"}}'
@@ -77,7 +80,7 @@ def serve(
     log_sync: LogSync = Forced.NEVER,
     log_format: ServerLog = Told.TEXT,
     store: StoreUrl = "memory:",
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
     metrics_port: MetricsPort = None,
@@ -111,7 +114,9 @@ def serve(
         configuration = configuration_of(paths)
         files = rotation_of(log_rotate or (), log_keep, log_compress)
         kept = _log(log, on_log_failure, redact or (), files, log_sync)
-        engine = load_engine(paths, entities, trust, kept, store=store)
+        sources = entity_sources(paths, entities)
+        stamp = sources.stamp() if sources is not None else None
+        engine = load_engine(paths, sources, trust, kept, store=store)
         asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
         observe(engine, asked, configuration.observe)
         tokens = _tokens(token_file)
@@ -121,19 +126,32 @@ def serve(
             _greet(engine, Served(url, socket, workers), curl, format)
 
         listens = 8080 if port is None and socket is None else port
-        held = Reloading(engine, Origin(tuple(paths), entities, None if trust is None else tuple(trust)))
+        held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
         with journal(LogFormat(log_format), lambda: held.current.revision):
             answer(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-                metrics=metrics_port, drain=drain_seconds, watching=watch,
-                public_url=_public(public_url), listening=greet,
+                metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
+                listening=greet, following=_following(held, sources, stamp, files=not watch),
             )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except LogError as error:
         raise CommandError("log", error.message, error.hint, (("file", str(log)),)) from None
     return 0
+
+
+def _following(held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool) -> Following | None:
+    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    from policyengine.directory.errors import EntitiesError
+    from policyengine.directory.following import Following
+
+    if sources is None:
+        return None
+    try:
+        return Following(sources, lambda: held.current, stamp=stamp, files=files)
+    except EntitiesError as error:
+        raise entities_error(error) from None
 
 
 def _tokens(path: Path | None) -> tuple[str, ...] | None:

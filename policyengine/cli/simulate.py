@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from policyengine.cli.failures import CommandError, file_error, logged_in_short
-from policyengine.cli.options import EntitiesFile, PoliciesOrBundle, TrustedKeys
+from policyengine.cli.options import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.plays import Made, Plays
 from policyengine.cli.questions import STDIN, called
 from policyengine.cli.simulate_options import (
@@ -52,7 +52,7 @@ def simulate(
     every: Every = None,
     start: Start = None,
     seed: Seed = 0,
-    entities: EntitiesFile = None,
+    entities: EntitySources = None,
     trust: TrustedKeys = None,
     format: Drawn = None,
     output: Output = None,

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from policyengine.codes import (
     allowances,
     bundles,
+    directory,
     doors,
     files,
     guards,
@@ -24,7 +25,22 @@ from policyengine.codes.code import Code
 
 __all__ = ["CODES", "RULES", "Code", "rule"]
 
-_PARTS = (syntax, files, bundles, names, places, doors, guards, tests, logic, maps, later, allowances, opinions)
+_PARTS = (
+    syntax,
+    files,
+    bundles,
+    directory,
+    names,
+    places,
+    doors,
+    guards,
+    tests,
+    logic,
+    maps,
+    later,
+    allowances,
+    opinions,
+)
 
 CODES: Mapping[str, Code] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
 

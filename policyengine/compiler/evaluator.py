@@ -22,7 +22,7 @@ from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, Snapshot
+from policyengine.runtime.snapshot import Entities, Looking, Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import decide
@@ -54,19 +54,32 @@ class Evaluator:
         so where the past is asked for as well, and remembers it."""
         return Quick(self.leaves, self.now, charge, note)
 
-    def plan(self, request: Request, now: datetime) -> tuple[Decision, Effects] | Needs:
-        """What `resume` says, where no state can change it, else what of the state it needs."""
-        looked_at = self._windows(request, now) if self.kernel.watches else frozenset()
+    def plan(self, request: Request, now: datetime, looking: Looking | None = None) -> tuple[Decision, Effects] | Needs:
+        """What `resume` says, where no state can change it, else what of the state it needs.
+
+        Where entities are looked up, `looking` is what this decision was told of them: as long as it lacks some, rows
+        are all that is needed.
+        """
+        entities = self.entities if looking is None else looking
+        looked_at = self._windows(request, now, entities) if self.kernel.watches else frozenset()
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), looked_at)
-        return needs if needs.approvals or needs.windows else self.resume(needs, Snapshot(self.entities), now)
+        if needs.approvals or needs.windows:
+            return lacked(request, looking) or needs
+        made = self.resume(needs, Snapshot(entities), now)
+        return lacked(request, looking) or made
 
     def resume(self, needs: Needs, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
         """The decision by what was fetched, and what it does when it is spent. The decision has no id yet."""
         request = needs.request
         return decide(self.slices.of(request), request, snapshot, now)
 
-    def _windows(self, request: Request, now: datetime) -> frozenset[WindowKey]:
+    def _windows(self, request: Request, now: datetime, entities: Entities) -> frozenset[WindowKey]:
         """The histories that the rules which can matter here look at."""
         kernel = self.slices.of(request)
         nodes = self.slices.histories_in(kernel)
-        return windows(nodes, facts_of(kernel, request, Snapshot(self.entities), now)) if nodes else frozenset()
+        return windows(nodes, facts_of(kernel, request, Snapshot(entities), now)) if nodes else frozenset()
+
+
+def lacked(request: Request, looking: Looking | None) -> Needs | None:
+    """The rows that the decision would have to know, if there are any."""
+    return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.values import ABSENT
+from policyengine.runtime.values import ABSENT, Invalid
+
+if TYPE_CHECKING:
+    from policyengine.directory.looking import Looking, Lookups
+
+NOT_ASKED = Invalid("it was not looked up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,54 @@ class Ancestors:
     complete: bool
 
 
-class Directory:
-    """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked."""
+NOTHING_KNOWN = Ancestors((), False)
 
-    def __init__(self, rows: Iterable[EntityData] = (), *, for_one_request: bool = False) -> None:
+
+def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], EntityData | None]) -> Ancestors:
+    """These and all that they are in, nearest first; a circle of memberships is walked once."""
+    found = dict.fromkeys(parents)
+    pending, complete = list(found), True
+    for ref in pending:  # grows while it is walked
+        known = row(ref)
+        complete = complete and known is not None and not known.partial
+        fresh = [parent for parent in (known.parents if known else ()) if parent not in found]
+        found.update(dict.fromkeys(fresh))
+        pending += dict.fromkeys(fresh)
+    return Ancestors(tuple(found), complete)
+
+
+def of_row(row: EntityData, above: Ancestors) -> Ancestors:
+    """What one is in who is directly in what leads there. Nobody is above itself, also where a circle leads back."""
+    if row.ref not in above.refs and not row.partial:
+        return above
+    return Ancestors(tuple(one for one in above.refs if one != row.ref), above.complete and not row.partial)
+
+
+class Directory:
+    """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked.
+
+    `lookups` gives the rows of some types one by one, when a decision needs them (`looking`); without being asked
+    nothing is known of these. `notes` are what readers of these rows found odd about them, for people.
+    """
+
+    def __init__(
+        self, rows: Iterable[EntityData] = (), *, lookups: Lookups | None = None, notes: Sequence[str] = ()
+    ) -> None:
         self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
-        self._ancestors = {} if for_one_request else {ref: self._climb(ref) for ref in self._rows}
+        self.lookups: Lookups | None = lookups
+        self.notes = tuple(notes)
+        self._ancestors = self._closures()
+
+    def _closures(self) -> dict[EntityRef, Ancestors]:
+        """Who is directly in the same is in the same: all members of a team share one closure."""
+        shared: dict[tuple[EntityRef, ...], Ancestors] = {}
+        found: dict[EntityRef, Ancestors] = {}
+        for ref, row in self._rows.items():
+            above = shared.get(row.parents)
+            if above is None:
+                above = shared[row.parents] = climb(row.parents, self._rows.get)
+            found[ref] = of_row(row, above)
+        return found
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -38,34 +86,65 @@ class Directory:
         """All that is known of an entity; None where nothing is."""
         return self._rows.get(ref)
 
+    def same_as(self, other: Directory) -> bool:
+        """Whether both hold the same rows, and look up the same in the same places."""
+        return self.lookups == other.lookups and {row.ref: row for row in self} == {row.ref: row for row in other}
+
     def with_rows(self, rows: Iterable[EntityData]) -> Directory:
         """This directory and the rows of one request; where both know an entity, this one's row stands."""
         rows = tuple(rows)
-        return Directory([*rows, *self._rows.values()], for_one_request=True) if rows else self
+        return WithRows(self, rows) if rows else self
+
+    def looking(self) -> Looking | None:
+        """This directory for one decision, which may look up rows; None where there is nothing to look up."""
+        return None if self.lookups is None else self.lookups.beside(self)
 
     def attribute(self, ref: EntityRef, name: str) -> object:
         """The raw attribute, or ABSENT."""
         row = self._rows.get(ref)
-        value = ABSENT if row is None else row.attributes.get(name, ABSENT)
-        return ABSENT if value is None else value
+        if row is not None:
+            value = row.attributes.get(name, ABSENT)
+            return ABSENT if value is None else value
+        return ABSENT if self.lookups is None or ref.type not in self.lookups.types else NOT_ASKED
 
     def parents(self, ref: EntityRef) -> Ancestors:
         """What an entity is directly in."""
-        row = self._rows.get(ref)
-        return Ancestors((), False) if row is None else Ancestors(row.parents, not row.partial)
+        row = self.row(ref)
+        return NOTHING_KNOWN if row is None else Ancestors(row.parents, not row.partial)
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
-        return self._ancestors.get(ref) or self._climb(ref)
+        """What an entity is in, at any depth."""
+        return self._ancestors.get(ref, NOTHING_KNOWN)
 
-    def _climb(self, ref: EntityRef) -> Ancestors:
-        """All ancestors, nearest first; a circle of memberships is walked once."""
-        found: dict[EntityRef, None] = {}
-        complete, pending = True, [ref]
-        while pending:
-            row = self._rows.get(pending.pop(0))
-            complete = complete and row is not None and not row.partial
-            fresh = [parent for parent in (row.parents if row else ()) if parent not in found]
-            found.update(dict.fromkeys(fresh))
-            pending += fresh
-        found.pop(ref, None)
-        return Ancestors(tuple(found), complete)
+
+class WithRows(Directory):
+    """A directory and the rows of one request, of which those count that it does not know itself."""
+
+    def __init__(self, below: Directory, rows: Iterable[EntityData]) -> None:
+        self._below = below
+        self._rows = {row.ref: row for row in rows if row.ref not in below}
+        self.lookups, self.notes = below.lookups, below.notes
+
+    def __len__(self) -> int:
+        return len(self._below) + len(self._rows)
+
+    def __iter__(self) -> Iterator[EntityData]:
+        yield from self._rows.values()
+        yield from self._below
+
+    def __contains__(self, ref: EntityRef) -> bool:
+        return ref in self._rows or ref in self._below
+
+    def row(self, ref: EntityRef) -> EntityData | None:
+        return self._rows.get(ref) or self._below.row(ref)
+
+    def attribute(self, ref: EntityRef, name: str) -> object:
+        return super().attribute(ref, name) if ref in self._rows else self._below.attribute(ref, name)
+
+    def ancestors(self, ref: EntityRef) -> Ancestors:
+        if ref not in self._rows:
+            found = self._below.ancestors(ref)
+            if found.complete:
+                return found
+        row = self.row(ref)
+        return NOTHING_KNOWN if row is None else of_row(row, climb(row.parents, self.row))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from policyengine.compiler.bundle import contents, decode_bundle, write_bundle
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
-from policyengine.directory.files import EntitiesError
+from policyengine.directory.errors import EntitiesError
 from policyengine.loading import load_sources
 from policyengine.reloading.origin import Origin
 from policyengine.semantics.check import Checked, check, compiled
+from policyengine.semantics.kernel import Kernel
 from policyengine.source import Source, is_test_file
 from policyengine.syntax.parse import parse
 
@@ -52,27 +53,26 @@ class Candidate:
 def prepared(origin: Origin) -> Candidate:
     """Raises Refused."""
     try:
-        directory = origin.directory()
         if origin.bundle is not None:
-            return Candidate(signed(origin.bundle, origin.keys), directory)
-        bundle, tests = of_sources(origin)
-        return Candidate(bundle, directory, tests)
+            data, kernel = signed(origin.bundle, origin.keys)
+            return Candidate(data, origin.directory(kernel.entities))
+        bundle, kernel, tests = of_sources(origin)
+        return Candidate(bundle, origin.directory(kernel.entities), tests)
     except PolicyError as error:
         found = [one for one in error.diagnostics if one.is_error]
         raise Refused(f"{counted(len(found), 'error')} in the policies", [one.render() for one in found]) from None
     except EntitiesError as error:
         place = f" at `{error.member}`" if error.member else ""
-        raise Refused("the entities cannot be used", [f"`{error.file}`{place}: {error.message}"]) from None
+        raise Refused("the entities cannot be used", [f"`{error.place}`{place}: {error.message}"]) from None
 
 
-def signed(path: Path, keys: tuple[Path, ...] | None) -> bytes:
+def signed(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes, Kernel]:
     """The bundle in a file, once one of the keys proved to have signed it. Raises BundleError."""
     data = contents(path)
-    decode_bundle(data, str(path), keys)
-    return data
+    return data, decode_bundle(data, str(path), keys).kernel
 
 
-def of_sources(origin: Origin) -> tuple[bytes, int]:
+def of_sources(origin: Origin) -> tuple[bytes, Kernel, int]:
     """The policies as a bundle, and how many tests they passed. Raises PolicyError, Refused."""
     sources, problems = load_sources(origin.paths, tests=False)
     kernel, found = compiled(sources, problems)
@@ -81,7 +81,7 @@ def of_sources(origin: Origin) -> tuple[bytes, int]:
     if not (kernel.agents or kernel.users or kernel.anyones):  # a file that was cut off, a folder that was emptied
         raise Refused("nothing in the policies allows anything")
     tests = tested(origin, sources) if origin.tested else 0
-    return write_bundle(kernel, version("agent-policyengine")), tests
+    return write_bundle(kernel, version("agent-policyengine")), kernel, tests
 
 
 def tested(origin: Origin, sources: Sequence[Source]) -> int:

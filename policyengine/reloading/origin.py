@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from policyengine.directory.declared import Declarations
 from policyengine.directory.entities import Directory
-from policyengine.directory.files import read_directory
+from policyengine.directory.sources import Sources
 from policyengine.loading import BUNDLE, load_sources, policies_in
 
 Look: TypeAlias = tuple[tuple[str, object], ...]
@@ -17,13 +18,13 @@ Look: TypeAlias = tuple[tuple[str, object], ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Files and folders of policies, or one bundle, with the keys of which one must have signed it; a file of entities.
+    """Files and folders of policies, or one bundle, with the keys of which one must have signed it; where entities are.
 
     `tested`: what the policies' own tests say has to be so before they decide.
     """
 
     paths: tuple[Path, ...]
-    entities: Path | None = None
+    entities: Sources | None = None
     keys: tuple[Path, ...] | None = None
     tested: bool = True
 
@@ -31,9 +32,9 @@ class Origin:
     def bundle(self) -> Path | None:
         return self.paths[0] if len(self.paths) == 1 and self.paths[0].suffix == BUNDLE else None
 
-    def directory(self) -> Directory | None:
-        """Raises EntitiesError."""
-        return None if self.entities is None else read_directory(self.entities)
+    def directory(self, declared: Declarations) -> Directory | None:
+        """As the policies declare it. Raises EntitiesError."""
+        return None if self.entities is None else self.entities.read(declared)
 
     def imported(self) -> tuple[Path, ...]:
         """The files that were read from outside of what is named, as imports lead there."""
@@ -48,7 +49,8 @@ class Origin:
             if path.is_dir():
                 yield from policies_in(path, lambda _: None)
         yield from imported
-        yield from (one for one in (self.entities, *(self.keys or ())) if one is not None)
+        yield from () if self.entities is None else self.entities.files()
+        yield from self.keys or ()
 
     def look(self, imported: tuple[Path, ...] = ()) -> Look:
         """How the files look: the same as long as nobody wrote, moved, linked, removed or shut one."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from policyengine.asking import Clock, new_id, utc_now
 from policyengine.compiler.bundle import decode_bundle
 from policyengine.diagnostics import PolicyError
-from policyengine.directory.entities import Directory
+from policyengine.directory.sources import Given, Sources
 from policyengine.engine import Engine
 from policyengine.observing import ObserveError
 from policyengine.reloading.candidate import Candidate, Refused, prepared
@@ -56,7 +56,7 @@ class Reloading:
     def load(
         cls,
         *paths: Path | str,
-        entities: Path | str | None = None,
+        entities: Given | None = None,
         keys: tuple[Path | str, ...] | None = None,
         tested: bool = True,
         clock: Clock = utc_now,
@@ -69,7 +69,7 @@ class Reloading:
         Raises Refused: also the first policies have to pass their own tests, unless these are not to be `tested`.
         """
         files = None if keys is None else tuple(map(Path, keys))
-        origin = Origin(tuple(map(Path, paths)), None if entities is None else Path(entities), files, tested)
+        origin = Origin(tuple(map(Path, paths)), None if entities is None else Sources.of(entities), files, tested)
         first = prepared(origin)
         bundle = decode_bundle(first.bundle)
         engine = Engine(
@@ -109,7 +109,7 @@ class Reloading:
     def is_new(self, candidate: Candidate) -> bool:
         """Whether anything about it is not as it was when one was taken last."""
         rows, now = candidate.directory, self.current.directory
-        if candidate.bundle != self._taken or (rows is not None and dict_of(rows) != dict_of(now)):
+        if candidate.bundle != self._taken or (rows is not None and not rows.same_as(now)):
             return True
         self.reloads = replace(self.reloads, why=None, at=None)
         _LOG.info("nothing has changed: %s decides", self.current.revision, extra={"event": "reload_same"})
@@ -149,7 +149,3 @@ class Reloading:
             "the policies were not reloaded, %s still decides: %s", self.current.revision, refused,
             extra={"event": "reload_refused", "revision": self.current.revision, "why": refused.why},
         )  # fmt: skip
-
-
-def dict_of(rows: Directory) -> dict[object, object]:
-    return {row.ref: row for row in rows}

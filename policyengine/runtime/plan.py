@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policyengine.kinds import EntityRef
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.request import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A question that state can still change: which of the `approvals` (ids) were spent already, and what happened in
-    these `windows`."""
+    """A question that state can still change: which of the `approvals` (ids) were spent already, what happened in these
+    `windows`, and what the directory says of these `rows`. While rows are missing nothing else is asked for yet."""
 
     request: Request
     approvals: frozenset[str] = frozenset()
     windows: frozenset[WindowKey] = frozenset()
+    rows: frozenset[EntityRef] = frozenset()

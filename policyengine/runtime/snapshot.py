@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +33,13 @@ class Entities(Protocol):
     def ancestors(self, ref: EntityRef) -> Membership: ...
 
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
+
+
+class Looking(Entities, Protocol):
+    """Entities of which some are looked up. What one decision asked for and was not told yet is `lacking`."""
+
+    @property
+    def lacking(self) -> Collection[EntityRef]: ...
 
 
 @dataclass(frozen=True, slots=True)

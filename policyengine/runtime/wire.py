@@ -53,13 +53,7 @@ def json_tree(data: bytes | str) -> object:
     if text.startswith("\ufeff"):
         raise WireError("a byte order mark at the start of the JSON")
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=pairs,
-            parse_int=json_int,
-            parse_float=json_float,
-            parse_constant=lambda _: NOT_FINITE,
-        )
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}{why_no_json(error)}") from None
     except RecursionError:
@@ -107,6 +101,10 @@ def from_python(data: object) -> object:
 
 def pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
     """An object; which of two equal keys counts is anybody's guess, so neither does."""
+    if type(members) is list:
+        plain = dict(members)
+        if len(plain) == len(members):
+            return plain
     result: dict[object, object] = {}
     for key, value in members:
         result[key] = DUPLICATE_KEY if key in result else value
@@ -127,6 +125,11 @@ def json_float(text: str) -> Decimal | Invalid:
 
 def extension(code: int, data: bytes) -> Invalid:
     return Invalid("a MessagePack extension")
+
+
+DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
+    object_pairs_hook=pairs, parse_int=json_int, parse_float=json_float, parse_constant=lambda _: NOT_FINITE
+)
 
 
 # ── One tree for all ──────────────────────────────────────────────────────────────────────────

@@ -28,6 +28,8 @@ class Decides(Protocol):
     @property
     def shares(self) -> bool: ...
     @property
+    def waits(self) -> bool: ...
+    @property
     def remote(self) -> bool: ...
     @property
     def package(self) -> str: ...
@@ -74,6 +76,10 @@ class Counted:
     @property
     def shares(self) -> bool:
         return self.engine.shares
+
+    @property
+    def waits(self) -> bool:
+        return self.engine.waits
 
     @property
     def remote(self) -> bool:

@@ -129,7 +129,7 @@ def semantics_of(raw: object) -> Semantics:
 
 async def apart(engine: Decides, work: Callable[[], T], once: Once | None = None) -> T:
     """In a thread where a store is asked, so that nobody else waits for it; else right here, as it is quick."""
-    return await run_in_threadpool(work) if engine.shares or once is not None else work()
+    return await run_in_threadpool(work) if engine.waits or once is not None else work()
 
 
 async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:

@@ -85,7 +85,7 @@ class HotPath:
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
         engine = self.reloading.current
-        apart = engine.shares  # the loop does not wait for a store
+        apart = engine.waits  # the loop does not wait for a store
         if apart:
             answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
         else:
@@ -102,7 +102,7 @@ class HotPath:
         None where it takes more than that: then ask as ASGI does.
         """
         engine = self.reloading.current
-        headers = None if engine.shares else self.plain(scope)
+        headers = None if engine.waits else self.plain(scope)
         answer = None if headers is None else self.answer(engine, headers, body, self.count)
         if headers is None or answer is None:
             return None

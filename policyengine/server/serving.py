@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from policyengine.directory.following import Following
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.reloading.watching import Attempts
@@ -73,6 +74,7 @@ def serve(
     watching: bool = False,
     public_url: str | None = None,
     listening: Callable[[str | None], None] = lambda url: None,
+    following: Following | None = None,
 ) -> None:
     """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -80,9 +82,10 @@ def serve(
     always does. Who may connect to the socket is a matter of its file `mode`; it needs no token. `workers` is how many
     processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
     port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
-    `listening` is called with the URL, if there is a port, as soon as connections are accepted. A `Reloading` reads
-    its policies anew on SIGHUP, and when `watching` whenever their files change; the log is opened anew on SIGHUP.
-    Raises ServeError before that, and TokenError for a token that is too short.
+    `following` reads the entities again when they change, in each of these processes. `listening` is called with the
+    URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and
+    when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that, and
+    TokenError for a token that is too short.
     """
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     if port is None and path is None:
@@ -101,7 +104,7 @@ def serve(
             [] if metrics is None else [enter(metrics_listener(host, metrics))],
             None if envoy is None else grpc_door(reloading, tally, gateway or Vouched(), tokens, host, envoy),
         )
-        answer = partial(answer_on, apps, reloading, places, tally, drain)
+        answer = partial(answer_on, apps, reloading, places, tally, drain, following)
         greet = partial(listening, url_of(places.ports[0]) if places.ports else None)
         if workers == 1:
             caught = alone(answer, reloading, attempts, greet)
@@ -183,6 +186,7 @@ def answer_on(
     places: Places,
     tally: Tally,
     seconds: float,
+    following: Following | None = None,
     lifeline: int | None = None,
     line: Line | None = None,
     place: int = 0,
@@ -195,9 +199,13 @@ def answer_on(
         Listener(reloading, line).start()
     server = Server(config_for(app), app, places, lifeline)
     beside = None if places.door is None else places.door.started()
+    if following is not None:
+        following.started()
     try:
         server.run(sockets=list(places.ports))
     finally:
+        if following is not None:
+            following.stop()
         if beside is not None:
             beside.stop(0 if server.force_exit else app.drain.left).wait()
         log = reloading.current.log

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -196,7 +197,7 @@ def test_a_log_that_works_again_goes_on_after_the_half_line(path, full, caplog):
 
 def test_a_decision_that_failed_is_on_record(path, monkeypatch):
     asked = engine(path)
-    monkeypatch.setattr(asked, "_quick", lambda question: 1 / 0)
+    monkeypatch.setattr(asked, "_world", replace(asked._world, quick=lambda question: 1 / 0))
     decision = asked.decide(OPEN)
     assert (decision.gate, ids(path)) == ("failure", [decision.id])
 

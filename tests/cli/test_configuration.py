@@ -7,7 +7,7 @@ from policyengine.cli.failures import CommandError
 from policyengine.cli.settings import SECTIONS
 from policyengine.runtime.vouched import Vouched
 
-PARTS = f"there are {', '.join(f'`[{one}]`' for one in SECTIONS)}"
+PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class UnderTest:
         self.now = now
         store = MemoryStore(history_complete=True)
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
-        self.evaluator: Evaluator = self.engine._evaluator
+        self.evaluator: Evaluator = self.engine._world.evaluator
         self.last = ""  # the id of what was decided last
 
     def decide(self, question: Any) -> Said:

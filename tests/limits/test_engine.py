@@ -111,7 +111,7 @@ def test_what_the_quick_way_takes_is_what_the_specification_says(
 def test_every_kind_of_limit_has_a_quick_way(rule: str) -> None:
     made = engine(rule)
     for question in (asking(), asking(amount=1, tokens=1)):
-        assert made._quick(question) is not None
+        assert made._world.quick(question) is not None
 
 
 # ── What limits do to decisions ───────────────────────────────────────────────────────────────
@@ -265,7 +265,7 @@ def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytes
 
 def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
     store, made = MemoryStore(most_keys=1), engine(RULES[1])
-    limits = [made._evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")]  # type: ignore[index]
+    limits = [made._world.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")]  # type: ignore[index]
     assert store.commit(limits[0], "one", 1) is not None
     with pytest.raises(StoreError, match="holds 1 callers"):
         store.commit(limits[1], "two", 1)

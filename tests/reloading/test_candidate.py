@@ -10,6 +10,7 @@ import pytest
 
 from policyengine.compiler.bundle import decode_bundle, write_bundle
 from policyengine.compiler.keys import SigningKey
+from policyengine.directory.sources import Sources
 from policyengine.engine import Engine
 from policyengine.reloading import Candidate, Origin, Refused, prepared
 from policyengine.reloading.apart import prepared_apart
@@ -79,10 +80,10 @@ def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatc
 def test_entities_are_read_and_what_is_wrong_with_them_is_told(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "entities.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
-    found = prepared(Origin((folder,), rows)).directory
+    found = prepared(Origin((folder,), Sources.of(rows))).directory
     assert [str(row.ref) for row in found or ()] == ['user "ann"']
     rows.write_text('{"entities": [{"type": "user"}]}')
-    told = refused(folder, entities=rows)
+    told = refused(folder, entities=Sources.of(rows))
     assert told.why == "the entities cannot be used"
     assert "entities[0].id" in str(told)
 

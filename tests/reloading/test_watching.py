@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.directory.sources import Sources
 from policyengine.engine import Engine
 from policyengine.reloading import Candidate, Origin, Refused, Reloading, prepared
 from policyengine.reloading.watching import MOST_TRIES, Attempts, Watch
@@ -139,7 +140,7 @@ def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Prep
     (tmp_path / "common.policy").write_text("package common\nscope reading { GET /x }\n")
     rows = tmp_path / "entities.json"
     rows.write_text('{"entities": []}')
-    watch = Watch(Origin((tmp_path / "main.policy",), rows))
+    watch = Watch(Origin((tmp_path / "main.policy",), Sources.of(rows)))
     for file in (rows, tmp_path / "common.policy"):
         os.utime(file, ns=(1, 1))
         assert (watch.due(), watch.due()) == (False, True)

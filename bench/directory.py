@@ -1,0 +1,210 @@
+"""`directory`: how long 100,000 users in 10,000 teams nested five deep take to load, and what membership adds.
+
+The same rows are written as JSON, JSON Lines, CSV and SQLite; what is read of each is the same, or nothing is timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from bench.report import Section, Target
+from bench.trial import number
+from policyengine import Engine
+from policyengine.directory.entities import Directory
+from policyengine.directory.sources import Sources
+from policyengine.kinds import EntityRef
+from policyengine.runtime.entities import EntityData
+
+TEAMS, USERS, DEPTH = 10_000, 100_000, 5
+LOADS = 3
+CALLS, ROUNDS, FEW = 3_000, 40, 300
+WITHOUT, WITH = "decide without membership", "decide with `user in resource.approvers`"
+KEPT, EACH_TIME = "decide by a row looked up before", "decide by a row looked up each time, SQLite"
+MOST_SECONDS, MOST_MICROSECONDS = 3.0, 0.2
+Say = Callable[[str], None]
+Team, User = tuple[str, str], tuple[str, str, str, str]  # id and parent; id, team, plan, tenant
+
+POLICY = """language 1
+package bench.directory
+enum plan = free < team
+entity team in team
+entity user { plan: plan   tenant: string } in team
+entity invoice { tenant: string   approvers: set<user or team> }
+scope read as "read" { GET /v1/invoices/{id: invoice} }
+issuer acme { url "https://acme.example"   audience "bench" }
+user any { may read when CONDITION }
+agent "bot" { issued by acme   acts for any user   may read }
+"""
+PLAIN = "user.tenant == resource.tenant"
+MEMBER = f"{PLAIN} and user in resource.approvers"
+MAPPING = """[directory]
+url = "sqlite:///people.db"
+[directory.team]
+table = "team"
+in = "parent"
+[directory.user]
+table = "user"
+in = "team"
+attributes = ["plan", "tenant"]
+"""
+
+
+def people(seed: int = 1) -> tuple[list[Team], list[User]]:
+    """Teams in `DEPTH` storeys of equal size, each in one of the storey above; users are in the lowest ones."""
+    random, storey = Random(seed), TEAMS // DEPTH
+
+    def parent(number: int) -> str:
+        above = number // storey * storey - storey
+        return f"t{random.randrange(above, above + storey)}" if above >= 0 else ""
+
+    teams = [(f"t{number}", parent(number)) for number in range(TEAMS)]
+    lowest = range(TEAMS - storey, TEAMS)
+    return teams, [
+        (f"u{n}", f"t{random.choice(lowest)}", random.choice(["free", "team"]), f"org{n % 50}") for n in range(USERS)
+    ]
+
+
+def rows(teams: list[Team], users: list[User]) -> Iterator[dict[str, Any]]:
+    for id_, parent in teams:
+        yield {"type": "team", "id": id_, **({"in": [{"type": "team", "id": parent}]} if parent else {})}
+    for id_, team, plan, tenant in users:
+        attributes = {"plan": plan, "tenant": tenant}
+        yield {"type": "user", "id": id_, "attributes": attributes, "in": [{"type": "team", "id": team}]}
+
+
+def written(folder: Path, teams: list[Team], users: list[User]) -> dict[str, Path]:
+    found = list(rows(teams, users))
+    (folder / "people.json").write_text(json.dumps({"entities": found}))
+    (folder / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    tables = folder / "tables"
+    tables.mkdir()
+    (tables / "team.csv").write_text("id,in\n" + "".join(f"{id_},{parent}\n" for id_, parent in teams))
+    (tables / "user.csv").write_text("id,in,plan,tenant\n" + "".join(",".join(user) + "\n" for user in users))
+    with sqlite3.connect(folder / "people.db") as database:
+        database.execute("create table team (id text primary key, parent text)")
+        database.execute("create table user (id text primary key, team text, plan text, tenant text)")
+        database.executemany("insert into team values (?, nullif(?, ''))", teams)
+        database.executemany("insert into user values (?, ?, ?, ?)", users)
+    database.close()
+    (folder / "people.toml").write_text(MAPPING)
+    return {
+        "CSV": tables, "JSON": folder / "people.json", "JSON Lines": folder / "people.jsonl",
+        "SQLite": folder / "people.toml",
+    }  # fmt: skip
+
+
+def loaded(source: Path, engine: Engine) -> tuple[float, Directory]:
+    """Seconds, the best of some: files are in the cache of the system then."""
+    best, directory = float("inf"), Directory()
+    for _ in range(LOADS):
+        gc.collect()
+        began = perf_counter()
+        directory = Sources.of(source).read(engine.kernel.entities)
+        best = min(best, perf_counter() - began)
+    return best, directory
+
+
+def question(user: str) -> dict[str, Any]:
+    return {
+        "request": {"method": "GET", "path": "/v1/invoices/42"},
+        "agent": {"id": "bot", "issuer": "acme"},
+        "user": {"id": user},
+        "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read"]},
+    }
+
+
+def top_of(directory: Directory, user: str) -> EntityRef:
+    """The team that is above everything the user is in."""
+    return directory.ancestors(EntityRef("user", user)).refs[-1]
+
+
+def membership(directory: Directory) -> tuple[float, float]:
+    """Microseconds of a decision without and with membership, side by side: by a team five steps above."""
+    user = "u7"
+    invoice = EntityData(EntityRef("invoice", "42"), {"tenant": "org7", "approvers": (top_of(directory, user),)})
+    world = Directory([*directory, invoice])
+    plain, member = (Engine.from_text(POLICY.replace("CONDITION", text), directory=world) for text in (PLAIN, MEMBER))
+    asked = question(user)
+    assert plain.decide(asked).allowed
+    assert member.decide(asked).allowed
+    assert not member.decide(question("u57")).allowed or top_of(directory, "u57") == top_of(directory, user)
+    rounds = [(timed(plain, asked), timed(member, asked)) for _ in range(ROUNDS)]
+    return median(one for one, _ in rounds), median(two for _, two in rounds)
+
+
+def timed(engine: Engine, asked: dict[str, Any], calls: int = CALLS) -> float:
+    decide = engine.decide
+    began = perf_counter()
+    for _ in range(calls):
+        decide(asked)
+    return (perf_counter() - began) / calls * 1e6
+
+
+def looking_up(folder: Path) -> tuple[float, float]:
+    """Microseconds of a decision whose user is looked up in SQLite: kept since before, and asked for each time."""
+    found = []
+    for ttl in ("1h", "0s"):
+        text = MAPPING.replace("[directory.team]", f'ttl = "{ttl}"\n[directory.team]', 1).replace(
+            "[directory.user]", "[directory.user]\nlookup = true"
+        )
+        (folder / "looking.toml").write_text(text)
+        engine = Engine.from_text(POLICY.replace("CONDITION", 'user.tenant == "org7"'))
+        engine.replace_directory(Sources.of(folder / "looking.toml").read(engine.kernel.entities))
+        asked = question("u7")
+        assert engine.decide(asked).allowed
+        found.append(median(timed(engine, asked, FEW) for _ in range(LOADS)))
+    return found[0], found[1]
+
+
+def run(say: Say) -> Section:
+    engine = Engine.from_text(POLICY.replace("CONDITION", MEMBER))
+    say(f"directory: writing {TEAMS + USERS:,} rows")
+    seconds: dict[str, float] = {}
+    known: set[int] = set()
+    with TemporaryDirectory() as folder:
+        directory = Directory()
+        for name, source in written(Path(folder), *people()).items():
+            say(f"directory: reading {name}")
+            seconds[name], directory = loaded(source, engine)
+            rows = ((row.ref, row.parents, tuple(sorted(row.attributes.items()))) for row in directory)
+            known.add(hash(frozenset(rows)))
+        if len(known) != 1:
+            raise AssertionError("what was read of one is not what was read of another")
+        say("directory: asking who is in what")
+        timings = (*membership(directory), *looking_up(Path(folder)))
+    return section(seconds, timings)
+
+
+def section(seconds: dict[str, float], timings: tuple[float, ...]) -> Section:
+    slowest = max(seconds, key=lambda name: seconds[name])
+    asked = dict(zip((WITHOUT, WITH, KEPT, EACH_TIME), timings, strict=True))
+    return Section(
+        name="directory",
+        title=f"{USERS:,} users in {TEAMS:,} teams nested {DEPTH} deep: loaded with their closures, and asked for",
+        columns=("what", "seconds", "µs"),
+        rows=(
+            *((f"load {name}", number(each), "") for name, each in seconds.items()),
+            *((what, "", number(each)) for what, each in asked.items()),
+        ),
+        data=(
+            *({"what": f"load {name}", "seconds": round(each, 3)} for name, each in seconds.items()),
+            *({"what": what, "us": round(each, 3)} for what, each in asked.items()),
+        ),
+        targets=(
+            Target(f"to load {slowest}, the slowest", MOST_SECONDS, seconds[slowest], "s"),
+            Target("`user in resource.approvers` adds", MOST_MICROSECONDS, timings[1] - timings[0], "µs"),
+        ),
+        notes=(
+            f"The best of {LOADS} loads; medians of {ROUNDS} rounds of {CALLS:,} decisions, side by side.",
+            "All sources hold the same rows: else nothing is timed.",
+        ),
+    )

@@ -1,0 +1,144 @@
+"""A few threads that wait for a database, so that whoever asks waits for a bounded time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from typing import Generic, Protocol, TypeVar
+
+Answer = TypeVar("Answer")
+MOST_STUCK = 16  # threads that are given up for lost; no more are put in their place
+MOST_QUEUED = 256
+
+
+class NoAnswer(Exception):
+    """Nobody answered in time."""
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Connection = TypeVar("Connection", bound=Closable)
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[Connection]):
+    work: Callable[[Connection], object]
+    done: Event = field(default_factory=Event)
+    taken: bool = False
+    given_up: bool = False
+    answer: object = None
+    error: BaseException | None = None
+
+
+class Hands(Generic[Connection]):
+    """Threads, each with a connection of its own, that are started when first needed, in every process anew.
+
+    One that is stuck is replaced; when it comes back and is not needed it ends.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], size: int, *, keep: bool = True) -> None:
+        self._connect, self._size, self._keep = connect, size, keep
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nobody at work: threads do not live through a fork, and connections must not."""
+        self._process = os.getpid()
+        self._guard = Lock()
+        self._jobs: SimpleQueue[Job[Connection]] = SimpleQueue()
+        self._working = self._idle = self._stuck = 0
+
+    def ask(self, work: Callable[[Connection], Answer], seconds: float) -> Answer:
+        """What the work answers; raises what it raises, or NoAnswer."""
+        if os.getpid() != self._process:
+            self._begin()
+        if self._jobs.qsize() >= MOST_QUEUED:
+            raise NoAnswer("too many wait for it already")
+        job: Job[Connection] = Job(work)
+        self._jobs.put(job)
+        self._hire()
+        if not job.done.wait(seconds) and self._gave_up(job):
+            raise NoAnswer(f"no answer within {seconds * 1_000:,.0f} ms")
+        if job.error is not None:
+            raise job.error
+        answer: Answer = job.answer  # type: ignore[assignment]
+        return answer
+
+    def _hire(self) -> None:
+        with self._guard:
+            if self._working >= self._size or self._idle >= self._jobs.qsize() > 0:
+                return
+            self._working += 1
+        Thread(target=self._work, name="policyengine directory", daemon=True).start()
+
+    def _gave_up(self, job: Job[Connection]) -> bool:
+        """Whether nobody waits for it any more; whoever is at it may be stuck, and another may take the place."""
+        with self._guard:
+            if job.done.is_set():
+                return False
+            job.given_up = True
+            if job.taken and self._stuck < MOST_STUCK:
+                self._stuck += 1
+                self._working -= 1
+            return True
+
+    def _work(self) -> None:
+        connection: Connection | None = None
+        stays = True
+        while stays:
+            job = self._next()
+            if job.taken:
+                connection = self._do(job, connection)
+                stays = self._did(job)
+                if not self._keep:
+                    closed(connection)
+                    connection = None
+        closed(connection)
+
+    def _next(self) -> Job[Connection]:
+        with self._guard:
+            self._idle += 1
+        job = self._jobs.get()
+        with self._guard:
+            self._idle -= 1
+            job.taken = not job.given_up
+        return job
+
+    def _did(self, job: Job[Connection]) -> bool:
+        """Whether there is more to do for this one: its place may have been taken while it was stuck."""
+        with self._guard:
+            job.done.set()
+            if not job.given_up or not self._stuck:
+                return True
+            self._stuck -= 1
+            if self._working >= self._size:
+                return False
+            self._working += 1
+            return True
+
+    def _do(self, job: Job[Connection], connection: Connection | None) -> Connection | None:
+        """The connection, if it is still good. One that was good before may have died since: then once more."""
+        for fresh in (connection is None, True):
+            try:
+                connection = connection or self._connect()
+                job.answer, job.error = job.work(connection), None
+                break
+            except BaseException as error:
+                job.error = error
+                closed(connection)
+                connection = None
+                if fresh or job.given_up:
+                    break
+        return connection
+
+
+def closed(connection: Closable | None) -> None:
+    if connection is not None:
+        try:
+            connection.close()
+        except Exception:
+            return  # it is gone

@@ -1,0 +1,109 @@
+"""`--entities` of commands: tables and databases, several together, followed while they are served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from policyengine.cli.decide import EXIT_CODES
+from tests.directory.conftest import sqlite_of
+from tests.directory.shop import POLICY, READ, SQL, TEAM, USER, mapped, tables
+
+ASK = json.dumps(READ).encode()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.policy").write_text(POLICY)
+    tables(tmp_path / "csv")
+    return tmp_path / "shop.policy"
+
+
+def test_tables_are_taken_by_every_command_that_asks(run, shop):
+    for command in ("decide", "explain"):
+        assert "allow" in run(command, shop, "-r", "-", "-e", "csv", stdin=ASK).out
+
+
+def test_the_option_may_be_given_again(run, shop):
+    ended = run(
+        "decide", shop, "-r", "-", "-e", "csv/team.csv", "-e", "csv/user.csv", "-e", "csv/invoice.csv", stdin=ASK
+    )
+    assert (ended.code, ended.err) == (EXIT_CODES["allow"], "")
+
+
+def test_a_wrong_cell_is_told_with_its_place_also_as_data(run, shop, tmp_path):
+    (tmp_path / "csv" / "user.csv").write_text("id,plan\nalice,gold\n")
+    ended = run("decide", shop, "-r", "-", "-e", "csv", "--format", "json", stdin=ASK)
+    assert ended.code == 1
+    assert ended.json == {
+        "error": {
+            "kind": "entities", "message": "`csv/user.csv:2`: `plan`: no value of plan",
+            "hint": "it is one of `free`, `team`", "code": "E183", "file": "csv/user.csv", "row": 2, "column": "plan",
+        }
+    }  # fmt: skip
+
+
+def test_a_misspelled_column_is_warned_of(run, shop, tmp_path):
+    (tmp_path / "csv" / "user.csv").write_text(USER.replace("plan", "plann"))
+    ended = run("decide", shop, "-r", "-", "-e", "csv", stdin=ASK)
+    assert ended.err == "warning: `csv/user.csv`: the policy knows no `plann`; did you mean `plan`?\n"
+
+
+def test_the_mapping_of_a_url_is_that_of_the_project(run, shop, tmp_path):
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    url = sqlite_of(tmp_path / "shop.db", SQL)
+    ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
+    assert ended.err.splitlines()[0] == "error: `sqlite:`: nothing says what this database holds"
+    mapped(tmp_path, "sqlite:///elsewhere.db", lookup=True).rename(tmp_path / "policyengine.toml")
+    ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
+    assert (ended.code, ended.err) == (EXIT_CODES["allow"], "")
+
+
+@pytest.fixture
+def served(shop: Path, tmp_path: Path) -> Iterator[str]:
+    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "serve"]
+    options = [str(shop), "--port", "0", "--format", "json", "-e", str(tmp_path / "csv")]
+    with (
+        (tmp_path / "err").open("w") as err,
+        subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=err, text=True) as server,
+    ):
+        assert server.stdout is not None
+        try:
+            yield json.loads(server.stdout.readline())["listening"]
+        finally:
+            server.terminate()
+
+
+def decided(url: str) -> str:
+    asked = urllib.request.Request(f"{url}/decide", ASK, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return str(told["outcome"])
+
+
+def until(url: str, outcome: str) -> None:
+    latest = monotonic() + 20
+    while decided(url) != outcome:
+        assert monotonic() < latest, f"it never came to {outcome}"
+
+
+def test_what_is_served_follows_its_tables_and_keeps_the_last_good_ones(served, tmp_path):
+    assert decided(served) == "allow"
+    (tmp_path / "csv" / "team.csv").write_text(TEAM.replace("emea,legal", "emea,company"))
+    until(served, "deny")
+    (tmp_path / "csv" / "user.csv").write_text("id,plan\nalice,gold\n")
+    latest = monotonic() + 20
+    while "`plan`: no value of plan" not in (tmp_path / "err").read_text():
+        assert monotonic() < latest
+    assert decided(served) == "deny"
+    (tmp_path / "csv" / "user.csv").write_text(USER)
+    (tmp_path / "csv" / "team.csv").write_text(TEAM)
+    until(served, "allow")

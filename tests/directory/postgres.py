@@ -1,0 +1,119 @@
+"""A real PostgreSQL: a server of its own in a folder, on a free port of this machine, gone after the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+
+from tests.stores.servers import free_port, reachable, wait_for
+
+PATIENCE = 20.0
+PASSWORD = "s3cret-of-the-test"  # of a server on this machine that is gone in a minute
+
+
+def program(name: str) -> str:
+    """Debian keeps servers of several versions apart."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    where = str(found[-1]) if found else shutil.which(name)
+    if where is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    return where
+
+
+def somebody() -> dict[str, Any]:
+    """The server runs for nobody who may do everything."""
+    known = {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
+    return {"cwd": "/", **known}
+
+
+@dataclass
+class Postgres:
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://reader:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> Postgres:
+        options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-F")
+        with (self.folder / "server.log").open("ab") as log:
+            command = [program("postgres"), "-D", str(self.folder / "data"), *options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, **somebody())
+        wait_for(lambda: reachable(self.port))
+        wait_for(self._ready)
+        return self
+
+    def _ready(self) -> bool:
+        command = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def stop(self) -> None:
+        """At once: connections are cut."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(PATIENCE)
+            self.process = None
+
+    def pause(self) -> None:
+        """The server and all who answer for it stand still; connections stay open."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._family():
+            os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
+
+    def run(self, statements: str) -> None:
+        """As the one who may do everything."""
+        import psycopg
+
+        where = f"host=127.0.0.1 port={self.port} user=postgres password={PASSWORD} dbname=postgres"
+        with psycopg.connect(where, autocommit=True) as connection:
+            connection.execute(statements)  # type: ignore[call-overload]
+
+    def fresh(self, statements: str) -> None:
+        """Nothing but what these make, for `reader` to read."""
+        self.run(
+            "drop schema public cascade; create schema public; grant usage on schema public to reader;"
+            f"{statements} grant select on all tables in schema public to reader;"
+        )
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'agent-policyengine[sql]'")
+    initdb = program("initdb")
+    folder = Path(mkdtemp(prefix="pg"))  # a socket's path has to be short, and another user has to come in
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    secret = folder / "secret"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+    options = ("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C")
+    command = [initdb, "-D", str(folder / "data"), *options]
+    made = subprocess.run(command, capture_output=True, text=True, **somebody())
+    assert made.returncode == 0, made.stderr
+    server = Postgres(folder, free_port()).start()
+    try:
+        server.run(f"create role reader login password '{PASSWORD}'")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
