@@ -69,7 +69,7 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
         body = {name: value(number) for name in FACTS}
         asked = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}, "credential": {},
                  "request": {"method": "POST", "path": "/a"}, "body": body}  # fmt: skip
-        _, effects, _ = engine._answer(read(asked), engine._clock(), frozenset())
+        _, effects, _ = engine._answer(engine._world, read(asked), engine._clock(), frozenset())
         memories.keep(effects.records, f"decision-{number:017d}", number)
         del asked, body, effects
     gc.collect()

@@ -59,9 +59,9 @@ def with_care(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """The requests that were not decided the quick way."""
     found: list[Request] = []
 
-    def plan(evaluator: Evaluator, request: Request, now: object) -> Needs:
+    def plan(evaluator: Evaluator, request: Request, *rest: object) -> Needs:
         found.append(request)
-        return planned(evaluator, request, now)  # type: ignore[arg-type,return-value]
+        return planned(evaluator, request, *rest)  # type: ignore[arg-type,return-value]
 
     planned = Evaluator.plan
     monkeypatch.setattr(Evaluator, "plan", plan)
