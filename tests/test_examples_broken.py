@@ -1,4 +1,7 @@
-"""No line of an example is there for nothing: without it the policy has an error, or one of its tests fails."""
+"""No line of an example is there for nothing: without it the policy has an error, or one of its tests fails.
+
+What questions of AuthZEN become, tests inside a policy cannot ask: the tables of its own tests do.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.engine import Engine
 from policyengine.loading import load_sources
 from policyengine.semantics.check import Checked, check
 from policyengine.source import Source, is_test_file
@@ -19,7 +23,19 @@ from policyengine.testing import collect
 from policyengine.testing.report import Status
 from policyengine.testing.runner import results_of
 from tests.pages import EXAMPLES
+from tests.server.authzen.asking import MANY, WRITE, caller, decisions, example
+from tests.server.authzen.test_evaluation import RULES
+from tests.server.authzen.test_interop import ROWS
 
+CAROL = {"type": "user", "id": "carol", "properties": {"role": "admin"}}
+RECORD = {"type": "record", "id": "record-9", "properties": {"status": "archived"}}
+BY_AUTHZEN = {
+    "authzen": [
+        *({"subject": who, "action": action, "resource": resource} for who, action, resource, _ in RULES),
+        {"subject": CAROL, "action": WRITE, "resource": RECORD},
+    ],
+    "todo": [question for question, _ in ROWS],
+}
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 
 # What no decision reads, by its first words. It is there for people, and for what stands in front of the engine.
@@ -146,7 +162,21 @@ def is_noticed(folder: Path, piece: Piece) -> bool:
     module = module_of(piece.without)  # cut so that it still reads: a brace too many would be noticed without any test
     rules = [module_of(source) for source in others if not is_test_file(source.name)]
     tests = [module_of(source) for source in others if is_test_file(source.name)]
-    return fails(check([module, *rules, *tests])) or has_errors(check([module, *rules]))
+    if fails(check([module, *rules, *tests])) or has_errors(found := check([module, *rules])):
+        return True
+    return folder.name in BY_AUTHZEN and answers(folder, found) != answers(
+        folder, check([*map(module_of, loaded(folder))])
+    )
+
+
+def loaded(folder: Path) -> list[Source]:
+    return [source for source in sources_of(folder) if not is_test_file(source.name)]
+
+
+def answers(folder: Path, checked: Checked) -> list[bool]:
+    assert checked.kernel is not None
+    ask = caller(Engine(checked.kernel, directory=example(folder.name).directory))
+    return decisions(ask("POST", MANY, json={"evaluations": BY_AUTHZEN[folder.name]}))
 
 
 def fails(checked: Checked) -> bool:

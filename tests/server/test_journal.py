@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_in_words_only_what_matters_is_said() -> None:
 
 def test_a_decision_that_failed_is_found_by_its_id() -> None:
     engine = Engine.from_text(POLICY)
-    engine._quick = lambda _: 1 / 0  # type: ignore[assignment, method-assign]
+    engine._world = replace(engine._world, quick=lambda _: 1 / 0)
     given: list[str] = []
     (line,) = lines(LogFormat.JSON, lambda: given.append(engine.decide(OPEN).id))
     found = json.loads(line)
