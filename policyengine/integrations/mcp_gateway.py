@@ -109,7 +109,8 @@ class Gateway:
                 _LOG.error("the upstream server cannot be used: %s", told(error))
 
     async def over_stdio(self) -> None:
-        async with stdio_server() as (client, to_client):
+        """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
+        async with stdio_server() as (client, to_client), client, to_client:
             await self.session(client, to_client)
 
 

@@ -103,10 +103,15 @@ async def visible(
 async def may_see(decides: Decides, listing: Listing, name: object, server: str, facts: Facts) -> bool:
     if not isinstance(name, str):
         return False
+    return might_pass(await looked_at(decides, listing, name, server, facts))
+
+
+async def looked_at(decides: Decides, listing: Listing, name: str, server: str, facts: Facts) -> Decision:
+    """What would come of an item, while its arguments are not known."""
     asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
     asked.pop("args", None)
     pending = {} if listing.asked_as == "resources/read" else {"pending": ["args"]}
-    return might_pass(await evaluated(decides, {**asked, **pending}))
+    return await evaluated(decides, {**asked, **pending})
 
 
 def might_pass(decision: Decision) -> bool:

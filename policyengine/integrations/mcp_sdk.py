@@ -37,12 +37,14 @@ from policyengine.integrations.mcp_methods import (
     completed,
     is_second_name,
     listened,
+    looked_at,
     may_see,
     question,
     visible,
 )
 from policyengine.integrations.telling import as_data, in_words
 from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.show import shown
 
 try:
     from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -97,6 +99,7 @@ class PolicyMiddleware:
         self._decides, self._server, self._duties = decides, server, duties
         self._identify = identify or by_token(issuers_of(decides))
         self._passing = PASSING | frozenset(also)
+        self._warned = False
 
     async def __call__(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
         if ctx.request_id is None:
@@ -135,8 +138,23 @@ class PolicyMiddleware:
             raise MCPError(INTERNAL_ERROR, "the list could not be read, and is not shown")
         names = [one.get(listing.name) if isinstance(one, dict) else None for one in items]
         seen = await visible(self._decides, listing, items, names, self._server, facts)
+        if items and not seen:
+            await self._warn(listing, names[0], facts)
         private = {"cacheScope": "private"} if "cacheScope" in result else {}  # another caller may see another list
         return {**result, listing.items: seen, **private}
+
+    async def _warn(self, listing: Listing, name: object, facts: Facts) -> None:
+        """Once: where nothing at all is shown, mostly the agent or the server has another name in the policy."""
+        if self._warned or not isinstance(name, str):
+            return
+        self._warned = True
+        why = in_words(await looked_at(self._decides, listing, name, self._server, facts))
+        agent = facts.get("agent")
+        who = agent.get("id") if isinstance(agent, Mapping) else None
+        _LOG.warning(
+            "agent %s sees none of the %s of server %s: the first, %s, is %s",
+            shown(who), listing.items, shown(self._server), shown(name), why,
+        )  # fmt: skip
 
     async def _several(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
         """What names things without using them: whoever may not have them may not ask."""

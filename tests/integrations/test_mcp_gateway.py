@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -48,6 +50,19 @@ def broken() -> str:
 
 server.run()
 """
+
+INITIALIZE = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "a client", "version": "1"},
+        },
+    }
+)
 
 
 class Behind:
@@ -316,6 +331,30 @@ def test_a_command_that_cannot_be_started_is_a_clear_error(files: Path) -> None:
     with pytest.raises((MCPError, BaseExceptionGroup)) as caught:
         talk(over_stdio(files), lambda client: client.list_tools())
     assert str(innermost(caught.value)) == GONE
+
+
+@pytest.mark.parametrize("said", ["", INITIALIZE])
+def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> None:
+    words = [str(files / "billing.policy"), "--upstream", f"{sys.executable} {files / 'server.py'}"]
+    command = [*CLI, *words, "--server", "billing", "--as", "agent=bot"]
+    ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_who_sees_nothing_at_all_is_told_why(files: Path, watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
+    upstream = Upstream(f"{sys.executable} {files / 'server.py'}", {}, {}, 20.0)
+
+    async def run(client: Client) -> None:
+        for _ in range(2):
+            assert (await client.list_tools()).tools == []
+
+    with serving(http_app(Gateway(watched, "billing", always(mistaken), upstream))) as url:
+        talk(f"{url}/mcp", run)
+    assert [one for one in caplog.messages if "sees none" in one] == [
+        'agent "bto" sees none of the tools of server "billing": the first, "add", is denied: '
+        "no block of the policy accepts this caller with these credentials"
+    ]
 
 
 @pytest.mark.parametrize(
