@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 from policyengine.runtime.show import shown
@@ -27,6 +28,7 @@ class Mark(StrEnum):
 
 
 SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
+LISTED = 3  # parts in a row that do not concern the request, before they are only counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,15 @@ class Line:
         yield f"{'  ' * depth}{SIGNS[self.mark]} {self.text}{note}{at}"
         for part in self.parts:
             yield from part.render(depth + 1)
+
+    def brief(self) -> Line:
+        """The same, where many parts in a row do not concern the request: they are counted, not listed."""
+        parts: list[Line] = []
+        for why, run in groupby(self.parts, lambda part: part.note if part.mark is Mark.SKIPPED else None):
+            found = [part.brief() for part in run]
+            many = why is not None and len(found) > LISTED
+            parts += [Line(Mark.SKIPPED, f"{len(found):,} others", why)] if many else found
+        return replace(self, parts=tuple(parts))
 
 
 # ── Conditions ─────────────────────────────────────────────────────────────────────────────────

@@ -123,7 +123,7 @@ class Result:
             lines += [f"            {reason}" for reason in reasons(self.decision)]
         heads = ["differs:", *[""] * len(self.differences)]
         lines += [f"  {head:<9} {one.render()}" for head, one in zip(heads, self.differences, strict=False)]
-        walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.render()]
+        walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.brief().render()]
         return "\n".join([*lines, *(["  walk:", *(f"    {line}" for line in walk)] if walk else [])])
 
     def to_dict(self) -> dict[str, Any]:

@@ -26,6 +26,14 @@ def test_a_failure_shows_place_line_request_expected_actual_and_the_walk() -> No
     assert report(TEXT).results[1].render().startswith(FAILURE.removesuffix("✗ identity"))
 
 
+def test_a_failure_counts_what_does_not_concern_its_request() -> None:
+    doors = "anyone { may GET /a " + "".join(f"may GET /b/{n} " for n in range(1200)) + "}"
+    few = "".join(f'guard "g{n}" on GET /b/{n} {{ deny }} ' for n in range(3))
+    text = report(f'{doors} {few} test "t" {{ GET /a => deny }}').results[0].render()
+    assert "      ✓ may GET /a — anyone  (0.policy:1)\n      · 1,200 others — not about this endpoint\n" in text
+    assert text.count("not about this endpoint  (0.policy:1)") == 3  # so few are listed
+
+
 def test_a_report_tells_failures_and_a_summary() -> None:
     text = report(TEXT).render()
     assert text.endswith("\n\n2 passed, 1 failed, 1 skipped")

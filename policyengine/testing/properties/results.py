@@ -103,7 +103,7 @@ class PropertyResult:
         yield from (f"    {line}" for line in (self.text or "").splitlines())
         if self.result.walk is not None:
             yield "  walk:"
-            yield from (f"    {line}" for gate in self.result.walk.gates for line in gate.render())
+            yield from (f"    {line}" for gate in self.result.walk.gates for line in gate.brief().render())
 
     def to_dict(self) -> dict[str, Any]:
         prop = self.prop
