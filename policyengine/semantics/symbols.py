@@ -165,7 +165,13 @@ class Program:
         meant = tell.nearest(name.text, lambda: self.visible(package, kind))
         elsewhere = None if meant else self.exporter(package, kind, name.text)
         hint = f"did you mean `{meant}`?" if meant else elsewhere or self.unknown_alias(package, name.text)
-        tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint or f"declare it: `{EXAMPLES[kind]}`")
+        hint = hint or self.issuers_there_are(package, kind) + f"declare it: `{EXAMPLES[kind]}`"
+        tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint)
+
+    def issuers_there_are(self, package: str, kind: Kind) -> str:
+        """`there is `acme`; or `, for whoever renamed one; the empty text where many or none are there."""
+        names = self.visible(package, kind) if kind == "issuer" else []
+        return f"there is {', '.join(f'`{one}`' for one in names)}; or " if 0 < len(names) <= NAMED else ""
 
     def visible(self, package: str, *kinds: Kind) -> list[str]:
         """Every name of the kinds that the package may use, as it would write it."""
@@ -195,6 +201,7 @@ class Program:
 IMPLICIT_USER = Symbol(
     "entity", "user", MAIN, ast.EntityDecl(ast.Name("user", span=NOTHING), span=NOTHING), exported=True
 )
+NAMED = 3  # names that a hint lists
 EXAMPLES: Mapping[Kind, str] = {
     "enum": "enum plan = free < team",
     "entity": "entity invoice { owner: user }",

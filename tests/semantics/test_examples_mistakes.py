@@ -53,6 +53,8 @@ MISTAKES = [
     (f"given credential.issuer acm {GET}", "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
     (f"given attestation.by labb {GET}", "E207", "labb", "unknown attester `labb`", "did you mean `lab`?"),
     (f'given agent "x" from acm {GET}', "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
+    (f'given agent "x" from other {GET}', "E207", "other", "unknown issuer `other`",
+     'there is `acme`; or declare it: `issuer acme { url "https://login.acme.example" }`'),
     (f"use bot {GET}", "E207", "bot", "unknown fixture `bot`",
      'declare it: `fixture base { given agent "bot" from acme }`'),
     ('GET /a { params.id: "4" } => allow', "E604", "params.id", "`params.id` follows from other facts and is not given",
