@@ -16,6 +16,7 @@ MOST_LEVELS = 200
 MERGE = "<<"
 MOST_VALUES = 5_000_000
 INSTALL = "install it with `pip install 'agent-policyengine[openapi]'`, or bring the same as JSON"
+TABS = "YAML is indented with spaces, never with tabs"
 INT, FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 WORDS: dict[str, Value] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -81,7 +82,12 @@ def _yaml(name: str, text: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         place = f"`{name}`:{mark.line + 1}:{mark.column + 1}" if mark else f"`{name}`"
-        raise ImportProblem(f"this is no YAML: {why}", place) from None
+        raise ImportProblem(f"this is no YAML: {why}", place, TABS if _indented_by_tabs(text, mark) else None) from None
+
+
+def _indented_by_tabs(text: str, mark: Any) -> bool:
+    line = "" if mark is None else "".join(text.split("\n")[mark.line : mark.line + 1])
+    return "\t" in line[: len(line) - len(line.lstrip())]
 
 
 class _Builder:

@@ -78,3 +78,10 @@ def test_a_schema_of_aliases_ends(tmp_path):
     lines += ["paths:", "  /x:", "    post:", "      requestBody: {content: {application/json: {schema: *x39}}}"]
     (tmp_path / "a.yaml").write_text("\n".join(lines))
     assert len(read_openapi(str(tmp_path / "a.yaml")).operations) == 1
+
+
+@pytest.mark.parametrize(("text", "told"), [("openapi: 3.0.0\npaths:\n\t/a: {}\n", True), ("a: [1\nb: 2\n", False)])
+def test_tabs_are_named(text, told):
+    with pytest.raises(ImportProblem) as raised:
+        read_document("a.yaml", text.encode())
+    assert (raised.value.hint == "YAML is indented with spaces, never with tabs") is told
