@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from policyengine.importing.grouping import Plan
-from policyengine.importing.model import Api, Tool
+from policyengine.importing.model import Api, Kind, Tool
 from policyengine.importing.writing import AGENT, ISSUER, USER, example
 
 SETTINGS = """\
@@ -22,14 +23,17 @@ def readme(api: Api, plan: Plan, folder: str, command: str) -> str:
 {len(api.operations)} {what}, {len(plan.groups)} scopes, and nothing is open yet. Every file here is yours.
 
 1. `policyengine test .` passes: each line of a test is one of the {what}.
-2. In `doors.policy`, put your issuer and your agents. Keep the `may` lines that they need, delete the others, and
-   delete `valid until` last: that opens the door. Users need theirs, too. The test `nothing is open today` has then
-   done its work: delete it.
-3. In `{folder}/`, fill in the guards of what may destroy something: until then the person who is served is asked.
-4. Try it: `policyengine decide . --request request.json`, then `policyengine explain . --request request.json`.
-5. `policyengine serve .`, and let your gateway ask it.
+2. In `doors.policy`, put the address of your issuer. Then copy its two blocks into a file of your own, `agents.policy`
+   say: name your agents, keep the `may` lines that they and their users need, and leave out `valid until`. That opens
+   the door. What stands in `doors.policy` ended long ago and stays: the tests ask as `{AGENT}`.
+3. Beside your agents say in a `test` what they get and what they do not, as `doors_test.policy` does.
+4. In `{folder}/`, fill in the guards of what may destroy something: until then the person who is served is asked.
+   A test that comes out otherwise then says so: its line is yours to bring up to date.
+5. Put the name of an agent of yours into `request.json`, and try it: `policyengine decide . --request request.json`,
+   then `policyengine explain . --request request.json`.
+6. {in_front(api)}
 
-`policyengine graph . --html graph.html` draws who reaches what; `policyengine lint .` says what could be safer.
+`policyengine graph . -o graph.svg` draws who reaches what; `policyengine lint .` says what could be safer.
 
 ## When the API changes
 
@@ -44,8 +48,23 @@ keep it with the policies.
 """
 
 
+def in_front(api: Api) -> str:
+    """What asks the policy for each call, and how to start it."""
+    servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, Tool)]
+    if not servers:
+        return "`policyengine serve .`, and let your gateway ask it: docs/gateways.md has a configuration for each."
+    return f"""\
+Put it in front of the server. A client starts this in its place, for one agent and one person:
+
+   ```sh
+   policyengine mcp-gateway . --server {shlex.quote(servers[0])} --upstream "COMMAND or URL" \\
+     --as agent=AGENT --as issuer={ISSUER} --as user=USER
+   ```"""
+
+
 def request(api: Api, plan: Plan) -> str:
-    group = plan.groups[0]
+    """Something that only reads, where there is such."""
+    group = next((one for one in plan.groups if one.kind is Kind.READ), plan.groups[0])
     endpoint = group.operations[0].endpoint
     asked = {"agent": {"id": AGENT, "issuer": ISSUER}, "user": {"id": USER}}
     scopes = sorted({scope for ask in group.asks[:1] for scope in ask} or {group.carried_by})

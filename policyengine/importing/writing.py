@@ -245,15 +245,18 @@ def doors_text(api: Api, run: Run, plan: Plan) -> str:
     about = "" if carries else " Its tokens name no scopes, so `may` alone decides."
     lines = _head(
         run,
-        "Who may do what. Nothing is open: both blocks ended long ago. Keep the lines that somebody needs, put your",
-        "own names and conditions, and delete `valid until` last. Agents need their user's door, too.",
+        "Who may do what. Nothing is open: both blocks ended long ago, and only the tests come in by them, which ask",
+        "at a time before. Leave them for the tests, and put yours into a file beside this one: copy both, take your",
+        "own names and conditions, keep the lines that somebody needs, and leave out `valid until`. An agent needs its",
+        "user's door, too.",
     )
     lines += [f"# Put the address of who issues your tokens.{about}"]
     lines += [f'issuer {ISSUER} {{ url "https://login.example"{scopes} }}', ""]
-    lines += ["user any {", *mays, f"  valid until {CLOSED} # delete this line to open", "}", ""]
+    lines += ["user any {", *mays, f"  valid until {CLOSED} # leave this line out to open", "}", ""]
     lines += [f'agent "{AGENT}" {{', f"  issued by {ISSUER}", "  acts for any user"]
-    lines += ["  credential { kind in [jwt, mtls]   lifetime <= 1h }", *mays]
-    lines += [f"  valid until {CLOSED} # delete this line to open", "}"]
+    about = " # leave out behind `mcp-gateway`, which verifies none" if api.kind == "mcp" else ""
+    lines += [f"  credential {{ kind in [jwt, mtls]   lifetime <= 1h }}{about}"]
+    lines += [*mays, f"  valid until {CLOSED} # leave this line out to open", "}"]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine import Engine
-from policyengine.importing import ImportProblem, bring
+from policyengine.importing import ImportProblem, bring, read_tools
 from tests.importing.bringing import (
     api_of,
     asking,
@@ -414,3 +414,30 @@ def test_a_large_area_has_a_folder(tmp_path):
         f"part{i}.policy" for i in range(6)
     }
     assert_sound(tmp_path / "shop")
+
+
+# ── What stands beside the policies ───────────────────────────────────────────────────────────
+
+
+def test_the_agents_of_the_author_stand_beside_the_example_and_its_tests_go_on(tmp_path):
+    brought(tmp_path, SHOP)
+    doors = (tmp_path / "shop/doors.policy").read_text().replace("example-agent", "ours")
+    kept = [line for line in doors.splitlines() if "valid until" not in line and "issuer login" not in line]
+    (tmp_path / "shop/agents.policy").write_text("\n".join(line for line in kept if ".write" not in line) + "\n")
+    assert_tests_pass(tmp_path / "shop")
+    asked = json.loads((tmp_path / "shop/request.json").read_text())
+    assert asked["request"]["method"] == "GET"
+    engine = Engine.load(tmp_path / "shop")
+    outcomes = {
+        who: engine.decide({**asked, "agent": {"id": who, "issuer": "login"}}).outcome.value
+        for who in ("ours", "example-agent")
+    }
+    assert outcomes == {"ours": "allow", "example-agent": "deny"}
+
+
+def test_the_first_steps_name_what_stands_in_front(tmp_path):
+    brought(tmp_path, SHOP)
+    assert "`policyengine serve .`" in (tmp_path / "shop/README.md").read_text()
+    (tmp_path / "tools.json").write_text('[{"name": "look"}]')
+    bring(tmp_path / "tools", read_tools(str(tmp_path / "tools.json"), "a'b"), "policyengine init")
+    assert "mcp-gateway . --server 'a'\"'\"'b' --upstream" in (tmp_path / "tools/README.md").read_text()
