@@ -136,7 +136,7 @@ def _show(found: Suggested, output: Path | None) -> None:
         if len(found.left) > MOST_SHOWN:
             screen.text(f"and {len(found.left) - MOST_SHOWN:,} more: `--format json` has all")
     if not found.doors:
-        screen.text("no door is needed")
+        screen.text("no door would help" if found.left else "no door is needed")
         return
     screen.line()
     if output is None:

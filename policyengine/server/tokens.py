@@ -14,6 +14,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 SHORTEST = 16
+MAKE = "make one with `openssl rand -base64 32`"
 TOKEN = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?:(?P<name>[a-z0-9][a-z0-9._-]{0,63}):[ \t]+)?(?P<token>.*)", re.DOTALL)
 HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
@@ -98,7 +99,8 @@ def read_token_file(path: Path | str) -> TokenFile:
         mode = Path(path).stat().st_mode
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise TokenError(f"cannot read the token file `{path}`: {(error.strerror or str(error)).lower()}") from None
+        why, hint = (error.strerror or str(error)).lower(), MAKE if isinstance(error, FileNotFoundError) else None
+        raise TokenError(f"cannot read the token file `{path}`: {why}", hint) from None
     except UnicodeDecodeError:
         raise TokenError(f"the token file `{path}` is no text") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
@@ -107,7 +109,7 @@ def read_token_file(path: Path | str) -> TokenFile:
             known_by(line, f"the token in line {number} of `{path}`")
     tokens = tuple(line for _, line in lines if line)
     if not tokens:
-        raise TokenError(f"the token file `{path}` holds no token", "make one with `openssl rand -base64 32`")
+        raise TokenError(f"the token file `{path}` holds no token", MAKE)
     return TokenFile(tokens, world_readable(path) if mode & stat.S_IROTH else None)
 
 

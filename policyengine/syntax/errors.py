@@ -298,11 +298,10 @@ def head(s: Situation) -> Diagnostic | None:
 
 def declaration(s: Situation) -> Diagnostic | None:
     if s.accepted >= HEADS and s.is_word and s.at_line_start:
-        return s.report(
-            "E102",
-            f"`{cut(s.found)}` begins no declaration",
-            "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …",
-        )
+        hint = "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …"
+        if s.found in ("openapi", "swagger"):
+            hint = "to make a policy of a specification: `policyengine init DIR --openapi FILE`"
+        return s.report("E102", f"`{cut(s.found)}` begins no declaration", hint)
     return None
 
 

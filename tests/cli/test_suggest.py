@@ -41,6 +41,14 @@ def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
     assert lines[-1] == "proof: with the doors 1 of 3 decisions flip, those and no other"
 
 
+def test_what_no_door_would_help_is_told_apart_from_what_needs_none(run, shop, log):
+    run("suggest", shop, "--log", log, "-o", shop / "observed.policy")
+    left = run("suggest", shop, "--log", log)
+    assert (left.code, left.out.splitlines()[-1]) == (0, "no door would help")
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert run("suggest", shop, "--log", log).out.splitlines()[-1] == "no door is needed"
+
+
 def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs_no_more(run, shop, log):
     target = shop / "observed.policy"
     assert run("suggest", shop, "--log", log, "-o", target).out.splitlines()[-1].startswith(f"wrote {target}: ")

@@ -58,6 +58,7 @@ def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenError) as error:
         read_token_file(tmp_path / "none")
     assert error.value.message == f"cannot read the token file `{tmp_path / 'none'}`: no such file or directory"
+    assert error.value.hint == "make one with `openssl rand -base64 32`"
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])

@@ -39,6 +39,13 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "!",
     ),
     (
+        "openapi: 3.1.0",
+        "E102",
+        "`openapi` begins no declaration",
+        "to make a policy of a specification: `policyengine init DIR --openapi FILE`",
+        "openapi",
+    ),
+    (
         "define x = a || b",
         "E109",
         "`||` is spelled `or` here",
