@@ -11,10 +11,22 @@ from typing import Any
 from policyengine.analysis.changes import Flip
 from policyengine.analysis.replaying import flipped
 from policyengine.analysis.suggested_text import Door, lines_of
-from policyengine.analysis.suggesting import HELPED, Need, NotByDoor, Target, Targets, need_of, spellable, text
+from policyengine.analysis.suggesting import (
+    HELPED,
+    Need,
+    NotByDoor,
+    Target,
+    Targets,
+    need_of,
+    patterns_of,
+    spellable,
+    spelled,
+    text,
+)
 from policyengine.audit import CannotRepeat, Record, decided_again, read_records
 from policyengine.importing.names import comment
 from policyengine.runtime.decision import Gate, Outcome
+from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.semantics import kernel as k
 from policyengine.semantics.check import Checked, check
 from policyengine.semantics.symbols import MAIN
@@ -84,7 +96,7 @@ class Suggesting:
     log: Path
     tell: Callable[[str], None]
     needs: dict[int, Need] = field(default_factory=dict)
-    lefts: dict[int, tuple[str, str | None, str]] = field(default_factory=dict)
+    lefts: dict[int, tuple[str, str | None, str, Endpoint]] = field(default_factory=dict)
     records: int = 0
     unusable: int = 0
     allowed: int = 0
@@ -117,10 +129,8 @@ class Suggesting:
         try:
             self.needs[record.line] = need_of(again, self.kernel)
         except NotByDoor as problem:
-            self.leave(record.line, str(problem), again.decision.principal.agent, again.explanation.endpoint)
-
-    def leave(self, line: int, why: str, agent: str | None, endpoint: str) -> None:
-        self.lefts[line] = why, agent, endpoint
+            agent, endpoint = again.decision.principal.agent, again.facts.request.endpoint
+            self.lefts[record.line] = str(problem), agent, again.explanation.endpoint, endpoint
 
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
@@ -159,7 +169,7 @@ class Suggesting:
 
     def left_of(self, need: Need, why: str) -> None:
         self.needs.pop(need.line, None)
-        self.leave(need.line, why, need.agent, words_of(need))
+        self.lefts[need.line] = why, need.agent, words_of(need), need.endpoint
 
     def doors_of_people(self, doors: Sequence[Door]) -> list[Door]:
         """What is still denied for the want of a user's door, once agents have theirs."""
@@ -248,6 +258,17 @@ class Suggesting:
 
     # ── The proof ─────────────────────────────────────────────────────────────────────────────
 
+    def left(self) -> Iterator[Left]:
+        """What was asked for with many ids is one, where the policy has a pattern for all of them."""
+        patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
+        places = {words: endpoint for _, _, words, endpoint in self.lefts.values()}
+        spelling = {words: as_pattern(endpoint, patterns, self.kernel) or words for words, endpoint in places.items()}
+        groups: dict[tuple[str, str | None, str], Counter[str]] = defaultdict(Counter)
+        for why, agent, words, _ in self.lefts.values():
+            groups[why, agent, spelling[words]][words] += 1
+        for (why, agent, pattern), asked in groups.items():
+            yield Left(why, agent, pattern if len(asked) > 1 else next(iter(asked)), asked.total())
+
     def proved(self, doors: tuple[Door, ...], written: str) -> Suggested:
         kernel = self.compiled(doors)
         meant = {line for door in doors for line in door.lines}
@@ -258,13 +279,21 @@ class Suggesting:
             except CannotRepeat:
                 continue
             flips += [flip] if flip is not None else []
-        lefts = Counter(self.lefts.values())
-        left = [Left(*key, count) for key, count in sorted(lefts.items(), key=lambda one: (-one[1], str(one[0])))]
+        left = sorted(self.left(), key=lambda one: (-one.decisions, one.why, str(one.agent), one.endpoint))
         others = tuple(one for one in flips if one.line not in meant)
         return Suggested(
             written, doors, tuple(left), self.records, self.unusable, self.allowed, len(meant),
             tuple(one for one in flips if one.line in meant), others,
         )  # fmt: skip
+
+
+def as_pattern(endpoint: Endpoint, patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str | None:
+    """The pattern of the policy that it fits, in words, or itself; None where neither can be written."""
+    segments = endpoint.segments if isinstance(endpoint, HttpEndpoint) else ()
+    try:
+        return spelled(endpoint, [False] * len(segments), patterns, kernel)
+    except NotByDoor:
+        return None
 
 
 def must_ask(target: Target, needs: Sequence[Need], targets: Targets) -> bool:

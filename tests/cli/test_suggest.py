@@ -41,6 +41,16 @@ def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
     assert lines[-1] == "proof: with the doors 1 of 3 decisions flip, those and no other"
 
 
+def test_what_is_left_of_many_ids_is_one_line_by_the_pattern_of_the_policy(run, shop, tmp_path):
+    with (shop / "shop.policy").open("a") as file:
+        file.write('guard "shut" on GET /v1/orders/{id} { deny }\n')
+    engine = Engine.load(shop, log=DecisionLog(tmp_path / "shut.jsonl"))
+    for path in (*(f"/v1/orders/{n}" for n in range(30)), "/v1/orders/7"):
+        engine.decide({"request": {"method": "GET", "path": path}, "agent": {"id": "bot", "issuer": "acme"}})
+    ended = run("suggest", shop, "--log", tmp_path / "shut.jsonl")
+    assert '31  bot  GET /v1/orders/*  the guard "shut" stops it' in ended.out.splitlines()
+
+
 def test_what_no_door_would_help_is_told_apart_from_what_needs_none(run, shop, log):
     run("suggest", shop, "--log", log, "-o", shop / "observed.policy")
     left = run("suggest", shop, "--log", log)
