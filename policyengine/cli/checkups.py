@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -239,7 +240,8 @@ def store(url: str) -> Finding:
 
     try:
         found = open_store(url)
-        told = found.about() if isinstance(found, GuardedStore) else None
+        with closing(found) if isinstance(found, GuardedStore) else nullcontext():
+            told = found.about() if isinstance(found, GuardedStore) else None
     except StoreUrlError as error:
         return Finding("store", Status.FAILED, error.message, error.hint)
     except StoreError as error:

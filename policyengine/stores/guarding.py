@@ -31,6 +31,8 @@ class Remote(Store, Protocol):
         """Raises StoreError."""
         ...
 
+    def close(self) -> None: ...
+
 
 class Breaker:
     """Opens when a store failed several times in a row. Once it paused, one caller tries; all others go on without."""
@@ -106,6 +108,10 @@ class GuardedStore:
         """Whether it answers, asked for itself: it raises StoreError where it does not."""
         with self.breaker:
             self._store.ping()
+
+    def close(self) -> None:
+        """Gives its connections back."""
+        self._store.close()
 
     def about(self) -> tuple[str, int | None]:
         """Which store it is, and its time in microseconds since 1970 where it has one of its own. Raises StoreError."""
