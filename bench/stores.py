@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import monotonic, perf_counter
+from typing import Any
 
 from bench.rates import FEW, HEAD, MANY, Ask, Say, admits, question
 from bench.report import Section, Target
@@ -30,6 +32,7 @@ SERVERS = ("redis-server", "valkey-server")
 PATIENCE = 20.0  # seconds until a server answers
 PAST = 'guard "first" on GET /v1/things/42 { require after GET /v1/things/1 within 1h per (agent.issuer) }\n'
 BARE, ONE, BATCHES = "redis-py, a bare GET", "policyengine, one rate", "policyengine, one rate, in batches"
+AT_ONCE, THREADS = "policyengine, one rate, four callers at once", 4
 Row = tuple[str, str, Callable[[], int]]  # where, what, and one round: it answers how many decisions it made
 
 
@@ -80,6 +83,19 @@ def alone(made: Engine) -> Callable[[], int]:
     return ask
 
 
+def by_threads(made: Engine) -> Callable[[], int]:
+    """As a process is asked that serves: by several callers, each of whom waits for its own answer."""
+    pool = ThreadPoolExecutor(THREADS)
+    asked = [[question(f"caller {n}") for n in range(first, CALLERS, THREADS)] for first in range(THREADS)]
+
+    def ask(questions: list[dict[str, Any]]) -> int:
+        for n in range(CALLS // THREADS):
+            made.decide(questions[n % len(questions)])
+        return CALLS // THREADS
+
+    return lambda: sum(pool.map(ask, asked))
+
+
 def together(made: Engine) -> Callable[[], int]:
     asked = [question(f"caller {n % CALLERS}") for n in range(BATCH)]
     return lambda: len(made.decide_many(asked))
@@ -97,6 +113,7 @@ def repeated(ask: Callable[[], object]) -> Callable[[], int]:
 def own(where: str, url: str) -> Iterator[Row]:
     limited = engine(url, MANY)
     yield where, ONE, alone(limited)
+    yield where, AT_ONCE, by_threads(limited)
     yield where, "policyengine, two rates", alone(engine(url, MANY, MANY))
     yield where, BATCHES, together(limited)
     asking = engine(url, MANY, guard=PAST)
