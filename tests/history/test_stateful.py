@@ -94,4 +94,4 @@ class InMemory(Traffic):
 
 
 TestTraffic = InMemory.TestCase
-TestTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

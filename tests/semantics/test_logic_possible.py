@@ -166,14 +166,14 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
     return fields, [draw(tree) for _ in range(count)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(conditions())
 def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
     assert {kleene(condition, world) for world in worlds(fields)} <= possible(condition)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(conditions(count=3))
 def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     _, written = case
@@ -207,7 +207,7 @@ def test_what_is_possible_occurs_unless_two_facts_are_compared(
         assert possible(condition) == {kleene(condition, world) for world in worlds(fields)}
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(conditions(count=2), st.sampled_from([frozenset({True}), frozenset({True, UNKNOWN})]))
 def test_an_implication_that_is_shown_holds_in_every_world(
     case: tuple[tuple[Field, ...], list[k.Expr]], acting: frozenset[bool | None]

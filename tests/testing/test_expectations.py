@@ -258,14 +258,14 @@ CLAIMS = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(CLAIMS, DECISIONS)
 def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: Expected, decision: Decision) -> None:
     plain = Expected(claim.outcome, claim.text, claim.negated)
     assert meets(claim, decision) == (meets(plain, decision) and not differences(claim, decision))
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(CLAIMS, DECISIONS)
 def test_fewer_details_never_fail_more(claim: Expected, decision: Decision) -> None:
     fewer = Expected(claim.outcome, claim.text, claim.negated, details=claim.details[1:])

@@ -78,7 +78,7 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
     workshop = Workshop.of(policy)
     examiner = Examiner.of(policy.cases, workshop.kernel)
     questions = [question for group in examiner.groups for question in group]
-    for fault in Random(name).sample(faults_of(policy.program), 15):
+    for fault in Random(name).sample(faults_of(policy.program), 8):
         mutant = workshop.mutant(fault)
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
         for question in questions if mutant is not None else ():
@@ -101,7 +101,7 @@ def test_where_requests_are_counted_a_mutant_is_killed_where_a_run_of_the_tests_
     for test in sorted({case.test for case in policy.cases}):
         cases = [case for case in policy.cases if case.test == test]
         examiner = Examiner.of(cases, workshop.kernel)
-        for fault in Random(f"{name} {test}").sample(faults_of(policy.program), 5):
+        for fault in Random(f"{name} {test}").sample(faults_of(policy.program), 2):
             mutant = workshop.mutant(fault)
             if mutant is not None:
                 killed = examiner.examine(mutant).killer is not None
