@@ -119,9 +119,8 @@ def bounded(value: object, levels: int) -> object:
 
 def raw_of(request: Request) -> dict[str, object]:
     """The question that this request was, in its wire shape."""
-    facts = {root: without_pending(given) for root, given in request.facts.items()}
     return {
-        **facts,
+        **without_pending(request.facts),
         **({"approvals": tuple(map(approval, request.approvals))} if request.approvals else {}),
         **({"entities": tuple(map(row, request.entities))} if request.entities else {}),
         **({"pending": tuple(sorted(request.pending))} if request.pending else {}),
@@ -129,11 +128,13 @@ def raw_of(request: Request) -> dict[str, object]:
     }
 
 
-def without_pending(value: object) -> object:
-    """What is pending stands under `pending`."""
-    if not isinstance(value, Mapping):
-        return value
-    return {name: without_pending(one) for name, one in value.items() if not isinstance(one, Missing)}
+def without_pending(facts: Mapping[str, object]) -> dict[str, object]:
+    """What is pending, a whole root or a part of one, stands under `pending`."""
+    return {
+        name: without_pending(one) if isinstance(one, Mapping) else one
+        for name, one in facts.items()
+        if not isinstance(one, Missing)
+    }
 
 
 def approval(one: Approval) -> dict[str, object]:

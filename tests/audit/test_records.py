@@ -158,6 +158,7 @@ def as_read(value: object) -> object:
         '{"request": {"method": "POST", "path": "\\ud800"}}',
         '{"request": {"method": "POST", "path": "/pay", "headers": {"X-A": "1", "x-a": "2"}}}',
         '{"request": {"method": "POST", "path": "/pay"}, "pending": ["body.amount", "user.roles"]}',
+        '{"request": {"method": "POST", "path": "/pay"}, "pending": ["user", "credential"]}',
     ],
 )
 def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
