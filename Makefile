@@ -37,7 +37,7 @@ serve: install
 	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --session-timeout=350
+	$(BIN)/python -m pytest -n 2 --session-timeout=600
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
@@ -47,7 +47,7 @@ test-deep: install
 
 # The same suite on the newest Python we promise; the peers of `bench` come for one Python.
 test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n 2 --session-timeout=350 --ignore=tests/bench/test_peers.py
+	.venv-313/bin/python -m pytest -n 2 --session-timeout=600 --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -111,7 +111,7 @@ def test_a_mutant_is_killed_where_a_run_of_the_tests_fails() -> None:
     for test in ("reviews", "secrets"):
         cases = [case for case in policy.cases if case.test == test]
         examiner = Examiner.of(cases, workshop.kernel)
-        for fault in Random(test).sample(faults_of(policy.program), 15):
+        for fault in Random(test).sample(faults_of(policy.program), 6):
             mutant = workshop.mutant(fault)
             if mutant is not None:
                 killed = examiner.examine(mutant).killer is not None

@@ -41,7 +41,7 @@ def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
     policy = example(name)
     every = list(faults_of(policy.program))
     assert len(every) > 10
-    assert differing(policy, every) == []
+    assert differing(policy, Random(name).sample(every, min(MOST, len(every)))) == []
 
 
 @settings(deadline=None, max_examples=6)
