@@ -1,5 +1,6 @@
 """What every test shares: how long hypothesis searches, and that CI never passes by skipping for want of a tool."""
 
+import gc
 import json
 import os
 import re
@@ -21,6 +22,13 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays, thousands of tests: no collector walks it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:

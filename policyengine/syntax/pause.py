@@ -17,7 +17,4 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():  # what was made counts as old at once, rather than being looked through first
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()

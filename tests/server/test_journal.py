@@ -45,7 +45,9 @@ def test_each_thing_is_a_line_of_json() -> None:
     }  # fmt: skip
 
 
-def test_what_has_no_name_is_a_line_too_and_so_is_what_uvicorn_says() -> None:
+def test_what_has_no_name_is_a_line_too_and_so_is_what_uvicorn_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "level", logging.NOTSET)  # which its servers here have set
+    logging.getLogger("uvicorn.error").manager._clear_cache()  # type: ignore[attr-defined]
     found = [
         json.loads(line) for line in lines(LogFormat.JSON, lambda: logging.getLogger("uvicorn.error").warning("x\ny"))
     ]

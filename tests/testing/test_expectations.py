@@ -258,21 +258,21 @@ CLAIMS = st.builds(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=50)
 @given(CLAIMS, DECISIONS)
 def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: Expected, decision: Decision) -> None:
     plain = Expected(claim.outcome, claim.text, claim.negated)
     assert meets(claim, decision) == (meets(plain, decision) and not differences(claim, decision))
 
 
-@settings(max_examples=120)
+@settings(max_examples=50)
 @given(CLAIMS, DECISIONS)
 def test_fewer_details_never_fail_more(claim: Expected, decision: Decision) -> None:
     fewer = Expected(claim.outcome, claim.text, claim.negated, details=claim.details[1:])
     assert meets(fewer, decision) or not meets(claim, decision)
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(DECISIONS)
 def test_what_a_decision_says_of_itself_is_so(decision: Decision) -> None:
     for name, member in MEMBERS.items():
