@@ -170,9 +170,10 @@ def opened(path: Path) -> BinaryIO:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise EntitiesError(str(path), "", "this is no file", "name a file", code="E180")
         return path.open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise EntitiesError(str(path), "", (why or "cannot be read").lower(), code="E180") from error
+    except ValueError as error:
+        raise EntitiesError(str(path), "", "no file has NUL in its name", code="E180") from error
+    except OSError as error:
+        raise EntitiesError(str(path), "", (error.strerror or "cannot be read").lower(), code="E180") from error
 
 
 def bounded_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:

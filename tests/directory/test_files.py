@@ -232,7 +232,7 @@ def test_an_entity_in_two_sources_is_told_by_both_places(tmp_path):
     ("given", "message"),
     [("nowhere.json", "no such file or directory"), ("nowhere", "no such file or directory"),
      ("", "there is no `.csv` in this folder"),
-     ("p.txt", "nobody knows what this holds"), ("\0.json", "embedded null byte")],
+     ("p.txt", "nobody knows what this holds"), ("\0.json", "no file has NUL in its name")],
 )  # fmt: skip
 def test_what_cannot_be_read_is_told(tmp_path, given, message):
     (tmp_path / "p.txt").write_text("")

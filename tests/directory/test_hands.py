@@ -38,7 +38,7 @@ def connections():
 
 
 def test_a_connection_is_used_again(connections):
-    hands = Hands(Connection, 2)
+    hands = Hands(Connection, 1)
     assert [hands.ask(Connection.use, PATIENCE) for _ in range(5)] == [1] * 5
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +176,7 @@ def test_a_file_of_before_there_was_history_is_taken_on(tmp_path: Path) -> None:
     import sqlite3
 
     SqliteStore(tmp_path / "store.db").close()
-    with sqlite3.connect(tmp_path / "store.db") as old:
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as old:
         for table in ("begun", "line", "event", "awaited", "changes"):
             old.execute(f"DROP TABLE {table}")
         old.execute("PRAGMA user_version = 1")
