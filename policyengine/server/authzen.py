@@ -27,7 +27,7 @@ from policyengine.semantics.explain import endpoint_words
 from policyengine.semantics.kernel import Kernel
 from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
 from policyengine.server.counted import Counted
-from policyengine.server.deciding import MOST_ITEMS, Semantics, apart
+from policyengine.server.deciding import MOST_ITEMS, Semantics, apart, semantics_of
 from policyengine.server.gateways import WOULD_BE
 from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
@@ -74,7 +74,8 @@ def many_asked(body: bytes) -> Asked:
     """A body of `evaluations`. Raises RequestError."""
     members = tree_of(body)
     options = object_at(members.get("options"), "options") or {}
-    semantics, items = semantics_of(options.get("evaluations_semantic")), items_of(members.get("evaluations"))
+    semantics = semantics_of(options.get("evaluations_semantic"), "options.evaluations_semantic")
+    items = items_of(members.get("evaluations"))
     for name in MEMBERS if items else ():
         object_at(members.get(name), name)
     return Asked(members, items, semantics)
@@ -100,20 +101,6 @@ def items_of(raw: object) -> tuple[object, ...]:
             return tuple(raw)
         case _:
             raise wrong_kind(raw, "evaluations", "a list")
-
-
-def semantics_of(raw: object) -> Semantics:
-    member = "options.evaluations_semantic"
-    match raw:
-        case None:
-            return Semantics.EXECUTE_ALL
-        case str() if raw in list(Semantics):
-            return Semantics(raw)
-        case str():
-            known = ", ".join(f"`{one}`" for one in Semantics)
-            raise RequestError(member, f"`{member}` is one of {known}")
-        case _:
-            raise wrong_kind(raw, member, "a string")
 
 
 def read(raw: Mapping[str, object], place: str = "") -> Evaluation:

@@ -114,7 +114,7 @@ def items_of(raw: object) -> tuple[object, ...]:
             raise wrong_kind(raw, "requests", "a list")
 
 
-def semantics_of(raw: object) -> Semantics:
+def semantics_of(raw: object, member: str = "semantics") -> Semantics:
     match raw:
         case None:
             return Semantics.EXECUTE_ALL
@@ -122,9 +122,9 @@ def semantics_of(raw: object) -> Semantics:
             return Semantics(raw)
         case str():
             known = ", ".join(f"`{one}`" for one in Semantics)
-            raise RequestError("semantics", f"`semantics` is one of {known}", did_you_mean(raw, list(Semantics)))
+            raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(Semantics)))
         case _:
-            raise wrong_kind(raw, "semantics", "a string")
+            raise wrong_kind(raw, member, "a string")
 
 
 async def apart(engine: Decides, work: Callable[[], T], once: Once | None = None) -> T:
