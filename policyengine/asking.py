@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from time import time_ns
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from policyengine.compiler.reads import nanoseconds
 from policyengine.runtime import wire
 from policyengine.runtime.ids import Stamp, serials, ulid
 from policyengine.runtime.request import Request, RequestError
 
-if TYPE_CHECKING:
-    pass
-
-
-Question: TypeAlias = Request | Mapping[str, object] | str | bytes
 Clock: TypeAlias = Callable[[], datetime]
+
+
+class Identified(NamedTuple):
+    """A question whose credentials were looked at: a proof counts once, so nobody looks twice."""
+
+    question: Request | Mapping[str, object] | str | bytes
+
+
+Question: TypeAlias = Request | Mapping[str, object] | str | bytes | Identified
 
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +72,8 @@ def read(question: Question) -> Request:
     match question:
         case Request():
             return question
+        case Identified(inner):
+            return read(inner)
         case str() | bytes():
             return Request.from_json(question)
         case Mapping():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from policyengine.asking import Question, microseconds, new_id, read
+from policyengine.asking import Identified, Question, microseconds, new_id, read
 from policyengine.compiler.reads import nanoseconds
 from policyengine.deciding import Deciding, World, to_consume, told_by
+from policyengine.identifying import no_identity
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
@@ -43,6 +44,7 @@ class Batching(Deciding):
         waiting: list[Waiting] = []
         for place, question in enumerate(questions):
             try:
+                question = self.identified(question)
                 found = self._prepared(place, question) if self.shares else None
                 if found is None:  # what came before may matter
                     self._settle(waiting, answers)
@@ -74,6 +76,8 @@ class Batching(Deciding):
     def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
         """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
         world = self._world
+        if isinstance(question, Identified):
+            question = question.question
         try:
             if type(question) is dict and self._ids is new_id:
                 self._gathered.charges = ()
@@ -84,7 +88,7 @@ class Batching(Deciding):
                         if type(one.charge) is not Take:
                             name = quick.id
                     return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide", world)
-            request = read(question)
+            request = no_identity(read(question))
             spends, now = request.options.consume, self._clock()
             if world.directory.lookups is not None:
                 return None
@@ -118,7 +122,7 @@ class Batching(Deciding):
     def _settled(self, one: Waiting, answer: Committed) -> Decision:
         question, (effects, _, peek), decision, call = one.question, one.asked, one.decision, one.call
         if answer is None:  # another was quicker
-            return self.decide(question)
+            return self.decide(question if self.identity is None else Identified(question))
         if isinstance(answer, StoreError):
             return self._kept(question, self._unanswered(answer), call, one.world.mark)
         decision = decision if answer is NOT_ASKED else told_by(decision, effects, answer)

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from policyengine.asking import (
     EPOCH,
     Clock,
+    Identified,
     Question,
     counting,
     made_now,
@@ -35,6 +36,8 @@ from policyengine.compiler.show import place_of
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Looking
+from policyengine.identifying import identified, no_identity, refused
+from policyengine.identity.identity import Identity
 from policyengine.observing import Observer
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Obligation, Outcome, Reason
@@ -43,7 +46,8 @@ from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.once import Accounted, draft_of, drafted, told
 from policyengine.runtime.plan import Needs
-from policyengine.runtime.request import Request
+from policyengine.runtime.refusals import Refusal
+from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.settling import UNANSWERED, settled, unanswered
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics.kernel import Confirm, Kernel
@@ -98,9 +102,10 @@ class Deciding:
         tree: Tree | None = None,
         log: DecisionLog | None = None,
         store: Store | None = None,
+        identity: Identity | None = None,
         begins: bool = True,
     ) -> None:
-        self.kernel = kernel
+        self.kernel, self.identity = kernel, identity
         self._sources = sources
         self.failures = 0
         self._clock, self._ids = clock, ids
@@ -196,6 +201,8 @@ class Deciding:
 
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
         """
+        if self.identity is not None:
+            question = self._identified(self.identity, question)
         if type(question) is dict:  # the way that most questions go: each call on it counts
             world = self._world
             try:
@@ -206,7 +213,7 @@ class Deciding:
                 return self._kept(question, self._failed(), b"decide", world.mark)
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"decide", world)
-        request = read(question)
+        request = no_identity(read(question))
         if not request.options.consume:
             return self._evaluate(request)
         made_now(request)
@@ -219,7 +226,9 @@ class Deciding:
         where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
         decided.
         """
-        request = read(question)
+        if self.identity is not None:
+            question = self._identified(self.identity, question)
+        request = no_identity(read(question))
         if not request.options.consume:
             return Accounted(self._evaluate(request), False)
         made_now(request)
@@ -243,6 +252,8 @@ class Deciding:
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
+        if self.identity is not None:
+            question = self._identified(self.identity, question)
         if type(question) is dict:
             world = self._world
             try:
@@ -251,7 +262,29 @@ class Deciding:
                 return self._kept(question, self._failed(), b"evaluate", world.mark)
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"evaluate", world)
-        return self._evaluate(read(question))
+        return self._evaluate(no_identity(read(question)))
+
+    def identified(self, question: Question) -> Question:
+        """The question with what its credentials prove, for who asks about it more than once: a proof counts once.
+        Raises RequestError."""
+        if self.identity is None or isinstance(question, Identified):
+            return question
+        found = self._identified(self.identity, question)
+        return found if isinstance(found, Identified) else Identified(found)
+
+    def _identified(self, identity: Identity, question: Question) -> Question:
+        """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""
+        if isinstance(question, Identified):
+            return question.question
+        try:
+            return identified(identity, question, int(self._clock().timestamp()))
+        except RequestError:
+            raise
+        except Exception:
+            with self._counting:
+                self.failures += 1
+            _LOG.exception("a credential could not be looked at, and was refused")
+            return refused(read(question), Refusal.FAILURE)
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
         """An allow on the quick way, once the store has said how its limits stand."""

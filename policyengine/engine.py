@@ -17,6 +17,7 @@ from policyengine.compiler.tree import Tree
 from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.sources import Given, Sources
+from policyengine.identifying import no_identity
 from policyengine.loading import load_sources
 from policyengine.observing import Observe, Observer
 from policyengine.runtime.decision import Decision
@@ -197,7 +198,9 @@ class Engine(Batching):
 
         Raises RequestError.
         """
-        request = read(question)
+        if self.identity is not None:
+            question = self._identified(self.identity, question)
+        request = no_identity(read(question))
         try:
             return self._explained(request)
         except Exception:

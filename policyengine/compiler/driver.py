@@ -112,6 +112,8 @@ class Driver:
             self.add("if type(user) is not str or not user or not user.isascii() or len(user) > 999: return None")
         if "subject" in credential:
             self.add("if subject is not None and not named(subject): return None")
+        if "refused" in credential:
+            self.add('if credential_["refused"] is not None: return None')
         if "issuer" in credential:
             self.add("""
 if issuer is None: issuer = credential_issuer

@@ -46,6 +46,7 @@ class Reason(Struct, frozen=True, omit_defaults=True):
     """Why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and words for the caller.
 
     `outcome` is what this reason alone would come to: a denied request may also have been in need of a confirmation.
+    `code` says how a credential was refused (`docs/identity.md`).
     """
 
     gate: Gate
@@ -53,6 +54,7 @@ class Reason(Struct, frozen=True, omit_defaults=True):
     rule: str | None = None
     at: str | None = None
     outcome: Outcome = field(default_factory=lambda: Outcome.DENY)
+    code: str | None = None
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):

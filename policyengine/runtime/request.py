@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from policyengine.runtime import wire
+from policyengine.runtime.credentials import Credentials, read_credentials
 from policyengine.runtime.endpoints import (
     ActionEndpoint,
     Endpoint,
@@ -73,6 +74,7 @@ class Request:
 
     `facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there. Every way to make
     one raises RequestError when the structure is wrong; a fact of a wrong type is no error but unknown when asked for.
+    Raw `credentials` are verified before anything is decided, and what they prove stands in place of what `facts` say.
     """
 
     endpoint: Endpoint
@@ -81,6 +83,7 @@ class Request:
     entities: tuple[EntityData, ...] = ()
     pending: frozenset[str] = frozenset()
     options: Options = Options()
+    credentials: Credentials | None = field(default=None, repr=False)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Request:
@@ -134,6 +137,7 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
     "chain": ("hops",),
     "credential": (
         "kind", "issuer", "subject", "scopes", "issued_at", "expires_at", "lifetime", "age", "bound", "claims",
+        "fingerprint", "refused",
     ),
     "attestation": ("verified", "by", "model", "model_hash", "environment", "issued_at", "age"),
     "task": ("id", "tools", "entities", "issued_at", "age"),
@@ -175,8 +179,6 @@ def decoded(decode: Callable[[Data], object], data: Data) -> Request:
 
 def read_request(raw: Mapping[str, object]) -> Request:
     only(raw, (*ROOTS, *OTHERS), "")
-    if raw.get("credentials") is not None:
-        raise RequestError("credentials", "raw credentials are not verified yet", "send `credential`")
     by_root = read_facts(raw)
     endpoint = read_endpoint(by_root)
     facts: dict[str, object] = dict(by_root)
@@ -190,6 +192,7 @@ def read_request(raw: Mapping[str, object]) -> Request:
         entities=entity_rows(raw.get("entities"), "entities"),
         pending=frozenset(name for name, _ in pending),
         options=read_options(raw.get("options")),
+        credentials=read_credentials(raw.get("credentials")),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from policyengine.runtime.decision import Decision, Remedy
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
+from policyengine.runtime.refusals import words_of
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
@@ -42,6 +43,9 @@ def explain(decision: Decision, facts: Facts, seen: w.Walk) -> Explanation:
     endpoint = facts.request.endpoint
     if seen.malformed is not None:
         return Explanation(decision, endpoint_words(endpoint), (Line(Mark.NO, "malformed_path", seen.malformed),))
+    if seen.refused is not None:
+        refused = Line(Mark.NO, "identity", f"the credential was refused: {words_of(seen.refused)}")
+        return Explanation(decision, endpoint_words(endpoint), (refused,))
     gates = (_identity(facts, seen), _door(facts, seen), _user(facts, seen), _chain(facts, seen), _guards(facts, seen))
     limits = (limits_line(decision, facts, seen),) if seen.limited else ()
     return Explanation(decision, endpoint_words(endpoint), (*gates, *limits))

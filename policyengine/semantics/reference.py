@@ -32,10 +32,11 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.history import Record
 from policyengine.runtime.limits import Limited, Take
 from policyengine.runtime.patterns import Glob
+from policyengine.runtime.refusals import refusal_of, words_of
 from policyengine.runtime.request import Request
 from policyengine.runtime.show import duration, shown
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.runtime.values import Cause, Unknown, Value
+from policyengine.runtime.values import Cause, Missing, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import remembering, spending
 from policyengine.semantics import walk as w
@@ -79,6 +80,9 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.Walk(request.endpoint.why)
+    refused = request.fact("credential", "refused")
+    if not isinstance(refused, Missing):
+        return w.Walk(None, refused=refusal_of(refused))
     presenter, by_agent = presenter_of(facts), has_agent(request)
     anyone = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.anyones)
     blocks = kernel.agents if by_agent else kernel.users
@@ -90,7 +94,7 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     hops, known, limits = _chain(facts, presenter)
     guards = _guards(facts, snapshot)
     limiting = cache(partial(spending.limited, facts)) if kernel.limits else tuple
-    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, limiting)
+    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, limiting=limiting)
 
 
 def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
@@ -305,7 +309,7 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
         remedies=tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
         obligations=tuple(_obligation(facts, duty) for duty in duties),
         unknown=tuple(UnknownFact(cause.fact, cause.why) for cause in sorted(causes, key=lambda c: (c.fact, c.why))),
-        principal=_principal(facts),
+        principal=_principal(facts) if seen.refused is None else None,
         package=facts.kernel.package,
         revision=facts.kernel.revision,
     )
@@ -316,6 +320,9 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
     """Every reason against the request, gate by gate. Without a block that stands the caller learns `identity` only."""
     if seen.malformed is not None:
         yield Stop(Reason(Gate.MALFORMED_PATH, f"the path is not canonical: {seen.malformed}"))
+        return
+    if seen.refused is not None:
+        yield Stop(Reason(Gate.IDENTITY, f"the credential was refused: {words_of(seen.refused)}", code=seen.refused))
         return
     if not seen.identified:
         yield Stop(Reason(Gate.IDENTITY, NO_BLOCK))

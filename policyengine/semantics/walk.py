@@ -182,7 +182,8 @@ class LimitedSeen:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at.
+    """Everything that was considered. `malformed` says why the path is none, `refused` by which code the credential was
+    refused: then nothing else was looked at.
 
     `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
     where nobody is served by an agent.
@@ -197,6 +198,7 @@ class Walk:
     hops: tuple[HopSeen, ...] = ()
     limits: tuple[LimitSeen, ...] = ()
     guards: tuple[GuardSeen, ...] = ()
+    refused: str | None = None
     limiting: Callable[[], tuple[LimitedSeen, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
 
     @property

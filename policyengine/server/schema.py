@@ -101,6 +101,8 @@ class CredentialFacts(Closed):
     age: str | None = None
     bound: bool | None = None
     claims: Free | None = None
+    fingerprint: str | None = None
+    refused: str | None = None
 
 
 class AttestationFacts(Closed):

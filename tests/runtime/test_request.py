@@ -278,7 +278,6 @@ def test_a_cycle_in_python_objects_is_too_deep():
         ({"options": {"at": "now"}}, "options.at", "`options.at` is no time with a zone"),
         ({"options": {"obligations_supported": "x"}}, "options.obligations_supported",
          "`options.obligations_supported` must be a list, got string"),
-        ({"credentials": {"authorization": "x"}}, "credentials", "raw credentials are not verified yet"),
         ({"approvals": [{"id": "1", "by": ""}]}, "approvals[0].by", "`approvals[0].by` is missing"),
         ({"approvals": [{"id": "1", "by": "bob", "granted_at": 5}]}, "approvals[0].granted_at",
          "`approvals[0].granted_at` is no time with a zone"),
@@ -312,7 +311,6 @@ def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
         ({"zzz": 1}, None),
         ({"user": {"roles": []}}, "attributes of a declared entity come from the directory, from the credential's "
                                   "`claims`, or from `entities` in this request"),
-        ({"credentials": {}}, "send `credential`"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_structure_has_a_hint(given_, hint):

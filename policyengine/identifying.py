@@ -1,0 +1,91 @@
+"""From a question that brings raw credentials to one that says what they prove, or that they were refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from policyengine.asking import Question, read
+from policyengine.identity.identity import Identity
+from policyengine.identity.proved import PROVABLE, WHO, Proved
+from policyengine.identity.proved import Request as Presented
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.request import Request, RequestError
+
+_LOG = logging.getLogger("policyengine")
+DROPPED = frozenset({*WHO, "credentials"})
+
+
+def identified(identity: Identity, question: Question, now: int) -> Question:
+    """The same question with facts that were proved in place of its credentials, and of what it says itself of who
+    asks. A credential that was refused is the fact `credential.refused`. Raises RequestError.
+
+    `now` in seconds since 1970. What was proved before is found at once; else it may wait for an issuer.
+    """
+    if type(question) is dict:
+        raw = question.get("credentials")
+        if raw is None and not identity.only_proved:
+            return question
+        found = None if raw is None else identity.known(raw, now)
+        if found is not None and question.keys().isdisjoint(WHO):
+            kept = {name: value for name, value in question.items() if name not in DROPPED}
+            kept.update(found.facts)
+            return kept
+    return proved(identity, read(question), now)
+
+
+def proved(identity: Identity, request: Request, now: int) -> Request:
+    credentials = request.credentials
+    if credentials is None or credentials.empty:
+        claimed = identity.only_proved and any(root in request.facts for root in PROVABLE)
+        request = replace(request, credentials=None)
+        return refused(request, Refusal.UNPROVED) if claimed else request
+    try:
+        found = identity.prove(credentials, presented(request, credentials), now)
+    except Refused as why:
+        _LOG.info("a credential was refused: %s", why, extra={"event": "credential_refused", "code": why.refusal.value})
+        return refused(request, why.refusal)
+    tell_differences(request.facts, found)
+    return replace(request, facts={**without_who(request), **found.facts}, credentials=None)
+
+
+def refused(request: Request, why: Refusal) -> Request:
+    facts = {**without_who(request), "credential": {"refused": why.value}}
+    return replace(request, facts=facts, credentials=None)
+
+
+def without_who(request: Request) -> dict[str, object]:
+    return {name: value for name, value in request.facts.items() if name not in WHO}
+
+
+def presented(request: Request, credentials: Credentials) -> Presented:
+    """Of the request what a proof is about."""
+    http = request.facts.get("request")
+    given: Mapping[str, object] = http if isinstance(http, Mapping) else {}
+    headers = given.get("headers")
+    told = headers.items() if isinstance(headers, Mapping) else ()
+    texts = {name: value for name, value in told if isinstance(value, str)}
+    method = credentials.method or given.get("method")
+    url, host, path = credentials.url, given.get("host"), given.get("path")
+    if url is None and isinstance(host, str) and isinstance(path, str):
+        url = f"https://{host}{path}"
+    return Presented(method if isinstance(method, str) else "", url, texts, credentials.content)
+
+
+def tell_differences(claimed: Mapping[str, object], found: Proved) -> None:
+    """What a gateway claims and the credential says otherwise is not taken, and the operator is told."""
+    for root in WHO:
+        said, proved = claimed.get(root), found.facts.get(root, {})
+        for name, value in said.items() if isinstance(said, Mapping) else ():
+            if name in ("id", "issuer") and proved.get(name) != value:
+                _LOG.warning("a gateway's `%s.%s` is not what the credential says, which counts", root, name)
+
+
+def no_identity(request: Request) -> Request:
+    """Raises RequestError for credentials that nobody verifies here."""
+    if request.credentials is None:
+        return request
+    hint = "set up `identity`, or send `credential`"
+    raise RequestError("credentials", "raw credentials are not verified here", hint)

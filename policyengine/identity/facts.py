@@ -1,0 +1,83 @@
+"""From what was proved to the facts of a question, in its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from policyengine.identity.proved import Binding, Hop, Token, Who
+
+
+def facts_of(
+    token: Token,
+    who: Who,
+    binding: Binding,
+    attestation: Mapping[str, object] | None = None,
+    mapped: Collection[str] = (),
+) -> dict[str, dict[str, object]]:
+    """By root. Of the claims only those that the policy asks for (`mapped`) are told."""
+    found: dict[str, dict[str, object]] = {"credential": credential(token, who, binding, mapped)}
+    if who.agent is not None:
+        more = {"instance": who.instance, "groups": None if who.groups is None else list(who.groups)}
+        found["agent"] = {"id": who.agent, "issuer": token.issuer, **said(more)}
+    if who.user is not None:
+        found["user"] = {"id": who.user}
+    if who.hops:
+        found["chain"] = {"hops": [hop_of(one) for one in who.hops]}
+    if who.task is not None:
+        found["task"] = dict(who.task)
+    if attestation is not None:
+        found["attestation"] = dict(attestation)
+    return found
+
+
+def credential(token: Token, who: Who, binding: Binding, mapped: Collection[str]) -> dict[str, object]:
+    claims = {name: token.claims[name] for name in mapped if name in token.claims}
+    return said(
+        {
+            "kind": token.kind,
+            "issuer": token.issuer,
+            "subject": token.claims.get("sub"),
+            "scopes": None if who.scopes is None else list(who.scopes),
+            "issued_at": moment(token.claims.get("iat")),
+            "expires_at": moment(token.claims.get("exp")),
+            "bound": binding.jkt is not None or binding.x5t is not None,
+            "fingerprint": fingerprint(token.digest),
+            "claims": claims or None,
+        }
+    )
+
+
+def hop_of(hop: Hop) -> dict[str, object]:
+    scopes = None if hop.scopes is None else list(hop.scopes)
+    return said({"agent": hop.agent, "issuer": hop.issuer, "issued_at": moment(hop.issued_at), "scopes": scopes})
+
+
+def said(given: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def moment(seconds: object) -> datetime | None:
+    """Of a NumericDate; who verified the token has seen that it is one."""
+    match seconds:
+        case bool() | None:
+            return None
+        case int() | float() | Decimal():
+            return datetime.fromtimestamp(float(seconds), UTC)
+        case _:
+            return None
+
+
+def fingerprint(digest: bytes) -> str:
+    """What logs say of a credential: enough to tell two apart, and nothing to present."""
+    return f"sha256:{digest.hex()[:32]}"
+
+
+def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
+    """What can be revoked so that this credential is: itself, whoever is in it, and the keys that it is bound to."""
+    names = {f"token:{token.digest.hex()}", *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
+    names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
+    names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
+    identifier = token.claims.get("jti")
+    return frozenset(names | ({f"jti:{token.issuer}/{identifier}"} if isinstance(identifier, str) else set()))

@@ -1,0 +1,213 @@
+"""The front of identity: credentials in, proved facts out, by way of what was proved before."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from threading import Lock
+from typing import Protocol
+
+from policyengine.identity.facts import facts_of, fingerprint, names_of
+from policyengine.identity.proved import Binding, Proved, Request, Token, Who
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.stores.marks import Marks
+from policyengine.stores.store import StoreError
+
+MOST_KEPT = 100_000  # credentials that were proved, by digest
+PLAIN = {"authorization"}, {"client_certificate"}, {"authorization", "client_certificate"}
+_LOG = logging.getLogger("policyengine")
+
+
+class Tokens(Protocol):
+    """Tokens of every kind that stand for themselves. May wait for an issuer, for a bounded time."""
+
+    def verify(self, raw: str, now: int) -> Token:
+        """Raises Refused."""
+        ...
+
+    def verify_txn(self, raw: str, now: int) -> Token:
+        """A transaction token. Raises Refused."""
+        ...
+
+
+class Reads(Protocol):
+    def __call__(self, token: Token) -> Who:
+        """Who presents it, for whom, through whom. Raises Refused."""
+        ...
+
+
+class Binds(Protocol):
+    def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+        """What of the presenter's keys was proved for this request; `token` may demand it. Raises Refused."""
+        ...
+
+
+class Presents(Protocol):
+    def __call__(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+        """A credential that is no token: a certificate, a signature of the message, an API key. Raises Refused."""
+        ...
+
+
+class Attests(Protocol):
+    def __call__(self, raw: str, token: Token, binding: Binding, now: int) -> Mapping[str, object]:
+        """The facts of an attestation. Raises Refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the front asks; without `attests` an attestation is refused."""
+
+    tokens: Tokens
+    reads: Reads
+    binds: Binds
+    presents: Presents
+    attests: Attests | None = None
+
+
+@dataclass
+class Identity:
+    """Threads may share one. With `only_proved` what a gateway says of who asks counts for nothing. `counts` are
+    refusals by code, and `proved` what was verified."""
+
+    parts: Parts
+    marks: Marks
+    mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
+    only_proved: bool = False
+    most_kept: int = MOST_KEPT
+    counts: Counter[str] = field(default_factory=Counter)
+    _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
+    _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
+    _version: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def known(self, raw: object, now: int) -> Proved | None:
+        """What these credentials proved before, where that is enough and nothing of it was revoked: quick, and waits
+        for nobody. `raw` is the member `credentials` of a question."""
+        if type(raw) is not dict or self.marks.remote:
+            return None
+        found = self._kept.get(key_of(raw)) if raw.keys() in PLAIN else None
+        if found is None or found.expires <= now or self.marks.version != self._version:
+            return None
+        return found
+
+    def prove(self, credentials: Credentials, request: Request, now: int) -> Proved:
+        """Raises Refused. It may wait for an issuer, or for a store, for a bounded time."""
+        try:
+            found = self._proved(credentials, request, now)
+            if self.marks.revoked(found.names, now):
+                raise Refused(Refusal.REVOKED)
+        except Refused as refused:
+            self._count(refused.refusal.value)
+            raise
+        except StoreError as error:
+            self._count(Refusal.STORE.value)
+            _LOG.warning("a credential was refused, as the store does not answer: %s", error)
+            raise Refused(Refusal.STORE) from None
+        self._count("proved")
+        return found
+
+    # ── One credential ────────────────────────────────────────────────────────────────────────
+
+    def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
+        token, who, binding = self._presented(credentials, request, now)
+        attestation = None
+        if credentials.attestation is not None:
+            if self.parts.attests is None:
+                raise Refused(Refusal.ATTESTER)
+            attestation = self.parts.attests(credentials.attestation, token, binding, now)
+        proved = Proved(
+            facts_of(token, who, binding, attestation, self.mapped.get(token.issuer, frozenset())),
+            token.expires,
+            names_of(token, who, binding),
+            fingerprint(token.digest),
+            reusable=reusable(credentials),
+        )
+        if proved.reusable:
+            self._keep(key_of(given(credentials)), proved, now)
+        return proved
+
+    def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
+        """The one credential that says who asks."""
+        if sum(one is not None for one in (credentials.authorization, credentials.txn_token, credentials.api_key)) > 1:
+            raise Refused(Refusal.TWO_CREDENTIALS)
+        if credentials.authorization is not None:
+            token = self._token(*scheme_and_token(credentials.authorization), now)
+        elif credentials.txn_token is not None:
+            token = self.parts.tokens.verify_txn(credentials.txn_token, now)
+        else:
+            found = self.parts.presents(credentials, request, now)
+            if found is None:
+                raise Refused(Refusal.NO_SCHEME, "no credential is there")
+            return found
+        return token, self.parts.reads(token), self.parts.binds(credentials, request, token, now)
+
+    def _token(self, scheme: str, raw: str, now: int) -> Token:
+        """Tokens that come with a proof are the same each time, and only the proof is not."""
+        digest = sha256(raw.encode()).digest()
+        known = self._tokens.get(digest)
+        if known is None or known.expires <= now:
+            known = self.parts.tokens.verify(raw, now)
+            with self._lock:
+                self._tokens[digest] = known
+                while len(self._tokens) > self.most_kept:
+                    self._tokens.popitem(last=False)
+        if scheme == "dpop" and "cnf" not in known.claims:
+            raise Refused(Refusal.NOT_BOUND)
+        return known
+
+    def _keep(self, key: bytes, proved: Proved, now: int) -> None:
+        with self._lock:
+            self._catch_up(now)
+            self._kept[key] = proved
+            while len(self._kept) > self.most_kept:
+                self._kept.popitem(last=False)
+
+    def _catch_up(self, now: int) -> None:
+        """Of what was proved only what nobody has revoked since stays."""
+        version = self.marks.version
+        if version != self._version:
+            revoked = self.marks.revoked
+            for key in [key for key, one in self._kept.items() if revoked(one.names, now)]:
+                del self._kept[key]
+            self._version = version
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
+
+
+def scheme_and_token(authorization: str) -> tuple[str, str]:
+    """Raises Refused."""
+    scheme, _, raw = authorization.strip().partition(" ")
+    if scheme.lower() not in ("bearer", "dpop") or not raw.strip():
+        raise Refused(Refusal.NO_SCHEME)
+    return scheme.lower(), raw.strip()
+
+
+def given(credentials: Credentials) -> dict[str, object]:
+    """As the member of a question had them, of those that can be proved once for all."""
+    both = {"authorization": credentials.authorization, "client_certificate": credentials.client_certificate}
+    return {name: value for name, value in both.items() if value is not None}
+
+
+def reusable(credentials: Credentials) -> bool:
+    """Whether nothing in it is for one request alone."""
+    return (
+        credentials.dpop is None
+        and credentials.signature is None
+        and credentials.attestation is None
+        and credentials.txn_token is None
+        and credentials.api_key is None
+    )
+
+
+def key_of(raw: dict[str, object]) -> bytes:
+    """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
+    into the other."""
+    parts = (raw.get("authorization"), raw.get("client_certificate"))
+    return b"".join(sha256(one.encode()).digest() if type(one) is str else b"-" for one in parts)

@@ -1,0 +1,91 @@
+"""What credentials prove: a token that was verified, whoever it speaks of, and the facts that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Seconds = int  # since 1970
+
+# What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
+WHO = ("agent", "user", "chain", "credential")
+PROVABLE = (*WHO, "task", "attestation")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it."""
+
+    method: str
+    url: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
+
+    `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
+    sent; `expires` when it ends.
+    """
+
+    kind: str
+    issuer: str
+    claims: Mapping[str, object] = field(repr=False)
+    header: Mapping[str, object] = field(repr=False)
+    digest: bytes = field(repr=False)
+    expires: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The key that the presenter proved to have, for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of
+    the certificate (`x5t`), both in base64url; None for what was not proved."""
+
+    jkt: str | None = None
+    x5t: str | None = None
+
+
+UNBOUND = Binding()
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """An agent that handed the work on. What is None is not said."""
+
+    agent: str
+    issuer: str
+    issued_at: Seconds | None = None
+    scopes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
+
+    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name.
+    """
+
+    agent: str | None
+    user: str | None
+    hops: tuple[Hop, ...] = ()
+    scopes: tuple[str, ...] | None = None
+    instance: str | None = None
+    groups: tuple[str, ...] | None = None
+    task: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """Facts by root, as a question has them. They stand until `expires`, or until one of `names` is revoked.
+
+    `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`. `reusable`: that they were proved
+    once is enough; else each request brings a proof of its own.
+    """
+
+    facts: Mapping[str, Mapping[str, object]]
+    expires: Seconds
+    names: frozenset[str]
+    fingerprint: str
+    reusable: bool = True
