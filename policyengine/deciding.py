@@ -36,7 +36,7 @@ from policyengine.compiler.show import place_of
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Looking
-from policyengine.identifying import identified, no_identity, refused
+from policyengine.identifying import awaited, identified, no_identity, refused
 from policyengine.identity.identity import Identity
 from policyengine.observing import Observer
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
@@ -184,6 +184,12 @@ class Deciding:
     def waits(self) -> bool:
         """Whether a decision may wait for somebody else: for a store, or for a row of the directory."""
         return self.shares or self._world.directory.lookups is not None
+
+    def waits_for(self, question: Question | None = None) -> bool:
+        """Whether a decision about it may wait: then for an issuer, too, whose credentials it brings."""
+        if self.waits or self.identity is None or question is None:
+            return self.waits
+        return awaited(self.identity, question, int(self._clock().timestamp()))
 
     @cached_property
     def remote(self) -> bool:

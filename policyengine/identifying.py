@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from policyengine.asking import Question, read
+from policyengine.asking import Identified, Question, read
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import PROVABLE, WHO, Proved
 from policyengine.identity.proved import Request as Presented
@@ -34,6 +34,21 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
             kept.update(found.facts)
             return kept
     return proved(identity, read(question), now)
+
+
+def awaited(identity: Identity, question: Question, now: int) -> bool:
+    """Whether nobody knows yet what the credentials prove that it brings."""
+    match question:
+        case Identified():
+            return False
+        case Request():
+            found = question.credentials
+            return found is not None and identity.known_of(found, now) is None
+        case Mapping():
+            raw = question.get("credentials")
+            return raw is not None and identity.known(raw, now) is None
+        case _:
+            return True
 
 
 def proved(identity: Identity, request: Request, now: int) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
@@ -78,12 +78,17 @@ class Identity:
     marks: Marks
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
+    nonces: Callable[[], str] | None = None  # for proofs, where they need one
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
     _version: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def nonce(self) -> str | None:
+        """One for the next proof, where proofs need one."""
+        return None if self.nonces is None else self.nonces()
 
     def known(self, raw: object, now: int) -> Proved | None:
         """What these credentials proved before, where that is enough and nothing of it was revoked: quick, and waits
@@ -95,8 +100,15 @@ class Identity:
             return None
         return found
 
+    def known_of(self, credentials: Credentials, now: int) -> Proved | None:
+        """The same of credentials that were read."""
+        return self.known(given(credentials), now) if reusable(credentials) else None
+
     def prove(self, credentials: Credentials, request: Request, now: int) -> Proved:
         """Raises Refused. It may wait for an issuer, or for a store, for a bounded time."""
+        before = self.known_of(credentials, now)
+        if before is not None:
+            return before
         try:
             found = self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):

@@ -15,6 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 from policyengine.runtime import wire
 from policyengine.runtime.paths import OVERRIDE_PARAMETERS, override_name
+from policyengine.runtime.presented import CERTIFICATES, SECRET, credentials_of, url_of
+from policyengine.runtime.presented import FORWARDED as FORWARDED_AUTHORIZATION
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid
 
@@ -31,9 +33,8 @@ FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
 ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
 SET_BY_US = ("x-auth-subject", "x-auth-user")
 # Secrets, and what is between two neighbours only: none of it is a fact.
-UNTOLD = frozenset(
-    "authorization proxy-authorization cookie dpop host connection keep-alive te trailer transfer-encoding upgrade "
-    "content-length".split()
+UNTOLD = SECRET | frozenset(
+    "proxy-authorization cookie host connection keep-alive te trailer transfer-encoding upgrade content-length".split()
 )
 # Names that cannot carry a fact: they say something else, or everybody sets them.
 RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | UNTOLD
@@ -196,7 +197,8 @@ def question_of(
     target: Target, given: Given, names: Vouched, body: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """What the engine is asked, in the shape of `/decide`. Raises RequestError."""
-    check_spellings(given, (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE))
+    ours = (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE, *CERTIFICATES, FORWARDED_AUTHORIZATION)
+    check_spellings(given, ours)
     for name in ELSEWHERE:
         if name in given:
             raise refused(name, "would have some servers take another path", "the gateway takes it away")
@@ -212,6 +214,16 @@ def question_of(
     }
     options = {"obligations_supported": list(names.obligations)}
     return {"request": request, **facts, **({} if body is None else {"body": body}), "options": options}
+
+
+def with_credentials(
+    question: dict[str, object], target: Target, given: Given, *, own: bool, content: bytes | None = None
+) -> dict[str, object]:
+    """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
+    token of ours. Raises RequestError."""
+    url = url_of(given, target.host, target.uri)
+    found = credentials_of(given, method=target.method, url=url, own=own, content=content)
+    return {**question, "credentials": found} if found else question
 
 
 def told_headers(given: Given, names: Vouched) -> dict[str, object]:

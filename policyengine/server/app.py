@@ -31,6 +31,7 @@ from policyengine.server.envoy_http import PREFIX, EnvoyHttp
 from policyengine.server.events import event_of, reported
 from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
 from policyengine.server.frame import Frame
+from policyengine.server.gateways import Told
 from policyengine.server.hot import HotPath
 from policyengine.server.measuring import publish, rules_of
 from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
@@ -71,13 +72,13 @@ class DecisionApi:
         sent = await self._body(http)
         question, once, engine = question_of(*sent), self._once(http, *sent), self._at("decide")
         work = partial(decided_and_limited, engine, question, question.options.consume, once)
-        return answer(http, *await apart(engine, work, once))
+        return answer(http, *await apart(engine, work, once, question))
 
     async def evaluate(self, http: Request) -> Response:
         """Decide without spending anything: the same question gets the same answer."""
         question, engine = await self._question(http), self._at("evaluate")
         work = partial(decided_and_limited, engine, question, spend=False)
-        return answer(http, *await apart(engine, work))
+        return answer(http, *await apart(engine, work, question=question))
 
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
@@ -88,7 +89,7 @@ class DecisionApi:
     async def explain(self, http: Request) -> Response:
         """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
         question, engine = await self._question(http), self.engine
-        return answer(http, (await apart(engine, partial(engine.explain, question))).to_dict())
+        return answer(http, (await apart(engine, partial(engine.explain, question), question=question)).to_dict())
 
     async def events(self, http: Request) -> Response:
         """How the request of a decision came out: once, by whoever asked for the decision."""
@@ -113,17 +114,24 @@ class DecisionApi:
     async def forward_auth(self, http: Request) -> Response:
         """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
         self._authenticate(http)
-        return response_of(await ForwardAuth(self._door("forward_auth"), self.gateway).told(http))
+        return response_of(await self._forward_auth(http))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
         self._authenticate(http)
-        return response_for_nginx(await ForwardAuth(self._door("forward_auth"), self.gateway).told(http))
+        return response_for_nginx(await self._forward_auth(http))
+
+    async def _forward_auth(self, http: Request) -> Told:
+        return await ForwardAuth(self._door("forward_auth"), self.gateway, own=self.tokens is None).told(http)
 
     async def envoy(self, http: Request) -> Response:
         """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
         self._authenticate(http)
-        return response_of(await EnvoyHttp(self._door("envoy_http"), self.gateway, self.body_timeout).told(http))
+        return response_of(await self._envoy(http))
+
+    async def _envoy(self, http: Request) -> Told:
+        door = self._door("envoy_http")
+        return await EnvoyHttp(door, self.gateway, self.body_timeout, own=self.tokens is None).told(http)
 
     async def healthz(self, http: Request) -> Response:
         """The process is alive."""

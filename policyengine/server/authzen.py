@@ -55,6 +55,12 @@ class Asked:
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
 
 
+def context_in(asked: Asked, item: object) -> Mapping[str, object] | None:
+    """Where credentials would be, of one of many."""
+    context = asked.merged(item).get("context") if isinstance(item, dict) else None
+    return context if isinstance(context, dict) else None
+
+
 def is_json(http: HttpRequest) -> None:
     """AuthZEN speaks JSON, and calls all else a bad request. Raises Problem."""
     try:
@@ -151,7 +157,7 @@ class Authzen:
     async def one(self, asked: Asked, once: Once | None) -> Response:
         evaluation = read(asked.members)
         once = once if evaluation.spends else None
-        found = await apart(self.engine, partial(self.decided, evaluation, once), once)
+        found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context)
         return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
 
     async def many(self, asked: Asked, once: Once | None) -> Response:
@@ -161,7 +167,7 @@ class Authzen:
         for number, item in enumerate(asked.items):
             mine = None if once is None else once._replace(item=number)
             work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
-            answers.append(await apart(self.engine, work, mine))
+            answers.append(await apart(self.engine, work, mine, context_in(asked, item)))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
             await asyncio.sleep(0)  # a long batch lets others have their turn
@@ -180,7 +186,7 @@ class Authzen:
     def decided(self, asked: Evaluation, once: Once | None = None) -> Found:
         """What becomes no question of ours is denied. Raises KeyProblem."""
         try:
-            question = Request.from_mapping(self.translator.question(asked))
+            question = Request.from_mapping(self.question(asked))
         except Unmapped as why:
             return self.denied(str(why), UNMAPPED)
         except RequestError as error:
@@ -193,6 +199,15 @@ class Authzen:
             decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
         code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.would_be or decision.outcome, "")
         return Found(decision, code, endpoint_words(question.endpoint))
+
+    def question(self, asked: Evaluation) -> Mapping[str, object]:
+        """Where credentials are verified, `context.credentials` are those of the subject."""
+        found = self.translator.question(asked)
+        context = found.get("context")
+        if self.engine.identity is None or not isinstance(context, Mapping) or "credentials" not in context:
+            return found
+        rest = {name: value for name, value in context.items() if name != "credentials"}
+        return {**found, "context": rest, "credentials": context["credentials"]}
 
     def denied(self, why: str, code: str) -> Found:
         reasons = (Reason(Gate.DEFAULT, why),)

@@ -16,6 +16,7 @@ from policyengine.server.tally import Count, Tally, Turn, always
 if TYPE_CHECKING:
     from policyengine.asking import Question
     from policyengine.engine import Engine
+    from policyengine.identity.identity import Identity
     from policyengine.reloading import Reloading
     from policyengine.runtime.history import Report, Reported
     from policyengine.semantics.explain import Explanation
@@ -28,7 +29,9 @@ class Decides(Protocol):
     @property
     def shares(self) -> bool: ...
     @property
-    def waits(self) -> bool: ...
+    def identity(self) -> Identity | None: ...
+    def waits_for(self, question: Question | None = None) -> bool: ...
+    def identified(self, question: Question) -> Question: ...
     @property
     def remote(self) -> bool: ...
     @property
@@ -78,8 +81,14 @@ class Counted:
         return self.engine.shares
 
     @property
-    def waits(self) -> bool:
-        return self.engine.waits
+    def identity(self) -> Identity | None:
+        return self.engine.identity
+
+    def waits_for(self, question: Question | None = None) -> bool:
+        return self.engine.waits_for(question)
+
+    def identified(self, question: Question) -> Question:
+        return self.engine.identified(question)
 
     @property
     def remote(self) -> bool:

@@ -69,13 +69,14 @@ def decided_and_limited(
 
     The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
     """
-    walk = {"explanation": engine.explain(question).to_dict()["walk"]} if question.options.explain else {}
+    asked = engine.identified(question)
+    walk = {"explanation": engine.explain(asked).to_dict()["walk"]} if question.options.explain else {}
     if spend and once is not None:
-        decision, again = engine.decide_once(question, once)
+        decision, again = engine.decide_once(asked, once)
         if again:
             return decision.to_dict(), (*rate_headers(decision), REPLAYED)
     else:
-        decision = engine.decide(question) if spend else engine.evaluate(question)
+        decision = engine.decide(asked) if spend else engine.evaluate(asked)
     return {**decision.to_dict(), **walk}, rate_headers(decision)
 
 
@@ -127,9 +128,11 @@ def semantics_of(raw: object, member: str = "semantics") -> Semantics:
             raise wrong_kind(raw, member, "a string")
 
 
-async def apart(engine: Decides, work: Callable[[], T], once: Once | None = None) -> T:
-    """In a thread where a store is asked, so that nobody else waits for it; else right here, as it is quick."""
-    return await run_in_threadpool(work) if engine.waits or once is not None else work()
+async def apart(
+    engine: Decides, work: Callable[[], T], once: Once | None = None, question: Question | None = None
+) -> T:
+    """In a thread where somebody else is asked, so that nobody waits for it; else right here, as it is quick."""
+    return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()
 
 
 async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:
@@ -143,7 +146,7 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
         work = partial(decided_item, engine, raw, f"requests[{index}]", mine)
-        answers.append(await apart(engine, work, mine))
+        answers.append(await apart(engine, work, mine, raw if isinstance(raw, dict) else None))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn

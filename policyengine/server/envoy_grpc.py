@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from envoy.config.core.v3 import base_pb2
@@ -17,6 +18,7 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
+from policyengine.runtime.presented import CERTIFICATES
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import Trace, trace_of, within
 from policyengine.runtime.vouched import (
@@ -28,6 +30,7 @@ from policyengine.runtime.vouched import (
     given_headers,
     question_of,
     spiffe_facts,
+    with_credentials,
 )
 from policyengine.server.counted import Current
 from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_now, told_problem
@@ -93,16 +96,18 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         return tokens is None or (len(given) == 1 and tokens.accept(given[0]))
 
     def told(self, attributes: Any) -> Told:
-        http = attributes.request.http
+        http, engine = attributes.request.http, self.door.reloading.current
         try:
-            given = given_of(http, attributes.source.address.socket_address.address)
+            given = given_of(http, attributes.source.address.socket_address.address, attributes.source.certificate)
             content = http.raw_body or http.body.encode()
             target = Target(http.method, http.path, http.host or None)
             question = question_of(target, given, self.door.names, body_of(given, content))
+            if engine.identity is not None:
+                question = with_credentials(question, target, given, own=True, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
         vouched = spiffe_facts(attributes.source.principal, self.door.names)
-        return told_now(self.door.reloading.current, {**vouched, **question})
+        return told_now(engine, {**vouched, **question})
 
 
 def trace_in(metadata: Any, headers: Mapping[str, str]) -> Trace | None:
@@ -120,11 +125,14 @@ def traced(trace: Trace) -> Lines:
     return (("traceparent", trace.parent), *((("tracestate", trace.state),) if trace.state else ()))
 
 
-def given_of(http: Any, peer: str) -> Given:
-    """Those of the request, what came twice joined by commas; and the address of whoever sent it, as Envoy sees it."""
+def given_of(http: Any, peer: str, certificate: str = "") -> Given:
+    """Those of the request, what came twice joined by commas; and the address and the certificate of whoever sent it,
+    as Envoy sees them."""
     headers: Mapping[str, str] = http.headers
-    plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name != "x-forwarded-for"]
-    return given_headers((name.encode(), value.encode()) for name, value in [*plain, ("x-forwarded-for", peer)])
+    seen = [("x-forwarded-for", peer), *([("client-cert", unquote(certificate))] if certificate else [])]
+    ours = frozenset({"x-forwarded-for", *CERTIFICATES}) if certificate else frozenset({"x-forwarded-for"})
+    plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name not in ours]
+    return given_headers((name.encode(), value.encode()) for name, value in [*plain, *seen])
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────

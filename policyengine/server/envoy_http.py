@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.vouched import Given, Target, Vouched, body_of, given_headers, only_value, question_of
+from policyengine.runtime.vouched import (
+    Given,
+    Target,
+    Vouched,
+    body_of,
+    given_headers,
+    only_value,
+    question_of,
+    with_credentials,
+)
 from policyengine.server.counted import Current
 from policyengine.server.gateways import Told, told_of, told_problem
 from policyengine.server.media import read_body
@@ -21,15 +30,19 @@ class EnvoyHttp:
     reloading: Current
     names: Vouched
     body_timeout: float
+    own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
 
     async def told(self, http: Request) -> Told:
-        given = given_headers(http.scope["headers"])
+        engine, given = self.reloading.current, given_headers(http.scope["headers"])
         content = await read_body(http, self.body_timeout)
         try:
-            question = question_of(target_of(http, given), given, self.names, body_of(given, content))
+            target = target_of(http, given)
+            question = question_of(target, given, self.names, body_of(given, content))
+            if engine.identity is not None:
+                question = with_credentials(question, target, given, own=self.own, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return await told_of(self.reloading.current, question)
+        return await told_of(engine, question)
 
 
 def target_of(http: Request, given: Given) -> Target:

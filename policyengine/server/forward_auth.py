@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of
+from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of, with_credentials
 from policyengine.server.counted import Current
 from policyengine.server.gateways import PROBLEM, Told, told_of, told_problem
 from policyengine.server.problems import Problem
@@ -20,14 +20,18 @@ class ForwardAuth:
 
     reloading: Current
     names: Vouched
+    own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
 
     async def told(self, http: Request) -> Told:
-        given = given_headers(http.scope["headers"])
+        engine, given = self.reloading.current, given_headers(http.scope["headers"])
         try:
-            question = question_of(forwarded_target(given), given, self.names)
+            target = forwarded_target(given)
+            question = question_of(target, given, self.names)
+            if engine.identity is not None:
+                question = with_credentials(question, target, given, own=self.own)
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return await told_of(self.reloading.current, question)
+        return await told_of(engine, question)
 
 
 def response_of(told: Told) -> Response:

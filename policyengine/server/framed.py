@@ -248,7 +248,7 @@ class FramedProtocol(asyncio.Protocol):
         if self.transport.is_closing() or self.paused or self.resting:
             return
         engine = self.reloading.current
-        if engine.remote or engine.waits:
+        if engine.remote or engine.waits_for() or engine.identity is not None:
             self.work_apart(engine)
             return
         answers: list[bytes] = []

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from policyengine.identity.identity import Identity
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.observing import challenged
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.vouched import SET_BY_US
+from policyengine.server.challenges import challenges_of
 from policyengine.server.counted import Decides
 from policyengine.server.deciding import apart
 from policyengine.server.problems import TITLES, Problem
@@ -19,7 +21,6 @@ from policyengine.server.problems import TITLES, Problem
 Lines = tuple[tuple[str, str], ...]
 
 WOULD_BE = "x-would-be"  # for the operator: no client of a gateway is told
-CHALLENGE = ("www-authenticate", 'Bearer realm="agents"')
 PROBLEM = "application/problem+json"
 VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 LONGEST_PROBLEM = 2_048  # bytes: what a gateway has room for in a header
@@ -37,25 +38,37 @@ class Told(NamedTuple):
 
 async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused."""
-    return await apart(engine, lambda: told_now(engine, question))
+    try:
+        request = Request.from_mapping(question)
+    except RequestError as error:
+        return told_problem(Problem.of(error))
+    return await apart(engine, lambda: told_about(engine, request), question=request)
 
 
 def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
     """The same, for who may wait for a store."""
     try:
-        return told(engine.decide(Request.from_mapping(question)))
+        return told_about(engine, Request.from_mapping(question))
     except RequestError as error:
         return told_problem(Problem.of(error))
 
 
-def told(decision: Decision) -> Told:
+def told_about(engine: Decides, request: Request) -> Told:
+    try:
+        decision = engine.decide(request)
+    except RequestError as error:
+        return told_problem(Problem.of(error))
+    return told(decision, engine.identity)
+
+
+def told(decision: Decision, identity: Identity | None = None) -> Told:
     observed = () if decision.would_be is None else ((WOULD_BE, decision.would_be.value),)
     named = (("x-decision-id", decision.id), ("x-decision", decision.outcome.value), *observed, *rate_headers(decision))
     if decision.allowed:
         return Told(200, (*named, *who(decision)))
     status = status_of(decision)
-    challenge = (CHALLENGE,) if status == 401 else ()
-    return Told(status, (*named, *challenge), written(problem_of(decision, status)))
+    challenges = challenges_of(decision, identity) if status == 401 else ()
+    return Told(status, (*named, *challenges), written(problem_of(decision, status)))
 
 
 def told_problem(problem: Problem) -> Told:

@@ -141,6 +141,8 @@ class HotPath:
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
         trace = trace_in(headers.items()) if b"traceparent" in headers else None
+        if "credentials" in question and engine.waits_for(question):
+            return None
         try:
             began = perf_counter_ns() if self.timed() else 0
             decision = engine.decide(question) if trace is None else decided_within(trace, engine, question)

@@ -1,0 +1,29 @@
+"""What a client is told that has to prove who it is: a challenge of RFC 6750 or 9449, by how it was refused."""
+
+from __future__ import annotations
+
+from policyengine.identity.identity import Identity
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.refusals import KNOWN, OAuthError, Refusal
+
+Lines = tuple[tuple[str, str], ...]
+REALM = 'realm="agents"'
+OF_PROOFS = (OAuthError.INVALID_DPOP_PROOF, OAuthError.USE_DPOP_NONCE)
+
+
+def challenges_of(decision: Decision, identity: Identity | None = None) -> Lines:
+    """`WWW-Authenticate`, and a nonce where one is needed: which check failed, and nothing of a secret."""
+    code = decision.reasons[0].code if decision.reasons else None
+    if code not in KNOWN:
+        return (("www-authenticate", f"Bearer {REALM}"),)
+    refusal = Refusal(code)
+    said = f'{REALM}, error="{refusal.error}", error_description="{described(refusal)}"'
+    if refusal.error not in OF_PROOFS:
+        return (("www-authenticate", f"Bearer {said}"),)
+    nonce = None if identity is None else identity.nonce()
+    return (("www-authenticate", f"DPoP {said}"), *((("dpop-nonce", nonce),) if nonce else ()))
+
+
+def described(refusal: Refusal) -> str:
+    """Of the characters that RFC 6750 allows there."""
+    return refusal.words.replace("`", "'").replace('"', "'").replace("\\", "/")
