@@ -233,15 +233,15 @@ class Engine(Batching):
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
-        return await to_thread(self.decide, question) if self.waits else self.decide(question)
+        return await to_thread(self.decide, question) if self.waits_for(question) else self.decide(question)
 
     async def evaluate_async(self, question: Question) -> Decision:
         """`evaluate` for callers with an event loop."""
-        return await to_thread(self.evaluate, question) if self.waits else self.evaluate(question)
+        return await to_thread(self.evaluate, question) if self.waits_for(question) else self.evaluate(question)
 
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
-        return await to_thread(self.explain, question) if self.waits else self.explain(question)
+        return await to_thread(self.explain, question) if self.waits_for(question) else self.explain(question)
 
     async def report_async(
         self,

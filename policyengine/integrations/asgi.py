@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.identity.challenges import challenges_of
+from policyengine.identity.identity import Identity
 from policyengine.integrations.asking import (
     NOBODY,
     NONE,
@@ -22,6 +24,7 @@ from policyengine.integrations.asking import (
     reported,
 )
 from policyengine.integrations.bodies import looks_into_bodies
+from policyengine.integrations.credentials import digested, with_content
 from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path
 from policyengine.integrations.telling import STATUSES, as_data, in_words
 from policyengine.runtime.decision import Decision, Gate, Outcome
@@ -70,15 +73,15 @@ class PolicyMiddleware:
         if facts is None:
             return await answer(send, refusal(NOBODY, Gate.IDENTITY), known=False)
         body: Facts = {}
-        if self._looks_into(scope):
+        if self._looks_into(scope) or ("credentials" in facts and digested(scope)):
             try:
                 content, receive = await read_body(receive)
             except BodyTooLarge:
                 return await problem(send, 413, {"detail": "the body is larger than a policy looks into"})
-            body = body_facts(scope, content)
+            facts, body = with_content(facts, content), body_facts(scope, content)
         decision = await decided(self._decides, asked_of(scope, facts, body), self._duties)
         if not decision.allowed:
-            return await answer(send, decision, known=bool(facts))
+            return await answer(send, decision, known=bool(facts), identity=identity_of(self._decides))
         await self._run(decision, scope, receive, send)
 
     def _looks_into(self, scope: Scope) -> bool:
@@ -120,10 +123,14 @@ class PolicyMiddleware:
 # ── What a refusal looks like ─────────────────────────────────────────────────────────────────
 
 
-def told(decision: Decision, *, known: bool) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-    """Status, members of the problem and headers. A stranger is asked to say who it is."""
-    status = 401 if not known and decision.outcome is Outcome.DENY else STATUSES[decision.outcome]
-    challenge = [("www-authenticate", "Bearer")] if status == 401 else []
+def told(
+    decision: Decision, *, known: bool, identity: Identity | None = None
+) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+    """Status, members of the problem and headers. A stranger is asked to say who it is, and so is whoever brought what
+    proves nothing."""
+    stranger = not known or any(reason.code is not None for reason in decision.reasons)
+    status = 401 if stranger and decision.outcome is Outcome.DENY else STATUSES[decision.outcome]
+    challenge = challenges_of(decision, identity) if status == 401 else ()
     data = as_data(decision)
     wait = data.get("retry_after")
     later = [("retry-after", str(wait))] if wait is not None else []
@@ -135,8 +142,14 @@ def problem_of(status: int, members: Facts) -> dict[str, Any]:
     return {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, **members}
 
 
-async def answer(send: Send, decision: Decision, *, known: bool) -> None:
-    status, members, headers = told(decision, known=known)
+def identity_of(decides: Decides) -> Identity | None:
+    """Of an engine in this process, which may give out nonces."""
+    found = getattr(decides, "identity", None)
+    return found if isinstance(found, Identity) else None
+
+
+async def answer(send: Send, decision: Decision, *, known: bool, identity: Identity | None = None) -> None:
+    status, members, headers = told(decision, known=known, identity=identity)
     await problem(send, status, members, headers)
 
 

@@ -20,7 +20,10 @@ Context = TypeVar("Context", contravariant=True)
 Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None]
 
 # What may be said of who asks. The endpoint and what goes with it are the integration's to say.
-SAYABLE = ("agent", "user", "chain", "credential", "attestation", "task", "context", "approvals", "entities", "request")
+SAYABLE = (
+    "agent", "user", "chain", "credential", "credentials", "attestation", "task", "context", "approvals", "entities",
+    "request",
+)  # fmt: skip
 OF_A_REQUEST = ("host", "ip", "headers", "query", "size")
 LONGEST_REPORT = 1.0  # seconds that a report may keep a cancelled call from ending
 NOBODY = "it is not known who asks"

@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from policyengine.integrations.asgi import problem_of, told
+from policyengine.identity.identity import Identity
+from policyengine.integrations.asgi import identity_of, problem_of, told
 from policyengine.integrations.asking import (
     NOBODY,
     NONE,
@@ -23,6 +24,7 @@ from policyengine.integrations.asking import (
     refusal,
     reported,
 )
+from policyengine.integrations.credentials import with_content
 from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, body_facts
 from policyengine.runtime.decision import Decision, Gate
 
@@ -32,8 +34,8 @@ Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 class PolicyDenied(HTTPException):
     """A request that was refused: its answer, and the decision. `problem_details` answers it as RFC 9457 says."""
 
-    def __init__(self, decision: Decision, *, known: bool) -> None:
-        status, members, headers = told(decision, known=known)
+    def __init__(self, decision: Decision, *, known: bool, identity: Identity | None = None) -> None:
+        status, members, headers = told(decision, known=known, identity=identity)
         super().__init__(status, headers=dict(headers))
         self.detail: Any = problem_of(status, members)
         self.decision = decision
@@ -80,7 +82,7 @@ class Policies:
         asked = await asked_for(request, facts)
         found = await decided(self._decides, asked if action is None else acting(asked, action, request), self._duties)
         if not found.allowed:
-            raise PolicyDenied(found, known=bool(facts))
+            raise PolicyDenied(found, known=bool(facts), identity=identity_of(self._decides))
         return found
 
 
@@ -108,4 +110,4 @@ async def asked_for(request: Request, facts: Facts) -> dict[str, Any]:
     """With its body, which FastAPI keeps for the route. One that is too large is not looked into."""
     content = await request.body()
     body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"pending": ["body"]}
-    return asked_of(request.scope, facts, body)
+    return asked_of(request.scope, with_content(facts, content), body)

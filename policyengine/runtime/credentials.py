@@ -49,7 +49,7 @@ PROVING = tuple(name for name in NAMES if name not in ("method", "url", "content
 
 
 def read_credentials(raw: object) -> Credentials | None:
-    """The member `credentials` of a question: `content` is in base64. Raises RequestError, which shows none of them."""
+    """The member `credentials` of a question; `content` is in base64. Raises RequestError, which shows none of them."""
     given = object_at(raw, "credentials")
     if given is None:
         return None

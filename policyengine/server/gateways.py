@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from policyengine.identity.challenges import challenges_of
 from policyengine.identity.identity import Identity
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.observing import challenged
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.vouched import SET_BY_US
-from policyengine.server.challenges import challenges_of
 from policyengine.server.counted import Decides
 from policyengine.server.deciding import apart
 from policyengine.server.problems import TITLES, Problem

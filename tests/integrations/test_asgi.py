@@ -122,7 +122,7 @@ def test_nobody_gets_401_and_a_stranger_what_is_for_anyone(watched: Watched) -> 
     assert client_of(watched, {}).get("/health").status_code == 200
     answer = client_of(watched, {}).get("/files/a")
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["www-authenticate"] == 'Bearer realm="agents"'
 
 
 @pytest.mark.parametrize(
