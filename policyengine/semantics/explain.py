@@ -43,9 +43,6 @@ def explain(decision: Decision, facts: Facts, seen: w.Walk) -> Explanation:
     endpoint = facts.request.endpoint
     if seen.malformed is not None:
         return Explanation(decision, endpoint_words(endpoint), (Line(Mark.NO, "malformed_path", seen.malformed),))
-    if seen.refused is not None:
-        refused = Line(Mark.NO, "identity", f"the credential was refused: {words_of(seen.refused)}")
-        return Explanation(decision, endpoint_words(endpoint), (refused,))
     gates = (_identity(facts, seen), _door(facts, seen), _user(facts, seen), _chain(facts, seen), _guards(facts, seen))
     limits = (limits_line(decision, facts, seen),) if seen.limited else ()
     return Explanation(decision, endpoint_words(endpoint), (*gates, *limits))
@@ -100,6 +97,8 @@ def _identity(facts: Facts, seen: w.Walk) -> Line:
     kind = "agent" if by_agent else "user"
     who = f"{kind} {shown(presenter.id)} of issuer {shown(presenter.issuer)}"
     lines = tuple(_block(block, facts) for block in seen.presenter)
+    if seen.refused is not None:
+        return Line(mark_of(seen.identified), "identity", f"the credential was refused: {words_of(seen.refused)}")
     note = who if seen.presenter else f"{who}; no block is about {kind}s"
     return Line(mark_of(seen.identified), "identity", note, parts=lines)
 

@@ -80,21 +80,25 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.Walk(request.endpoint.why)
-    refused = request.fact("credential", "refused")
-    if not isinstance(refused, Missing):
-        return w.Walk(None, refused=refusal_of(refused))
     presenter, by_agent = presenter_of(facts), has_agent(request)
     anyone = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.anyones)
-    blocks = kernel.agents if by_agent else kernel.users
+    refused = _refused(request)
+    blocks = () if refused is not None else kernel.agents if by_agent else kernel.users
     doors = tuple(_block(block, facts, presenter, True) for block in blocks)
-    served = by_agent and not is_absent(facts.read(("user", "id")))
+    served = by_agent and refused is None and not is_absent(facts.read(("user", "id")))
     users = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.users) if served else None
     opening = [block for block in doors if block.opens] or [block for block in doors if block.stands]
     waived = any(seen.block.package in kernel.unrestricted for seen in opening)
     hops, known, limits = _chain(facts, presenter)
     guards = _guards(facts, snapshot)
     limiting = cache(partial(spending.limited, facts)) if kernel.limits else tuple
-    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, limiting=limiting)
+    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, refused, limiting)
+
+
+def _refused(request: Request) -> str | None:
+    """By which code the credential was refused, if it was: it then proves nobody, whatever else is said."""
+    raw = request.fact("credential", "refused")
+    return None if isinstance(raw, Missing) else refusal_of(raw)
 
 
 def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
@@ -321,11 +325,8 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
     if seen.malformed is not None:
         yield Stop(Reason(Gate.MALFORMED_PATH, f"the path is not canonical: {seen.malformed}"))
         return
-    if seen.refused is not None:
-        yield Stop(Reason(Gate.IDENTITY, f"the credential was refused: {words_of(seen.refused)}", code=seen.refused))
-        return
     if not seen.identified:
-        yield Stop(Reason(Gate.IDENTITY, NO_BLOCK))
+        yield Stop(Reason(Gate.IDENTITY, unidentified(seen), code=seen.refused))
         return
     if not seen.door_open:
         yield _closed_door(facts, seen)
@@ -340,6 +341,10 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
                 yield _denied(facts, guard.guard, one, one.effect)
             elif one.acts and isinstance(one.effect, k.Confirm):
                 yield _unconfirmed(facts, guard.guard, one, one.effect)
+
+
+def unidentified(seen: w.Walk) -> str:
+    return NO_BLOCK if seen.refused is None else f"the credential was refused: {words_of(seen.refused)}"
 
 
 def _closed_door(facts: Facts, seen: w.Walk) -> Stop:

@@ -182,8 +182,8 @@ class LimitedSeen:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Everything that was considered. `malformed` says why the path is none, `refused` by which code the credential was
-    refused: then nothing else was looked at.
+    """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at. `refused`
+    is the code by which the credential was: then nobody is known, and only what is open to anyone is open.
 
     `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
     where nobody is served by an agent.

@@ -40,6 +40,9 @@ def publish(tally: Tally, reloading: Reloading) -> None:
         tally.now("store_breakers_open", value=int(store.breaker.open))
     if log is not None:
         tally.reached("log_failures", count=log.failures, of=log)
+    if engine.identity is not None:
+        for code, count in list(engine.identity.counts.items()):
+            tally.reached("credentials", code, count=count, of=engine.identity)
     tally.reached("cpu", count=int(process_time() * MICRO))
     publish_memory(tally)
 

@@ -116,6 +116,8 @@ def fitting(random: Random, kernel: k.Kernel) -> Question:
     found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
     found["credential"] |= {"issued_at": ago(7), "expires_at": random.choice([None, ago(-300)])}
     found.pop("pending", None)
+    if random.random() < 0.03:
+        found["credential"]["refused"] = random.choice(["expired", "of no code", 7])
     if random.random() < 0.7:
         found.pop("chain", None)
     return {name: value for name, value in found.items() if value is not None}

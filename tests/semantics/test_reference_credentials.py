@@ -76,3 +76,41 @@ def test_a_store_that_fails_is_a_deny_where_state_matters(monkeypatch: pytest.Mo
     approval = {"id": "1", "by": "bob", "granted_at": "2027-01-04T00:00:00Z", "binding": "x"}
     assert verdict(engine.decide({**asked(), "approvals": [approval]})) == "deny by failure"
     assert verdict(engine.decide(asked("GET /health"))) == "allow"  # nothing of the store is asked
+
+
+# ── Refused ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("code", "told", "why"), [
+    ("expired", "expired", "it has expired"), ("signature", "signature", "its signature does not hold"),
+    ("of no code", "refused", "does not say why"), (7, "refused", "does not say why"), (True, "refused", "not say why"),
+])  # fmt: skip
+def test_a_credential_that_was_refused_proves_nobody(code: object, told: str, why: str) -> None:
+    decision = decide(POLICY, asked(refused=code))
+    assert verdict(decision) == "deny by identity"
+    (reason,) = decision.reasons
+    assert reason.code == told
+    assert reason.message.startswith("the credential was refused: ")
+    assert why in reason.message
+    assert decision.principal.agent is None
+    assert decision.unknown == ()
+
+
+def test_what_is_open_to_anyone_is_open_to_whoever_was_refused() -> None:
+    decision = decide(POLICY, asked("GET /health", refused="expired"))
+    assert (verdict(decision), decision.principal.agent, decision.reasons) == ("allow", None, ())
+
+
+def test_no_chain_nor_user_makes_up_for_a_refusal() -> None:
+    facts = {"chain": {"hops": []}, "user": {"id": "alice"}, "credential": {"refused": "expired", "scopes": ["read"]}}
+    assert verdict(decide(USER_DOOR, question("GET /notes", **facts))) == "deny by identity"
+
+
+def test_that_it_was_not_refused_may_be_said() -> None:
+    assert verdict(decide(POLICY, asked(refused=None))) == "allow"
+
+
+def test_the_walk_says_why_nobody_is_known() -> None:
+    shown = Engine.from_text(POLICY).explain(asked(refused="expired")).render()
+    assert "the credential was refused: it has expired" in shown
+    assert "bot" not in shown

@@ -27,9 +27,9 @@ class Watcher:
         self.endpoints: dict[Endpoint, frozenset[Point]] = {}
 
     def shown(self, asked: Asked) -> frozenset[Point]:
-        """Of a path that is none, or a credential that was refused, nothing is looked at."""
+        """Of a path that is none nothing is looked at."""
         facts, walk = asked.facts, asked.walk
-        if walk.malformed is not None or walk.refused is not None:
+        if walk.malformed is not None:
             return frozenset()
         found = set(self.decided(facts.request.endpoint))
         for block in (*walk.anyone, *walk.presenter, *(walk.user or ())):
