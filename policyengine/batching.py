@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from policyengine.asking import Identified, Question, microseconds, new_id, read
 from policyengine.compiler.reads import nanoseconds
-from policyengine.deciding import Deciding, World, to_consume, told_by
+from policyengine.deciding import Deciding, to_consume
 from policyengine.identifying import no_identity
+from policyengine.keeping import World, told_by
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited

@@ -3,67 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
-from threading import Lock, local
-from time import time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
 
 from msgspec.json import encode
 from msgspec.structs import replace
 
 from policyengine.asking import (
     EPOCH,
-    Clock,
-    Identified,
     Question,
-    counting,
     made_now,
-    microsecond,
     microseconds,
     new_id,
     read,
-    utc_now,
 )
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
-from policyengine.compiler.show import place_of
-from policyengine.compiler.tree import Tree, tree_of
-from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Looking
-from policyengine.identifying import awaited, identified, no_identity, refused
-from policyengine.identity.identity import Identity
-from policyengine.observing import Observer
+from policyengine.identifying import no_identity
+from policyengine.keeping import Keeping, World, told_by
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Obligation, Outcome, Reason
-from policyengine.runtime.history import History, Record, WindowKey
-from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import Settled, Take, limited
+from policyengine.runtime.decision import Decision, Effects, Gate, Obligation
+from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.once import Accounted, draft_of, drafted, told
 from policyengine.runtime.plan import Needs
-from policyengine.runtime.refusals import Refusal
-from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.settling import UNANSWERED, settled, unanswered
+from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics.kernel import Confirm, Kernel
 from policyengine.semantics.meaning import facts_of
-from policyengine.source import Source
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store, StoreError
+from policyengine.stores.store import StoreError
 
-if TYPE_CHECKING:
-    from policyengine.audit.log import DecisionLog
-
-
-_LOG = logging.getLogger("policyengine")
-UNRECORDED = "the decision could not be recorded; the operator's log says why"
 MOST_TRIES = 100  # to decide again where another decision was quicker
-ONLY_PLAIN = {tuple}  # a meter and a key: a charge in full is no bare tuple
 
 
 class Made(NamedTuple):
@@ -77,130 +50,8 @@ class Made(NamedTuple):
     mark: bytes = b""  # of the directory
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class World:
-    """A directory and all that decides by it. A decision reads it once, so that it sees one directory only."""
-
-    directory: Directory
-    evaluator: Evaluator
-    quick: Callable[[dict[str, object]], Decision | None]
-    peeking: Callable[[dict[str, object]], Decision | None]
-    mark: bytes  # what the log calls the directory
-
-
-class Deciding:
+class Deciding(Keeping):
     """Decides one question by a kernel. Threads may share it."""
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        *,
-        sources: Sequence[Source] = (),
-        directory: Directory | None = None,
-        clock: Clock = utc_now,
-        ids: Callable[[datetime], str] = new_id,
-        tree: Tree | None = None,
-        log: DecisionLog | None = None,
-        store: Store | None = None,
-        identity: Identity | None = None,
-        begins: bool = True,
-    ) -> None:
-        self.kernel, self.identity = kernel, identity
-        self._sources = sources
-        self.failures = 0
-        self._clock, self._ids = clock, ids
-        self._store: Store = MemoryStore() if store is None else store
-        own = self._store if isinstance(self._store, MemoryStore) else None
-        self._taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
-        if begins:
-            self.begin()
-        # A log has to say on which histories a decision rests: then all of these are made with care.
-        self._recall = own.recall if own is not None and kernel.watches and log is None else None
-        self._gathered = local()
-        self._counting = Lock()
-        self.log = log
-        self._tree = tree or tree_of(kernel)
-        self._world = self._with(Directory() if directory is None else directory)
-        self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
-        self._observer: Observer | None = None
-
-    @cached_property
-    def watches(self) -> frozenset[str]:
-        """What its rules want to have been recorded, by name."""
-        return frozenset(one.event.watch for one in self.kernel.watches)
-
-    def begin(self) -> None:
-        """From now on what its rules ask the past for is recorded. Raises StoreError."""
-        if self.watches:
-            self._store.begin(self.watches, microseconds(self._clock()))
-
-    def end(self, watches: frozenset[str]) -> None:
-        """This is recorded no more: who asks for it again knows nothing of before. Raises StoreError."""
-        if watches:
-            self._store.end(watches)
-
-    def _with(self, directory: Directory) -> World:
-        evaluator = Evaluator(
-            self.kernel,
-            directory,
-            tree=self._tree,
-            now=counting(self._clock),
-            taking=self._taking,
-            recall=self._recall,
-        )
-        mark = self.log.directory(directory) if self.log is not None and len(directory) else b""
-        # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
-        quick = evaluator.charging(self._charged, self._noted).__call__
-        return World(directory, evaluator, quick, evaluator.quick.__call__, mark)
-
-    def replace_directory(self, directory: Directory) -> None:
-        """Decide by other entities from now on: at once, also while threads decide; each decision sees one directory.
-
-        Raises LogError where there is a log that it cannot be written to; then the old one stays.
-        """
-        self._world = self._with(directory)
-
-    @property
-    def directory(self) -> Directory:
-        """The entities that the policies ask about; those that come with a request are not among them."""
-        return self._world.directory
-
-    @property
-    def revision(self) -> str:
-        """`sha256:…`: the same for the same meaning, whatever the order of files and declarations."""
-        return self.kernel.revision
-
-    @cached_property
-    def shares(self) -> bool:
-        """Whether there is state to keep, and a store beside this process keeps it: a caller may wait for it."""
-        return self.keeps and self.remote
-
-    @property
-    def store(self) -> Store:
-        """What keeps what decisions spend."""
-        return self._store
-
-    @property
-    def waits(self) -> bool:
-        """Whether a decision may wait for somebody else: for a store, or for a row of the directory."""
-        return self.shares or self._world.directory.lookups is not None
-
-    def waits_for(self, question: Question | None = None) -> bool:
-        """Whether a decision about it may wait: then for an issuer, too, whose credentials it brings."""
-        if self.waits or self.identity is None or question is None:
-            return self.waits
-        return awaited(self.identity, question, int(self._clock().timestamp()))
-
-    @cached_property
-    def remote(self) -> bool:
-        """Whether the store is beside this process, be it for nothing but keys."""
-        return not isinstance(self._store, MemoryStore)
-
-    @cached_property
-    def keeps(self) -> bool:
-        """Whether decisions depend on what came before: on limits, on approvals, or on history."""
-        confirms = any(isinstance(one, Confirm) for guard in self.kernel.guards for one in guard.effects)
-        return confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
     def decide(self, question: Question) -> Decision:
         """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
@@ -269,71 +120,6 @@ class Deciding:
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"evaluate", world)
         return self._evaluate(no_identity(read(question)))
-
-    def identified(self, question: Question) -> Question:
-        """The question with what its credentials prove, for who asks about it more than once: a proof counts once.
-        Raises RequestError."""
-        if self.identity is None or isinstance(question, Identified):
-            return question
-        found = self._identified(self.identity, question)
-        return found if isinstance(found, Identified) else Identified(found)
-
-    def _identified(self, identity: Identity, question: Question) -> Question:
-        """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""
-        if isinstance(question, Identified):
-            return question.question
-        try:
-            return identified(identity, question, int(self._clock().timestamp()))
-        except RequestError:
-            raise
-        except Exception:
-            with self._counting:
-                self.failures += 1
-            _LOG.exception("a credential could not be looked at, and was refused")
-            return refused(read(question), Refusal.FAILURE)
-
-    def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
-        """An allow on the quick way, once the store has said how its limits stand."""
-        decision = Decision(answer, asker, stamp)
-        if not charges:
-            return decision
-        if self._plainly is not None and set(map(type, charges)) == ONLY_PLAIN:
-            standings = self._plainly(charges, microsecond(stamp) * 1_000)
-            return settled(decision, [meter.limited for meter, _ in charges], standings)
-        limits = tuple(map(limited, charges))
-        plain = all(isinstance(one.charge, Take) for one in limits)
-        name = "" if plain else self._name(decision)  # of what may be given back
-        effects = Effects(limits=limits)
-        settling = self._store.commit(effects, name, microsecond(stamp))
-        return None if settling is None else told_by(decision, effects, settling)
-
-    def _noted(
-        self,
-        answer: Answer,
-        asker: Asker,
-        stamp: Stamp,
-        charges: tuple[Any, ...],
-        records: tuple[Record, ...],
-        changes: int,
-    ) -> Decision | None:
-        """An allow on the quick way that is remembered, or rests on what is; None where that has changed."""
-        assert isinstance(self._store, MemoryStore)
-        decision = Decision(answer, asker, stamp)
-        if not charges:
-            name = self._name(decision) if any(one.awaits for one in records) else ""
-            noted = self._store.note(records, name, microsecond(stamp), changes)
-            return decision if noted else None
-        effects = Effects(limits=tuple(map(limited, charges)), records=records)
-        settling = self._store.commit(effects, self._name(decision), microsecond(stamp), changes=changes)
-        return None if settling is None else told_by(decision, effects, settling)
-
-    def _name(self, decision: Decision) -> str:
-        """The id that a decision on the quick way is to have: its store knows it by that."""
-        if self._ids is new_id:
-            return decision.id
-        name = self._ids(self._clock())
-        self._gathered.named = decision.stamp, name
-        return name
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes, world: World) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""
@@ -447,51 +233,6 @@ class Deciding:
         )
         return self._kept(request, made.decision, call, made.mark + state + made.past, nanoseconds(made.now))
 
-    def _kept(
-        self,
-        question: dict[str, object] | Request,
-        decision: Decision,
-        call: bytes,
-        state: bytes,
-        moment: int | None = None,
-    ) -> Decision:
-        """The decision, once it is on record; a deny where it could not be, unless the operator lets it pass. While
-        somebody observes it is what that makes of it: every answer of an engine that observes comes through here.
-
-        `state` is what the log says of all that it rests on. Without a `moment` it failed, and this is when.
-        """
-        log, observer = self.log, self._observer
-        given = decision if observer is None else observer.given(decision, question)
-        if log is not None:
-            state = (b'"observed":true,' if given.observed else b"") + state
-            if not log.keep(decision, moment or time_ns(), call, state, question):
-                return self._denied(UNRECORDED)
-        return given
-
-    def _failed(self) -> Decision:
-        """A deny for an exception, counted and logged; it has an id even where the clock is what failed."""
-        with self._counting:
-            self.failures += 1
-        place = place_of(sys.exc_info()[2])
-        denied = self._denied("the engine failed while deciding; the operator's log says why")
-        told = {"event": "decision_failed", "decision": denied.id}
-        _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "", extra=told)
-        return denied
-
-    def _unanswered(self, error: StoreError) -> Decision:
-        """A deny for a store that says nothing of what came before. Whoever guards the store tells the operator."""
-        with self._counting:
-            self.failures += 1
-        _LOG.debug("a decision was denied: %s", error)
-        return self._denied(f"what was spent and what happened is not known: {UNANSWERED}")
-
-    def _denied(self, why: str) -> Decision:
-        package, revision = self.kernel.package, self.kernel.revision
-        named = new_id(datetime.now(UTC))
-        return Decision.of(
-            Outcome.DENY, Gate.FAILURE, (Reason(Gate.FAILURE, why),), package=package, revision=revision, id=named
-        )
-
     def _peeked(self, decision: Decision, effects: Effects, now: datetime) -> Decision:
         """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
         if effects.limits:
@@ -508,11 +249,3 @@ def to_consume(decision: Decision, effects: Effects) -> Decision:
     consume = Obligation("consume", (), rule, at="")
     answer = replace(decision.answer, obligations=(*decision.obligations, consume))
     return replace(decision, answer=answer)
-
-
-def told_by(decision: Decision, effects: Effects, told: Settled) -> Decision:
-    """The decision by what the store said, or did not say."""
-    if told.failed is None:
-        return settled(decision, effects.limits, told.standings)
-    remembered = bool(effects.records or effects.relied)
-    return unanswered(decision, effects.limits, approved=bool(effects.spends), remembered=remembered)
