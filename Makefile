@@ -23,9 +23,9 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve test test-deep test-313 check fmt docs table
+.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table
 help:
-	@echo 'make serve | test | test-deep | test-313 | check | fmt | docs | table | bench'
+	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -35,6 +35,14 @@ install: .venv/.installed
 
 serve: install
 	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
+
+# A real OpenID provider, an agent that acts for a person, and what becomes of a stolen token: docs/identity.md.
+demo-identity: install .npm-identity/.installed
+	@$(BIN)/python deploy/identity/demo.py .npm-identity
+.npm-identity/.installed:
+	@command -v npm >/dev/null || { echo 'the demo needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }
+	@npm install --prefix .npm-identity --no-audit --no-fund --silent oidc-provider@9.13.3
+	@touch $@
 
 test: install
 	$(BIN)/python -m pytest -n 2 --session-timeout=600

@@ -138,6 +138,7 @@ ASKED = {
     "authzen": "allow",
     "delegation": "allow",
     "drive": "allow",
+    "federated": "allow",
     "mcp-tools": "confirm",
     "multi-tenant": "deny",
     "payments": "confirm",

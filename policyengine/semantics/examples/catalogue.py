@@ -20,9 +20,9 @@ from policyengine.vocabulary import ENTITY_ROOTS, FACTS, ROOTS
 Path: TypeAlias = tuple[str, ...]
 NameKind: TypeAlias = Word["issuer", "attester"]
 
-# Times on the wire that policies see as ages.
-TIMES = {(root, "issued_at"): Scalar.TIME for root in ("credential", "attestation", "task")}
-TIMES[("credential", "expires_at")] = Scalar.TIME
+# Times on the wire that policies see as ages, and how a credential was refused, which no rule sees.
+UNSEEN = {(root, "issued_at"): Scalar.TIME for root in ("credential", "attestation", "task")}
+UNSEEN |= {("credential", "expires_at"): Scalar.TIME, ("credential", "refused"): Scalar.STRING}
 # Objects with names of any kind.
 MAPS = frozenset({("request", "headers"), ("request", "query"), ("credential", "claims")})
 THE_REQUEST = "the request itself says it: `GET /path`, `TOOL server/name`"
@@ -218,7 +218,7 @@ def _leaves(schema: Schema) -> Iterator[tuple[Path, Fact]]:
     for fact in FACTS:
         if fact.later is None and fact.path not in DERIVED and fact.path != ("time",):
             yield fact.path, Fact(fact.type, _names(fact.path))
-    yield from ((path, Fact(type_)) for path, type_ in TIMES.items())
+    yield from ((path, Fact(type_)) for path, type_ in UNSEEN.items())
     yield from ((("resource", name), Fact(Scalar.STRING)) for name in ("type", "id"))
     for path, declared in schema.by_path.items():
         types = {fact.type for fact in declared}
