@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from policyengine.asking import Clock
     from policyengine.audit import DecisionLog
     from policyengine.directory.errors import EntitiesError
-    from policyengine.directory.sources import Sources
+    from policyengine.directory.following import Following
+    from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
+    from policyengine.reloading import Reloading
     from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
@@ -74,6 +76,19 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | No
         return None
     mapping = next_file(paths[0]) if paths and any(map(is_url, entities)) else None
     return Sources(tuple(entities), mapping)
+
+
+def following_of(held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool) -> Following | None:
+    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    from policyengine.directory.errors import EntitiesError
+    from policyengine.directory.following import Following
+
+    if sources is None:
+        return None
+    try:
+        return Following(sources, lambda: held.current, stamp=stamp, files=files)
+    except EntitiesError as error:
+        raise entities_error(error) from None
 
 
 def entities_error(error: EntitiesError) -> CommandError:
