@@ -138,13 +138,17 @@ class DecisionApi:
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, and its store answers: which one, and whether another was refused since."""
+        """A policy is armed, its store answers, and so does where rows are looked up: which policy, and whether another
+        was refused since."""
         if self.drain.begun is not None:
             raise Problem(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
         failure = await apart(engine, engine.store_failure) if engine.shares else None
         if failure is not None:
             raise Problem(503, "the store does not answer", hint="the operator's log says why")
+        looks_up = engine.directory.lookups is not None
+        if looks_up and await apart(engine, engine.directory_failure) is not None:
+            raise Problem(503, "the directory does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
         return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
