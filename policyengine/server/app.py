@@ -38,6 +38,7 @@ from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, 
 from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
+from policyengine.server.refusals import Refusals
 from policyengine.server.tally import Tally, now_and_then
 from policyengine.server.tokens import Tokens
 
@@ -57,6 +58,7 @@ class DecisionApi:
     drain: Drain
     public_url: str | None
     translators: Translators
+    refusals: Refusals
 
     @property
     def engine(self) -> Engine:
@@ -65,7 +67,7 @@ class DecisionApi:
 
     @property
     def authzen(self) -> Authzen:
-        return Authzen(self._at("authzen"), self.translators)
+        return Authzen(self._at("authzen"), self.translators, self.refusals)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -328,7 +330,7 @@ def decision_app(
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
-    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators())
+    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally))
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",

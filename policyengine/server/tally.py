@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from policyengine.runtime.decision import Answer
+from policyengine.runtime.decision import Answer, Outcome
 
 Key: TypeAlias = tuple[str, ...]
 Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
@@ -210,6 +210,13 @@ class Tally:
 
     def told(self, rule: str) -> str:
         return rule if rule in self.rules else OTHER
+
+    def denied(self, door: str, gate: str) -> None:
+        """A deny at a door that nobody was asked about; how long it took is not timed. From any thread."""
+        with self._lock:
+            base = self.threads.cells(("decisions", door, Outcome.DENY.value, gate), SUM + 1)
+            assert base is not None
+            self.threads.numbers[base] += 1
 
     def add(self, *key: str, by: int = 1) -> None:
         """More of something that is only counted, from any thread."""
