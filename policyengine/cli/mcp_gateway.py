@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error
-from policyengine.cli.loaded import entity_sources, following_of, load_engine
+from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
 from policyengine.cli.mcp_gateway_options import (
     AnswerSeconds,
     Behind,
@@ -41,6 +41,7 @@ from policyengine.cli.serve_options import (
     ObservedUntil,
     OnLogFailure,
     Redacted,
+    TestFirst,
     WatchFiles,
     WhenUnrecorded,
 )
@@ -80,6 +81,7 @@ def mcp_gateway(
     entities: EntitySources = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
+    test: TestFirst = False,
 ) -> int:
     """Put policies in front of an MCP server.
 
@@ -107,6 +109,8 @@ def mcp_gateway(
         sources = entity_sources(paths, entities)
         stamp = sources.stamp() if sources is not None else None
         engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+    if test:
+        held_to_tests(paths, engine)
     asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
     observe(engine, asked, configuration.observe)
     held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))

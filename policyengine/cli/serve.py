@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
-from policyengine.cli.loaded import entity_sources, following_of, load_engine
+from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
@@ -38,6 +38,7 @@ from policyengine.cli.serve_options import (
     ServerLog,
     SocketMode,
     SocketPath,
+    TestFirst,
     TokensFile,
     Told,
     WatchFiles,
@@ -79,6 +80,7 @@ def serve(
     entities: EntitySources = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
+    test: TestFirst = False,
     metrics_port: MetricsPort = None,
     drain_seconds: DrainSeconds = 10,
     format: TextOrJson = Format.TEXT,
@@ -90,7 +92,8 @@ def serve(
     a token on each line. A socket needs none: whoever may open its file may ask.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
-    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on.
+    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. With `--test` the
+    first ones are held to their tests, too.
 
     \b
     Example:
@@ -112,13 +115,14 @@ def serve(
             sources = entity_sources(paths, entities)
             stamp = sources.stamp() if sources is not None else None
             engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+        tests = held_to_tests(paths, engine) if test else None
         asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
         observe(engine, asked, configuration.observe)
         tokens = _tokens(token_file)
 
         def greet(url: str | None) -> None:
             curl = _curl(url, paths, token_file, tokens) if url else None
-            _greet(engine, Served(url, socket, workers), curl, format)
+            _greet(engine, Served(url, socket, workers, tests), curl, format)
 
         listens = 8080 if port is None and socket is None else port
         held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
@@ -161,11 +165,12 @@ def _mode(given: str) -> int:
 
 
 class Served(NamedTuple):
-    """Where it is answered, and by how many."""
+    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run."""
 
     url: str | None
     socket: Path | None
     workers: int
+    tests: int | None
 
 
 def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
@@ -175,10 +180,11 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         listening = {"listening": served.url} if served.url else {}
         socket = {"socket": str(served.socket)} if served.socket else {}
         workers = {"workers": served.workers} if served.workers > 1 else {}
+        tests = {} if served.tests is None else {"tests": served.tests}
         packages = list(engine.packages)
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
-        print_json({**listening, **socket, **workers, **facts, **observing}, indent=None)
+        print_json({**listening, **socket, **workers, **facts, **tests, **observing}, indent=None)
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -189,6 +195,8 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
     screen.text(f"packages: {', '.join(engine.packages)}")
     screen.text(f"revision: {engine.revision}")
     screen.text(f"rules:    {rules:,}")
+    if served.tests is not None:
+        screen.text(f"tests:    {served.tests:,} passed")
     if engine.observing:
         screen.line(
             (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
