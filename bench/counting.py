@@ -13,7 +13,7 @@ from bench.workload import workload
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Answer
 from policyengine.server.measuring import rules_of
-from policyengine.server.tally import Count, Tally, Turn, always, now_and_then
+from policyengine.server.tally import Count, Tally, Turns, always, now_and_then
 
 RULES = 1_000
 ROUNDS = 25
@@ -29,7 +29,7 @@ def counting(say: Say) -> Section:
     tally = Tally(rules=rules_of(engine))
     took = {
         "by the event loop": cost(tally.counter("decide"), answers, now_and_then()),
-        "by a thread": cost(tally.apart("decide"), answers, always),
+        "by a thread": cost(tally.apart("decide"), answers, always()),
     }
     return Section(
         "counting",
@@ -42,17 +42,17 @@ def counting(say: Say) -> Section:
     )
 
 
-def cost(count: Count, answers: Sequence[Answer], timed: Turn) -> float:
+def cost(count: Count, answers: Sequence[Answer], timed: Turns) -> float:
     """In microseconds: looking at the clock, where it is looked at, and counting."""
     found = [counted(count, answers, timed) - nothing(answers) for _ in range(ROUNDS + 1)][1:]
     return median(found) / len(answers) / 1e3
 
 
-def counted(count: Count, answers: Sequence[Answer], timed: Turn) -> int:
+def counted(count: Count, answers: Sequence[Answer], timed: Turns) -> int:
     clock = perf_counter_ns
     start = clock()
     for one in answers:
-        began = clock() if timed() else 0
+        began = clock() if next(timed) else 0
         count(one, began)
     return clock() - start
 

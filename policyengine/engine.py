@@ -193,6 +193,11 @@ class Engine(Batching):
             return str(error)
         return None
 
+    def directory_failure(self) -> str | None:
+        """Asks where rows are looked up; what is wrong there, if something is."""
+        lookups = self.directory.lookups
+        return None if lookups is None else lookups.failure()
+
     def explain(self, question: Question) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
 

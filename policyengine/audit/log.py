@@ -19,7 +19,7 @@ from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set
 from policyengine.audit.secrets import Redaction
 from policyengine.audit.syncing import EVERY, Sync, Syncing
 from policyengine.audit.writing import Writer, encode
-from policyengine.directory.looking import Found
+from policyengine.directory.entities import Found
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData

@@ -15,8 +15,8 @@ from policyengine.audit.files import Tell, files_of, lines_of
 from policyengine.audit.pasts import Past, read
 from policyengine.audit.secrets import Redacted
 from policyengine.audit.writing import BEGINNING, VERSION
-from policyengine.directory.entities import Directory
-from policyengine.directory.looking import NO_ANSWER, Found, Looking, Lookups
+from policyengine.directory.entities import NO_ANSWER, Directory, Found
+from policyengine.directory.looking import Looking, Lookups
 from policyengine.kinds import EntityRef
 from policyengine.runtime import wire
 from policyengine.runtime.decision import Outcome

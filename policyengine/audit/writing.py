@@ -18,7 +18,7 @@ import msgspec
 
 from policyengine.audit.pasts import told as told_past
 from policyengine.audit.secrets import Redacted, Redaction
-from policyengine.directory.looking import Found, Unanswered
+from policyengine.directory.entities import Found, Unanswered
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData

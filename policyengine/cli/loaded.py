@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from policyengine.asking import Clock
     from policyengine.audit import DecisionLog
     from policyengine.directory.errors import EntitiesError
-    from policyengine.directory.sources import Sources
+    from policyengine.directory.following import Following
+    from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
+    from policyengine.reloading import Reloading
     from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
@@ -74,6 +77,42 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | No
         return None
     mapping = next_file(paths[0]) if paths and any(map(is_url, entities)) else None
     return Sources(tuple(entities), mapping)
+
+
+def following_of(held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool) -> Following | None:
+    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    from policyengine.directory.errors import EntitiesError
+    from policyengine.directory.following import Following
+
+    if sources is None:
+        return None
+    try:
+        return Following(sources, lambda: held.current, stamp=stamp, files=files)
+    except EntitiesError as error:
+        raise entities_error(error) from None
+
+
+def held_to_tests(paths: Sequence[Path], engine: Engine) -> int:
+    """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
+    from policyengine.compiler.bundle import decode_bundle
+    from policyengine.reloading import Origin, Refused
+    from policyengine.reloading.apart import prepared_apart
+    from policyengine.reloading.candidate import MOST_TOLD
+
+    origin = Origin(tuple(paths))
+    if origin.bundle is not None:
+        hint = "run `policyengine test` before it is compiled, and leave `--test` out"
+        raise CommandError("usage", "a bundle carries no tests", hint, code=2)
+    try:
+        with busy("running the tests"):
+            found = prepared_apart(origin)
+    except Refused as refused:
+        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
+        detail = "\n\n".join(refused.findings[:MOST_TOLD])
+        raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
+    if decode_bundle(found.bundle).kernel.revision != engine.revision:
+        raise CommandError("tests", "the policies changed while they were read", "start again")
+    return found.tests
 
 
 def entities_error(error: EntitiesError) -> CommandError:

@@ -4,64 +4,84 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error
-from policyengine.cli.loaded import load_engine
+from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
+from policyengine.cli.mcp_gateway_options import (
+    AnswerSeconds,
+    Behind,
+    HandedOn,
+    HttpPort,
+    LocalHost,
+    Said,
+    SaidByHeader,
+    ServerName,
+    UpstreamToken,
+)
+from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TrustedKeys
+from policyengine.cli.recording import Recorded, log_of, recorded_to
+from policyengine.cli.serve_options import (
+    Forced,
+    LogCompress,
+    LogFile,
+    LogKeep,
+    LogRotate,
+    LogSync,
+    Observed,
+    ObservedEndpoint,
+    ObservedPackage,
+    ObservedUntil,
+    OnLogFailure,
+    Redacted,
+    TestFirst,
+    WatchFiles,
+    WhenUnrecorded,
+)
 
 if TYPE_CHECKING:
-    from policyengine.engine import Engine
+    from policyengine.directory.following import Following
+    from policyengine.reloading import Reloading
 
 WORDS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+URLS = ("http://", "https://")
 
 
 def mcp_gateway(
     paths: PoliciesOrBundle,
-    upstream: Annotated[
-        str,
-        typer.Option("--upstream", metavar="URL|COMMAND", help="The server behind: its URL, or what starts it."),
-    ],
-    server: Annotated[str, typer.Option("--server", metavar="NAME", help="How policies call it: `TOOL NAME/tool`.")],
-    identity: Annotated[
-        list[str] | None,
-        typer.Option("--as", metavar="WORD=VALUE", help="Who asks: agent, issuer, user, scopes.", show_default=False),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from-header",
-            metavar="WORD=HEADER",
-            help="Who asks, by a header that a trusted caller on this machine sets.",
-            show_default=False,
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="Where to listen, on this machine.")] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option("--port", "-p", min=0, max=65535, help="Speak HTTP here; else stdio.", show_default=False),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds that an answer of the server may take.")
-    ] = 60.0,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME", help="A variable that the command gets, too.", show_default=False),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--upstream-token-file", metavar="FILE", help="The token that the server wants.", show_default=False
-        ),
-    ] = None,
+    upstream: Behind,
+    server: ServerName,
+    identity: Said = None,
+    header: SaidByHeader = None,
+    host: LocalHost = "127.0.0.1",
+    port: HttpPort = None,
+    timeout: AnswerSeconds = 60.0,
+    env: HandedOn = None,
+    token_file: UpstreamToken = None,
+    log: LogFile = None,
+    on_log_failure: OnLogFailure = WhenUnrecorded.DENY,
+    redact: Redacted = None,
+    observing: Observed = None,
+    observe_until: ObservedUntil = None,
+    observe_package: ObservedPackage = None,
+    observe_endpoint: ObservedEndpoint = None,
+    log_rotate: LogRotate = None,
+    log_keep: LogKeep = None,
+    log_compress: LogCompress = False,
+    log_sync: LogSync = Forced.NEVER,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     trust: TrustedKeys = None,
+    watch: WatchFiles = False,
+    test: TestFirst = False,
 ) -> int:
     """Put policies in front of an MCP server.
 
@@ -69,38 +89,76 @@ def mcp_gateway(
     caller may use, everything else is closed. Who asks is what --as says: this gateway verifies no tokens, so it
     listens on this machine only.
 
+    SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes, as `serve` does: bad ones
+    are refused, and the last good ones go on.
+
     \b
     Example:
       policyengine mcp-gateway policies/ --upstream "python server.py" --server files --as agent=coder --as issuer=local
       policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --as agent=coder -p 8081
     """
-    if host not in LOOPBACK:
-        hint = "listen on 127.0.0.1, behind something that verifies who calls"
-        raise CommandError(
-            "usage", f"`{host}` can be reached from other machines, and no token is verified", hint, code=2
-        )
-    if not command_of(upstream):
-        raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
-    said, headers = words_of(identity, "--as"), words_of(header, "--from-header")
-    if not said and not headers:
-        raise CommandError(
-            "usage", "nobody is said to ask", "say who it is: `--as agent=NAME --as issuer=NAME`", code=2
-        )
-    if headers and port is None:
-        raise CommandError("usage", "there are no headers over stdio", "say who it is by `--as`", code=2)
-    serving(
-        load_engine(paths, entities, trust, store=store),
-        upstream,
-        server,
-        said,
-        headers,
-        host,
-        port,
-        timeout,
-        env,
-        token_file,
-    )
+    from policyengine.reloading import Origin, Reloading
+
+    front = Front(upstream, server, words_of(identity, "--as"), words_of(header, "--from-header"), host, port, timeout)
+    check(front)
+    token, environment = token_of(token_file), environment_of(env or ())
+    recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
+    configuration = configuration_of(paths)
+    need_sdk()
+    with recorded_to(log):
+        sources = entity_sources(paths, entities)
+        stamp = sources.stamp() if sources is not None else None
+        engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+    if test:
+        held_to_tests(paths, engine)
+    asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
+    observe(engine, asked, configuration.observe)
+    held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
+    with attended(held, watch, following_of(held, sources, stamp, files=not watch)):
+        run(front, held, token, environment)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What is in front of what, and who asks: `said`, or by `headers`."""
+
+    upstream: str
+    server: str
+    said: Mapping[str, str]
+    headers: Mapping[str, str]
+    host: str
+    port: int | None
+    timeout: float
+
+
+def check(front: Front) -> None:
+    """What cannot be meant, before anything is read."""
+    if front.host not in LOOPBACK:
+        hint = "listen on 127.0.0.1, behind something that verifies who calls"
+        message = f"`{front.host}` can be reached from other machines, and no token is verified"
+        raise CommandError("usage", message, hint, code=2)
+    if not front.said and not front.headers:
+        hint = "say who it is: `--as agent=NAME --as issuer=NAME`"
+        raise CommandError("usage", "nobody is said to ask", hint, code=2)
+    if front.headers and front.port is None:
+        raise CommandError("usage", "there are no headers over stdio", "say who it is by `--as`", code=2)
+    check_upstream(front.upstream)
+
+
+def check_upstream(upstream: str) -> None:
+    """A command that is not there is better told now than to the first client."""
+    words = command_of(upstream)
+    if not words:
+        raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
+    if upstream.startswith(URLS) or shutil.which(words[0]):
+        return
+    if Path(words[0]).name == words[0]:
+        hint = "is it installed, and in a folder of `PATH`? a server over HTTP is named by its URL, `http://…`"
+        raise CommandError("upstream", f"there is no command `{words[0]}`", hint)
+    if Path(words[0]).is_file():
+        raise CommandError("upstream", f"`{words[0]}` may not be executed", f"`chmod +x {shlex.quote(words[0])}`")
+    raise CommandError("upstream", f"there is no file `{words[0]}`", f"it is looked for from `{Path.cwd()}`")
 
 
 def command_of(upstream: str) -> list[str]:
@@ -122,27 +180,51 @@ def words_of(given: Sequence[str] | None, option: str) -> dict[str, str]:
     return found
 
 
-def serving(
-    engine: Engine, upstream: str, server: str, said: Mapping[str, str], headers: Mapping[str, str], host: str,
-    port: int | None, timeout: float, env: Sequence[str] | None, token_file: Path | None,
-) -> None:  # fmt: skip
+def need_sdk() -> None:
+    """Whoever lacks it learns that before policies are read."""
     try:
-        import anyio
-
-        from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers
-        from policyengine.integrations.mcp_sdk import always
+        import policyengine.integrations.mcp_gateway  # noqa: F401
     except ImportError as error:
-        raise CommandError(
-            "install", str(error).partition(":")[0], "`pip install 'agent-policyengine[mcp]'` brings it"
-        ) from None
-    behind = Upstream(upstream, token_of(token_file), environment_of(env or ()), timeout)
-    by_header = from_headers(headers, lambda found: facts_of_words({**said, **found}))
-    who = by_header if headers else always(facts_of_words(said))
-    gateway = Gateway(engine, server, who, behind)
-    if port is None:
+        hint = "`pip install 'agent-policyengine[mcp]'` brings it"
+        raise CommandError("install", str(error).partition(":")[0], hint) from None
+
+
+@contextmanager
+def attended(held: Reloading, watch: bool, following: Following | None) -> Iterator[None]:
+    """While it lasts policies are read anew, entities are followed, and what happens is told on stderr."""
+    from policyengine.reloading.reloader import reloaded
+    from policyengine.reloading.watching import Attempts
+    from policyengine.server.journal import LogFormat, journal
+
+    with journal(LogFormat.TEXT, lambda: held.current.revision), reloaded(held, Attempts(held, watch)):
+        if following is not None:
+            following.started()
+        try:
+            yield
+        finally:
+            if following is not None:
+                following.stop()
+            log = held.current.log
+            if log is not None:
+                log.flush()
+
+
+def run(front: Front, held: Reloading, token: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    """Until the client over stdio is gone, or until it is told to stop."""
+    import anyio
+
+    from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers
+    from policyengine.integrations.mcp_sdk import always
+    from policyengine.reloading.current import Current
+
+    behind = Upstream(front.upstream, token, environment, front.timeout)
+    by_header = from_headers(front.headers, lambda found: facts_of_words({**front.said, **found}))
+    who = by_header if front.headers else always(facts_of_words(front.said))
+    gateway = Gateway(Current(held), front.server, who, behind)
+    if front.port is None:
         anyio.run(gateway.over_stdio)
     else:
-        over_http(gateway, host, port)
+        over_http(gateway, front.host, front.port)
 
 
 def over_http(gateway: Any, host: str, port: int) -> None:
@@ -158,8 +240,9 @@ def over_http(gateway: Any, host: str, port: int) -> None:
                 print(f"listening on http://{host if ':' not in host else f'[{host}]'}:{at[1]}/mcp", flush=True)
 
     config = uvicorn.Config(
-        http_app(gateway), host=host, port=port, log_level="warning", ws="none", timeout_graceful_shutdown=2
-    )
+        http_app(gateway), host=host, port=port, log_config=None, log_level="warning", ws="none",
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
     Server(config).run()
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
-from policyengine.cli.loaded import entities_error, entity_sources, load_engine
+from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
-from policyengine.cli.rotating import rotation_of
+from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.serve_options import (
     DrainSeconds,
     EnvoyPort,
@@ -38,6 +38,7 @@ from policyengine.cli.serve_options import (
     ServerLog,
     SocketMode,
     SocketPath,
+    TestFirst,
     TokensFile,
     Told,
     WatchFiles,
@@ -47,11 +48,7 @@ from policyengine.cli.serve_options import (
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
 if TYPE_CHECKING:
-    from policyengine.audit import DecisionLog, Rotation
-    from policyengine.directory.following import Following
-    from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
-    from policyengine.reloading import Reloading
 
 
 ASK = '{"request": {"method": "GET", "path": "/"}}'
@@ -83,6 +80,7 @@ def serve(
     entities: EntitySources = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
+    test: TestFirst = False,
     metrics_port: MetricsPort = None,
     drain_seconds: DrainSeconds = 10,
     format: TextOrJson = Format.TEXT,
@@ -94,7 +92,8 @@ def serve(
     a token on each line. A socket needs none: whoever may open its file may ask.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
-    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on.
+    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. With `--test` the
+    first ones are held to their tests, too.
 
     \b
     Example:
@@ -104,26 +103,26 @@ def serve(
       policyengine serve payments/ --log decisions.jsonl
       policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
     """
-    from policyengine.audit import LogError
     from policyengine.reloading import Origin, Reloading
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
     from policyengine.server.journal import LogFormat, journal
 
+    recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
+    configuration = configuration_of(paths)
     try:
-        configuration = configuration_of(paths)
-        files = rotation_of(log_rotate or (), log_keep, log_compress)
-        kept = _log(log, on_log_failure, redact or (), files, log_sync)
-        sources = entity_sources(paths, entities)
-        stamp = sources.stamp() if sources is not None else None
-        engine = load_engine(paths, sources, trust, kept, store=store)
+        with recorded_to(log):
+            sources = entity_sources(paths, entities)
+            stamp = sources.stamp() if sources is not None else None
+            engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+        tests = held_to_tests(paths, engine) if test else None
         asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
         observe(engine, asked, configuration.observe)
         tokens = _tokens(token_file)
 
         def greet(url: str | None) -> None:
             curl = _curl(url, paths, token_file, tokens) if url else None
-            _greet(engine, Served(url, socket, workers), curl, format)
+            _greet(engine, Served(url, socket, workers, tests), curl, format)
 
         listens = 8080 if port is None and socket is None else port
         held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
@@ -132,26 +131,11 @@ def serve(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
                 metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
-                listening=greet, following=_following(held, sources, stamp, files=not watch),
+                listening=greet, following=following_of(held, sources, stamp, files=not watch),
             )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
-    except LogError as error:
-        raise CommandError("log", error.message, error.hint, (("file", str(log)),)) from None
     return 0
-
-
-def _following(held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool) -> Following | None:
-    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
-    from policyengine.directory.errors import EntitiesError
-    from policyengine.directory.following import Following
-
-    if sources is None:
-        return None
-    try:
-        return Following(sources, lambda: held.current, stamp=stamp, files=files)
-    except EntitiesError as error:
-        raise entities_error(error) from None
 
 
 def _tokens(path: Path | None) -> tuple[str, ...] | None:
@@ -180,29 +164,13 @@ def _mode(given: str) -> int:
     return int(given, 8)
 
 
-def _log(
-    path: Path | None, on_failure: WhenUnrecorded, redact: Sequence[str], rotation: Rotation, sync: Forced
-) -> DecisionLog | None:
-    from policyengine.audit import DecisionLog, Rotation
-
-    if path is None:
-        plain = rotation == Rotation() and sync is Forced.NEVER and on_failure is WhenUnrecorded.DENY
-        if redact or not plain:
-            raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
-        return None
-    found = DecisionLog(path, on_failure=on_failure.value, redact=redact, rotation=rotation, sync=sync.value)
-    if found.others_may_read:
-        warning = f"others may read `{path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(warning))
-    return found
-
-
 class Served(NamedTuple):
-    """Where it is answered, and by how many."""
+    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run."""
 
     url: str | None
     socket: Path | None
     workers: int
+    tests: int | None
 
 
 def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
@@ -212,10 +180,11 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         listening = {"listening": served.url} if served.url else {}
         socket = {"socket": str(served.socket)} if served.socket else {}
         workers = {"workers": served.workers} if served.workers > 1 else {}
+        tests = {} if served.tests is None else {"tests": served.tests}
         packages = list(engine.packages)
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
-        print_json({**listening, **socket, **workers, **facts, **observing}, indent=None)
+        print_json({**listening, **socket, **workers, **facts, **tests, **observing}, indent=None)
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -226,6 +195,8 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
     screen.text(f"packages: {', '.join(engine.packages)}")
     screen.text(f"revision: {engine.revision}")
     screen.text(f"rules:    {rules:,}")
+    if served.tests is not None:
+        screen.text(f"tests:    {served.tests:,} passed")
     if engine.observing:
         screen.line(
             (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")

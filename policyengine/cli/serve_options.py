@@ -67,6 +67,9 @@ TokensFile: TypeAlias = Annotated[
 WatchFiles: TypeAlias = Annotated[
     bool, typer.Option("--watch/--no-watch", help="Read policies anew whenever a file changes.")
 ]
+TestFirst: TypeAlias = Annotated[
+    bool, typer.Option("--test/--no-test", help="Start only if the policies pass their own tests.")
+]
 MetricsPort: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -54,7 +54,8 @@ def serve(
 
 
 def log(key: str, read: r.Reader, default: str, doc: str, parameter: str = "") -> Setting:
-    return Setting("log", key, read, default, doc, served(parameter or f"log_{key}"))
+    option = parameter or f"log_{key}"
+    return Setting("log", key, read, default, doc, (*served(option), ("mcp-gateway", option)))
 
 
 def gateway(
@@ -75,6 +76,7 @@ SETTINGS: tuple[Setting, ...] = (
             must_exist=True, secret=True),
     serve("trust", r.files, "none", "public keys, one of which must have signed the bundle", must_exist=True),
     serve("watch", r.yes_or_no, "false", "read policies anew whenever a file changes"),
+    serve("test", r.yes_or_no, "false", "start only if the policies pass their own tests"),
     serve("public_url", r.text, "none", "where others find it, for the metadata of AuthZEN"),
     serve("metrics_port", r.port, "none", "a port that answers `/metrics` without a token"),
     serve("drain_seconds", r.lasting, "10", "how long a stop may take"),
@@ -106,6 +108,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mcp-gateway", "entities", r.sources, "none", "who is who: files, folders, URLs of databases",
             (("mcp-gateway", "entities"),), must_exist=True, secret=True),
     gateway("trust", r.files, "none", "public keys, one of which must have signed the bundle", must_exist=True),
+    gateway("watch", r.yes_or_no, "false", "read policies anew whenever a file changes"),
+    gateway("test", r.yes_or_no, "false", "start only if the policies pass their own tests"),
     Setting("lint", "select", r.rules, "all but the optional ones", "rules that are told, and no others"),
     Setting("lint", "extend", r.rules, "none", "rules that are told, too"),
     Setting("lint", "ignore", r.rules, "none", "rules that are not told"),

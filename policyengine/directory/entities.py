@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
@@ -17,34 +17,50 @@ NOT_ASKED = Invalid("it was not looked up")
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Nobody knows whether there is a row."""
+
+
+NO_ANSWER = Unanswered()
+Found: TypeAlias = EntityData | Unanswered | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ancestors:
-    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing or partial."""
+    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing or partial,
+    `answered` where nobody said whether there is one; then it is not complete either."""
 
     refs: tuple[EntityRef, ...]
     complete: bool
+    answered: bool = True
 
 
 NOTHING_KNOWN = Ancestors((), False)
+NOBODY_ANSWERED = Ancestors((), False, False)
 
 
-def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], EntityData | None]) -> Ancestors:
+def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], Found]) -> Ancestors:
     """These and all that they are in, nearest first; a circle of memberships is walked once."""
     found = dict.fromkeys(parents)
-    pending, complete = list(found), True
+    pending, complete, answered = list(found), True, True
     for ref in pending:  # grows while it is walked
         known = row(ref)
-        complete = complete and known is not None and not known.partial
-        fresh = [parent for parent in (known.parents if known else ()) if parent not in found]
+        if not isinstance(known, EntityData):
+            complete, answered = False, answered and known is None
+            continue
+        complete = complete and not known.partial
+        fresh = [parent for parent in known.parents if parent not in found]
         found.update(dict.fromkeys(fresh))
         pending += dict.fromkeys(fresh)
-    return Ancestors(tuple(found), complete)
+    return Ancestors(tuple(found), complete, answered)
 
 
 def of_row(row: EntityData, above: Ancestors) -> Ancestors:
     """What one is in who is directly in what leads there. Nobody is above itself, also where a circle leads back."""
     if row.ref not in above.refs and not row.partial:
         return above
-    return Ancestors(tuple(one for one in above.refs if one != row.ref), above.complete and not row.partial)
+    refs = tuple(one for one in above.refs if one != row.ref)
+    return Ancestors(refs, above.complete and not row.partial, above.answered)
 
 
 class Directory:
@@ -84,6 +100,11 @@ class Directory:
 
     def row(self, ref: EntityRef) -> EntityData | None:
         """All that is known of an entity; None where nothing is."""
+        found = self.found_of(ref)
+        return found if isinstance(found, EntityData) else None
+
+    def found_of(self, ref: EntityRef) -> Found:
+        """The same, and whether anybody answered."""
         return self._rows.get(ref)
 
     def same_as(self, other: Directory) -> bool:
@@ -109,8 +130,13 @@ class Directory:
 
     def parents(self, ref: EntityRef) -> Ancestors:
         """What an entity is directly in."""
-        row = self.row(ref)
-        return NOTHING_KNOWN if row is None else Ancestors(row.parents, not row.partial)
+        match self.found_of(ref):
+            case EntityData() as row:
+                return Ancestors(row.parents, not row.partial)
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
         """What an entity is in, at any depth."""
@@ -135,8 +161,8 @@ class WithRows(Directory):
     def __contains__(self, ref: EntityRef) -> bool:
         return ref in self._rows or ref in self._below
 
-    def row(self, ref: EntityRef) -> EntityData | None:
-        return self._rows.get(ref) or self._below.row(ref)
+    def found_of(self, ref: EntityRef) -> Found:
+        return self._rows.get(ref) or self._below.found_of(ref)
 
     def attribute(self, ref: EntityRef, name: str) -> object:
         return super().attribute(ref, name) if ref in self._rows else self._below.attribute(ref, name)
@@ -146,5 +172,10 @@ class WithRows(Directory):
             found = self._below.ancestors(ref)
             if found.complete:
                 return found
-        row = self.row(ref)
-        return NOTHING_KNOWN if row is None else of_row(row, climb(row.parents, self.row))
+        match self.found_of(ref):
+            case EntityData() as row:
+                return of_row(row, climb(row.parents, self.found_of))
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED

@@ -5,14 +5,23 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-from policyengine.directory.entities import NOTHING_KNOWN, Ancestors, Directory, of_row
+from policyengine.directory.entities import (
+    NO_ANSWER,
+    NOBODY_ANSWERED,
+    NOTHING_KNOWN,
+    Ancestors,
+    Directory,
+    Found,
+    Unanswered,
+    of_row,
+)
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.snapshot import NOT_ANSWERED
 from policyengine.runtime.values import ABSENT, Invalid
 
 _LOG = logging.getLogger("policyengine")
@@ -20,16 +29,7 @@ MOST_STEPS = 32  # from an entity to what is above it
 MOST_ROUNDS = 100  # of one decision: each may need what the one before found
 MOST_ROWS = 10_000  # of one decision
 PAUSE = 1.0  # seconds in which nobody is asked again who did not answer
-UNANSWERED = Invalid("the directory did not answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """Nobody knows whether there is a row."""
-
-
-NO_ANSWER = Unanswered()
-Found: TypeAlias = EntityData | Unanswered | None
+UNANSWERED = Invalid(NOT_ANSWERED)
 
 
 class NotAnswered(Exception):
@@ -60,6 +60,9 @@ class Rows(Protocol):
     def most(self) -> int: ...
 
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]: ...
+
+    def probe(self, seconds: float) -> None:
+        """Whether rows could be looked up now. Raises NotAnswered."""
 
 
 class Looking(Directory):
@@ -98,9 +101,9 @@ class Looking(Directory):
         """The rows that were found."""
         return [row for row in self.found.values() if isinstance(row, EntityData)]
 
-    def _row(self, ref: EntityRef) -> Found:
+    def found_of(self, ref: EntityRef) -> Found:
         if ref.type not in self._lookups.types:
-            return self.directory.row(ref)
+            return self.directory.found_of(ref)
         if ref not in self.found:
             if len(self.found) + len(self.lacking) >= MOST_ROWS:
                 self._lookups.gave_up()
@@ -112,10 +115,6 @@ class Looking(Directory):
             self.found[ref] = kept[0]
         return self.found[ref]
 
-    def row(self, ref: EntityRef) -> EntityData | None:
-        found = self._row(ref)
-        return found if isinstance(found, EntityData) else None
-
     def __len__(self) -> int:
         return len(self.directory) + len(self.rows())
 
@@ -125,10 +124,10 @@ class Looking(Directory):
 
     def __contains__(self, ref: EntityRef) -> bool:
         """Also where nobody answers: what a request says of it does not count in the directory's place."""
-        return self._row(ref) is not None
+        return self.found_of(ref) is not None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
-        row = self._row(ref)
+        row = self.found_of(ref)
         match row:
             case None:
                 return ABSENT
@@ -138,24 +137,31 @@ class Looking(Directory):
         return ABSENT if value is None else value
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
-        row = self.row(ref)
-        return NOTHING_KNOWN if row is None else of_row(row, self._climb(row.parents))
+        match self.found_of(ref):
+            case EntityData() as row:
+                return of_row(row, self._climb(row.parents))
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED
 
     def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
         """As all climb, but for so many steps only: each may be a round trip."""
         found = dict.fromkeys(parents)
-        level, complete = list(found), True
+        level, complete, answered = list(found), True, True
         for _ in range(MOST_STEPS):
             above: dict[EntityRef, None] = {}
-            for ref in level:
-                row = self.row(ref)
-                complete = complete and row is not None and not row.partial
-                above |= dict.fromkeys(parent for parent in (row.parents if row else ()) if parent not in found)
+            rows = [self.found_of(ref) for ref in level]
+            answered = answered and NO_ANSWER not in rows
+            for row in rows:
+                complete = complete and isinstance(row, EntityData) and not row.partial
+                parents = row.parents if isinstance(row, EntityData) else ()
+                above |= dict.fromkeys(parent for parent in parents if parent not in found)
             found |= above
             level = list(above)
         if level:
             self._lookups.gave_up()
-        return Ancestors(tuple(found), complete and not level)
+        return Ancestors(tuple(found), complete and not level, answered)
 
 
 class Lookups:
@@ -191,6 +197,10 @@ class Lookups:
     def failures(self) -> int:
         """How often there was no answer."""
         return sum(kept.failures for kept in self._kept)
+
+    def failure(self) -> str | None:
+        """Asks where rows are looked up; what is wrong there, if something is."""
+        return next((why for kept in self._kept if (why := kept.failure()) is not None), None)
 
     def beside(self, directory: Directory) -> Looking:
         return Looking(directory, self)
@@ -247,6 +257,18 @@ class Kept:
         found = {ref: rows.get(ref) for ref in refs}
         self._keep(found, now + self.source.ttl)
         return found
+
+    def failure(self) -> str | None:
+        """Why rows cannot be looked up now; nobody is asked twice within a moment who did not answer."""
+        if not self._may_ask(self._clock()):
+            return "it did not answer a moment ago"
+        try:
+            self.source.probe(self.source.timeout)
+        except NotAnswered as error:
+            self._failed(error)
+            return str(error)
+        self._mended()
+        return None
 
     def _may_ask(self, now: float) -> bool:
         """One asks whether it is back, the others do not wait for that."""

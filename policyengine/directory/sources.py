@@ -132,7 +132,7 @@ def _with_url(database: DatabaseMap) -> DatabaseMap:
 
 def _open(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
     try:
-        from policyengine.directory.sql import open_database
+        from policyengine.directory.databases import open_database
     except ImportError as error:
         if error.name != "sqlalchemy":
             raise

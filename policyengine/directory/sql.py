@@ -1,4 +1,4 @@
-"""Entities from a database, by SQLAlchemy: loaded whole, or looked up by key. It is only ever read."""
+"""A database as SQLAlchemy sees it: its tables, and how a row of each is read. It is only ever read."""
 
 from __future__ import annotations
 
@@ -17,35 +17,20 @@ import sqlalchemy as sa
 
 from policyengine import kinds
 from policyengine.diagnostics import suggest
-from policyengine.directory.declared import CellError, Declarations, copied, remembering, within
+from policyengine.directory.declared import CellError, Declarations, remembering, within
 from policyengine.directory.errors import EntitiesError
-from policyengine.directory.hands import Hands, NoAnswer
-from policyengine.directory.looking import NO_ANSWER, Found, NotAnswered
 from policyengine.directory.mapping import DatabaseMap, EntityMap, Join
-from policyengine.directory.reading import Gathering, Numbered, Place
+from policyengine.directory.reading import Numbered
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.shape import quoted
 from policyengine.runtime.values import LARGEST_INT, Invalid, Unknown, coerce_id
 
 _LOG = logging.getLogger("policyengine")
-BATCH = 500  # ids in one statement
 ROWS = 5_000  # that are fetched at once when all are
 LONGEST_WHY = 300
 INTEGERS, UUIDS = (20, 21, 23), 2950  # as PostgreSQL numbers its types
 Of = Mapping[str, Sequence[object]]  # by id, the elements that a table of elements holds
-
-
-def open_database(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
-    """Loads what is to be loaded, and prepares what is to be looked up. Raises EntitiesError."""
-    opened = Database(database, declared)
-    tables = opened.tables()
-    for table in tables:
-        if not table.map.lookup:
-            gathering.add(Place(opened.shown, table.map.shown), opened.whole(table))
-    looked_up = {table.map.type: table for table in tables if table.map.lookup}
-    if looked_up:
-        gathering.looked_up(SqlRows(opened, looked_up))
 
 
 class Database:
@@ -300,98 +285,6 @@ def elements_of(connection: sa.Connection, join: Join, ids: Sequence[object] | N
     for id_, value in connection.execute(statement):
         found[str(id_)].append(value)
     return found
-
-
-# ── By key ────────────────────────────────────────────────────────────────────────────────────
-
-
-class SqlRows:
-    """Entities that are looked up when a decision needs them. Another process may have it, too: it connects anew."""
-
-    def __init__(self, database: Database, tables: Mapping[str, Table] | None = None) -> None:
-        self.database = database
-        self.types = frozenset(one.type for one in database.map.entities if one.lookup)
-        self._tables = tables
-        engine = database.engine(self.timeout)
-
-        def connect() -> sa.Connection:
-            return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-        # A file may be replaced by another one, and opening it costs next to nothing.
-        self._hands = Hands(connect, database.map.connections, keep=database.kind != "sqlite")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (self.database.map, copied(self.database.declared))
-
-    @property
-    def identity(self) -> object:
-        return self.database.map
-
-    @property
-    def shown(self) -> str:
-        return self.database.shown
-
-    @property
-    def timeout(self) -> float:
-        return self.database.map.timeout
-
-    @property
-    def ttl(self) -> float:
-        return self.database.map.ttl
-
-    @property
-    def most(self) -> int:
-        return self.database.map.most
-
-    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
-        """Raises NotAnswered."""
-        try:
-            return self._hands.ask(lambda connection: self._fetched(connection, refs), seconds)
-        except NoAnswer as error:
-            raise NotAnswered(str(error)) from None
-        except sa.exc.DataError as error:  # something about these rows: the others may be well
-            raise NotAnswered(self.database.why(error), lasts=False) from None
-        except Exception as error:
-            raise NotAnswered(self.database.why(error)) from None
-
-    def _fetched(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, Found]:
-        found: dict[EntityRef, Found] = {}
-        for type_, table in self._found(connection).items():
-            ids = [ref.id for ref in refs if ref.type == type_]
-            for begin in range(0, len(ids), BATCH):
-                self._of_table(connection, table, ids[begin : begin + BATCH], found)
-        return found
-
-    def _found(self, connection: sa.Connection) -> Mapping[str, Table]:
-        """The tables; in another process than the one that looked at them first, once they are seen to be there."""
-        if self._tables is None:
-            looked_up = [one for one in self.database.map.entities if one.lookup]
-            self._tables = {one.type: Table.found(self.database, one, connection) for one in looked_up}
-        return self._tables
-
-    def _of_table(
-        self, connection: sa.Connection, table: Table, ids: Sequence[str], found: dict[EntityRef, Found]
-    ) -> None:
-        statement = table.statement.where(table.id.in_(keys_of(ids, table.id_kind)))
-        rows = connection.execute(statement).mappings().all()
-        kinds_of = table.joins.items() if rows else ()
-        joined = {join: elements_of(connection, join, keys_of(ids, kind)) for join, kind in kinds_of}
-        for row in rows:
-            ref = table.ref(row[table.map.id])
-            try:
-                known: Found = table.read(row, joined, strict=False)
-            except CellError as error:
-                wrong_once(table.map.type, "in", error.message)
-                known = NO_ANSWER
-            if ref in found:
-                wrong_once(table.map.type, table.map.id, "several rows have the same id")
-                known = NO_ANSWER
-            found[ref] = known
-
-
-def reopened(database: DatabaseMap, declared: Declarations) -> SqlRows:
-    """Raises EntitiesError for what is no database; whether it answers is seen when it is asked."""
-    return SqlRows(Database(database, declared))
 
 
 _TOLD: set[tuple[str, str]] = set()

@@ -14,6 +14,14 @@ from policyengine.source import Source
 from policyengine.syntax.format import format_module
 
 SAMPLE = "x1"
+SAMPLES = {
+    "string": f'"{SAMPLE}"',
+    "int": "1",
+    "number": "1",
+    "bool": "true",
+    "time": "2000-06-01",
+    "ip": '"192.0.2.1"',
+}
 CLOSED = "2001-01-01"  # when the doors of a stub ended; its tests play a year earlier
 OPEN = "2000-06-01"
 AGENT, USER, ISSUER, FIXTURE = "example-agent", "alice", "login", "example_agent"
@@ -285,7 +293,7 @@ def tests_text(run: Run, groups: Sequence[Group], every: Expectations) -> str:
     for group in groups:
         lines += [f'test "{group.name}" {{']
         lines += [f"  use {FIXTURE}"] if run.fixture else []
-        lines += [f"  {example(one)} => {every.of(run, one, group)}" for one in group.operations]
+        lines += [f"  {example(one)}{given(one)} => {every.of(run, one, group)}" for one in group.operations]
         if run.first and every.asked:
             lines += [f"  {example(group.operations[0])} {{ credential.scopes: [] }} => deny by default"]
         lines += ["}"]
@@ -295,6 +303,15 @@ def tests_text(run: Run, groups: Sequence[Group], every: Expectations) -> str:
 def example(operation: Operation) -> str:
     endpoint = operation.endpoint
     return endpoint.written if isinstance(endpoint, Tool) else f"{endpoint.method} /{'/'.join(_path(endpoint))}"
+
+
+def given(operation: Operation) -> str:
+    """The facts that have to be there, each with some value of its type: conditions that the author writes will read
+    them. Records are the author's to give."""
+    needed = {fact.name: fact.type for fact in operation.facts if not fact.optional}
+    values = {name: "[]" if type_.startswith("list<") else SAMPLES.get(type_, "") for name, type_ in needed.items()}
+    said = [f"{name}: {value}" for name, value in values.items() if value]
+    return f" {{ {', '.join(said)} }}" if said else ""
 
 
 def _path(endpoint: Http) -> list[str]:

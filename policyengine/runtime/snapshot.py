@@ -10,15 +10,20 @@ from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import History, WindowKey
 
+NOT_ANSWERED = "the directory did not answer"
+
 
 class Membership(Protocol):
-    """What an entity is in; `complete` is false where the directory does not know enough to be sure."""
+    """What an entity is in; `complete` is false where the directory does not know enough to be sure, `answered` where
+    that is because it did not answer."""
 
     @property
     def refs(self) -> Sequence[EntityRef]: ...
 
     @property
     def complete(self) -> bool: ...
+    @property
+    def answered(self) -> bool: ...
 
 
 class Entities(Protocol):

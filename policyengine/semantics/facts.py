@@ -13,7 +13,7 @@ from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.history import Happening, History, WindowKey
 from policyengine.runtime.request import Request, member_of, pending_path
-from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.snapshot import NOT_ANSWERED, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce, distinct
 from policyengine.semantics import kernel as k
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
@@ -95,7 +95,8 @@ class Facts:
         raws = [self._own(ref, node.name) for ref in above.refs]
         sets = [own, *(coerce(raw, node.type, describe(node)) for raw in raws)]
         if not above.complete:
-            sets.append(Unknown.of(describe(node), "not all of what it is in is in the directory"))
+            why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
+            sets.append(Unknown.of(describe(node), why))
         known = [one for one in sets if not (isinstance(one, Unknown) and one.absent)]
         return distinct(tuple(item for one in known for item in elements(one))) if known else own
 

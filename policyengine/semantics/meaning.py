@@ -11,7 +11,7 @@ from policyengine.runtime import arithmetic, functions, windows
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request
 from policyengine.runtime.show import shown
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
 from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import recalling
@@ -165,7 +165,8 @@ def below(
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
     unsure = ancestor not in above.refs and not above.complete
-    found = Unknown.of(fact, "not all of the way up is in the directory") if unsure else ancestor in above.refs
+    why = "not all of the way up is in the directory" if above.answered else NOT_ANSWERED
+    found = Unknown.of(fact, why) if unsure else ancestor in above.refs
     return facts.membership(item, ancestor, found)
 
 

@@ -38,6 +38,7 @@ from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, 
 from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
+from policyengine.server.refusals import Refusals
 from policyengine.server.tally import Tally, now_and_then
 from policyengine.server.tokens import Tokens
 
@@ -57,6 +58,7 @@ class DecisionApi:
     drain: Drain
     public_url: str | None
     translators: Translators
+    refusals: Refusals
 
     @property
     def engine(self) -> Engine:
@@ -65,7 +67,7 @@ class DecisionApi:
 
     @property
     def authzen(self) -> Authzen:
-        return Authzen(self._at("authzen"), self.translators)
+        return Authzen(self._at("authzen"), self.translators, self.refusals)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -138,13 +140,17 @@ class DecisionApi:
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, and its store answers: which one, and whether another was refused since."""
+        """A policy is armed, its store answers, and so does where rows are looked up: which policy, and whether another
+        was refused since."""
         if self.drain.begun is not None:
             raise Problem(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
         failure = await apart(engine, engine.store_failure) if engine.shares else None
         if failure is not None:
             raise Problem(503, "the store does not answer", hint="the operator's log says why")
+        looks_up = engine.directory.lookups is not None
+        if looks_up and await apart(engine, engine.directory_failure) is not None:
+            raise Problem(503, "the directory does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
         return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
@@ -324,7 +330,7 @@ def decision_app(
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
-    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators())
+    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally))
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",

@@ -6,7 +6,7 @@ It only looks, so that the same question gets the same answer; what `context.con
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from policyengine.server.deciding import MOST_ITEMS, Semantics, apart, semantics
 from policyengine.server.gateways import WOULD_BE
 from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
+from policyengine.server.refusals import unheard
 
 PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
 EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
@@ -149,6 +150,7 @@ class Authzen:
 
     engine: Engine | Counted
     translators: Translators = field(default_factory=Translators)
+    refused: Callable[[str, str], None] = unheard
 
     @property
     def translator(self) -> Translator:
@@ -210,6 +212,7 @@ class Authzen:
         return {**found, "context": rest, "credentials": context["credentials"]}
 
     def denied(self, why: str, code: str) -> Found:
+        self.refused(code, why)
         reasons = (Reason(Gate.DEFAULT, why),)
         package, revision = self.engine.package, self.engine.revision
         return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)

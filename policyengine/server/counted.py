@@ -11,7 +11,7 @@ from policyengine.runtime.claims import KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.once import Accounted
 from policyengine.runtime.request import RequestError
-from policyengine.server.tally import Count, Tally, Turn, always
+from policyengine.server.tally import Count, Tally, Turns, always
 
 if TYPE_CHECKING:
     from policyengine.asking import Question
@@ -60,7 +60,7 @@ class CountedDoor:
     reloading: Reloading
     tally: Tally
     count: Count
-    timed: Turn = field(default=always)
+    timed: Turns = field(default_factory=always)
 
     @property
     def current(self) -> Counted:
@@ -74,7 +74,7 @@ class Counted:
     engine: Engine
     tally: Tally
     count: Count
-    timed: Turn = field(default=always)
+    timed: Turns = field(default_factory=always)
 
     @property
     def shares(self) -> bool:
@@ -107,7 +107,7 @@ class Counted:
         return self.engine.revision
 
     def decide(self, question: Question) -> Decision:
-        began = perf_counter_ns() if self.timed() else 0
+        began = perf_counter_ns() if next(self.timed) else 0
         decision = self.engine.decide(question)
         self.count(decision.answer, began)
         return decision

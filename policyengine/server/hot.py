@@ -27,7 +27,7 @@ from policyengine.runtime.tracing import enter
 from policyengine.server.frame import LABEL
 from policyengine.server.media import LARGEST_BODY, Form, read_body
 from policyengine.server.problems import Problem
-from policyengine.server.tally import Count, Turn, now_and_then
+from policyengine.server.tally import Count, Turns, now_and_then
 from policyengine.server.tokens import Tokens
 from policyengine.server.traced import decided_within, told, trace_in
 
@@ -73,7 +73,7 @@ class HotPath:
     body_timeout: float
     count: Count
     count_apart: Count
-    timed: Turn = field(default_factory=now_and_then)
+    timed: Turns = field(default_factory=now_and_then)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         enter(None)
@@ -144,7 +144,7 @@ class HotPath:
         if "credentials" in question and engine.waits_for(question):
             return None
         try:
-            began = perf_counter_ns() if self.timed() else 0
+            began = perf_counter_ns() if next(self.timed) else 0
             decision = engine.decide(question) if trace is None else decided_within(trace, engine, question)
             content = codec.write(decision)
             count(decision.answer, began)

@@ -34,7 +34,7 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     if reloading.origin is not None:
         tally.now("reloads", "done", value=reloads.done)
         tally.now("reloads", "refused", value=reloads.refused)
-    store, log = engine.store, engine.log
+    store, log, lookups = engine.store, engine.log, engine.directory.lookups
     if isinstance(store, GuardedStore):
         tally.reached("store_failures", count=store.failures, of=store)
         tally.now("store_breakers_open", value=int(store.breaker.open))
@@ -43,6 +43,8 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     if engine.identity is not None:
         for code, count in list(engine.identity.counts.items()):
             tally.reached("credentials", code, count=count, of=engine.identity)
+    if lookups is not None:
+        tally.reached("directory_failures", count=lookups.failures, of=lookups)
     tally.reached("cpu", count=int(process_time() * MICRO))
     publish_memory(tally)
 

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from policyengine.directory.following import Following
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
+from policyengine.reloading.reloader import hanging_up, reloaded
 from policyengine.reloading.watching import Attempts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import INSTALL_METRICS, DecisionApp, decision_app
@@ -40,7 +41,6 @@ from policyengine.server.listeners import (
     url_of,
 )
 from policyengine.server.measuring import publish, rules_of
-from policyengine.server.reloader import Reloader
 from policyengine.server.status import status_app
 from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens
@@ -134,30 +134,9 @@ def alone(
         with hanging_up(reloading, lambda: None):
             greet()
             return answer()
-    reloader = Reloader(reloading, attempts)
-    with reloader.running(), hanging_up(reloading, reloader.ask):
+    with reloaded(reloading, attempts):
         greet()
         return answer()
-
-
-@contextmanager
-def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
-    """SIGHUP says that the log was moved away, or that there are other policies."""
-    if not hasattr(signal, "SIGHUP") or current_thread() is not main_thread():
-        yield
-        return
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        log = reloading.current.log
-        if log is not None:
-            log.reopen()
-        ask()
-
-    before = signal.signal(signal.SIGHUP, heard)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 @dataclass(frozen=True, slots=True)

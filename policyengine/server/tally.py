@@ -8,20 +8,24 @@ the worker, and the one in its place goes on where it ended: no counter ever fal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import cycle
+from itertools import count as counting
+from itertools import cycle, repeat
 from mmap import mmap
 from operator import add
 from threading import Lock
 from time import perf_counter_ns, time
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from policyengine.runtime.decision import Answer
+from policyengine.runtime.decision import Answer, Outcome
 
 Key: TypeAlias = tuple[str, ...]
 Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
-Turn: TypeAlias = Callable[[], int]  # whether this one is timed
+Turns: TypeAlias = Iterator[int]  # whether the next one is timed
+Values: TypeAlias = Iterator[int]  # what a cell holds next
+Counting: TypeAlias = tuple[int, Values, tuple[tuple[int, Values], ...]]  # a decision, and the rules in it
+Places = TypeVar("Places")
 
 WORD = 8  # bytes of a cell
 ROOM = 512 * 1024  # bytes of a region; what nobody wrote to takes no memory
@@ -46,6 +50,7 @@ class Region:
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self.numbers = memory, memory.cast("Q")
         self._places = {key: first for key, first, _ in self.entries()}
+        self._values: dict[int, Values] = {}
 
     def cells(self, key: Key, many: int = 1) -> int | None:
         """Where the cells of the key begin; None where there is no room for a new one."""
@@ -67,6 +72,11 @@ class Region:
         self._places[key] = first
         return first
 
+    def values(self, cell: int) -> Values:
+        """What the cell is to hold next, and then: that is quicker than to read it and to add. For one that nothing
+        else writes."""
+        return self._values.setdefault(cell, counting(self.numbers[cell] + 1))
+
     def entries(self) -> Iterator[tuple[Key, int, int]]:
         """Each key, where its cells begin and how many they are."""
         at, end = 1, self.numbers[0]
@@ -82,26 +92,32 @@ class Region:
             yield key, self.numbers[first : first + many].tolist()
 
 
-class Known(dict[int, int]):
-    """Where answers count, by their number; `rules` says it of the rules in them. Kept, their number stays theirs."""
+class Known(Generic[Places]):
+    """Where answers count, by their number. Kept, their number stays theirs."""
 
     def __init__(self) -> None:
-        self.rules: dict[int, tuple[int, ...]] = {}
-        self.kept: list[Answer] = []
+        self.places: dict[int, Places] = {}  # a plain one: it is looked into for every decision
+        self._kept: list[Answer] = []
+
+    def keep(self, answer: Answer, places: Places) -> Places:
+        if len(self._kept) >= MOST_KNOWN:
+            self.clear()
+        self.places[id(answer)] = places
+        self._kept.append(answer)
+        return places
 
     def clear(self) -> None:
-        super().clear()
-        self.rules.clear()
-        self.kept.clear()
+        self.places.clear()
+        self._kept.clear()
 
 
-def always() -> int:
-    return 1
+def always() -> Turns:
+    return repeat(1)
 
 
-def now_and_then() -> Turn:
+def now_and_then() -> Turns:
     """The first, and then one of ONE_OF."""
-    return cycle((1,) + (0,) * (ONE_OF - 1)).__next__
+    return cycle((1,) + (0,) * (ONE_OF - 1))
 
 
 class Tally:
@@ -117,8 +133,8 @@ class Tally:
         self._parts = [memory[at : at + ROOM] for at in range(0, ROOM * 2 * workers, ROOM)]
         self._lock = Lock()
         self._told: dict[Key, tuple[object, int]] = {}
-        self._known: list[Known] = []
-        self._apart: dict[str, Known] = {}
+        self._known: list[Known[Counting]] = []
+        self._apart: dict[str, Known[tuple[int, tuple[int, ...]]]] = {}
         self.rules: set[str] = set()
         self.engine: object = None  # whose rules are told apart
         self.began = time()
@@ -143,30 +159,36 @@ class Tally:
         for known in self._known:
             known.clear()
         with self._lock:
-            for known in self._apart.values():
-                known.clear()
+            for apart in self._apart.values():
+                apart.clear()
 
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
     def counter(self, door: str) -> Count:
-        """Counts answers given at a door, from the event loop only. Every decision waits for it."""
-        region, known, clock = self.loop, Known(), self._clock
+        """Counts answers given at a door, from the event loop only. Every decision waits for it, and none is lost: what
+        counts stands in the shared memory when this returns."""
+        region, clock = self.loop, self._clock
+        known: Known[Counting] = Known()
         self._known.append(known)
-        numbers, rules, first_bits, total = region.numbers, known.rules, SHORTEST, SUM
+        numbers, places, first_bits, total = region.numbers, known.places, SHORTEST, SUM
+
+        def learn(answer: Answer) -> Counting:
+            base, rules = self._cells(region, door, answer)
+            return known.keep(answer, (base, region.values(base), tuple((one, region.values(one)) for one in rules)))
 
         def count(answer: Answer, began: int) -> None:
             try:
-                base = known[id(answer)]
+                base, values, rules = places[id(answer)]
             except KeyError:
-                base = self._learned(known, region, door, answer)
-            numbers[base] += 1
+                base, values, rules = learn(answer)
+            numbers[base] = next(values)
+            if rules:
+                for cell, following in rules:
+                    numbers[cell] = next(following)
             if began:
                 took = clock() - began
                 numbers[base + 1 + (took >> first_bits).bit_length()] += 1
                 numbers[base + total] += took
-            if answer.reasons:
-                for cell in rules[id(answer)]:
-                    numbers[cell] += 1
 
         return count
 
@@ -177,24 +199,16 @@ class Tally:
         def count(answer: Answer, began: int) -> None:
             with lock:
                 region = self.threads
-                base = known.get(id(answer)) or self._learned(known, region, door, answer)
+                base, rules = known.places.get(id(answer)) or known.keep(answer, self._cells(region, door, answer))
                 region.numbers[base] += 1
                 if began:
                     took = self._clock() - began
                     region.numbers[base + 1 + (took >> SHORTEST).bit_length()] += 1
                     region.numbers[base + SUM] += took
-                for cell in known.rules[id(answer)]:
+                for cell in rules:
                     region.numbers[cell] += 1
 
         return count
-
-    def _learned(self, known: Known, region: Region, door: str, answer: Answer) -> int:
-        if len(known) >= MOST_KNOWN:
-            known.clear()
-        base, known.rules[id(answer)] = self._cells(region, door, answer)
-        known[id(answer)] = base
-        known.kept.append(answer)
-        return base
 
     def _cells(self, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
         """Where an answer counts, and its rules, as far as there is room."""
@@ -210,6 +224,13 @@ class Tally:
 
     def told(self, rule: str) -> str:
         return rule if rule in self.rules else OTHER
+
+    def denied(self, door: str, gate: str) -> None:
+        """A deny at a door that nobody was asked about; how long it took is not timed. From any thread."""
+        with self._lock:
+            base = self.threads.cells(("decisions", door, Outcome.DENY.value, gate), SUM + 1)
+            if base is not None:
+                self.threads.numbers[base] += 1
 
     def add(self, *key: str, by: int = 1) -> None:
         """More of something that is only counted, from any thread."""

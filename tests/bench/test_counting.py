@@ -7,6 +7,6 @@ from policyengine.server.tally import SUM, Tally, always
 
 def test_every_round_counts_every_answer() -> None:
     tally, answers = Tally(), [Answer(Outcome.ALLOW)] * 100
-    cost(tally.counter("decide"), answers, always)
+    cost(tally.counter("decide"), answers, always())
     [cells] = tally.total().values()
     assert cells[0] == sum(cells[1:SUM]) == (ROUNDS + 1) * len(answers)

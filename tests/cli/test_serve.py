@@ -1,6 +1,7 @@
 """`policyengine serve`: what it says before it answers, and why it does not start."""
 
 import json
+import re
 import signal
 import socket
 import stat
@@ -274,3 +275,27 @@ def test_a_public_url_is_what_the_metadata_say(serving):
 def test_a_public_url_that_is_none_is_refused(project, capsys, url):
     assert main(["serve", str(project), "--port", "0", "--public-url", url]) == 2
     assert f"`{url}` is no URL of a server" in capsys.readouterr().err
+
+
+# ── The policies' own tests ───────────────────────────────────────────────────────────────────
+
+
+def test_with_test_it_starts_only_if_the_policies_pass_their_tests(serving, project, capsys):
+    (project / "some_test.policy").write_text('test "open" { GET /health => allow   GET /other => deny }\n')
+    process = serving("--test", "--format", "json")
+    assert json.loads(process.stdout.readline())["tests"] > 2
+    process.kill()
+    (project / "some_test.policy").write_text('test "shut" { GET /health => deny }\n')
+    assert main(["serve", str(project), "--port", "0", "--test"]) == 1
+    told = capsys.readouterr().err
+    assert "some_test.policy:1" in told
+    assert re.search(r"error: nothing is served: 1 of \d+ test requests failed", told)
+    assert "hint: `policyengine test" in told
+
+
+def test_a_bundle_carries_no_tests(project, tmp_path, capsys):
+    bundle = tmp_path / "p.policybundle"
+    assert main(["compile", str(project), "-o", str(bundle)]) == 0
+    capsys.readouterr()
+    assert main(["serve", str(bundle), "--port", "0", "--test"]) == 2
+    assert "a bundle carries no tests" in capsys.readouterr().err

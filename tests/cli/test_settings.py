@@ -59,10 +59,10 @@ def test_each_setting_stands_once_and_its_options_are_there() -> None:
 
 
 def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
-    """What is observed has a part of its own, which `serve` reads as a whole."""
+    """What is observed has a part of its own, which both read as a whole."""
     for command, others in (
         ("serve", {"paths", "format", "observing"}),
-        ("mcp-gateway", {"paths"}),
+        ("mcp-gateway", {"paths", "observing"}),
         ("doctor", {"paths", "format"}),
     ):
         can = {parameter for named, parameter in BY_OPTION if named == command}

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from policyengine.audit import DecisionLog, read_records
 from policyengine.audit.again import decided_again
 from policyengine.directory import looking as module
-from policyengine.directory.entities import Directory
-from policyengine.directory.looking import Found, Lookups, NotAnswered
+from policyengine.directory.entities import Directory, Found
+from policyengine.directory.looking import Lookups, NotAnswered
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
@@ -49,6 +49,11 @@ class Table:
         if self.down:
             raise NotAnswered(self.down, lasts=self.lasts)
         return {ref: self.rows[ref] for ref in refs if ref in self.rows}
+
+    def probe(self, seconds: float) -> None:
+        self.asked.append([])
+        if self.down:
+            raise NotAnswered(self.down, lasts=self.lasts)
 
 
 class Clock:

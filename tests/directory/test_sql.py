@@ -9,7 +9,7 @@ import pytest
 
 from policyengine import EntitiesError
 from policyengine.codes import CODES
-from policyengine.directory.looking import NO_ANSWER
+from policyengine.directory.entities import NO_ANSWER
 from policyengine.directory.mapping import read_mapping
 from policyengine.kinds import EntityRef
 from policyengine.runtime.values import Invalid

@@ -65,6 +65,28 @@ def test_nothing_is_open_until_the_author_opens_it(tmp_path):
     assert decide(tmp_path / "shop", "GET", "/pets") == "allow"
 
 
+def test_a_generated_test_gives_what_the_facts_say_must_be_there(tmp_path):
+    members = {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "born": {"type": "string", "format": "date-time"},
+        "marks": {"type": "array", "items": {"type": "string"}},
+        "home": {"type": "object", "properties": {"street": {"type": "string"}}},
+        "note": {"type": "string"},
+    }
+    body = {"type": "object", "required": [name for name in members if name != "note"], "properties": members}
+    content = {"application/json": {"schema": body}}
+    brought(tmp_path, {"/pets": {"post": {"tags": ["pets"], "requestBody": {"content": content}}}})
+    assert_sound(tmp_path / "shop")
+    [tests] = (tmp_path / "shop").rglob("pets_test.policy")
+    line = 'POST /pets { body.name: "x1", body.age: 1, body.born: 2000-06-01, body.marks: [] } => allow'
+    assert line in tests.read_text(encoding="utf-8")
+    [area] = (tmp_path / "shop").rglob("pets.policy")
+    needs = 'guard "grown" on POST /pets { require body.age >= 1 and body.name != "" message "too young" }\n'
+    area.write_text(area.read_text(encoding="utf-8") + needs, encoding="utf-8")
+    assert_tests_pass(tmp_path / "shop")
+
+
 def test_what_may_destroy_asks_until_its_guard_is_filled_in(tmp_path):
     brought(tmp_path, SHOP)
     opened(tmp_path / "shop")

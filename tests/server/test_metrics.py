@@ -265,6 +265,20 @@ def test_rules_of_policies_that_come_later_are_told_apart_where_there_is_room() 
     assert (of(found, name, rule="other"), of(found, name, rule="new")) == (1, 1)
 
 
+def test_doors_that_count_the_same_rule_by_turns_lose_nothing() -> None:
+    tally = Tally(rules=["r"])
+    doors = [tally.counter("decide"), tally.counter("socket"), tally.counter("decide")]
+    answer = denied("r")
+    for number in range(30):
+        doors[number % 3](answer, 1)
+        if number == 15:
+            tally.learn(["another"])  # where answers count is looked for anew
+    found = samples(Metrics(tally).collect())
+    assert of(found, "policyengine_rule_decisions_total", rule="r") == 30
+    assert of(found, "policyengine_decisions_total", door="decide") == 20
+    assert of(found, "policyengine_decision_duration_seconds_count") == 30
+
+
 def test_answers_that_never_come_again_count_too() -> None:
     tally = Tally()
     count = tally.counter("decide")

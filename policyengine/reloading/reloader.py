@@ -1,14 +1,17 @@
-"""Reloading in a server of one process: a thread that waits to be asked, or looks at files, and swaps the engine."""
+"""Reloading in one process: a thread that waits to be asked, by SIGHUP say, or looks at files, and swaps the engine."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
+from types import FrameType
 
-from policyengine.reloading import Refused, Reloading
+from policyengine.reloading.candidate import Refused
+from policyengine.reloading.swapping import Reloading
 from policyengine.reloading.watching import Attempts
 
 LONGEST_STEP = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
@@ -59,3 +62,31 @@ class Reloader:
             return False
         self._attempts.ask()
         return True
+
+
+@contextmanager
+def reloaded(reloading: Reloading, attempts: Attempts) -> Iterator[None]:
+    """While it lasts policies are read anew: on SIGHUP, and when it is time."""
+    reloader = Reloader(reloading, attempts)
+    with reloader.running(), hanging_up(reloading, reloader.ask):
+        yield
+
+
+@contextmanager
+def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP says that the log was moved away, or that there are other policies."""
+    if not hasattr(signal, "SIGHUP") or current_thread() is not main_thread():
+        yield
+        return
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        log = reloading.current.log
+        if log is not None:
+            log.reopen()
+        ask()
+
+    before = signal.signal(signal.SIGHUP, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,188 @@
+"""`policyengine mcp-gateway` while it runs: other policies, other entities, and watching before it enforces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from policyengine.audit import read_records
+from policyengine.cli import main
+from tests.integrations.conftest import POLICY
+
+CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
+SERVER = """
+from mcp.server import MCPServer
+
+server = MCPServer("behind")
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    return a + b
+
+@server.tool()
+def secret() -> str:
+    return "secret"
+
+@server.tool()
+def payout() -> str:
+    return "paid"
+
+server.run()
+"""
+OPENED = POLICY.replace("  may TOOL billing/masked, TOOL billing/ask\n", "  may TOOL billing/secret\n")
+BY_ROLE = POLICY + 'user where user.roles has "treasurer" { may TOOL billing/payout }\n'
+FAILING = OPENED + 'test "nobody adds" { given agent "bot" from acme  TOOL billing/add { } => allow }\n'
+SAID = ["--server", "billing", "--as", "agent=bot", "--as", "issuer=acme", "--as", "user=alice"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "billing.policy").write_text(POLICY)
+    (tmp_path / "server.py").write_text(SERVER)
+    return tmp_path
+
+
+def words_for(files: Path, *options: str) -> list[str]:
+    upstream = f"{sys.executable} {files / 'server.py'}"
+    return [*CLI, str(files / "billing.policy"), "--upstream", upstream, *SAID, *options]
+
+
+def run(work: Awaitable[None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60))
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    """Inside of the deadline of `run`."""
+    while not await true():
+        await asyncio.sleep(0.1)
+
+
+async def tools(client: Client) -> list[str]:
+    return [one.name for one in (await client.list_tools()).tools]
+
+
+async def told(errors: Path, *words: str) -> None:
+    async def there() -> bool:
+        found = errors.read_text()
+        return all(one in found for one in words)
+
+    await until(there)
+
+
+def entities(*roles: str) -> str:
+    return json.dumps({"entities": [{"type": "user", "id": "alice", "attributes": {"roles": roles}}]})
+
+
+@contextmanager
+def over_http(files: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """The URL and the process; what it says on stderr is in `errors`."""
+    command = words_for(files, "--port", "0", *options)
+    with (
+        (files / "errors").open("w") as errors,
+        subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1], process.pid
+        finally:
+            process.kill()
+
+
+def test_it_reads_policies_anew_refuses_bad_ones_and_follows_entities_in_the_sessions_that_are_open(
+    files: Path,
+) -> None:
+    (files / "billing.policy").write_text(BY_ROLE)
+    who = files / "who.json"
+    who.write_text(entities())
+
+    async def session(url: str, process: int) -> None:
+        async with Client(url) as client:
+            assert await tools(client) == ["add"]
+            who.write_text(entities("treasurer"))
+            await until(lambda: has(client, "payout"))
+            assert (await client.call_tool("payout", {})).content[0].text == "paid"
+            (files / "billing.policy").write_text(FAILING)
+            os.kill(process, signal.SIGHUP)
+            await told(files / "errors", "the policies were not reloaded", "test request failed", "nobody adds")
+            assert await tools(client) == ["add", "payout"]
+            (files / "billing.policy").write_text(OPENED)
+            os.kill(process, signal.SIGHUP)
+            await until(lambda: has(client, "secret"))
+            assert (await client.call_tool("secret", {})).content[0].text == "secret"
+
+    with over_http(files, "--entities", str(who)) as (url, process):
+        run(session(url, process))
+
+
+async def has(client: Client, tool: str) -> bool:
+    return tool in await tools(client)
+
+
+def test_over_stdio_it_observes_says_so_records_it_and_watches_files(files: Path) -> None:
+    log, errors = files / "log.jsonl", files / "errors"
+    words = words_for(files, "--log", str(log), "--observe", "--observe-until", "7d", "--watch")
+
+    async def session(stderr: Any) -> None:
+        behind = stdio_client(StdioServerParameters(command=words[0], args=words[1:], cwd="."), errlog=stderr)
+        async with Client(behind) as client:
+            assert await tools(client) == ["add", "secret", "payout"]
+            assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
+            assert (await client.call_tool("secret", {})).content[0].text == "secret"
+            (files / "billing.policy").write_text(OPENED)
+            await told(errors, "the policies were reloaded")
+            assert (await client.call_tool("secret", {})).content[0].text == "secret"
+
+    with errors.open("w") as stderr:
+        run(session(stderr))
+    assert "OBSERVING, NOT ENFORCING, until" in errors.read_text()
+    observed = [one for one in errors.read_text().splitlines() if one.startswith("observing: ")]
+    assert observed == ['observing: "TOOL billing/secret" passed, and would be deny: nothing opens this to the caller']
+    decided = [one for one in read_records(log) if one.call == "decide"]
+    assert [(one.outcome, one.observed) for one in decided] == [("allow", False), ("deny", True), ("allow", False)]
+
+
+# ── What is told at the start ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("upstream", "told", "hint"),
+    [
+        ("no-such-command --flag", "there is no command `no-such-command`", "in a folder of `PATH`"),
+        ("localhost:8000/mcp", "there is no file `localhost:8000/mcp`", "it is looked for from"),
+        ("{files}/server.py", "/server.py` may not be executed", "`chmod +x "),
+        ("{files}/none.sh", "/none.sh`", "it is looked for from"),
+    ],
+)
+def test_a_command_that_is_not_there_is_told_before_any_client_speaks(
+    files: Path, upstream: str, told: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = upstream.replace("{files}", str(files))
+    assert main(["mcp-gateway", str(files / "billing.policy"), "--upstream", given, *SAID]) == 1
+    found = capsys.readouterr().err
+    assert told in found
+    assert hint in found
+
+
+def test_what_limits_observing_without_observing_and_a_log_without_file_are_usage(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, told in (
+        (["--observe-until", "7d"], "nothing is observed"),
+        (["--observe"], "observing needs an end"),
+        (["--redact", "args.amount"], "there is no log"),
+    ):
+        words = ["mcp-gateway", str(files / "billing.policy"), "--upstream", sys.executable, *SAID, *options]
+        assert main(words) == 2
+        assert told in capsys.readouterr().err

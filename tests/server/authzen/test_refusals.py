@@ -1,0 +1,66 @@
+"""Questions of AuthZEN that become none of the policy's: what `/metrics` and the operator's log say of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.server.refusals import PAUSE, Refusals
+from policyengine.server.tally import Tally
+from tests.server.authzen.asking import ALICE, MANY, ONE, caller
+from tests.server.test_metrics import of, samples
+
+POLICY = """language 1
+package shop
+entity user {}
+entity todo {}
+anyone { may ACTION read todo }
+map authzen { action "see" => ACTION read todo }
+"""
+UNMAPPED = {"subject": ALICE, "action": {"name": "brew"}, "resource": {"type": "pot", "id": "1"}}
+NAME = "policyengine_decisions_total"
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine.from_text(POLICY)
+
+
+def counts(text: str) -> dict[str, float]:
+    from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+    found = samples(prometheus(text))
+    gates = ("unmapped", "invalid", "failure", "default")
+    return {gate: many for gate in gates if (many := of(found, NAME, door="authzen", outcome="deny", gate=gate))}
+
+
+def test_they_count_each_by_its_kind_and_are_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    call = caller(engine)
+    assert call("POST", ONE, json=UNMAPPED).json()["context"]["reason"] == "unmapped"
+    many = {"subject": ALICE, "evaluations": [UNMAPPED, {"action": 1}, {"action": {"name": "see"}}, 7]}
+    answers = call("POST", MANY, json=many).json()["evaluations"]
+    assert [one["context"]["reason"] for one in answers] == ["unmapped", "invalid", "invalid", "invalid"]
+    assert counts(call("GET", "/metrics").text) == {"unmapped": 2, "invalid": 3}
+    told = [one for one in caplog.messages if "AuthZEN" in one]
+    assert len(told) == 2  # one of each kind: the rest waits for a minute
+    assert told[0].startswith("a question of AuthZEN was denied as `unmapped`, the last because ")
+    assert told[0].endswith("no `map authzen` says what `brew` on `pot` is")
+
+
+def test_a_bad_body_is_a_problem_and_no_decision(engine: Engine) -> None:
+    call = caller(engine)
+    assert call("POST", ONE, json={"subject": ALICE}).status_code == 400
+    assert counts(call("GET", "/metrics").text) == {}
+
+
+def test_a_line_is_written_now_and_then_and_says_how_many_there_were(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    refused = Refusals(Tally(), lambda: now)
+    for number in range(3):
+        refused("unmapped", f"of {number}")
+    now = PAUSE
+    refused("unmapped", "it is so")
+    assert caplog.messages == [
+        "a question of AuthZEN was denied as `unmapped`, the last because of 0",
+        "3 questions of AuthZEN were denied as `unmapped`, the last because it is so",
+    ]
