@@ -55,15 +55,28 @@ class General(Section):
 
 class IssuerSettings(Section):
     """Of an issuer that the policy names, by that name. `keys`: a file or URL of a JWKS, which goes before what the
-    policy says; without, `url` is asked by OpenID discovery. `agent`: the claim that names the agent."""
+    policy says; without, `url` is asked by OpenID discovery. They are kept for as long as the issuer says, within
+    bounds, or for `cache`; for `stale` longer while it cannot be asked. `ca`: a file of certificates by which its
+    server is trusted, in place of the system's. `plain_http`: it may be asked over `http://`, also on another machine.
+
+    `introspection`: a URL at which opaque tokens are asked for, those that begin with `token_prefix`, as `client_id` by
+    a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
+    `introspection_cache` at most. `agent`: the claim that names the agent."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
     types: tuple[str, ...] = ("at+jwt", "application/at+jwt", "jwt")
+    cache: Duration = timedelta(minutes=5)
+    stale: Duration = timedelta(hours=1)
     introspection: str | None = None
+    introspection_cache: Duration = timedelta(seconds=60)
+    token_prefix: str = ""
     client_id: str | None = None
+    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"
     client_secret: str | None = None
+    client_key: str | None = None
     ca: Path | None = None
+    plain_http: bool = False
     agent: str = "client_id"
 
 

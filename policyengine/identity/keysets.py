@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeAlias
 
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
@@ -13,6 +15,7 @@ from policyengine.identity.documents import DocumentError, json_object
 from policyengine.runtime.refusals import Refusal, Refused
 
 MOST_KEYS = 100  # of one issuer
+LARGEST_FILE = 1_048_576  # bytes
 MOST_TRIED = 8  # that one token could mean
 LONGEST_ID = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
@@ -191,3 +194,54 @@ def algorithms_of(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ..
     if own not in possible:
         raise Unusable(Refusal.WRONG_KEY_USE, "its `alg` is another one")
     return (str(own),)
+
+
+# ── A file ────────────────────────────────────────────────────────────────────────────────────
+
+
+class FileKeys:
+    """Of a file with a JWKS, which is read again when it has changed. While it is missing or none, the keys that it had
+    last count for `stale` seconds more. A KeySource."""
+
+    def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURES) -> None:
+        self._path, self._name, self._stale, self._uses = path, name, stale, uses
+        self._lock = Lock()
+        self._seen: object = ()  # as no file looks
+        self._keys: Keys | None = None
+        self._wrong_since: int | None = None
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        with self._lock:
+            keys = self._current(now)
+        return keys.find(kid, alg)
+
+    def _current(self, now: int) -> Keys:
+        seen = looks(self._path)
+        if seen != self._seen:
+            self._seen = seen
+            self._read(now)
+        ended = self._wrong_since is not None and now >= self._wrong_since + self._stale
+        if self._keys is None or ended:
+            raise Refused(Refusal.PROVIDER)
+        return self._keys
+
+    def _read(self, now: int) -> None:
+        try:
+            with self._path.open("rb") as stream:
+                data = stream.read(LARGEST_FILE + 1)
+            if len(data) > LARGEST_FILE:
+                raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
+            self._keys, self._wrong_since = read_keys(data, self._name, self._uses), None
+        except (OSError, DocumentError) as error:
+            why = (error.strerror or "").lower() if isinstance(error, OSError) else error
+            _LOG.warning("the keys of `%s` in `%s` cannot be read: %s", self._name, self._path, why)
+            self._wrong_since = now if self._wrong_since is None else self._wrong_since
+
+
+def looks(path: Path) -> tuple[int, ...] | None:
+    """By which a file is known to have changed; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
