@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 
 DEEPEST = 16
+MOST_DIGITS = 34
 
 
 class DocumentError(Exception):
@@ -14,19 +15,27 @@ class DocumentError(Exception):
 
 def json_object(data: bytes) -> dict[str, object]:
     """Fractions are Decimal. Raises DocumentError: no UTF-8, no JSON, a member that is there twice, a number that is
-    none, too deep, no object."""
+    none or too long, half a character, too deep, no object."""
     try:
-        found = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        found = _DECODER.decode(text)
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise DocumentError("it is no JSON") from None
     except RecursionError:
         raise DocumentError("it is nested too deep") from None
-    except ValueError:  # more digits than Python reads
-        raise DocumentError("a number in it is too long") from None
     if not isinstance(found, dict):
         raise DocumentError("it is no JSON object")
     check_depth(found, DEEPEST)
+    if "\\u" in text:
+        check_characters(found)
     return found
+
+
+def check_characters(tree: dict[str, object]) -> None:
+    try:
+        json.dumps(tree, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DocumentError("half a character is in it") from None
 
 
 def check_depth(tree: object, left: int) -> None:
@@ -49,4 +58,20 @@ def _no_number(text: str) -> object:
     raise DocumentError("a number in it is none")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_float=Decimal, parse_constant=_no_number)
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise DocumentError("a number in it is too long")
+    return int(text)
+
+
+def _fraction(text: str) -> Decimal:
+    """Of a size that its digits say: `1e999999999` is a few letters, and would be a long number."""
+    number = Decimal(text) if len(text) <= MOST_DIGITS else None
+    if number is None or abs(number.adjusted()) > MOST_DIGITS:
+        raise DocumentError("a number in it is too long")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_whole, parse_float=_fraction, parse_constant=_no_number
+)

@@ -84,7 +84,9 @@ class Fetcher:
                 return self._read(response)
         except httpcore.TimeoutException:
             raise Unreachable("it did not answer in time") from None
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        except httpcore.ProtocolError:
+            raise FetchError("its answer is no HTTP, or ended too early") from None
+        except httpcore.NetworkError as error:
             raise Unreachable(f"it cannot be reached: {in_words(error)}") from None
         except (OSError, ValueError):  # a name that no resolver takes
             raise Unreachable("it cannot be reached: its host is none") from None
@@ -180,8 +182,6 @@ def fresh_for(cache_control: str) -> int | None:
 
 def in_words(error: Exception) -> str:
     """Short, and without what the server said."""
-    if isinstance(error, httpcore.ProtocolError):
-        return "its answer is no HTTP, or ended too early"
     text = str(error).partition("] ")[2] or str(error) or type(error).__name__
     return text.partition(" (_ssl")[0].lower()[:120]
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import sha256
 from threading import Lock
 from time import monotonic
@@ -73,6 +74,7 @@ def encoded(form: Mapping[str, str]) -> bytes:
     return urlencode(form).encode("ascii")
 
 
+@lru_cache(maxsize=8)  # as it is for each request, and reading one takes its time
 def signing_key(text: str) -> SigningKey:
     """A private key in PEM or as a JWK. Raises IdentityError, which shows nothing of it."""
     for kind in (ECKey, RSAKey, OKPKey):

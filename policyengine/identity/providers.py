@@ -28,6 +28,8 @@ RETRY_EVERY = 5  # seconds after one that failed
 BACKWARDS = 60  # seconds by which a clock may go back, and what is kept counts all the same
 DISCOVERY_KEPT = 3_600.0
 PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
+TRUST_DOMAIN = "spiffe://"
+OF_WORKLOADS = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a trust domain
 _LOG = logging.getLogger("policyengine")
 
 
@@ -65,7 +67,7 @@ class RemoteKeys:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._name, self._load, self._cache, self._stale = name, load, cache, stale
-        self._timeout, self._clock = timeout, clock
+        self.timeout, self._clock = timeout, clock
         self._flights: Flights[Held] = Flights(f"keys of {name}", clock=clock)
         self._lock = Lock()
         self._held: Held | None = None
@@ -83,6 +85,11 @@ class RemoteKeys:
         """Asks for the keys, and waits for nobody."""
         if self._held is None:
             self._start(now)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the issuer is being asked."""
+        return self._flights.busy
 
     def _kept(self, now: int) -> Held:
         """Keys that count now: what is kept, or what the issuer says."""
@@ -123,7 +130,7 @@ class RemoteKeys:
         try:
             if flight is None:
                 raise Refused(Refusal.PROVIDER)
-            return self._flights.wait(flight, self._clock() + self._timeout)
+            return self._flights.wait(flight, self._clock() + self.timeout)
         except Late:
             self._failed = now
             raise Refused(Refusal.PROVIDER) from None
@@ -138,7 +145,7 @@ class RemoteKeys:
 
     def _read(self, now: int) -> Held:
         try:
-            keys, fresh = self._load(self._clock() + self._timeout)
+            keys, fresh = self._load(self._clock() + self.timeout)
         except (FetchError, DocumentError) as error:
             self._failed = now
             _LOG.warning("the keys of `%s` cannot be read: %s", self._name, error)
@@ -238,15 +245,17 @@ def key_source(
 ) -> KeySource:
     """By `keys` of the settings, by `keys` of the policy, or by discovery. Raises IdentityError."""
     keys, stale = settings.keys or issuer.keys, int(settings.stale.total_seconds())
+    workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
+    uses = OF_WORKLOADS if workloads else SIGNATURES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
-        return FileKeys(configuration.folder / keys.removeprefix("file:"), issuer.name, stale)
-    if keys is None and issuer.url is None:
-        raise IdentityError(f"issuer `{issuer.name}` has neither `url` nor `keys`", "say where its keys are")
+        return FileKeys(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
+    if keys is None and (issuer.url is None or workloads):
+        raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "say where they are")
     fetcher = fetcher_of(settings.ca, settings.plain_http, configuration.folder, clock)
     load: Loads
     if keys is not None:
         check_url(keys, f"issuers.{issuer.name}.keys", settings.plain_http)
-        load = AtUrl(issuer.name, keys, fetcher)
+        load = AtUrl(issuer.name, keys, fetcher, uses)
     else:
         check_url(str(issuer.url), f"issuer {issuer.name}: url", settings.plain_http)
         load = Discovered(issuer.name, str(issuer.url), fetcher)
