@@ -183,8 +183,8 @@ def check_strength(key: VerifyingKey) -> None:
         numbers = key.public_key.public_numbers()
         if numbers.n % 2 == 0:
             raise Unusable(Refusal.WEAK_KEY, "its modulus is even")
-        if numbers.e < SMALLEST_EXPONENT or numbers.e % 2 == 0 or numbers.e.bit_length() > LONGEST_EXPONENT:
-            raise Unusable(Refusal.WEAK_KEY, "its exponent is too small, too large, or even")
+        if numbers.e < SMALLEST_EXPONENT or numbers.e.bit_length() > LONGEST_EXPONENT:
+            raise Unusable(Refusal.WEAK_KEY, "its exponent is too small or too large")
     elif isinstance(key, OKPKey) and point_of(key) in SMALL_ORDER:
         raise Unusable(Refusal.WEAK_KEY, "it is of small order")
 

@@ -7,7 +7,7 @@ issuer cannot be asked, what was known stays for a while, and what was not is re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
@@ -230,14 +230,21 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
 # ── By the configuration ──────────────────────────────────────────────────────────────────────
 
 
-def key_sources(
-    configuration: Configuration, issuers: Iterable[Issuer], clock: Callable[[], float] = monotonic
-) -> dict[str, KeySource]:
-    """Of all issuers of a policy, by name. Nothing is asked yet. Raises IdentityError."""
-    none = IssuerSettings()
-    return {
-        one.name: key_source(one, configuration.issuers.get(one.name, none), configuration, clock) for one in issuers
-    }
+class KeySources:
+    """The keys of issuers, as the configuration says where they are. Nothing is asked before somebody needs a key. For
+    other policies the same one goes on: what is known of an issuer that is the same stays."""
+
+    def __init__(self, configuration: Configuration, clock: Callable[[], float] = monotonic) -> None:
+        self._configuration, self._clock = configuration, clock
+        self._made: dict[tuple[str, str | None, str | None], KeySource] = {}
+
+    def of(self, issuer: Issuer) -> KeySource:
+        """Raises IdentityError."""
+        known = issuer.name, issuer.url, issuer.keys
+        if known not in self._made:
+            settings = self._configuration.issuers.get(issuer.name, IssuerSettings())
+            self._made[known] = key_source(issuer, settings, self._configuration, self._clock)
+        return self._made[known]
 
 
 def key_source(

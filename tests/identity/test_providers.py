@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -19,8 +20,8 @@ from joserfc.jws import extract_compact
 from policyengine.identity.configuration import Configuration, IdentityError, configuration_of
 from policyengine.identity.fetching import Fetcher, FetchError, fetcher_of, fresh_for, url_of
 from policyengine.identity.flights import MOST_WAITING
-from policyengine.identity.keysets import FileKeys, KeySource
-from policyengine.identity.providers import AtUrl, Discovered, RemoteKeys, key_sources, metadata_urls
+from policyengine.identity.keysets import FileKeys, Keys, KeySource
+from policyengine.identity.providers import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
 from tests.identity import providing
@@ -56,7 +57,7 @@ def wait_for(done: Callable[[], object]) -> None:
 
 def sources(provider: OpenIdProvider, **settings: Any) -> KeySource:
     configuration = configuration_of({"issuers": {"acme": settings}, "identity": {"timeout": "20s"}})
-    return key_sources(configuration, [issuer(provider.url)])["acme"]
+    return KeySources(configuration).of(issuer(provider.url))
 
 
 def header_of(token: str) -> dict[str, Any]:
@@ -245,6 +246,33 @@ def test_an_unknown_key_id_while_the_issuer_is_down_is_refused_for_that(server: 
     assert source.find("es256-1", "ES256", 2), "what is known counts"
 
 
+def test_whoever_comes_while_the_issuer_is_asked_for_a_new_key_gets_it_too(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    assert source.find("es256-1", "ES256", 0)
+    gate = Gate(jwks(public("ES256"), public("ES256", 2)))
+    server.pages["/jwks"] = gate
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(source.find, "es256-2", "ES256", 1)
+        assert gate.reached.wait(LONG)
+        second = threads.submit(source.find, "es256-2", "ES256", 1)
+        wait_for(lambda: second.done() or source._flights._waiting == 2)
+        gate.opened.set()
+        assert first.result() == second.result()
+    assert len(server.asked) == 2
+
+
+def test_a_key_id_is_not_asked_for_just_after_the_issuer_did_not_answer(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=100)
+    assert source.find("es256-1", "ES256", 0)
+    server.pages["/jwks"] = answers(503)
+    assert source.find("es256-1", "ES256", 80)
+    wait_for(lambda: len(server.asked) == 2 and not source.busy)
+    assert refusal(source, "new", 81) is Refusal.PROVIDER
+    assert len(server.asked) == 2
+
+
 # ── Who does not answer ───────────────────────────────────────────────────────────────────────
 
 BAD: dict[str, providing.Page] = {
@@ -292,6 +320,23 @@ def test_one_that_was_not_reached_is_left_alone_for_a_moment(server: Faulty) -> 
     server.pages["/jwks"] = jwks(public("ES256"))
     assert refusal(source, now=4) is Refusal.PROVIDER
     assert source.find("es256-1", "ES256", 5)
+
+
+def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
+    """A name service that hangs is in nobody's hand."""
+    ends = threading.Event()
+
+    def load(until: float) -> tuple[Keys, int | None]:
+        ends.wait(LONG)
+        return Keys(()), None
+
+    source = RemoteKeys("acme", load, timeout=SHORT)
+    assert refusal(source, now=0) is Refusal.PROVIDER
+    source.timeout, begun = LONG, monotonic()
+    for now in range(5):
+        assert refusal(source, now=now) is Refusal.PROVIDER
+    assert monotonic() - begun < LONG
+    ends.set()
 
 
 def test_a_port_where_nobody_listens_is_a_provider_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
@@ -437,7 +482,7 @@ def test_what_cache_control_says(said: str, found: int | None) -> None:
 
 def made(settings: dict[str, Any], one: Issuer, folder: Path = Path()) -> KeySource:
     configuration = configuration_of({"issuers": {"acme": settings}}, folder)
-    return key_sources(configuration, [one])["acme"]
+    return KeySources(configuration).of(one)
 
 
 def test_the_settings_go_before_the_policy_and_both_before_discovery(tmp_path: Path) -> None:
@@ -474,6 +519,14 @@ def test_what_cannot_be_set_up_is_said(settings: dict[str, Any], url: str | None
         made(settings, issuer(url, keys=keys))
     assert str(caught.value).startswith(why)
     assert "secret" not in str(caught.value)
+
+
+def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same() -> None:
+    sources = KeySources(Configuration())
+    known = sources.of(issuer("https://a"))
+    assert sources.of(issuer("https://a", audience="another")) is known
+    assert sources.of(issuer("https://b")) is not known
+    assert sources.of(issuer("https://a", keys="https://a/other")) is not known
 
 
 def test_plain_http_is_a_setting() -> None:
