@@ -66,10 +66,12 @@ class IssuerSettings(Section):
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
     types: tuple[str, ...] = ("at+jwt", "application/at+jwt", "jwt")
-    cache: Duration = timedelta(minutes=5)
-    stale: Duration = timedelta(hours=1)
+    cache: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=10), le=timedelta(days=1))
+    stale: Duration = Field(default=timedelta(hours=1), le=timedelta(days=7))
     introspection: str | None = None
-    introspection_cache: Duration = timedelta(seconds=60)
+    introspection_cache: Duration = Field(
+        default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10)
+    )
     token_prefix: str = ""
     client_id: str | None = None
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"

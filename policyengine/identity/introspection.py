@@ -190,7 +190,7 @@ def told_of(said: Mapping[str, object], endpoint: Endpoint, digest: bytes, now: 
     wrong = Refusal.INACTIVE if not active else wrong_in(said, endpoint, now)
     if wrong is not None:
         return Told(wrong, now + NEGATIVE)
-    until = now + max(1, endpoint.cache)
+    until = now + endpoint.cache
     ends = said.get("exp")
     if isinstance(ends, int | Decimal):
         until = min(until, int(ends) + endpoint.leeway)

@@ -82,7 +82,7 @@ class RemoteKeys:
         return held.keys.find(kid, alg)
 
     def warm(self, now: int) -> None:
-        """Asks for the keys, and waits for nobody."""
+        """Asks for the keys, and waits for nobody: in the process that needs them, as threads stay where they began."""
         if self._held is None:
             self._start(now)
 

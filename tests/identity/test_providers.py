@@ -529,6 +529,23 @@ def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same()
     assert sources.of(issuer("https://a", keys="https://a/other")) is not known
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("cache", "1s"),
+        ("cache", "2d"),
+        ("stale", "8d"),
+        ("introspection_cache", "1ms"),
+        ("introspection_cache", "11m"),
+        ("client_auth", "none"),
+        ("cache", 300),
+    ],
+)
+def test_a_setting_that_is_out_of_bounds_is_named(setting: str, value: object) -> None:
+    with pytest.raises(IdentityError, match=f"`identity.toml`: `issuers.acme.{setting}`: "):
+        configuration_of({"issuers": {"acme": {setting: value}}})
+
+
 def test_plain_http_is_a_setting() -> None:
     assert made({"plain_http": True}, issuer("http://keycloak:8080/realms/a"))
     assert Configuration().identity.timeout == timedelta(seconds=2)
