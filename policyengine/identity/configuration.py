@@ -45,12 +45,14 @@ class Section(BaseModel):
 
 
 class General(Section):
-    """`url`: where clients find this server: what tokens are issued by, and DPoP proofs to it are for."""
+    """`url`: where clients find this server: what tokens are issued by, and DPoP proofs to it are for. `proxy`: by
+    which issuers are asked that are not on this machine; that of the environment never is."""
 
     url: str | None = None
     leeway: Duration = timedelta(seconds=30)
     timeout: Duration = timedelta(seconds=2)
     only_proved: bool = False
+    proxy: str | None = None
 
 
 class IssuerSettings(Section):

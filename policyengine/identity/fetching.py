@@ -1,8 +1,8 @@
 """Answers of issuers over HTTP: one request and one answer, bounded in size and time, from the server that was named.
 
-No redirect is followed, no proxy of the environment is used, nothing is decompressed, and no connection is kept. The
-deadline is one for all of it, headers too, so that a server that sends byte after byte is cut all the same; only the
-name service of the system keeps to times of its own.
+No redirect is followed, no proxy but the configured one is used, nothing is decompressed, and no connection is kept.
+The deadline is one for all of it, headers too, so that a server that sends byte after byte is cut all the same; only
+the name service of the system keeps to times of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 
-from policyengine.identity.configuration import IdentityError
+from policyengine.identity.configuration import Configuration, IdentityError
 
 LARGEST_ANSWER = 262_144  # bytes
 LONGEST_URL = 2_048
@@ -48,10 +48,12 @@ class Answer:
 @dataclass(frozen=True)
 class Fetcher:
     """Threads may share one. `ca`: a file of certificates in PEM that servers are trusted by, in place of those that
-    the system trusts. `plain_http`: not only this machine is asked over `http://`. `clock`: monotonic seconds."""
+    the system trusts. `plain_http`: not only this machine is asked over `http://`. `proxy`: a URL, for whatever is not
+    on this machine. `clock`: monotonic seconds."""
 
     ca: Path | None = None
     plain_http: bool = False
+    proxy: str | None = None
     largest: int = LARGEST_ANSWER
     clock: Callable[[], float] = monotonic
 
@@ -74,22 +76,28 @@ class Fetcher:
         given = {"Host": parts.netloc, "User-Agent": AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         sent = {**given, **headers, **({"Content-Length": str(len(content))} if method == "POST" else {})}
         left = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(0.001, until - self.clock()))}
-        network = _Deadline(until, self.clock)
-        context = self.trusted if parts.scheme == "https" else None
         try:
             with (
-                httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1) as pool,
+                self._connections(parts, _Deadline(until, self.clock)) as pool,
                 pool.stream(method, url, headers=list(sent.items()), content=content, extensions=left) as response,
             ):
                 return self._read(response)
         except httpcore.TimeoutException:
             raise Unreachable("it did not answer in time") from None
+        except httpcore.ProxyError:
+            raise Unreachable("the proxy does not let us through") from None
         except httpcore.ProtocolError:
             raise FetchError("its answer is no HTTP, or ended too early") from None
         except httpcore.NetworkError as error:
             raise Unreachable(f"it cannot be reached: {in_words(error)}") from None
         except (OSError, ValueError):  # a name that no resolver takes
             raise Unreachable("it cannot be reached: its host is none") from None
+
+    def _connections(self, parts: SplitResult, network: _Deadline) -> httpcore.ConnectionPool:
+        context = self.trusted if parts.scheme == "https" else None
+        if self.proxy is None or is_loopback(str(parts.hostname)):
+            return httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1)
+        return httpcore.HTTPProxy(self.proxy, ssl_context=context, network_backend=network, max_connections=1)
 
     def _read(self, response: httpcore.Response) -> Answer:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
@@ -117,9 +125,18 @@ def trusting(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def fetcher_of(ca: Path | None, plain_http: bool, folder: Path, clock: Callable[[], float] = monotonic) -> Fetcher:
-    """`ca` begins at `folder`. Raises IdentityError where the certificates are none."""
-    fetcher = Fetcher(None if ca is None else folder / ca, plain_http, clock=clock)
+def fetcher_of(
+    ca: Path | None, plain_http: bool, configuration: Configuration, clock: Callable[[], float] = monotonic
+) -> Fetcher:
+    """`ca` begins where the configuration lies. Raises IdentityError where the certificates are none."""
+    proxy = configuration.identity.proxy
+    if proxy is not None:
+        check_url(proxy, "identity.proxy", plain_http=True)
+        if not proxy.startswith("http://"):
+            raise IdentityError(
+                "`identity.proxy`: a proxy is asked over `http://`, by whom issuers are over `https://`"
+            )
+    fetcher = Fetcher(None if ca is None else configuration.folder / ca, plain_http, proxy, clock=clock)
     if ca is not None:
         _ = fetcher.trusted  # read now, and not when somebody waits
     return fetcher

@@ -285,7 +285,7 @@ def endpoint_of(
         issuer.audience,
         url,
         Client(settings.client_id, settings.client_auth, secret_of(reference)),
-        fetcher_of(settings.ca, settings.plain_http, configuration.folder, clock),
+        fetcher_of(settings.ca, settings.plain_http, configuration, clock),
         settings.token_prefix,
         int(settings.introspection_cache.total_seconds()),
         int(general.leeway.total_seconds()),

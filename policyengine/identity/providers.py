@@ -258,7 +258,7 @@ def key_source(
         return FileKeys(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
     if keys is None and (issuer.url is None or workloads):
         raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "say where they are")
-    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration.folder, clock)
+    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
     load: Loads
     if keys is not None:
         check_url(keys, f"issuers.{issuer.name}.keys", settings.plain_http)

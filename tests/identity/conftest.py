@@ -46,14 +46,15 @@ def server() -> Iterator[Faulty]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of 127.0.0.1, signed by itself: files in PEM with the certificate and the key."""
+    """Of 127.0.0.1 and keys.acme.example, signed by itself: files in PEM with the certificate and the key."""
+    names = [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("keys.acme.example")]
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now = datetime.now(UTC)
     signed = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .sign(key, hashes.SHA256())
     )
     folder = tmp_path_factory.mktemp("tls")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import urllib.parse
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any, TypeAlias
 
 import pytest
@@ -72,6 +74,51 @@ def openid_provider(clients: list[dict[str, Any]]) -> Iterator[OpenIdProvider]:
             yield OpenIdProvider(url)
         finally:
             process.kill()
+
+
+# ── A proxy ──
+
+
+@contextmanager
+def proxy(port: int) -> Iterator[tuple[str, list[str]]]:
+    """Whoever is asked for through it, `port` of this machine answers; with the first lines of what was asked."""
+    asked: list[str] = []
+
+    class Through(StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode().strip())
+            while self.rfile.readline().strip():
+                pass
+            with socket.create_connection(("127.0.0.1", port)) as there:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=relay, args=(there, self.connection))
+                back.start()
+                relay(self.connection, there)
+                back.join()
+
+    with running(ThreadingTCPServer(("127.0.0.1", 0), Through)) as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+
+
+def relay(one: socket.socket, other: socket.socket) -> None:
+    try:
+        while data := one.recv(65_536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@contextmanager
+def running(server: Any) -> Iterator[Any]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.002})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 # ── One that goes wrong ───────────────────────────────────────────────────────────────────────
@@ -138,16 +185,11 @@ class Faulty(ThreadingHTTPServer):
 
 @contextmanager
 def faulty() -> Iterator[Faulty]:
-    server = Faulty()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.002})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ends.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Faulty()) as server:
+        try:
+            yield server
+        finally:
+            server.ends.set()
 
 
 def hangs(request: Handling) -> None:

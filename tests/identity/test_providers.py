@@ -401,16 +401,20 @@ def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) ->
 # ── Over TLS ──────────────────────────────────────────────────────────────────────────────────
 
 
+def over_tls(server: Faulty, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.pages["/jwks"] = jwks(public("ES256"))
+
+
 def test_a_server_is_trusted_by_the_certificates_that_are_configured(
     certificate: tuple[Path, Path],
 ) -> None:
     with faulty() as secure:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
+        over_tls(secure, certificate)
         url = f"https://127.0.0.1:{secure.server_port}/jwks"
-        secure.pages["/jwks"] = jwks(public("ES256"))
-        trusting = fetcher_of(Path(certificate[0].name), False, certificate[0].parent)
+        trusting = fetcher_of(Path(certificate[0].name), False, Configuration(folder=certificate[0].parent))
         assert RemoteKeys("acme", AtUrl("acme", url, trusting), timeout=LONG).find("es256-1", "ES256", 0)
         with pytest.raises(FetchError, match="certificate verify failed"):
             Fetcher().get(url, monotonic() + LONG)
@@ -421,10 +425,10 @@ def test_a_server_is_trusted_by_the_certificates_that_are_configured(
 
 def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="no such file"):
-        fetcher_of(Path("missing.pem"), False, tmp_path)
+        fetcher_of(Path("missing.pem"), False, Configuration(folder=tmp_path))
     (tmp_path / "none.pem").write_text("none")
     with pytest.raises(IdentityError, match="no certificate in PEM"):
-        fetcher_of(Path("none.pem"), False, tmp_path)
+        fetcher_of(Path("none.pem"), False, Configuration(folder=tmp_path))
 
 
 def test_no_proxy_of_the_environment_is_asked(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,6 +436,37 @@ def test_no_proxy_of_the_environment_is_asked(server: Faulty, monkeypatch: pytes
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert at_url(server).find("es256-1", "ES256", 0)
+
+
+def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificate: tuple[Path, Path]) -> None:
+    """It sees names and what is enciphered, no more; TLS is with the issuer itself."""
+    with faulty() as secure, providing.proxy(secure.server_port) as (url, asked):
+        over_tls(secure, certificate)
+        given = {"identity": {"proxy": url, "timeout": "20s"}, "issuers": {"acme": {"ca": certificate[0].name}}}
+        configuration = configuration_of(given, certificate[0].parent)
+        one = issuer("https://acme.example", keys="https://keys.acme.example/jwks")
+        assert KeySources(configuration).of(one).find("es256-1", "ES256", 0)
+        assert asked == ["CONNECT keys.acme.example:443 HTTP/1.1"]
+        assert secure.asked == ["/jwks"]
+
+
+def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
+    server: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = RemoteKeys(
+        "acme", AtUrl("acme", "https://keys.acme.example/jwks", Fetcher(proxy=server.url)), timeout=LONG
+    )
+    assert refusal(source) is Refusal.PROVIDER
+    assert "the proxy does not let us through" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "proxy", ["https://proxy.example", "socks5://proxy.example", "http://user:secret@proxy.example"]
+)
+def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
+    with pytest.raises(IdentityError, match=r"^`identity.proxy`: ") as caught:
+        KeySources(configuration_of({"identity": {"proxy": proxy}})).of(issuer("https://a"))
+    assert "secret" not in str(caught.value)
 
 
 # ── URLs and the configuration ────────────────────────────────────────────────────────────────
