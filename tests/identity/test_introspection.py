@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from time import monotonic, time
+from time import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,10 +27,10 @@ from policyengine.identity.introspection import (
 )
 from policyengine.runtime.refusals import Refusal, Refused
 from tests.identity import providing
+from tests.identity.finding import LONG, SHORT, wait_for
 from tests.identity.keys import key, private
 from tests.identity.providing import Faulty, Gate, Handling, OpenIdProvider, answers, issuer
 
-SHORT, LONG = 0.1, 20.0
 NOW = 1_800_000_000
 SECRETS = {
     "env:BASIC": "a secret: + & %",
@@ -150,12 +150,6 @@ def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) 
         assert {str(one.exception()) for one in asked if one.done()} == {Refusal.PROVIDER.words}
         gate.opened.set()
     assert sum(one.exception() is None for one in asked) == most == len(server.asked)
-
-
-def wait_for(done: Callable[[], object]) -> None:
-    until = monotonic() + LONG
-    while not done():
-        assert monotonic() < until, "it took too long"
 
 
 # ── What is said ──────────────────────────────────────────────────────────────────────────────
