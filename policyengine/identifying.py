@@ -31,7 +31,7 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
         found = None if raw is None else identity.known(raw, now)
         if found is not None and question.keys().isdisjoint(WHO):
             kept = {name: value for name, value in question.items() if name not in DROPPED}
-            kept.update(found.facts)
+            kept.update(identity.used(found, ip_of(question), now).facts)
             return kept
     return proved(identity, read(question), now)
 
@@ -86,7 +86,13 @@ def presented(request: Request, credentials: Credentials) -> Presented:
     url, host, path = credentials.url, given.get("host"), given.get("path")
     if url is None and isinstance(host, str) and isinstance(path, str):
         url = f"https://{host}{path}"
-    return Presented(method if isinstance(method, str) else "", url, texts, credentials.content)
+    method = method if isinstance(method, str) else ""
+    return Presented(method, url, texts, credentials.content, given.get("ip"), given.get("size"))
+
+
+def ip_of(question: Mapping[str, object]) -> object:
+    http = question.get("request")
+    return http.get("ip") if type(http) is dict else None
 
 
 def tell_differences(claimed: Mapping[str, object], found: Proved) -> None:

@@ -80,6 +80,7 @@ FACTS: tuple[BuiltIn, ...] = (
         ("lifetime", _D, "from issue to expiry"),
         ("age", _D, "since issue"),
         ("bound", _B, "whether the caller proved possession of its key"),
+        ("shared", _B, "whether it, or its key, was seen elsewhere or with another agent lately"),
     ], optional="subject scopes", volatile="age"),
     *_facts("task", Origin.CREDENTIAL, [
         ("id", _S, "the task the agent was started for"),

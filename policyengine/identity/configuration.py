@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from policyengine.runtime.shape import did_you_mean
 
@@ -92,12 +92,64 @@ class AttesterSettings(Section):
     ca: Path | None = None
 
 
+class DpopSettings(Section):
+    """Of proofs of possession: for how long one is good, and whether each needs a nonce of ours, which is good for
+    `nonce_lifetime`."""
+
+    window: Duration = timedelta(seconds=60)
+    nonces: bool = False
+    nonce_lifetime: Duration = timedelta(minutes=5)
+
+
+class SignatureSettings(Section):
+    """Of signed requests: what a signature has to cover, for how long one is good, whether it needs a `nonce`, and
+    files of keys in place of the directories of issuers, by their names in the policy."""
+
+    components: tuple[str, ...] = ("@method", "@authority", "@target-uri")
+    window: Duration = timedelta(minutes=5)
+    nonce: bool = True
+    directories: Mapping[str, Path] = Field(default_factory=dict)
+
+
+class TrustDomain(Section):
+    """A SPIFFE trust domain whose workloads ask with their certificates alone: a file of those it trusts, or that the
+    gateway has verified them."""
+
+    bundle: Path | None = None
+    verified_by_gateway: bool = False
+
+    @model_validator(mode="after")
+    def one_of_both(self) -> TrustDomain:
+        if (self.bundle is None) != self.verified_by_gateway:
+            raise ValueError("it has either a `bundle` or `verified_by_gateway = true`")
+        return self
+
+
+class ApiKeySettings(Section):
+    """A file of static keys: `ISSUER/AGENT: sha256:…` in each line."""
+
+    file: Path
+
+
+class SharingSettings(Section):
+    """When a credential counts as shared: seen within `window` from networks that differ in so many leading bits."""
+
+    window: Duration = timedelta(hours=1)
+    ipv4: Annotated[int, Field(ge=1, le=32)] = 24
+    ipv6: Annotated[int, Field(ge=1, le=128)] = 48
+
+
 class Configuration(Section):
     """The whole file. Paths in it begin where it lies."""
 
     identity: General = General()
     issuers: Mapping[str, IssuerSettings] = Field(default_factory=dict)
     attesters: Mapping[str, AttesterSettings] = Field(default_factory=dict)
+    dpop: DpopSettings = DpopSettings()
+    signatures: SignatureSettings | None = None
+    trust_domains: Mapping[str, TrustDomain] = Field(default_factory=dict)
+    api_keys: ApiKeySettings | None = None
+    sharing: SharingSettings = SharingSettings()
     folder: Path = Field(default=Path(), exclude=True)
 
 

@@ -81,3 +81,13 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
     identifier = token.claims.get("jti")
     return frozenset(names | ({f"jti:{token.issuer}/{identifier}"} if isinstance(identifier, str) else set()))
+
+
+def watched_of(token: Token, binding: Binding) -> tuple[str, ...]:
+    """Of these names those that nobody else should have: the keys, or the credential where it is bound to none."""
+    keys = tuple(f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None)
+    return keys or (f"token:{token.digest.hex()}",)
+
+
+def presenter_of(token: Token, who: Who) -> str:
+    return f"{token.issuer}/{who.agent or who.user}#{who.instance or ''}"

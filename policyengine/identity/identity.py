@@ -10,8 +10,9 @@ from hashlib import sha256
 from threading import Lock
 from typing import Protocol
 
-from policyengine.identity.facts import facts_of, fingerprint, names_of
+from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
+from policyengine.identity.sharing import Sharing
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.stores.marks import Marks
@@ -79,6 +80,7 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
+    sharing: Sharing | None = None
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
@@ -108,7 +110,7 @@ class Identity:
         """Raises Refused. It may wait for an issuer, or for a store, for a bounded time."""
         before = self.known_of(credentials, now)
         if before is not None:
-            return before
+            return self.used(before, request.ip, now)
         try:
             found = self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
@@ -120,8 +122,14 @@ class Identity:
             self._count(Refusal.STORE.value)
             _LOG.warning("a credential was refused, as the store does not answer: %s", error)
             raise Refused(Refusal.STORE) from None
+        if found.reusable:
+            self._keep(key_of(given(credentials)), found, now)
         self._count("proved")
-        return found
+        return self.used(found, request.ip, now)
+
+    def used(self, found: Proved, ip: object, now: int) -> Proved:
+        """The same for a request from there, with what that tells of who else has the credential."""
+        return found if self.sharing is None else self.sharing.told(found, ip, now)
 
     # ── One credential ────────────────────────────────────────────────────────────────────────
 
@@ -132,16 +140,18 @@ class Identity:
             if self.parts.attests is None:
                 raise Refused(Refusal.ATTESTER)
             attestation = self.parts.attests(credentials.attestation, token, binding, now)
-        proved = Proved(
-            facts_of(token, who, binding, attestation, self.mapped.get(token.issuer, frozenset())),
-            token.expires,
+        facts = facts_of(token, who, binding, attestation, self.mapped.get(token.issuer, frozenset()))
+        if self.sharing is not None:
+            facts["credential"]["shared"] = False
+        return Proved(
+            facts,
+            token.expires if binding.until is None else min(token.expires, binding.until),
             names_of(token, who, binding),
             fingerprint(token.digest),
             reusable=reusable(credentials),
+            watched=watched_of(token, binding),
+            presenter=presenter_of(token, who),
         )
-        if proved.reusable:
-            self._keep(key_of(given(credentials)), proved, now)
-        return proved
 
     def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
         """The one credential that says who asks."""

@@ -14,12 +14,15 @@ PROVABLE = (*WHO, "task", "attestation")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it."""
+    """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it.
+    `ip`: where it came from, and `size`: bytes in its body, as far as the gateway says so."""
 
     method: str
     url: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = field(default=None, repr=False)
+    ip: object = None
+    size: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,11 @@ class Token:
 @dataclass(frozen=True, slots=True)
 class Binding:
     """The key that the presenter proved to have, for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of
-    the certificate (`x5t`), both in base64url; None for what was not proved."""
+    the certificate (`x5t`), both in base64url; None for what was not proved. `until`: when the certificate ends."""
 
     jkt: str | None = None
     x5t: str | None = None
+    until: Seconds | None = None
 
 
 UNBOUND = Binding()
@@ -81,7 +85,8 @@ class Proved:
     """Facts by root, as a question has them. They stand until `expires`, or until one of `names` is revoked.
 
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`. `reusable`: that they were proved
-    once is enough; else each request brings a proof of its own.
+    once is enough; else each request brings a proof of its own. `watched`: by which of `names` it is seen whether
+    several share it, and `presenter` who it is that presents it.
     """
 
     facts: Mapping[str, Mapping[str, object]]
@@ -89,3 +94,5 @@ class Proved:
     names: frozenset[str]
     fingerprint: str
     reusable: bool = True
+    watched: tuple[str, ...] = ()
+    presenter: str = ""

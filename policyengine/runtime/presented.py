@@ -60,7 +60,7 @@ def credentials_of(
             found["client_certificate"] = single(name, given[name])
     if not found:
         return {}
-    if "content_digest" in found and content is not None:
+    if content is not None and ("content_digest" in found or "signature" in found):
         found["content"] = b64encode(content).decode()
     return {**found, "method": method, "url": url}
 

@@ -88,6 +88,8 @@ class Refusal(StrEnum):
     PROOF_KEY = "proof_key"
     BOUND_TO_OTHER = "bound_to_other"
     NOT_BOUND = "not_bound"
+    BOUND_HOW = "bound_how"
+    WRONG_SCHEME = "wrong_scheme"
     CERTIFICATE = "certificate"
     CERTIFICATE_CHAIN = "certificate_chain"
     CERTIFICATE_TIME = "certificate_time"
@@ -170,6 +172,8 @@ KNOWN: dict[Refusal, Known] = {
     Refusal.PROOF_KEY: Known("the proof is by a key that is not allowed", _PROOF),
     Refusal.BOUND_TO_OTHER: Known("it is bound to another key"),
     Refusal.NOT_BOUND: Known("a proof came with a token that is bound to nothing"),
+    Refusal.BOUND_HOW: Known("it is bound in a way that is not understood"),
+    Refusal.WRONG_SCHEME: Known("it is bound to a key, and came as if it were not", _PROOF),
     Refusal.CERTIFICATE: Known("the client certificate is none"),
     Refusal.CERTIFICATE_CHAIN: Known("the client certificate leads to nobody who is trusted"),
     Refusal.CERTIFICATE_TIME: Known("the client certificate is not valid now"),

@@ -137,7 +137,7 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
     "chain": ("hops",),
     "credential": (
         "kind", "issuer", "subject", "scopes", "issued_at", "expires_at", "lifetime", "age", "bound", "claims",
-        "fingerprint", "refused",
+        "fingerprint", "refused", "shared",
     ),
     "attestation": ("verified", "by", "model", "model_hash", "environment", "issued_at", "age"),
     "task": ("id", "tools", "entities", "issued_at", "age"),

@@ -100,6 +100,7 @@ class CredentialFacts(Closed):
     lifetime: str | None = None
     age: str | None = None
     bound: bool | None = None
+    shared: bool | None = None
     claims: Free | None = None
     fingerprint: str | None = None
     refused: str | None = None

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.identity.bound_world import World, write_files
 from tests.identity.keys import public
 from tests.identity.providing import Faulty, OpenIdProvider, faulty, openid_provider
 
@@ -62,3 +63,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "server.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     (folder / "server.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
     return folder / "server.pem", folder / "server.key"
+
+
+@pytest.fixture(scope="session")
+def bound_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys and authorities that `World` trusts."""
+    return write_files(tmp_path_factory.mktemp("identity"))
+
+
+@pytest.fixture
+def world(bound_files: Path) -> World:
+    return World(bound_files)

@@ -1,0 +1,177 @@
+"""What of a request proves that its credential is the presenter's own; and credentials that are no tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from policyengine.identity.api_keys import ApiKeys, no_keys, read_api_keys
+from policyengine.identity.certificates import check_times, connection_of, same
+from policyengine.identity.configuration import Configuration, IdentityError, SignatureSettings
+from policyengine.identity.directories import Directories, FileDirectory, Held
+from policyengine.identity.dpop import Nonces, Proofs
+from policyengine.identity.identity import scheme_and_token
+from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
+from policyengine.identity.sharing import Sharing
+from policyengine.identity.signatures import Signatures
+from policyengine.identity.spiffe import Trusted, svid, trusted_domains
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Issuer
+from policyengine.stores.marks import Marks
+
+KEY, CERTIFICATE = "jkt", "x5t#S256"
+DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Binds: a token that names a key (`cnf`) is the presenter's who proves to have it for this request."""
+
+    proofs: Proofs
+
+    def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+        if token is None:
+            return UNBOUND
+        keys = keys_of(token)
+        if KEY not in keys:
+            if credentials.dpop is not None or presented_as(credentials) == "dpop":
+                raise Refused(Refusal.NOT_BOUND)
+        elif presented_as(credentials) == "bearer":
+            raise Refused(Refusal.WRONG_SCHEME)
+        x5t, until = self._certificate(credentials, keys, now)
+        return Binding(self._key(credentials, request, token, keys, now), x5t, until)
+
+    def _key(
+        self, credentials: Credentials, request: Request, token: Token, keys: Mapping[str, str], now: int
+    ) -> str | None:
+        if KEY not in keys:
+            return None
+        if credentials.dpop is None:
+            raise Refused(Refusal.PROOF_MISSING)
+        return self.proofs.check(credentials.dpop, request, now, jkt=keys[KEY], token=token.digest)
+
+    def _certificate(
+        self, credentials: Credentials, keys: Mapping[str, str], now: int
+    ) -> tuple[str | None, int | None]:
+        """Its digest, and when it ends as far as the gateway lets us see."""
+        if CERTIFICATE not in keys:
+            return None, None
+        if credentials.client_certificate is None:
+            raise Refused(Refusal.PROOF_MISSING, "it is bound to a certificate, and the connection has none")
+        found = connection_of(credentials.client_certificate)
+        if not same(found.x5t, keys[CERTIFICATE]):
+            raise Refused(Refusal.BOUND_TO_OTHER)
+        return found.x5t, None if found.certificate is None else check_times(found.certificate, now)
+
+
+def keys_of(token: Token) -> Mapping[str, str]:
+    """What `cnf` binds it to, all of which has to hold. Raises Refused for what is not understood."""
+    if "cnf" not in token.claims:
+        return {}
+    found = token.claims["cnf"]
+    if not isinstance(found, Mapping) or not found or found.keys() - {KEY, CERTIFICATE}:
+        raise Refused(Refusal.BOUND_HOW)
+    if not all(isinstance(one, str) and DIGEST.fullmatch(one) for one in found.values()):
+        raise Refused(Refusal.BOUND_HOW)
+    return found
+
+
+def presented_as(credentials: Credentials) -> str | None:
+    return None if credentials.authorization is None else scheme_and_token(credentials.authorization)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """Presents. What the client itself sent goes before the certificate that its connection has anyway. `signatures`
+    None: nobody verifies those of messages here."""
+
+    api_keys: ApiKeys
+    signatures: Signatures | None
+    domains: Mapping[str, Trusted]
+
+    def __call__(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+        signed = credentials.signature is not None or credentials.signature_input is not None
+        if credentials.dpop is not None:
+            raise Refused(Refusal.NOT_BOUND, "a proof came, and no token that is bound to its key")
+        if credentials.api_key is not None:
+            if signed:
+                raise Refused(Refusal.TWO_CREDENTIALS)
+            return self.api_keys.present(credentials.api_key, now)
+        if signed:
+            if self.signatures is None:
+                raise Refused(Refusal.MESSAGE_SIGNATURE, "signatures of messages are not verified here")
+            return self.signatures.present(credentials, request, now)
+        if credentials.client_certificate is not None:
+            return svid(connection_of(credentials.client_certificate), self.domains, now)
+        return None
+
+
+# ── By the configuration ──────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class BoundParts:
+    """`nonces` None: proofs need none."""
+
+    binds: Bound
+    presents: Presented
+    sharing: Sharing
+    nonces: Nonces | None
+
+
+def bound_parts(
+    configuration: Configuration,
+    issuers: Collection[Issuer],
+    marks: Marks,
+    remote: Mapping[str, Held] | None = None,
+    nonce_key: bytes | None = None,
+) -> BoundParts:
+    """`issuers`: those of the policy. `remote`: by issuer, directories that are asked over HTTP. `nonce_key`: what
+    processes share that serve one place; else nonces are good where they were made. Raises IdentityError."""
+    leeway = seconds(configuration.identity.leeway)
+    nonces = nonces_of(configuration, nonce_key)
+    proofs = Proofs(marks, seconds(configuration.dpop.window), leeway, nonces)
+    signatures = None
+    if configuration.signatures is not None:
+        directories = directories_of(configuration.signatures, configuration, issuers, remote or {})
+        signatures = Signatures(configuration.signatures, directories, marks, leeway)
+    urls = {one.url: one.name for one in issuers if one.url is not None}
+    domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)
+    presents = Presented(api_keys_of(configuration, issuers), signatures, domains)
+    sharing = configuration.sharing
+    return BoundParts(Bound(proofs), presents, Sharing(seconds(sharing.window), sharing.ipv4, sharing.ipv6), nonces)
+
+
+def nonces_of(configuration: Configuration, key: bytes | None) -> Nonces | None:
+    if not configuration.dpop.nonces:
+        return None
+    lifetime = seconds(configuration.dpop.nonce_lifetime)
+    return Nonces(lifetime) if key is None else Nonces(lifetime, key)
+
+
+def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> ApiKeys:
+    if configuration.api_keys is None:
+        return no_keys()
+    return read_api_keys(configuration.folder / configuration.api_keys.file, {one.name for one in issuers})
+
+
+def directories_of(
+    settings: SignatureSettings, configuration: Configuration, issuers: Collection[Issuer], remote: Mapping[str, Held]
+) -> Directories:
+    by_name = {one.name: one.url for one in issuers if one.url is not None}
+    files: dict[str, Held] = {}
+    for name, path in settings.directories.items():
+        if name not in by_name:
+            raise IdentityError(f"`signatures.directories.{name}`: the policy has no such issuer with a `url`")
+        directory = FileDirectory(configuration.folder / path)
+        directory.read(0)
+        files[name] = directory
+    held = {**remote, **files}
+    return Directories({by_name[name]: (name, one) for name, one in held.items() if name in by_name})
+
+
+def seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())

@@ -1,0 +1,146 @@
+"""The certificate of a client's connection, as whoever holds the connection tells of it: RFC 9440, Envoy, or PEM.
+
+Nothing here reads the headers of the client's own request: what comes in is what an authenticated gateway said.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from hashlib import sha256
+from hmac import compare_digest
+from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from policyengine.runtime.refusals import Refusal, Refused
+
+PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
+LONGEST_CHAIN = 8
+# One `Key=value` of Envoy's header with what ends it: quoted where the value has one of `,;="`.
+PAIR = re.compile(r"""(?P<key>[A-Za-z]{1,16})=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;]*))(?P<end>[,;]|\Z)""")
+ONCE = ("Hash", "Cert", "Chain", "Subject")
+HASH = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """`x5t`: SHA-256 of the certificate in base64url. `certificate` None: the gateway told its digest alone. `chain`:
+    what came along to lead from it to somebody trusted."""
+
+    x5t: str
+    certificate: x509.Certificate | None
+    chain: tuple[x509.Certificate, ...] = ()
+
+
+def connection_of(text: str) -> Connection:
+    """From `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises Refused."""
+    if text.startswith(":"):
+        return connection((from_der(field_bytes(text)),))
+    if text.startswith((PEM, ESCAPED_PEM)):
+        return connection(from_pem(unquote(text) if text.startswith(ESCAPED_PEM) else text))
+    return from_envoy(text)
+
+
+def connection(certificates: tuple[x509.Certificate, ...]) -> Connection:
+    return Connection(thumbprint(certificates[0]), certificates[0], certificates[1:])
+
+
+def thumbprint(certificate: x509.Certificate) -> str:
+    """`x5t#S256` of RFC 8705."""
+    return b64url(sha256(certificate.public_bytes(Encoding.DER)).digest())
+
+
+def b64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def same(one: str, other: str) -> bool:
+    return compare_digest(one.encode(), other.encode())
+
+
+def check_times(certificate: x509.Certificate, now: int) -> int:
+    """When it ends, in seconds since 1970. Raises Refused."""
+    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    if not begins <= now <= ends:
+        raise Refused(Refusal.CERTIFICATE_TIME)
+    return int(ends)
+
+
+# ── The forms ─────────────────────────────────────────────────────────────────────────────────
+
+
+def field_bytes(text: str) -> bytes:
+    """Of a byte sequence of RFC 9651, and nothing beside it. Raises Refused."""
+    try:
+        if len(text) < 3 or not text.endswith(":"):
+            raise ValueError
+        return b64decode(text[1:-1], validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(Refusal.CERTIFICATE, "`Client-Cert` is not one byte sequence") from None
+
+
+def from_der(data: bytes) -> x509.Certificate:
+    """Raises Refused."""
+    try:
+        return x509.load_der_x509_certificate(data)
+    except ValueError:
+        raise Refused(Refusal.CERTIFICATE) from None
+
+
+def from_pem(text: str) -> tuple[x509.Certificate, ...]:
+    """First the client's, then what leads to its trust. Raises Refused."""
+    try:
+        found = tuple(x509.load_pem_x509_certificates(text.encode()))
+    except ValueError:
+        raise Refused(Refusal.CERTIFICATE) from None
+    if len(found) > LONGEST_CHAIN:
+        raise Refused(Refusal.CERTIFICATE, f"more than {LONGEST_CHAIN} certificates came")
+    return found
+
+
+# ── Envoy's header ────────────────────────────────────────────────────────────────────────────
+
+
+def from_envoy(text: str) -> Connection:
+    """Of several elements the last: a proxy appends its own, so that it alone is by the one who asks; whatever stands
+    before may be the client's words, and has to be well formed and no more. Raises Refused."""
+    last = elements(text)[-1]
+    said = {key: unquote(value) for key, value in last if key in ONCE}
+    if len(said) != sum(key in ONCE for key, _ in last):
+        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header says something twice")
+    told = said.get("Hash")
+    if told is not None and not HASH.fullmatch(told):
+        raise Refused(Refusal.CERTIFICATE, "the proxy's header has no hash of a certificate")
+    chain = from_pem(said["Chain"]) if "Chain" in said else ()
+    leaf = from_pem(said["Cert"])[:1] if "Cert" in said else chain[:1]
+    if not leaf:
+        if told is None:
+            raise Refused(Refusal.CERTIFICATE, "the proxy's header has neither the certificate nor its hash")
+        return Connection(b64url(bytes.fromhex(told)), None)
+    found = connection((*leaf, *(one for one in chain if one != leaf[0])))
+    if told is not None and not same(found.x5t, b64url(bytes.fromhex(told))):
+        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is of two certificates")
+    return found
+
+
+def elements(text: str) -> list[list[tuple[str, str]]]:
+    """Of `Key=value;Key="value",Key=value`: the elements, each with its pairs in order. Raises Refused."""
+    found: list[list[tuple[str, str]]] = [[]]
+    position = 0
+    while position < len(text):
+        pair = PAIR.match(text, position)
+        if pair is None:
+            raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
+        quoted = pair["quoted"]
+        value = pair["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        found[-1].append((pair["key"], value))
+        position = pair.end()
+        if pair["end"] == ",":
+            found.append([])
+    if not found[-1] or text.endswith((",", ";")):
+        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
+    return found

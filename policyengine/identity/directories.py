@@ -1,0 +1,110 @@
+"""Directories of the keys that agents sign messages by, each at an origin that an issuer of the policy names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from policyengine.identity.configuration import IdentityError
+from policyengine.identity.documents import DocumentError, json_object
+from policyengine.identity.keysets import MOST_KEYS, Keys, Unusable, Usable, VerifyingKey, looks, usable_of
+from policyengine.runtime.refusals import Refusal, Refused
+
+WELL_KNOWN = "/.well-known/http-message-signatures-directory"
+MEDIA_TYPE = "application/http-message-signatures-directory+json"
+LARGEST_FILE = 1_048_576  # bytes
+DIRECTORY_KEY = "http-signature"  # as `alg` of a key that a directory holds: its type says which one that is
+KEPT = 300  # seconds
+RSA_SIGNS = "PS512"  # the JOSE name of the one algorithm that RSA keys sign messages by
+_LOG = logging.getLogger("policyengine")
+
+
+class Held(Protocol):
+    """The keys of one directory. Threads may share one."""
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        """By thumbprint, with `DIRECTORY_KEY` as `alg`. It may wait, for a bounded time. Raises Refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """By origin, as `Signature-Agent` says it letter by letter: the issuer's name and its directory."""
+
+    known: Mapping[str, tuple[str, Held]]
+
+    def key(self, origin: str, keyid: str, now: int) -> tuple[str, VerifyingKey]:
+        """The issuer and the key. Raises Refused."""
+        found = self.known.get(origin)
+        if found is None:
+            raise Refused(Refusal.UNKNOWN_ISSUER)
+        issuer, held = found
+        return issuer, held.find(keyid, DIRECTORY_KEY, now)[0]
+
+
+def read_directory(data: bytes, now: float) -> Keys:
+    """Named by what they are, whatever `kid` says; those that are not valid `now` are not there. Raises
+    DocumentError."""
+    given = json_object(data).get("keys")
+    if not isinstance(given, list) or len(given) > MOST_KEYS:
+        raise DocumentError(f"it is no directory: it has no list `keys`, or more than {MOST_KEYS}")
+    usable: dict[str, Usable] = {}
+    for one in given:
+        try:
+            found = usable_of(one)
+        except Unusable:
+            continue
+        name = found.key.thumbprint()
+        fits = found.key.key_type != "RSA" or RSA_SIGNS in found.algorithms
+        if fits and isinstance(one, dict) and valid(one, now):
+            usable[name] = Usable(name, (DIRECTORY_KEY,), found.key)
+    return Keys(tuple(usable.values()))
+
+
+def valid(jwk: Mapping[str, object], now: float) -> bool:
+    begins, ends = jwk.get("nbf", 0), jwk.get("exp")
+    return type(begins) is int and begins <= now and (ends is None or (type(ends) is int and now < ends))
+
+
+class FileDirectory:
+    """Of a file, which is read again when it has changed, and once in a while. While it cannot be read it has no keys:
+    whoever signs is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        self._seen: tuple[int, ...] | None = None
+        self._read_at, self._keys = 0, Keys(())
+
+    def read(self, now: int) -> None:
+        """Raises IdentityError."""
+        try:
+            with self._path.open("rb") as stream:
+                data = stream.read(LARGEST_FILE + 1)
+            if len(data) > LARGEST_FILE:
+                raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
+            self._keys = read_directory(data, now)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise IdentityError(f"cannot read the directory `{self._path}`: {why}") from None
+        except DocumentError as error:
+            raise IdentityError(f"the directory `{self._path}`: {error}") from None
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        with self._lock:
+            seen = looks(self._path)
+            if seen != self._seen or not 0 <= now - self._read_at < KEPT:
+                self._read_again(seen, now)
+            return self._keys.find(kid, alg)
+
+    def _read_again(self, seen: tuple[int, ...] | None, now: int) -> None:
+        self._seen, self._read_at, self._keys = seen, now, Keys(())
+        try:
+            self.read(now)
+        except IdentityError as error:
+            self._seen = None
+            _LOG.warning("%s", error)
+            raise Refused(Refusal.PROVIDER) from None

@@ -1,0 +1,198 @@
+"""X.509-SVIDs: a certificate that says which workload asks, by itself (SPIFFE)."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import logging
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store, VerificationError
+
+from policyengine.identity.certificates import Connection, check_times
+from policyengine.identity.configuration import IdentityError, TrustDomain
+from policyengine.identity.proved import Binding, Token, Who
+from policyengine.runtime.refusals import Refusal, Refused
+
+LONGEST_ID = 2_048
+LARGEST_BUNDLE = 1_048_576  # bytes
+MOST_AUTHORITIES = 100
+RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
+DEPTH = 4  # certificates between the workload's and one of the bundle
+ID = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})(?P<path>(?:/[A-Za-z0-9._-]+)*)")
+DOTS = re.compile(r"/\.\.?(?:/|\Z)")
+AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
+WORKLOAD = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
+_LOG = logging.getLogger("policyengine")
+
+
+def spiffe_id(text: str) -> tuple[str, str]:
+    """Trust domain and path of a SPIFFE id, which has to be spelled in the one way there is. Raises Refused."""
+    found = ID.fullmatch(text) if len(text) <= LONGEST_ID else None
+    if found is None or DOTS.search(found["path"]):
+        raise Refused(Refusal.SPIFFE_ID)
+    return found["domain"], found["path"]
+
+
+# ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Bundle:
+    """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
+    read then is reported, and those that were known stay."""
+
+    path: Path
+    _seen: tuple[int, int] | None = field(default=None, repr=False)
+    _store: Store | None = field(default=None, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def store(self) -> Store:
+        """Raises Refused where there never was one."""
+        with self._lock:
+            try:
+                self.read()
+            except IdentityError as error:
+                _LOG.warning("a bundle is as it was before: %s", error)
+            if self._store is None:
+                raise Refused(Refusal.PROVIDER)
+            return self._store
+
+    def read(self) -> None:
+        """Raises IdentityError."""
+        try:
+            status = self.path.stat()
+            seen = (status.st_mtime_ns, status.st_size)
+            if seen == self._seen:
+                return
+            if status.st_size > LARGEST_BUNDLE:
+                raise IdentityError(f"the bundle `{self.path}` is larger than {LARGEST_BUNDLE:,} bytes")
+            data = self.path.read_bytes()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise IdentityError(f"cannot read the bundle `{self.path}`: {why}") from None
+        self._store, self._seen = Store(authorities(data, self.path)), seen
+
+
+def authorities(data: bytes, path: Path) -> list[x509.Certificate]:
+    """Raises IdentityError."""
+    try:
+        found = in_json(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        raise IdentityError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
+    if not 0 < len(found) <= MOST_AUTHORITIES:
+        raise IdentityError(
+            f"the bundle `{path}` has {len(found):,} authorities", f"it may have 1 to {MOST_AUTHORITIES}"
+        )
+    return found
+
+
+def in_json(data: bytes) -> list[x509.Certificate]:
+    keys = [one for one in json.loads(data)["keys"] if one.get("use") == "x509-svid"]
+    if any(len(one["x5c"]) != 1 for one in keys):
+        raise ValueError
+    return [x509.load_der_x509_certificate(b64decode(one["x5c"][0], validate=True)) for one in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """A trust domain whose workloads are agents of an issuer of the policy. `bundle` None: the gateway has verified the
+    certificate before it passed it on, and was told whom to trust."""
+
+    issuer: str
+    bundle: Bundle | None
+
+
+def trusted_domains(
+    settings: Mapping[str, TrustDomain], folder: Path, issuers: Mapping[str, str]
+) -> dict[str, Trusted]:
+    """`issuers`: names by url. Raises IdentityError."""
+    found = {}
+    for domain, setting in settings.items():
+        name = issuers.get(f"spiffe://{domain}")
+        if name is None:
+            hint = f'write `issuer … {{ url "spiffe://{domain}" }}` in a policy'
+            raise IdentityError(f"no issuer of the policy has the trust domain `{domain}`", hint)
+        bundle = None if setting.bundle is None else Bundle(folder / setting.bundle)
+        if bundle is not None:
+            bundle.read()
+        found[domain] = Trusted(name, bundle)
+    return found
+
+
+# ── One certificate ───────────────────────────────────────────────────────────────────────────
+
+
+def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tuple[Token, Who, Binding]:
+    """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises Refused."""
+    leaf = connection.certificate
+    if leaf is None:
+        raise Refused(Refusal.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate")
+    identifier = named(leaf)
+    domain, path = spiffe_id(identifier)
+    trusted = domains.get(domain)
+    if trusted is None:
+        raise Refused(Refusal.TRUST_DOMAIN)
+    if not path:
+        raise Refused(Refusal.SPIFFE_ID, "it names a trust domain, and no workload of it")
+    check_leaf(leaf)
+    ends = check_times(leaf, now)
+    if trusted.bundle is not None:
+        check_chain(connection, leaf, trusted.bundle.store(), now)
+    claims = {"sub": identifier, "iat": int(leaf.not_valid_before_utc.timestamp()), "exp": ends}
+    digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
+    until = min(ends, now + RECHECK)
+    return (
+        Token("mtls", trusted.issuer, claims, {}, digest, until),
+        Who(identifier, None),
+        Binding(x5t=connection.x5t, until=ends),
+    )
+
+
+def named(leaf: x509.Certificate) -> str:
+    """The one URI that it names. Raises Refused."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        raise Refused(Refusal.SPIFFE_ID) from None
+    found = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(found) != 1:
+        raise Refused(Refusal.SPIFFE_ID)
+    return found[0]
+
+
+def check_leaf(leaf: x509.Certificate) -> None:
+    """A workload signs for itself and for nobody else. Raises Refused."""
+    try:
+        known = {one.oid: one.value for one in leaf.extensions}
+    except (x509.DuplicateExtension, ValueError):
+        raise Refused(Refusal.CERTIFICATE) from None
+    basic = known.get(x509.BasicConstraints.oid)
+    if isinstance(basic, x509.BasicConstraints) and basic.ca:
+        raise Refused(Refusal.CERTIFICATE, "the client certificate is one of an authority")
+    usage = known.get(x509.KeyUsage.oid)
+    if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
+        raise Refused(Refusal.CERTIFICATE, "the key of the client certificate is for something else")
+    purposes = known.get(x509.ExtendedKeyUsage.oid)
+    if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        raise Refused(Refusal.CERTIFICATE, "the client certificate is not one of a client")
+
+
+def check_chain(connection: Connection, leaf: x509.Certificate, store: Store, now: int) -> None:
+    """Raises Refused."""
+    builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(DEPTH)
+    verifier = builder.extension_policies(ca_policy=AUTHORITY, ee_policy=WORKLOAD).build_client_verifier()
+    try:
+        verifier.verify(leaf, list(connection.chain))
+    except (VerificationError, ValueError):
+        raise Refused(Refusal.CERTIFICATE_CHAIN) from None

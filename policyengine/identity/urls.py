@@ -1,0 +1,45 @@
+"""URLs that two sides wrote, compared after what RFC 3986 says means the same."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+LONGEST = 8_192
+URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~!$&'()*+,;=-]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?P<path>/[^?#]*)?(?:\?[^#]*)?(?:#.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+PORTS = {"http": 80, "https": 443}
+ESCAPE = re.compile(r"%(?P<code>[0-9A-Fa-f]{2})|%")
+UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+ASCII = "".join(map(chr, range(0x21, 0x7F)))
+DOTS = re.compile(r"/\.\.?(?:/|\Z)")
+
+
+def normal_url(url: str) -> str | None:
+    """Scheme, host and path, without query and fragment (RFC 9449, `htu`); None for what is no URL of a request: with a
+    user, a host that is none, or a path that leads elsewhere than it says."""
+    found = URL.fullmatch(url) if len(url) <= LONGEST else None
+    if found is None or not url.isprintable():
+        return None
+    path = normal_path(found["path"] or "/")
+    if path is None:
+        return None
+    scheme = found["scheme"].lower()
+    port = int(found["port"] or PORTS[scheme])
+    return f"{scheme}://{found['host'].lower()}{'' if port == PORTS[scheme] else f':{port}'}{path}"
+
+
+def normal_path(path: str) -> str | None:
+    """Escapes in upper case, and only where one is needed."""
+    found = ESCAPE.sub(unescaped, quote(path, safe=ASCII))
+    return None if "%%" in found or DOTS.search(found) else found
+
+
+def unescaped(escape: re.Match[str]) -> str:
+    if escape["code"] is None:
+        return "%%"  # in no path that is one
+    character = chr(int(escape["code"], 16))
+    return character if character in UNRESERVED else escape[0].upper()

@@ -1,0 +1,185 @@
+"""Attacks on certificates, of tokens and alone: each is refused by the front, with its own code, and counted.
+
+The rows that are `proved` are the controls: the same credential, unattacked.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from policyengine.runtime.credentials import Credentials
+from tests.identity.attacks import Attack, alone, mtls, named
+from tests.identity.bound_world import (
+    NOW,
+    SVID,
+    Authority,
+    World,
+    authority,
+    der,
+    envoy,
+    field_of,
+    jkt,
+    pem,
+    proof,
+    workload,
+    workload_key,
+    x5t,
+)
+
+# ── Certificates of tokens ────────────────────────────────────────────────────────────────────
+
+
+def both(w: World, **given: Any) -> Credentials:
+    token = w.issued.token({"x5t#S256": x5t(workload()), "jkt": jkt()})
+    known: dict[str, Any] = {"dpop": proof(token), "client_certificate": field_of(workload())}
+    return Credentials(authorization=f"DPoP {token}", **{**known, **given})
+
+
+THIEF = workload(("spiffe://acme.example/thief",))
+OLD, FUTURE = workload(ends=NOW - 1, begins=NOW - 9), workload(begins=NOW + 1)
+MTLS: list[Attack] = [
+    ("control: Client-Cert", "proved", mtls),
+    ("control: PEM", "proved", lambda w: mtls(w, sent=pem(workload()))),
+    ("control: PEM, escaped as nginx does", "proved", lambda w: mtls(w, sent=quote(pem(workload()), safe=""))),
+    ("control: Envoy", "proved", lambda w: mtls(w, sent=envoy(workload()))),
+    ("control: Envoy tells no more than the hash", "proved",
+     lambda w: mtls(w, sent=f"By=x;Hash={sha256(workload_der()).hexdigest()};URI={SVID}")),
+    ("control: both a key and a certificate", "proved", both),
+    ("no certificate", "proof_missing",
+     lambda w: replace(mtls(w), client_certificate=None)),
+    ("the certificate of somebody else", "bound_to_other", lambda w: mtls(w, sent=field_of(THIEF))),
+    ("the hash of somebody else, from Envoy", "bound_to_other", lambda w: mtls(w, sent=f"Hash={'0' * 64}")),
+    ("both bound, no proof", "proof_missing", lambda w: both(w, dpop=None)),
+    ("both bound, no certificate", "proof_missing", lambda w: both(w, client_certificate=None)),
+    ("both bound, another certificate", "bound_to_other", lambda w: both(w, client_certificate=field_of(THIEF))),
+    ("an expired certificate", "certificate_time", lambda w: mtls(w, OLD)),
+    ("a certificate of the future", "certificate_time", lambda w: mtls(w, FUTURE)),
+    ("no certificate in the header", "certificate", lambda w: mtls(w, sent=":bm90IG9uZQ==:")),
+    ("no base64", "certificate", lambda w: mtls(w, sent=":*:")),
+    ("two in Client-Cert", "certificate", lambda w: mtls(w, sent=f"{field_of(THIEF)}, {field_of(workload())}")),
+    ("bytes behind the certificate", "certificate",
+     lambda w: mtls(w, sent=f":{b64encode(workload_der() + b'x').decode()}:")),
+    ("PEM without its end", "certificate", lambda w: mtls(w, sent=pem(workload())[:-30])),
+    ("more certificates than a chain has", "certificate", lambda w: mtls(w, sent=pem(*[workload()] * 9))),
+    ("Envoy: forged before, ours last", "bound_to_other",
+     lambda w: mtls(w, sent=f"{envoy(workload())},{envoy(THIEF)}")),
+    ("Envoy: an open quote in front", "untrusted_proxy",
+     lambda w: mtls(w, THIEF, sent=f'Hash=x;Subject=",{envoy(workload())}')),
+    ("Envoy: an escaped quote in front", "untrusted_proxy",
+     lambda w: mtls(w, THIEF, sent=f'Subject="\\",{envoy(workload())}')),
+    ("Envoy: a comma in a quoted subject makes no element", "bound_to_other",
+     lambda w: mtls(w, sent=envoy(THIEF, Subject=f'"CN=a,Hash={sha256(workload_der()).hexdigest()}"'))),
+    ("Envoy: the certificate twice", "untrusted_proxy",
+     lambda w: mtls(w, sent=f"{envoy(THIEF)};Cert={quote(pem(workload()), safe='')}")),
+    ("Envoy: the hash twice", "untrusted_proxy", lambda w: mtls(w, sent=f"{envoy(workload())};Hash={'0' * 64}")),
+    ("Envoy: the hash of one, the certificate of another", "untrusted_proxy",
+     lambda w: mtls(w, sent=envoy(workload(), Hash=sha256(b"other").hexdigest()))),
+    ("Envoy: a hash that is none", "certificate", lambda w: mtls(w, sent="Hash=0123")),
+    ("Envoy: neither certificate nor hash", "certificate", lambda w: mtls(w, sent=f"By=x;URI={SVID}")),
+    ("Envoy: an element that is empty", "untrusted_proxy", lambda w: mtls(w, sent=f"{envoy(workload())},")),
+    ("Envoy: no pairs", "untrusted_proxy", lambda w: mtls(w, sent="certificate")),
+]  # fmt: skip
+
+
+def workload_der() -> bytes:
+    return der(workload())
+
+
+@named(MTLS)
+def test_tokens_bound_to_certificates(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+    assert world.refusal(given(world)) == code
+
+
+# ── X.509-SVIDs ───────────────────────────────────────────────────────────────────────────────
+
+
+LONG = "spiffe://acme.example/" + "a" * 2_048
+CHAINED = workload(by="acme/lower")
+SVIDS: list[Attack] = [
+    ("control: by the authority", "proved", alone(workload())),
+    ("control: by one that the authority trusts", "proved", lambda w: chained()),
+    ("control: from Envoy, with what leads to it", "proved",
+     lambda w: Credentials(client_certificate=envoy(*chain()))),
+    ("expired", "certificate_time", alone(OLD)),
+    ("not yet valid", "certificate_time", alone(FUTURE)),
+    ("of another trust domain", "trust_domain", alone(workload(("spiffe://evil.example/bot",)))),
+    ("of a trust domain that looks alike", "trust_domain", alone(workload(("spiffe://acme.example.evil/bot",)))),
+    ("an authority's own", "certificate", alone(workload(ca=True))),
+    ("a key that does not sign", "certificate", alone(workload(signs=False))),
+    ("a server's", "certificate", alone(workload(purpose=ExtendedKeyUsageOID.SERVER_AUTH))),
+    ("two names", "spiffe_id", alone(workload((SVID, "spiffe://acme.example/admin")))),
+    ("no name", "spiffe_id", alone(workload(()))),
+    ("a name that is no SPIFFE id", "spiffe_id", alone(workload(("https://acme.example/bot",)))),
+    ("the trust domain itself", "spiffe_id", alone(workload(("spiffe://acme.example",)))),
+    ("a path that leads elsewhere", "spiffe_id", alone(workload(("spiffe://acme.example/a/../admin",)))),
+    ("an empty segment", "spiffe_id", alone(workload(("spiffe://acme.example//bot",)))),
+    ("a slash at the end", "spiffe_id", alone(workload((SVID + "/",)))),
+    ("a query", "spiffe_id", alone(workload((SVID + "?admin",)))),
+    ("a port", "spiffe_id", alone(workload(("spiffe://acme.example:443/bot",)))),
+    ("a domain in upper case", "spiffe_id", alone(workload(("spiffe://Acme.example/bot",)))),
+    ("an escape", "spiffe_id", alone(workload(("spiffe://acme.example/%61dmin",)))),
+    ("too long", "spiffe_id", alone(workload((LONG,)))),
+    ("signed by itself", "certificate_chain", alone(workload(by=None))),
+    ("by an authority that nobody trusts", "certificate_chain", alone(workload(by="evil"))),
+    ("by one of the same name", "certificate_chain", lambda w: same_name()),
+    ("what leads to it is missing", "certificate_chain", alone(CHAINED)),
+    ("by a workload that is no authority", "certificate_chain", lambda w: by_a_workload()),
+    ("no more than its hash", "certificate", lambda w: Credentials(client_certificate=f"Hash={'0' * 64};URI={SVID}")),
+    ("what Envoy says its URI is does not count", "trust_domain",
+     lambda w: Credentials(client_certificate=envoy(workload(("spiffe://evil.example/bot",)), uri=SVID))),
+]  # fmt: skip
+
+
+def chain() -> list[Any]:
+    return [CHAINED, authority("lower", "acme").certificate]
+
+
+def chained() -> Credentials:
+    return Credentials(client_certificate=pem(*chain()))
+
+
+def same_name() -> Credentials:
+    other = authority("acme", None)
+    assert other.certificate.subject == authority("acme").certificate.subject
+    return Credentials(client_certificate=pem(workload(signer=other), other.certificate))
+
+
+def by_a_workload() -> Credentials:
+    first = workload()
+    other = workload(("spiffe://acme.example/admin",), signer=Authority(first, workload_key()))
+    return Credentials(client_certificate=pem(other, first))
+
+
+@named(SVIDS)
+def test_certificates_alone(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+    assert world.refusal(given(world)) == code
+
+
+def test_a_trust_domain_that_no_issuer_has_is_not_trusted(bound_files: Path) -> None:
+    world = World(bound_files, {"trust_domains": {}})
+    assert world.refusal(Credentials(client_certificate=pem(workload()))) == "trust_domain"
+
+
+def test_a_gateway_that_verifies_is_believed_the_chain_and_nothing_else(bound_files: Path) -> None:
+    world = World(bound_files, {"trust_domains": {"acme.example": {"verified_by_gateway": True}}})
+    given = {"by itself": workload(by=None), "expired": OLD, "authority": workload(ca=True)}
+    found = {name: world.refusal(Credentials(client_certificate=pem(one))) for name, one in given.items()}
+    assert found == {"by itself": "proved", "expired": "certificate_time", "authority": "certificate"}
+
+
+# ── Headers of the client itself ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["client-cert", "x-forwarded-client-cert", "x-client-cert", "ssl-client-cert"])
+def test_a_certificate_in_the_headers_of_the_request_is_never_read(world: World, name: str) -> None:
+    given = replace(mtls(world), client_certificate=None)
+    assert world.refusal(given, headers={name: field_of(workload())}) == "proof_missing"

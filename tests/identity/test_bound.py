@@ -1,0 +1,287 @@
+"""What bound credentials prove: facts, when they end, and what is set up by which setting."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.identity.api_keys import hashed
+from policyengine.identity.bound import bound_parts
+from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.proved import UNBOUND, Request
+from policyengine.identity.urls import normal_url
+from policyengine.runtime.credentials import Credentials
+from policyengine.stores.marks import MemoryMarks
+from tests.identity.attacks import alone, mtls
+from tests.identity.bound_world import (
+    API_KEY,
+    ISSUERS,
+    NOW,
+    SVID,
+    URL,
+    Message,
+    World,
+    authority,
+    der,
+    directory_of,
+    ec_key,
+    ed_key,
+    field_of,
+    jkt,
+    pem,
+    proof,
+    workload,
+    write_files,
+    x5t,
+)
+
+Raw = dict[str, Any]
+
+
+def told(world: World, given: Credentials, **request: Any) -> dict[str, Any]:
+    return {root: dict(facts) for root, facts in world.prove(given, **request).facts.items()}
+
+
+# ── Facts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_with_a_proof_is_bound(world: World) -> None:
+    token = world.issued.token({"jkt": jkt()})
+    facts = told(world, Credentials(authorization=f"DPoP {token}", dpop=proof(token)))
+    assert facts["credential"]["bound"] is True
+    assert facts["agent"] == {"id": "invoice-bot", "issuer": "acme"}
+
+
+def test_a_bearer_token_is_bound_to_nothing_whatever_certificate_the_connection_has(world: World) -> None:
+    given = Credentials(authorization=f"Bearer {world.issued.token()}", client_certificate=field_of(workload()))
+    assert told(world, given)["credential"]["bound"] is False
+
+
+def test_a_certificate_says_which_workload_asks(world: World) -> None:
+    facts = told(world, alone(workload())(world))
+    assert facts["agent"] == {"id": SVID, "issuer": "mesh"}
+    credential = facts["credential"]
+    assert (credential["kind"], credential["bound"], credential["subject"]) == ("mtls", True, SVID)
+    assert credential["expires_at"].timestamp() == NOW + 3_600
+
+
+def test_what_a_certificate_proved_stands_no_longer_than_it_and_five_minutes(world: World) -> None:
+    assert world.prove(alone(workload())(world)).expires == NOW + 300
+    assert world.prove(alone(workload(ends=NOW + 20))(world)).expires == NOW + 20
+
+
+def test_what_a_token_proved_ends_with_the_certificate_that_it_is_bound_to(world: World) -> None:
+    given = mtls(world, workload(ends=NOW + 20))
+    assert world.refusal(given) == "proved"
+    world.now = NOW + 21
+    assert world.refusal(given) == "certificate_time"
+
+
+def test_a_signature_says_which_origin_asks(world: World) -> None:
+    facts = told(world, Message().credentials())
+    assert facts["agent"] == {"id": "crawler.example", "issuer": "crawler"}
+    assert (facts["credential"]["kind"], facts["credential"]["bound"]) == ("signature", True)
+
+
+@pytest.mark.parametrize(("components", "bound"), [
+    ('"@authority" "signature-agent"', False),
+    ('"@method" "@authority" "@path" "signature-agent"', False),
+    ('"@method" "@authority" "@path" "@query" "signature-agent"', True),
+    ('"@method" "@target-uri" "signature-agent"', True),
+])  # fmt: skip
+def test_a_signature_binds_where_it_covers_which_request_it_is(bound_files: Path, components: str, bound: bool) -> None:
+    settings = {"components": [], "directories": {"crawler": "directory.json"}}
+    world = World(bound_files, {"signatures": settings})
+    assert told(world, Message(components=components).credentials())["credential"]["bound"] is bound
+
+
+def test_without_a_nonce_a_signature_binds_nothing(bound_files: Path) -> None:
+    world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
+    found = [told(world, Message(nonce=nonce).credentials())["credential"]["bound"] for nonce in (None, None, "n")]
+    assert found == [False, False, True]
+    assert world.refusal(Message(nonce="n").credentials()) == "message_replayed"
+
+
+def test_an_api_key_is_known_for_what_it_is(world: World) -> None:
+    facts = told(world, Credentials(api_key=API_KEY))
+    assert facts["agent"] == {"id": "legacy-bot", "issuer": "keys"}
+    assert (facts["credential"]["kind"], facts["credential"]["bound"]) == ("api_key", False)
+
+
+POLICY = """
+scope read { GET /v1/notes }
+issuer acme { url "https://idp.acme.example" scopes none }
+issuer mesh { url "spiffe://acme.example" scopes none }
+issuer keys { scopes none }
+agent "spiffe://acme.example/**" { issued by mesh  acts alone  credential { kind in [jwt, mtls]  bound }  may read }
+agent "legacy-bot" { issued by keys  acts alone  credential { kind in [jwt, mtls] }  may read }
+guard "nobody shares" { deny when credential.shared }
+"""
+
+
+def test_a_policy_refuses_api_keys_and_what_is_shared(world: World, tmp_path: Path) -> None:
+    (tmp_path / "p.policy").write_text(POLICY)
+    engine = Engine.load(tmp_path / "p.policy", clock=lambda: at_now(world))
+    engine.identity = world.front
+
+    def asked(given: Raw, ip: str = "10.1.2.3") -> str:
+        http = {"method": "GET", "path": "/v1/notes", "host": "api.acme.example", "ip": ip}
+        decision = engine.decide({"request": http, "credentials": given})
+        return f"{decision.outcome} {decision.reasons[0].rule}" if decision.reasons else str(decision.outcome)
+
+    certificate = {"client_certificate": pem(workload())}
+    assert asked({"api_key": API_KEY}).startswith("deny")
+    assert [asked(certificate), asked(certificate, "10.1.2.99")] == ["allow", "allow"]
+    assert asked(certificate, "192.0.2.7") == "deny nobody shares"
+    assert asked(certificate) == "deny nobody shares"
+
+
+def at_now(world: World) -> Any:
+    return datetime.fromtimestamp(world.now, UTC)
+
+
+# ── Revoked ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", [f"key:{x5t(workload())}", f"agent:mesh/{SVID}"])
+def test_what_was_revoked_before_it_was_ever_seen_stays_refused(world: World, name: str) -> None:
+    world.marks.revoke([name], NOW + 900, NOW)
+    assert [world.refusal(alone(workload())(world)) for _ in range(2)] == ["revoked", "revoked"]
+
+
+# ── Settings ──────────────────────────────────────────────────────────────────────────────────
+
+WRONG: list[tuple[str, Raw, str]] = [
+    ("a trust domain and no issuer", {"trust_domains": {"other.example": {"bundle": "acme.pem"}}},
+     "no issuer of the policy has the trust domain `other.example`"),
+    ("a bundle that is not there", {"trust_domains": {"acme.example": {"bundle": "no.pem"}}}, "no such file"),
+    ("a bundle that is none", {"trust_domains": {"acme.example": {"bundle": "api-keys"}}},
+     "neither certificates in PEM nor a SPIFFE bundle"),
+    ("a bundle and a gateway", {"trust_domains": {"acme.example": {"bundle": "x", "verified_by_gateway": True}}},
+     "either a `bundle` or"),
+    ("neither", {"trust_domains": {"acme.example": {}}}, "either a `bundle` or"),
+    ("a directory of nobody", {"signatures": {"directories": {"who": "directory.json"}}},
+     "`signatures.directories.who`: the policy has no such issuer"),
+    ("a directory that is none", {"signatures": {"directories": {"crawler": "acme.pem"}}}, "no JSON"),
+    ("keys that are not there", {"api_keys": {"file": "no-keys"}}, "cannot read the API keys"),
+    ("a time without a unit", {"dpop": {"window": "60"}}, "write a time like"),
+    ("a prefix that is too long", {"sharing": {"ipv4": 33}}, "sharing.ipv4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "message"), [one[1:] for one in WRONG], ids=[one[0] for one in WRONG])
+def test_settings_that_cannot_be(bound_files: Path, raw: Raw, message: str) -> None:
+    with pytest.raises(IdentityError) as error:
+        bound_parts(configuration_of(raw, bound_files), ISSUERS, MemoryMarks())
+    assert message in str(error.value)
+
+
+LINES = [
+    ("legacy-bot: sha256:" + "0" * 64, "line 2 of"),
+    (f"keys/legacy-bot: {API_KEY}", "line 2 of"),
+    ("keys/legacy-bot: sha256:" + "0" * 63, "line 2 of"),
+    ("others/bot: sha256:" + "0" * 64, "an issuer that the policy does not have"),
+    (f"keys/another: {hashed(API_KEY)}", "a key that is there already"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), LINES)
+def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "api-keys").write_text(f"keys/legacy-bot: {hashed(API_KEY)}\n{line}\n")
+    with pytest.raises(IdentityError) as error:
+        bound_parts(configuration_of({"api_keys": {"file": "api-keys"}}, tmp_path), ISSUERS, MemoryMarks())
+    assert message in str(error.value)
+    assert API_KEY not in str(error.value)
+    assert "0" * 60 not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["short", "x" * 31, "k" * 31 + " ", "k" * 40 + "é"])
+def test_keys_that_are_too_weak_are_not_hashed(key: str) -> None:
+    with pytest.raises(ValueError, match="a key has at least 32 visible ASCII characters"):
+        hashed(key)
+
+
+# ── Files that change ─────────────────────────────────────────────────────────────────────────
+
+
+def later(path: Path, text: str) -> None:
+    """Written, and newer than before on any file system."""
+    before = path.stat().st_mtime_ns
+    path.write_text(text)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+def test_a_bundle_is_read_again_and_one_that_broke_stays_as_it_was(tmp_path: Path) -> None:
+    world = World(write_files(tmp_path))
+    evil = alone(workload(by="evil"))(world)
+    assert world.refusal(evil) == "certificate_chain"
+    later(tmp_path / "acme.pem", pem(authority("acme").certificate, authority("evil").certificate))
+    assert world.refusal(evil) == "proved"
+    later(tmp_path / "acme.pem", "nothing")
+    assert world.refusal(alone(workload(ends=NOW + 9))(world)) == "proved"
+
+
+def test_a_spiffe_bundle_in_json(tmp_path: Path) -> None:
+    world = World(write_files(tmp_path))
+    x5c = [b64encode(der(authority("acme").certificate)).decode()]
+    keys = [{"use": "x509-svid", "kty": "EC", "x5c": x5c}, {"use": "jwt-svid", "kty": "EC"}]
+    (tmp_path / "acme.pem").write_text(json.dumps({"keys": keys, "spiffe_refresh_hint": 60}))
+    assert world.refusal(alone(workload())(world)) == "proved"
+    assert world.refusal(alone(workload(by="evil"))(world)) == "certificate_chain"
+
+
+def test_a_directory_is_read_again_and_one_that_broke_has_no_keys(tmp_path: Path) -> None:
+    world = World(write_files(tmp_path))
+    signed = Message().credentials(ec_key("late"))
+    assert world.refusal(signed) == "unknown_key"
+    later(tmp_path / "directory.json", directory_of(ec_key("late")))
+    assert world.refusal(signed) == "proved"
+    assert world.refusal(Message(nonce="n-2").credentials(ed_key())) == "unknown_key"
+    later(tmp_path / "directory.json", "{")
+    assert world.refusal(Message(nonce="n-3").credentials(ec_key("late"))) == "provider"
+
+
+@pytest.mark.parametrize(("more", "code"), [
+    ({"exp": NOW + 1, "nbf": NOW}, "proved"), ({"exp": NOW}, "unknown_key"), ({"nbf": NOW + 1}, "unknown_key"),
+    ({"exp": "soon"}, "unknown_key"), ({"use": "enc"}, "unknown_key"), ({"kid": "another"}, "proved"),
+])  # fmt: skip
+def test_keys_of_a_directory_are_known_by_what_they_are_while_they_are_valid(
+    tmp_path: Path, more: Raw, code: str
+) -> None:
+    world = World(write_files(tmp_path))
+    (tmp_path / "directory.json").write_text(directory_of(ed_key(), **more))
+    assert world.refusal(Message().credentials()) == code
+
+
+# ── URLs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("url", "normal"), [
+    ("HTTPS://A.Example:443", "https://a.example/"),
+    ("http://a.example:80/x", "http://a.example/x"),
+    ("http://a.example:8080/x", "http://a.example:8080/x"),
+    ("https://a.example:/x?y#z", "https://a.example/x"),
+    ("https://[2001:DB8::1]:8443/x", "https://[2001:db8::1]:8443/x"),
+    ("https://a.example/%7euser/%c3%a9/%2f", "https://a.example/~user/%C3%A9/%2F"),
+    ("https://a.example/é", "https://a.example/%C3%A9"),
+    ("https://u@a.example/x", None), ("ftp://a.example/", None), ("//a.example/", None), ("", None),
+    ("https://a.example/%zz", None), ("https://a.example/%", None), ("https:///x", None),
+    ("https://a.example/a/./b", None), ("https://a.example/%2e%2e/b", None), ("https://a.example/\n", None),
+    ("https://a.example\\@b.example/", None), ("https://a.example/" + "x" * 9_000, None),
+])  # fmt: skip
+def test_urls_are_compared_by_what_they_mean(url: str, normal: str | None) -> None:
+    assert normal_url(url) == normal
+
+
+def test_a_token_is_asked_for_nothing_that_it_does_not_name(world: World) -> None:
+    given = Credentials(dpop="x", client_certificate="y")
+    assert world.parts.binds(given, Request("GET", URL), None, NOW) is UNBOUND
+    assert world.parts.presents(replace(given, dpop=None, client_certificate=None), Request("GET", URL), NOW) is None
