@@ -17,6 +17,7 @@ from bench import (
     growth,
     guard,
     history,
+    identity_bound,
     loading,
     machine,
     paper,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "testing": lambda _, say: tests.testing(say),
     "simulate": lambda _, say: simulate.run(say),
     "counting": lambda _, say: counting.counting(say),
+    "proofs": lambda _, say: identity_bound.proofs(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }
 

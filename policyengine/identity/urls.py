@@ -34,7 +34,9 @@ def normal_url(url: str) -> str | None:
 
 def normal_path(path: str) -> str | None:
     """Escapes in upper case, and only where one is needed."""
-    found = ESCAPE.sub(unescaped, quote(path, safe=ASCII))
+    found = path if path.isascii() else quote(path, safe=ASCII)
+    if "%" in found:
+        found = ESCAPE.sub(unescaped, found)
     return None if "%%" in found or DOTS.search(found) else found
 
 

@@ -1,0 +1,21 @@
+"""What proofs cost is measured of proofs that hold, by both sides."""
+
+from joserfc.jwk import ECKey
+
+from bench.identity_bound import NOW, TOKEN, URL, by_library, duel, proof
+from policyengine.identity.dpop import Proofs
+from policyengine.identity.proved import Request
+from policyengine.stores.marks import MemoryMarks
+
+
+def test_both_sides_see_the_same_key_and_claims() -> None:
+    key = ECKey.generate_key("P-256")
+    made = proof("ES256", key, 7)
+    jkt = Proofs(MemoryMarks()).check(made, Request("GET", URL), NOW, jkt=key.thumbprint(), token=TOKEN)
+    thumbprint, claims = by_library(made, "ES256")
+    assert (jkt, claims["jti"]) == (thumbprint, "p-7")
+
+
+def test_a_duel_tells_of_both() -> None:
+    theirs, ours, ratio = duel("ES256", ECKey.generate_key("P-256"), known=True, rounds=1, size=3)
+    assert min(theirs, ours, ratio) > 0

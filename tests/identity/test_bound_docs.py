@@ -1,0 +1,34 @@
+"""What the page says can be set up can be."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.identity.bound import bound_parts
+from policyengine.identity.configuration import configuration_of
+from policyengine.stores.marks import MemoryMarks
+from tests.identity.bound_world import API_KEY, hashed, write_files
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bound-credentials.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+(POLICY,) = re.findall(r"```policy\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_piece_of_configuration_fits_the_policy_of_the_page(tmp_path: Path, block: str) -> None:
+    write_files(tmp_path)
+    (tmp_path / "api-keys").write_text(f"legacy/old-bot: {hashed(API_KEY)}\n")
+    kernel = Engine.from_text(POLICY).kernel
+    raw = tomllib.loads(block)
+    bound_parts(configuration_of(raw, tmp_path), kernel.issuers.values(), MemoryMarks())
+
+
+def test_every_section_is_on_the_page() -> None:
+    assert {next(iter(tomllib.loads(block))) for block in BLOCKS} == {
+        "api_keys", "dpop", "sharing", "signatures", "trust_domains",
+    }  # fmt: skip
