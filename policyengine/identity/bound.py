@@ -9,8 +9,8 @@ from datetime import timedelta
 
 from policyengine.identity.api_keys import ApiKeys, no_keys, read_api_keys
 from policyengine.identity.certificates import check_times, connection_of, same
-from policyengine.identity.configuration import Configuration, IdentityError, SignatureSettings
-from policyengine.identity.directories import Directories, FileDirectory, Held
+from policyengine.identity.configuration import Configuration
+from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
 from policyengine.identity.identity import scheme_and_token
 from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
@@ -126,23 +126,29 @@ def bound_parts(
     configuration: Configuration,
     issuers: Collection[Issuer],
     marks: Marks,
-    remote: Mapping[str, Held] | None = None,
     nonce_key: bytes | None = None,
+    before: BoundParts | None = None,
 ) -> BoundParts:
-    """`issuers`: those of the policy. `remote`: by issuer, directories that are asked over HTTP. `nonce_key`: what
-    processes share that serve one place; else nonces are good where they were made. Raises IdentityError."""
+    """`issuers`: those of the policy. `nonce_key`: what processes share that serve one place; else nonces are good
+    where they were made. `before`: of other policies, by the same configuration: what was seen then is not forgotten.
+    Raises IdentityError."""
     leeway = seconds(configuration.identity.leeway)
-    nonces = nonces_of(configuration, nonce_key)
+    nonces = nonces_of(configuration, nonce_key) if before is None else before.nonces
     proofs = Proofs(marks, seconds(configuration.dpop.window), leeway, nonces)
     signatures = None
     if configuration.signatures is not None:
-        directories = directories_of(configuration.signatures, configuration, issuers, remote or {})
-        signatures = Signatures(configuration.signatures, directories, marks, leeway)
+        known = directories(configuration.signatures.directories, configuration, issuers)
+        signatures = Signatures(configuration.signatures, known, marks, leeway)
     urls = {one.url: one.name for one in issuers if one.url is not None}
     domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)
     presents = Presented(api_keys_of(configuration, issuers), signatures, domains)
-    sharing = configuration.sharing
-    return BoundParts(Bound(proofs), presents, Sharing(seconds(sharing.window), sharing.ipv4, sharing.ipv6), nonces)
+    sharing = sharing_of(configuration) if before is None else before.sharing
+    return BoundParts(Bound(proofs), presents, sharing, nonces)
+
+
+def sharing_of(configuration: Configuration) -> Sharing:
+    setting = configuration.sharing
+    return Sharing(seconds(setting.window), setting.ipv4, setting.ipv6)
 
 
 def nonces_of(configuration: Configuration, key: bytes | None) -> Nonces | None:
@@ -156,21 +162,6 @@ def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> Ap
     if configuration.api_keys is None:
         return no_keys()
     return read_api_keys(configuration.folder / configuration.api_keys.file, {one.name for one in issuers})
-
-
-def directories_of(
-    settings: SignatureSettings, configuration: Configuration, issuers: Collection[Issuer], remote: Mapping[str, Held]
-) -> Directories:
-    by_name = {one.name: one.url for one in issuers if one.url is not None}
-    files: dict[str, Held] = {}
-    for name, path in settings.directories.items():
-        if name not in by_name:
-            raise IdentityError(f"`signatures.directories.{name}`: the policy has no such issuer with a `url`")
-        directory = FileDirectory(configuration.folder / path)
-        directory.read(0)
-        files[name] = directory
-    held = {**remote, **files}
-    return Directories({by_name[name]: (name, one) for name, one in held.items() if name in by_name})
 
 
 def seconds(duration: timedelta) -> int:

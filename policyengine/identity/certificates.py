@@ -87,7 +87,7 @@ def from_der(data: bytes) -> x509.Certificate:
     """Raises Refused."""
     try:
         return x509.load_der_x509_certificate(data)
-    except ValueError:
+    except Exception:  # whatever the library makes of what a stranger wrote: it is no certificate
         raise Refused(Refusal.CERTIFICATE) from None
 
 
@@ -95,7 +95,7 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
     """First the client's, then what leads to its trust. Raises Refused."""
     try:
         found = tuple(x509.load_pem_x509_certificates(text.encode()))
-    except ValueError:
+    except Exception:
         raise Refused(Refusal.CERTIFICATE) from None
     if len(found) > LONGEST_CHAIN:
         raise Refused(Refusal.CERTIFICATE, f"more than {LONGEST_CHAIN} certificates came")

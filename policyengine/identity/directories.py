@@ -1,18 +1,25 @@
-"""Directories of the keys that agents sign messages by, each at an origin that an issuer of the policy names."""
+"""Directories of the keys that agents sign messages by, each at an origin that an issuer of the policy names.
+
+They are asked as issuers are for their keys: bounded, kept, renewed, one request at a time.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from time import monotonic, time
 from typing import Protocol
 
-from policyengine.identity.configuration import IdentityError
+from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings
 from policyengine.identity.documents import DocumentError, json_object
+from policyengine.identity.fetching import Fetcher, FetchError, fetcher_of, url_of
 from policyengine.identity.keysets import MOST_KEYS, Keys, Unusable, Usable, VerifyingKey, looks, usable_of
+from policyengine.identity.providers import RemoteKeys
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Issuer
 
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
@@ -44,6 +51,62 @@ class Directories:
             raise Refused(Refusal.UNKNOWN_ISSUER)
         issuer, held = found
         return issuer, held.find(keyid, DIRECTORY_KEY, now)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AtOrigin:
+    """Loads the keys of a directory. `clock`: seconds since 1970, as keys have a beginning and an end."""
+
+    origin: str
+    fetcher: Fetcher
+    clock: Callable[[], float] = time
+
+    def __call__(self, until: float) -> tuple[Keys, int | None]:
+        answer = self.fetcher.get(self.origin + WELL_KNOWN, until)
+        if answer.kind != MEDIA_TYPE:
+            raise DocumentError(f"it is no directory: its content type is not `{MEDIA_TYPE}`")
+        return read_directory(answer.body, self.clock()), answer.fresh
+
+
+def directories(
+    files: Mapping[str, Path],
+    configuration: Configuration,
+    issuers: Collection[Issuer],
+    clock: Callable[[], float] = monotonic,
+) -> Directories:
+    """Of all issuers whose `url` is an origin, and nothing more. `files`: by issuer, what is read in place of asking.
+    Nothing is asked yet. Raises IdentityError."""
+    by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
+    for name in files.keys() - by_name.keys():
+        raise IdentityError(
+            f"`signatures.directories.{name}`: no issuer of the policy with that name has an origin as `url`"
+        )
+    held: dict[str, tuple[str, Held]] = {}
+    for name, origin in by_name.items():
+        if name in files:
+            directory = FileDirectory(configuration.folder / files[name])
+            directory.read(0)
+            held[origin] = name, directory
+        else:
+            held[origin] = name, remote(name, origin, configuration, clock)
+    return Directories(held)
+
+
+def is_origin(url: str) -> bool:
+    """`https://host`, with a port or without; `http://` on this machine, or where `plain_http` allows it."""
+    try:
+        parts = url_of(url, plain_http=True)
+    except FetchError:
+        return False
+    return url == f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def remote(name: str, origin: str, configuration: Configuration, clock: Callable[[], float]) -> RemoteKeys:
+    settings = configuration.issuers.get(name, IssuerSettings())
+    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration.folder, clock)
+    cache, stale = (int(one.total_seconds()) for one in (settings.cache, settings.stale))
+    timeout = configuration.identity.timeout.total_seconds()
+    return RemoteKeys(f"{name} (directory)", AtOrigin(origin, fetcher), cache, stale, timeout, clock)
 
 
 def read_directory(data: bytes, now: float) -> Keys:

@@ -43,6 +43,7 @@ class Unreachable(FetchError):
 class Answer:
     body: bytes
     fresh: int | None = None  # seconds, by `Cache-Control`; 0 for `no-store` and `no-cache`
+    kind: str = ""  # `Content-Type` in lower case, without parameters
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Fetcher:
             body += chunk
             if len(body) > self.largest:
                 raise FetchError(f"its answer is longer than {self.largest:,} bytes")
-        return Answer(bytes(body), fresh_for(headers.get(b"cache-control", "")))
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        return Answer(bytes(body), fresh_for(headers.get(b"cache-control", "")), kind)
 
 
 def trusting(ca: Path | None) -> ssl.SSLContext:

@@ -338,6 +338,7 @@ class World:
     issued: Issued = field(default_factory=Issued)
     marks: MemoryMarks = field(default_factory=MemoryMarks)
     now: int = NOW
+    issuers: tuple[Issuer, ...] | None = None
 
     def __post_init__(self) -> None:
         self.front = Identity(
@@ -351,9 +352,11 @@ class World:
                 "signatures": {"directories": {"crawler": "directory.json"}},
                 "trust_domains": {"acme.example": {"bundle": "acme.pem"}},
                 "api_keys": {"file": "api-keys"},
-                **self.more,
             }
-            self._parts = bound_parts(configuration_of(raw, self.folder), ISSUERS, self.marks, nonce_key=b"n" * 32)
+            raw = {**(raw if self.issuers is None else {}), **self.more}
+            self._parts = bound_parts(
+                configuration_of(raw, self.folder), self.issuers or ISSUERS, self.marks, nonce_key=b"n" * 32
+            )
         return self._parts
 
     def prove(self, given: Credentials, url: str | None = URL, **request: Any) -> Proved:

@@ -169,7 +169,7 @@ WRONG: list[tuple[str, Raw, str]] = [
      "either a `bundle` or"),
     ("neither", {"trust_domains": {"acme.example": {}}}, "either a `bundle` or"),
     ("a directory of nobody", {"signatures": {"directories": {"who": "directory.json"}}},
-     "`signatures.directories.who`: the policy has no such issuer"),
+     "`signatures.directories.who`: no issuer of the policy"),
     ("a directory that is none", {"signatures": {"directories": {"crawler": "acme.pem"}}}, "no JSON"),
     ("keys that are not there", {"api_keys": {"file": "no-keys"}}, "cannot read the API keys"),
     ("a time without a unit", {"dpop": {"window": "60"}}, "write a time like"),
