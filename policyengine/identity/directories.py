@@ -84,9 +84,7 @@ def directories(
     held: dict[str, tuple[str, Held]] = {}
     for name, origin in by_name.items():
         if name in files:
-            directory = FileDirectory(configuration.folder / files[name])
-            directory.read(0)
-            held[origin] = name, directory
+            held[origin] = name, FileDirectory(configuration.folder / files[name], time())
         else:
             held[origin] = name, remote(name, origin, configuration, clock)
     return Directories(held)
@@ -135,39 +133,43 @@ def valid(jwk: Mapping[str, object], now: float) -> bool:
 
 class FileDirectory:
     """Of a file, which is read again when it has changed, and once in a while. While it cannot be read it has no keys:
-    whoever signs is refused."""
+    whoever signs is refused. Threads may share one."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, Lock()
-        self._seen: tuple[int, ...] | None = None
-        self._read_at, self._keys = 0, Keys(())
-
-    def read(self, now: int) -> None:
+    def __init__(self, path: Path, now: float) -> None:
         """Raises IdentityError."""
-        try:
-            with self._path.open("rb") as stream:
-                data = stream.read(LARGEST_FILE + 1)
-            if len(data) > LARGEST_FILE:
-                raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
-            self._keys = read_directory(data, now)
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise IdentityError(f"cannot read the directory `{self._path}`: {why}") from None
-        except DocumentError as error:
-            raise IdentityError(f"the directory `{self._path}`: {error}") from None
+        self._path, self._lock = path, Lock()
+        self._seen, self._read_at = looks(path), now
+        self._keys: Keys | None = read_file(path, now)
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         with self._lock:
             seen = looks(self._path)
             if seen != self._seen or not 0 <= now - self._read_at < KEPT:
-                self._read_again(seen, now)
-            return self._keys.find(kid, alg)
+                self._seen, self._read_at = seen, now
+                self._keys = self._read_again(now)
+            keys = self._keys
+        if keys is None:
+            raise Refused(Refusal.PROVIDER)
+        return keys.find(kid, alg)
 
-    def _read_again(self, seen: tuple[int, ...] | None, now: int) -> None:
-        self._seen, self._read_at, self._keys = seen, now, Keys(())
+    def _read_again(self, now: int) -> Keys | None:
         try:
-            self.read(now)
+            return read_file(self._path, now)
         except IdentityError as error:
-            self._seen = None
-            _LOG.warning("%s", error)
-            raise Refused(Refusal.PROVIDER) from None
+            _LOG.warning("signatures by these keys are refused: %s", error)
+            return None
+
+
+def read_file(path: Path, now: float) -> Keys:
+    """Raises IdentityError."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
+        return read_directory(data, now)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise IdentityError(f"cannot read the directory `{path}`: {why}") from None
+    except DocumentError as error:
+        raise IdentityError(f"the directory `{path}` cannot be used: {error}") from None

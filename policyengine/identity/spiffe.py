@@ -8,7 +8,7 @@ import logging
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
 
 from policyengine.identity.certificates import Connection, check_times
 from policyengine.identity.configuration import IdentityError, TrustDomain
+from policyengine.identity.keysets import looks
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
 
@@ -47,41 +48,41 @@ def spiffe_id(text: str) -> tuple[str, str]:
 # ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
 
 
-@dataclass
 class Bundle:
     """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
-    read then is reported, and those that were known stay."""
+    read then is reported, and those that were known stay. Threads may share one."""
 
-    path: Path
-    _seen: tuple[int, int] | None = field(default=None, repr=False)
-    _store: Store | None = field(default=None, repr=False)
-    _lock: Lock = field(default_factory=Lock, repr=False)
+    def __init__(self, path: Path) -> None:
+        """Raises IdentityError."""
+        self._path, self._lock = path, Lock()
+        self._seen = looks(path)
+        self._store = read_bundle(path)
 
     def store(self) -> Store:
-        """Raises Refused where there never was one."""
         with self._lock:
-            try:
-                self.read()
-            except IdentityError as error:
-                _LOG.warning("a bundle is as it was before: %s", error)
-            if self._store is None:
-                raise Refused(Refusal.PROVIDER)
+            seen = looks(self._path)
+            if seen != self._seen:
+                self._seen = seen
+                self._read_again()
             return self._store
 
-    def read(self) -> None:
-        """Raises IdentityError."""
+    def _read_again(self) -> None:
         try:
-            status = self.path.stat()
-            seen = (status.st_mtime_ns, status.st_size)
-            if seen == self._seen:
-                return
-            if status.st_size > LARGEST_BUNDLE:
-                raise IdentityError(f"the bundle `{self.path}` is larger than {LARGEST_BUNDLE:,} bytes")
-            data = self.path.read_bytes()
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise IdentityError(f"cannot read the bundle `{self.path}`: {why}") from None
-        self._store, self._seen = Store(authorities(data, self.path)), seen
+            self._store = read_bundle(self._path)
+        except IdentityError as error:
+            _LOG.warning("a trust domain goes on with the authorities that it had: %s", error)
+
+
+def read_bundle(path: Path) -> Store:
+    """Raises IdentityError."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_BUNDLE + 1)
+    except OSError as error:
+        raise IdentityError(f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > LARGEST_BUNDLE:
+        raise IdentityError(f"the bundle `{path}` is larger than {LARGEST_BUNDLE:,} bytes")
+    return Store(authorities(data, path))
 
 
 def authorities(data: bytes, path: Path) -> list[x509.Certificate]:
@@ -123,10 +124,7 @@ def trusted_domains(
         if name is None:
             hint = f'write `issuer … {{ url "spiffe://{domain}" }}` in a policy'
             raise IdentityError(f"no issuer of the policy has the trust domain `{domain}`", hint)
-        bundle = None if setting.bundle is None else Bundle(folder / setting.bundle)
-        if bundle is not None:
-            bundle.read()
-        found[domain] = Trusted(name, bundle)
+        found[domain] = Trusted(name, None if setting.bundle is None else Bundle(folder / setting.bundle))
     return found
 
 
