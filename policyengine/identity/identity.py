@@ -14,6 +14,7 @@ from policyengine.identity.facts import facts_of, fingerprint, names_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Kernel
 from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
@@ -79,12 +80,17 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
+    again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
     _version: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def successor(self, kernel: Kernel) -> Identity:
+        """For the issuers and attesters of other policies, with the keys that are known. Raises IdentityError."""
+        return self if self.again is None else self.again(kernel, self)
 
     def nonce(self) -> str | None:
         """One for the next proof, where proofs need one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from policyengine.runtime.refusals import Refusal
+
 Seconds = int  # since 1970
 
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
@@ -74,6 +76,13 @@ class Who:
     instance: str | None = None
     groups: tuple[str, ...] | None = None
     task: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """What was refused, and why: in place of `Proved`, for several questions about one request."""
+
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
