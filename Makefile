@@ -5,6 +5,8 @@ PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
+# What Python compiles it keeps, whatever is set outside: hundreds of commands that tests start would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples
 EXAMPLE   ?= payments
 
