@@ -32,7 +32,7 @@ from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
 from tests.generate.specified import read, said
 from tests.security.test_generated import conditions
 
-SHARDS, EXAMPLES, POLICIES = 6, 700, 20  # `make test-deep` asks a million
+SHARDS, EXAMPLES, POLICIES = 6, 500, 14  # `make test-deep` asks a million
 SMALL = 250  # more, with policies that hypothesis writes
 
 # ── Questions by hypothesis ───────────────────────────────────────────────────────────────────
