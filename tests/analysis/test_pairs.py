@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -56,7 +56,7 @@ facts on TOOL mail/* { args.to: string?   args.urgent: bool? }
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def engine_of(text: str) -> Engine:
     return Engine.from_text(text)
 
@@ -65,7 +65,7 @@ def kernel_of(text: str) -> k.Kernel:
     return engine_of(text).kernel
 
 
-@lru_cache(maxsize=None)
+@cache
 def changed(old: str, new: str) -> Diff:
     assert BASE.count(old) >= 1, old
     return compare(kernel_of(BASE), kernel_of(BASE.replace(old, new, 1)), samples=SAMPLES)
