@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policyengine.asking import read
 from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate, Outcome
@@ -29,7 +30,7 @@ from tests.generate.expressions import Writer, atoms_at
 from tests.generate.hazards import HAZARDS, IDS, OBJECTS, SHAPES, Agreeing, copied
 from tests.generate.policies import ABOUT_USERS, File, Policy
 from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
-from tests.generate.specified import read, said
+from tests.generate.specified import said
 from tests.security.test_generated import conditions
 
 SHARDS, EXAMPLES, POLICIES = 6, 500, 14  # `make test-deep` asks a million
