@@ -74,9 +74,14 @@ def fingerprint(digest: bytes) -> str:
     return f"sha256:{digest.hex()[:32]}"
 
 
+def token_name(token: Token) -> str:
+    """By which a token is revoked, also where its signature is spelled in another way that holds."""
+    return f"token:{(token.signed or token.digest).hex()}"
+
+
 def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     """What can be revoked so that this credential is: itself, whoever is in it, and the keys that it is bound to."""
-    names = {f"token:{token.digest.hex()}", *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
+    names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
     identifier = token.claims.get("jti")

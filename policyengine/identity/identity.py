@@ -111,8 +111,6 @@ class Identity:
             return before
         try:
             found = self._proved(credentials, request, now)
-            if self.marks.revoked(found.names, now):
-                raise Refused(Refusal.REVOKED)
         except Refused as refused:
             self._count(refused.refusal.value)
             raise
@@ -137,8 +135,10 @@ class Identity:
             token.expires,
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials),
+            reusable=reusable(credentials) and not token.single_use,
         )
+        if self.marks.revoked(proved.names, now):
+            raise Refused(Refusal.REVOKED)
         if proved.reusable:
             self._keep(key_of(given(credentials)), proved, now)
         return proved
@@ -164,13 +164,17 @@ class Identity:
         known = self._tokens.get(digest)
         if known is None or known.expires <= now:
             known = self.parts.tokens.verify(raw, now)
-            with self._lock:
-                self._tokens[digest] = known
-                while len(self._tokens) > self.most_kept:
-                    self._tokens.popitem(last=False)
+            if not known.single_use:
+                self._remember(digest, known)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
+
+    def _remember(self, digest: bytes, token: Token) -> None:
+        with self._lock:
+            self._tokens[digest] = token
+            while len(self._tokens) > self.most_kept:
+                self._tokens.popitem(last=False)
 
     def _keep(self, key: bytes, proved: Proved, now: int) -> None:
         with self._lock:
