@@ -338,6 +338,11 @@ def test_a_token_is_refused_with_its_own_reason_and_counted(attack: Attack) -> N
     assert door.identity.counts == {attack.code: 1}
 
 
+def test_a_name_that_could_be_spelled_in_two_ways_opens_nothing_whether_it_was_asked_before_or_not() -> None:
+    door, raw = Door(), token(sub="andre\u0301")
+    assert [door.bearer(raw).outcome for _ in range(2)] == [Outcome.DENY] * 2
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -356,7 +361,7 @@ def test_a_token_is_refused_with_its_own_reason_and_counted(attack: Attack) -> N
         lambda: token(exp=NOW - 29, iat=NOW - 90),
         lambda: token(iat=NOW + 30, nbf=NOW + 30),
         lambda: token(exp=NOW + 300.5, iat=NOW - 9.25),
-        lambda: token(deep=json.loads("[" * 30 + "]" * 30)),
+        lambda: token(deep=json.loads("[" * 23 + "]" * 23)),
         lambda: token(text="\U0001f511 [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["),
     ],
 )
