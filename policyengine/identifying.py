@@ -15,7 +15,6 @@ from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request, RequestError
 
 _LOG = logging.getLogger("policyengine")
-DROPPED = frozenset({*WHO, "credentials"})
 
 
 def identified(identity: Identity, question: Question, now: int) -> Question:
@@ -30,8 +29,8 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
             return question
         found = None if raw is None else identity.known(raw, now)
         if found is not None and question.keys().isdisjoint(WHO):
-            kept = {name: value for name, value in question.items() if name not in DROPPED}
-            kept.update(found.facts)
+            kept = {**question, **found.facts}
+            del kept["credentials"]
             return kept
     return proved(identity, read(question), now)
 

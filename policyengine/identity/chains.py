@@ -31,6 +31,7 @@ from policyengine.semantics.kernel import Issuer
 MOST_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
 PLAIN = IssuerSettings()
+UNSAID: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,8 @@ class Reader:
 
     def _check(self, token: Token, chain: list[Actor]) -> None:
         """Nobody twice, and in the order in which work was handed on. Raises Refused."""
+        if len(chain) == 1 and not chain[0].said:
+            return
         if len(chain) > MOST_ACTORS:
             raise Refused(Refusal.ACTOR_DEPTH)
         if len({one.key for one in chain}) < len(chain):
@@ -153,7 +156,7 @@ def reader_of(issuers: Mapping[str, Issuer], configuration: Configuration) -> Re
 def client_of(token: Token, agent: str) -> str | None:
     """Raises Refused where it names two. An ID token is for its client."""
     claims = token.claims
-    names = {text(claims, name) for name in dict.fromkeys((agent, "client_id", "azp"))} - {None}
+    names = {text(claims, name) for name in (agent, "client_id", "azp") if name in claims}
     if len(names) > 1:
         raise Refused(Refusal.CONTRADICTION, "it names two clients")
     if not names and token.kind == "jwt" and is_id_token(claims, type_of(token.header) or "jwt"):
@@ -199,6 +202,8 @@ def served(token: Token, subject: str | None, chain: list[Actor], *, acted: bool
 
 def profile(claims: Claims) -> frozenset[str]:
     """What kind of entity `sub` is (`sub_profile`). Raises Refused."""
+    if "sub_profile" not in claims:
+        return UNSAID
     found = frozenset((text(claims, "sub_profile") or "").split())
     if {PERSON, AI_AGENT} <= found:
         raise Refused(Refusal.CONTRADICTION, "somebody is both a person and an agent")

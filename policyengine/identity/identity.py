@@ -225,5 +225,6 @@ def reusable(credentials: Credentials) -> bool:
 def key_of(raw: dict[str, object]) -> bytes:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
     into the other."""
-    parts = (raw.get("authorization"), raw.get("client_certificate"))
-    return b"".join(sha256(one.encode()).digest() if type(one) is str else b"-" for one in parts)
+    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
+    first = sha256(authorization.encode()).digest() if type(authorization) is str else b"-"
+    return first + (sha256(certificate.encode()).digest() if type(certificate) is str else b"-")

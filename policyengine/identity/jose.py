@@ -5,11 +5,12 @@ What is read here is what is verified: no second parser is asked what the token 
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode, urlsafe_b64encode
+from binascii import a2b_base64
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from joserfc.errors import JoseError
@@ -23,10 +24,15 @@ from policyengine.runtime.refusals import Refusal, Refused
 
 LARGEST = 16_384  # characters
 LONGEST_NAME = 256
+USUAL, MOST_HEADERS = 512, 1_000  # characters of a header, and how many of them are known
 # As servers name keys: thumbprints, UUIDs, ARNs, DIDs. It is never anything but a name, so no path and no URL is one.
 KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
 WITHIN_PATHS = ("..", "//")
 SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+PLAIN = bytes.maketrans(b"-_", b"+/")
+# By how many digits are over: which may be the last, with no bit set that means nothing; one over is none at all.
+LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
+PADDING = (b"", b"", b"==", b"=")
 KEYS = frozenset({"jku", "jwk", "x5u", "x5c"})
 DEMANDS = frozenset({"crit", "b64"})
 ENCRYPTED = frozenset({"enc", "zip"})
@@ -43,7 +49,7 @@ class Jws:
     """A token whose signature nobody looked at yet. `type` in lower case, without `application/`; None where it names
     none."""
 
-    header: dict[str, object]
+    header: Mapping[str, object]
     claims: dict[str, object] = field(repr=False)
     alg: str
     kid: str | None
@@ -61,32 +67,27 @@ def read_jws(raw: str) -> Jws:
         raise Refused(Refusal.ENCODING, "it is encrypted, and only signed tokens are read")
     if len(parts) != 3:
         raise Refused(Refusal.NOT_A_TOKEN)
-    header = json_object(decoded(parts[0]))
-    alg, kid, type_ = check_header(header)
-    claims = json_object(decoded(parts[1]))
-    signed, _, _ = raw.rpartition(".")
-    return Jws(header, claims, alg, kid, type_, signed.encode("ascii"), decoded(parts[2]))
+    head, body, signature = parts
+    header, alg, kid, type_ = (header_of if len(head) <= USUAL else header_of.__wrapped__)(head)
+    claims = json_object(decoded(body))
+    signed = raw[: -len(signature) - 1].encode("ascii")
+    return Jws(header, claims, alg, kid, type_, signed, decoded(signature))
 
 
 def decoded(segment: str) -> bytes:
     """Of what could be spelled in one way only. Raises Refused."""
     if not SEGMENT.fullmatch(segment):
         raise Refused(Refusal.ENCODING if segment else Refusal.NOT_A_TOKEN)
-    try:
-        data = b64decode(segment.encode("ascii") + b"=" * (-len(segment) % 4), b"-_")
-    except binascii.Error:
-        raise Refused(Refusal.ENCODING) from None
-    if urlsafe_b64encode(data[-(len(data) % 3 or 3) :]).rstrip(b"=") != last_bits(segment):
+    over = len(segment) % 4
+    if over and segment[-1] not in LAST[over]:
         raise Refused(Refusal.ENCODING, "bits that mean nothing are set in it")
-    return data
+    return a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over])
 
 
-def last_bits(segment: str) -> bytes:
-    return segment[-(len(segment) % 4 or 4) :].encode("ascii")
-
-
-def check_header(header: dict[str, object]) -> tuple[str, str | None, str | None]:
-    """`alg`, `kid` and `typ`. Raises Refused."""
+@lru_cache(MOST_HEADERS)
+def header_of(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
+    """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises Refused."""
+    header = json_object(decoded(segment))
     names = header.keys()
     if names & DEMANDS:
         raise Refused(Refusal.CRITICAL_HEADER)
@@ -99,7 +100,7 @@ def check_header(header: dict[str, object]) -> tuple[str, str | None, str | None
         raise Refused(Refusal.ALGORITHM)
     if str(header.get("cty", "")).lower().removeprefix(PRESENTATION) == "jwt":
         raise Refused(Refusal.TOKEN_TYPE, "it is a token within a token")
-    return alg, kid_of(header), type_of(header)
+    return MappingProxyType(header), alg, kid_of(header), type_of(header)
 
 
 def kid_of(header: Mapping[str, object]) -> str | None:
