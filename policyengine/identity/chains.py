@@ -30,6 +30,7 @@ from policyengine.semantics.kernel import Issuer
 
 MOST_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
+OF_PEOPLE = ("auth_time", "amr")  # somebody signed in
 PLAIN = IssuerSettings()
 UNSAID: frozenset[str] = frozenset()
 
@@ -188,7 +189,7 @@ def served(token: Token, subject: str | None, chain: list[Actor], *, acted: bool
         return None, chain
     agent = Actor(token.issuer, subject, {})
     if agent.key == chain[0].key:
-        if PERSON in said:
+        if PERSON in said or any(name in token.claims for name in OF_PEOPLE):
             raise Refused(Refusal.CONTRADICTION, "its agent is said to be a person")
         return None, chain
     if any(one.key == agent.key for one in chain):

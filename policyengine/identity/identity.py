@@ -139,7 +139,7 @@ class Identity:
         )
         if self.marks.revoked(proved.names, now):
             raise Refused(Refusal.REVOKED)
-        if proved.reusable:
+        if proved.reusable and not self.marks.remote:
             self._keep(key_of(given(credentials)), proved, now)
         return proved
 
@@ -180,6 +180,8 @@ class Identity:
         with self._lock:
             self._catch_up(now)
             self._kept[key] = proved
+            if self.marks.revoked(proved.names, now):  # after it was looked at, and before it was kept
+                del self._kept[key]
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
 

@@ -11,7 +11,7 @@ from policyengine.runtime.refusals import Refusal, Refused
 
 DEEPEST = 24  # so that a claim fits into facts
 MOST_DIGITS = 34  # of a number; more are exact nowhere here
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one that does not end goes on to the end: looked at once
 BRACKETS = re.compile(r"[\[\]{}]")
 LONE = re.compile(r"[\ud800-\udfff]")
 

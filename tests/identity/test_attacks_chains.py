@@ -74,6 +74,8 @@ CHAINS = [
     Attack("the subject is an agent, and its client another", R.CONTRADICTION,
            {"sub": "planner", "sub_profile": "ai_agent"}),
     Attack("the subject is a person, and the client itself", R.CONTRADICTION, {"sub": BOT, "sub_profile": "user"}),
+    Attack("a person who signed in by the name of the client", R.CONTRADICTION, {"sub": BOT, "auth_time": NOW - 60}),
+    Attack("a person who signed in somehow by that name", R.CONTRADICTION, {"sub": BOT, "amr": ["pwd"]}),
     Attack("act was dropped: `may_act` is for another", R.MAY_NOT_ACT, {"may_act": {"sub": "planner"}}),
     Attack("may_act for another than who acts", R.MAY_NOT_ACT, {**ACT, "may_act": {"sub": "planner"}}),
     Attack("may_act for who handed it on", R.MAY_NOT_ACT,

@@ -237,6 +237,8 @@ TOKENS = [
     Attack("very deep lists", R.TOO_DEEP, lambda: signed(HEADER, deep("[", "]", 4_000))),
     Attack("deep objects", R.TOO_DEEP, lambda: signed(HEADER, deep('{"a":', "}", 40))),
     Attack("a deep header", R.TOO_DEEP, lambda: signed(b'{"alg":"ES256","x":' + b"[" * 99 + b"]" * 99 + b"}", CLAIMS)),
+    Attack("brackets behind a string that does not end", R.NOT_A_TOKEN,
+           payload(b'{"x": "' + b'\\"' * 5_500 + b"[" * 40)),
     # ── The signature
     Attack("ECDSA of zeros", R.SIGNATURE, with_signature(lambda found: bytes(len(found)))),
     Attack("ECDSA with s of zero", R.SIGNATURE, with_signature(lambda found: found[:32] + bytes(32))),

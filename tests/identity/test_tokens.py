@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from policyengine import Engine
@@ -108,3 +110,21 @@ def test_times_that_the_leeway_lets_pass_are_moved_to_what_holds() -> None:
     late = verifier.verify(token(iat=NOW - 90, exp=NOW - 20), NOW)
     assert early.claims["iat"] == NOW
     assert (late.claims["exp"], late.expires) == (NOW + 10, NOW + 10)
+
+
+class Racing(MemoryMarks):
+    """Revokes after it was asked whether that is so: as another thread may."""
+
+    def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
+        found = super().revoked(names, now)
+        if not found and self.version == 0:
+            self.revoke(["jti:acme/j-1"], NOW + 900, now)
+        return found
+
+
+def test_what_is_revoked_while_it_is_proved_is_not_kept() -> None:
+    door, raw = Door(), token()
+    door.identity.marks = Racing()
+    assert door.bearer(raw).outcome is Outcome.ALLOW
+    assert [door.bearer(raw).reasons[0].code for _ in range(2)] == [R.REVOKED] * 2
+    assert not door.identity._kept
