@@ -55,7 +55,9 @@ class General(Section):
 
 class IssuerSettings(Section):
     """Of an issuer that the policy names, by that name. `keys`: a file or URL of a JWKS, which goes before what the
-    policy says; without, `url` is asked by OpenID discovery. `agent`: the claim that names the agent."""
+    policy says; without, `url` is asked by OpenID discovery. `agent`: the claim that names the agent. `types`: which
+    `typ` tokens may have; ID tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that
+    are no agents, but the ways by which people ask for themselves."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
@@ -65,6 +67,7 @@ class IssuerSettings(Section):
     client_secret: str | None = None
     ca: Path | None = None
     agent: str = "client_id"
+    people: tuple[str, ...] = ()
 
 
 class AttesterSettings(Section):

@@ -117,8 +117,6 @@ class Identity:
             return before
         try:
             found = self._proved(credentials, request, now)
-            if self.marks.revoked(found.names, now):
-                raise Refused(Refusal.REVOKED)
         except Refused as refused:
             self._count(refused.refusal.value)
             raise
@@ -143,9 +141,11 @@ class Identity:
             token.expires,
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials),
+            reusable=reusable(credentials) and not token.single_use,
         )
-        if proved.reusable:
+        if self.marks.revoked(proved.names, now):
+            raise Refused(Refusal.REVOKED)
+        if proved.reusable and not self.marks.remote:
             self._keep(key_of(given(credentials)), proved, now)
         return proved
 
@@ -170,18 +170,24 @@ class Identity:
         known = self._tokens.get(digest)
         if known is None or known.expires <= now:
             known = self.parts.tokens.verify(raw, now)
-            with self._lock:
-                self._tokens[digest] = known
-                while len(self._tokens) > self.most_kept:
-                    self._tokens.popitem(last=False)
+            if not known.single_use:
+                self._remember(digest, known)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
+
+    def _remember(self, digest: bytes, token: Token) -> None:
+        with self._lock:
+            self._tokens[digest] = token
+            while len(self._tokens) > self.most_kept:
+                self._tokens.popitem(last=False)
 
     def _keep(self, key: bytes, proved: Proved, now: int) -> None:
         with self._lock:
             self._catch_up(now)
             self._kept[key] = proved
+            if self.marks.revoked(proved.names, now):  # after it was looked at, and before it was kept
+                del self._kept[key]
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
 
@@ -227,5 +233,6 @@ def reusable(credentials: Credentials) -> bool:
 def key_of(raw: dict[str, object]) -> bytes:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
     into the other."""
-    parts = (raw.get("authorization"), raw.get("client_certificate"))
-    return b"".join(sha256(one.encode()).digest() if type(one) is str else b"-" for one in parts)
+    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
+    first = sha256(authorization.encode()).digest() if type(authorization) is str else b"-"
+    return first + (sha256(certificate.encode()).digest() if type(certificate) is str else b"-")
