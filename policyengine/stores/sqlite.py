@@ -18,8 +18,9 @@ from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
-from policyengine.stores import lines
+from policyengine.stores import lines, marks_sqlite
 from policyengine.stores.claims import TABLE, ClaimsTable
+from policyengine.stores.marks_sqlite import SqliteMarks
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
 from policyengine.stores.store import Asked, StoreError
 
@@ -78,6 +79,10 @@ class SqliteStore:
     def about(self) -> tuple[str, None]:
         """Which version it is. It has the time of whoever asks."""
         return f"SQLite {sqlite3.sqlite_version}", None
+
+    @property
+    def marks(self) -> SqliteMarks:
+        return SqliteMarks(self._step, self._connection)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -220,7 +225,7 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
         if layout < LAYOUT:
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
-        connection.executescript(TABLE)
+        connection.executescript(TABLE + marks_sqlite.TABLES)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
