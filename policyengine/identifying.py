@@ -29,7 +29,7 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
         if raw is None and not identity.only_proved:
             return question
         found = None if raw is None else identity.known(raw, now)
-        if found is not None and question.keys().isdisjoint(WHO):
+        if found is not None and question.keys().isdisjoint(PROVABLE if identity.only_proved else WHO):
             kept = {name: value for name, value in question.items() if name not in DROPPED}
             kept.update(found.facts)
             return kept
@@ -63,6 +63,8 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
         _LOG.info("a credential was refused: %s", why, extra={"event": "credential_refused", "code": why.refusal.value})
         return refused(request, why.refusal)
     tell_differences(request.facts, found)
+    if identity.only_proved:
+        request = replace(request, facts={name: one for name, one in request.facts.items() if name not in PROVABLE})
     return replace(request, facts={**without_who(request), **found.facts}, credentials=None)
 
 

@@ -46,8 +46,11 @@ class Issued:
     def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
         return UNBOUND
 
-    def presents(self, credentials: Credentials, request: Request, now: int) -> None:
-        return None
+    def presents(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+        if credentials.client_certificate is None:
+            return None
+        token = self.verify(credentials.client_certificate, now)
+        return token, self.reads(token), Binding(x5t="x5t")
 
 
 def front(store: Store, issued: Issued) -> Identity:
@@ -116,6 +119,20 @@ def test_what_another_worker_revokes_is_refused_from_the_next_question_on(opened
     assert issued.verified == ["bot", "other"]  # nobody's signature is looked at again
     assert store_knows(identity, "other")
     assert identity.counts["revoked"] == 2
+
+
+def test_a_certificate_is_not_looked_at_again_either(opened: Callable[[], Store]) -> None:
+    issued, store = Issued(), opened()
+    identity, credentials = front(store, issued), Credentials(client_certificate="bot")
+    for _ in range(3):
+        identity.prove(credentials, GET, NOW)
+        store.marks.revoke(("agent:acme/other",), END, NOW)
+    assert issued.verified == ["bot"]
+    store.marks.revoke(("key:x5t",), END, NOW)
+    with pytest.raises(Refused, match="revoked"):
+        identity.prove(credentials, GET, NOW)
+    with pytest.raises(Refused, match="revoked"):  # what was proved is over, the key is revoked still
+        Identity(identity.parts, store.marks).prove(credentials, GET, NOW)
 
 
 def store_knows(identity: Identity, agent: str) -> bool:

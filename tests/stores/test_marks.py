@@ -355,6 +355,19 @@ def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
         store.close()
 
 
+def test_what_was_revoked_stays_so_when_a_server_that_writes_it_down_is_killed(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        store = open_store(f"{server.url}?timeout=5s")
+        store.marks.revoke(("agent:a",), LATER, NOW)
+        store.marks.once("jti:a", LATER, NOW)
+        server.kill()
+        server.start()
+        wait_for(lambda: answers(ASKS[3], store.marks))
+        assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
+        assert not store.marks.once("jti:a", LATER, NOW)
+        store.close()
+
+
 def test_a_server_without_memory_takes_no_mark(tmp_path: Path) -> None:
     import redis
 
