@@ -24,7 +24,7 @@ if what == 'revoke' then
   return 1
 end
 local found = {}
-for place, key in ipairs(KEYS) do
-  if ends(key) > now then found[#found + 1] = place end
+for place, till in ipairs(redis.call('MGET', unpack(KEYS))) do
+  if tonumber(till or 0) > now then found[#found + 1] = place end
 end
 return found
