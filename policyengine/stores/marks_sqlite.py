@@ -17,9 +17,9 @@ CREATE INDEX IF NOT EXISTS marked_until ON marked (until);
 CREATE TABLE IF NOT EXISTS revoked (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS revoked_until ON revoked (until);
 CREATE TABLE IF NOT EXISTS revocations (one INTEGER PRIMARY KEY CHECK (one = 1), many INTEGER NOT NULL);
-INSERT OR IGNORE INTO revocations VALUES (1, 0);
 """
 ONCE = "INSERT INTO marked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?"
+REVOKED = "INSERT INTO revocations VALUES (1, 1) ON CONFLICT DO UPDATE SET many = many + 1"
 REVOKE = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)"
 
 
@@ -42,7 +42,7 @@ class SqliteMarks:
             row = self._connection().execute("SELECT many FROM revocations").fetchone()
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
-        return int(row[0])
+        return 0 if row is None else int(row[0])
 
     def once(self, name: str, until: int, now: int) -> bool:
         with self._step(True) as asked:
@@ -58,7 +58,7 @@ class SqliteMarks:
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._step(True) as asked:
             asked.executemany(REVOKE, [(digest_of(name), until) for name in names])
-            asked.execute("UPDATE revocations SET many = many + 1")
+            asked.execute(REVOKED)
             _forget(asked, "revoked", len(names), now)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:

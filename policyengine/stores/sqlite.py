@@ -189,14 +189,19 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: {error}") from error
 
     def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
+        connection = self._connection()
+        self._patiently(connection, words)
+        return connection
+
+    def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
         """SQLite would wait longer and longer, while those who came later are let in: it is asked again and again,
         at moments of chance, until the patience is over."""
-        connection, until = self._connection(), monotonic() + self._patience
+        until = monotonic() + self._patience
         while True:
             try:
                 for word in words:
                     connection.execute(word)
-                return connection
+                return
             except sqlite3.OperationalError as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -218,7 +223,7 @@ class SqliteStore:
         connection = sqlite3.connect(
             self.path, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing
         )
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > LAYOUT:
