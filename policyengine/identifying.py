@@ -31,7 +31,7 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
         if isinstance(raw, Proved | Unproved):
             return with_facts(question, looked_at(identity, raw, now))
         found = None if raw is None else identity.known(raw, now)
-        if found is not None and question.keys().isdisjoint(WHO):
+        if found is not None and question.keys().isdisjoint(PROVABLE if identity.only_proved else WHO):
             kept = {**question, **found.facts}
             del kept["credentials"]
             return kept
@@ -93,6 +93,8 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
         _LOG.info("a credential was refused: %s", why, extra={"event": "credential_refused", "code": why.refusal.value})
         return refused(request, why.refusal)
     tell_differences(request.facts, found)
+    if identity.only_proved:
+        request = replace(request, facts={name: one for name, one in request.facts.items() if name not in PROVABLE})
     return replace(request, facts={**without_who(request), **found.facts}, credentials=None)
 
 

@@ -71,10 +71,16 @@ class IssuerSettings(Section):
 
 
 class AttesterSettings(Section):
-    """Of an attester that the policy names."""
+    """Of an attester that the policy names. `keys` and `ca` as of an issuer. `types`: which `typ` an attestation may
+    have. `audience`: for whom it has to be; without, one that says it has to be for the `url` of this server.
+    `unbound`: one that names no key counts, too, whoever presents it. `environment`: the claim that names that."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
+    types: tuple[str, ...] = ("eat+jwt", "application/eat+jwt")
+    audience: str | None = None
+    unbound: bool = False
+    environment: Annotated[str, Field(min_length=1)] = "environment"
     ca: Path | None = None
 
 

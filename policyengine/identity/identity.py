@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
@@ -70,6 +70,13 @@ class Parts:
     attests: Attests | None = None
 
 
+class Kept(NamedTuple):
+    """What was proved, and the version of all revocations by which none was of it."""
+
+    proved: Proved
+    version: int
+
+
 @dataclass
 class Identity:
     """Threads may share one. With `only_proved` what a gateway says of who asks counts for nothing. `counts` are
@@ -83,9 +90,8 @@ class Identity:
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
-    _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
+    _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
-    _version: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def successor(self, kernel: Kernel) -> Identity:
@@ -97,14 +103,18 @@ class Identity:
         return None if self.nonces is None else self.nonces()
 
     def known(self, raw: object, now: int) -> Proved | None:
-        """What these credentials proved before, where that is enough and nothing of it was revoked: quick, and waits
-        for nobody. `raw` is the member `credentials` of a question."""
+        """What these credentials proved before, where that is enough and nothing was revoked since: quick, and waits
+        for nobody. None where somebody has to be asked, be it only whether it was revoked. `raw` is the member
+        `credentials` of a question."""
         if type(raw) is not dict or self.marks.remote:
             return None
         found = self._kept.get(key_of(raw)) if raw.keys() in PLAIN else None
-        if found is None or found.expires <= now or self.marks.version != self._version:
+        if found is None or found.proved.expires <= now:
             return None
-        return found
+        try:
+            return found.proved if self.marks.version == found.version else None
+        except StoreError:
+            return None  # who proves it is told
 
     def known_of(self, credentials: Credentials, now: int) -> Proved | None:
         """The same of credentials that were read."""
@@ -116,7 +126,12 @@ class Identity:
         if before is not None:
             return before
         try:
-            found = self._proved(credentials, request, now)
+            version = self.marks.version  # as it is before anybody is asked
+            found = self._before(credentials, now) or self._proved(credentials, request, now)
+            if self.marks.revoked(found.names, now):
+                raise Refused(Refusal.REVOKED)
+            if found.reusable:
+                self._keep(key_of(given(credentials)), Kept(found, version))
         except Refused as refused:
             self._count(refused.refusal.value)
             raise
@@ -129,6 +144,11 @@ class Identity:
 
     # ── One credential ────────────────────────────────────────────────────────────────────────
 
+    def _before(self, credentials: Credentials, now: int) -> Proved | None:
+        """What they proved before, if they are not for one request alone, revoked or not."""
+        found = self._kept.get(key_of(given(credentials))) if reusable(credentials) else None
+        return None if found is None or found.proved.expires <= now else found.proved
+
     def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
         token, who, binding = self._presented(credentials, request, now)
         attestation = None
@@ -136,18 +156,13 @@ class Identity:
             if self.parts.attests is None:
                 raise Refused(Refusal.ATTESTER)
             attestation = self.parts.attests(credentials.attestation, token, binding, now)
-        proved = Proved(
+        return Proved(
             facts_of(token, who, binding, attestation, self.mapped.get(token.issuer, frozenset())),
             token.expires,
             names_of(token, who, binding),
             fingerprint(token.digest),
             reusable=reusable(credentials) and not token.single_use,
         )
-        if self.marks.revoked(proved.names, now):
-            raise Refused(Refusal.REVOKED)
-        if proved.reusable and not self.marks.remote:
-            self._keep(key_of(given(credentials)), proved, now)
-        return proved
 
     def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
         """The one credential that says who asks."""
@@ -182,23 +197,11 @@ class Identity:
             while len(self._tokens) > self.most_kept:
                 self._tokens.popitem(last=False)
 
-    def _keep(self, key: bytes, proved: Proved, now: int) -> None:
+    def _keep(self, key: bytes, kept: Kept) -> None:
         with self._lock:
-            self._catch_up(now)
-            self._kept[key] = proved
-            if self.marks.revoked(proved.names, now):  # after it was looked at, and before it was kept
-                del self._kept[key]
+            self._kept[key] = kept
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
-
-    def _catch_up(self, now: int) -> None:
-        """Of what was proved only what nobody has revoked since stays."""
-        version = self.marks.version
-        if version != self._version:
-            revoked = self.marks.revoked
-            for key in [key for key, one in self._kept.items() if revoked(one.names, now)]:
-                del self._kept[key]
-            self._version = version
 
     def _count(self, what: str) -> None:
         with self._lock:
