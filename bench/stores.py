@@ -13,20 +13,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import Any
 
 from bench.rates import FEW, HEAD, MANY, Ask, Say, admits, question
 from bench.report import Section, Target
 from bench.trial import number
 from policyengine import Engine
+from policyengine.stores.marks import Marks
 from policyengine.stores.urls import open_store
 
 CALLS, ROUNDS = 1_000, 15
 BATCH = 1_000
+NAMES = 6  # that a credential can be revoked by
 CALLERS = 250
 SERVERS = ("redis-server", "valkey-server")
 PATIENCE = 20.0  # seconds until a server answers
@@ -119,6 +122,19 @@ def own(where: str, url: str) -> Iterator[Row]:
     asking = engine(url, MANY, guard=PAST)
     asking.decide({**question("first"), "request": {"method": "GET", "path": "/v1/things/1"}})
     yield where, "policyengine, one rate and the past", alone(asking)
+    yield from credentials(where, open_store(url).marks)
+
+
+def credentials(where: str, marks: Marks) -> Iterator[Row]:
+    """What the store adds to a proof that must be new, and to a credential that was verified before."""
+    names, now = [f"agent:acme/{number}" for number in range(NAMES)], int(time())
+    marks.revoke(("agent:acme/other",), now + 600, now)
+    new = count()
+    yield where, "policyengine, a proof that must be new", repeated(lambda: marks.once(f"{next(new)}", now + 300, now))
+    asked = f"policyengine, which of {NAMES} names are revoked"
+    yield where, asked, repeated(lambda: marks.revoked(names, now))
+    if not marks.remote:
+        yield where, "policyengine, whether anything was revoked since", repeated(lambda: marks.version)
 
 
 def bare(port: int) -> Callable[[], int]:

@@ -137,7 +137,10 @@ def bound_parts(
     proofs = Proofs(marks, seconds(configuration.dpop.window), leeway, nonces)
     signatures = None
     if configuration.signatures is not None:
-        known = directories(configuration.signatures.directories, configuration, issuers)
+        made = before.presents.signatures if before is not None else None
+        known = directories(
+            configuration.signatures.directories, configuration, issuers, None if made is None else made.directories
+        )
         signatures = Signatures(configuration.signatures, known, marks, leeway)
     urls = {one.url: one.name for one in issuers if one.url is not None}
     domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)

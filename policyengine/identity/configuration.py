@@ -63,7 +63,9 @@ class IssuerSettings(Section):
 
     `introspection`: a URL at which opaque tokens are asked for, those that begin with `token_prefix`, as `client_id` by
     a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
-    `introspection_cache` at most. `agent`: the claim that names the agent."""
+    `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which
+    `typ` tokens may have; ID tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that
+    are no agents, but the ways by which people ask for themselves."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
@@ -82,13 +84,20 @@ class IssuerSettings(Section):
     ca: Path | None = None
     plain_http: bool = False
     agent: str = "client_id"
+    people: tuple[str, ...] = ()
 
 
 class AttesterSettings(Section):
-    """Of an attester that the policy names."""
+    """Of an attester that the policy names. `keys` and `ca` as of an issuer. `types`: which `typ` an attestation may
+    have. `audience`: for whom it has to be; without, one that says it has to be for the `url` of this server.
+    `unbound`: one that names no key counts, too, whoever presents it. `environment`: the claim that names that."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
+    types: tuple[str, ...] = ("eat+jwt", "application/eat+jwt")
+    audience: str | None = None
+    unbound: bool = False
+    environment: Annotated[str, Field(min_length=1)] = "environment"
     ca: Path | None = None
 
 

@@ -72,18 +72,23 @@ def directories(
     files: Mapping[str, Path],
     configuration: Configuration,
     issuers: Collection[Issuer],
+    before: Directories | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> Directories:
     """Of all issuers whose `url` is an origin, and nothing more. `files`: by issuer, what is read in place of asking.
-    Nothing is asked yet. Raises IdentityError."""
+    `before`: of other policies, by the same configuration: what is known of an issuer that is the same stays. Nothing
+    is asked yet. Raises IdentityError."""
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
         raise IdentityError(
             f"`signatures.directories.{name}`: no issuer of the policy with that name has an origin as `url`"
         )
+    made = {} if before is None else before.known
     held: dict[str, tuple[str, Held]] = {}
     for name, origin in by_name.items():
-        if name in files:
+        if origin in made and made[origin][0] == name:
+            held[origin] = made[origin]
+        elif name in files:
             held[origin] = name, FileDirectory(configuration.folder / files[name], time())
         else:
             held[origin] = name, remote(name, origin, configuration, clock)
@@ -101,7 +106,7 @@ def is_origin(url: str) -> bool:
 
 def remote(name: str, origin: str, configuration: Configuration, clock: Callable[[], float]) -> RemoteKeys:
     settings = configuration.issuers.get(name, IssuerSettings())
-    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration.folder, clock)
+    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
     cache, stale = (int(one.total_seconds()) for one in (settings.cache, settings.stale))
     timeout = configuration.identity.timeout.total_seconds()
     return RemoteKeys(f"{name} (directory)", AtOrigin(origin, fetcher), cache, stale, timeout, clock)

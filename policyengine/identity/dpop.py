@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode, urlsafe_b64decode
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,13 +14,13 @@ from hmac import digest as hmac
 from secrets import token_bytes
 
 from joserfc.errors import JoseError
-from joserfc.jws import JWSRegistry
 
+from policyengine.identity import jose
 from policyengine.identity.certificates import b64url, same
 from policyengine.identity.configuration import SAFE_ALGORITHMS
-from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.keysets import PUBLIC, Unusable, VerifyingKey, algorithms_of, check_strength, key_of
 from policyengine.identity.proved import Request
+from policyengine.identity.strict import json_object
 from policyengine.identity.urls import normal_url
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.stores.marks import Marks
@@ -31,11 +30,8 @@ MOST_KEYS = 4_096  # that are known from proofs before
 LONGEST_ID = 256  # characters of `jti`
 TYPE = "dpop+jwt"
 HEADER = frozenset({"typ", "alg", "jwk"})
-SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 NONCE = re.compile(r"[A-Za-z0-9_-]{32}")
 TIME, TAG = 8, 16  # bytes of a nonce
-# By the name of the algorithm, and never by what a proof brings. `EdDSA` is Ed25519 by its older name.
-MODELS = {str(name): JWSRegistry.algorithms["Ed25519" if name == "EdDSA" else name] for name in SAFE_ALGORITHMS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +162,7 @@ def header_of(segment: str) -> tuple[str, VerifyingKey, str]:
     if header.get("typ") != TYPE:
         raise Refused(Refusal.PROOF, "the proof is a token of another type")
     alg = header.get("alg")
-    if not isinstance(alg, str) or alg not in MODELS:
+    if not isinstance(alg, str) or alg not in SAFE_ALGORITHMS:
         raise Refused(Refusal.PROOF, "the algorithm of the proof is not allowed")
     key = key_of_proof(header.get("jwk"), alg)
     return alg, key, key.thumbprint()
@@ -195,7 +191,7 @@ def key_of_proof(jwk: object, alg: str) -> VerifyingKey:
 def check_signature(proof: Proof) -> None:
     """Raises Refused."""
     try:
-        holds = MODELS[proof.alg].verify(proof.signed, proof.signature, proof.key)
+        holds = jose.MODELS[proof.alg].verify(proof.signed, proof.signature, proof.key)
     except (JoseError, ValueError):
         holds = False
     if not holds:
@@ -203,20 +199,15 @@ def check_signature(proof: Proof) -> None:
 
 
 def document(segment: str) -> dict[str, object]:
+    data = decoded(segment)
     try:
-        return json_object(decoded(segment))
-    except DocumentError as error:
-        raise Refused(Refusal.PROOF, f"the proof cannot be read: {error}") from None
+        return json_object(data)
+    except Refused as refused:
+        raise Refused(Refusal.PROOF, f"the proof cannot be read: {refused.why}") from None
 
 
 def decoded(segment: str) -> bytes:
-    """Of what could be spelled in one way only. Raises Refused."""
     try:
-        if not SEGMENT.fullmatch(segment):
-            raise ValueError
-        data = b64decode(segment.encode() + b"=" * (-len(segment) % 4), b"-_")
-    except (binascii.Error, ValueError):
+        return jose.decoded(segment)
+    except Refused:
         raise Refused(Refusal.PROOF, "the proof is not in base64url") from None
-    if b64url(data[-(len(data) % 3 or 3) :]) != segment[-(len(segment) % 4 or 4) :]:  # bits that mean nothing
-        raise Refused(Refusal.PROOF, "the proof is not in base64url")
-    return data

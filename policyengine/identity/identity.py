@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Kernel
 from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
@@ -70,6 +71,13 @@ class Parts:
     attests: Attests | None = None
 
 
+class Kept(NamedTuple):
+    """What was proved, and the version of all revocations by which none was of it."""
+
+    proved: Proved
+    version: int
+
+
 @dataclass
 class Identity:
     """Threads may share one. With `only_proved` what a gateway says of who asks counts for nothing. `counts` are
@@ -80,27 +88,35 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
+    again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
-    _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
+    _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
-    _version: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def successor(self, kernel: Kernel) -> Identity:
+        """For the issuers and attesters of other policies, with the keys that are known. Raises IdentityError."""
+        return self if self.again is None else self.again(kernel, self)
 
     def nonce(self) -> str | None:
         """One for the next proof, where proofs need one."""
         return None if self.nonces is None else self.nonces()
 
     def known(self, raw: object, now: int) -> Proved | None:
-        """What these credentials proved before, where that is enough and nothing of it was revoked: quick, and waits
-        for nobody. `raw` is the member `credentials` of a question."""
+        """What these credentials proved before, where that is enough and nothing was revoked since: quick, and waits
+        for nobody. None where somebody has to be asked, be it only whether it was revoked. `raw` is the member
+        `credentials` of a question."""
         if type(raw) is not dict or self.marks.remote:
             return None
         found = self._kept.get(key_of(raw)) if raw.keys() in PLAIN else None
-        if found is None or found.expires <= now or self.marks.version != self._version:
+        if found is None or found.proved.expires <= now:
             return None
-        return found
+        try:
+            return found.proved if self.marks.version == found.version else None
+        except StoreError:
+            return None  # who proves it is told
 
     def known_of(self, credentials: Credentials, now: int) -> Proved | None:
         """The same of credentials that were read."""
@@ -112,9 +128,12 @@ class Identity:
         if before is not None:
             return self.used(before, request.ip, now)
         try:
-            found = self._proved(credentials, request, now)
+            version = self.marks.version  # as it is before anybody is asked
+            found = self._before(credentials, now) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise Refused(Refusal.REVOKED)
+            if found.reusable:
+                self._keep(key_of(given(credentials)), Kept(found, version))
         except Refused as refused:
             self._count(refused.refusal.value)
             raise
@@ -122,8 +141,6 @@ class Identity:
             self._count(Refusal.STORE.value)
             _LOG.warning("a credential was refused, as the store does not answer: %s", error)
             raise Refused(Refusal.STORE) from None
-        if found.reusable:
-            self._keep(key_of(given(credentials)), found, now)
         self._count("proved")
         return self.used(found, request.ip, now)
 
@@ -132,6 +149,11 @@ class Identity:
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
     # ── One credential ────────────────────────────────────────────────────────────────────────
+
+    def _before(self, credentials: Credentials, now: int) -> Proved | None:
+        """What they proved before, if they are not for one request alone, revoked or not."""
+        found = self._kept.get(key_of(given(credentials))) if reusable(credentials) else None
+        return None if found is None or found.proved.expires <= now else found.proved
 
     def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
         token, who, binding = self._presented(credentials, request, now)
@@ -148,7 +170,7 @@ class Identity:
             token.expires if binding.until is None else min(token.expires, binding.until),
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials),
+            reusable=reusable(credentials) and not token.single_use,
             watched=watched_of(token, binding),
             presenter=presenter_of(token, who),
         )
@@ -174,29 +196,23 @@ class Identity:
         known = self._tokens.get(digest)
         if known is None or known.expires <= now:
             known = self.parts.tokens.verify(raw, now)
-            with self._lock:
-                self._tokens[digest] = known
-                while len(self._tokens) > self.most_kept:
-                    self._tokens.popitem(last=False)
+            if not known.single_use:
+                self._remember(digest, known)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
 
-    def _keep(self, key: bytes, proved: Proved, now: int) -> None:
+    def _remember(self, digest: bytes, token: Token) -> None:
         with self._lock:
-            self._catch_up(now)
-            self._kept[key] = proved
+            self._tokens[digest] = token
+            while len(self._tokens) > self.most_kept:
+                self._tokens.popitem(last=False)
+
+    def _keep(self, key: bytes, kept: Kept) -> None:
+        with self._lock:
+            self._kept[key] = kept
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
-
-    def _catch_up(self, now: int) -> None:
-        """Of what was proved only what nobody has revoked since stays."""
-        version = self.marks.version
-        if version != self._version:
-            revoked = self.marks.revoked
-            for key in [key for key, one in self._kept.items() if revoked(one.names, now)]:
-                del self._kept[key]
-            self._version = version
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -231,5 +247,6 @@ def reusable(credentials: Credentials) -> bool:
 def key_of(raw: dict[str, object]) -> bytes:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
     into the other."""
-    parts = (raw.get("authorization"), raw.get("client_certificate"))
-    return b"".join(sha256(one.encode()).digest() if type(one) is str else b"-" for one in parts)
+    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
+    first = sha256(authorization.encode()).digest() if type(authorization) is str else b"-"
+    return first + (sha256(certificate.encode()).digest() if type(certificate) is str else b"-")

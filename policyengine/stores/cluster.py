@@ -20,6 +20,7 @@ from policyengine.stores import slots
 from policyengine.stores.claims import settled_from, settled_to
 from policyengine.stores.claims_redis import Claims
 from policyengine.stores.following import Following
+from policyengine.stores.marks_redis import RedisMarks
 from policyengine.stores.past import watch_of
 from policyengine.stores.redis import (
     BACK,
@@ -66,6 +67,7 @@ class ClusterStore:
     def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self._claims = Claims(self._run, lambda draft, settled: settled_from(settled), virtual=virtual)
+        self.marks = RedisMarks(self._run)
         self._begun: frozenset[str] = frozenset()
         self._following = Following()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from time import monotonic
 from typing import Protocol
@@ -13,6 +13,7 @@ from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled, Standing, untouched
+from policyengine.stores.marks import Marks
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import Asked, Committed, Store, StoreError
 
@@ -88,6 +89,35 @@ class Breaker:
             _LOG.warning("the store answers again", extra={"event": "store_answers"})
 
 
+class GuardedMarks:
+    """Asks for them as long as the store answers; where it does not, nobody guesses."""
+
+    def __init__(self, marks: Marks, breaker: Breaker) -> None:
+        self._marks, self._breaker = marks, breaker
+        self.remote = marks.remote
+
+    @property
+    def version(self) -> int:
+        with self._breaker:
+            return self._marks.version
+
+    def once(self, name: str, until: int, now: int) -> bool:
+        with self._breaker:
+            return self._marks.once(name, until, now)
+
+    def take(self, name: str, now: int) -> bool:
+        with self._breaker:
+            return self._marks.take(name, now)
+
+    def revoke(self, names: Collection[str], until: int, now: int) -> None:
+        with self._breaker:
+            self._marks.revoke(names, until, now)
+
+    def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
+        with self._breaker:
+            return self._marks.revoked(names, now)
+
+
 class GuardedStore:
     """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
     `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
@@ -117,6 +147,10 @@ class GuardedStore:
         """Which store it is, and its time in microseconds since 1970 where it has one of its own. Raises StoreError."""
         told: tuple[str, int | None] = getattr(self._store, "about", lambda: ("the store", None))()
         return told
+
+    @property
+    def marks(self) -> GuardedMarks:
+        return GuardedMarks(self._store.marks, self.breaker)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from heapq import heappop, heappush
 from threading import Lock
 from typing import Protocol
 
+from policyengine.stores.step import digest_of
 from policyengine.stores.store import StoreError
 
 MOST_MARKS = 1_000_000
-SWEEP = 10  # seconds at least between two looks for what has ended
+LONGEST = 128  # characters of a name that is kept as it is
+LINGERS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
 
 
 class Marks(Protocol):
-    """Names with an end, in seconds since 1970. What has ended is forgotten. Each method may raise StoreError."""
+    """Names with an end, in seconds since 1970 by the clock of whoever asks: what has ended does not count, and is
+    forgotten LINGERS later. What is marked and what is revoked do not meet. Each member may raise StoreError."""
 
     @property
     def remote(self) -> bool:
-        """Whether somebody beside this process is asked, for whom one may have to wait."""
+        """Whether somebody beside this machine is asked, for whom one may have to wait. Raises nothing."""
         ...
 
     @property
     def version(self) -> int:
-        """Rises when something is revoked in this process."""
+        """Another one after each revocation, whoever of those who share the store revoked. Waits for nobody. Says
+        nothing where it is `remote`: whoever wants to know asks `revoked`."""
         ...
 
     def once(self, name: str, until: int, now: int) -> bool:
@@ -34,58 +39,72 @@ class Marks(Protocol):
         ...
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
-        """From the next question on all of these are revoked; an end that is later stays."""
+        """From the next question on all of these are revoked; an end that is later stays. All of them or none."""
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        """Which of them are."""
+        """Which of them are. One round trip where it is `remote`."""
         ...
 
 
+class Ends:
+    """Names and when they end. Whoever comes makes room by what ended first, two at a time: nobody waits for many."""
+
+    def __init__(self, most: int) -> None:
+        self.until: dict[str, int] = {}
+        self._most = most
+        self._order: list[tuple[int, str]] = []  # a heap; what was taken, or lasts longer by now, is in it, too
+
+    def put(self, names: Collection[str], until: int, now: int) -> None:
+        """All of them or, where there is no room, none. Raises StoreError."""
+        new = [name for name in names if self.until.get(name, -1) < until]
+        for _ in range(2 * len(new)):
+            self._forget_one(now)
+        if len(self._order) + len(new) > self._most:
+            raise StoreError(f"the store is full: it remembers {self._most:,} names of credentials, and no more")
+        for name in new:
+            self.until[name] = until
+            heappush(self._order, (until, name))
+
+    def _forget_one(self, now: int) -> None:
+        if self._order and self._order[0][0] + LINGERS <= now:
+            until, name = heappop(self._order)
+            if self.until.get(name) == until:
+                del self.until[name]
+
+
 class MemoryMarks:
-    """In this process: gone with it. Full of marks that all count, it takes no new one and says so."""
+    """In this process: gone with it. Full of marks that all count, it takes no new one and says so; revocations have
+    room of their own, so that nobody can be in their way."""
 
     remote = False
 
     def __init__(self, most: int = MOST_MARKS) -> None:
         self.version = 0
-        self._most, self._lock = most, Lock()
-        self._once: dict[str, int] = {}
-        self._revoked: dict[str, int] = {}
-        self._sweep = 0
+        self._lock, self._marked, self._revoked = Lock(), Ends(most), Ends(most)
 
     def once(self, name: str, until: int, now: int) -> bool:
+        known = short(name)
         with self._lock:
-            if self._once.get(name, now) > now:
+            if self._marked.until.get(known, now) > now:
                 return False
-            self._make_room(1, now)
-            self._once[name] = until
+            self._marked.put((known,), until, now)
             return True
 
     def take(self, name: str, now: int) -> bool:
         with self._lock:
-            return self._once.pop(name, now) > now
+            return self._marked.until.pop(short(name), now) > now
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._lock:
-            self._make_room(len(names), now)
-            for name in names:
-                self._revoked[name] = max(until, self._revoked.get(name, until))
+            self._revoked.put([short(name) for name in names], until, now)
             self.version += 1
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        known = self._revoked
-        if not known:
-            return frozenset()
-        return frozenset(name for name in names if known.get(name, now) > now)
+        known = self._revoked.until
+        return frozenset(name for name in names if known.get(short(name), now) > now) if known else frozenset()
 
-    def _make_room(self, new: int, now: int) -> None:
-        if len(self._once) + len(self._revoked) + new <= self._most:
-            return
-        if now >= self._sweep:
-            self._sweep = now + SWEEP
-            for kept in (self._once, self._revoked):
-                for name in [name for name, until in kept.items() if until <= now]:
-                    del kept[name]
-        if len(self._once) + len(self._revoked) + new > self._most:
-            raise StoreError(f"the store is full: it remembers {self._most:,} credentials")
+
+def short(name: str) -> str:
+    """Strangers name things, too: what is kept of a name is bounded."""
+    return name if len(name) <= LONGEST else f"long:{digest_of(name)}"

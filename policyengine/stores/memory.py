@@ -24,6 +24,7 @@ from policyengine.runtime.limits import (
     Take,
 )
 from policyengine.stores.claims import Claims
+from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
@@ -53,6 +54,7 @@ class MemoryStore:
     """
 
     def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
+        self.marks = MemoryMarks()
         self._spent: set[str] = set()
         self._open: dict[str, int] = {}
         self._rules: dict[object, Counts] = {}

@@ -16,6 +16,7 @@ from policyengine.runtime.once import charges_of
 from policyengine.stores import rates
 from policyengine.stores.claims_redis import CLAIM, ONCE, Claims
 from policyengine.stores.following import Following
+from policyengine.stores.marks_redis import MARK, RedisMarks
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
 from policyengine.stores.step import digest, digest_of, open_for
@@ -26,7 +27,7 @@ PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
 STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
 FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE, MARK)
 
 
 class Names(NamedTuple):
@@ -65,6 +66,7 @@ class RedisStore:
         self._following = Following()
         self._wires = Wires(client, SCRIPTS, self.ping)
         self._claims = Claims(self._run, stood, virtual=virtual)
+        self.marks = RedisMarks(self._run)
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""

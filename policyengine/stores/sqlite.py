@@ -18,8 +18,9 @@ from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
-from policyengine.stores import lines
+from policyengine.stores import lines, marks_sqlite
 from policyengine.stores.claims import TABLE, ClaimsTable
+from policyengine.stores.marks_sqlite import SqliteMarks
 from policyengine.stores.step import Kept, digest, lasting, open_for, step
 from policyengine.stores.store import Asked, StoreError
 
@@ -78,6 +79,10 @@ class SqliteStore:
     def about(self) -> tuple[str, None]:
         """Which version it is. It has the time of whoever asks."""
         return f"SQLite {sqlite3.sqlite_version}", None
+
+    @property
+    def marks(self) -> SqliteMarks:
+        return SqliteMarks(self._step, self._connection)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -184,14 +189,19 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: {error}") from error
 
     def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
+        connection = self._connection()
+        self._patiently(connection, words)
+        return connection
+
+    def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
         """SQLite would wait longer and longer, while those who came later are let in: it is asked again and again,
         at moments of chance, until the patience is over."""
-        connection, until = self._connection(), monotonic() + self._patience
+        until = monotonic() + self._patience
         while True:
             try:
                 for word in words:
                     connection.execute(word)
-                return connection
+                return
             except sqlite3.OperationalError as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -213,14 +223,14 @@ class SqliteStore:
         connection = sqlite3.connect(
             self.path, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing
         )
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > LAYOUT:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
         if layout < LAYOUT:
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
-        connection.executescript(TABLE)
+        connection.executescript(TABLE + marks_sqlite.TABLES)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Settled
+
+if TYPE_CHECKING:
+    from policyengine.stores.marks import Marks
 
 
 class StoreError(Exception):
@@ -31,6 +34,11 @@ class Store(Protocol):
 
     Each method may raise StoreError.
     """
+
+    @property
+    def marks(self) -> Marks:
+        """What it remembers of credentials."""
+        ...
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         """Which of these approvals an allow has used."""

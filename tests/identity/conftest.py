@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.identity.bound_world import World, write_files
 from tests.identity.keys import public
 from tests.identity.providing import Faulty, OpenIdProvider, faulty, openid_provider
+from tests.stores.conftest import redis_server, valkey_server
+
+__all__ = ["redis_server", "valkey_server"]  # of the tests of stores
 
 CLIENTS = [
     {"client_id": "svc", "client_secret": "secret of svc"},

@@ -17,7 +17,7 @@ from joserfc import jws
 from policyengine.identity.configuration import Configuration
 from policyengine.identity.keysets import KeySource
 from policyengine.identity.proved import Token
-from policyengine.identity.providers import key_sources
+from policyengine.identity.providers import KeySources
 from policyengine.runtime.credentials import Credentials
 from tests.identity.bound_world import World, ec_key, proof
 from tests.identity.providing import DIRECT, PATIENCE, OpenIdProvider, issuer
@@ -53,8 +53,8 @@ def bound_token(provider: OpenIdProvider) -> str:
 
 def test_a_token_that_a_provider_bound_is_its_owners_alone(provider: OpenIdProvider, bound_files: Path) -> None:
     world, token = World(bound_files), bound_token(provider)
-    sources = key_sources(Configuration(), [issuer(provider.url)])
-    world.front.parts = replace(world.front.parts, tokens=Asking(sources["acme"]))
+    keys = KeySources(Configuration()).of(issuer(provider.url))
+    world.front.parts = replace(world.front.parts, tokens=Asking(keys))
     now = world.now = int(time())
 
     def asked(scheme: str = "DPoP", **given: object) -> str:

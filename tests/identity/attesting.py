@@ -1,0 +1,151 @@
+"""An attester of tests: its policy, its keys, what it signs, and the front that is asked about it."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+from joserfc.jwk import ECKey
+from joserfc.jws import JWSRegistry
+
+from policyengine.engine import Engine
+from policyengine.identity.attesting import attesting
+from policyengine.identity.configuration import configuration_of
+from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.keysets import VerifyingKey
+from policyengine.identity.nonces import Nonces
+from policyengine.identity.proved import Binding, Request, Token, Who
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Attester, Kernel
+from policyengine.stores.marks import Marks, MemoryMarks
+
+NOW = 1_800_000_000
+END = NOW + 3_600
+URL, US = "https://attest.acme.example", "https://agents.acme.example"
+MODEL, DIGEST = "summarizer-7b", sha256(b"weights").hexdigest()
+POLICY = f"""
+language 1
+package acme.attested
+issuer acme {{ url "https://login.acme.example"   scopes none }}
+attester lab {{ url "{URL}"  age <= 1h
+  model "{MODEL}" sha256:{DIGEST}   model "router-1b"   environment in ["sev-snp", "tdx"] }}
+attester any {{ url "https://any.acme.example" }}
+attester old {{ age <= 1h }}
+agent "bot" {{ issued by acme  acts alone  attested by lab  may GET /a }}
+"""
+
+
+@cache
+def kernel() -> Kernel:
+    return Engine.from_text(POLICY).kernel
+
+
+@cache
+def key(name: str) -> ECKey:
+    return ECKey.generate_key("P-256", {"kid": name})
+
+
+MINE = Binding(jkt=key("mine").thumbprint(), x5t="certificate-of-mine")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """As an attester publishes them, without its network."""
+
+    keys: Sequence[VerifyingKey]
+    down: bool = False
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        if self.down:
+            raise Refused(Refusal.PROVIDER)
+        found = [one for one in self.keys if kid is None or one.get("kid") == kid]
+        if not found:
+            raise Refused(Refusal.UNKNOWN_KEY)
+        return found
+
+
+@dataclass
+class Lab:
+    """`binding` is what the presenter proves. `claims`: of an attestation for it with which nothing is wrong."""
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+    attester: Attester | None = None
+    binding: Binding = MINE
+    down: bool = False
+    marks: Marks = field(default_factory=MemoryMarks)
+
+    def __post_init__(self) -> None:
+        given = {"identity": {"url": US}, "attesters": {"lab": dict(self.settings)}}
+        attesters = dict(kernel().attesters)
+        if self.attester is not None:
+            attesters["lab"] = replace(self.attester, name="lab", url=URL)
+        keys = {"lab": Keys([key("lab")], self.down), "any": Keys([key("any")]), "old": Keys([key("old")])}
+        self.nonces = Nonces(self.marks)
+        self.attests = attesting(attesters, configuration_of(given), keys, self.nonces)
+        self.identity = Identity(Parts(self, self.reads, self.binds, self.presents, self.attests), self.marks)
+        self.nonce, _ = self.nonces.issue(NOW)
+
+    def claims(self, **changed: Any) -> dict[str, Any]:
+        """A claim that is changed to None is left out."""
+        given = {
+            "iss": URL, "iat": NOW - 60, "exp": END, "eat_nonce": self.nonce, "cnf": {"jkt": MINE.jkt},
+            "ueid": "AQIDBAUGBwgJCgsMDQ4PEA", "ai_model_id": MODEL, "ai_model_hash": {"alg": "sha-256", "hash": DIGEST},
+            "environment": "sev-snp", **changed,
+        }  # fmt: skip
+        return {name: value for name, value in given.items() if value is not None}
+
+    def signed(self, **changed: Any) -> str:
+        return token(self.claims(**changed))
+
+    # ── The front ─────────────────────────────────────────────────────────────────────────────
+
+    def verify(self, raw: str, now: int) -> Token:
+        return Token("jwt", "acme", {"sub": "bot", "iat": NOW - 10}, {}, sha256(raw.encode()).digest(), END)
+
+    def verify_txn(self, raw: str, now: int) -> Token:
+        raise Refused(Refusal.NOT_A_TOKEN)
+
+    def reads(self, token: Token) -> Who:
+        return Who("bot", None)
+
+    def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+        return self.binding
+
+    def presents(self, credentials: Credentials, request: Request, now: int) -> None:
+        return None
+
+    def facts(self, raw: str, now: int = NOW) -> Mapping[str, object]:
+        """Raises Refused."""
+        credentials = Credentials(authorization="Bearer token", attestation=raw)
+        return self.identity.prove(credentials, Request("GET", f"{US}/a"), now).facts["attestation"]
+
+    def says(self, raw: str, now: int = NOW) -> str:
+        """`accepted`, or the code of the refusal."""
+        try:
+            self.facts(raw, now)
+        except Refused as refused:
+            return refused.refusal.value
+        return "accepted"
+
+
+# ── Tokens ────────────────────────────────────────────────────────────────────────────────────
+
+
+def part(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def token(claims: Mapping[str, Any] | bytes, signer: str = "lab", alg: str = "ES256", **header: Any) -> str:
+    """Signed by the key, whatever the header says; a member that is None is left out."""
+    named = {"alg": alg, "typ": "eat+jwt", "kid": signer, **header}
+    told = {name: value for name, value in named.items() if value is not None}
+    payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
+    signing = f"{part(json.dumps(told).encode())}.{part(payload)}"
+    signature = JWSRegistry.algorithms["ES256"].sign(signing.encode(), key(signer))
+    return f"{signing}.{part(signature)}"

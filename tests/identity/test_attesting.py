@@ -1,0 +1,197 @@
+"""Attestations: what they prove, how the policy counts it, and the nonces that they answer."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.identity.attesting import attesting
+from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.nonces import Nonces
+from policyengine.runtime.refusals import Refused
+from policyengine.semantics.kernel import Attester
+from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import StoreError
+from tests.identity.attesting import DIGEST, MODEL, NOW, URL, Keys, Lab, kernel, key, token
+
+TIME = datetime.fromtimestamp(NOW, UTC)
+ASK = {"request": {"method": "GET", "path": "/a"}}
+
+
+def of_policy(**changed: Any) -> Attester:
+    given = {"name": "lab", "url": URL, "age": None, "models": (), "environments": ()}
+    return Attester(**{**given, **changed}, span=kernel().attesters["lab"].span)
+
+
+# ── Facts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_attestation_is_facts() -> None:
+    lab = Lab()
+    assert lab.facts(lab.signed()) == {
+        "verified": True, "by": "lab", "model": MODEL, "model_hash": f"sha256:{DIGEST}", "environment": "sev-snp",
+        "issued_at": TIME - timedelta(seconds=60),
+    }  # fmt: skip
+
+
+def test_what_it_does_not_say_is_no_fact() -> None:
+    lab = Lab(attester=of_policy())
+    raw = lab.signed(ai_model_id=None, ai_model_hash=None, environment=None)
+    assert lab.facts(raw) == {"verified": True, "by": "lab", "issued_at": TIME - timedelta(seconds=60)}
+
+
+def test_an_attester_of_anything_takes_any_model_and_environment() -> None:
+    lab = Lab(attester=of_policy())
+    modules = {"submods": {"inner": {"ai_model_id": "any", "environment": "any"}}}
+    found = lab.facts(lab.signed(ai_model_id="other", environment="laptop", iat=0, **modules))
+    assert (found["model"], found["environment"]) == ("other", "laptop")
+
+
+def test_settings_say_how_an_attester_writes() -> None:
+    lab = Lab({"types": ["application/attested+jwt"], "environment": "hwmodel", "audience": "pay", "unbound": True})
+    right = {"environment": None, "hwmodel": "tdx", "aud": "pay", "cnf": None}
+    assert lab.says(token(lab.claims(**right), typ="attested+jwt")) == "accepted"
+    lab.nonce, _ = lab.nonces.issue(NOW)
+    assert lab.says(token(lab.claims(**right))) == "token_type"
+    assert lab.says(token(lab.claims(**right | {"aud": None}), typ="attested+jwt")) == "audience"
+    assert lab.says(token(lab.claims(**right | {"cnf": {"jkt": "other"}}), typ="attested+jwt")) == "attestation_key"
+    assert lab.says(token(lab.claims(**right | {"hwmodel": None}), typ="attested+jwt")) == "attested_environment"
+    assert lab.says(token(lab.claims(**right), typ="attested+jwt")) == "accepted"
+
+
+def test_the_log_says_that_it_is_the_attestation_and_nothing_of_it() -> None:
+    lab = Lab()
+    with pytest.raises(Refused, match=r"^of the attestation: its signature does not hold$"):
+        lab.facts(token(lab.claims(), "acme", kid="lab"))
+    with pytest.raises(Refused, match=r"^the attestation is older than the policy says$"):
+        lab.facts(lab.signed(iat=NOW - 3_601))
+
+
+# ── The policy ────────────────────────────────────────────────────────────────────────────────
+
+
+def credentials(raw: str) -> dict[str, Any]:
+    return {**ASK, "credentials": {"authorization": "Bearer token", "attestation": raw}}
+
+
+def test_the_policy_lets_through_who_is_attested_and_says_why_not_else() -> None:
+    lab = Lab()
+    engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
+    raw = lab.signed()
+    assert engine.decide(credentials(raw)).allowed
+    again = engine.decide(credentials(raw))
+    assert (again.allowed, again.reasons[0].code) == (False, "attestation_nonce")
+    assert not engine.decide({**ASK, "credentials": {"authorization": "Bearer token"}}).allowed
+
+
+def test_what_is_claimed_of_an_attestation_does_not_count_beside_one_that_is_refused() -> None:
+    lab = Lab()
+    engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
+    claimed = dict(lab.facts(lab.signed()))
+    asked = credentials(lab.signed(iat=NOW - 3_601)) | {"attestation": claimed}
+    assert engine.decide(asked).reasons[0].code == "attestation_age"
+
+
+def test_what_is_claimed_of_an_attestation_counts_by_the_word_of_a_gateway_unless_all_has_to_be_proved() -> None:
+    lab = Lab()
+    engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
+    claimed = {**ASK, "credentials": {"authorization": "Bearer token"}, "attestation": dict(lab.facts(lab.signed()))}
+    assert [engine.decide(claimed).allowed for _ in range(2)] == [True, True]
+    lab.identity.only_proved = True
+    lab.nonce, _ = lab.nonces.issue(NOW)
+    assert [engine.decide(claimed).allowed for _ in range(2)] == [False, False]
+    assert not engine.decide({**claimed, "credentials": {"authorization": "Bearer another"}}).allowed
+    assert engine.decide({**claimed, **credentials(lab.signed())}).allowed
+
+
+AGES = [-30, 0, 3_599, 3_600, 3_601]
+MODELS: list[tuple[str | None, str | None]] = [
+    (MODEL, DIGEST), (MODEL, "0" * 64), (MODEL, None), ("router-1b", None), ("router-1b", "0" * 64), ("evil", DIGEST),
+    (None, DIGEST), (None, None),
+]  # fmt: skip
+PLACES = ["sev-snp", "tdx", "laptop", None]
+
+
+def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
+    """The facts of an attester of anything, asked of the policy, against what is accepted by the policy's attester."""
+    engine = Engine(kernel(), clock=lambda: TIME)
+    strict, lax = Lab(), Lab(attester=of_policy())
+    who = {"agent": {"id": "bot", "issuer": "acme"}, "credential": {"kind": "jwt"}}
+    told = []
+    for age, (model, digest), place in product(AGES, MODELS, PLACES):
+        hash_ = None if digest is None else f"sha256:{digest}"
+        said = {"iat": NOW - age, "ai_model_id": model, "ai_model_hash": hash_, "environment": place}
+        for lab in (strict, lax):
+            lab.nonce, _ = lab.nonces.issue(NOW)
+        allowed = engine.decide({**ASK, **who, "attestation": dict(lax.facts(lax.signed(**said)))}).allowed
+        assert (strict.says(strict.signed(**said)) == "accepted") == allowed, said
+        told.append(allowed)
+    assert sum(told) == 4 * 3 * 2  # ages, models and places that are right
+
+
+# ── Set up ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
+    with pytest.raises(IdentityError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
+        attesting(kernel().attesters, configuration_of({"attesters": {"labs": {}}}), {}, Nonces(MemoryMarks()))
+
+
+def test_two_attesters_by_one_url_are_none() -> None:
+    attesters = {"lab": of_policy(), "other": of_policy(name="other")}
+    keys = {"lab": Keys([key("lab")]), "other": Keys([key("lab")])}
+    with pytest.raises(IdentityError, match="`lab` and `other` have the same URL"):
+        attesting(attesters, configuration_of({}), keys, Nonces(MemoryMarks()))
+
+
+def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
+    found = attesting(kernel().attesters, configuration_of({}), {"old": Keys([key("lab")])}, Nonces(MemoryMarks()))
+    assert found.attesters == {}
+
+
+# ── Nonces ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_nonce_is_long_new_and_good_once() -> None:
+    nonces = Nonces(MemoryMarks())
+    given = [nonces.issue(NOW) for _ in range(100)]
+    assert len({nonce for nonce, _ in given}) == 100
+    assert {(len(nonce), ends) for nonce, ends in given} == {(43, NOW + 300)}
+    assert [nonces.take(given[0][0], NOW + 299) for _ in range(2)] == [True, False]
+    assert not nonces.take(given[1][0], NOW + 300)
+    assert not nonces.take("A" * 43, NOW)
+
+
+def test_a_nonce_of_one_worker_is_taken_by_another_once(tmp_path: Path) -> None:
+    one, other = (Nonces(SqliteStore(tmp_path / "store.db").marks) for _ in range(2))
+    nonce, _ = one.issue(NOW)
+    assert [other.take(nonce, NOW), one.take(nonce, NOW)] == [True, False]
+
+
+def test_no_more_nonces_are_given_than_are_bounded() -> None:
+    nonces = Nonces(MemoryMarks(), most=3)
+    for _ in range(3):
+        nonces.issue(NOW)
+    with pytest.raises(StoreError, match="3 nonces were given within 300 s"):
+        nonces.issue(NOW + 299)
+    assert nonces.issue(NOW + 300)
+    assert nonces.issue(NOW - 3_600)  # a clock that was set back keeps nobody out
+
+
+def test_a_store_without_an_answer_attests_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(MemoryMarks):
+        def take(self, name: str, now: int) -> bool:
+            raise StoreError("gone")
+
+    lab = Lab(marks=Gone())
+    with caplog.at_level(logging.WARNING):
+        assert lab.says(lab.signed()) == "store"
+    assert lab.identity.counts == {"store": 1}
+    assert "the store does not answer: gone" in caplog.text

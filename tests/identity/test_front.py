@@ -1,0 +1,198 @@
+"""The front of identity: what was proved before is not proved again, and is gone as soon as anybody revokes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.proved import UNBOUND, Binding, Proved, Request, Token, Who
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.stores.guarding import GuardedStore
+from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import Store
+from policyengine.stores.urls import open_store
+from tests.stores.servers import Server, running
+
+NOW = 1_800_000_000
+END = NOW + 600
+GET = Request("GET", "https://api.example/a")
+
+
+@dataclass
+class Issued:
+    """Every token is one that holds, of the agent that it names; who verifies them counts."""
+
+    verified: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], object] = field(default=lambda: None)
+
+    def verify(self, raw: str, now: int) -> Token:
+        self.verified.append(raw)
+        self.meanwhile()
+        return Token("jwt", "acme", {"sub": raw}, {}, sha256(raw.encode()).digest(), END)
+
+    def verify_txn(self, raw: str, now: int) -> Token:
+        raise Refused(Refusal.NOT_A_TOKEN)
+
+    def reads(self, token: Token) -> Who:
+        return Who(str(token.claims["sub"]), None)
+
+    def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+        return UNBOUND
+
+    def presents(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+        if credentials.client_certificate is None:
+            return None
+        token = self.verify(credentials.client_certificate, now)
+        return token, self.reads(token), Binding(x5t="x5t")
+
+
+def front(store: Store, issued: Issued) -> Identity:
+    return Identity(Parts(issued, issued.reads, issued.binds, issued.presents), store.marks)
+
+
+def bearer(agent: str) -> dict[str, object]:
+    return {"authorization": f"Bearer {agent}"}
+
+
+def proves(identity: Identity, agent: str, now: int = NOW) -> str | None:
+    """The agent that was proved, or why it was refused."""
+    try:
+        found = identity.prove(Credentials(authorization=f"Bearer {agent}"), GET, now)
+    except Refused as refused:
+        return refused.refusal.value
+    return str(found.facts["agent"]["id"])
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "valkey"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """The store, as another worker has it, too."""
+    match request.param:
+        case "memory":
+            one = open_store("memory:")
+            return lambda: one
+        case "sqlite":
+            return lambda: open_store(f"sqlite:///{tmp_path}/store.db?timeout=10s")
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    import redis
+
+    redis.Redis(port=server.port, protocol=2).flushall()
+    return lambda: open_store(f"{server.url}?timeout=5s")
+
+
+def test_what_was_proved_is_not_proved_again(opened: Callable[[], Store]) -> None:
+    issued = Issued()
+    identity = front(opened(), issued)
+    assert [proves(identity, "bot") for _ in range(3)] == ["bot"] * 3
+    assert issued.verified == ["bot"]
+    assert proves(identity, "other") == "other"
+    assert issued.verified == ["bot", "other"]
+
+
+def test_it_is_known_at_once_where_nobody_far_has_to_be_asked(opened: Callable[[], Store]) -> None:
+    store = opened()
+    identity = front(store, Issued())
+    assert identity.known(bearer("bot"), NOW) is None
+    proves(identity, "bot")
+    known = identity.known(bearer("bot"), NOW)
+    assert (known is None) == store.marks.remote
+    assert known is None or known.facts["agent"]["id"] == "bot"
+    assert identity.known(bearer("bot"), END) is None
+    assert identity.known({**bearer("bot"), "dpop": "proof"}, NOW) is None
+
+
+def test_what_another_worker_revokes_is_refused_from_the_next_question_on(opened: Callable[[], Store]) -> None:
+    issued = Issued()
+    identity, other = front(opened(), issued), opened().marks
+    assert [proves(identity, one) for one in ("bot", "other")] == ["bot", "other"]
+    other.revoke(("agent:acme/bot",), END, NOW)
+    assert identity.known(bearer("bot"), NOW) is None
+    assert proves(identity, "bot") == "revoked"
+    assert proves(identity, "bot", END - 1) == "revoked"
+    assert proves(identity, "other") == "other"
+    assert issued.verified == ["bot", "other"]  # nobody's signature is looked at again
+    assert store_knows(identity, "other")
+    assert identity.counts["revoked"] == 2
+
+
+def test_a_certificate_is_not_looked_at_again_either(opened: Callable[[], Store]) -> None:
+    issued, store = Issued(), opened()
+    identity, credentials = front(store, issued), Credentials(client_certificate="bot")
+    for _ in range(3):
+        identity.prove(credentials, GET, NOW)
+        store.marks.revoke(("agent:acme/other",), END, NOW)
+    assert issued.verified == ["bot"]
+    store.marks.revoke(("key:x5t",), END, NOW)
+    with pytest.raises(Refused, match="revoked"):
+        identity.prove(credentials, GET, NOW)
+    with pytest.raises(Refused, match="revoked"):  # what was proved is over, the key is revoked still
+        Identity(identity.parts, store.marks).prove(credentials, GET, NOW)
+
+
+def store_knows(identity: Identity, agent: str) -> bool:
+    return identity.marks.remote or isinstance(identity.known(bearer(agent), NOW), Proved)
+
+
+def test_what_is_revoked_while_it_is_proved_is_not_kept_as_good(opened: Callable[[], Store]) -> None:
+    """Whether it came before or after the look is not known: then it is looked at again."""
+    issued, store = Issued(), opened()
+    identity = front(store, issued)
+    issued.meanwhile = lambda: store.marks.revoke(("agent:acme/somebody",), END, NOW)
+    assert proves(identity, "bot") == "bot"
+    assert identity.known(bearer("bot"), NOW) is None
+    assert proves(identity, "bot") == "bot"
+    assert store_knows(identity, "bot")
+
+
+def test_a_server_is_asked_once_about_what_was_proved(redis_server: Server) -> None:
+    import redis
+
+    identity = front(open_store(f"{redis_server.url}?timeout=5s"), Issued())
+    proves(identity, "bot")
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+
+        def asked() -> int:
+            return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+        before = asked()
+        assert [proves(identity, "bot") for _ in range(5)] == ["bot"] * 5
+        assert asked() == before + 5
+
+
+def test_nothing_is_proved_while_a_server_is_gone(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path) as server:
+        identity = front(open_store(server.url), Issued())
+        assert proves(identity, "bot") == "bot"
+        server.kill()
+        assert [proves(identity, one) for one in ("bot", "bot", "other", "bot", "bot")] == ["store"] * 5
+        assert identity.known(bearer("bot"), NOW) is None
+        assert identity.counts["store"] == 5
+
+
+def test_nothing_is_known_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteStore(path)
+    identity = front(GuardedStore(store), Issued())
+    proves(identity, "bot")
+    assert identity.known(bearer("bot"), NOW) is not None
+    with store._step() as asked:
+        asked.execute("DROP TABLE revocations")
+    assert identity.known(bearer("bot"), NOW) is None
+    assert proves(identity, "bot") == "store"
+
+
+def test_no_more_is_kept_than_is_bounded() -> None:
+    issued = Issued()
+    parts = Parts(issued, issued.reads, issued.binds, issued.presents)
+    identity = Identity(parts, MemoryMarks(), most_kept=3)
+    for number in range(10):
+        proves(identity, f"bot {number}")
+    assert [identity.known(bearer(f"bot {number}"), NOW) is not None for number in (0, 6, 7, 9)] == [
+        False, False, True, True,
+    ]  # fmt: skip

@@ -1,0 +1,395 @@
+"""What stores remember of credentials: what was used once, and what was revoked, whoever asks, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Barrier
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from policyengine.stores.guarding import FAILS_BEFORE_OPEN, PAUSE, GuardedStore
+from policyengine.stores.marks import LINGERS, Marks, MemoryMarks
+from policyengine.stores.marks_sqlite import FORGETS_AT_ONCE
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import Store, StoreError
+from policyengine.stores.urls import TIMEOUT, open_store
+from tests.stores import paying
+from tests.stores.servers import Server, running, wait_for
+
+NOW = 1_800_000_000
+LATER = NOW + 300
+
+
+@pytest.fixture
+def marks(store: Store) -> Marks:
+    return store.marks
+
+
+# ── Once ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_name_is_new_once_until_its_end(marks: Marks) -> None:
+    assert marks.once("jti:a", LATER, NOW)
+    assert not marks.once("jti:a", LATER, NOW)
+    assert marks.once("jti:b", LATER, NOW)
+    assert not marks.once("jti:a", LATER + 300, LATER - 1)
+    assert marks.once("jti:a", LATER + 300, LATER)
+    assert not marks.once("jti:a", LATER + 300, LATER)
+
+
+def test_a_clock_that_is_set_back_makes_nothing_new(marks: Marks) -> None:
+    marks.once("jti:a", LATER, NOW)
+    for number in range(20):  # whoever comes makes room
+        marks.once(f"jti:{number}", LATER + 300, LATER + LINGERS - 1)
+    assert not marks.once("jti:a", LATER, LATER - 1)
+    assert not marks.once("jti:a", LATER, NOW - 3_600)
+
+
+def test_names_of_any_letters_are_told_apart(marks: Marks) -> None:
+    names = ["a", "A", "a ", "ä", "\ud800", "a\0b", "a" * 10_000, "policyengine:{revoked}:a", "*"]
+    assert [marks.once(one, LATER, NOW) for one in names] == [True] * len(names)
+    assert [marks.once(one, LATER, NOW) for one in names] == [False] * len(names)
+
+
+def test_of_many_threads_one_is_told_that_it_is_the_first(marks: Marks) -> None:
+    many, names = 64, 5
+    together = Barrier(many)
+
+    def asks(_: int) -> list[bool]:
+        together.wait(20)
+        return [marks.once(f"jti:{number}", LATER, NOW) for number in range(names)]
+
+    with ThreadPoolExecutor(many) as pool:
+        told = list(pool.map(asks, range(many)))
+    assert [sum(one[number] for one in told) for number in range(names)] == [1] * names
+
+
+# ── Taken ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mark_is_taken_once(marks: Marks) -> None:
+    marks.once("nonce:a", LATER, NOW)
+    assert not marks.take("nonce:b", NOW)
+    assert marks.take("nonce:a", LATER - 1)
+    assert not marks.take("nonce:a", NOW)
+    assert marks.once("nonce:a", LATER, NOW)
+
+
+def test_what_has_ended_is_not_taken(marks: Marks) -> None:
+    marks.once("nonce:a", LATER, NOW)
+    assert not marks.take("nonce:a", LATER)
+
+
+def test_of_many_threads_one_takes_it(marks: Marks) -> None:
+    marks.once("nonce:a", LATER, NOW)
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(lambda _: marks.take("nonce:a", NOW), range(64))) == 1
+
+
+# ── Revoked ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_revoked_stays_so_until_its_end(marks: Marks) -> None:
+    assert marks.revoked(("agent:a", "key:b"), NOW) == frozenset()
+    marks.revoke(("agent:a", "token:c"), LATER, NOW)
+    assert marks.revoked(("agent:a", "key:b", "token:c"), LATER - 1) == {"agent:a", "token:c"}
+    assert marks.revoked(("agent:a", "key:b", "token:c"), LATER) == frozenset()
+    assert marks.revoked((), NOW) == frozenset()
+
+
+def test_of_two_ends_the_later_one_counts(marks: Marks) -> None:
+    for until in (LATER, LATER + 300, NOW + 1):
+        marks.revoke(("agent:a",), until, NOW)
+    assert marks.revoked(("agent:a",), LATER + 299) == {"agent:a"}
+    assert marks.revoked(("agent:a",), LATER + 300) == frozenset()
+
+
+def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: Marks) -> None:
+    marks.once("a", LATER, NOW)
+    assert marks.revoked(("a",), NOW) == frozenset()
+    marks.revoke(("b",), LATER, NOW)
+    assert marks.once("b", LATER, NOW)
+    assert marks.take("b", NOW)
+    assert marks.revoked(("b",), NOW) == {"b"}
+
+
+def test_each_revocation_has_another_version_where_nobody_far_is_asked(marks: Marks) -> None:
+    versions = [marks.version]
+    for name in ("a", "b", "a"):
+        marks.once(name, LATER, NOW)
+        marks.revoke((name,), LATER, NOW)
+        versions.append(marks.version)
+    assert marks.remote or len(set(versions)) == 4
+
+
+# ── Several processes ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["sqlite", "redis", "valkey", "cluster"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    kind: str = request.param
+    if kind == "sqlite":
+        return kind, str(tmp_path / "store.db")
+    found = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
+    servers: list[Server] = found if kind == "cluster" else [found]
+    import redis
+
+    for one in servers:
+        redis.Redis(port=one.port, protocol=2).flushall()
+    return kind, str(servers[0].port)
+
+
+def firsts(kind: str, where: str, many: int) -> int:
+    marks = paying.opened(kind, where).marks
+    return sum(marks.once(f"jti:{number}", LATER, NOW) for number in range(many))
+
+
+def test_of_several_processes_one_is_told_that_it_is_the_first(where: tuple[str, str]) -> None:
+    many = 100
+    with get_context("fork").Pool(4) as crew:
+        assert sum(crew.starmap(firsts, [(*where, many)] * 4, chunksize=1)) == many
+
+
+def test_a_forked_worker_sees_what_another_revokes_at_once(where: tuple[str, str]) -> None:
+    """Both were forked from a process that had the store open, as workers are."""
+    store = paying.opened(*where)
+    store.marks.revoke(("agent:x",), LATER, NOW)
+    context = get_context("fork")
+    mine, other = context.Pipe()
+
+    def works() -> None:
+        for number in iter(other.recv, None):
+            store.marks.revoke((f"agent:{number}",), LATER, NOW)
+            other.send(store.marks.version)
+
+    worker = context.Process(target=works)
+    worker.start()
+    try:
+        for number in range(20):
+            version = store.marks.version
+            assert store.marks.revoked((f"agent:{number}",), NOW) == frozenset()
+            mine.send(number)
+            told = mine.recv()
+            assert store.marks.remote or told == store.marks.version != version
+            assert store.marks.revoked((f"agent:{number}", "agent:x"), NOW) == {f"agent:{number}", "agent:x"}
+        mine.send(None)
+        worker.join(20)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()
+
+
+def notes(where: str, told: Any) -> None:
+    marks = SqliteStore(where, patience=30).marks
+    for number in count():
+        marks.once(f"jti:{number}", LATER, NOW)
+        marks.revoke((f"agent:{number}",), LATER, NOW)
+        told.send_bytes(b".")
+
+
+def test_what_was_told_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+    place = str(tmp_path / "store.db")
+    heard, tells = get_context("fork").Pipe(duplex=False)
+    process = get_context("fork").Process(target=notes, args=(place, tells))
+    process.start()
+    tells.close()
+    many = sum(len(heard.recv_bytes()) for _ in range(30))
+    process.kill()
+    process.join()
+    marks = SqliteStore(place).marks
+    assert not any(marks.once(f"jti:{number}", LATER, NOW) for number in range(many))
+    assert len(marks.revoked([f"agent:{number}" for number in range(many)], NOW)) == many
+
+
+# ── Room ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
+    marks = MemoryMarks(most=4)
+    assert [marks.once(f"{number}", LATER + number, NOW) for number in range(4)] == [True] * 4
+    with pytest.raises(StoreError, match="full: it remembers 4 names"):
+        marks.once("new", LATER, NOW)
+    assert not marks.once("0", LATER, NOW)
+    assert not marks.take("new", NOW)
+    with pytest.raises(StoreError, match="full"):
+        marks.once("new", LATER, LATER + LINGERS - 1)
+    assert marks.once("new", LATER + 900, LATER + LINGERS)
+
+
+def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
+    marks = MemoryMarks(most=2)
+    for name in ("a", "b"):
+        marks.once(name, LATER, NOW)
+    marks.revoke(("a",), LATER, NOW)
+    with pytest.raises(StoreError):
+        marks.revoke(("b", "c"), LATER, NOW)
+    assert marks.revoked(("a", "b", "c"), NOW) == {"a"}  # all of them or none
+
+
+def test_who_comes_to_full_memory_makes_room_for_two_and_no_more() -> None:
+    """Nobody looks through a million of them."""
+    marks = MemoryMarks(most=1_000)
+    for number in range(1_000):
+        marks.once(f"{number}", LATER, NOW)
+    for number in range(100):
+        assert marks.once(f"new {number}", LATER + 900, LATER + LINGERS)
+        assert len(marks._marked.until) == 1_000 - (number + 1)
+
+
+def test_long_names_take_no_more_room_than_others() -> None:
+    marks = MemoryMarks()
+    long = ["a" * 10_000 + end for end in "bc"]
+    assert [marks.once(one, LATER, NOW) for one in (*long, *long)] == [True, True, False, False]
+    assert max(map(len, marks._marked.until)) < 200
+    marks.revoke(long[:1], LATER, NOW)
+    assert marks.revoked(long, NOW) == set(long[:1])
+
+
+def test_a_file_forgets_what_ended(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    for number in range(20):
+        store.marks.once(f"{number}", LATER, NOW)
+        store.marks.revoke((f"{number}",), LATER, NOW)
+    for number in range(20 // FORGETS_AT_ONCE):
+        store.marks.once(f"new {number}", LATER + 900, LATER + LINGERS)
+        store.marks.revoke((f"new {number}",), LATER + 900, LATER + LINGERS)
+    with store._step(writes=False) as asked:
+        rows = [asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in ("marked", "revoked")]
+    assert rows == [20 // FORGETS_AT_ONCE] * 2
+
+
+def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -> None:
+    """From when it is told, whatever its own clock says."""
+    import redis
+
+    from policyengine.stores.marks_redis import marked_key, revoked_key
+    from policyengine.stores.redis import RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        client.flushall()
+        marks = RedisStore(client).marks
+        for now in (NOW, 1_000):  # the server's clock is neither
+            marks.once(f"{now}", now + 300, now)
+            marks.revoke((f"{now}",), now + 300, now)
+            for key in (marked_key(f"{now}"), revoked_key(f"{now}")):
+                assert (300 + LINGERS - 5) * 1_000 < client.pttl(key) <= (300 + LINGERS) * 1_000
+            assert not marks.once(f"{now}", now + 300, now)
+
+
+def test_many_names_are_asked_for_in_one_round_trip(redis_server: Server) -> None:
+    import redis
+
+    from policyengine.stores.redis import RedisStore
+
+    with redis.Redis(port=redis_server.port, protocol=2) as client:
+        store = RedisStore(client)
+        names = [f"agent:{number}" for number in range(30)]
+        store.marks.revoked(names, NOW)  # by now it knows the script
+        before = calls(client)
+        store.marks.revoked(names, NOW)
+        store.marks.revoke(names, LATER, NOW)
+        assert calls(client) == before + 2
+
+
+def calls(client: Any) -> int:
+    return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
+# ── A store that fails ────────────────────────────────────────────────────────────────────────
+
+ASKS: list[Callable[[Marks], object]] = [
+    lambda marks: marks.once("a", LATER, NOW),
+    lambda marks: marks.take("a", NOW),
+    lambda marks: marks.revoke(("a",), LATER, NOW),
+    lambda marks: marks.revoked(("a",), NOW),
+]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_server_that_is_gone_says_nothing_and_is_asked_again_when_it_is_back(
+    ask: Callable[[Marks], object], tmp_path: Path
+) -> None:
+    with running("redis-server", tmp_path) as server:
+        store = open_store(f"{server.url}?timeout=50ms")
+        assert isinstance(store, GuardedStore)
+        ask(store.marks)
+        server.kill()
+        for _ in range(10):
+            with pytest.raises(StoreError):
+                ask(store.marks)
+        assert store.breaker.open
+        server.start()
+        wait_for(lambda: answers(ask, store.marks))
+        store.close()
+
+
+def answers(ask: Callable[[Marks], object], marks: Marks) -> bool:
+    try:
+        ask(marks)
+    except StoreError:
+        return False
+    return True
+
+
+def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path) as server:
+        store = open_store(f"{server.url}?timeout={int(TIMEOUT * 1_000)}ms")
+        assert isinstance(store, GuardedStore)
+        store.marks.revoked(("a",), NOW)
+        server.pause()
+        began = monotonic()
+        for _ in range(100):
+            with pytest.raises(StoreError):
+                store.marks.revoked(("a",), NOW)
+        took = monotonic() - began
+        server.resume()
+        assert took < (FAILS_BEFORE_OPEN + took / PAUSE + 1) * 10 * TIMEOUT
+        assert store.failures == 100
+        store.close()
+
+
+def test_what_was_revoked_stays_so_when_a_server_that_writes_it_down_is_killed(tmp_path: Path) -> None:
+    with running("redis-server", tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        store = open_store(f"{server.url}?timeout=5s")
+        store.marks.revoke(("agent:a",), LATER, NOW)
+        store.marks.once("jti:a", LATER, NOW)
+        server.kill()
+        server.start()
+        wait_for(lambda: answers(ASKS[3], store.marks))
+        assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
+        assert not store.marks.once("jti:a", LATER, NOW)
+        store.close()
+
+
+def test_a_server_without_memory_takes_no_mark(tmp_path: Path) -> None:
+    import redis
+
+    with running("redis-server", tmp_path) as server, redis.Redis(port=server.port, protocol=2) as client:
+        store = open_store(server.url)
+        store.marks.revoke(("agent:a",), LATER, NOW)
+        client.config_set("maxmemory", "1")
+        with pytest.raises(StoreError, match="OutOfMemory"):
+            store.marks.once("a", LATER, NOW)
+        assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
+
+
+def test_a_file_that_nobody_may_write_takes_no_mark(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db", patience=0.01)
+    with SqliteStore(tmp_path / "store.db")._step():
+        with pytest.raises(StoreError, match="locked"):
+            store.marks.once("a", LATER, NOW)
+        assert store.marks.version == 0  # who reads waits for nobody
+        assert store.marks.revoked(("a",), NOW) == frozenset()
+
+
+def test_marks_of_a_store_are_the_same_whenever_they_are_asked_for() -> None:
+    store = MemoryStore()
+    assert store.marks.once("a", LATER, NOW)
+    assert not store.marks.once("a", LATER, NOW)
