@@ -45,27 +45,44 @@ class Section(BaseModel):
 
 
 class General(Section):
-    """`url`: where clients find this server: what tokens are issued by, and DPoP proofs to it are for."""
+    """`url`: where clients find this server: what tokens are issued by, and DPoP proofs to it are for. `proxy`: by
+    which issuers are asked that are not on this machine; that of the environment never is."""
 
     url: str | None = None
     leeway: Duration = timedelta(seconds=30)
     timeout: Duration = timedelta(seconds=2)
     only_proved: bool = False
+    proxy: str | None = None
 
 
 class IssuerSettings(Section):
     """Of an issuer that the policy names, by that name. `keys`: a file or URL of a JWKS, which goes before what the
-    policy says; without, `url` is asked by OpenID discovery. `agent`: the claim that names the agent. `types`: which
-    `typ` tokens may have; ID tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that
-    are no agents, but the ways by which people ask for themselves."""
+    policy says; without, `url` is asked by OpenID discovery. They are kept for as long as the issuer says, within
+    bounds, or for `cache`; for `stale` longer while it cannot be asked. `ca`: a file of certificates by which its
+    server is trusted, in place of the system's. `plain_http`: it may be asked over `http://`, also on another machine.
+
+    `introspection`: a URL at which opaque tokens are asked for, those that begin with `token_prefix`, as `client_id` by
+    a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
+    `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which `typ` tokens may have; ID
+    tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that are no agents, but the
+    ways by which people ask for themselves."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
     types: tuple[str, ...] = ("at+jwt", "application/at+jwt", "jwt")
+    cache: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=10), le=timedelta(days=1))
+    stale: Duration = Field(default=timedelta(hours=1), le=timedelta(days=7))
     introspection: str | None = None
+    introspection_cache: Duration = Field(
+        default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10)
+    )
+    token_prefix: str = ""
     client_id: str | None = None
+    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"
     client_secret: str | None = None
+    client_key: str | None = None
     ca: Path | None = None
+    plain_http: bool = False
     agent: str = "client_id"
     people: tuple[str, ...] = ()
 

@@ -1,5 +1,67 @@
-"""The servers that the tests of stores use."""
+"""Servers that tests of identity talk to, each started once."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.identity.keys import public
+from tests.identity.providing import Faulty, OpenIdProvider, faulty, openid_provider
 from tests.stores.conftest import redis_server, valkey_server
 
-__all__ = ["redis_server", "valkey_server"]
+__all__ = ["certificate", "provider", "redis_server", "server", "valkey_server"]
+
+CLIENTS = [
+    {"client_id": "svc", "client_secret": "secret of svc"},
+    {"client_id": "basic:&", "client_secret": "a secret: + & %"},
+    {
+        "client_id": "post",
+        "client_secret": "secret of post",
+        "token_endpoint_auth_method": "client_secret_post",
+    },
+    {
+        "client_id": "assertion",
+        "token_endpoint_auth_method": "private_key_jwt",
+        "token_endpoint_auth_signing_alg": "ES256",
+        "jwks": {"keys": [public("ES256", 9, use="sig")]},
+    },
+]
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[OpenIdProvider]:
+    """A real one."""
+    with openid_provider(CLIENTS) as found:
+        yield found
+
+
+@pytest.fixture
+def server() -> Iterator[Faulty]:
+    """One that answers as a test wants."""
+    with faulty() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of 127.0.0.1 and keys.acme.example, signed by itself: files in PEM with the certificate and the key."""
+    names = [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("keys.acme.example")]
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "server.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
+    return folder / "server.pem", folder / "server.key"

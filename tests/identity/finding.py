@@ -1,0 +1,33 @@
+"""Keys that are found, or not, and for how long a test waits for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+import pytest
+
+from policyengine.identity.fetching import Fetcher
+from policyengine.identity.keysets import KeySource
+from policyengine.identity.providers import AtUrl, RemoteKeys
+from policyengine.runtime.refusals import Refusal, Refused
+from tests.identity.providing import Faulty
+
+SHORT = 0.1  # seconds, where there will be no answer
+LONG = 20.0  # where there will
+
+
+def at_url(server: Faulty, timeout: float = LONG, path: str = "/jwks", **times: int) -> RemoteKeys:
+    return RemoteKeys("acme", AtUrl("acme", server.url + path, Fetcher()), timeout=timeout, **times)
+
+
+def refusal(source: KeySource, kid: str | None = "es256-1", now: int = 0) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        source.find(kid, "ES256", now)
+    return caught.value.refusal
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    until = monotonic() + LONG
+    while not done():
+        assert monotonic() < until, "it took too long"

@@ -1,0 +1,210 @@
+"""How issuers are asked: over TLS, through a proxy, by which URLs, and as the configuration says."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from policyengine.identity.configuration import Configuration, IdentityError, configuration_of
+from policyengine.identity.fetching import Fetcher, FetchError, fetcher_of, fresh_for, url_of
+from policyengine.identity.keysets import FileKeys, KeySource
+from policyengine.identity.providers import AtUrl, KeySources, RemoteKeys
+from policyengine.runtime.refusals import Refusal
+from policyengine.semantics.kernel import Issuer
+from tests.identity import providing
+from tests.identity.finding import LONG, at_url, refusal
+from tests.identity.keys import jwks, public
+from tests.identity.providing import Faulty, faulty, issuer
+
+# ── Over TLS ──────────────────────────────────────────────────────────────────────────────────
+
+
+def over_tls(server: Faulty, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.pages["/jwks"] = jwks(public("ES256"))
+
+
+def test_a_server_is_trusted_by_the_certificates_that_are_configured(
+    certificate: tuple[Path, Path],
+) -> None:
+    with faulty() as secure:
+        over_tls(secure, certificate)
+        url = f"https://127.0.0.1:{secure.server_port}/jwks"
+        trusting = fetcher_of(Path(certificate[0].name), False, Configuration(folder=certificate[0].parent))
+        assert RemoteKeys("acme", AtUrl("acme", url, trusting), timeout=LONG).find("es256-1", "ES256", 0)
+        with pytest.raises(FetchError, match="certificate verify failed"):
+            Fetcher().get(url, monotonic() + LONG)
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        with pytest.raises(FetchError, match="certificate verify failed"):
+            trusting.get(elsewhere, monotonic() + LONG)
+
+
+def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="no such file"):
+        fetcher_of(Path("missing.pem"), False, Configuration(folder=tmp_path))
+    (tmp_path / "none.pem").write_text("none")
+    with pytest.raises(IdentityError, match="no certificate in PEM"):
+        fetcher_of(Path("none.pem"), False, Configuration(folder=tmp_path))
+
+
+def test_no_proxy_of_the_environment_is_asked(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert at_url(server).find("es256-1", "ES256", 0)
+
+
+def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificate: tuple[Path, Path]) -> None:
+    """It sees names and what is enciphered, no more; TLS is with the issuer itself."""
+    with faulty() as secure, providing.proxy(secure.server_port) as (url, asked):
+        over_tls(secure, certificate)
+        given = {"identity": {"proxy": url, "timeout": "20s"}, "issuers": {"acme": {"ca": certificate[0].name}}}
+        configuration = configuration_of(given, certificate[0].parent)
+        one = issuer("https://acme.example", keys="https://keys.acme.example/jwks")
+        assert KeySources(configuration).of(one).find("es256-1", "ES256", 0)
+        assert asked == ["CONNECT keys.acme.example:443 HTTP/1.1"]
+        assert secure.asked == ["/jwks"]
+
+
+def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
+    server: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = RemoteKeys(
+        "acme", AtUrl("acme", "https://keys.acme.example/jwks", Fetcher(proxy=server.url)), timeout=LONG
+    )
+    assert refusal(source) is Refusal.PROVIDER
+    assert "the proxy does not let us through" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "proxy", ["https://proxy.example", "socks5://proxy.example", "http://user:secret@proxy.example"]
+)
+def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
+    with pytest.raises(IdentityError, match=r"^`identity.proxy`: ") as caught:
+        KeySources(configuration_of({"identity": {"proxy": proxy}})).of(issuer("https://a"))
+    assert "secret" not in str(caught.value)
+
+
+# ── URLs and the configuration ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://keys.example/jwks",
+        "http://localhost.example/jwks",
+        "http://127.0.0.1.example/",
+        "ftp://127.0.0.1/",
+        "file:///etc/passwd",
+        "https://",
+        "https://user:password@a/",
+        "https://a@b/",
+        "https://a/#there",
+        "https://a/ b",
+        "https://a/\r\nHost: b",
+        "https://a:99999/",
+        "https://[::1/",
+        "https://ä.example/",
+        "https://a\\b/",
+        "https://a/" + "a" * 3_000,
+        "//a/b",
+        "a",
+        "",
+    ],
+)
+def test_what_is_not_asked(url: str) -> None:
+    with pytest.raises(FetchError):
+        url_of(url)
+
+
+@pytest.mark.parametrize("url", ["https://a", "http://localhost:1/x", "http://127.1.2.3/", "http://[::1]:8/?a=b"])
+def test_what_is_asked(url: str) -> None:
+    assert url_of(url).hostname
+
+
+def test_plain_http_is_asked_where_that_is_wanted() -> None:
+    assert url_of("http://keycloak:8080/realms/a", plain_http=True).port == 8080
+
+
+@pytest.mark.parametrize(("said", "found"), [("max-age=1", 1), ("private", None), ('max-age="7"', 7), ("no-cache", 0)])
+def test_what_cache_control_says(said: str, found: int | None) -> None:
+    assert fresh_for(said) == found
+
+
+def made(settings: dict[str, Any], one: Issuer, folder: Path = Path()) -> KeySource:
+    configuration = configuration_of({"issuers": {"acme": settings}}, folder)
+    return KeySources(configuration).of(one)
+
+
+def test_the_settings_go_before_the_policy_and_both_before_discovery(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(json.dumps(jwks(public("ES256"))))
+    for settings, keys in (({"keys": "keys.json"}, "https://a/"), ({}, "file:keys.json"), ({}, "keys.json")):
+        source = made(settings, issuer("https://a", keys=keys), tmp_path)
+        assert isinstance(source, FileKeys)
+        assert source.find("es256-1", "ES256", 0)
+    assert isinstance(made({}, issuer("https://a", keys="https://a/jwks")), RemoteKeys)
+    assert isinstance(made({}, issuer("https://a")), RemoteKeys)
+
+
+def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Path) -> None:
+    bundle = jwks(public("ES256", use="jwt-svid"), public("ES256", 2, use="x509-svid"))
+    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
+    source = made({"keys": "bundle.json"}, issuer("spiffe://acme.example"), tmp_path)
+    assert source.find("es256-1", "ES256", 0)
+    assert refusal(source, "es256-2") is Refusal.WRONG_KEY_USE
+    assert refusal(made({"keys": "bundle.json"}, issuer("https://acme"), tmp_path)) is Refusal.WRONG_KEY_USE
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "keys", "why"),
+    [
+        ({}, None, None, "issuer `acme` has no `keys`, and none can be discovered (say where they are)"),
+        ({}, "spiffe://acme.example", None, "issuer `acme` has no `keys`, and none can be discovered"),
+        ({}, "http://a.example", None, "`issuer acme: url`: it is not asked over `https://` (`plain_http = true`"),
+        ({"keys": "https://u:secret@a/"}, None, None, "`issuers.acme.keys`: its URL has no host, or a user or a"),
+        ({"ca": "missing.pem"}, "https://a", None, "the certificates of `missing.pem` cannot be used: no such file"),
+    ],
+)
+def test_what_cannot_be_set_up_is_said(settings: dict[str, Any], url: str | None, keys: str | None, why: str) -> None:
+    with pytest.raises(IdentityError) as caught:
+        made(settings, issuer(url, keys=keys))
+    assert str(caught.value).startswith(why)
+    assert "secret" not in str(caught.value)
+
+
+def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same() -> None:
+    sources = KeySources(Configuration())
+    known = sources.of(issuer("https://a"))
+    assert sources.of(issuer("https://a", audience="another")) is known
+    assert sources.of(issuer("https://b")) is not known
+    assert sources.of(issuer("https://a", keys="https://a/other")) is not known
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("cache", "1s"),
+        ("cache", "2d"),
+        ("stale", "8d"),
+        ("introspection_cache", "1ms"),
+        ("introspection_cache", "11m"),
+        ("client_auth", "none"),
+        ("cache", 300),
+    ],
+)
+def test_a_setting_that_is_out_of_bounds_is_named(setting: str, value: object) -> None:
+    with pytest.raises(IdentityError, match=f"`identity.toml`: `issuers.acme.{setting}`: "):
+        configuration_of({"issuers": {"acme": {setting: value}}})
+
+
+def test_plain_http_is_a_setting() -> None:
+    assert made({"plain_http": True}, issuer("http://keycloak:8080/realms/a"))
+    assert Configuration().identity.timeout == timedelta(seconds=2)

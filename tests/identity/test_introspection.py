@@ -1,0 +1,307 @@
+"""Opaque tokens: a real provider that is asked what they are, and one that answers what nobody wants."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from time import time
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from joserfc import jwt
+
+from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.fetching import Fetcher
+from policyengine.identity.flights import MOST_WAITING
+from policyengine.identity.introspection import (
+    AT_ONCE,
+    Client,
+    Endpoint,
+    Introspection,
+    endpoints_of,
+    signing_key,
+)
+from policyengine.runtime.refusals import Refusal, Refused
+from tests.identity import providing
+from tests.identity.finding import LONG, SHORT, wait_for
+from tests.identity.keys import key, private
+from tests.identity.providing import Faulty, Gate, Handling, OpenIdProvider, answers, issuer
+
+NOW = 1_800_000_000
+SECRETS = {
+    "env:BASIC": "a secret: + & %",
+    "env:POST": "secret of post",
+    "env:KEY": json.dumps(private("ES256", 9)),
+    "env:PEM": key("ES256", 9).as_pem(private=True).decode(),
+    "env:WRONG": "another secret",
+}
+
+
+def secret_of(reference: str) -> Callable[[], str]:
+    return lambda: SECRETS[reference]
+
+
+def asking(provider: OpenIdProvider, **settings: Any) -> Introspection:
+    given = {"introspection": f"{provider.url}/token/introspection", **settings}
+    configuration = configuration_of({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
+    return Introspection(endpoints_of(configuration, [issuer(provider.url, audience="urn:opaque")], secret_of))
+
+
+def endpoint(server: Faulty, timeout: float = LONG, **changed: Any) -> Endpoint:
+    client = Client("we", "client_secret_basic", lambda: "our secret")
+    url = f"{server.url}/introspect"
+    return replace(Endpoint("acme", "https://acme", "api", url, client, Fetcher(), timeout=timeout), **changed)
+
+
+def refusal(introspection: Introspection, raw: str = "opaque", now: int = NOW) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        introspection.introspect(raw, now)
+    return caught.value.refusal
+
+
+# ── A real provider ───────────────────────────────────────────────────────────────────────────
+
+CLIENTS: dict[str, dict[str, str]] = {
+    "basic": {"client_id": "basic:&", "client_secret": "env:BASIC"},
+    "post": {"client_id": "post", "client_auth": "client_secret_post", "client_secret": "env:POST"},
+    "key": {"client_id": "assertion", "client_auth": "private_key_jwt", "client_key": "env:KEY"},
+    "key in PEM": {"client_id": "assertion", "client_auth": "private_key_jwt", "client_key": "env:PEM"},
+}
+
+
+@pytest.mark.parametrize("settings", CLIENTS.values(), ids=CLIENTS)
+def test_a_real_provider_says_what_its_token_is(settings: dict[str, str], provider: OpenIdProvider) -> None:
+    now = int(time())
+    raw = provider.token("urn:opaque")
+    token = asking(provider, **settings).introspect(raw, now)
+    assert (token.kind, token.issuer, token.header) == ("opaque", "acme", {})
+    assert token.claims["iss"] == provider.url
+    assert (token.claims["client_id"], token.claims["scope"], token.claims["tenant"]) == ("svc", "read", "t1")
+    assert "active" not in token.claims
+    assert token.expires == now + 60
+
+
+def test_a_real_provider_says_that_a_token_is_none_or_for_somebody_else(provider: OpenIdProvider) -> None:
+    introspection = asking(provider, **CLIENTS["basic"])
+    assert refusal(introspection, "made-up", int(time())) is Refusal.INACTIVE
+    assert refusal(introspection, provider.token("urn:other:opaque"), int(time())) is Refusal.AUDIENCE
+
+
+def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
+    provider: OpenIdProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    introspection = asking(provider, client_id="basic:&", client_secret="env:WRONG")
+    assert refusal(introspection, "made-up", int(time())) is Refusal.PROVIDER
+    assert "`acme` does not say what a token is: it answers 401" in caplog.text
+    assert "another secret" not in caplog.text
+
+
+# ── What is kept ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_an_issuer_says_is_kept_until_the_token_ends_or_for_a_minute(server: Faulty) -> None:
+    introspection = Introspection([endpoint(server)])
+    server.pages["/introspect"] = {"active": True, "exp": NOW + 10}
+    assert introspection.introspect("opaque", NOW).expires == NOW + 40, "with leeway"
+    assert introspection.introspect("opaque", NOW + 39)
+    assert len(server.asked) == 1
+    server.pages["/introspect"] = {"active": True}
+    assert introspection.introspect("opaque", NOW + 40).expires == NOW + 100
+    server.pages["/introspect"] = {"active": False}
+    assert introspection.introspect("opaque", NOW + 99)
+    assert refusal(introspection, now=NOW + 100) is Refusal.INACTIVE
+
+
+def test_that_a_token_is_none_is_kept_for_a_moment(server: Faulty) -> None:
+    introspection = Introspection([endpoint(server)])
+    server.pages["/introspect"] = {"active": False}
+    for _ in range(50):
+        assert refusal(introspection) is Refusal.INACTIVE
+    assert len(server.asked) == 1
+    server.pages["/introspect"] = {"active": True}
+    assert refusal(introspection, now=NOW + 4) is Refusal.INACTIVE
+    assert introspection.introspect("opaque", NOW + 5)
+
+
+def test_the_same_token_is_asked_about_once_at_a_time(server: Faulty) -> None:
+    gate = Gate({"active": True})
+    server.pages["/introspect"] = gate
+    introspection = Introspection([endpoint(server)])
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(introspection.introspect, "opaque", NOW) for _ in range(8)]
+        assert gate.reached.wait(LONG)
+        gate.opened.set()
+        assert len({id(one.result()) for one in asked}) == 1
+    assert len(server.asked) == 1
+
+
+def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) -> None:
+    gate = Gate({"active": True})
+    server.pages["/introspect"] = gate
+    introspection = Introspection([endpoint(server)])
+    most = min(AT_ONCE, MOST_WAITING)
+    with ThreadPoolExecutor(40) as threads:
+        asked = [threads.submit(introspection.introspect, f"opaque{number}", NOW) for number in range(40)]
+        wait_for(lambda: sum(one.done() for one in asked) == 40 - most)
+        assert {str(one.exception()) for one in asked if one.done()} == {Refusal.PROVIDER.words}
+        gate.opened.set()
+    assert sum(one.exception() is None for one in asked) == most == len(server.asked)
+
+
+# ── What is said ──────────────────────────────────────────────────────────────────────────────
+
+JWT: providing.Page = answers(200, b"eyJhbGciOiJFUzI1NiJ9.eyJhY3RpdmUiOnRydWV9.AAAA")
+ANSWERS: dict[str, tuple[Any, Refusal | None]] = {
+    "active": ({"active": True}, None),
+    "for us": ({"active": True, "iss": "https://acme", "aud": ["other", "api"], "exp": NOW, "nbf": NOW + 30}, None),
+    "not active": ({"active": False, "exp": NOW + 99}, Refusal.INACTIVE),
+    "active as text": ({"active": "true"}, Refusal.PROVIDER),
+    "active as number": ({"active": 1}, Refusal.PROVIDER),
+    "active as nothing": ({"active": None}, Refusal.PROVIDER),
+    "no word of active": ({"sub": "alice"}, Refusal.PROVIDER),
+    "active twice": (b'{"active": false, "active": true}', Refusal.PROVIDER),
+    "no object": (b"[true]", Refusal.PROVIDER),
+    "a JWT": (JWT, Refusal.PROVIDER),
+    "another issuer": ({"active": True, "iss": "https://acme/"}, Refusal.ISSUER),
+    "an issuer that is none": ({"active": True, "iss": None}, Refusal.ISSUER),
+    "somebody else": ({"active": True, "aud": "api2"}, Refusal.AUDIENCE),
+    "nobody": ({"active": True, "aud": []}, Refusal.AUDIENCE),
+    "a part of the audience": ({"active": True, "aud": {"api": 1}}, Refusal.AUDIENCE),
+    "expired": ({"active": True, "exp": NOW - 30}, Refusal.EXPIRED),
+    "expiry as text": ({"active": True, "exp": str(NOW + 60)}, Refusal.CLAIM_TYPE),
+    "expiry as truth": ({"active": True, "exp": True}, Refusal.CLAIM_TYPE),
+    "not yet": ({"active": True, "nbf": NOW + 31}, Refusal.NOT_YET),
+    "of the future": ({"active": True, "iat": NOW + 31}, Refusal.ISSUED_LATER),
+    "an error of the server": (answers(500), Refusal.PROVIDER),
+    "unauthorized": (answers(401), Refusal.PROVIDER),
+    "an error with an answer": (answers(400, b'{"active": true}'), Refusal.PROVIDER),
+    "a redirect": (providing.redirects_to("/elsewhere"), Refusal.PROVIDER),
+    "too much": (providing.oversized, Refusal.PROVIDER),
+    "too deep": (b'{"active": true, "a": ' + b"[" * 99 + b"]" * 99 + b"}", Refusal.PROVIDER),
+}
+
+
+@pytest.mark.parametrize(("page", "expected"), ANSWERS.values(), ids=ANSWERS)
+def test_each_answer_has_its_own_end(page: providing.Page, expected: Refusal | None, server: Faulty) -> None:
+    server.pages["/introspect"], server.pages["/elsewhere"] = page, {"active": True}
+    introspection = Introspection([endpoint(server)])
+    if expected is None:
+        assert introspection.introspect("opaque", NOW).kind == "opaque"
+    else:
+        assert refusal(introspection) is expected
+    assert server.asked == ["/introspect"]
+
+
+@pytest.mark.parametrize("page", [providing.hangs, providing.drips_headers], ids=["hangs", "drips"])
+def test_an_issuer_that_does_not_answer_is_left_alone_for_a_moment(page: providing.Page, server: Faulty) -> None:
+    introspection = Introspection([endpoint(server, SHORT)])
+    server.pages["/introspect"] = page
+    for number in range(50):
+        assert refusal(introspection, f"opaque{number}") is Refusal.PROVIDER
+    assert len(server.asked) == 1
+    assert refusal(introspection, now=NOW + 2) is Refusal.PROVIDER
+    assert len(server.asked) == 2
+
+
+def test_neither_tokens_nor_secrets_are_logged_or_shown(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
+    shown = endpoint(server)
+    introspection = Introspection([shown])
+    with caplog.at_level(logging.DEBUG):
+        for page in (answers(500, b"our secret"), b'{"opaque": ', providing.garbage):
+            server.pages["/introspect"] = page
+            assert refusal(introspection, "opaque-token") is Refusal.PROVIDER
+        server.pages["/introspect"] = {"active": True, "sub": "alice"}
+        shown_too = introspection.introspect("opaque-token", NOW)
+    told = caplog.text + repr(shown) + repr(shown_too)
+    assert "`acme` does not say what a token is" in told
+    for secret in ("opaque-token", "our secret", "alice"):
+        assert secret not in told
+
+
+# ── Who is asked ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_goes_to_its_own_issuer_only(server: Faulty) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def noting(request: Handling) -> None:
+        seen.append((request.path, parse_qs(request.form)["token"][0]))
+        request.answer(b'{"active": true}')
+
+    server.pages.update(dict.fromkeys(("/a", "/ab", "/rest"), noting))
+    paths = {"a_": "/a", "a_b_": "/ab", "": "/rest"}
+    introspection = Introspection(
+        [endpoint(server, prefix=prefix, endpoint=server.url + path) for prefix, path in paths.items()]
+    )
+    for raw in ("a_1", "a_b_1", "c"):
+        introspection.introspect(raw, NOW)
+    assert seen == [("/a", "a_1"), ("/ab", "a_b_1"), ("/rest", "c")]
+    assert refusal(Introspection([endpoint(server, prefix="a_")]), "b_1") is Refusal.UNKNOWN_ISSUER
+    assert refusal(Introspection([]), "b_1") is Refusal.UNKNOWN_ISSUER
+
+
+@pytest.mark.parametrize("raw", ["", "a b", "a\r\nb", "a&active=true", "=a", "ä", "a\x00"])
+def test_what_has_not_the_form_of_a_token_is_not_asked_about(raw: str, server: Faulty) -> None:
+    assert refusal(Introspection([endpoint(server)]), raw) is Refusal.NOT_A_TOKEN
+    assert refusal(Introspection([endpoint(server)]), "a" * 5_000) is Refusal.TOO_LARGE
+    assert not server.asked
+
+
+def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(server: Faulty) -> None:
+    with pytest.raises(IdentityError) as caught:
+        Introspection([endpoint(server), endpoint(server, issuer="other")])
+    assert str(caught.value) == (
+        "issuers `acme` and `other` are both asked about the same opaque tokens"
+        " (say what the tokens of each begin with: `token_prefix`)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (
+            {"client_secret": "env:BASIC"},
+            "`issuers.acme.client_id` is missing (who asks what a token is says who it is",
+        ),
+        ({"client_id": "we"}, "`issuers.acme.client_secret` is missing"),
+        ({"client_id": "we", "client_auth": "private_key_jwt"}, "`issuers.acme.client_key` is missing"),
+        ({"introspection": "http://a.example/"}, "`issuers.acme.introspection`: it is not asked over `https://`"),
+    ],
+)
+def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> None:
+    with pytest.raises(IdentityError) as caught:
+        asking(OpenIdProvider("https://a.example"), **settings)
+    assert str(caught.value).startswith(why)
+
+
+@pytest.mark.parametrize("text", ["", "secret", "{}", '{"kty": "oct", "k": "c2VjcmV0"}', "-----BEGIN X-----"])
+def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
+    with pytest.raises(IdentityError) as caught:
+        signing_key(text)
+    assert str(caught.value) == "the key of a client is no private key in PEM, nor a JWK"
+    public_only = json.dumps(key("ES256", 9).as_dict(private=False))
+    with pytest.raises(IdentityError):
+        signing_key(public_only)
+
+
+@pytest.mark.parametrize("kind", ["RS256", "ES256", "ES384", "EdDSA"])
+def test_a_private_key_of_each_kind_is_read_from_either_form(kind: str) -> None:
+    for text in (json.dumps(private(kind)), key(kind).as_pem(private=True).decode()):
+        assert signing_key(text).thumbprint() == key(kind).thumbprint()
+
+
+def test_an_assertion_of_a_client_is_short_lived_and_for_one_issuer() -> None:
+    client = Client("we", "private_key_jwt", secret_of("env:KEY"))
+    seen = set()
+    for _ in range(2):
+        body, headers = client.authenticated({"token": "opaque"}, "https://acme", NOW)
+        form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        claims = jwt.decode(form["client_assertion"], key("ES256", 9), algorithms=["ES256"]).claims
+        assert (claims["iss"], claims["sub"], claims["aud"], claims["exp"] - NOW) == ("we", "we", "https://acme", 60)
+        seen.add(claims["jti"])
+        assert headers == {}
+    assert len(seen) == 2

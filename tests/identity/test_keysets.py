@@ -1,0 +1,178 @@
+"""Keys of a JWKS: what is used of it, which key a token means, and files that change."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.identity.documents import DocumentError, json_object
+from policyengine.identity.keysets import MOST_KEYS, MOST_TRIED, FileKeys, Keys, read_keys
+from policyengine.runtime.refusals import Refusal, Refused
+from tests.identity.keys import jwks, key, private, public
+
+
+def keys_of(*given: object) -> Keys:
+    return read_keys(json.dumps({"keys": given}).encode(), "acme")
+
+
+def refusal(keys: Keys, kid: str | None, alg: str) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        keys.find(kid, alg)
+    return caught.value.refusal
+
+
+@pytest.mark.parametrize("alg", ["RS256", "PS256", "ES256", "ES384", "ES512", "EdDSA"])
+def test_a_key_of_each_kind_is_found_by_its_id_and_algorithm(alg: str) -> None:
+    keys = keys_of(public(alg), public("ES256", 2))
+    (found,) = keys.find(f"{alg.lower()}-1", alg)
+    assert found.thumbprint() == key(alg).thumbprint()
+
+
+@pytest.mark.parametrize(("own", "asked"), [("EdDSA", "Ed25519"), ("Ed25519", "EdDSA"), (None, "Ed25519")])
+def test_ed25519_has_two_names(own: str | None, asked: str) -> None:
+    assert len(keys_of(public("EdDSA", alg=own)).find("eddsa-1", asked)) == 1
+
+
+def test_what_a_key_says_it_is_for_binds_it() -> None:
+    keys = keys_of(public("RS256", alg="RS256"))
+    assert keys.find("rs256-1", "RS256")
+    assert refusal(keys, "rs256-1", "PS256") is Refusal.WRONG_KEY_USE
+
+
+def test_of_a_private_key_only_what_is_public_stays() -> None:
+    for kind in ("RS256", "ES256", "EdDSA"):
+        (found,) = keys_of(private(kind)).find(None, kind)
+        assert not found.is_private
+        assert not {"d", "p", "q", "dp", "dq", "qi"} & set(found.dict_value)
+
+
+def test_without_a_key_id_all_that_fit_are_meant() -> None:
+    keys = keys_of(public("ES256"), public("RS256"), public("ES256", 2, kid=None))
+    assert len(keys.find(None, "ES256")) == 2
+
+
+def test_keys_of_the_same_id_are_all_tried_as_far_as_they_fit() -> None:
+    keys = keys_of(public("ES256", kid="k"), public("ES256", 2, kid="k"), public("RS256", kid="k"))
+    assert len(keys.find("k", "ES256")) == 2
+    assert len(keys.find("k", "RS256")) == 1
+
+
+def test_a_token_never_means_more_keys_than_are_tried() -> None:
+    many = [public("ES256", kid=str(number)) for number in range(MOST_TRIED + 1)]
+    assert len(keys_of(*many[:-1]).find(None, "ES256")) == MOST_TRIED
+    assert refusal(keys_of(*many), None, "ES256") is Refusal.KEY_ID
+    assert len(keys_of(*many).find("3", "ES256")) == 1
+
+
+def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "policyengine"):
+        keys = keys_of(public("weak"), 7, {"kty": "AKP"}, public("HS256"), public("ES256"))
+    assert keys.find("es256-1", "ES256")
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert line.startswith("of the keys of `acme` not all are used: key 1: it does not have from 2,048")
+    assert "key 2: it is no JSON object; key 3: it is of a type that is not known; key 4: it is a shared secret" in line
+    assert key("HS256").as_dict(private=True)["k"] not in line
+
+
+def test_a_set_is_bounded() -> None:
+    with pytest.raises(DocumentError, match="more than 100 keys"):
+        keys_of(*[{}] * (MOST_KEYS + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON"),
+        ("[]", "no JSON object"),
+        ("\ufeff{}", "no JSON"),
+        ('{"keys": [], "keys": []}', "twice"),
+        ('{"keys": [{"kty": "EC", "kty": "RSA"}]}', "twice"),
+        ('{"keys": NaN}', "none"),
+        ('{"keys": ' + "9" * 10_000 + "}", "too long"),
+        ('{"keys": 1e999999999}', "too long"),
+        ('{"keys": "\\ud800"}', "half a character"),
+        ('{"keys": ' + "[" * 30 + "]" * 30 + "}", "too deep"),
+        ('{"keys": ' + "[" * 200_000, "too deep"),
+        ("{}", "no list"),
+        ('{"keys": {}}', "no list"),
+    ],
+)
+def test_what_is_no_jwks_is_said_to_be_none(text: str, why: str) -> None:
+    with pytest.raises(DocumentError, match=why):
+        read_keys(text.encode(), "acme")
+
+
+def test_what_is_no_utf8_is_no_json() -> None:
+    with pytest.raises(DocumentError, match="no JSON"):
+        json_object(b'{"a": "\xff"}')
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(width=16, allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+MEMBERS = st.sampled_from(["kty", "use", "key_ops", "alg", "kid", "crv", "x", "y", "n", "e", "d"])
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["RS256", "ES256", "EdDSA"]), st.dictionaries(MEMBERS, ANYTHING, max_size=4))
+def test_whatever_stands_in_a_key_it_is_used_or_passed_over(kind: str, changed: dict[str, object]) -> None:
+    keys = keys_of({**public(kind), **changed}, public("ES256", 2))
+    assert keys.find("es256-2", "ES256")
+    assert all(not one.key.is_private for one in keys.usable)
+
+
+# ── Files ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(path: Path, text: str, age: int = 0) -> None:
+    path.write_text(text)
+    os.utime(path, ns=(10**18 - age, 10**18 - age))
+
+
+def refused(source: FileKeys, kid: str, now: int) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        source.find(kid, "ES256", now)
+    return caught.value.refusal
+
+
+def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    source = FileKeys(path, "acme", stale=100)
+    assert refused(source, "es256-1", 0) is Refusal.PROVIDER
+    write(path, json.dumps(jwks(public("ES256"))))
+    assert source.find("es256-1", "ES256", 1)
+    write(path, json.dumps(jwks(public("ES256", 2))), age=5)
+    assert source.find("es256-2", "ES256", 2)
+    assert refused(source, "es256-1", 2) is Refusal.UNKNOWN_KEY
+
+
+@pytest.mark.parametrize("broken", ["", "{}", None])
+def test_what_a_file_had_last_counts_for_a_while_when_it_is_broken(
+    broken: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.json"
+    source = FileKeys(path, "acme", stale=100)
+    write(path, json.dumps(jwks(public("ES256"))))
+    assert source.find("es256-1", "ES256", 0)
+    path.unlink() if broken is None else write(path, broken)
+    for now in (10, 50, 109):
+        assert source.find("es256-1", "ES256", now)
+        if broken is not None:
+            write(path, broken + " " * now)  # broken in another way
+    assert refused(source, "es256-1", 110) is Refusal.PROVIDER
+    told = [one for one in caplog.records if "cannot be read" in one.getMessage()]
+    assert len(told) == (1 if broken is None else 4), "once for each way"
+    write(path, json.dumps(jwks(public("ES256"))), age=9)
+    assert source.find("es256-1", "ES256", 111)

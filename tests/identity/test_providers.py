@@ -1,0 +1,374 @@
+"""Keys of issuers over HTTP: a real provider that rotates, and one that is down, slow, or answers what nobody wants."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+from joserfc import jwt
+from joserfc.jws import extract_compact
+
+from policyengine.identity.configuration import configuration_of
+from policyengine.identity.fetching import Fetcher
+from policyengine.identity.flights import MOST_WAITING
+from policyengine.identity.keysets import Keys, KeySource
+from policyengine.identity.providers import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
+from policyengine.runtime.refusals import Refusal, Refused
+from tests.identity import providing
+from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
+from tests.identity.keys import jwks, public
+from tests.identity.providing import Faulty, Gate, OpenIdProvider, answers, issuer, kept_for
+
+
+def discovered(server: Faulty, timeout: float = LONG, **times: int) -> RemoteKeys:
+    return RemoteKeys("acme", Discovered("acme", server.url, Fetcher()), timeout=timeout, **times)
+
+
+# ── A real provider ───────────────────────────────────────────────────────────────────────────
+
+
+def sources(provider: OpenIdProvider, **settings: Any) -> KeySource:
+    configuration = configuration_of({"issuers": {"acme": settings}, "identity": {"timeout": "20s"}})
+    return KeySources(configuration).of(issuer(provider.url))
+
+
+def header_of(token: str) -> dict[str, Any]:
+    return dict(extract_compact(token.encode()).headers())
+
+
+def test_a_token_of_a_real_provider_is_verified_by_the_key_that_is_found(provider: OpenIdProvider) -> None:
+    token = provider.token("urn:api")
+    header = header_of(token)
+    (found,) = sources(provider).find(header["kid"], header["alg"], 0)
+    claims = jwt.decode(token, found, algorithms=["ES256"]).claims
+    assert (claims["iss"], claims["aud"], claims["tenant"]) == (provider.url, "urn:api", "t1")
+
+
+def test_a_provider_that_rotates_its_keys_is_asked_for_the_new_one_at_once(provider: OpenIdProvider) -> None:
+    source = sources(provider)
+    before = header_of(provider.token("urn:api"))
+    assert source.find(before["kid"], "ES256", 0)
+    new = provider.rotate()
+    after = provider.token("urn:api")
+    assert header_of(after)["kid"] == new != before["kid"]
+    (found,) = source.find(new, "ES256", 1)
+    assert jwt.decode(after, found, algorithms=["ES256"]).claims["client_id"] == "svc"
+    assert source.find(before["kid"], "ES256", 1), "what it signed before is valid still"
+
+
+# ── Discovery ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("url", "first", "second"),
+    [
+        ("https://a", "https://a/.well-known/openid-configuration", "https://a/.well-known/oauth-authorization-server"),
+        (
+            "https://a/",
+            "https://a/.well-known/openid-configuration",
+            "https://a/.well-known/oauth-authorization-server",
+        ),
+        (
+            "https://a:8/t/1",
+            "https://a:8/t/1/.well-known/openid-configuration",
+            "https://a:8/.well-known/oauth-authorization-server/t/1",
+        ),
+    ],
+)
+def test_metadata_lie_behind_the_path_or_in_front_of_it(url: str, first: str, second: str) -> None:
+    assert metadata_urls(url) == (first, second)
+
+
+def test_where_there_is_no_openid_the_metadata_of_oauth_are_read(server: Faulty) -> None:
+    url = server.url + "/tenant"
+    server.pages["/.well-known/oauth-authorization-server/tenant"] = {"issuer": url, "jwks_uri": f"{server.url}/jwks"}
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = RemoteKeys("acme", Discovered("acme", url, Fetcher()), timeout=LONG)
+    assert source.find("es256-1", "ES256", 0)
+    assert len(server.asked) == 3
+
+
+def test_metadata_are_read_once_until_keys_cannot_be(server: Faulty) -> None:
+    server.metadata()
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = discovered(server, cache=10)
+    assert source.find("es256-1", "ES256", 0)
+    assert source.find("es256-1", "ES256", 10)
+    assert [one for one in server.asked if "well-known" in one] == ["/.well-known/openid-configuration"]
+    server.metadata(jwks_uri=f"{server.url}/moved")
+    del server.pages["/jwks"]
+    server.pages["/moved"] = jwks(public("ES256", 2))
+    assert source.find("es256-1", "ES256", 20), "what was known counts"
+    assert source.find("es256-2", "ES256", 30)
+
+
+# ── What is kept ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_keys_are_asked_for_once_until_they_end(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=300)
+    for now in (0, 100, 239):
+        assert source.find("es256-1", "ES256", now)
+    assert len(server.asked) == 1
+    server.pages["/jwks"] = jwks(public("ES256", 2))
+    assert source.find("es256-2", "ES256", 300)
+    assert refusal(source, "es256-1", 300) is Refusal.UNKNOWN_KEY
+
+
+def test_keys_are_renewed_before_they_end_and_nobody_waits_for_that(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=100)
+    assert source.find("es256-1", "ES256", 0)
+    gate = Gate(jwks(public("ES256"), public("ES256", 2)))
+    server.pages["/jwks"] = gate
+    for now in (80, 81, 82):
+        assert source.find("es256-1", "ES256", now), "though the answer is not there yet"
+    assert gate.reached.wait(LONG)
+    gate.opened.set()
+    wait_for(lambda: not source.busy)
+    assert source.find("es256-2", "ES256", 159)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("max-age=600", 600),
+        ("public, Max-Age=600, immutable", 600),
+        ("max-age=5", 60),
+        ("no-store", 60),
+        ("max-age=600, no-cache", 60),
+        ("max-age=99999999999999999999", 3_600),
+        ("max-age=-1", 300),
+        ("s-maxage=10", 300),
+        ("", 300),
+    ],
+)
+def test_the_issuer_says_how_long_within_bounds(said: str, kept: int, server: Faulty) -> None:
+    server.pages["/jwks"] = kept_for(jwks(public("ES256")), said)
+    source = at_url(server, cache=300)
+    assert source.find("es256-1", "ES256", 0)
+    server.pages["/jwks"] = jwks()
+    early = int(kept * 0.8) - 1
+    assert source.find("es256-1", "ES256", early)
+    assert len(server.asked) == 1
+    assert refusal(source, "es256-1", kept) is Refusal.UNKNOWN_KEY
+
+
+def test_what_is_taken_back_is_gone_with_the_next_answer(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
+    source = at_url(server, cache=100, stale=1_000)
+    assert source.find("es256-2", "ES256", 0)
+    server.pages["/jwks"] = jwks()
+    assert refusal(source, "es256-2", 100) is Refusal.UNKNOWN_KEY, "an empty set is an answer too"
+    assert "no key that could be used" in caplog.text
+
+
+def test_a_clock_that_goes_back_keeps_no_key_for_longer(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    assert source.find("es256-1", "ES256", 10_000)
+    assert source.find("es256-1", "ES256", 9_999)
+    assert len(server.asked) == 1
+    assert source.find("es256-1", "ES256", 5_000)
+    assert len(server.asked) == 2
+
+
+def test_keys_can_be_asked_for_before_somebody_needs_them(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    source.warm(0)
+    wait_for(lambda: server.asked and not source.busy)
+    assert source.find("es256-1", "ES256", 0)
+    assert len(server.asked) == 1
+
+
+# ── Key ids that are not known ────────────────────────────────────────────────────────────────
+
+
+def test_a_flood_of_unknown_key_ids_asks_the_issuer_at_a_bounded_rate(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=3_600)
+    assert source.find("es256-1", "ES256", 0)
+    for number in range(3_000):
+        assert refusal(source, f"made up {number}", number // 100) is Refusal.UNKNOWN_KEY
+        assert source.find("es256-1", "ES256", number // 100)
+    assert len(server.asked) == 1 + 3, "once in ten seconds"
+
+
+def test_a_key_that_is_new_is_found_though_others_were_made_up_before(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    assert refusal(source, "made up", 0) is Refusal.UNKNOWN_KEY
+    server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
+    assert source.find("es256-2", "ES256", 1), "the first answer was no request because of a key id"
+    server.pages["/jwks"] = jwks(public("ES256", 3))
+    assert refusal(source, "es256-3", 10) is Refusal.UNKNOWN_KEY
+    assert source.find("es256-3", "ES256", 11)
+
+
+def test_an_unknown_key_id_while_the_issuer_is_down_is_refused_for_that(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    assert source.find("es256-1", "ES256", 0)
+    server.pages["/jwks"] = answers(503)
+    assert refusal(source, "new", 1) is Refusal.PROVIDER
+    assert refusal(source, "new", 2) is Refusal.UNKNOWN_KEY
+    assert source.find("es256-1", "ES256", 2), "what is known counts"
+
+
+def test_whoever_comes_while_the_issuer_is_asked_for_a_new_key_gets_it_too(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server)
+    assert source.find("es256-1", "ES256", 0)
+    gate = Gate(jwks(public("ES256"), public("ES256", 2)))
+    server.pages["/jwks"] = gate
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(source.find, "es256-2", "ES256", 1)
+        assert gate.reached.wait(LONG)
+        second = threads.submit(source.find, "es256-2", "ES256", 1)
+        wait_for(lambda: second.done() or source._flights._waiting == 2)
+        gate.opened.set()
+        assert first.result() == second.result()
+    assert len(server.asked) == 2
+
+
+def test_a_key_id_is_not_asked_for_just_after_the_issuer_did_not_answer(server: Faulty) -> None:
+    server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=100)
+    assert source.find("es256-1", "ES256", 0)
+    server.pages["/jwks"] = answers(503)
+    assert source.find("es256-1", "ES256", 80)
+    wait_for(lambda: len(server.asked) == 2 and not source.busy)
+    assert refusal(source, "new", 81) is Refusal.PROVIDER
+    assert len(server.asked) == 2
+
+
+# ── Who does not answer ───────────────────────────────────────────────────────────────────────
+
+BAD: dict[str, providing.Page] = {
+    "hangs": providing.hangs,
+    "drips its headers": providing.drips_headers,
+    "drips its body": providing.drips_body,
+    "ends too early": providing.ends_early,
+    "says garbage": providing.garbage,
+    "is too large": providing.oversized,
+    "never ends": providing.endless,
+    "is compressed": providing.compressed,
+    "is no JSON": b"<html>Sign in</html>",
+    "is no JWKS": {"error": "temporarily_unavailable"},
+    "is an error": answers(500),
+    "is not there": answers(404),
+    "is no content": answers(204, b""),
+    "redirects": providing.redirects_to("/elsewhere"),
+}
+
+
+@pytest.mark.parametrize("page", BAD.values(), ids=BAD)
+def test_an_answer_that_is_none_is_a_refusal_in_time_and_what_was_known_counts_for_a_while(
+    page: providing.Page, server: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.pages["/elsewhere"] = server.pages["/jwks"] = jwks(public("ES256"))
+    source = at_url(server, cache=100, stale=1_000)
+    assert source.find("es256-1", "ES256", 0)
+    server.pages["/jwks"], source.timeout = page, SHORT
+    begun = monotonic()
+    for now in (100, 101, 500, 1_099):
+        assert source.find("es256-1", "ES256", now)
+    assert refusal(source, now=1_100) is Refusal.PROVIDER
+    assert monotonic() - begun < LONG, "each of them waits for its own deadline at most"
+    assert refusal(at_url(server, SHORT), now=0) is Refusal.PROVIDER, "and what was not known is refused"
+    wait_for(lambda: "the keys of `acme` cannot be read: " in caplog.text)
+    assert "/elsewhere" not in server.asked
+
+
+def test_one_that_was_not_reached_is_left_alone_for_a_moment(server: Faulty) -> None:
+    server.pages["/jwks"] = answers(503)
+    source = at_url(server)
+    for _ in range(50):
+        assert refusal(source, now=0) is Refusal.PROVIDER
+    assert len(server.asked) == 1
+    server.pages["/jwks"] = jwks(public("ES256"))
+    assert refusal(source, now=4) is Refusal.PROVIDER
+    assert source.find("es256-1", "ES256", 5)
+
+
+def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
+    """A name service that hangs is in nobody's hand."""
+    ends = threading.Event()
+
+    def load(until: float) -> tuple[Keys, int | None]:
+        ends.wait(LONG)
+        return Keys(()), None
+
+    source = RemoteKeys("acme", load, timeout=SHORT)
+    assert refusal(source, now=0) is Refusal.PROVIDER
+    source.timeout, begun = LONG, monotonic()
+    for now in range(5):
+        assert refusal(source, now=now) is Refusal.PROVIDER
+    assert monotonic() - begun < LONG
+    ends.set()
+
+
+def test_a_port_where_nobody_listens_is_a_provider_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    source = RemoteKeys("acme", AtUrl("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
+    assert refusal(source) is Refusal.PROVIDER
+    assert "the keys of `acme` cannot be read: it cannot be reached: connection refused" in caplog.text
+
+
+def test_many_who_need_keys_at_once_ask_once_and_few_wait(server: Faulty) -> None:
+    gate = Gate(jwks(public("ES256")))
+    server.pages["/jwks"] = gate
+    source = at_url(server)
+
+    def ask(_: int) -> Refusal | None:
+        try:
+            source.find("es256-1", "ES256", 0)
+        except Refused as refused:
+            return refused.refusal
+        return None
+
+    with ThreadPoolExecutor(40) as threads:
+        asked = [threads.submit(ask, number) for number in range(40)]
+        wait_for(lambda: sum(one.done() for one in asked) == 40 - MOST_WAITING)
+        assert {one.result() for one in asked if one.done()} == {Refusal.PROVIDER}, "those for whom there is no room"
+        gate.opened.set()
+    assert sorted(str(one.result()) for one in asked) == ["None"] * MOST_WAITING + ["provider"] * (40 - MOST_WAITING)
+    assert len(server.asked) == 1
+
+
+def test_an_issuer_that_hangs_delays_nobody_who_asks_another_one(server: Faulty) -> None:
+    server.pages["/slow"], server.pages["/jwks"] = providing.hangs, jwks(public("ES256"))
+    slow, quick = at_url(server, path="/slow"), at_url(server)
+    with ThreadPoolExecutor(MOST_WAITING) as threads:
+        waiting = [threads.submit(slow.find, "es256-1", "ES256", 0) for _ in range(MOST_WAITING)]
+        wait_for(lambda: "/slow" in server.asked)
+        for now in range(0, 3_000, 100):
+            assert quick.find("es256-1", "ES256", now)
+        assert not any(one.done() for one in waiting), "all of that while they wait"
+        server.ends.set()
+        assert {type(one.exception()) for one in waiting} == {Refused}
+
+
+def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) -> None:
+    """Each answer is whole: the keys of one moment or of another."""
+    server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
+    source = at_url(server, cache=100)
+    assert source.find("es256-1", "ES256", 0)
+    gate = Gate(jwks(public("ES256", 2), public("ES256", 3)))
+    server.pages["/jwks"] = gate
+    with ThreadPoolExecutor(1) as threads:
+        new = threads.submit(source.find, "es256-3", "ES256", 1)
+        assert gate.reached.wait(LONG)
+        assert source.find("es256-1", "ES256", 1), "as long as nothing else is known"
+        gate.opened.set()
+        assert new.result()
+    assert refusal(source, "es256-1", 2) is Refusal.UNKNOWN_KEY
+    assert source.find("es256-2", "ES256", 2)
