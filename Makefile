@@ -5,6 +5,8 @@ PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
+# What Python compiles it keeps, whatever is set outside: hundreds of commands that tests start would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples
 EXAMPLE   ?= payments
 
@@ -45,17 +47,17 @@ demo-identity: install .npm-identity/.installed
 	@touch $@
 
 test: install
-	$(BIN)/python -m pytest -n 2 --session-timeout=600
+	$(BIN)/python -m pytest -n 2 --dist worksteal --session-timeout=600
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
 
 test-deep: install
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --timeout=1800 --session-timeout=1800 --durations=12
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
 # The same suite on the newest Python we promise; the peers of `bench` come for one Python.
 test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n 2 --session-timeout=600 --ignore=tests/bench/test_peers.py
+	.venv-313/bin/python -m pytest -n 2 --dist worksteal --session-timeout=600 --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from policyengine.cli.settings import SETTINGS, Setting
 from policyengine.codes import CODES, RULES
 from policyengine.codes.code import Code
 from policyengine.kinds import Type
+from policyengine.runtime.refusals import KNOWN
 from policyengine.semantics.examples.details import MEMBERS
 from policyengine.semantics.logic import DECIDED
 
@@ -60,6 +61,11 @@ def decided() -> str:
 def details() -> str:
     rows = [f"| `{one.name}: {cell(one.example)}` | {cell(one.doc)} |" for one in MEMBERS.values()]
     return table("| detail | holds when |", rows)
+
+
+def refusals() -> str:
+    rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in KNOWN.items()]
+    return table("| code | what is told | error in the challenge |", rows)
 
 
 def diagnostics() -> str:
@@ -115,6 +121,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "details": details,
     "settings": settings,
+    "refusals": refusals,
 }
 
 
@@ -128,9 +135,10 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = (DOCS / "language.md", DOCS / "lint.md", DOCS / "test-language.md", DOCS / "configuration.md")
+    with_parts = ("language", "lint", "test-language", "configuration", "identity")
+    named = [DOCS / f"{name}.md" for name in with_parts]
     return {
-        **{page: filled(page.read_text(encoding="utf-8")) for page in with_parts},
+        **{page: filled(page.read_text(encoding="utf-8")) for page in named},
         DOCS / "diagnostics.md": diagnostics(),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from policyengine.asking import Clock, Question, cleaned, microseconds, new_id, read, utc_now
 from policyengine.batching import Batching
@@ -18,6 +18,7 @@ from policyengine.diagnostics import Diagnostic, PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.sources import Given, Sources
 from policyengine.identifying import no_identity
+from policyengine.identity.setup import Verifying, identity_of
 from policyengine.loading import load_sources
 from policyengine.observing import Observe, Observer
 from policyengine.runtime.decision import Decision
@@ -53,6 +54,7 @@ class Engine(Batching):
         cls,
         *paths: Path | str,
         entities: Given | None = None,
+        identity: Verifying | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -61,10 +63,12 @@ class Engine(Batching):
         """From files and folders of `.policy` files (tests in `*_test.policy` are left out).
 
         `entities` say who is who: JSON, JSON Lines, CSV, a folder of these tables, a database, or a list of such
-        (`docs/entities.md`). Raises PolicyError with every mistake found, EntitiesError when entities cannot be used.
+        (`docs/entities.md`). With `identity`, which is an `identity.toml`, raw credentials are verified
+        (`docs/identity.md`). Raises PolicyError with every mistake found, EntitiesError when entities cannot be used,
+        IdentityError where `identity` cannot.
         """
         sources, problems = load_sources(paths, tests=False)
-        return cls._checked(sources, problems, entities, clock, ids, log, store)
+        return cls._checked(sources, problems, entities, identity, clock, ids, log, store)
 
     @classmethod
     def from_text(
@@ -94,6 +98,7 @@ class Engine(Batching):
         *,
         keys: Keys | None = None,
         entities: Given | None = None,
+        identity: Verifying | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -103,11 +108,12 @@ class Engine(Batching):
 
         With `keys`, which are files of public Ed25519 keys or the bytes of such, one of them must have signed it. Rules
         are read when a decision first needs them; one that is not sound denies then, at gate `failure`.
-        Raises PolicyError when the bundle cannot be used, EntitiesError when the entities cannot be used.
+        Raises PolicyError when the bundle cannot be used, EntitiesError and IdentityError as `load` does.
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else Sources.of(entities).read(bundle.kernel.entities)
-        return cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
+        found = cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
+        return found.verifying(identity)
 
     def successor(
         self,
@@ -119,7 +125,8 @@ class Engine(Batching):
     ) -> Engine:
         """Other policies, and other rows, on the same store, clock and log. It records no history before it is told to
         `begin`: that is for when it decides, and this one does not. It observes as this one does, until the same end.
-        Raises LogError where its rows cannot be logged, ObserveError where it has no such package as is observed.
+        Raises LogError where its rows cannot be logged, ObserveError where it has no such package as is observed,
+        IdentityError where its issuers cannot be used.
         """
         found = type(self)(
             kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
@@ -127,6 +134,7 @@ class Engine(Batching):
         )  # fmt: skip
         if self._observer is not None and self._observer.observing:
             found._observer, found._as_it_is = self._observer.successor(kernel), False
+        found.identity = None if self.identity is None else self.identity.successor(kernel)
         return found
 
     @classmethod
@@ -135,6 +143,7 @@ class Engine(Batching):
         sources: Sequence[Source],
         problems: Sequence[Diagnostic],
         entities: Given | None,
+        identity: Verifying | None,
         clock: Clock,
         ids: Callable[[datetime], str],
         log: DecisionLog | None,
@@ -142,7 +151,14 @@ class Engine(Batching):
     ) -> Engine:
         kernel = cls._compiled(sources, problems)
         directory = None if entities is None else Sources.of(entities).read(kernel.entities)
-        return cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
+        found = cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
+        return found.verifying(identity)
+
+    def verifying(self, identity: Verifying | None) -> Self:
+        """From now on it verifies raw credentials. Raises IdentityError."""
+        if identity is not None:
+            self.identity = identity_of(identity, self.kernel, self._store)
+        return self
 
     @staticmethod
     def _compiled(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:
@@ -235,6 +251,10 @@ class Engine(Batching):
             return told
         finished = self._store.finish(decision, now, refund=refund)
         return "first" if finished else told
+
+    async def proved_async(self, facts: Mapping[str, object]) -> Mapping[str, object]:
+        """`proved` for callers with an event loop."""
+        return await to_thread(self.proved, facts) if self.waits_for(facts) else self.proved(facts)
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.asking import Identified, Question, read
 from policyengine.identity.identity import Identity
-from policyengine.identity.proved import PROVABLE, WHO, Proved
+from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
@@ -24,16 +24,46 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
 
     `now` in seconds since 1970. What was proved before is found at once; else it may wait for an issuer.
     """
-    if type(question) is dict:
+    if type(question) is dict or isinstance(question, Mapping):  # most are, and the other question takes its time
         raw = question.get("credentials")
         if raw is None and not identity.only_proved:
             return question
+        if isinstance(raw, Proved | Unproved):
+            return with_facts(question, looked_at(identity, raw, now))
         found = None if raw is None else identity.known(raw, now)
         if found is not None and question.keys().isdisjoint(WHO):
-            kept = {name: value for name, value in question.items() if name not in DROPPED}
-            kept.update(found.facts)
+            kept = {**question, **found.facts}
+            del kept["credentials"]
             return kept
     return proved(identity, read(question), now)
+
+
+def with_facts(question: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
+    kept = {name: value for name, value in question.items() if name not in DROPPED}
+    kept.update(facts)
+    return kept
+
+
+def looked_at(identity: Identity, before: Proved | Unproved, now: int) -> Mapping[str, object]:
+    """What was proved a moment ago for the same request, unless it has ended since."""
+    match before:
+        case Unproved(why):
+            return {"credential": {"refused": why.value}}
+        case Proved() if before.expires <= now:
+            return {"credential": {"refused": Refusal.EXPIRED.value}}
+        case _:
+            revoked = identity.marks.revoked(before.names, now)
+            return {"credential": {"refused": Refusal.REVOKED.value}} if revoked else before.facts
+
+
+def proof_of(identity: Identity, facts: Mapping[str, object], now: int) -> Proved | Unproved:
+    """What the raw credentials among the facts prove, for several questions about one request. Raises RequestError."""
+    request = read(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
+    credentials = request.credentials or Credentials()
+    try:
+        return identity.prove(credentials, presented(request, credentials), now)
+    except Refused as why:
+        return Unproved(why.refusal)
 
 
 def awaited(identity: Identity, question: Question, now: int) -> bool:
@@ -46,7 +76,7 @@ def awaited(identity: Identity, question: Question, now: int) -> bool:
             return found is not None and identity.known_of(found, now) is None
         case Mapping():
             raw = question.get("credentials")
-            return raw is not None and identity.known(raw, now) is None
+            return raw is not None and not isinstance(raw, Proved | Unproved) and identity.known(raw, now) is None
         case _:
             return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import Lock, local
@@ -27,7 +27,7 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.show import place_of
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
-from policyengine.identifying import awaited, identified, refused
+from policyengine.identifying import awaited, identified, proof_of, refused
 from policyengine.identity.identity import Identity
 from policyengine.observing import Observer
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Outcome, Reason
@@ -183,6 +183,14 @@ class Keeping:
             return question
         found = self._identified(self.identity, question)
         return found if isinstance(found, Identified) else Identified(found)
+
+    def proved(self, facts: Mapping[str, object]) -> Mapping[str, object]:
+        """Facts about a request with their raw credentials looked at once: for several questions about that request,
+        in this process. Raises RequestError."""
+        if self.identity is None or facts.get("credentials") is None:
+            return facts
+        found = proof_of(self.identity, facts, int(self._clock().timestamp()))
+        return {**facts, "credentials": found}
 
     def _identified(self, identity: Identity, question: Question) -> Question:
         """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""

@@ -79,6 +79,7 @@ class Plan:
     store: str = "memory:"
     entities: tuple[str, ...] | None = None
     trusted: tuple[Path, ...] | None = field(default=None)
+    identity: Path | None = None
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
@@ -267,7 +268,8 @@ def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
 
     try:
         yield from gateway(plan.paths)
-        engine = load_engine(plan.paths, plan.entities, plan.trusted, store=plan.store if answers else "memory:")
+        store = plan.store if answers else "memory:"
+        engine = load_engine(plan.paths, plan.entities, plan.trusted, store=store, identity=plan.identity)
     except CommandError as error:
         status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows all of it"
         yield Finding(error.kind, Status.FAILED, error.message, error.hint if error.kind != "policy" else status)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from policyengine.cli.checkups import Finding, Plan, Status, findings
-from policyengine.cli.options import EntitySources, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
 from policyengine.cli.terminal import Format, Screen, print_json, printable
 
@@ -29,6 +29,7 @@ def doctor(
     log: LogFile = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
+    identity: IdentityFile = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -50,7 +51,7 @@ def doctor(
     listens = tuple((option, number) for option, number in options if number is not None)
     trusted = None if trust is None else tuple(trust)
     rows = None if entities is None else tuple(entities)
-    plan = Plan(tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted)
+    plan = Plan(tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted, identity)
     found = list(findings(plan))
     if format is Format.JSON:
         print_json({"checks": [told(one) for one in found], **counts(found)})

@@ -36,12 +36,14 @@ def load_engine(
     log: DecisionLog | None = None,
     clock: Clock | None = None,
     store: str = "memory:",
+    identity: Path | None = None,
 ) -> Engine:
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
     from policyengine.asking import utc_now
     from policyengine.diagnostics import PolicyError
     from policyengine.directory.errors import EntitiesError
     from policyengine.engine import Engine
+    from policyengine.identity.configuration import IdentityError
     from policyengine.stores.store import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
@@ -52,8 +54,11 @@ def load_engine(
                 engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
             else:
                 engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
+            engine.verifying(identity)
     except PolicyError as error:
         raise policy_error(error) from None
+    except IdentityError as error:
+        raise CommandError("identity", error.message, error.hint) from None
     except StoreError as error:
         raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
     except EntitiesError as error:

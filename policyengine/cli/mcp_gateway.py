@@ -26,7 +26,7 @@ from policyengine.cli.mcp_gateway_options import (
     UpstreamToken,
 )
 from policyengine.cli.observing import Asked, observe
-from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TrustedKeys
+from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.serve_options import (
     Forced,
@@ -79,6 +79,7 @@ def mcp_gateway(
     log_sync: LogSync = Forced.NEVER,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
+    identity_file: IdentityFile = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
     test: TestFirst = False,
@@ -86,8 +87,8 @@ def mcp_gateway(
     """Put policies in front of an MCP server.
 
     It is a proxy over stdio, or over HTTP with --port. Calls are decided with their arguments, lists show what the
-    caller may use, everything else is closed. Who asks is what --as says: this gateway verifies no tokens, so it
-    listens on this machine only.
+    caller may use, everything else is closed. Who asks is what --as says, or with --identity what the caller's token
+    proves. It listens on this machine only.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes, as `serve` does: bad ones
     are refused, and the last good ones go on.
@@ -99,7 +100,8 @@ def mcp_gateway(
     """
     from policyengine.reloading import Origin, Reloading
 
-    front = Front(upstream, server, words_of(identity, "--as"), words_of(header, "--from-header"), host, port, timeout)
+    words = words_of(identity, "--as"), words_of(header, "--from-header")
+    front = Front(upstream, server, *words, identity_file is not None, host, port, timeout)
     check(front)
     token, environment = token_of(token_file), environment_of(env or ())
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
@@ -108,7 +110,7 @@ def mcp_gateway(
     with recorded_to(log):
         sources = entity_sources(paths, entities)
         stamp = sources.stamp() if sources is not None else None
-        engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+        engine = load_engine(paths, sources, trust, log_of(recorded), store=store, identity=identity_file)
     if test:
         held_to_tests(paths, engine)
     asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
@@ -121,12 +123,13 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What is in front of what, and who asks: `said`, or by `headers`."""
+    """What is in front of what, and who asks: `said`, by `headers`, or as `verified` of their credentials."""
 
     upstream: str
     server: str
     said: Mapping[str, str]
     headers: Mapping[str, str]
+    verified: bool
     host: str
     port: int | None
     timeout: float
@@ -138,10 +141,13 @@ def check(front: Front) -> None:
         hint = "listen on 127.0.0.1, behind something that verifies who calls"
         message = f"`{front.host}` can be reached from other machines, and no token is verified"
         raise CommandError("usage", message, hint, code=2)
-    if not front.said and not front.headers:
+    if front.verified and (front.said or front.headers):
+        hint = "with `--identity` credentials say who asks: leave out `--as` and `--from-header`"
+        raise CommandError("usage", "two things say who asks", hint, code=2)
+    if not front.said and not front.headers and not front.verified:
         hint = "say who it is: `--as agent=NAME --as issuer=NAME`"
         raise CommandError("usage", "nobody is said to ask", hint, code=2)
-    if front.headers and front.port is None:
+    if (front.headers or front.verified) and front.port is None:
         raise CommandError("usage", "there are no headers over stdio", "say who it is by `--as`", code=2)
     check_upstream(front.upstream)
 
@@ -214,12 +220,13 @@ def run(front: Front, held: Reloading, token: Mapping[str, str], environment: Ma
     import anyio
 
     from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers
-    from policyengine.integrations.mcp_sdk import always
+    from policyengine.integrations.mcp_sdk import always, by_credentials
     from policyengine.reloading.current import Current
 
     behind = Upstream(front.upstream, token, environment, front.timeout)
     by_header = from_headers(front.headers, lambda found: facts_of_words({**front.said, **found}))
-    who = by_header if front.headers else always(facts_of_words(front.said))
+    said = by_header if front.headers else always(facts_of_words(front.said))
+    who = by_credentials() if front.verified else said
     gateway = Gateway(Current(held), front.server, who, behind)
     if front.port is None:
         anyio.run(gateway.over_stdio)

@@ -39,6 +39,15 @@ EntitySources: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+IdentityFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        help="Verify raw credentials, as that file says: docs/identity.md.",
+        show_default=False,
+    ),
+]
 DecisionsFile: TypeAlias = Annotated[
     Path,
     typer.Option(

@@ -14,7 +14,7 @@ from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
 from policyengine.cli.observing import Asked, observe
-from policyengine.cli.options import EntitySources, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.serve_options import (
     DrainSeconds,
@@ -78,6 +78,7 @@ def serve(
     log_format: ServerLog = Told.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
+    identity: IdentityFile = None,
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
     test: TestFirst = False,
@@ -114,7 +115,7 @@ def serve(
         with recorded_to(log):
             sources = entity_sources(paths, entities)
             stamp = sources.stamp() if sources is not None else None
-            engine = load_engine(paths, sources, trust, log_of(recorded), store=store)
+            engine = load_engine(paths, sources, trust, log_of(recorded), store=store, identity=identity)
         tests = held_to_tests(paths, engine) if test else None
         asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
         observe(engine, asked, configuration.observe)

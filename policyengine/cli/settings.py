@@ -14,7 +14,9 @@ PREFIX = "POLICYENGINE_"
 HEADERS = tuple(Vouched().facts.items())
 # What Kubernetes sets for services that are called like a section.
 OF_KUBERNETES = re.compile(r"(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_\w+)?)")
-LOOKED_AT = frozenset("host port socket metrics_port envoy_grpc workers token_file log store entities trust".split())
+LOOKED_AT = frozenset(
+    "host port socket metrics_port envoy_grpc workers token_file log store entities identity trust".split()
+)
 Name: TypeAlias = tuple[str, str]
 
 
@@ -74,6 +76,7 @@ SETTINGS: tuple[Setting, ...] = (
     serve("token_file", r.file, "none", "who asks must show a token of it", must_exist=True),
     Setting("serve", "entities", r.sources, "none", "who is who: files, folders, URLs of databases", served("entities"),
             must_exist=True, secret=True),
+    serve("identity", r.file, "none", "how raw credentials are verified: an `identity.toml`", must_exist=True),
     serve("trust", r.files, "none", "public keys, one of which must have signed the bundle", must_exist=True),
     serve("watch", r.yes_or_no, "false", "read policies anew whenever a file changes"),
     serve("test", r.yes_or_no, "false", "start only if the policies pass their own tests"),
@@ -107,6 +110,8 @@ SETTINGS: tuple[Setting, ...] = (
     gateway("upstream_token_file", r.file, "none", "the token that the server wants", "token_file", must_exist=True),
     Setting("mcp-gateway", "entities", r.sources, "none", "who is who: files, folders, URLs of databases",
             (("mcp-gateway", "entities"),), must_exist=True, secret=True),
+    gateway("identity", r.file, "none", "how callers are verified: an `identity.toml`", "identity_file",
+            must_exist=True),
     gateway("trust", r.files, "none", "public keys, one of which must have signed the bundle", must_exist=True),
     gateway("watch", r.yes_or_no, "false", "read policies anew whenever a file changes"),
     gateway("test", r.yes_or_no, "false", "start only if the policies pass their own tests"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import cast
 
 from policyengine.identity.proved import Binding, Hop, Token, Who
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.wire import WireError, from_python
 
 
 def facts_of(
@@ -16,7 +19,8 @@ def facts_of(
     attestation: Mapping[str, object] | None = None,
     mapped: Collection[str] = (),
 ) -> dict[str, dict[str, object]]:
-    """By root. Of the claims only those that the policy asks for (`mapped`) are told."""
+    """By root, as a question that was read has them. Of the claims only those that the policy asks for (`mapped`) are
+    told. Raises Refused where one of these is no value at all."""
     found: dict[str, dict[str, object]] = {"credential": credential(token, who, binding, mapped)}
     if who.agent is not None:
         more = {"instance": who.instance, "groups": None if who.groups is None else list(who.groups)}
@@ -29,7 +33,14 @@ def facts_of(
         found["task"] = dict(who.task)
     if attestation is not None:
         found["attestation"] = dict(attestation)
-    return found
+    return clean(found)
+
+
+def clean(found: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    try:
+        return cast("dict[str, dict[str, object]]", from_python(found))
+    except WireError:
+        raise Refused(Refusal.CLAIM_TYPE) from None
 
 
 def credential(token: Token, who: Who, binding: Binding, mapped: Collection[str]) -> dict[str, object]:
@@ -74,9 +85,14 @@ def fingerprint(digest: bytes) -> str:
     return f"sha256:{digest.hex()[:32]}"
 
 
+def token_name(token: Token) -> str:
+    """By which a token is revoked, also where its signature is spelled in another way that holds."""
+    return f"token:{(token.signed or token.digest).hex()}"
+
+
 def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     """What can be revoked so that this credential is: itself, whoever is in it, and the keys that it is bound to."""
-    names = {f"token:{token.digest.hex()}", *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
+    names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
     identifier = token.claims.get("jti")

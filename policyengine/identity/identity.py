@@ -14,6 +14,7 @@ from policyengine.identity.facts import facts_of, fingerprint, names_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Kernel
 from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
@@ -79,12 +80,17 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
+    again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Proved] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
     _version: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def successor(self, kernel: Kernel) -> Identity:
+        """For the issuers and attesters of other policies, with the keys that are known. Raises IdentityError."""
+        return self if self.again is None else self.again(kernel, self)
 
     def nonce(self) -> str | None:
         """One for the next proof, where proofs need one."""
@@ -111,8 +117,6 @@ class Identity:
             return before
         try:
             found = self._proved(credentials, request, now)
-            if self.marks.revoked(found.names, now):
-                raise Refused(Refusal.REVOKED)
         except Refused as refused:
             self._count(refused.refusal.value)
             raise
@@ -137,9 +141,11 @@ class Identity:
             token.expires,
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials),
+            reusable=reusable(credentials) and not token.single_use,
         )
-        if proved.reusable:
+        if self.marks.revoked(proved.names, now):
+            raise Refused(Refusal.REVOKED)
+        if proved.reusable and not self.marks.remote:
             self._keep(key_of(given(credentials)), proved, now)
         return proved
 
@@ -164,18 +170,24 @@ class Identity:
         known = self._tokens.get(digest)
         if known is None or known.expires <= now:
             known = self.parts.tokens.verify(raw, now)
-            with self._lock:
-                self._tokens[digest] = known
-                while len(self._tokens) > self.most_kept:
-                    self._tokens.popitem(last=False)
+            if not known.single_use:
+                self._remember(digest, known)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
+
+    def _remember(self, digest: bytes, token: Token) -> None:
+        with self._lock:
+            self._tokens[digest] = token
+            while len(self._tokens) > self.most_kept:
+                self._tokens.popitem(last=False)
 
     def _keep(self, key: bytes, proved: Proved, now: int) -> None:
         with self._lock:
             self._catch_up(now)
             self._kept[key] = proved
+            if self.marks.revoked(proved.names, now):  # after it was looked at, and before it was kept
+                del self._kept[key]
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
 
@@ -221,5 +233,6 @@ def reusable(credentials: Credentials) -> bool:
 def key_of(raw: dict[str, object]) -> bytes:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
     into the other."""
-    parts = (raw.get("authorization"), raw.get("client_certificate"))
-    return b"".join(sha256(one.encode()).digest() if type(one) is str else b"-" for one in parts)
+    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
+    first = sha256(authorization.encode()).digest() if type(authorization) is str else b"-"
+    return first + (sha256(certificate.encode()).digest() if type(certificate) is str else b"-")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from policyengine.runtime.refusals import Refusal
+
 Seconds = int  # since 1970
 
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
@@ -27,7 +29,8 @@ class Token:
     """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
 
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
-    sent; `expires` when it ends.
+    sent; `expires` when it ends. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
+    anybody, and the token stays the same. `single_use`: what it proves counts for the one who presented it first.
     """
 
     kind: str
@@ -36,6 +39,8 @@ class Token:
     header: Mapping[str, object] = field(repr=False)
     digest: bytes = field(repr=False)
     expires: Seconds
+    signed: bytes | None = field(default=None, repr=False)
+    single_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,13 @@ class Who:
     instance: str | None = None
     groups: tuple[str, ...] | None = None
     task: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """What was refused, and why: in place of `Proved`, for several questions about one request."""
+
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)

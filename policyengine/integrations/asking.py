@@ -85,6 +85,20 @@ def checked(facts: Facts | None) -> Facts | None:
     return facts
 
 
+async def proved(decides: object, facts: Facts) -> Facts:
+    """With raw credentials looked at once, where who decides can do that: several questions follow, and a proof counts
+    once. Nothing that goes wrong is raised: then each question is answered for itself."""
+    prove = getattr(decides, "proved_async", None)
+    if prove is None or "credentials" not in facts:
+        return facts
+    try:
+        found: Facts = await prove(facts)
+    except Exception:
+        _LOG.exception("credentials could not be looked at, and prove nothing")
+        return facts
+    return found
+
+
 async def decided(decides: Decides, question: Facts, duties: Duties = NONE) -> Decision:
     """Decide and spend, and meet what an allow obliges to. Nothing that goes wrong is raised: it is a deny."""
     asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}

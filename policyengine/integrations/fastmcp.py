@@ -19,6 +19,7 @@ from policyengine.integrations.asking import (
     decided,
     evaluated,
     identified,
+    proved,
     refusal,
     reported,
 )
@@ -226,7 +227,7 @@ class PolicyMiddleware(Middleware):
         facts = await identified(self._identify, context)
         if facts is None:
             raise error(refusal(NOBODY, Gate.IDENTITY))
-        return facts
+        return await proved(self._decides, facts)
 
 
 def protocol_error(decision: Decision) -> MCPError:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import Any, TypeAlias
 
+from starlette.requests import HTTPConnection
+
 from policyengine.integrations.asking import (
     NOBODY,
     NONE,
@@ -21,9 +23,11 @@ from policyengine.integrations.asking import (
     decided,
     evaluated,
     identified,
+    proved,
     refusal,
     reported,
 )
+from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_methods import (
     ALIAS,
@@ -71,6 +75,16 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
         scope = getattr(context.request, "scope", None)
         user = scope.get("user") if isinstance(scope, Mapping) else None
         return facts_of_token(user.access_token, issuers, issuer) if isinstance(user, AuthenticatedUser) else None
+
+    return identify
+
+
+def by_credentials() -> Identify[Asked]:
+    """Who asks, by the raw credentials of the HTTP request, for an engine that verifies them; over stdio nobody."""
+
+    def identify(context: Asked) -> Facts | None:
+        request = context.request
+        return presented(request) if isinstance(request, HTTPConnection) else None
 
     return identify
 
@@ -175,7 +189,7 @@ class PolicyMiddleware:
         facts = await identified(self._identify, ctx)
         if facts is None:
             raise refused(refusal(NOBODY, Gate.IDENTITY))
-        return facts
+        return await proved(self._decides, facts)
 
 
 def refused(decision: Decision) -> MCPError:

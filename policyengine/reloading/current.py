@@ -20,6 +20,9 @@ class Current:
     def __init__(self, reloading: Reloading) -> None:
         self._reloading = reloading
 
+    async def proved_async(self, facts: Facts) -> Facts:
+        return await self._reloading.current.proved_async(facts)
+
     async def decide_async(self, question: Facts) -> Decision:
         decision = await self._reloading.current.decide_async(question)
         if decision.observed:

@@ -1,264 +1,35 @@
-"""The routes: each reads a question, asks the engine and writes the answer."""
+"""The application: the routes with their handlers, documented, and the hot path in front of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
-from policyengine.runtime.claims import KeyProblem, Once
-from policyengine.runtime.request import Request as Question
+from policyengine.runtime.claims import KeyProblem
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.shape import quoted
 from policyengine.runtime.vouched import Vouched
-from policyengine.server import authzen, authzen_schema, gateway_statuses, schema, statuses
-from policyengine.server.authzen import Asked, Authzen, Translators
-from policyengine.server.counted import Counted, CountedDoor
-from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
+from policyengine.server import authzen_schema, schema
+from policyengine.server.authzen import Translators
 from policyengine.server.draining import Drain
-from policyengine.server.envoy_http import PREFIX, EnvoyHttp
-from policyengine.server.events import event_of, reported
-from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
 from policyengine.server.frame import Frame
-from policyengine.server.gateways import Told
+from policyengine.server.handlers import DecisionApi, on_problem
 from policyengine.server.hot import HotPath
-from policyengine.server.measuring import publish, rules_of
-from policyengine.server.media import SLOWEST_BODY, Form, answer, form_of_body, problem_answer, read_body
-from policyengine.server.once import once_of, refused
-from policyengine.server.page import POLICY, page_of
+from policyengine.server.measuring import rules_of
+from policyengine.server.media import SLOWEST_BODY
 from policyengine.server.problems import Problem
 from policyengine.server.refusals import Refusals
-from policyengine.server.tally import Tally, now_and_then
+from policyengine.server.routes import add_routes
+from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens
-
-INSTALL_METRICS = "pip install 'agent-policyengine[metrics]'"
-CHALLENGE = 'Bearer realm="policyengine"'
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionApi:
-    """The endpoints. Deciding is quick and synchronous, so it runs right here, unless it waits for a store."""
-
-    reloading: Reloading
-    tokens: Tokens | None
-    body_timeout: float
-    gateway: Vouched
-    tally: Tally
-    drain: Drain
-    public_url: str | None
-    translators: Translators
-    refusals: Refusals
-
-    @property
-    def engine(self) -> Engine:
-        """That decides now: read once for each answer."""
-        return self.reloading.current
-
-    @property
-    def authzen(self) -> Authzen:
-        return Authzen(self._at("authzen"), self.translators, self.refusals)
-
-    async def decide(self, http: Request) -> Response:
-        """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
-        sent = await self._body(http)
-        question, once, engine = question_of(*sent), self._once(http, *sent), self._at("decide")
-        work = partial(decided_and_limited, engine, question, question.options.consume, once)
-        return answer(http, *await apart(engine, work, once, question))
-
-    async def evaluate(self, http: Request) -> Response:
-        """Decide without spending anything: the same question gets the same answer."""
-        question, engine = await self._question(http), self._at("evaluate")
-        work = partial(decided_and_limited, engine, question, spend=False)
-        return answer(http, *await apart(engine, work, question=question))
-
-    async def decide_batch(self, http: Request) -> Response:
-        """Decide many questions in order. What is no question is denied and spoils no other."""
-        sent = await self._body(http)
-        batch, once = batch_of(*sent), self._once(http, *sent)
-        return answer(http, {"decisions": await decided_in_turn(self._at("batch"), batch, once)})
-
-    async def explain(self, http: Request) -> Response:
-        """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
-        question, engine = await self._question(http), self.engine
-        return answer(http, (await apart(engine, partial(engine.explain, question), question=question)).to_dict())
-
-    async def events(self, http: Request) -> Response:
-        """How the request of a decision came out: once, by whoever asked for the decision."""
-        event, engine = event_of(*await self._body(http)), self.engine
-        return answer(http, await apart(engine, partial(reported, engine, event)))
-
-    async def evaluation(self, http: Request) -> Response:
-        """One evaluation of AuthZEN 1.0. It only looks, unless `context.consume` is true."""
-        return await self.authzen.one(*await self._asked(http, authzen.one_asked))
-
-    async def evaluations(self, http: Request) -> Response:
-        """Many of them, in order; without `evaluations` one. What is no question is denied and spoils no other."""
-        return await self.authzen.many(*await self._asked(http, authzen.many_asked))
-
-    async def search(self, http: Request) -> Response:
-        raise authzen.not_yet(quoted(http.path_params["what"]))
-
-    async def authzen_configuration(self, http: Request) -> Response:
-        """Which endpoints of AuthZEN there are."""
-        return authzen.written(authzen.metadata(self.public_url or str(http.base_url).rstrip("/")))
-
-    async def forward_auth(self, http: Request) -> Response:
-        """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
-        self._authenticate(http)
-        return response_of(await self._forward_auth(http))
-
-    async def forward_auth_nginx(self, http: Request) -> Response:
-        """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
-        self._authenticate(http)
-        return response_for_nginx(await self._forward_auth(http))
-
-    async def _forward_auth(self, http: Request) -> Told:
-        return await ForwardAuth(self._door("forward_auth"), self.gateway, own=self.tokens is None).told(http)
-
-    async def envoy(self, http: Request) -> Response:
-        """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
-        self._authenticate(http)
-        return response_of(await self._envoy(http))
-
-    async def _envoy(self, http: Request) -> Told:
-        door = self._door("envoy_http")
-        return await EnvoyHttp(door, self.gateway, self.body_timeout, own=self.tokens is None).told(http)
-
-    async def healthz(self, http: Request) -> Response:
-        """The process is alive."""
-        return answer(http, {"status": "ok"})
-
-    async def readyz(self, http: Request) -> Response:
-        """A policy is armed, its store answers, and so does where rows are looked up: which policy, and whether another
-        was refused since."""
-        if self.drain.begun is not None:
-            raise Problem(503, "it is stopping", hint="send questions elsewhere")
-        engine, reloads = self.engine, self.reloading.reloads
-        failure = await apart(engine, engine.store_failure) if engine.shares else None
-        if failure is not None:
-            raise Problem(503, "the store does not answer", hint="the operator's log says why")
-        looks_up = engine.directory.lookups is not None
-        if looks_up and await apart(engine, engine.directory_failure) is not None:
-            raise Problem(503, "the directory does not answer", hint="the operator's log says why")
-        armed = {"revision": engine.revision, "packages": list(engine.packages)}
-        observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
-        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
-
-    async def metrics(self, http: Request) -> Response:
-        """What it did so far, as Prometheus reads it: of all workers together."""
-        self._authenticate(http)
-        return await self.metrics_for_anybody(http)
-
-    async def metrics_for_anybody(self, http: Request) -> Response:
-        """The same on a port of its own, where whoever reaches it may read."""
-        try:
-            from policyengine.server.metrics import written
-        except ImportError:
-            raise Problem(501, "the package `prometheus-client` is not installed", hint=INSTALL_METRICS) from None
-        publish(self.tally, self.reloading)
-        content, media_type = written(self.tally, http.headers.get("accept", ""))
-        return Response(content, headers={"Content-Type": media_type})
-
-    async def docs(self, http: Request) -> Response:
-        html = page_of(http.app.openapi(), str(http.base_url).rstrip("/"))
-        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
-
-    async def root(self, http: Request) -> Response:
-        return answer(http, {"service": "policyengine", "docs": "/docs", "openapi": "/openapi.json"})
-
-    def _door(self, name: str) -> CountedDoor:
-        return CountedDoor(self.reloading, self.tally, self.tally.apart(name))
-
-    def _at(self, door: str) -> Counted:
-        return self._door(door).current
-
-    @property
-    def framed(self) -> CountedDoor:
-        """What connections over the socket ask: by threads where a store is asked, else by the event loop alone."""
-        if self.engine.remote:
-            return self._door("socket")
-        return CountedDoor(self.reloading, self.tally, self.tally.counter("socket"), now_and_then())
-
-    async def _question(self, http: Request) -> Question:
-        return question_of(*await self._body(http))
-
-    async def _body(self, http: Request) -> tuple[bytes, Form]:
-        self._authenticate(http)
-        form = form_of_body(http.headers)
-        return await read_body(http, self.body_timeout), form
-
-    async def _asked(self, http: Request, read: Callable[[bytes], Asked]) -> tuple[Asked, Once | None]:
-        self._authenticate(http)
-        authzen.is_json(http)
-        body = await read_body(http, self.body_timeout)
-        return read(body), self._once(http, body, Form.JSON)
-
-    def _once(self, http: Request, body: bytes, form: Form) -> Once | None:
-        gateway = None if self.tokens is None else self.tokens.gateway(http.headers.get("authorization", ""))
-        return once_of(http.headers, gateway, form.name, body)
-
-    def _authenticate(self, http: Request) -> None:
-        given = http.headers.getlist("authorization")
-        if self.tokens is None or (len(given) == 1 and self.tokens.accept(given[0])):
-            return
-        said = f'{CHALLENGE}, error="invalid_token"' if given else CHALLENGE
-        detail = "the token is not accepted" if given else "a token is needed"
-        raise Problem(
-            401,
-            detail,
-            hint="send `Authorization: Bearer …` with a token of `--token-file`",
-            headers={"WWW-Authenticate": said},
-        )
-
-
-# ── What is no answer ─────────────────────────────────────────────────────────────────────────
-
-
-async def on_problem(http: Request, error: Exception) -> Response:
-    problem = problem_of(http, error)
-    http.app.api.tally.add("problems", str(problem.status))
-    form = Form.JSON if http.url.path.startswith(authzen.PREFIX) else None
-    return problem_answer(http, problem, form)
-
-
-def problem_of(http: Request, error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case RequestError():
-            return Problem.of(error)
-        case KeyProblem():
-            return refused(error)
-        case HTTPException():
-            return of_routing(http, error)
-        case _:
-            raise error
-
-
-def of_routing(http: Request, error: HTTPException) -> Problem:
-    path = f"`{quoted(http.url.path)}`"
-    match error.status_code:
-        case 404:
-            return Problem(404, f"there is nothing at {path}", hint="`/docs` lists what there is")
-        case 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            return Problem(405, f"{path} takes {allowed}, not {quoted(http.method)}", headers=error.headers)
-        case _:
-            return Problem(error.status_code, str(error.detail), headers=error.headers)
-
-
-# ── The application ───────────────────────────────────────────────────────────────────────────
 
 
 class DecisionApp(FastAPI):
@@ -342,109 +113,8 @@ def decision_app(
         middleware=[Middleware(Frame)],
         exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
-    add_questions(app, api)
-    add_authzen(app, api)
-    add_gateways(app, api)
-    add_status(app, api)
+    add_routes(app, api)
     counts = tally.counter("decide"), tally.apart("decide")
     app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, body_timeout, *counts)
     app.api = api
     return app
-
-
-def add_questions(app: FastAPI, api: DecisionApi) -> None:
-    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    keyed = {"parameters": [statuses.KEY]}
-    question = schema.request_body(schema.Question, schema.QUESTIONS)
-    batch = schema.request_body(schema.Batch, {"batch": schema.BATCH})
-    report = schema.request_body(schema.Event, {"report": schema.REPORT})
-    for path, handler, taken, responses in (
-        ("/decide", api.decide, {**question, **keyed}, statuses.DECIDED),
-        ("/evaluate", api.evaluate, question, statuses.EVALUATED),
-        ("/decide/batch", api.decide_batch, {**batch, **keyed}, statuses.DECIDED_MANY),
-        ("/explain", api.explain, question, statuses.EXPLAINED),
-        ("/events", api.events, report, statuses.REPORTED),
-    ):
-        app.add_api_route(
-            path,
-            handler,
-            methods=["POST"],
-            response_class=Response,
-            openapi_extra={**taken, **security},
-            responses=responses,
-            tags=["decisions"],
-        )
-
-
-def add_authzen(app: FastAPI, api: DecisionApi) -> None:
-    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    for path, handler, taken, responses in (
-        (authzen.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
-        (authzen.EVALUATIONS, api.evaluations, authzen_schema.EVALUATIONS, authzen_schema.EVALUATED_MANY),
-    ):
-        app.add_api_route(
-            path,
-            handler,
-            methods=["POST"],
-            response_class=Response,
-            openapi_extra={**taken, **security, "parameters": [statuses.KEY]},
-            responses=responses,
-            tags=["AuthZEN"],
-        )
-    app.add_api_route(
-        authzen.METADATA,
-        api.authzen_configuration,
-        methods=["GET"],
-        response_class=Response,
-        responses=authzen_schema.CONFIGURED,
-        tags=["AuthZEN"],
-    )
-    app.add_api_route(f"{authzen.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
-
-
-def add_gateways(app: FastAPI, api: DecisionApi) -> None:
-    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    for path, handler, asked, responses in (
-        ("/forward-auth", api.forward_auth, gateway_statuses.FORWARDED, gateway_statuses.FORWARD_AUTH),
-        (
-            "/forward-auth/nginx",
-            api.forward_auth_nginx,
-            gateway_statuses.FORWARDED,
-            gateway_statuses.FORWARD_AUTH_NGINX,
-        ),
-        (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.EXT_AUTHZ_STATUSES),
-    ):
-        app.add_api_route(
-            path,
-            handler,
-            methods=["GET"],
-            response_class=Response,
-            openapi_extra={"parameters": asked, **security},
-            responses=responses,
-            tags=["gateways"],
-        )
-
-    async def any_method(scope: Scope, receive: Receive, send: Send) -> None:
-        await (await api.envoy(Request(scope, receive)))(scope, receive, send)
-
-    app.mount(PREFIX, any_method)
-
-
-def add_status(app: FastAPI, api: DecisionApi) -> None:
-    for path, handler, responses in (
-        ("/healthz", api.healthz, statuses.ALIVE),
-        ("/readyz", api.readyz, statuses.READY),
-    ):
-        app.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses, tags=["status"])
-    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    app.add_api_route(
-        "/metrics",
-        api.metrics,
-        methods=["GET"],
-        response_class=Response,
-        responses=statuses.MEASURED,
-        openapi_extra=security,
-        tags=["status"],
-    )
-    app.add_api_route("/docs", api.docs, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/", api.root, methods=["GET"], include_in_schema=False)

@@ -26,11 +26,12 @@ from policyengine.reloading import Reloading
 from policyengine.reloading.reloader import hanging_up, reloaded
 from policyengine.reloading.watching import Attempts
 from policyengine.runtime.vouched import Vouched
-from policyengine.server.app import INSTALL_METRICS, DecisionApp, decision_app
+from policyengine.server.app import DecisionApp, decision_app
 from policyengine.server.counted import CountedDoor
 from policyengine.server.crew import Line, Listener
 from policyengine.server.draining import DRAIN, Drain
 from policyengine.server.framed import FramedProtocol
+from policyengine.server.handlers import INSTALL_METRICS
 from policyengine.server.listeners import (
     LONGEST_QUEUE,
     ServeError,

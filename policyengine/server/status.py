@@ -7,8 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from policyengine.server.app import DecisionApi, on_problem
 from policyengine.server.frame import Frame
+from policyengine.server.handlers import DecisionApi, on_problem
 from policyengine.server.problems import Problem
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
+from policyengine.asking import read
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
@@ -23,7 +24,7 @@ from policyengine.stores.memory import MemoryStore
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
 from tests.generate.requests import NOW, approved, directory
-from tests.generate.specified import Said, Specified, micros, read, said
+from tests.generate.specified import Said, Specified, micros, said
 
 PEEKED = 0.3  # of the questions are only evaluated
 CAREFUL = 0.1  # of the questions without effects are decided with care too

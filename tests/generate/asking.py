@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from random import Random
+from typing import Any
 
 from policyengine.directory.entities import Directory
 from policyengine.runtime.decision import Gate
@@ -85,8 +86,9 @@ def setting(seed: int) -> Setting:
 
 def askings(seed: int, questions: int) -> Iterator[Asking]:
     """Questions to `setting(seed)`; the same again for the same seed."""
-    random, kernel = Random(f"askings {seed}"), setting(seed).kernel
-    bases = chosen(random, seed)
+    random, kernel = Random(), setting(seed).kernel
+    bases, state = begun(seed)
+    random.setstate(state)
     for _ in range(questions):
         chance = random.random()
         if chance < VARIED:
@@ -96,6 +98,13 @@ def askings(seed: int, questions: int) -> Iterator[Asking]:
         else:
             asked = aimed(random, question(random, random.choice([0.8, 0.95, 1.0])), kernel)
         yield Asking(posted(random, asked), NOW if random.random() < 0.85 else random.choice(NOWS))
+
+
+@lru_cache(maxsize=128)
+def begun(seed: int) -> tuple[list[Question], tuple[Any, ...]]:
+    """The bases of `askings(seed)`, which decides dozens of questions to find them; and chance as it stands then."""
+    random = Random(f"askings {seed}")
+    return chosen(random, seed), random.getstate()
 
 
 def chosen(random: Random, seed: int) -> list[Question]:

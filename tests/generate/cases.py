@@ -25,7 +25,7 @@ MOST_TRIES = 50
 AIMED = 0.7  # of the questions fit their policy; chance alone hardly ever gets past the first gates
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def kernel_of(policy: Policy) -> k.Kernel | None:
     """What a policy means; None when the checker has an error to tell."""
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(policy.texts)]

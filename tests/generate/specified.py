@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import NamedTuple
 
+from policyengine.asking import read
 from policyengine.directory.entities import Directory
 from policyengine.runtime.decision import (
     Decision,
@@ -53,19 +54,6 @@ class Said(NamedTuple):
 
 def said(decision: Decision) -> Said:
     return Said(*(getattr(decision, name) for name in Said._fields))
-
-
-def read(question: object) -> Request:
-    """What engines take: a mapping, JSON, or a request already."""
-    match question:
-        case Request():
-            return question
-        case str() | bytes():
-            return Request.from_json(question)
-        case Mapping():
-            return Request.from_mapping(question)
-        case _:
-            raise RequestError("", f"a question is a mapping or JSON, not {type(question).__name__}")
 
 
 def micros(moment: datetime) -> int:

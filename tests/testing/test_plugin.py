@@ -11,7 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from policyengine.testing import asking, collecting
+
 pytest_plugins = ["pytester"]
+LOADED = (asking, collecting)  # what a run in this process loads first it takes away again: the next would load it anew
 
 POLICY = """package shop
 entity user { tenant: string }

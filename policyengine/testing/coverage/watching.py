@@ -13,8 +13,8 @@ from policyengine.semantics import walk as w
 from policyengine.semantics.approvals import approval_facts
 from policyengine.semantics.facts import Facts, facts_of_hop
 from policyengine.semantics.matching import match_pattern, place_covers
-from policyengine.semantics.reference import attests
 from policyengine.semantics.saying import FOR_THE_OPERATOR
+from policyengine.semantics.walking import attests
 from policyengine.testing.coverage.conditions import observe
 from policyengine.testing.coverage.points import Point
 from policyengine.testing.coverage.sights import Both, OfBlock, OfLimit, Rule, Sights

@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.values import Unknown, Value
@@ -71,12 +71,27 @@ def test_the_law_is_about_something() -> None:
     assert all(count.seen and count.total for count in SEEN.kinds.values())
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 4))
-def test_layout_order_and_files_change_neither_points_nor_figure(chance: random.Random, files: int) -> None:
+LAYOUTS = given(st.randoms(use_true_random=False), st.integers(1, 4))
+
+
+def laid_out_otherwise(chance: random.Random, files: int) -> None:
     order = [relaid(text, chance) for text in DECLARATIONS]
     chance.shuffle(order)
     texts = ["\n".join(order[number::files]) for number in range(files)]
     assert same(coverage_of(checked(*texts)), SEEN)
+
+
+@settings(max_examples=40)
+@LAYOUTS
+def test_layout_order_and_files_change_neither_points_nor_figure(chance: random.Random, files: int) -> None:
+    laid_out_otherwise(chance, files)
+
+
+@pytest.mark.deep
+@settings(max_examples=1_000)
+@LAYOUTS
+def test_nor_do_a_thousand_layouts(chance: random.Random, files: int) -> None:
+    laid_out_otherwise(chance, files)
 
 
 def test_the_formatter_changes_neither_points_nor_figure() -> None:

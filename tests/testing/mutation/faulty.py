@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 from policyengine.semantics import kernel as k
@@ -32,6 +33,7 @@ def checked_sources(sources: Iterator[Source]) -> Checked:
     return found
 
 
+@cache
 def example(name: str) -> Checked:
     files = sorted((EXAMPLES / name).rglob("*.policy"))
     return checked_sources(Source(str(file.relative_to(EXAMPLES)), file.read_text(encoding="utf-8")) for file in files)

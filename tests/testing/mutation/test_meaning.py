@@ -44,13 +44,24 @@ def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
     assert differing(policy, Random(name).sample(every, min(MOST, len(every)))) == []
 
 
-@settings(deadline=None, max_examples=6)
-@given(seed=st.integers(0, 2**32))
-def test_so_it_is_in_any_policy(seed: int) -> None:
+def so_in_a_policy(seed: int) -> None:
     random = Random(seed)
     policy = checked(*checked_policy(random).texts)
     every = faults_of(policy.program)
     assert differing(policy, random.sample(every, min(MOST, len(every)))) == []
+
+
+@settings(deadline=None, max_examples=3)
+@given(seed=st.integers(0, 2**32))
+def test_so_it_is_in_any_policy(seed: int) -> None:
+    so_in_a_policy(seed)
+
+
+@pytest.mark.deep
+@settings(deadline=None, max_examples=200)
+@given(seed=st.integers(0, 2**32))
+def test_so_it_is_in_hundreds_of_policies(seed: int) -> None:
+    so_in_a_policy(seed)
 
 
 def answered(ask_it: Callable[..., Answer], *arguments: object) -> Answer | None:

@@ -1,0 +1,161 @@
+"""`identity`: what a bearer token costs that was proved before, beside the same question with facts; what a new one
+does, beside the library that verifies it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from joserfc import jwt
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from bench.measure import anew, duel
+from bench.report import Section, Target
+from bench.trial import number
+from policyengine import Engine
+from policyengine.identity.chains import reader_of
+from policyengine.identity.configuration import Configuration
+from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.keysets import VerifyingKey
+from policyengine.identity.proved import UNBOUND
+from policyengine.identity.tokens import TokenVerifier, trusted_issuers
+from policyengine.stores.marks import MemoryMarks
+
+NOW = 1_800_000_000
+URL, AUDIENCE = "https://login.acme.example", "payments-api"
+POLICY = f"""language 1
+package bench.identity
+issuer acme {{ url "{URL}"   audience "{AUDIENCE}" }}
+scope things.read as "read:things" {{ GET /v1/things/{{id}} }}
+users unrestricted
+agent "*" {{ issued by acme   acts for any user   may things.read }}
+"""
+CLAIMS: dict[str, Any] = {
+    "iss": URL, "sub": "alice", "client_id": "invoice-bot", "aud": AUDIENCE, "iat": NOW - 10, "exp": NOW + 300,
+    "jti": "c2a4e0f1", "scope": "read:things write:things",
+}  # fmt: skip
+REQUEST = {"method": "GET", "path": "/v1/things/42"}
+PRIVATE: dict[str, ECKey | OKPKey | RSAKey] = {}
+ALGORITHMS = ("ES256", "RS256", "Ed25519")
+QUESTIONS, CALLS, ROUNDS, SECONDS = 500, 50, 40, 2.0
+MORE, TIMES = 2.0, 1.3
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Known:
+    keys: dict[str, VerifyingKey]
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        return (self.keys[alg],)
+
+
+def private(alg: str) -> ECKey | OKPKey | RSAKey:
+    if alg not in PRIVATE:
+        PRIVATE[alg] = {
+            "ES256": lambda: ECKey.generate_key("P-256"),
+            "RS256": lambda: RSAKey.generate_key(2048),
+            "Ed25519": lambda: OKPKey.generate_key("Ed25519"),
+        }[alg]()
+    return PRIVATE[alg]
+
+
+def public(alg: str) -> VerifyingKey:
+    key = private(alg)
+    return type(key).import_key(key.as_dict(private=False))
+
+
+def token(alg: str, subject: str = "alice") -> str:
+    header = {"alg": alg, "typ": "at+jwt", "kid": alg}
+    return jwt.encode(header, {**CLAIMS, "sub": subject}, private(alg), algorithms=[alg])
+
+
+def engine() -> Engine:
+    made = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
+    issuers, marks = made.kernel.issuers, MemoryMarks()
+    found = Known({alg: public(alg) for alg in ALGORITHMS})
+    tokens = TokenVerifier(trusted_issuers(issuers, Configuration(), {"acme": found}), marks)
+    reads = reader_of(issuers, Configuration())
+    made.identity = Identity(Parts(tokens, reads, lambda *_: UNBOUND, lambda *_: None), marks)
+    return made
+
+
+# ── One that was proved before ────────────────────────────────────────────────────────────────
+
+
+def repeated(say: Say) -> dict[str, Any]:
+    say("identity: a bearer token again and again")
+    made, raw = engine(), token("ES256")
+    credentials = {"authorization": f"Bearer {raw}"}
+    times = {"issued_at": datetime.fromtimestamp(NOW - 10, UTC), "expires_at": datetime.fromtimestamp(NOW + 300, UTC)}
+    claimed = {
+        "agent": {"id": "invoice-bot", "issuer": "acme"}, "user": {"id": "alice"},
+        "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:things"], "bound": False, **times},
+    }  # fmt: skip
+    plain = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
+    presented: dict[str, Any] = {"request": REQUEST, "credentials": credentials}
+    assert made.decide(presented).allowed
+    assert plain.decide({"request": REQUEST, **claimed}).allowed
+    ours = anew(lambda one: one, [presented] * QUESTIONS)
+    facts = anew(lambda one: one, [{"request": REQUEST, **claimed}] * QUESTIONS)
+    found = duel(made.decide, ours, plain.decide, facts, SECONDS)
+    return {"what": "a bearer token that was proved", "us": found.ours.mean, "beside": found.floor.mean}
+
+
+# ── One that is new ───────────────────────────────────────────────────────────────────────────
+
+
+def verified(alg: str, say: Say) -> dict[str, Any]:
+    """By turns: we read, verify and say who it is; the library decodes and verifies."""
+    say(f"identity: a new token signed by {alg}")
+    made, key = engine(), public(alg)
+    assert made.identity is not None
+    tokens, reads = made.identity.parts.tokens, made.identity.parts.reads
+    raws = [token(alg, f"user-{n}") for n in range(CALLS)]
+    ours, library = turns([
+        lambda raw: reads(tokens.verify(raw, NOW)),
+        lambda raw: jwt.decode(raw, key, algorithms=[alg]),
+    ], raws)  # fmt: skip
+    return {"what": f"a new token, {alg}", "us": ours, "beside": library}
+
+
+def turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[float]:
+    """Microseconds a call of each: the quickest rounds, as whatever else the machine does only adds to them."""
+    found: list[list[float]] = [[] for _ in asks]
+    gc.collect()
+    for _ in range(ROUNDS):
+        for times, ask in zip(found, asks, strict=True):
+            start = perf_counter()
+            for raw in raws:
+                ask(raw)
+            times.append((perf_counter() - start) / len(raws) * 1e6)
+    return [median(sorted(times)[: ROUNDS // 2]) for times in found]
+
+
+def section(data: list[dict[str, Any]]) -> Section:
+    again, *new = data
+    more = Target("a repeated bearer token, beyond facts", MORE, again["us"] - again["beside"], "µs")
+    return Section(
+        name="identity",
+        title="Raw credentials: proved before, and new",
+        columns=("what", "us, µs", "beside, µs", "more, µs", "times"),
+        rows=tuple(
+            (one["what"], number(one["us"]), number(one["beside"]), number(one["us"] - one["beside"]),
+             number(one["us"] / one["beside"]))
+            for one in data
+        ),
+        data=tuple(data),
+        targets=(more, *(Target(one["what"], TIMES, one["us"] / one["beside"]) for one in new)),
+        notes=(
+            "Beside a token that was proved: the same question with facts. Beside a new one: `joserfc.jwt.decode`.",
+        ),
+    )  # fmt: skip
+
+
+def run(say: Say) -> Section:
+    return section([repeated(say), *(verified(alg, say) for alg in ALGORITHMS)])

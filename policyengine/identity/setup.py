@@ -1,0 +1,24 @@
+"""Where an engine is told to verify credentials: what is needed for that is loaded only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from policyengine.identity.configuration import Configuration, IdentityError, read_configuration
+from policyengine.identity.identity import Identity
+from policyengine.semantics.kernel import Kernel
+from policyengine.stores.store import Store
+
+Verifying: TypeAlias = Path | str | Configuration
+INSTALL = "pip install 'agent-policyengine[identity]'"
+
+
+def identity_of(given: Verifying, kernel: Kernel, store: Store) -> Identity:
+    """By an `identity.toml`, or what one holds, for the issuers and attesters of a policy. Raises IdentityError."""
+    configuration = given if isinstance(given, Configuration) else read_configuration(given)
+    try:
+        from policyengine.identity.building import built
+    except ImportError as error:
+        raise IdentityError(f"the package `{error.name}` is not installed", INSTALL) from None
+    return built(configuration, kernel, store.marks)

@@ -1,0 +1,29 @@
+"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at}`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from policyengine.identity.claims import Claims, members, moment, text, texts
+from policyengine.runtime.refusals import Refusal, Refused
+
+MEMBERS = frozenset({"id", "tools", "entities", "issued_at"})
+
+
+def task_of(claims: Claims) -> dict[str, object] | None:
+    """The facts of `task`. One that says more than is understood narrows what nobody here would keep to. Raises
+    Refused."""
+    task = members(claims, "task")
+    if task is None:
+        return None
+    name, began = text(task, "id"), moment(task, "issued_at")
+    if name is None or not task.keys() <= MEMBERS:
+        raise Refused(Refusal.CLAIM_TYPE, "its `task` has no `id`, or says what is not understood")
+    found: dict[str, object] = {"id": name}
+    for member in ("tools", "entities"):
+        several = texts(task, member)
+        if several is not None:
+            found[member] = list(several)
+    if began is not None:
+        found["issued_at"] = datetime.fromtimestamp(int(began), UTC)
+    return found

@@ -1,0 +1,117 @@
+"""Where each handler answers, and how it is documented there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from policyengine.server import authzen, authzen_schema, gateway_statuses, schema, statuses
+from policyengine.server.envoy_http import PREFIX
+from policyengine.server.handlers import DecisionApi
+
+
+def add_routes(app: FastAPI, api: DecisionApi) -> None:
+    add_questions(app, api)
+    add_authzen(app, api)
+    add_gateways(app, api)
+    add_status(app, api)
+
+
+def add_questions(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    keyed = {"parameters": [statuses.KEY]}
+    question = schema.request_body(schema.Question, schema.QUESTIONS)
+    batch = schema.request_body(schema.Batch, {"batch": schema.BATCH})
+    report = schema.request_body(schema.Event, {"report": schema.REPORT})
+    for path, handler, taken, responses in (
+        ("/decide", api.decide, {**question, **keyed}, statuses.DECIDED),
+        ("/evaluate", api.evaluate, question, statuses.EVALUATED),
+        ("/decide/batch", api.decide_batch, {**batch, **keyed}, statuses.DECIDED_MANY),
+        ("/explain", api.explain, question, statuses.EXPLAINED),
+        ("/events", api.events, report, statuses.REPORTED),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["POST"],
+            response_class=Response,
+            openapi_extra={**taken, **security},
+            responses=responses,
+            tags=["decisions"],
+        )
+
+
+def add_authzen(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    for path, handler, taken, responses in (
+        (authzen.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
+        (authzen.EVALUATIONS, api.evaluations, authzen_schema.EVALUATIONS, authzen_schema.EVALUATED_MANY),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["POST"],
+            response_class=Response,
+            openapi_extra={**taken, **security, "parameters": [statuses.KEY]},
+            responses=responses,
+            tags=["AuthZEN"],
+        )
+    app.add_api_route(
+        authzen.METADATA,
+        api.authzen_configuration,
+        methods=["GET"],
+        response_class=Response,
+        responses=authzen_schema.CONFIGURED,
+        tags=["AuthZEN"],
+    )
+    app.add_api_route(f"{authzen.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
+
+
+def add_gateways(app: FastAPI, api: DecisionApi) -> None:
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    for path, handler, asked, responses in (
+        ("/forward-auth", api.forward_auth, gateway_statuses.FORWARDED, gateway_statuses.FORWARD_AUTH),
+        (
+            "/forward-auth/nginx",
+            api.forward_auth_nginx,
+            gateway_statuses.FORWARDED,
+            gateway_statuses.FORWARD_AUTH_NGINX,
+        ),
+        (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.EXT_AUTHZ_STATUSES),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["GET"],
+            response_class=Response,
+            openapi_extra={"parameters": asked, **security},
+            responses=responses,
+            tags=["gateways"],
+        )
+
+    async def any_method(scope: Scope, receive: Receive, send: Send) -> None:
+        await (await api.envoy(Request(scope, receive)))(scope, receive, send)
+
+    app.mount(PREFIX, any_method)
+
+
+def add_status(app: FastAPI, api: DecisionApi) -> None:
+    for path, handler, responses in (
+        ("/healthz", api.healthz, statuses.ALIVE),
+        ("/readyz", api.readyz, statuses.READY),
+    ):
+        app.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses, tags=["status"])
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    app.add_api_route(
+        "/metrics",
+        api.metrics,
+        methods=["GET"],
+        response_class=Response,
+        responses=statuses.MEASURED,
+        openapi_extra=security,
+        tags=["status"],
+    )
+    app.add_api_route("/docs", api.docs, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/", api.root, methods=["GET"], include_in_schema=False)

@@ -1,0 +1,338 @@
+"""Tokens that their issuer signed, and that say on whose behalf in a way that nobody can be sure of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from policyengine.identity.configuration import IssuerSettings
+from policyengine.identity.facts import facts_of
+from policyengine.identity.proved import UNBOUND, Hop, Token, Who
+from policyengine.runtime.decision import Gate, Outcome
+from policyengine.runtime.refusals import Refusal as R
+from policyengine.server.authzen_questions import Evaluation, Translator
+from tests.identity.issuing import ACME, BOT, GONE, NOW, OTHER, US, WORKLOAD, Door, ec, policy, token
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    code: R
+    claims: Mapping[str, Any]
+
+
+def chain(*names: str, **more: Any) -> dict[str, Any]:
+    """`act`, the outermost first."""
+    first, *rest = names
+    return {"sub": first, **more, **({"act": chain(*rest)} if rest else {})}
+
+
+ACT = {"act": chain(BOT)}
+DEEP = chain(BOT, *(f"agent-{n}" for n in range(16)))
+
+CHAINS = [
+    # ── Two clients
+    Attack("azp is another client", R.CONTRADICTION, {"azp": "planner"}),
+    Attack("act is another than the client", R.CONTRADICTION, {"act": chain("planner")}),
+    Attack("act is another than azp", R.CONTRADICTION, {"act": chain("planner"), "client_id": "planner", "azp": BOT}),
+    Attack("an actor with two names", R.CONTRADICTION, {"act": chain(BOT, client_id="planner")}),
+    Attack("an actor within with two names", R.CONTRADICTION, {"act": {"sub": BOT, "act": chain("a", client_id="b")}}),
+    Attack("the client is an object", R.CLAIM_TYPE, {"azp": {"id": BOT}}),
+    Attack("the client is a list", R.CLAIM_TYPE, {"azp": [BOT]}),
+    Attack("the client is empty", R.CLAIM_TYPE, {"azp": ""}),
+    # ── Who acts
+    Attack("act is a text", R.CLAIM_TYPE, {"act": BOT}),
+    Attack("act is a list", R.CLAIM_TYPE, {"act": [chain(BOT)]}),
+    Attack("act is null", R.CLAIM_TYPE, {"act": None}),
+    Attack("act is false", R.CLAIM_TYPE, {"act": False}),
+    Attack("act within is a text", R.CLAIM_TYPE, {"act": {"sub": BOT, "act": "planner"}}),
+    Attack("act within is null", R.CLAIM_TYPE, {"act": {"sub": BOT, "act": None}}),
+    Attack("act is empty", R.ACTOR, {"act": {}}),
+    Attack("act names only a client", R.ACTOR, {"act": {"client_id": BOT}}),
+    Attack("act within names nobody", R.ACTOR, {"act": {"sub": BOT, "act": {"iss": ACME}}}),
+    Attack("an actor that is a number", R.CLAIM_TYPE, {"act": {"sub": 7}}),
+    Attack("an actor that is empty", R.CLAIM_TYPE, {"act": {"sub": ""}}),
+    Attack("an actor of an unknown issuer", R.ACTOR, {"act": chain(BOT, iss="https://evil.example")}),
+    Attack("an actor of an issuer with a slash more", R.ACTOR, {"act": chain(BOT, iss=f"{ACME}/")}),
+    Attack("an actor of an issuer by its name", R.ACTOR, {"act": chain(BOT, iss="acme")}),
+    Attack("an actor of an issuer that is a number", R.CLAIM_TYPE, {"act": chain(BOT, iss=7)}),
+    Attack("an actor within of an unknown issuer", R.ACTOR,
+           {"act": {"sub": BOT, "act": chain("planner", iss="https://evil.example")}}),
+    Attack("the presenter of another issuer", R.ACTOR, {"act": chain(BOT, iss=OTHER)}),
+    Attack("the one who acts is a person", R.CONTRADICTION, {"act": chain(BOT, sub_profile="user")}),
+    Attack("somebody within is a person", R.CONTRADICTION,
+           {"act": {"sub": BOT, "act": chain("bob", sub_profile="user")}}),
+    Attack("a person and an agent at once", R.CONTRADICTION, {**ACT, "sub_profile": "user ai_agent"}),
+    Attack("an actor that is both", R.CONTRADICTION, {"act": chain(BOT, sub_profile="ai_agent user")}),
+    Attack("a profile that is a list", R.CLAIM_TYPE, {"act": chain(BOT, sub_profile=["ai_agent"])}),
+    # ── For whom
+    Attack("the subject is an agent, and its client another", R.CONTRADICTION,
+           {"sub": "planner", "sub_profile": "ai_agent"}),
+    Attack("the subject is a person, and the client itself", R.CONTRADICTION, {"sub": BOT, "sub_profile": "user"}),
+    Attack("a person who signed in by the name of the client", R.CONTRADICTION, {"sub": BOT, "auth_time": NOW - 60}),
+    Attack("a person who signed in somehow by that name", R.CONTRADICTION, {"sub": BOT, "amr": ["pwd"]}),
+    Attack("act was dropped: `may_act` is for another", R.MAY_NOT_ACT, {"may_act": {"sub": "planner"}}),
+    Attack("may_act for another than who acts", R.MAY_NOT_ACT, {**ACT, "may_act": {"sub": "planner"}}),
+    Attack("may_act for who handed it on", R.MAY_NOT_ACT,
+           {"act": chain(BOT, "planner"), "may_act": {"sub": "planner"}}),
+    Attack("may_act of another issuer", R.MAY_NOT_ACT, {**ACT, "may_act": {"sub": BOT, "iss": OTHER}}),
+    Attack("may_act of an unknown issuer", R.MAY_NOT_ACT, {**ACT, "may_act": {"sub": BOT, "iss": "https://x"}}),
+    Attack("may_act for nobody", R.MAY_NOT_ACT, {**ACT, "may_act": {}}),
+    Attack("may_act for a pattern", R.MAY_NOT_ACT, {**ACT, "may_act": {"sub": "*"}}),
+    Attack("may_act a text", R.CLAIM_TYPE, {**ACT, "may_act": BOT}),
+    Attack("may_act null", R.CLAIM_TYPE, {**ACT, "may_act": None}),
+    Attack("may_act for a list", R.CLAIM_TYPE, {**ACT, "may_act": {"sub": [BOT]}}),
+    # ── Cycles, depth, splices
+    Attack("the presenter twice", R.ACTOR_CYCLE, {"act": chain(BOT, BOT)}),
+    Attack("a cycle of two", R.ACTOR_CYCLE, {"act": chain(BOT, "planner", BOT)}),
+    Attack("a cycle within", R.ACTOR_CYCLE, {"act": chain(BOT, "planner", "router", "planner")}),
+    Attack("a cycle by the name of the issuer", R.ACTOR_CYCLE,
+           {"act": {"sub": BOT, "act": {"sub": "planner", "act": chain(BOT, iss=ACME)}}}),
+    Attack("the user is an agent of the chain", R.ACTOR_CYCLE, {"sub": BOT, "act": chain(BOT, "planner")}),
+    Attack("one actor more than is read", R.ACTOR_DEPTH, {"act": DEEP}),
+    Attack("a bomb of actors", R.TOO_DEEP, {"act": chain(BOT, *(f"agent-{n}" for n in range(60)))}),
+    Attack("a hop of another chain: handed on before it was had", R.CONTRADICTION,
+           {"act": {"sub": BOT, "act": chain("router", iat=NOW - 900)
+                    | {"act": chain("planner", iat=NOW - 100)}}}),
+    Attack("a hop that is younger than the token", R.CONTRADICTION,
+           {"act": {"sub": BOT, "act": chain("planner", iat=NOW + 90)}}),
+    Attack("the time of a hop is a text", R.CLAIM_TYPE, {"act": {"sub": BOT, "act": chain("planner", iat="now")}}),
+    Attack("the scopes of a hop are a list", R.CLAIM_TYPE, {"act": {"sub": BOT, "act": chain("planner", scope=["x"])}}),
+    # ── What for
+    Attack("scope and scp are two", R.CONTRADICTION, {"scp": ["read:invoices"]}),
+    Attack("scp has more than scope", R.CONTRADICTION, {"scp": "write:invoices admin"}),
+    Attack("scope is a list", R.CLAIM_TYPE, {"scope": ["write:invoices"]}),
+    Attack("scope is null", R.CLAIM_TYPE, {"scope": None}),
+    Attack("scopes with two spaces between", R.CLAIM_TYPE, {"scope": "write:invoices  admin"}),
+    Attack("scopes with a tabulator between", R.CLAIM_TYPE, {"scope": "write:invoices\tadmin"}),
+    Attack("scopes in quotes", R.CLAIM_TYPE, {"scope": '"write:invoices"'}),
+    Attack("two scopes in one of a list", R.CLAIM_TYPE, {"scope": GONE, "scp": ["read:x write:invoices"]}),
+    Attack("a scope that is a number", R.CLAIM_TYPE, {"scope": GONE, "scp": [7]}),
+    Attack("details that are an object", R.CLAIM_TYPE, {"authorization_details": {"type": "write"}}),
+    Attack("details of texts", R.CLAIM_TYPE, {"authorization_details": ["write:invoices"]}),
+    Attack("details without a type", R.CLAIM_TYPE, {"authorization_details": [{"actions": ["invoices"]}]}),
+    Attack("an action that is two", R.CLAIM_TYPE,
+           {"authorization_details": [{"type": "x", "actions": ["a write:invoices"]}]}),
+    Attack("actions that are a text", R.CLAIM_TYPE, {"authorization_details": [{"type": "x", "actions": "invoices"}]}),
+    # ── The task
+    Attack("a task that is a text", R.CLAIM_TYPE, {"task": "t-9"}),
+    Attack("a task without a name", R.CLAIM_TYPE, {"task": {"tools": ["refund"]}}),
+    Attack("a task that says what nobody understands", R.CLAIM_TYPE, {"task": {"id": "t-9", "max_amount": 5}}),
+    Attack("tools that are a text", R.CLAIM_TYPE, {"task": {"id": "t-9", "tools": "refund"}}),
+    Attack("entities that are numbers", R.CLAIM_TYPE, {"task": {"id": "t-9", "entities": [42]}}),
+    Attack("a task that began at no time", R.CLAIM_TYPE, {"task": {"id": "t-9", "issued_at": "today"}}),
+    # ── The agent
+    Attack("groups that are a text", R.CLAIM_TYPE, {"sub": BOT, "groups": "admins"}),
+    Attack("groups of objects", R.CLAIM_TYPE, {"act": chain(BOT, groups=[{"name": "admins"}])}),
+    Attack("an instance that is a number", R.CLAIM_TYPE, {"act": chain(BOT, instance=7)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", CHAINS, ids=lambda one: one.name)
+def test_a_chain_is_refused_with_its_own_reason_and_counted(attack: Attack) -> None:
+    door = Door()
+    decision = door.bearer(token(**attack.claims))
+    assert (decision.outcome, decision.reasons[0].code) == (Outcome.DENY, attack.code)
+    assert door.identity.counts == {attack.code: 1}
+
+
+def test_a_token_without_a_client_names_no_agent() -> None:
+    """A person is not guessed where an agent may have dropped its name."""
+    door = Door()
+    assert door.bearer(token({"typ": "JWT"}, client_id=GONE)).reasons[0].code == R.ACTOR
+
+
+# ── What is said, and read as it is said ──────────────────────────────────────────────────────
+
+HOP = Hop("planner", "acme", NOW - 100, ("write:invoices",))
+HANDED = {"sub": BOT, "act": chain("planner", iat=NOW - 100, scope="write:invoices")}
+
+
+@pytest.mark.parametrize(
+    ("claims", "who"),
+    [
+        ({}, Who(BOT, "alice", scopes=("write:invoices",))),
+        ({"scope": GONE}, Who(BOT, "alice")),
+        ({"scope": ""}, Who(BOT, "alice", scopes=())),
+        ({"scope": GONE, "scp": ["b", "a"]}, Who(BOT, "alice", scopes=("b", "a"))),
+        ({"scope": GONE, "scp": "b a"}, Who(BOT, "alice", scopes=("b", "a"))),
+        ({"scope": "a b", "scp": ["b", "a"]}, Who(BOT, "alice", scopes=("a", "b"))),
+        ({"scope": GONE, "authorization_details": [{"type": "pay", "actions": ["read", "make"]}]},
+         Who(BOT, "alice", scopes=("pay:read", "pay:make"))),
+        ({"scope": "x", "authorization_details": [{"type": "pay", "actions": ["make"], "limit": "5"}, {"type": "see"}]},
+         Who(BOT, "alice", scopes=("x",))),
+        ({"scope": GONE, "authorization_details": []}, Who(BOT, "alice", scopes=())),
+        ({"azp": BOT, **ACT, "may_act": {"sub": BOT}}, Who(BOT, "alice", scopes=("write:invoices",))),
+        ({"sub": BOT}, Who(BOT, None, scopes=("write:invoices",))),
+        ({"sub": BOT, "groups": ["billing"], "instance": "pod-7"},
+         Who(BOT, None, (), ("write:invoices",), "pod-7", ("billing",))),
+        ({"groups": ["managers"], "instance": "browser"}, Who(BOT, "alice", scopes=("write:invoices",))),
+        ({"act": chain(BOT, groups=["billing"], instance="pod-7"), "groups": ["managers"]},
+         Who(BOT, "alice", (), ("write:invoices",), "pod-7", ("billing",))),
+        ({"act": HANDED}, Who(BOT, "alice", (HOP,), ("write:invoices",))),
+        ({"act": {"sub": BOT, "act": {**chain("planner"), "act": chain("router", iss=OTHER)}}},
+         Who(BOT, "alice", (Hop("router", "other"), Hop("planner", "acme")), ("write:invoices",))),
+        ({"sub": "planner", "act": chain(BOT, "planner")},
+         Who(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
+        ({"sub": "planner", "sub_profile": "ai_agent", **ACT},
+         Who(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
+        ({"task": {"id": "t-9", "tools": ["refund"], "entities": [], "issued_at": NOW - 60}},
+         Who(BOT, "alice", scopes=("write:invoices",), task={
+             "id": "t-9", "tools": ["refund"], "entities": [], "issued_at": datetime.fromtimestamp(NOW - 60, UTC)})),
+    ],
+)  # fmt: skip
+def test_who_asks_is_what_the_token_says(claims: dict[str, Any], who: Who) -> None:
+    assert Door().who(token(**claims)) == who
+
+
+def test_a_token_without_a_subject_is_of_an_agent_alone() -> None:
+    assert Door().who(token({"typ": "JWT"}, sub=GONE)) == Who(BOT, None, scopes=("write:invoices",))
+
+
+def test_the_claim_that_names_the_agent_is_configured() -> None:
+    door = Door(IssuerSettings(agent="cid"))
+    assert door.who(token({"typ": "JWT"}, client_id=GONE, cid=BOT)) == Who(BOT, "alice", scopes=("write:invoices",))
+    assert door.bearer(token(cid="planner")).reasons[0].code == R.CONTRADICTION
+    assert Door(IssuerSettings(agent="sub")).who(token({"typ": "JWT"}, client_id=GONE)).agent == "alice"
+
+
+def test_people_ask_by_clients_that_are_theirs_and_hand_nothing_on_by_them() -> None:
+    door = Door(IssuerSettings(people=("portal",)))
+    assert door.who(token(client_id="portal")) == Who(None, "alice", scopes=("write:invoices",))
+    assert door.bearer(token(client_id="portal", act=chain(BOT))).reasons[0].code == R.CONTRADICTION
+    assert door.bearer(token(client_id="portal", sub="portal")).reasons[0].code == R.ACTOR
+    assert door.bearer(token(client_id="portal", sub_profile="ai_agent")).reasons[0].code == R.CONTRADICTION
+
+
+# ── One chain, however it is told ─────────────────────────────────────────────────────────────
+
+FOR_ALICE = Who(BOT, "alice", scopes=("write:invoices",))
+THROUGH_PLANNER = Who(BOT, "alice", (Hop("planner", "acme"),), ("write:invoices",))
+TXN = {"txn": "t-1", "client_id": GONE}
+ID_JAG = {"typ": "oauth-id-jag+jwt"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "claims", "who"),
+    [
+        ("client", {}, {}, FOR_ALICE),
+        ("RFC 8693", {}, ACT, FOR_ALICE),
+        ("access request", {}, {"act": {"iss": ACME, "sub": BOT, "sub_profile": "ai_agent"}}, FOR_ALICE),
+        ("ID-JAG", ID_JAG, {"aud": US}, FOR_ALICE),
+        ("transaction token", None, {**TXN, "req_wl": BOT}, FOR_ALICE),
+        ("transaction token in a list", None, {**TXN, "req_wl": [BOT]}, FOR_ALICE),
+        ("transaction token with act", None, {**TXN, "req_wl": BOT, **ACT}, FOR_ALICE),
+        ("RFC 8693", {}, {"act": chain(BOT, "planner")}, THROUGH_PLANNER),
+        ("access request", {}, {"act": {"iss": ACME, "sub": BOT, "sub_profile": "ai_agent", "act": {
+            "iss": ACME, "sub": "planner", "sub_profile": "ai_agent"}}}, THROUGH_PLANNER),
+        ("ID-JAG", ID_JAG, {"aud": US, "act": chain(BOT, "planner")}, THROUGH_PLANNER),
+        ("transaction token", None, {**TXN, "req_wl": ["planner", BOT]}, THROUGH_PLANNER),
+        ("transaction token of an agent by a workload", None, {**TXN, "req_wl": BOT, "act": chain("planner")},
+         THROUGH_PLANNER),
+        ("transaction token with all of it", None, {**TXN, "req_wl": ["planner", BOT], "act": chain("planner")},
+         THROUGH_PLANNER),
+    ],
+)  # fmt: skip
+def test_every_encoding_of_a_chain_is_one_who(encoding: str, header: Any, claims: dict[str, Any], who: Who) -> None:
+    door = Door(IssuerSettings(types=("at+jwt", "oauth-id-jag+jwt")))
+    if header is None:
+        found = door.tokens.verify_txn(token({"typ": "txntoken+jwt"}, **claims), NOW)
+    else:
+        found = door.tokens.verify(token(header, **claims), NOW)
+    assert door.reads(found) == who, encoding
+
+
+@pytest.mark.parametrize(
+    ("subject", "context", "who"),
+    [
+        ({}, {"agent": BOT}, FOR_ALICE),
+        ({"act": {"iss": ACME, "sub": BOT, "sub_profile": "ai_agent"}}, {}, FOR_ALICE),
+        ({"act": {"iss": ACME, "sub": BOT, "act": {"iss": ACME, "sub": "planner"}}}, {"agent": BOT}, THROUGH_PLANNER),
+    ],
+)  # fmt: skip
+def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, who: Who) -> None:
+    """COAZ names the agent in `context`, the access-request draft in `act`."""
+    asked = Evaluation.read({
+        "subject": {"type": "user", "id": "alice", "properties": {"iss": ACME, **subject}},
+        "action": {"name": "POST"}, "resource": {"type": "path", "id": "/v1/invoices"}, "context": context,
+    })  # fmt: skip
+    told = Translator(policy().kernel).who(asked)
+    facts = facts_of(Token("jwt", "acme", {}, {}, b"", NOW), who, UNBOUND)
+    agent: Any = told["agent"]
+    assert (agent["id"], told["user"]) == (facts["agent"]["id"], facts["user"])
+    assert json.dumps(told.get("chain")) == json.dumps(facts.get("chain"))
+
+
+@pytest.mark.parametrize("claims", [{}, {"iss": "spiffe://mesh.example"}])
+def test_a_workload_asks_for_itself(claims: dict[str, Any]) -> None:
+    gone = dict.fromkeys(("iss", "client_id", "scope", "jti"), GONE)
+    assert Door().who(token({"typ": "JWT"}, **{**gone, "sub": WORKLOAD, **claims})) == Who(WORKLOAD, None)
+
+
+# ── What the policy makes of a chain ──────────────────────────────────────────────────────────
+
+
+PLANNED = chain("planner", scope="write:invoices")
+
+
+@pytest.mark.parametrize(
+    ("name", "claims", "gate"),
+    [
+        ("handed on as the policy lets it", {"act": {"sub": BOT, "act": PLANNED}}, None),
+        ("by agents alone, of whom the last may only act for users",
+         {"sub": "planner", "act": {"sub": BOT, "act": PLANNED}}, "identity"),
+        ("a hop without scopes", {"act": chain(BOT, "planner")}, "chain"),
+        ("scopes wider than those of the hop",
+         {"act": {"sub": BOT, "act": chain("planner", scope="read:invoices")}}, "chain"),
+        ("a hop without any scope", {"act": {"sub": BOT, "act": chain("planner", scope="")}}, "chain"),
+        ("a hop that may not hand it on",
+         {"client_id": "planner", "act": {"sub": "planner", "act": chain(BOT, scope="write:invoices")}}, "chain"),
+        ("a hop that was spliced in", {"act": {"sub": BOT, "act": chain("mallory", scope="write:invoices")}}, "chain"),
+        ("a hop that was left out", {"client_id": "router", "act": {"sub": "router", "act": {
+            "sub": BOT, "scope": "write:invoices", "act": PLANNED}}}, "chain"),
+        ("a hop of another issuer by the same name",
+         {"act": {"sub": BOT, "act": chain("planner", iss=OTHER, scope="write:invoices")}}, "chain"),
+        ("a presenter whom nobody knows", {"client_id": "mallory"}, "identity"),
+        ("scopes that carry nothing", {"scope": "other"}, "default"),
+        ("no scopes", {"scope": GONE}, "default"),
+    ],
+)  # fmt: skip
+def test_authority_only_narrows_along_a_chain(name: str, claims: dict[str, Any], gate: str | None) -> None:
+    """The first time and from then on, when it is known what the token proves."""
+    door, raw = Door(), token(**claims)
+    for decision in (door.bearer(raw), door.bearer(raw)):
+        outcome = Outcome.ALLOW if gate is None else Outcome.DENY
+        assert (decision.outcome, decision.gate and decision.gate.value) == (outcome, gate), name
+
+
+def test_a_chain_of_an_issuer_that_records_none_is_unknown() -> None:
+    """`other` does not say `records chains`: its token without hops counts, one with hops denies."""
+    key, claims = ec("P-256", "ec-other"), {"iss": OTHER}
+    door = Door()
+    assert door.bearer(token(_key=key, **claims)).outcome is Outcome.ALLOW
+    decision = door.bearer(token(_key=key, **claims, act={"sub": BOT, "act": PLANNED}))
+    assert (decision.outcome, decision.gate and decision.gate.value) == (Outcome.DENY, "chain")
+    assert any(one.fact == "chain.hops" for one in decision.unknown)
+
+
+def test_a_revoked_hop_refuses_every_token_that_came_through_it() -> None:
+    door = Door()
+    raw = token(act={"sub": BOT, "act": PLANNED})
+    assert door.bearer(raw).outcome is Outcome.ALLOW
+    door.marks.revoke(["agent:acme/planner"], NOW + 900, NOW)
+    assert door.bearer(raw).reasons[0].code == R.REVOKED
+    assert door.bearer(token()).outcome is Outcome.ALLOW
+
+
+def test_what_a_gateway_says_beside_a_chain_does_not_count() -> None:
+    credentials = {"authorization": f"Bearer {token(act=chain(BOT, 'planner'))}"}
+    claimed = {"chain": {"hops": []}, "agent": {"id": "root"}, "user": {"id": "root"}}
+    decision = Door().engine.decide({
+        "request": {"method": "POST", "path": "/v1/invoices"}, "credentials": credentials, **claimed,
+    })  # fmt: skip
+    assert (decision.gate or Gate.DOOR).value == "chain"

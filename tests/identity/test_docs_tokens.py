@@ -1,0 +1,46 @@
+"""docs/tokens.md is true: what it configures, and what it reads of a token."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+from policyengine.identity.chains import MOST_ACTORS
+from policyengine.identity.configuration import configuration_of
+from policyengine.identity.jose import LARGEST
+from policyengine.identity.proved import Hop, Who
+from policyengine.identity.strict import DEEPEST
+from policyengine.identity.tokens import REQUIRED
+from tests.identity.issuing import Door, token
+from tests.pages import CHECKOUT, blocks
+
+PAGE = CHECKOUT / "docs" / "tokens.md"
+
+
+def block(language: str) -> str:
+    (found,) = (one.text for one in blocks(PAGE) if one.language == language)
+    return found
+
+
+def test_the_configuration_that_is_shown_is_one() -> None:
+    found = configuration_of(tomllib.loads(block("toml")))
+    assert found.issuers["acme"].people == ("portal",)
+    assert found.identity.leeway.total_seconds() == 10
+
+
+def test_the_token_that_is_shown_is_read_as_the_page_says() -> None:
+    hop = Hop("planner", "acme", 1_799_999_900, ("write:invoices",))
+    shown = json.loads(block("text"))
+    assert Door().who(token(**shown)) == Who("invoice-bot", "alice", (hop,), ("write:invoices",))
+
+
+def test_the_bounds_and_claims_that_it_tells_are_those_of_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"{LARGEST // 1024} KiB, {DEEPEST} levels" in text
+    assert f"more than {MOST_ACTORS} of them" in text
+    rows = {line.split("|")[3].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    for kind in ("spiffe", "txn_token", "id_jag"):
+        row = rows[f"`{kind}`"]
+        assert all(f"`{name}`" in row for name in REQUIRED[kind] if name not in ("aud", "exp"))
+    first = next(line for line in text.splitlines() if "at+jwt" in line)
+    assert all(f"`{name}`" in first for name in REQUIRED["at+jwt"] if name not in ("aud", "exp"))
