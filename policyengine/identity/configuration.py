@@ -63,9 +63,9 @@ class IssuerSettings(Section):
 
     `introspection`: a URL at which opaque tokens are asked for, those that begin with `token_prefix`, as `client_id` by
     a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
-    `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which
-    `typ` tokens may have; ID tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that
-    are no agents, but the ways by which people ask for themselves."""
+    `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which `typ` tokens may have; ID
+    tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that are no agents, but the
+    ways by which people ask for themselves."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS

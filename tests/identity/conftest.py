@@ -15,7 +15,7 @@ from tests.identity.keys import public
 from tests.identity.providing import Faulty, OpenIdProvider, faulty, openid_provider
 from tests.stores.conftest import redis_server, valkey_server
 
-__all__ = ["redis_server", "valkey_server"]  # of the tests of stores
+__all__ = ["bound_files", "certificate", "provider", "redis_server", "server", "valkey_server", "world"]
 
 CLIENTS = [
     {"client_id": "svc", "client_secret": "secret of svc"},

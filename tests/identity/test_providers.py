@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -15,9 +15,12 @@ from joserfc.jws import extract_compact
 from policyengine.identity.configuration import configuration_of
 from policyengine.identity.fetching import Fetcher
 from policyengine.identity.flights import MOST_WAITING
+from policyengine.identity.introspection import Introspection, endpoints_of
 from policyengine.identity.keysets import Keys, KeySource
 from policyengine.identity.providers import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
+from policyengine.identity.tokens import TokenVerifier, Trusted
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.stores.marks import MemoryMarks
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
 from tests.identity.keys import jwks, public
@@ -372,3 +375,26 @@ def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) ->
         assert new.result()
     assert refusal(source, "es256-1", 2) is Refusal.UNKNOWN_KEY
     assert source.find("es256-2", "ES256", 2)
+
+
+# ── All together ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_verifier_of_tokens_has_its_keys_and_its_word_on_opaque_ones_from_a_real_provider(
+    provider: OpenIdProvider,
+) -> None:
+    given = {
+        "introspection": f"{provider.url}/token/introspection",
+        "client_id": "post",
+        "client_auth": "client_secret_post",
+        "client_secret": "env:POST",
+    }
+    configuration = configuration_of({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
+    api, opaque = issuer(provider.url, audience="urn:api"), issuer(provider.url, audience="urn:opaque")
+    asked = Introspection(endpoints_of(configuration, [opaque], lambda reference: lambda: "secret of post"))
+    trusted = Trusted("acme", "urn:api", None, configuration.issuers["acme"], KeySources(configuration).of(api))
+    verifier = TokenVerifier({provider.url: trusted}, MemoryMarks(), asked)
+    now = int(time())
+    signed, told = (verifier.verify(provider.token(resource), now) for resource in ("urn:api", "urn:opaque"))
+    assert (signed.kind, told.kind) == ("jwt", "opaque")
+    assert signed.claims["client_id"] == told.claims["client_id"] == "svc"

@@ -127,4 +127,4 @@ def test_what_is_revoked_while_it_is_proved_is_not_kept() -> None:
     door.identity.marks = Racing()
     assert door.bearer(raw).outcome is Outcome.ALLOW
     assert [door.bearer(raw).reasons[0].code for _ in range(2)] == [R.REVOKED] * 2
-    assert not door.identity._kept
+    assert door.identity.known({"authorization": f"Bearer {raw}"}, NOW) is None
