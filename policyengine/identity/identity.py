@@ -88,6 +88,7 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
+    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends; raises StoreError
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
     most_kept: int = MOST_KEPT

@@ -1,0 +1,99 @@
+"""All parts of identity put together, by an `identity.toml`, for the issuers and attesters of one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import time
+
+from policyengine.identity.attesting import attesting
+from policyengine.identity.bound import BoundParts, bound_parts
+from policyengine.identity.chains import reader_of
+from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError, IssuerSettings
+from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.introspection import Introspection, endpoints_of
+from policyengine.identity.keysets import KeySource
+from policyengine.identity.nonces import Nonces
+from policyengine.identity.providers import KeySources, key_source
+from policyengine.identity.tokens import TokenVerifier, trusted_issuers
+from policyengine.runtime.shape import did_you_mean
+from policyengine.semantics.kernel import Attester, Issuer, Kernel
+from policyengine.stores.marks import Marks
+
+WORKLOADS = "spiffe://"
+
+
+@dataclass
+class Builder:
+    """What stays while policies change: keys that are known, nonces that were given, what was seen of credentials."""
+
+    configuration: Configuration
+    marks: Marks
+    keys: KeySources
+    attestation_nonces: Nonces
+    attesters: dict[tuple[str, str | None], KeySource] = field(default_factory=dict)
+    bound: BoundParts | None = None
+    clock: Callable[[], float] = time
+
+    def identity(self, kernel: Kernel, before: Identity | None = None) -> Identity:
+        """For other policies what was counted `before` goes on. Raises IdentityError."""
+        configuration, issuers = self.configuration, kernel.issuers
+        check_names(configuration, kernel)
+        keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
+        introspection = Introspection(endpoints_of(configuration, issuers.values(), secret_of))
+        leeway = int(configuration.identity.leeway.total_seconds())
+        tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
+        self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, before=self.bound)
+        attested = {one.name: self._keys_of(one) for one in kernel.attesters.values() if one.url is not None}
+        attests = attesting(kernel.attesters, configuration, attested, self.attestation_nonces)
+        parts = Parts(tokens, reader_of(issuers, configuration), self.bound.binds, self.bound.presents, attests)
+        nonces = self.bound.nonces
+        found = Identity(
+            parts,
+            self.marks,
+            mapped={one.name: frozenset(claim for claim, _ in one.claims) for one in issuers.values()},
+            only_proved=configuration.identity.only_proved,
+            nonces=None if nonces is None else lambda: nonces.nonce(int(self.clock())),
+            attestation_nonces=self.attestation_nonces.issue,
+            again=self.identity,
+            sharing=self.bound.sharing,
+        )
+        if before is not None:
+            found.counts = before.counts
+        return found
+
+    def _keys_of(self, attester: Attester) -> KeySource:
+        known = attester.name, attester.url
+        if known not in self.attesters:
+            given = self.configuration.attesters.get(attester.name, AttesterSettings())
+            settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
+            like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
+            self.attesters[known] = key_source(like, settings, self.configuration)
+        return self.attesters[known]
+
+
+def built(configuration: Configuration, kernel: Kernel, marks: Marks) -> Identity:
+    """Raises IdentityError."""
+    return Builder(configuration, marks, KeySources(configuration), Nonces(marks)).identity(kernel)
+
+
+def has_keys(issuer: Issuer, configuration: Configuration) -> bool:
+    """Whether tokens of it can be told by a signature. One without a URL signs none, and a trust domain may have
+    certificates alone."""
+    settings = configuration.issuers.get(issuer.name)
+    if issuer.url is None:
+        return False
+    named = issuer.keys is not None or (settings is not None and settings.keys is not None)
+    return named or not issuer.url.startswith(WORKLOADS)
+
+
+def check_names(configuration: Configuration, kernel: Kernel) -> None:
+    """Raises IdentityError for settings of an issuer that no policy names: they would be a wish unheard."""
+    for name in configuration.issuers:
+        if name not in kernel.issuers:
+            hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
+            raise IdentityError(f"`issuers.{name}`: no policy names this issuer", hint)
+
+
+def secret_of(reference: str) -> Callable[[], str]:
+    raise IdentityError("secrets are not read yet")
