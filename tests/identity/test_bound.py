@@ -151,7 +151,7 @@ def at_now(world: World) -> Any:
 # ── Revoked ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", [f"key:{x5t(workload())}", f"agent:mesh/{SVID}"])
+@pytest.mark.parametrize("name", [f"key:{x5t(workload())}", f"agent:mesh/{SVID}"], ids=["its key", "its agent"])
 def test_what_was_revoked_before_it_was_ever_seen_stays_refused(world: World, name: str) -> None:
     world.marks.revoke([name], NOW + 900, NOW)
     assert [world.refusal(alone(workload())(world)) for _ in range(2)] == ["revoked", "revoked"]
