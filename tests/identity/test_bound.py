@@ -35,6 +35,7 @@ from tests.identity.bound_world import (
     ec_key,
     ed_key,
     field_of,
+    issuer,
     jkt,
     pem,
     proof,
@@ -285,3 +286,19 @@ def test_a_token_is_asked_for_nothing_that_it_does_not_name(world: World) -> Non
     given = Credentials(dpop="x", client_certificate="y")
     assert world.parts.binds(given, Request("GET", URL), None, NOW) is UNBOUND
     assert world.parts.presents(replace(given, dpop=None, client_certificate=None), Request("GET", URL), NOW) is None
+
+
+def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
+    marks, settings = MemoryMarks(), {"dpop": {"nonces": True}, "signatures": {}}
+    configuration = configuration_of(settings, bound_files)
+    first = bound_parts(configuration, ISSUERS, marks)
+    again = bound_parts(configuration, (*ISSUERS[:2], issuer("late", "https://late.example")), marks, before=first)
+    fresh = bound_parts(configuration, ISSUERS, marks)
+    assert (again.sharing is first.sharing, fresh.sharing is first.sharing) == (True, False)
+    assert again.nonces is first.nonces is not None
+    before, after = (one.presents.signatures for one in (first, again))
+    assert before is not None
+    assert after is not None
+    known, then = after.directories.known, before.directories.known
+    assert known["https://crawler.example"] is then["https://crawler.example"]
+    assert known.keys() - then.keys() == {"https://late.example"}
