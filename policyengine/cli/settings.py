@@ -96,6 +96,8 @@ SETTINGS: tuple[Setting, ...] = (
     *(Setting("gateway", key, r.header, name or "none", f"the header that says `{key}`") for key, name in HEADERS),
     Setting("gateway", "obligations", r.kinds, "none", "kinds of obligations that gateways carry out"),
     Setting("gateway", "trust_domains", r.domains, "none", "the issuer of each SPIFFE trust domain"),
+    Setting("gateway", "client_certificate", r.one_of("client-cert", "x-forwarded-client-cert"), "none",
+            "the header that says whose certificate the connection has"),
     Setting("observe", "until", r.moment, "none", "let pass what would be stopped, until then; `--observe-until`"),
     Setting("observe", "packages", r.names, "all", "only what their rules would stop; `--observe-package`"),
     Setting("observe", "endpoints", r.names, "all", "only there; `--observe-endpoint`"),

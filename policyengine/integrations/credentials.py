@@ -26,7 +26,7 @@ def presented(request: Scope | HTTPConnection) -> Facts:
     headers = several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
     given = {name: tuple(one) if isinstance(one, list) else (one,) for name, one in headers.items()}
     method = str(scope.get("method", "GET"))
-    found = credentials_of(given, method=method, url=url_of(scope, headers), own=True, certificates=False)
+    found = credentials_of(given, method=method, url=url_of(scope, headers), own=True, certificate=None)
     certificate = certificate_of(scope)
     if certificate is not None:
         found = {"method": method, "url": url_of(scope, headers), **found, "client_certificate": certificate}

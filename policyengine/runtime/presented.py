@@ -1,8 +1,8 @@
 """The raw credentials of a client, as the headers of its request bring them, for whoever verifies them here.
 
 `Authorization` is the client's own where whoever asks needs no token of ours; else a gateway hands it on in
-`X-Forwarded-Authorization`. `Client-Cert` and `X-Forwarded-Client-Cert` are what the gateway says of the connection: it
-takes away what its client sent under these names.
+`X-Forwarded-Authorization`. `Client-Cert` or `X-Forwarded-Client-Cert` is what the gateway says of the connection
+where the configuration says so: it takes away what its client sent under that name.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def credentials_of(
     method: str,
     url: str,
     own: bool,
-    certificates: bool = True,
+    certificate: str | None,
     content: bytes | None = None,
 ) -> dict[str, object]:
     """The member `credentials` of a question; empty where nothing was sent.
 
-    `own`: whether `Authorization` is the client's. `certificates`: whether the headers of certificates are somebody's
-    who may say so. Raises RequestError for what is there twice: of two values nobody knows which one counts.
+    `own`: whether `Authorization` is the client's. `certificate`: the header in which somebody who may says whose
+    connection it is; None: nobody does. Raises RequestError for what is there twice: of two values nobody knows which
+    one counts.
     """
     found: dict[str, object] = {}
     for header, name in SENT.items():
@@ -53,11 +54,8 @@ def credentials_of(
         raise RequestError(f"headers.{FORWARDED}", "two headers say what the client authorizes itself with")
     for name in authorizations:
         found["authorization"] = single(name, given[name])
-    for name in CERTIFICATES if certificates else ():
-        if name in given and "client_certificate" in found:
-            raise RequestError(f"headers.{name}", "two headers tell of the client's certificate")
-        if name in given:
-            found["client_certificate"] = single(name, given[name])
+    if certificate is not None and certificate in given:
+        found["client_certificate"] = single(certificate, given[certificate])
     if not found:
         return {}
     if content is not None and ("content_digest" in found or "signature" in found):

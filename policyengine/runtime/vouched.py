@@ -45,6 +45,8 @@ class Vouched:
     """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets.
 
     `trust_domains` are those of certificates (`acme.example`), each with the issuer that the policy knows it by.
+    `client_certificate`: the header that tells of the certificate of the client's connection; None: none does, as who
+    does not set it passes on what its client says.
     """
 
     agent_id: str = "x-agent-id"
@@ -62,6 +64,7 @@ class Vouched:
     request_ip: str = "x-forwarded-for"
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()
+    client_certificate: str | None = None
 
     @property
     def facts(self) -> dict[str, str]:
@@ -217,12 +220,18 @@ def question_of(
 
 
 def with_credentials(
-    question: dict[str, object], target: Target, given: Given, *, own: bool, content: bytes | None = None
+    question: dict[str, object],
+    target: Target,
+    given: Given,
+    *,
+    own: bool,
+    certificate: str | None,
+    content: bytes | None = None,
 ) -> dict[str, object]:
     """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
-    token of ours. Raises RequestError."""
+    token of ours. `certificate`: the header that tells of its certificate. Raises RequestError."""
     url = url_of(given, target.host, target.uri)
-    found = credentials_of(given, method=target.method, url=url, own=own, content=content)
+    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=content)
     return {**question, "credentials": found} if found else question
 
 

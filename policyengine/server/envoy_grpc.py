@@ -42,6 +42,7 @@ THREADS = 8
 DENIED = 7  # of gRPC; which status the client gets stands beside it
 FOR_LOGS = ("x-decision-id", "x-decision", WOULD_BE)
 FOR_THE_API = (*SET_BY_US, "x-decision-id", WOULD_BE)
+SEEN = "client-cert"  # as which the certificate is told that Envoy itself has seen
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -103,7 +104,8 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             target = Target(http.method, http.path, http.host or None)
             question = question_of(target, given, self.door.names, body_of(given, content))
             if engine.identity is not None:
-                question = with_credentials(question, target, given, own=True, content=content)
+                told_by = SEEN if attributes.source.certificate else self.door.names.client_certificate
+                question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
         vouched = spiffe_facts(attributes.source.principal, self.door.names)
@@ -129,7 +131,7 @@ def given_of(http: Any, peer: str, certificate: str = "") -> Given:
     """Those of the request, what came twice joined by commas; and the address and the certificate of whoever sent it,
     as Envoy sees them."""
     headers: Mapping[str, str] = http.headers
-    seen = [("x-forwarded-for", peer), *([("client-cert", unquote(certificate))] if certificate else [])]
+    seen = [("x-forwarded-for", peer), *([(SEEN, unquote(certificate))] if certificate else [])]
     ours = frozenset({"x-forwarded-for", *CERTIFICATES}) if certificate else frozenset({"x-forwarded-for"})
     plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name not in ours]
     return given_headers((name.encode(), value.encode()) for name, value in [*plain, *seen])

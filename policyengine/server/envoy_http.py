@@ -39,7 +39,8 @@ class EnvoyHttp:
             target = target_of(http, given)
             question = question_of(target, given, self.names, body_of(given, content))
             if engine.identity is not None:
-                question = with_credentials(question, target, given, own=self.own, content=content)
+                told_by = self.names.client_certificate
+                question = with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
         return await told_of(engine, question)

@@ -28,7 +28,8 @@ class ForwardAuth:
             target = forwarded_target(given)
             question = question_of(target, given, self.names)
             if engine.identity is not None:
-                question = with_credentials(question, target, given, own=self.own)
+                told_by = self.names.client_certificate
+                question = with_credentials(question, target, given, own=self.own, certificate=told_by)
         except RequestError as error:
             return told_problem(Problem.of(error))
         return await told_of(engine, question)

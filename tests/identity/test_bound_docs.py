@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.cli.configuration import read
 from policyengine.engine import Engine
 from policyengine.identity.bound import bound_parts
 from policyengine.identity.configuration import configuration_of
@@ -15,7 +16,8 @@ from policyengine.stores.marks import MemoryMarks
 from tests.identity.bound_world import API_KEY, hashed, write_files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bound-credentials.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+ALL = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = [block for block in ALL if not block.startswith("[gateway]")]
 (POLICY,) = re.findall(r"```policy\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -26,6 +28,13 @@ def test_a_piece_of_configuration_fits_the_policy_of_the_page(tmp_path: Path, bl
     kernel = Engine.from_text(POLICY).kernel
     raw = tomllib.loads(block)
     bound_parts(configuration_of(raw, tmp_path), kernel.issuers.values(), MemoryMarks())
+
+
+def test_a_header_that_the_page_names_can_be_named(tmp_path: Path) -> None:
+    (block,) = set(ALL) - set(BLOCKS)
+    (tmp_path / "policyengine.toml").write_text(block)
+    found = read(tmp_path / "policyengine.toml")
+    assert found.gateway.client_certificate == "x-forwarded-client-cert"
 
 
 def test_every_section_is_on_the_page() -> None:

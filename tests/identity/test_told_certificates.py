@@ -1,0 +1,53 @@
+"""Whose word counts for the certificate of a connection: the header that the configuration names, or Envoy's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from policyengine.runtime.shape import RequestError
+from policyengine.runtime.vouched import Target, with_credentials
+from tests.identity.bound_world import field_of, pem, workload
+
+TARGET = Target("GET", "/v1/notes", "api.acme.example")
+OURS, FORGED = field_of(workload()), field_of(workload(("spiffe://acme.example/admin",)))
+
+
+def told(given: Mapping[str, tuple[str, ...]], certificate: str | None) -> object:
+    found = with_credentials({}, TARGET, dict(given), own=True, certificate=certificate)
+    credentials: Any = found.get("credentials", {})
+    return credentials.get("client_certificate")
+
+
+@pytest.mark.parametrize("name", ["client-cert", "x-forwarded-client-cert"])
+def test_a_header_that_nobody_named_is_the_clients_own_word(name: str) -> None:
+    assert told({name: (FORGED,)}, None) is None
+    assert told({name: (FORGED,)}, {"client-cert": "x-forwarded-client-cert"}.get(name, "client-cert")) is None
+
+
+def test_the_header_that_was_named_counts_and_no_other() -> None:
+    given = {"client-cert": (FORGED,), "x-forwarded-client-cert": (OURS,)}
+    assert told(given, "x-forwarded-client-cert") == OURS
+
+
+def test_two_of_it_are_none() -> None:
+    with pytest.raises(RequestError, match="twice"):
+        told({"client-cert": (FORGED, OURS)}, "client-cert")
+
+
+def test_envoy_over_grpc_says_itself_whose_certificate_it_saw() -> None:
+    pytest.importorskip("grpc", reason="pip install 'agent-policyengine[envoy]'")
+    from urllib.parse import quote
+
+    from envoy.service.auth.v3 import attribute_context_pb2
+
+    from policyengine.server.envoy_grpc import SEEN, given_of
+
+    http = attribute_context_pb2.AttributeContext.HttpRequest()
+    http.headers["client-cert"] = FORGED
+    http.headers["x-forwarded-client-cert"] = FORGED
+    seen = given_of(http, "10.1.2.3", quote(pem(workload()), safe=""))
+    assert told(seen, SEEN) == pem(workload())
+    assert told(given_of(http, "10.1.2.3"), None) is None
