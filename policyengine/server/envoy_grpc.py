@@ -18,7 +18,6 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
-from policyengine.runtime.presented import CERTIFICATES
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import Trace, trace_of, within
 from policyengine.runtime.vouched import (
@@ -104,7 +103,8 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             target = Target(http.method, http.path, http.host or None)
             question = question_of(target, given, self.door.names, body_of(given, content))
             if engine.identity is not None:
-                told_by = SEEN if attributes.source.certificate else self.door.names.client_certificate
+                seen = SEEN if attributes.source.certificate else None  # and not what leads to its trust
+                told_by = self.door.names.client_certificate or seen
                 question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
@@ -132,7 +132,7 @@ def given_of(http: Any, peer: str, certificate: str = "") -> Given:
     as Envoy sees them."""
     headers: Mapping[str, str] = http.headers
     seen = [("x-forwarded-for", peer), *([(SEEN, unquote(certificate))] if certificate else [])]
-    ours = frozenset({"x-forwarded-for", *CERTIFICATES}) if certificate else frozenset({"x-forwarded-for"})
+    ours = frozenset({"x-forwarded-for", SEEN}) if certificate else frozenset({"x-forwarded-for"})
     plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name not in ours]
     return given_headers((name.encode(), value.encode()) for name, value in [*plain, *seen])
 

