@@ -7,10 +7,11 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from policyengine.identity.references import KeysReference, Reference, ReferenceHere
 from policyengine.runtime.shape import did_you_mean
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -38,6 +39,13 @@ def seconds(raw: object) -> object:
 
 
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(seconds)]
+LONGEST_LIFETIME = timedelta(days=1)
+
+
+def short(lasts: timedelta) -> timedelta:
+    if not timedelta(seconds=1) <= lasts <= LONGEST_LIFETIME:
+        raise ValueError("a token lasts at least a second and at most a day")
+    return lasts
 
 
 class Section(BaseModel):
@@ -79,8 +87,8 @@ class IssuerSettings(Section):
     token_prefix: str = ""
     client_id: str | None = None
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"
-    client_secret: str | None = None
-    client_key: str | None = None
+    client_secret: Reference | None = None
+    client_key: Reference | None = None
     ca: Path | None = None
     plain_http: bool = False
     agent: str = "client_id"
@@ -148,6 +156,51 @@ class SharingSettings(Section):
     ipv6: Annotated[int, Field(ge=1, le=128)] = 48
 
 
+class BaoSettings(Section):
+    """OpenBao or Vault, which keeps secrets. `token`, its own, lies in a file or variable. What it said counts for
+    `refresh`, and while it is down until it is older than `stale`."""
+
+    address: str
+    token: ReferenceHere
+    ca: Path | None = None
+    namespace: str | None = None
+    timeout: Duration = timedelta(seconds=2)
+    refresh: Duration = timedelta(minutes=5)
+    stale: Duration = timedelta(hours=1)
+
+
+class SigningSettings(Section):
+    """Tokens of our own. `keys`: a file of `policyengine keys`, or a key of OpenBao. `issuer`: the one of the policy
+    that we are; its `url` is who issues, and its `audience` whom tokens are for, unless `audiences` name more.
+    `lifetime`: the longest that a token lasts."""
+
+    keys: KeysReference
+    issuer: str
+    audiences: tuple[str, ...] = ()
+    lifetime: Annotated[Duration, AfterValidator(short)] = timedelta(minutes=15)
+    ahead: Duration = timedelta(minutes=10)
+
+
+class ClientSettings(Section):
+    """An agent that may ask for tokens, by the id that it says it has: which one of the policy it is, and how it proves
+    that. `keys`: a file of a JWKS with its public keys, for `private_key_jwt` and `dpop`; `certificates`: SHA-256 of
+    its certificates, as `x5t#S256` has them, for `mtls`."""
+
+    agent: str
+    issuer: str
+    method: Literal["private_key_jwt", "mtls", "dpop"]
+    keys: Path | None = None
+    certificates: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def proves_it(self) -> Self:
+        if self.method == "mtls" and not self.certificates:
+            raise ValueError("`certificates` says by which certificates it is known")
+        if self.method != "mtls" and self.keys is None:
+            raise ValueError("`keys` says in which file its public keys are")
+        return self
+
+
 class Configuration(Section):
     """The whole file. Paths in it begin where it lies."""
 
@@ -159,6 +212,9 @@ class Configuration(Section):
     trust_domains: Mapping[str, TrustDomain] = Field(default_factory=dict)
     api_keys: ApiKeySettings | None = None
     sharing: SharingSettings = SharingSettings()
+    bao: BaoSettings | None = None
+    signing: SigningSettings | None = None
+    clients: Mapping[str, ClientSettings] = Field(default_factory=dict)
     folder: Path = Field(default=Path(), exclude=True)
 
 

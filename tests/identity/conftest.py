@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.identity.bound_world import World, write_files
 from tests.identity.keys import public
+from tests.identity.openbao import OpenBao, open_bao
 from tests.identity.providing import Faulty, OpenIdProvider, faulty, openid_provider
 from tests.stores.conftest import redis_server, valkey_server
 
@@ -77,3 +78,9 @@ def bound_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(bound_files: Path) -> World:
     return World(bound_files)
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    with open_bao(tmp_path_factory.mktemp("openbao")) as found:
+        yield found

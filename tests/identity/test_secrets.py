@@ -1,0 +1,314 @@
+"""Configuration holds references to secrets, and nothing shows what lies there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from policyengine.identity.bao import AGAIN, Bao
+from policyengine.identity.configuration import BaoSettings, IdentityError, configuration_of
+from policyengine.identity.references import place_of
+from policyengine.identity.secrets import LARGEST_SECRET, Secret, Secrets
+from tests.identity.openbao import ROOT_TOKEN, OpenBao
+
+PASTED = "hunter2-correct-horse"
+NOW = 1_800_000_000
+
+
+def private(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_secret_is_shown_by_nothing():
+    secret = Secret(PASTED)
+    shown = [
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret:>20}",
+        repr([secret]),
+        json.dumps(str(secret)),
+    ]
+    assert not any("hunter2" in one for one in shown)
+    assert secret.reveal() == PASTED
+    with pytest.raises(TypeError, match="not written down"):
+        pickle.dumps(secret)
+
+
+def test_secrets_compare_and_are_no_keys():
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    with pytest.raises(TypeError):
+        hash(Secret("a"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PASTED, "", "file:", "env:", "env:A B", "env:1A", "bao:secret", "bao:secret/app", "bao:secret/app#", "bao:/a#b",
+        "bao:secret/../sys#x", "bao:secret/a/../b#x", "bao:secret/a?version=1#x",
+        "vault:secret/a#b", "FILE:/x", "file:a\0b",
+    ],
+)  # fmt: skip
+def test_what_is_no_reference_is_refused_and_not_shown(text: str):
+    with pytest.raises(ValueError, match="this is no reference to a secret") as found:
+        place_of(text)
+    assert len(text) < 8 or text not in str(found.value)
+    with pytest.raises(IdentityError) as told:
+        Secrets().read(text, NOW)
+    assert len(text) < 8 or text not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "setting"),
+    [
+        ({"issuers": {"acme": {"client_secret": PASTED}}}, "issuers.acme.client_secret"),
+        ({"bao": {"address": "https://bao", "token": PASTED}}, "bao.token"),
+        ({"bao": {"address": "https://bao", "token": "bao:secret/a#b"}}, "bao.token"),
+        ({"signing": {"keys": PASTED, "issuer": "desk"}}, "signing.keys"),
+    ],
+)
+def test_a_secret_pasted_into_configuration_is_refused_and_not_shown(raw: dict[str, object], setting: str):
+    with pytest.raises(IdentityError) as found:
+        configuration_of(raw)
+    assert f"`{setting}`" in str(found.value)
+    assert PASTED not in str(found.value)
+
+
+# ── Files and variables ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_without_the_newline_of_its_editor(tmp_path: Path):
+    private(tmp_path / "one", "s3cret \n")
+    assert Secrets(tmp_path).read("file:one", NOW) == Secret("s3cret ")
+    private(tmp_path / "two", "a\nb\r\n")
+    assert Secrets(tmp_path).read("file:two", NOW) == Secret("a\nb")
+
+
+def test_a_file_is_read_again_when_it_changes(tmp_path: Path):
+    secrets, path = Secrets(tmp_path), private(tmp_path / "one", "old")
+    assert secrets.read("file:one", NOW) == Secret("old")
+    private(tmp_path / "next", "new").replace(path)
+    assert secrets.read("file:one", NOW) == Secret("new")
+
+
+def test_a_file_that_is_being_replaced_leaves_what_it_held(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    secrets, path = Secrets(tmp_path), private(tmp_path / "one", "old")
+    secrets.read("file:one", NOW)
+    path.unlink()
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        assert secrets.read("file:one", NOW) == secrets.read("file:one", NOW) == Secret("old")
+    assert len(caplog.records) == 1
+    private(path, "new")
+    assert secrets.read("file:one", NOW) == Secret("new")
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o666, 0o620, 0o601])
+def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int):
+    path = private(tmp_path / "one", PASTED)
+    path.chmod(mode)
+    with pytest.raises(IdentityError, match=r"others on this machine can use .* \(`chmod 600") as found:
+        Secrets(tmp_path).read("file:one", NOW)
+    assert PASTED not in str(found.value)
+
+
+def test_the_group_may_read_as_mounted_secrets_let_it(tmp_path: Path):
+    private(tmp_path / "one", "x").chmod(0o640)
+    assert Secrets(tmp_path).read("file:one", NOW) == Secret("x")
+
+
+def test_what_is_no_usable_file_is_told(tmp_path: Path):
+    private(tmp_path / "empty", "\n")
+    private(tmp_path / "large", "x" * (LARGEST_SECRET + 1))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "binary").chmod(0o600)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir(0o700)
+    for name, why in (
+        ("none", "no such file"), ("empty", "is empty"), ("large", "larger than"), ("binary", "is no text"),
+        ("pipe", "is no file"), ("folder", "is no file"),
+    ):  # fmt: skip
+        with pytest.raises(IdentityError, match=why):
+            Secrets(tmp_path).read(f"file:{name}", NOW)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_variable_is_read_each_time():
+    environment = {"TOKEN": "one"}
+    secrets = Secrets(environment=environment)
+    assert secrets.read("env:TOKEN", NOW) == Secret("one")
+    environment["TOKEN"] = "two"
+    assert secrets.read("env:TOKEN", NOW) == Secret("two")
+    with pytest.raises(IdentityError, match="`env:OTHER`: the variable is not set"):
+        secrets.read("env:OTHER", NOW)
+    assert "two" not in repr(secrets)
+
+
+# ── OpenBao ───────────────────────────────────────────────────────────────────────────────────
+
+
+def settings(address: str, **more: object) -> BaoSettings:
+    return BaoSettings.model_validate({"address": address, "token": "env:BAO", **more})
+
+
+def secrets_in(address: str, token: str = ROOT_TOKEN, **more: object) -> Secrets:
+    secrets = Secrets(environment={"BAO": token})
+    secrets.bao = Bao.of(settings(address, **more), secrets)
+    return secrets
+
+
+def put(bao: OpenBao, path: str, **fields: object) -> None:
+    bao.client.secrets.kv.v2.create_or_update_secret(path=path, secret=fields, mount_point="secret")
+
+
+def test_a_secret_in_openbao_is_kept_and_refreshed(openbao: OpenBao):
+    put(openbao, "app/db", password="one")
+    secrets = secrets_in(openbao.address)
+    assert secrets.read("bao:secret/app/db#password", NOW) == Secret("one")
+    put(openbao, "app/db", password="two")
+    assert secrets.read("bao:secret/app/db#password", NOW + 299) == Secret("one")
+    assert secrets.read("bao:secret/app/db#password", NOW + 300) == Secret("two")
+
+
+@pytest.mark.parametrize(
+    ("reference", "token", "why"),
+    [
+        ("bao:secret/nowhere#x", ROOT_TOKEN, "there is nothing in OpenBao"),
+        ("bao:secret/app/some#other", ROOT_TOKEN, "has no text `other`"),
+        ("bao:secret/app/some#number", ROOT_TOKEN, "has no text `number`"),
+        ("bao:secret/app/some#empty", ROOT_TOKEN, "is empty"),
+        ("bao:secret/app/some#password", "s.wrong", "does not let this token read it"),
+        ("bao:cubbyhole/app/some#password", ROOT_TOKEN, "nothing in OpenBao"),
+    ],
+)
+def test_what_openbao_does_not_give_is_told_without_what_it_holds(
+    openbao: OpenBao, reference: str, token: str, why: str
+):
+    put(openbao, "app/some", password=PASTED, number=7, empty="")
+    with pytest.raises(IdentityError, match=why) as found:
+        secrets_in(openbao.address, token).read(reference, NOW)
+    assert PASTED not in str(found.value)
+    assert token not in str(found.value)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_openbao_that_is_down_at_the_start_is_an_error():
+    address = f"http://127.0.0.1:{closed_port()}"
+    with pytest.raises(IdentityError, match=f"OpenBao at `{address}` does not answer"):
+        secrets_in(address).read("bao:secret/app#x", NOW)
+
+
+def test_openbao_that_goes_down_leaves_what_it_said_for_a_while(openbao: OpenBao, caplog: pytest.LogCaptureFixture):
+    put(openbao, "app/kept", x="kept")
+    secrets = secrets_in(openbao.address, refresh="1m", stale="1h")
+    assert secrets.read("bao:secret/app/kept#x", NOW) == Secret("kept")
+    assert isinstance(secrets.bao, Bao)
+    secrets.bao.settings = settings(f"http://127.0.0.1:{closed_port()}", refresh="1m", stale="1h")
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        for later in (60, 61, 60 + AGAIN, 3_600):
+            assert secrets.read("bao:secret/app/kept#x", NOW + later) == Secret("kept")
+    assert len(caplog.records) == 3  # not at every question
+    with pytest.raises(IdentityError, match="has not answered for 3,601 seconds"):
+        secrets.read("bao:secret/app/kept#x", NOW + 3_601)
+    secrets.bao.settings = settings(openbao.address)
+    assert secrets.read("bao:secret/app/kept#x", NOW + 3_700) == Secret("kept")
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_openbao_that_says_nothing_is_waited_for_no_longer_than_that(silent: int):
+    secrets = secrets_in(f"http://127.0.0.1:{silent}", timeout="50ms")
+    with pytest.raises(IdentityError, match=r"did not answer within 0\.05 seconds"):
+        secrets.read("bao:secret/app#x", NOW)
+
+
+def test_its_token_goes_to_no_other_server():
+    """A redirect is no answer."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.1)
+
+        def serve() -> None:
+            connection = server.accept()[0]
+            asked.append(connection.recv(65_536))
+            where = f"http://127.0.0.1:{other.getsockname()[1]}/"
+            connection.sendall(f"HTTP/1.1 307 Elsewhere\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(IdentityError):
+            secrets_in(f"http://127.0.0.1:{server.getsockname()[1]}").read("bao:secret/app#x", NOW)
+        thread.join()
+        assert ROOT_TOKEN.encode() in asked[0]
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
+    """One asks again; the others take what is known."""
+    from policyengine.identity.bao import Kept
+
+    entered, go = threading.Event(), threading.Event()
+    answers = iter(["first", "second"])
+
+    def asks() -> str:
+        if entered.is_set() or next_is_slow:
+            entered.set()
+            assert go.wait(10)
+        return next(answers)
+
+    next_is_slow = False
+    kept = Kept(asks, refresh=10, stale=100)
+    assert kept.read(NOW) == "first"
+    next_is_slow = True
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(kept.read(NOW + 10)))
+    thread.start()
+    assert entered.wait(10)
+    assert kept.read(NOW + 10) == "first"
+    go.set()
+    thread.join()
+    assert found == ["second"]
+    assert kept.read(NOW + 11) == "second"
+
+
+def test_it_issues_certificates_for_spiffe_ids(openbao: OpenBao):
+    x509 = pytest.importorskip("cryptography.x509")
+    found = openbao.certificate("spiffe://demo.example/agent/planner")
+    certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://demo.example/agent/planner"]
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found["issuing_ca"].encode()))
+
+
+def test_durations_of_openbao():
+    found = settings("https://bao.example")
+    assert (found.timeout, found.refresh, found.stale) == (
+        timedelta(seconds=2),
+        timedelta(minutes=5),
+        timedelta(hours=1),
+    )
