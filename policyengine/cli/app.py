@@ -27,6 +27,7 @@ from policyengine.cli import (
     fmt,
     graph,
     init,
+    keys,
     lint,
     mcp_gateway,
     record,
@@ -83,6 +84,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "suggest": suggest.suggest,
     "why": why.why,
     "init": init.init,
+    "keys": keys.keys,
     "config": config.config,
 }
 

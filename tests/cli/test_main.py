@@ -14,7 +14,7 @@ from policyengine.cli import app, main
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
-    *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init", "config"],
+    *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init", "keys", "config"],
 ]
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 

@@ -1,0 +1,236 @@
+"""Keys that tokens of our own are signed by, and when each of them is published and signs.
+
+A new key is published before it signs, so that whoever verifies knows it by then; an old one stays published until the
+last token that it signed has ended. All of that is times in the file: nobody has to do anything at any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+from joserfc.jws import JWSRegistry
+
+from policyengine.audit.rotation import alone
+from policyengine.identity.configuration import IdentityError
+from policyengine.identity.secrets import ChangingFile, read_private
+
+Key = ECKey | OKPKey
+ALGORITHMS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
+MOST_KEYS = 50
+TIMES = ("created", "signs_from", "gone_from")
+MAKE = "`policyengine keys new FILE` makes one"
+
+
+class State(StrEnum):
+    WAITS = "waits"  # published, and does not sign yet
+    SIGNS = "signs"
+    STAYS = "stays"  # published, and does not sign any more
+    GONE = "gone"
+
+
+class Signing(Protocol):
+    """Keys of our own. Threads may share one. `now` in seconds since 1970."""
+
+    def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
+        """A JWT, by the key that signs now. May wait for whoever has the key. Raises IdentityError."""
+        ...
+
+    def published(self, now: int) -> list[dict[str, object]]:
+        """The public keys by which tokens are verified, as members of a JWKS. Raises IdentityError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """`gone_from` None: nobody has put another in its place."""
+
+    key: Key = field(repr=False)
+    kid: str
+    algorithm: str
+    created: int
+    signs_from: int
+    gone_from: int | None = None
+
+    @property
+    def public(self) -> dict[str, object]:
+        told: dict[str, object] = dict(self.key.as_dict(private=False))
+        return {**told, "kid": self.kid, "alg": self.algorithm, "use": "sig"}
+
+    def to_dict(self) -> dict[str, object]:
+        """With the private half: for the file alone."""
+        times = {name: value for name in TIMES if (value := getattr(self, name)) is not None}
+        return {**self.key.as_dict(private=True), "kid": self.kid, "alg": self.algorithm, "use": "sig", **times}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """In the order in which they were made."""
+
+    keys: tuple[SigningKey, ...]
+
+    def signs(self, now: int) -> SigningKey:
+        """Of those that may sign the one that was made last. Raises IdentityError."""
+        able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
+        if not able:
+            raise IdentityError("no key signs now", "`policyengine keys rotate FILE --ahead 0s` makes one that does")
+        return able[-1]
+
+    def state(self, key: SigningKey, now: int) -> State:
+        if self._gone(key, now):
+            return State.GONE
+        able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
+        if able and able[-1] is key:
+            return State.SIGNS
+        later = self.keys[self.keys.index(key) + 1 :]
+        waits = key.signs_from > now and all(one.signs_from > key.signs_from for one in later)
+        return State.WAITS if waits else State.STAYS
+
+    def published(self, now: int) -> tuple[SigningKey, ...]:
+        return tuple(one for one in self.keys if not self._gone(one, now))
+
+    @staticmethod
+    def _gone(key: SigningKey, now: int) -> bool:
+        return key.gone_from is not None and key.gone_from <= now
+
+    def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
+        """With one that signs `ahead` seconds later; `keep` seconds after that those before it are published no more.
+        Raises IdentityError."""
+        new = new_key(algorithm, now, now + ahead)
+        end = new.signs_from + keep
+        older = [replace(one, gone_from=min(end, one.gone_from or end)) for one in self.published(now)]
+        if len(older) >= MOST_KEYS:
+            raise IdentityError(f"{MOST_KEYS} keys are published already", "wait until some of them are gone")
+        return KeyRing((*older, new))
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"keys": [one.to_dict() for one in self.keys]}, indent=1).encode() + b"\n"
+
+
+def new_ring(algorithm: str, now: int) -> KeyRing:
+    return KeyRing((new_key(algorithm, now, now),))
+
+
+def new_key(algorithm: str, now: int, signs_from: int) -> SigningKey:
+    kind, curve = ALGORITHMS[algorithm]
+    key: Key = ECKey.generate_key(curve) if kind == "EC" else OKPKey.generate_key("Ed25519")
+    return SigningKey(key, key.thumbprint(), algorithm, now, signs_from)
+
+
+# ── The file ──────────────────────────────────────────────────────────────────────────────────
+
+
+def ring_of(content: bytes, name: str) -> KeyRing:
+    """Raises IdentityError, which shows nothing of the file."""
+    try:
+        given = json.loads(content)["keys"]
+        keys = tuple(map(key_of, given))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
+        raise IdentityError(f"`{name}` is no file of signing keys", MAKE) from None
+    if not 0 < len(keys) <= MOST_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
+        raise IdentityError(f"`{name}` is no file of signing keys: it holds none, too many, or one twice", MAKE)
+    return KeyRing(keys)
+
+
+def key_of(given: Mapping[str, Any]) -> SigningKey:
+    """Raises ValueError, KeyError, JoseError, and the like for what is none."""
+    algorithm = given["alg"]
+    kind, curve = ALGORITHMS[algorithm]
+    jwk = {name: given[name] for name in ("kty", "crv", "x", "y", "d") if name in given}
+    key: Key = ECKey.import_key(jwk) if kind == "EC" else OKPKey.import_key(jwk)
+    if (jwk["kty"], jwk["crv"]) != (kind, curve) or not key.is_private or given["kid"] != key.thumbprint():
+        raise ValueError("the members of a key do not fit each other")
+    created, signs_from, gone_from = (given.get(name) for name in TIMES)
+    if type(created) is not int or type(signs_from) is not int or type(gone_from) not in (int, type(None)):
+        raise ValueError("a time of a key is none")
+    return SigningKey(key, given["kid"], algorithm, created, signs_from, gone_from)
+
+
+def rotate(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
+    """Whoever else rotates meanwhile goes after. Without `algorithm` that of the newest key. Raises IdentityError,
+    OSError."""
+    path = path.resolve()
+    with alone(path):
+        ring = read_ring(path)
+        found = ring.rotated(algorithm or ring.keys[-1].algorithm, now, ahead, keep)
+        write_ring(path, found)
+    return found
+
+
+def read_ring(path: Path) -> KeyRing:
+    """Raises IdentityError."""
+    return ring_of(read_private(path)[0], str(path))
+
+
+def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
+    """All of it or nothing, for its owner alone; with `new` it replaces nothing. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(ring.to_bytes())
+            file.flush()
+            os.fsync(descriptor)
+        if new:
+            os.link(beside, path)  # fails where something is there
+        else:
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@dataclass
+class FileKeys:
+    """The keys of a file, which is read again when it changes."""
+
+    file: ChangingFile[KeyRing]
+
+    @classmethod
+    def of(cls, path: Path) -> FileKeys:
+        """Raises IdentityError."""
+        found = cls(ChangingFile(path, ring_of))
+        found.file.read()
+        return found
+
+    def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
+        key = self.file.read().signs(now)
+        whole = {**header, "alg": key.algorithm, "kid": key.kid}
+        signed = signing_input(whole, claims)
+        return f"{signed.decode()}.{unpadded(JWSRegistry.algorithms[key.algorithm].sign(signed, key.key))}"
+
+    def published(self, now: int) -> list[dict[str, object]]:
+        return [one.public for one in self.file.read().published(now)]
+
+
+def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
+    """Of a JWS in compact form."""
+    parts = (json.dumps(one, separators=(",", ":"), ensure_ascii=False).encode() for one in (header, claims))
+    return ".".join(map(unpadded, parts)).encode()
+
+
+def unpadded(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+# ── What people see ───────────────────────────────────────────────────────────────────────────
+
+
+def told(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:
+    """Nothing of it is private."""
+    return [row_of(one, ring.state(one, now)) for one in ring.keys]
+
+
+def row_of(key: SigningKey, state: State) -> dict[str, object]:
+    return {
+        "kid": key.kid, "algorithm": key.algorithm, "state": state.value, "created": key.created,
+        "signs_from": key.signs_from, "gone_from": key.gone_from,
+    }  # fmt: skip

@@ -1,0 +1,193 @@
+"""Keys that sign: published before they sign and until their last token has ended."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+from policyengine.identity.bao import Bao
+from policyengine.identity.configuration import BaoSettings, IdentityError
+from policyengine.identity.keys import FileKeys, KeyRing, State, new_ring, read_ring, ring_of, rotate, write_ring
+from policyengine.identity.references import InTransit
+from policyengine.identity.secrets import Secrets
+from policyengine.identity.transit import TransitKeys
+from tests.identity.openbao import ROOT_TOKEN, OpenBao
+
+pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+NOW = 1_800_000_000
+AHEAD, KEEP = 600, 3_600
+
+
+def states(ring: KeyRing, now: int) -> list[str]:
+    return [ring.state(one, now).value for one in ring.keys]
+
+
+def verified(token: str, published: list[dict[str, object]]) -> dict[str, object]:
+    keys = KeySet.import_key_set({"keys": published})  # type: ignore[typeddict-item]
+    return dict(jwt.decode(token, keys, algorithms=["ES256", "EdDSA"]).claims)
+
+
+def test_a_new_key_is_published_before_it_signs_and_the_old_one_stays():
+    ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP)
+    old, new = ring.keys
+    for later, expected, signs in (
+        (0, ["signs", "waits"], old),
+        (AHEAD - 1, ["signs", "waits"], old),
+        (AHEAD, ["stays", "signs"], new),
+        (AHEAD + KEEP - 1, ["stays", "signs"], new),
+        (AHEAD + KEEP, ["gone", "signs"], new),
+    ):
+        assert states(ring, NOW + later) == expected
+        assert ring.signs(NOW + later) is signs
+    assert ring.published(NOW + AHEAD + KEEP) == (new,)
+
+
+def test_whatever_is_signed_is_verified_by_what_was_published_then_and_until_it_ended(tmp_path: Path):
+    """Over two rotations, by whoever fetched the keys at any time of the `ahead` before."""
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    rotations = {NOW + 1_000: "EdDSA", NOW + 1_200: "ES256", NOW + 9_000: "ES256"}
+    keys = FileKeys.of(path)
+    seen: list[tuple[int, list[dict[str, object]]]] = []
+    for now in range(NOW, NOW + 14_000, 100):
+        if now in rotations:
+            rotate(path, rotations[now], now, AHEAD, KEEP)
+        seen.append((now, keys.published(now)))
+        token = keys.sign({"typ": "at+jwt"}, {"iat": now}, now)
+        for fetched, published in seen:
+            if fetched == now or fetched >= now - AHEAD >= NOW:
+                assert verified(token, published)["iat"] == now
+        later = FileKeys.of(path).file.read().published(now + KEEP - 1)
+        assert json.loads(header(token))["kid"] in {one.kid for one in later}
+
+
+def header(token: str) -> bytes:
+    from base64 import urlsafe_b64decode
+
+    part = token.split(".")[0]
+    return urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def test_a_key_that_somebody_saw_counts_no_more_at_once():
+    ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP).rotated("ES256", NOW + 1, 0, 0)
+    assert states(ring, NOW + 1) == ["gone", "gone", "signs"]
+    assert ring.signs(NOW + 5_000) is ring.keys[-1]
+
+
+def test_the_last_that_was_made_signs_though_an_earlier_one_waits():
+    ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP).rotated("ES256", NOW + 1, 0, KEEP)
+    assert states(ring, NOW + 1) == [State.STAYS, State.STAYS, State.SIGNS]
+    assert states(ring, NOW + AHEAD) == [State.STAYS, State.STAYS, State.SIGNS]
+
+
+def test_what_is_gone_is_dropped_with_the_next():
+    ring = new_ring("ES256", NOW).rotated("ES256", NOW, 0, 10).rotated("ES256", NOW + 10, 0, 10)
+    assert len(ring.keys) == 2
+
+
+def test_too_many_are_refused():
+    ring = new_ring("ES256", NOW)
+    for _ in range(49):
+        ring = ring.rotated("ES256", NOW, AHEAD, KEEP)
+    with pytest.raises(IdentityError, match="50 keys are published already"):
+        ring.rotated("ES256", NOW, AHEAD, KEEP)
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
+def test_the_file_is_for_its_owner_and_comes_back_as_it_was(tmp_path: Path, algorithm: str):
+    path, ring = tmp_path / "signing.json", new_ring(algorithm, NOW).rotated(algorithm, NOW, AHEAD, KEEP)
+    write_ring(path, ring, new=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.to_dict() for one in read_ring(path).keys] == [one.to_dict() for one in ring.keys]
+    with pytest.raises(FileExistsError):
+        write_ring(path, ring, new=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_published_is_public(tmp_path: Path):
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    keys = FileKeys.of(path)
+    private = json.loads(path.read_bytes())["keys"][0]["d"]
+    assert private not in json.dumps(keys.published(NOW))
+    assert private not in repr(keys) + repr(read_ring(path))
+    assert set(keys.published(NOW)[0]) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
+
+
+def broken(**changes: object) -> bytes:
+    one = new_ring("ES256", NOW).keys[0].to_dict()
+    return json.dumps({"keys": [{**one, **changes}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{}", b"[]", b"{\"keys\": []}", b"{\"keys\": [7]}", b"[" * 5_000, broken(kid="other"),
+        broken(alg="HS256"), broken(d=None), broken(d="AAAA"), broken(created="now"), broken(signs_from=1.5),
+        broken(gone_from="x"), broken(crv="P-384"), broken(alg="EdDSA"), broken(kty="oct"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_keys_is_refused_and_not_shown(content: bytes):
+    with pytest.raises(IdentityError, match=r"`signing\.json` is no file of signing keys") as found:
+        ring_of(content, "signing.json")
+    assert found.value.__cause__ is None
+
+
+def test_many_who_rotate_at_once_lose_no_key(tmp_path: Path):
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    threads = [threading.Thread(target=rotate, args=(path, None, NOW, AHEAD, KEEP)) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(read_ring(path).keys) == 9
+
+
+# ── OpenBao signs ─────────────────────────────────────────────────────────────────────────────
+
+
+def transit(openbao: OpenBao, name: str, kind: str, **more: object) -> TransitKeys:
+    client = openbao.client
+    if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
+        client.sys.enable_secrets_engine("transit")
+    client.secrets.transit.create_key(name, key_type=kind)
+    settings = BaoSettings.model_validate({"address": openbao.address, "token": "env:BAO", "refresh": "1m", **more})
+    bao = Bao.of(settings, Secrets(environment={"BAO": ROOT_TOKEN}))
+    return TransitKeys(bao, InTransit("transit", name), AHEAD, KEEP)
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("ecdsa-p256", "ES256"), ("ed25519", "EdDSA")])
+def test_openbao_signs_with_a_key_that_never_leaves_it(openbao: OpenBao, kind: str, algorithm: str):
+    keys = transit(openbao, f"agents-{kind}", kind)
+    made = keys.versions(int(time.time()))[0].created  # OpenBao has a clock of its own
+    token = keys.sign({"typ": "at+jwt"}, {"sub": "alice"}, made)
+    assert verified(token, keys.published(made)) == {"sub": "alice"}
+    assert json.loads(header(token))["alg"] == algorithm
+    openbao.client.secrets.transit.rotate_key(f"agents-{kind}")
+    later = made + 65  # what it said before is renewed then
+    assert len(keys.published(later)) == 2
+    assert keys.signs(later).number == 1
+    changed = keys.versions(later)[1].created + AHEAD
+    assert keys.signs(changed).number == 2
+    assert verified(keys.sign({}, {"sub": "bob"}, changed), keys.published(later)) == {"sub": "bob"}
+    assert [one["kid"] for one in keys.published(changed + KEEP)] == [keys.signs(changed).kid]
+
+
+def test_a_key_of_another_type_does_not_sign(openbao: OpenBao):
+    with pytest.raises(IdentityError, match="is a key of another type"):
+        transit(openbao, "large", "rsa-2048").sign({}, {}, NOW)
+
+
+def test_a_key_that_is_not_there_does_not_sign(openbao: OpenBao):
+    keys = transit(openbao, "here", "ed25519")
+    keys.place = InTransit("transit", "elsewhere")
+    with pytest.raises(IdentityError, match="there is nothing in OpenBao"):
+        keys.sign({}, {}, NOW)
