@@ -184,11 +184,11 @@ class SigningSettings(Section):
 class ClientSettings(Section):
     """An agent that may ask for tokens, by the id that it says it has: which one of the policy it is, and how it proves
     that. `keys`: a file of a JWKS with its public keys, for `private_key_jwt` and `dpop`; `certificates`: SHA-256 of
-    its certificates, as `x5t#S256` has them, for `mtls`."""
+    its certificates, as `x5t#S256` has them, for `mtls`. With `token` its own bound token is enough."""
 
     agent: str
     issuer: str
-    method: Literal["private_key_jwt", "mtls", "dpop"]
+    method: Literal["private_key_jwt", "mtls", "dpop", "token"]
     keys: Path | None = None
     certificates: tuple[str, ...] = ()
 
@@ -196,7 +196,7 @@ class ClientSettings(Section):
     def proves_it(self) -> Self:
         if self.method == "mtls" and not self.certificates:
             raise ValueError("`certificates` says by which certificates it is known")
-        if self.method != "mtls" and self.keys is None:
+        if self.method in ("private_key_jwt", "dpop") and self.keys is None:
             raise ValueError("`keys` says in which file its public keys are")
         return self
 

@@ -11,6 +11,9 @@ from policyengine.identity.proved import Binding, Hop, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.wire import WireError, from_python
 
+LINKS = "links"  # a claim of our own tokens
+MOST_LINKS = 200
+
 
 def facts_of(
     token: Token,
@@ -91,12 +94,26 @@ def token_name(token: Token) -> str:
 
 
 def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
-    """What can be revoked so that this credential is: itself, whoever is in it, and the keys that it is bound to."""
+    """What can be revoked so that this credential is: itself, whoever is in it, its task, the keys that it is bound to,
+    and the links of its chain."""
     names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
+    if who.task is not None and isinstance(who.task.get("id"), str):
+        names.add(f"task:{token.issuer}/{who.task['id']}")
     identifier = token.claims.get("jti")
-    return frozenset(names | ({f"jti:{token.issuer}/{identifier}"} if isinstance(identifier, str) else set()))
+    if isinstance(identifier, str):
+        names.add(f"jti:{token.issuer}/{identifier}")
+    return frozenset(names) | links_of(token)
+
+
+def links_of(token: Token) -> frozenset[str]:
+    """What can be revoked of the chain before, as we write it into tokens that we issue. Of another issuer it takes
+    away and never gives."""
+    links = token.claims.get(LINKS)
+    if not isinstance(links, list | tuple):
+        return frozenset()
+    return frozenset(one for one in links[:MOST_LINKS] if isinstance(one, str))
 
 
 def watched_of(token: Token, binding: Binding) -> tuple[str, ...]:

@@ -136,13 +136,13 @@ class Identity:
             if found.reusable:
                 self._keep(key_of(given(credentials)), Kept(found, version))
         except Refused as refused:
-            self._count(refused.refusal.value)
+            self.count(refused.refusal.value)
             raise
         except StoreError as error:
-            self._count(Refusal.STORE.value)
+            self.count(Refusal.STORE.value)
             _LOG.warning("a credential was refused, as the store does not answer: %s", error)
             raise Refused(Refusal.STORE) from None
-        self._count("proved")
+        self.count("proved")
         return self.used(found, request.ip, now)
 
     def used(self, found: Proved, ip: object, now: int) -> Proved:
@@ -215,7 +215,7 @@ class Identity:
             while len(self._kept) > self.most_kept:
                 self._kept.popitem(last=False)
 
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
         with self._lock:
             self.counts[what] += 1
 

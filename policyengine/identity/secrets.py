@@ -109,8 +109,9 @@ def secret_of(content: bytes, name: str) -> Secret:
 # ── Files that hold secrets ───────────────────────────────────────────────────────────────────
 
 
-def read_private(path: Path) -> tuple[bytes, Look]:
-    """What a file holds that its owner alone can read, or its group too, and how it looked. Raises IdentityError."""
+def read_private(path: Path, *, public: bool = False) -> tuple[bytes, Look]:
+    """What a file holds that its owner alone can read, or its group too, and how it looked; one that is `public` all
+    may read. Raises IdentityError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
@@ -120,7 +121,9 @@ def read_private(path: Path) -> tuple[bytes, Look]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise IdentityError(f"`{path}` is no file")
-        if os.name == "posix" and found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+        if os.name == "posix" and found.st_mode & (
+            stat.S_IWOTH | stat.S_IWGRP if public else stat.S_IRWXO | stat.S_IWGRP
+        ):
             raise IdentityError(f"others on this machine can use `{path}`", f"`chmod 600 {path}` keeps it to you")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(LARGEST_SECRET + 1)
@@ -144,11 +147,12 @@ T = TypeVar("T")
 
 @dataclass
 class ChangingFile(Generic[T]):
-    """A private file that is read again when it changes. While it cannot be used, what it held last counts: whoever
+    """A file that is read again when it changes. While it cannot be used, what it held last counts: whoever
     replaces it is not finished; before it could be used once, there is nothing to go by."""
 
     path: Path
     reads: Callable[[bytes, str], T]
+    public: bool = False
     problem: str | None = None  # why what it holds now does not count
     _known: tuple[Look, T] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -158,7 +162,7 @@ class ChangingFile(Generic[T]):
         with self._lock:
             try:
                 if self._known is None or look_of(os.stat(self.path)) != self._known[0]:
-                    content, look = read_private(self.path)
+                    content, look = read_private(self.path, public=self.public)
                     self._known = look, self.reads(content, str(self.path))
                 self.problem = None
             except (IdentityError, OSError) as error:

@@ -1,0 +1,270 @@
+"""Clients of the token endpoint, who are the actors: each proves who it is by a key that it alone has.
+
+`private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof by a known key (RFC 9449), or its own bound token.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from joserfc.jws import JWSRegistry
+
+from policyengine.identity.configuration import SAFE_ALGORITHMS, Configuration, IdentityError
+from policyengine.identity.proved import Binding, Token, Who
+from policyengine.identity.secrets import ChangingFile
+from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.stores.marks import Marks
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+LONGEST_ASSERTION = 8_192  # characters
+LONGEST_LIFE = 300  # seconds
+LONGEST_ID = 512
+TYPES = (None, "jwt", "client-authentication+jwt")
+FORBIDDEN = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c", "enc", "zip"})
+SMALLEST_RSA = 2_048
+
+PublicKey: TypeAlias = ECKey | OKPKey | RSAKey
+PublicKeys: TypeAlias = tuple[PublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """`agent` and `issuer`: who it is in the policy."""
+
+    name: str
+    agent: str
+    issuer: str
+    method: str
+    keys: ChangingFile[PublicKeys] | None = field(default=None, repr=False)
+    certificates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A client that proved who it is. `binding`: the key that it proved to have; `token`: its own, if it sent one."""
+
+    client: Client
+    binding: Binding
+    token: tuple[Token, Who] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a client sent to prove who it is."""
+
+    id: str | None = None
+    assertion: str | None = field(default=None, repr=False)
+    authorization: bool = False
+
+
+@dataclass(frozen=True)
+class Clients:
+    """`audiences`: what an assertion may be for: this server, by its URL or that of its token endpoint."""
+
+    known: Mapping[str, Client]
+    audiences: frozenset[str]
+    marks: Marks
+    leeway: int = 30
+
+    def actor(self, sent: Sent, own: tuple[Token, Who] | None, binding: Binding, now: int) -> Actor:
+        """`own`: its actor token, verified; `binding`: what keys it proved in this request. Raises NotIssued,
+        StoreError."""
+        if sent.authorization:
+            raise NotIssued(Unissued.CLIENT_METHOD, "secrets in `Authorization` are not taken")
+        if sent.assertion is not None:
+            client, jkt = self._by_assertion(sent.assertion, now)
+            if sent.id not in (None, client.name):
+                raise NotIssued(Unissued.CLIENT_METHOD, "`client_id` names another client")
+            proved = binding if binding.jkt or binding.x5t else Binding(jkt)
+        elif sent.id is not None:
+            client, jkt, proved = self._by_key(sent.id, binding), None, binding
+        elif own is not None:
+            client, jkt, proved = self._by_token(own), None, binding
+        else:
+            raise NotIssued(Unissued.NO_CLIENT)
+        if own is not None:
+            self._check_own(client, own, binding, jkt)
+        return Actor(client, proved, own)
+
+    def _client(self, name: str, *methods: str) -> Client:
+        client = self.known.get(name)
+        if client is None:
+            raise NotIssued(Unissued.UNKNOWN_CLIENT)
+        if client.method not in methods:
+            raise NotIssued(Unissued.CLIENT_METHOD)
+        return client
+
+    def _by_key(self, name: str, binding: Binding) -> Client:
+        client = self._client(name, "mtls", "dpop")
+        if client.method == "mtls":
+            known = binding.x5t is not None and binding.x5t in client.certificates
+        else:
+            known = binding.jkt is not None and binding.jkt in {one.thumbprint() for one in keys_of(client)}
+        if not known:
+            raise NotIssued(Unissued.CLIENT_KEY if binding.jkt or binding.x5t else Unissued.NO_CLIENT)
+        return client
+
+    def _by_token(self, own: tuple[Token, Who]) -> Client:
+        """An agent that shows its own token, and nothing else: the token is bound, or whoever has seen it is it."""
+        token, who = own
+        found = [one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)]
+        if not found:
+            raise NotIssued(Unissued.UNKNOWN_CLIENT)
+        if found[0].method != "token":
+            raise NotIssued(Unissued.CLIENT_METHOD)
+        if confirmed(token) == Binding():
+            raise NotIssued(Unissued.ACTOR_UNBOUND)
+        return found[0]
+
+    def _check_own(self, client: Client, own: tuple[Token, Who], binding: Binding, jkt: str | None) -> None:
+        token, who = own
+        if (token.issuer, who.agent) != (client.issuer, client.agent) or who.hops:
+            raise NotIssued(Unissued.ACTOR_OTHER)
+        bound = confirmed(token)
+        if bound.jkt is not None and bound.jkt not in (binding.jkt, jkt):
+            raise NotIssued(Unissued.ACTOR_UNBOUND, "the actor token is bound to another key")
+        if bound.x5t is not None and bound.x5t != binding.x5t:
+            raise NotIssued(Unissued.ACTOR_UNBOUND, "the actor token is bound to another certificate")
+
+    # ── An assertion ──────────────────────────────────────────────────────────────────────────
+
+    def _by_assertion(self, raw: str, now: int) -> tuple[Client, str]:
+        """The client, and the thumbprint of the key that signed."""
+        header, claims, signed, signature = read_assertion(raw)
+        name = claims.get("sub")
+        if not isinstance(name, str) or claims.get("iss") != name:
+            raise NotIssued(Unissued.ASSERTION, "`iss` and `sub` of an assertion are both the client")
+        client = self._client(name, "private_key_jwt")
+        jkt = signer(client, header, signed, signature)
+        self._check(client, claims, now)
+        return client, jkt
+
+    def _check(self, client: Client, claims: Mapping[str, object], now: int) -> None:
+        audience, identifier = claims.get("aud"), claims.get("jti")
+        if not isinstance(audience, str) or audience not in self.audiences:
+            raise NotIssued(Unissued.ASSERTION_AUDIENCE)
+        ends, issued, begins = (time_of(claims, name) for name in ("exp", "iat", "nbf"))
+        if ends is None or ends <= now or ends > now + LONGEST_LIFE + self.leeway:
+            raise NotIssued(Unissued.ASSERTION_TIME)
+        if any(one is not None and one > now + self.leeway for one in (issued, begins)):
+            raise NotIssued(Unissued.ASSERTION_TIME)
+        if not isinstance(identifier, str) or not 0 < len(identifier) <= LONGEST_ID:
+            raise NotIssued(Unissued.ASSERTION, "its `jti` is missing")
+        name = sha256(f"{client.name}\0{identifier}".encode()).hexdigest()
+        if not self.marks.once(f"assertion:{name}", ends + 1, now):
+            raise NotIssued(Unissued.ASSERTION_REPLAYED)
+
+
+def time_of(claims: Mapping[str, object], name: str) -> int | None:
+    found = claims.get(name)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < 2**40:
+        raise NotIssued(Unissued.ASSERTION_TIME, f"its `{name}` is no time")
+    return int(found)
+
+
+def read_assertion(raw: str) -> tuple[dict[str, Any], dict[str, Any], bytes, bytes]:
+    """Header, claims, what is signed and the signature; strictly, before anybody verifies it."""
+    parts = raw.split(".")
+    if len(raw) > LONGEST_ASSERTION or len(parts) != 3:
+        raise NotIssued(Unissued.ASSERTION)
+    try:
+        first, second, signature = (urlsafe_b64decode(part.encode("ascii") + b"=" * (-len(part) % 4)) for part in parts)
+        header, claims = (json.loads(part, object_pairs_hook=once, parse_constant=refuse) for part in (first, second))
+    except (ValueError, RecursionError):
+        raise NotIssued(Unissued.ASSERTION) from None
+    if not isinstance(header, dict) or not isinstance(claims, dict) or header.keys() & FORBIDDEN:
+        raise NotIssued(Unissued.ASSERTION)
+    kind = header.get("typ")
+    if header.get("alg") not in SAFE_ALGORITHMS or (kind.lower() if isinstance(kind, str) else kind) not in TYPES:
+        raise NotIssued(Unissued.ASSERTION)
+    return header, claims, raw.rpartition(".")[0].encode(), signature
+
+
+def once(members: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("a member is there twice")
+    return found
+
+
+def refuse(text: str) -> object:
+    raise ValueError(text)
+
+
+def signer(client: Client, header: Mapping[str, Any], signed: bytes, signature: bytes) -> str:
+    model = JWSRegistry.algorithms[header["alg"]]
+    kid = header.get("kid")
+    for key in keys_of(client):
+        if kid is not None and key.kid not in (None, kid):
+            continue
+        try:
+            model.check_key(key)
+            if model.verify(signed, signature, key):
+                return key.thumbprint()
+        except (JoseError, ValueError):
+            continue
+    raise NotIssued(Unissued.ASSERTION_KEY)
+
+
+# ── Their keys ────────────────────────────────────────────────────────────────────────────────
+
+
+def keys_of(client: Client) -> PublicKeys:
+    if client.keys is None:
+        return ()
+    try:
+        return client.keys.read()
+    except IdentityError:
+        raise NotIssued(Unissued.CLIENT_KEY, "the keys of the client cannot be read") from None
+
+
+def confirmed(token: Token) -> Binding:
+    """The key that a token says it is bound to."""
+    confirmation = token.claims.get("cnf")
+    if not isinstance(confirmation, Mapping):
+        return Binding()
+    jkt, x5t = confirmation.get("jkt"), confirmation.get("x5t#S256")
+    return Binding(jkt if isinstance(jkt, str) else None, x5t if isinstance(x5t, str) else None)
+
+
+def public_keys(content: bytes, name: str) -> PublicKeys:
+    """Of a JWKS. Raises IdentityError."""
+    try:
+        found = KeySet.import_key_set(json.loads(content)).keys
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
+        raise IdentityError(f"`{name}` is no JWKS") from None
+    for key in found:
+        if not isinstance(key, ECKey | OKPKey | RSAKey) or key.is_private:
+            raise IdentityError(f"`{name}` holds a key that is not public", "put only public keys there")
+        if isinstance(key, RSAKey) and key.raw_value.key_size < SMALLEST_RSA:
+            raise IdentityError(f"`{name}` holds a weak key", f"RSA keys have {SMALLEST_RSA} bits at least")
+        if key.alg is None and isinstance(key, OKPKey) and key.curve_name != "Ed25519":
+            raise IdentityError(f"`{name}` holds a key that signs nothing")
+    return tuple(key for key in found if isinstance(key, ECKey | OKPKey | RSAKey))
+
+
+def clients_of(configuration: Configuration) -> dict[str, Client]:
+    """Raises IdentityError."""
+    found: dict[str, Client] = {}
+    homes: dict[str, str] = {}
+    for name, given in configuration.clients.items():
+        if homes.setdefault(given.agent, given.issuer) != given.issuer:
+            raise IdentityError(
+                f"`clients.{name}`: two agents of different issuers are called `{given.agent}`",
+                "tokens of our own could not tell them apart",
+            )
+        file = None if given.keys is None else configuration.folder / given.keys
+        keys = None if file is None else ChangingFile(file, public_keys, public=True)
+        if keys is not None:
+            keys.read()
+        found[name] = Client(name, given.agent, given.issuer, given.method, keys, given.certificates)
+    return found

@@ -1,0 +1,127 @@
+"""What a client asks of the token endpoint (RFC 8693), read from its form: bounded, each parameter once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from policyengine.identity.clients import ASSERTION_TYPE, Sent
+from policyengine.identity.unissued import NotIssued, Unissued
+
+GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+TAKEN, MADE = (ACCESS_TOKEN, JWT, ID_TOKEN), (ACCESS_TOKEN, JWT)
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
+MOST_SCOPES, MOST_TARGETS, MOST_NAMES = 100, 10, 1_000
+LONGEST_NAME = 256
+SEVERAL = frozenset({"audience", "resource"})
+TASK = frozenset({"id", "tools", "entities"})
+
+Form = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """None: as it is."""
+
+    id: str
+    tools: tuple[str, ...] | None = None
+    entities: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`scopes` None: all that there are to be had. `targets`: audiences and resources."""
+
+    sent: Sent
+    subject: str = field(repr=False)
+    actor: str | None = field(default=None, repr=False)
+    scopes: tuple[str, ...] | None = None
+    targets: tuple[str, ...] = ()
+    task: Task | None = None
+
+
+def asked_of(form: Form, *, authorization: bool = False) -> Asked:
+    """`authorization`: whether there was such a header. Raises NotIssued. What is not known is passed over (RFC 6749,
+    3.2)."""
+    for name, values in form.items():
+        if len(values) > (MOST_TARGETS if name in SEVERAL else 1):
+            raise NotIssued(Unissued.PARAMETERS, f"`{name}` is there too often" if name in KNOWN else None)
+    if one(form, "grant_type") != GRANT:
+        raise NotIssued(Unissued.GRANT_TYPE if one(form, "grant_type") else Unissued.PARAMETERS)
+    subject, actor = token_of(form, "subject"), token_of(form, "actor")
+    if subject is None:
+        raise NotIssued(Unissued.PARAMETERS, "`subject_token` is missing")
+    if one(form, "requested_token_type") not in (None, *MADE):
+        raise NotIssued(Unissued.TOKEN_TYPE)
+    targets = tuple(value for name in ("audience", "resource") for value in form.get(name, ()) if value)
+    return Asked(sent_of(form, authorization), subject, actor, scopes_of(form), targets, task_of(one(form, "task")))
+
+
+KNOWN = (
+    "grant_type", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type",
+    "scope", "audience", "resource", "client_id", "client_assertion", "client_assertion_type", "task",
+)  # fmt: skip
+
+
+def one(form: Form, name: str) -> str | None:
+    """One that is empty is not there (RFC 6749, 3.2)."""
+    values = form.get(name, ())
+    return values[0] if values and values[0] else None
+
+
+def token_of(form: Form, whose: str) -> str | None:
+    token, type_ = one(form, f"{whose}_token"), one(form, f"{whose}_token_type")
+    if (token is None) != (type_ is None):
+        raise NotIssued(Unissued.PARAMETERS, f"`{whose}_token` and `{whose}_token_type` come together")
+    if type_ is not None and type_ not in TAKEN:
+        raise NotIssued(Unissued.TOKEN_TYPE)
+    return token
+
+
+def sent_of(form: Form, authorization: bool) -> Sent:
+    assertion, type_ = one(form, "client_assertion"), one(form, "client_assertion_type")
+    if (assertion is None) != (type_ is None) or type_ not in (None, ASSERTION_TYPE):
+        raise NotIssued(Unissued.ASSERTION, "`client_assertion` comes with its `client_assertion_type`")
+    if one(form, "client_secret") is not None:
+        raise NotIssued(Unissued.CLIENT_METHOD, "secrets are not taken")
+    return Sent(one(form, "client_id"), assertion, authorization)
+
+
+def scopes_of(form: Form) -> tuple[str, ...] | None:
+    given = one(form, "scope")
+    if given is None:
+        return None
+    found = tuple(dict.fromkeys(given.split(" ")))
+    if len(found) > MOST_SCOPES or not all(SCOPE.fullmatch(scope) for scope in found):
+        raise NotIssued(Unissued.SCOPE, "`scope` is no list of scopes")
+    return found
+
+
+def task_of(given: str | None) -> Task | None:
+    """`{"id": …, "tools": […], "entities": […]}`: the task that the token is for."""
+    if given is None:
+        return None
+    try:
+        found = json.loads(given)
+    except (ValueError, RecursionError):
+        raise NotIssued(Unissued.TASK, "`task` is no JSON") from None
+    if not isinstance(found, dict) or not found.keys() <= TASK or not is_name(found.get("id")):
+        raise NotIssued(Unissued.TASK, "`task` has an `id`, and may have `tools` and `entities`")
+    return Task(found["id"], names_of(found.get("tools")), names_of(found.get("entities")))
+
+
+def names_of(given: object) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) > MOST_NAMES or not all(map(is_name, given)):
+        raise NotIssued(Unissued.TASK, "`tools` and `entities` of a `task` are lists of texts")
+    return tuple(dict.fromkeys(given))
+
+
+def is_name(given: object) -> bool:
+    return isinstance(given, str) and 0 < len(given) <= LONGEST_NAME

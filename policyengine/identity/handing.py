@@ -1,0 +1,193 @@
+"""May this be handed on? The specification is asked, about the token that would be issued, endpoint by endpoint.
+
+What a request will bring (its body, what it is about, the time, an attestation) is pending: a condition that rests on
+nothing else may still hold, and is decided with each request. What is known now has to hold now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TypeAlias, assert_never
+
+from policyengine.directory.entities import Directory
+from policyengine.identity.unissued import Unissued
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import PENDING, Unknown, Value
+from policyengine.semantics import kernel as k
+from policyengine.semantics import walk as w
+from policyengine.semantics.facts import Path
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.recalling import NOT_FETCHED
+from policyengine.semantics.reference import walk
+
+ANYTHING = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
+MOST_ENDPOINTS = 1_000  # that one request for a token is about
+LATER = frozenset({"pending", NOT_FETCHED})
+OF_REQUESTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
+FOREVER = timedelta.max
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOn:
+    """For how long at most, from now; None: the policy does not say."""
+
+    lasts: timedelta | None
+
+
+Answer: TypeAlias = HandedOn | Unissued
+
+
+@dataclass(frozen=True)
+class Handing:
+    kernel: k.Kernel
+    directory: Directory
+
+    def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, Answer]:
+        """Of each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be issued."""
+        about = self._about(roots)
+        found: dict[str, Answer] = {}
+        room = MOST_ENDPOINTS
+        for scope in scopes:
+            endpoints = self.endpoints.get(scope, ())
+            room -= len(endpoints)
+            found[scope] = self._scope(about, roots, endpoints, now) if endpoints and room >= 0 else Unissued.SCOPE
+        return found
+
+    @cached_property
+    def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """What a scope of credentials carries, by its name there: a sample of each pattern."""
+        found: dict[str, dict[Endpoint, None]] = {}
+        blocks: tuple[w.Block, ...] = (*self.kernel.agents, *self.kernel.users, *self.kernel.anyones)
+        for grant in (grant for block in blocks for grant in block.grants):
+            for opening in grant.openings:
+                for scope in opening.carriers:
+                    found.setdefault(scope, {}).update(dict.fromkeys(samples(opening.pattern)))
+        return {scope: tuple(endpoints) for scope, endpoints in found.items()}
+
+    @cached_property
+    def _pending(self) -> dict[Path, object]:
+        bound: dict[Path, object] = {("time",): PENDING, ("resource",): PENDING}
+        for binder in self.kernel.binders:
+            bound |= {path: PENDING for path, _ in binder.facts}
+            if isinstance(binder.pattern, k.HttpPattern):
+                bound |= {("params", one.capture): PENDING for one in binder.pattern.segments if one.capture}
+        return bound
+
+    def _about(self, roots: Mapping[str, object]) -> k.Kernel:
+        """Only the blocks that somebody in the chain could be, and nothing that is decided with each request."""
+        names = set(names_in(roots))
+
+        def could_be(block: k.AgentBlock | k.UserBlock) -> bool:
+            return not isinstance(block.who, k.Called) or block.who.name in names
+
+        agents = tuple(block for block in self.kernel.agents if could_be(block))
+        users = tuple(block for block in self.kernel.users if could_be(block))
+        return replace(
+            self.kernel, agents=agents, users=users, anyones=(), guards=(), limits=(), watches=(), binders=()
+        )
+
+    def _scope(self, about: k.Kernel, roots: Mapping[str, object], endpoints: Sequence[Endpoint], now: int) -> Answer:
+        lasts = FOREVER
+        for endpoint in endpoints:
+            answer = handed_on(self._walked(about, roots, endpoint, now))
+            if isinstance(answer, Unissued):
+                return answer
+            lasts = min(lasts, answer.lasts or FOREVER)
+        return HandedOn(None if lasts == FOREVER else lasts)
+
+    def _walked(self, about: k.Kernel, roots: Mapping[str, object], endpoint: Endpoint, now: int) -> w.Walk:
+        request = Request(endpoint, {**dict.fromkeys(OF_REQUESTS, PENDING), **roots})
+        moment, looking = datetime.fromtimestamp(now, UTC), self.directory.looking()
+        while True:
+            snapshot = Snapshot(self.directory if looking is None else looking)
+            seen = walk(facts_of(about, request, snapshot, moment).bind(self._pending), snapshot)
+            if looking is None or not looking.lacking:
+                return seen
+            looking.fetch()
+
+
+# ── What the specification saw ────────────────────────────────────────────────────────────────
+
+
+def handed_on(seen: w.Walk) -> Answer:
+    opening = [block for block in seen.presenter if opens(block)]
+    if not opening:
+        return Unissued.ACTOR_BLOCK
+    if seen.user is not None and not seen.user_waived and not any(map(opens, seen.user)):
+        return Unissued.USER_DOOR
+    if seen.chain_known is not True:
+        return Unissued.DELEGATION
+    ends = [max(map(lifetime_of, opening))]
+    for hop in seen.hops:
+        handing = [one for block in hop.blocks if stands(block) for one in block.delegates if hands_on(one)]
+        if not handing or not any(map(opens, hop.blocks)):
+            return Unissued.DELEGATION
+        ends.append(max(left(one.delegate.lifetime, hop.agent.age) for one in handing))
+    if not all(limit.holds is True for limit in seen.limits):
+        return Unissued.DELEGATION_LIMIT
+    ends += [left(one.limits.lifetime, hop.agent.age) for one in seen.limits for hop in seen.hops]
+    return HandedOn(None if min(ends) == FOREVER else min(ends))
+
+
+def may_hold(value: Value) -> bool:
+    """It holds, or does not hold yet for want of what only a request will say."""
+    return value is True or (isinstance(value, Unknown) and all(cause.why in LATER for cause in value.causes))
+
+
+def stands(block: w.BlockSeen) -> bool:
+    return may_hold(block.applies) and all(may_hold(one.holds) for one in block.requirements)
+
+
+def opens(block: w.BlockSeen) -> bool:
+    return stands(block) and any(one.covers and one.carried and may_hold(one.condition) for one in block.grants)
+
+
+def hands_on(seen: w.DelegateSeen) -> bool:
+    return seen.covers and seen.names_next is True and seen.lasts is True and may_hold(seen.condition)
+
+
+def lifetime_of(block: w.BlockSeen) -> timedelta:
+    """How long a credential of the presenter may last, by this block."""
+    asked = (one.requirement for one in block.requirements)
+    return min((one.limit for one in asked if isinstance(one, k.CredentialLifetime)), default=FOREVER)
+
+
+def left(limit: timedelta | None, age: Value) -> timedelta:
+    if limit is None:
+        return FOREVER
+    return limit - age if isinstance(age, timedelta) else timedelta(0)
+
+
+def names_in(roots: Mapping[str, object]) -> Iterator[object]:
+    for root in ("agent", "user"):
+        told = roots.get(root)
+        yield told.get("id") if isinstance(told, Mapping) else None
+    chain = roots.get("chain")
+    hops = chain.get("hops") if isinstance(chain, Mapping) else None
+    yield from (one.get("agent") for one in hops or () if isinstance(one, Mapping))
+
+
+# ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
+
+
+def samples(pattern: k.Pattern) -> Iterable[Endpoint]:
+    """Endpoints that a pattern matches, and no narrower one does."""
+    match pattern:
+        case k.HttpPattern(methods, segments, rest):
+            base = tuple(f"{one.prefix}{ANYTHING}{one.suffix}" if one.wild else one.prefix for one in segments)
+            paths = (base, (*base, ANYTHING, ANYTHING)) if rest else (base,)
+            return [
+                HttpEndpoint(method, "/" + "/".join(path), path) for method in methods or ("GET",) for path in paths
+            ]
+        case k.ToolPattern(glob):
+            server, slash, name = glob.replace("*", ANYTHING).rpartition("/")
+            return [ToolEndpoint(server if slash else None, name)]
+        case k.ActionPattern(verb, type_):
+            return [ActionEndpoint(verb, type_)]
+        case _:
+            assert_never(pattern)

@@ -1,0 +1,346 @@
+"""Tokens of our own (RFC 8693): an agent acts for whoever a token is of, if the policy's delegation says so.
+
+Never more than subject, actor, `may delegate` and request have in common; for the shortest time of all; with the actor
+at the end of the chain; bound to the actor's key. What is issued is read once more as whoever verifies it will.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+
+from policyengine.identity.clients import Actor, Clients, confirmed
+from policyengine.identity.configuration import IdentityError
+from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
+from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
+from policyengine.identity.handing import HandedOn, Handing
+from policyengine.identity.identity import Identity
+from policyengine.identity.keys import Signing
+from policyengine.identity.proved import Binding, Hop, Request, Token, Who
+from policyengine.identity.unissued import NotIssued, TokenError, Unissued
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.semantics.kernel import Issuer
+from policyengine.stores.store import StoreError
+
+MOST_ACTORS = 16
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    token: str = field(repr=False)
+    scopes: tuple[str, ...]
+    lasts: int  # seconds
+    bound_to_key: bool  # by DPoP, not by a certificate
+
+    def to_dict(self) -> dict[str, object]:
+        """RFC 8693, 2.2.1."""
+        return {
+            "access_token": self.token, "issued_token_type": ACCESS_TOKEN, "expires_in": self.lasts,
+            "token_type": "DPoP" if self.bound_to_key else "Bearer", "scope": " ".join(self.scopes),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is handed on: a token that was verified and is not revoked."""
+
+    token: Token
+    who: Who
+
+
+@dataclass(frozen=True)
+class Issuing:
+    """`name`: the issuer of the policy that we are. `lifetime` in seconds."""
+
+    identity: Identity
+    handing: Callable[[], Handing]
+    keys: Signing
+    clients: Clients
+    name: str
+    audiences: tuple[str, ...]
+    lifetime: int
+
+    @property
+    def us(self) -> Issuer:
+        """As the policy has it now."""
+        found = self.handing().kernel.issuers.get(self.name)
+        if found is None or found.url is None:
+            _LOG.error("no token is issued: the policy has no issuer `%s` with a `url`", self.name)
+            raise NotIssued(Unissued.FAILURE)
+        return found
+
+    def exchange(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
+        """`credentials` and `request`: what came with it, to prove a key. Raises NotIssued. May wait for an issuer, a
+        store or whoever has the keys, for bounded times."""
+        try:
+            issued = self._exchanged(asked, credentials, request, now)
+        except NotIssued as why:
+            self._refused(why)
+            raise
+        except (StoreError, IdentityError) as error:
+            _LOG.warning("no token was issued: %s", error)
+            ours = NotIssued(Unissued.STORE if isinstance(error, StoreError) else Unissued.KEYS)
+            self._refused(ours)
+            raise ours from None
+        self.identity.count("issued")
+        return issued
+
+    def _refused(self, why: NotIssued) -> None:
+        self.identity.count(why.code.value)
+        told = {"event": "token_refused", "code": why.code.value}
+        _LOG.info("no token was issued: %s", why, extra=told)
+
+    def _exchanged(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
+        actor = self.actor(asked, credentials, request, now)
+        subject = self._subject(asked.subject, now)
+        check_may_act(subject, actor, self.us, self._issuer_of)
+        hops = self._hops(subject, actor)
+        audience = self._audience(asked.targets)
+        claims = self._claims(subject, actor, hops, asked, audience, now)
+        scopes, until = self._scopes(claims, asked, subject, actor, now)
+        whole = {**claims, "scope": " ".join(scopes), "exp": until}
+        self._check(whole, actor, subject, hops, scopes)
+        token = self.keys.sign({"typ": "at+jwt"}, whole, now)
+        self._record(token, whole, subject, actor, hops)
+        return Issued(token, scopes, until - now, actor.binding.x5t is None)
+
+    # ── Who asks, for whom ────────────────────────────────────────────────────────────────────
+
+    def actor(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Actor:
+        try:
+            binding = self.identity.parts.binds(credentials, request, None, now)
+        except Refused as refused:
+            error = refused.refusal.error.value
+            proof = error in (TokenError.INVALID_DPOP_PROOF, TokenError.USE_DPOP_NONCE)
+            raise NotIssued(Unissued.PROOF, refused.why, TokenError(error) if proof else None) from None
+        own = None if asked.actor is None else self._verified(asked.actor, Unissued.ACTOR_TOKEN, now)
+        return self.clients.actor(asked.sent, own, binding, now)
+
+    def _subject(self, raw: str, now: int) -> Subject:
+        return Subject(*self._verified(raw, Unissued.SUBJECT_TOKEN, now))
+
+    def _verified(self, raw: str, code: Unissued, now: int) -> tuple[Token, Who]:
+        """Who may act with it is asked here, not of whoever presents it."""
+        try:
+            return self.looked_at(raw, now)
+        except Refused as refused:
+            if refused.refusal is Refusal.REVOKED and code is Unissued.SUBJECT_TOKEN:
+                raise NotIssued(Unissued.SUBJECT_REVOKED) from None
+            raise NotIssued(code, f"{code.words}: {refused.why}") from None
+
+    def looked_at(self, raw: str, now: int) -> tuple[Token, Who]:
+        """A token that holds, whoever presents it. Raises Refused, StoreError."""
+        token = self.identity.parts.tokens.verify(raw, now)
+        plain = replace(token, claims={name: value for name, value in token.claims.items() if name != "may_act"})
+        who = self.identity.parts.reads(plain)
+        if self.identity.marks.revoked(names_of(token, who, confirmed(token)), now):
+            raise Refused(Refusal.REVOKED)
+        return token, who
+
+    def _issuer_of(self, name: str) -> str | None:
+        found = self.handing().kernel.issuers.get(name)
+        return None if found is None else found.url
+
+    def _hops(self, subject: Subject, actor: Actor) -> tuple[Hop, ...]:
+        """The chain before the actor. Whoever asks for a narrower token of its own adds nobody."""
+        token, who = subject.token, subject.who
+        names = {(actor.client.issuer, actor.client.agent), (self.name, actor.client.agent)}
+        if any((hop.issuer, hop.agent) in names for hop in who.hops):
+            raise NotIssued(Unissued.CYCLE)
+        if who.agent is None or (token.issuer, who.agent) in names:
+            return who.hops
+        if len(who.hops) + 2 > MOST_ACTORS:
+            raise NotIssued(Unissued.DEPTH)
+        issued = token.claims.get("iat")
+        return (*who.hops, Hop(who.agent, token.issuer, seconds(issued), who.scopes))
+
+    def _audience(self, targets: Sequence[str]) -> str:
+        """One of ours: a token for several could be used by one of them at another."""
+        if not targets:
+            return self.audiences[0]
+        if len(set(targets)) > 1 or targets[0] not in self.audiences:
+            raise NotIssued(Unissued.TARGET)
+        return targets[0]
+
+    # ── What it may say ───────────────────────────────────────────────────────────────────────
+
+    def _claims(
+        self, subject: Subject, actor: Actor, hops: Sequence[Hop], asked: Asked, audience: str, now: int
+    ) -> dict[str, object]:
+        """All but the scopes, and how long it lasts."""
+        groups = actor.token[1].groups if actor.token is not None else None
+        act: dict[str, object] = {"sub": actor.client.agent, **({"groups": list(groups)} if groups else {})}
+        for hop in hops[::-1]:
+            inner = self._act_of(hop)
+            innermost(act)["act"] = inner
+        claims: dict[str, object] = {
+            "iss": self.us.url, "aud": audience, "client_id": actor.client.agent, "iat": now, "exp": now + 1,
+            "jti": secrets.token_urlsafe(16), "act": act, "cnf": confirmation(actor.binding),
+            LINKS: self._links(subject, actor),
+        }  # fmt: skip
+        if subject.who.user is not None:
+            claims |= {"sub": subject.who.user, **self._of_the_user(subject)}
+        if "may_act" in subject.token.claims:
+            claims["may_act"] = {"sub": actor.client.agent}
+        task = narrowed(subject.who.task, asked.task)
+        return claims if task is None else {**claims, "task": task}
+
+    def _act_of(self, hop: Hop) -> dict[str, object]:
+        said: dict[str, object | None] = {
+            "sub": hop.agent, "iss": self._issuer_of(hop.issuer), "iat": hop.issued_at,
+            "scope": None if hop.scopes is None else " ".join(hop.scopes),
+        }  # fmt: skip
+        return {name: value for name, value in said.items() if value is not None}
+
+    def _of_the_user(self, subject: Subject) -> dict[str, object]:
+        """What the subject's issuer vouches for of the user, under the names by which the policy takes it from us."""
+        theirs = self.handing().kernel.issuers.get(subject.token.issuer)
+        by_fact = {fact: claim for claim, fact in theirs.claims} if theirs is not None else {}
+        found = {
+            claim: subject.token.claims.get(by_fact.get(fact, ""))
+            for claim, fact in self.us.claims
+            if fact[0] == "user"
+        }
+        return {claim: value for claim, value in found.items() if value is not None}
+
+    def _links(self, subject: Subject, actor: Actor) -> list[str]:
+        """What of the chain before can be revoked, so that this token is."""
+        names = names_of(subject.token, subject.who, confirmed(subject.token)) | links_of(subject.token)
+        if actor.token is not None:
+            names |= names_of(*actor.token, confirmed(actor.token[0]))
+        found = sorted(names | {f"agent:{actor.client.issuer}/{actor.client.agent}"})
+        if len(found) > MOST_LINKS:
+            raise NotIssued(Unissued.DEPTH)
+        return found
+
+    def _scopes(
+        self, claims: Mapping[str, object], asked: Asked, subject: Subject, actor: Actor, now: int
+    ) -> tuple[tuple[str, ...], int]:
+        """Those that all have in common and the policy hands on, and when the token ends."""
+        held = self._held(asked, subject, actor)
+        whole = {**claims, "scope": " ".join(held)}
+        token = self._as_token(whole, b"")
+        mapped = self.identity.mapped.get(self.name, frozenset())
+        roots = facts_of(token, self._who(token), actor.binding, None, mapped)
+        answers = self.handing().asked(roots, held, now)
+        granted = {scope: one.lasts for scope, one in answers.items() if isinstance(one, HandedOn)}
+        if not granted:
+            raise NotIssued(next((one for one in answers.values() if isinstance(one, Unissued)), Unissued.SCOPE))
+        policy = [int(one.total_seconds()) for one in granted.values() if one is not None]
+        ends = [subject.token.expires, *([actor.token[0].expires] if actor.token is not None else [])]
+        until = min(*ends, now + min([self.lifetime, *policy]))
+        if until <= now:
+            raise NotIssued(Unissued.LIFETIME)
+        return tuple(granted), until
+
+    def _held(self, asked: Asked, subject: Subject, actor: Actor) -> tuple[str, ...]:
+        """What is asked for and neither subject nor actor lacks. Where an issuer says `scopes none`, its tokens lack
+        nothing."""
+        limits = [
+            None if who.scopes is None and self._no_scopes(token.issuer) else (who.scopes or ())
+            for token, who in ((subject.token, subject.who), *((actor.token,) if actor.token is not None else ()))
+        ]
+        wanted = next((one for one in (asked.scopes, *limits) if one is not None), ())
+        held = tuple(scope for scope in wanted if all(limit is None or scope in limit for limit in limits))
+        if not held:
+            raise NotIssued(Unissued.SCOPE)
+        return held
+
+    def _no_scopes(self, issuer: str) -> bool:
+        found = self.handing().kernel.issuers.get(issuer)
+        return found is not None and found.scopes_none
+
+    # ── The token ─────────────────────────────────────────────────────────────────────────────
+
+    def _as_token(self, claims: Mapping[str, object], raw: bytes) -> Token:
+        expires = claims["exp"]
+        assert isinstance(expires, int)
+        return Token("jwt", self.name, claims, {"typ": "at+jwt"}, sha256(raw).digest(), expires)
+
+    def _who(self, token: Token) -> Who:
+        try:
+            return self.identity.parts.reads(token)
+        except Refused as refused:
+            _LOG.error("a token would not be understood: %s", refused)
+            raise NotIssued(Unissued.FAILURE) from None
+
+    def _check(
+        self, claims: Mapping[str, object], actor: Actor, subject: Subject, hops: Sequence[Hop], scopes: Sequence[str]
+    ) -> None:
+        """Whoever verifies it reads what was decided, and nothing else."""
+        read = self._who(self._as_token(claims, b""))
+        said = (read.agent, read.user, read.hops, read.scopes)
+        if said != (actor.client.agent, subject.who.user, tuple(hops), tuple(scopes)):
+            raise NotIssued(Unissued.FAILURE)
+
+    def _record(
+        self, token: str, claims: Mapping[str, object], subject: Subject, actor: Actor, hops: Sequence[Hop]
+    ) -> None:
+        chain = [*(hop.agent for hop in hops), actor.client.agent]
+        task = claims.get("task")
+        told = {
+            "event": "token_issued", "jti": claims["jti"], "client": actor.client.name, "user": subject.who.user,
+            "chain": chain, "scope": claims["scope"], "audience": claims["aud"], "expires": claims["exp"],
+            "task": task.get("id") if isinstance(task, Mapping) else None, "subject": fingerprint(subject.token.digest),
+            "fingerprint": fingerprint(sha256(token.encode()).digest()),
+        }  # fmt: skip
+        _LOG.info("a token was issued to client `%s`", actor.client.name, extra=told)
+
+
+def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[str], str | None]) -> None:
+    allowed = subject.token.claims.get("may_act")
+    if allowed is None:
+        return
+    name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
+    issuers = {actor.client.issuer, us.name}
+    known = {url_of(one) for one in issuers} - {None} if url is not None else issuers
+    if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
+        raise NotIssued(Unissued.MAY_ACT)
+
+
+def narrowed(given: Mapping[str, object] | None, asked: Task | None) -> dict[str, object] | None:
+    """The claim: as it was, or narrower, never wider."""
+    found: dict[str, object] = {}
+    if given is not None:
+        found = {name: seconds_of(value) for name, value in given.items()}
+    if asked is None:
+        return found or None
+    if given is not None and given.get("id") != asked.id:
+        raise NotIssued(Unissued.TASK)
+    for name, names in (("tools", asked.tools), ("entities", asked.entities)):
+        before = found.get(name)
+        if names is not None and isinstance(before, list) and not set(names) <= set(before):
+            raise NotIssued(Unissued.TASK)
+        if names is not None:
+            found[name] = list(names)
+    return {**found, "id": asked.id}
+
+
+def seconds_of(value: object) -> object:
+    return int(value.timestamp()) if isinstance(value, datetime) else value
+
+
+def innermost(act: dict[str, object]) -> dict[str, object]:
+    while isinstance(inner := act.get("act"), dict):
+        act = inner
+    return act
+
+
+def confirmation(binding: Binding) -> dict[str, str]:
+    """By certificate where there is one: the connection proves it."""
+    if binding.x5t is not None:
+        return {"x5t#S256": binding.x5t}
+    if binding.jkt is None:
+        raise NotIssued(Unissued.ACTOR_UNBOUND)
+    return {"jkt": binding.jkt}
+
+
+def seconds(raw: object) -> int | None:
+    return int(raw) if isinstance(raw, int | float | Decimal) and not isinstance(raw, bool) else None
