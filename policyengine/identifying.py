@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from policyengine.asking import Identified, Question, read
+from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
@@ -95,7 +95,7 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
     tell_differences(request.facts, found)
     if identity.only_proved:
         request = replace(request, facts={name: one for name, one in request.facts.items() if name not in PROVABLE})
-    return replace(request, facts={**without_who(request), **found.facts}, credentials=None)
+    return replace(request, facts={**without_who(request), **cleaned(found.facts)}, credentials=None)
 
 
 def refused(request: Request, why: Refusal) -> Request:
