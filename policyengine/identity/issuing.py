@@ -107,7 +107,7 @@ class Issuing:
         scopes, until = self._scopes(claims, asked, subject, actor, now)
         whole = {**claims, "scope": " ".join(scopes), "exp": until}
         self._check(whole, actor, subject, hops, scopes)
-        token = self.keys.sign({"typ": "at+jwt"}, whole, now)
+        token = self.keys.sign({"typ": type_of(whole)}, whole, now)
         self._record(token, whole, subject, actor, hops)
         return Issued(token, scopes, until - now, actor.binding.x5t is None)
 
@@ -262,7 +262,7 @@ class Issuing:
     def _as_token(self, claims: Mapping[str, object], raw: bytes) -> Token:
         expires = claims["exp"]
         assert isinstance(expires, int)
-        return Token("jwt", self.name, claims, {"typ": "at+jwt"}, sha256(raw).digest(), expires)
+        return Token("jwt", self.name, claims, {"typ": type_of(claims)}, sha256(raw).digest(), expires)
 
     def _who(self, token: Token) -> Who:
         try:
@@ -292,6 +292,11 @@ class Issuing:
             "fingerprint": fingerprint(sha256(token.encode()).digest()),
         }  # fmt: skip
         _LOG.info("a token was issued to client `%s`", actor.client.name, extra=told)
+
+
+def type_of(claims: Mapping[str, object]) -> str:
+    """Access tokens of RFC 9068 have a subject; where agents act for nobody but themselves there is none."""
+    return "at+jwt" if "sub" in claims else "JWT"
 
 
 def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[str], str | None]) -> None:

@@ -1,0 +1,193 @@
+"""Issuers, clients and policies for tests of issuing: an agent hands work on, and another asks for a token of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from joserfc.jwk import ECKey
+
+from policyengine import Engine
+from policyengine.identity.chains import Reader
+from policyengine.identity.clients import ASSERTION_TYPE, Clients, clients_of, confirmed
+from policyengine.identity.configuration import IssuerSettings, configuration_of
+from policyengine.identity.exchange import ACCESS_TOKEN, GRANT, asked_of
+from policyengine.identity.handing import Handing
+from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.issuing import Issued, Issuing
+from policyengine.identity.keys import FileKeys, new_ring, write_ring
+from policyengine.identity.keysets import VerifyingKey, read_keys
+from policyengine.identity.proved import Binding, Request, Token
+from policyengine.identity.tokens import TokenVerifier, Trusted
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.stores.marks import MemoryMarks
+from tests.identity.issuing import GONE, Known, changed, ec, nobody, public, signed
+
+NOW = 1_800_000_000
+ACME, OTHER, DESK = "https://login.acme.example", "https://login.other.example", "https://agents.acme.example"
+AUDIENCE, ARCHIVE = "payments-api", "archive-api"
+TOKEN_URL = f"{DESK}/token"
+
+POLICY = f"""
+language 1
+package acme.desk
+entity user {{ tenant: string? }}
+issuer acme  {{ url "{ACME}"  audience "{AUDIENCE}"  records chains  claims {{ org -> user.tenant }} }}
+issuer other {{ url "{OTHER}" audience "{AUDIENCE}"  records chains }}
+issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"  records chains  claims {{ tenant -> user.tenant }} }}
+scope invoices.read  as "read:invoices"  {{ GET /v1/invoices  GET /v1/invoices/{{id}} }}
+scope invoices.write as "write:invoices" {{ include invoices.read  POST /v1/invoices }}
+scope reports.read   as "read:reports"   {{ GET /v1/reports/** }}
+scope mail.send      as "send:mail"      {{ TOOL mail/send }}
+user where true {{ may invoices.write, reports.read }}
+agent "planner" {{
+  issued by acme, desk  acts for any user
+  may invoices.write, reports.read, mail.send
+  may delegate invoices.read, mail.send to agent "summarizer" for 30m
+  may delegate invoices.write to agent "clerk" when user.tenant == "acme"
+  may delegate reports.read to agent "summarizer" for 5m when time within mon..sun 00:00..24:00 "UTC"
+}}
+agent "planner" {{ issued by acme  acts alone  may invoices.read  may delegate invoices.read to agent "loner" }}
+agent "summarizer" {{
+  issued by acme, desk  acts for any user
+  credential {{ kind in [jwt]  lifetime <= 20m  bound }}
+  may invoices.read, reports.read, mail.send
+  may delegate invoices.read to agent "reader"
+}}
+agent "clerk"  {{ issued by desk  acts for any user  may invoices.write }}
+agent "loner"  {{ issued by desk  acts alone  may invoices.read }}
+agent "reader" {{
+  issued by desk  acts for any user  may invoices.read
+  may delegate invoices.read to agent "deep"
+}}
+agent "deep" {{ issued by desk  acts for any user  may invoices.read  may delegate invoices.read to agent "planner" }}
+agent "stranger" {{ issued by desk  acts for any user  may invoices.write }}
+delegation {{ depth <= 2  lifetime <= 1h  no cycles }}
+"""
+
+CLIENTS = ("planner", "summarizer", "clerk", "loner", "reader", "deep", "stranger")
+
+
+@cache
+def key_of(name: str) -> ECKey:
+    return ec("P-256", f"client-{name}")
+
+
+@cache
+def policy() -> Engine:
+    return Engine.from_text(POLICY)
+
+
+def binds(credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+    """A key or certificate is proved by its name: how that is done is for other tests."""
+    if credentials.dpop == "broken":
+        raise Refused(Refusal.PROOF)
+    if credentials.dpop == "without nonce":
+        raise Refused(Refusal.PROOF_NONCE)
+    found = Binding(credentials.dpop, credentials.client_certificate)
+    asked = Binding() if token is None else confirmed(token)
+    if asked.jkt not in (None, found.jkt) or asked.x5t not in (None, found.x5t):
+        raise Refused(Refusal.BOUND_TO_OTHER)
+    return found
+
+
+@dataclass
+class Desk:
+    """A token endpoint, and the engine that decides by what it issues."""
+
+    folder: Path
+    engine_of: Engine | None = None
+    lifetime: int = 900
+    now: int = NOW
+    lines: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        write_ring(self.folder / "signing.json", new_ring("ES256", self.now - 100), new=True)
+        self.keys = FileKeys.of(self.folder / "signing.json")
+        self.marks = MemoryMarks()
+        kernel = (self.engine_of or policy()).kernel
+        settings = IssuerSettings(types=("at+jwt", "jwt"))
+        issuers = {
+            ACME: Trusted("acme", AUDIENCE, None, settings, Known({"ec": public(ec())})),
+            OTHER: Trusted("other", AUDIENCE, None, settings, Known({"ec": public(ec("P-256", "ec-other"))})),
+            DESK: Trusted("desk", AUDIENCE, None, settings, self),
+        }
+        tokens = TokenVerifier(issuers, self.marks)
+        reads = Reader({url: one.name for url, one in issuers.items()}, {})
+        mapped = {name: frozenset(claim for claim, _ in one.claims) for name, one in kernel.issuers.items()}
+        self.identity = Identity(Parts(tokens, reads, binds, nobody), self.marks, mapped)
+        self.engine = Engine(kernel, clock=lambda: datetime.fromtimestamp(self.now, UTC), identity=self.identity)
+        handing = Handing(kernel, self.engine.directory)
+        self.issuing = Issuing(
+            self.identity, lambda: handing, self.keys, self.clients(), "desk", (AUDIENCE, ARCHIVE), self.lifetime
+        )
+
+    def find(self, kid: str | None, alg: str, now: int) -> tuple[VerifyingKey, ...]:
+        published = json.dumps({"keys": self.keys.published(now)}).encode()
+        return read_keys(published, "desk").find(kid, alg)
+
+    def clients(self) -> Clients:
+        given: dict[str, Any] = {}
+        for name in CLIENTS:
+            jwks = {"keys": [key_of(name).as_dict(private=False)]}
+            (self.folder / f"{name}.json").write_text(json.dumps(jwks))
+            given[name] = {"agent": name, "issuer": "acme", "method": "private_key_jwt", "keys": f"{name}.json"}
+        given["by-certificate"] = {"agent": "summarizer", "issuer": "acme", "method": "mtls", "certificates": ["x5t-1"]}
+        given["by-proof"] = {"agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json"}
+        given["by-token"] = {"agent": "tokened", "issuer": "acme", "method": "token"}
+        return Clients(
+            clients_of(configuration_of({"clients": given}, self.folder)), frozenset({DESK, TOKEN_URL}), self.marks
+        )
+
+    def exchange(self, *, by: str | None = "summarizer", _dpop: str | None = "jkt-1", _mtls: str | None = None,
+                 **changes: Any) -> Issued:  # fmt: skip
+        """As `by`, with parameters that are changed or, with `GONE`, not there. Raises NotIssued."""
+        form: dict[str, Any] = {
+            "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, **changes,
+        }  # fmt: skip
+        if by is not None and "client_assertion" not in changes:
+            form |= {"client_assertion": assertion(by, self.now)}
+        if "client_assertion" in form:
+            form = {"client_assertion_type": ASSERTION_TYPE, **form}
+        listed = {n: v if isinstance(v, list) else [v] for n, v in form.items() if v is not GONE}
+        credentials = Credentials(dpop=_dpop, client_certificate=_mtls)
+        return self.issuing.exchange(asked_of(listed), credentials, Request("POST", TOKEN_URL), self.now)
+
+    def decide(
+        self, issued: Issued | str, path: str = "/v1/invoices", method: str = "GET", dpop: str = "jkt-1"
+    ) -> Decision:
+        raw = issued if isinstance(issued, str) else issued.token
+        asked = {"authorization": f"DPoP {raw}" if dpop else f"Bearer {raw}", **({"dpop": dpop} if dpop else {})}
+        return self.engine.decide({"request": {"method": method, "path": path}, "credentials": asked})
+
+
+def assertion(
+    name: str, now: int = NOW, _key: Any = None, _header: Mapping[str, Any] | None = None, **claims: Any
+) -> str:
+    given = {"iss": name, "sub": name, "aud": DESK, "iat": now, "exp": now + 60, "jti": fresh(), **claims}
+    header = changed({"alg": "ES256", "kid": f"client-{name}"}, _header or {})
+    return signed(header, changed(given, {}), _key or key_of(name))
+
+
+_COUNT = [0]
+
+
+def fresh() -> str:
+    _COUNT[0] += 1
+    return f"j-{_COUNT[0]}"
+
+
+def subject(_key: Any = None, **claims: Any) -> str:
+    """A token by which `planner` acts for alice, but for what is changed."""
+    given = {
+        "iss": ACME, "sub": "alice", "client_id": "planner", "aud": AUDIENCE, "iat": NOW - 60, "exp": NOW + 3_000,
+        "jti": fresh(), "scope": "read:invoices write:invoices read:reports send:mail",
+    }  # fmt: skip
+    return signed({"alg": "ES256", "typ": "at+jwt", "kid": "ec"}, changed(given, claims), _key)

@@ -1,0 +1,307 @@
+"""Tokens of our own: issued when the policy hands work on, used in decisions, revoked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import urlsafe_b64decode
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.identity.exchange import JWT
+from policyengine.identity.handing import ANYTHING, samples
+from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
+from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.refusals import KNOWN as REFUSALS
+from policyengine.semantics import kernel as k
+from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, Desk, assertion, ec, policy, subject
+
+ALL = READ, WRITE, REPORTS, MAIL = "read:invoices", "write:invoices", "read:reports", "send:mail"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def claims_of(raw: str) -> dict[str, Any]:
+    part = raw.split(".")[1]
+    found: dict[str, Any] = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return found
+
+
+def test_an_agent_gets_what_was_handed_on_to_it(desk: Desk):
+    issued = desk.exchange()
+    claims = claims_of(issued.token)
+    assert issued.scopes == (READ, REPORTS)  # writing is not handed on, and alice may not send mail
+    assert (claims["iss"], claims["aud"], claims["sub"], claims["client_id"]) == (DESK, AUDIENCE, "alice", "summarizer")
+    hop = {"sub": "planner", "iss": ACME, "iat": NOW - 60, "scope": f"{READ} {WRITE} {REPORTS} {MAIL}"}
+    assert claims["act"] == {"sub": "summarizer", "act": hop}
+    assert claims["cnf"] == {"jkt": "jkt-1"}
+    assert issued.to_dict()["token_type"] == "DPoP"
+    assert desk.identity.counts["issued"] == 1
+
+
+def test_our_own_verifier_takes_it_and_the_engine_decides_by_it(desk: Desk):
+    issued = desk.exchange()
+    assert desk.decide(issued).allowed
+    assert desk.decide(issued, "/v1/reports/a/b").allowed
+    assert not desk.decide(issued, method="POST").allowed
+    stolen = desk.decide(issued, dpop="jkt-2")
+    assert (stolen.gate, stolen.reasons[0].code) == ("identity", "bound_to_other")
+
+
+def test_it_lasts_the_shortest_of_all(desk: Desk):
+    """Reports are handed on for five minutes, of which one is gone; the rest of it is within thirty."""
+    assert desk.exchange().lasts == 240
+    assert desk.exchange(scope=READ).lasts == 900  # our own limit
+    assert desk.exchange(scope=READ, subject_token=subject(exp=NOW + 100)).lasts == 100
+    assert desk.exchange(scope=READ, subject_token=subject(iat=NOW - 1_500)).lasts == 300  # `for 30m`
+
+
+def test_it_lasts_no_longer_than_the_actors_block_lets_credentials_last(tmp_path: Path):
+    assert Desk(tmp_path, lifetime=3_600).exchange(scope=READ).lasts == 1_200
+
+
+def test_the_limit_of_every_chain_counts(tmp_path: Path):
+    desk = Desk(tmp_path, lifetime=3_600)
+    first = desk.exchange(scope=READ)
+    desk.now += 1_000
+    second = desk.exchange(by="reader", _dpop="jkt-2", subject_token=first.token)
+    assert second.lasts == 200  # of the token that it rests on
+    assert claims_of(second.token)["act"]["act"]["sub"] == "summarizer"
+    assert desk.decide(second, dpop="jkt-2").allowed
+
+
+def test_a_condition_that_only_a_request_can_answer_is_left_to_it(desk: Desk):
+    assert REPORTS in desk.exchange(scope=REPORTS).scopes
+
+
+def test_a_condition_about_the_user_is_asked_now(desk: Desk):
+    with pytest.raises(NotIssued) as found:
+        desk.exchange(by="clerk", scope=WRITE)
+    assert found.value.code is Unissued.DELEGATION
+    issued = desk.exchange(by="clerk", scope=WRITE, subject_token=subject(org="acme"))
+    assert claims_of(issued.token)["tenant"] == "acme"  # as the policy takes it from us
+    assert desk.decide(issued, method="POST").allowed
+
+
+def test_a_user_hands_on_without_an_agent_in_between(desk: Desk):
+    """Of a token that names no agent before it there is no hop."""
+    raw = subject(client_id="summarizer")
+    issued = desk.exchange(subject_token=raw, scope=READ)
+    assert claims_of(issued.token)["act"] == {"sub": "summarizer"}
+    assert desk.decide(issued).allowed
+
+
+def test_agents_hand_on_what_is_no_users(desk: Desk):
+    issued = desk.exchange(by="loner", subject_token=subject(sub="planner", scope=READ))
+    claims = claims_of(issued.token)
+    assert "sub" not in claims
+    assert claims["act"]["act"]["sub"] == "planner"
+    assert desk.decide(issued).allowed
+
+
+@pytest.mark.parametrize(("audience", "expected"), [(GONE, AUDIENCE), (AUDIENCE, AUDIENCE), (ARCHIVE, ARCHIVE)])
+def test_it_is_for_one_audience(desk: Desk, audience: Any, expected: str):
+    assert claims_of(desk.exchange(audience=audience).token)["aud"] == expected
+
+
+def test_a_resource_is_an_audience(desk: Desk):
+    assert claims_of(desk.exchange(resource=ARCHIVE, requested_token_type=JWT).token)["aud"] == ARCHIVE
+
+
+@pytest.mark.parametrize(
+    ("by", "more", "cnf"),
+    [
+        ("summarizer", {"_dpop": None}, "key"),
+        ("summarizer", {}, {"jkt": "jkt-1"}),
+        (None, {"client_id": "by-certificate", "_mtls": "x5t-1", "_dpop": None}, {"x5t#S256": "x5t-1"}),
+        (None, {"client_id": "by-proof", "_dpop": "key"}, "key"),
+    ],
+)
+def test_it_is_bound_to_the_key_that_the_actor_proved(desk: Desk, by: str | None, more: dict[str, Any], cnf: Any):
+    thumbprint = ec("P-256", "client-summarizer").thumbprint()
+    more = {name: thumbprint if value == "key" else value for name, value in more.items()}
+    issued = desk.exchange(by=by, **more)
+    assert claims_of(issued.token)["cnf"] == ({"jkt": thumbprint} if cnf == "key" else cnf)
+
+
+def test_an_actor_token_narrows_beside_the_client(desk: Desk):
+    own = subject(sub="summarizer", client_id="summarizer", scope=READ, exp=NOW + 90)
+    issued = desk.exchange(actor_token=own, actor_token_type=JWT)
+    assert (issued.scopes, issued.lasts) == ((READ,), 90)
+
+
+# ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_is_passed_on_and_narrowed(desk: Desk):
+    held = subject(task={"id": "t-9", "tools": ["a", "b"]})
+    assert claims_of(desk.exchange(subject_token=held).token)["task"] == {"id": "t-9", "tools": ["a", "b"]}
+    asked = json.dumps({"id": "t-9", "tools": ["a"], "entities": ["42"]})
+    issued = desk.exchange(subject_token=held, task=asked)
+    assert claims_of(issued.token)["task"] == {"id": "t-9", "tools": ["a"], "entities": ["42"]}
+
+
+def test_an_agent_begins_a_task_of_its_own(desk: Desk):
+    issued = desk.exchange(by="planner", task=json.dumps({"id": "t-1", "tools": ["mail/send"]}), scope=READ)
+    assert claims_of(issued.token)["act"] == {"sub": "planner"}
+    assert claims_of(issued.token)["task"]["id"] == "t-1"
+    assert desk.decide(issued).allowed
+
+
+# ── Revoked ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agent:acme/planner", "agent:acme/summarizer", "agent:desk/summarizer", "user:acme/alice", "user:desk/alice",
+        "jti:acme/root", "key:jkt-1", "key:key-of-planner", "task:acme/t-1", "task:desk/t-1",
+    ],
+)  # fmt: skip
+def test_a_link_that_is_revoked_anywhere_denies_at_the_next_decision(desk: Desk, name: str):
+    raw = subject(jti="root", cnf={"jkt": "key-of-planner"}, task={"id": "t-1"})
+    issued = desk.exchange(subject_token=raw, scope=READ)
+    other = desk.exchange(by="clerk", scope=READ, subject_token=subject(org="acme", sub="bob"), _dpop="jkt-3")
+    assert desk.decide(issued).allowed
+    desk.marks.revoke([name], NOW + 10_000, NOW)
+    denied = desk.decide(issued)
+    assert (denied.gate, denied.reasons[0].code) == ("identity", "revoked")
+    assert desk.decide(other, dpop="jkt-3").allowed is (name != "agent:acme/planner")
+
+
+def test_what_descends_from_a_revoked_token_is_revoked_however_far_down(desk: Desk):
+    first = desk.exchange(scope=READ, subject_token=subject(jti="root"))
+    second = desk.exchange(by="reader", subject_token=first.token, _dpop="jkt-2")
+    assert desk.decide(second, dpop="jkt-2").allowed
+    desk.marks.revoke(["jti:acme/root"], NOW + 10_000, NOW)
+    assert desk.decide(second, dpop="jkt-2").reasons[0].code == "revoked"
+
+
+# ── What is told ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pytest.LogCaptureFixture):
+    raw = subject()
+    with caplog.at_level(logging.INFO, "policyengine"):
+        issued = desk.exchange(subject_token=raw, scope=READ)
+    (line,) = [one for one in caplog.records if getattr(one, "event", "") == "token_issued"]
+    told = line.__dict__
+    assert (told["chain"], told["user"], told["scope"]) == (["planner", "summarizer"], "alice", READ)
+    assert not {raw, issued.token} & {str(value) for value in told.values()}
+    assert issued.token not in repr(issued)
+
+
+def test_codes_are_one_table_and_none_is_that_of_a_credential():
+    assert set(KNOWN) == set(Unissued)
+    assert not {one.value for one in Unissued} & {one.value for one in REFUSALS}
+
+
+def test_keys_that_rotate_leave_what_was_issued_in_force(desk: Desk):
+    from policyengine.identity.keys import rotate
+
+    issued = desk.exchange(scope=READ)
+    rotate(desk.folder / "signing.json", "EdDSA", NOW, 0, 900)
+    assert desk.decide(issued).allowed
+    again = desk.exchange(scope=READ)
+    assert again.token.split(".")[0] != issued.token.split(".")[0]
+    assert desk.decide(again).allowed
+
+
+def test_every_endpoint_of_a_scope_is_asked_about():
+    endpoints = desk_endpoints()
+    assert set(endpoints) == set(ALL)
+    assert [str(one.path) for one in endpoints[REPORTS]] == ["/v1/reports", f"/v1/reports/{ANYTHING}/{ANYTHING}"]
+    assert len(endpoints[WRITE]) == len(endpoints[READ]) + 1
+    assert [one.qualified for one in endpoints[MAIL]] == ["mail/send"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sample"),
+    [
+        (k.ToolPattern("mail/*", span=policy().kernel.agents[0].span), ToolEndpoint("mail", ANYTHING)),
+        (k.ToolPattern("*", span=policy().kernel.agents[0].span), ToolEndpoint(None, ANYTHING)),
+        (k.ActionPattern("view", "invoice", span=policy().kernel.agents[0].span), ActionEndpoint("view", "invoice")),
+    ],
+)
+def test_a_sample_is_as_wide_as_its_pattern(pattern: Any, sample: Any):
+    assert list(samples(pattern)) == [sample]
+
+
+def desk_endpoints() -> Any:
+    from policyengine.identity.handing import Handing
+
+    return Handing(policy().kernel, policy().directory).endpoints
+
+
+# ── Never more than anybody has ───────────────────────────────────────────────────────────────
+
+SCOPES = st.lists(st.sampled_from([*ALL, "made:up"]), unique=True)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+def replace_lifetime(desk: Desk, lifetime: int) -> Desk:
+    desk.issuing, desk.now = replace(desk.issuing, lifetime=lifetime), NOW
+    return desk
+
+
+@settings(max_examples=60)
+@given(
+    held=SCOPES,
+    own=st.none() | SCOPES,
+    wanted=st.none() | SCOPES.filter(bool),
+    actor=st.sampled_from(["summarizer", "clerk", "loner", "reader", "stranger", "planner"]),
+    org=st.sampled_from([None, "acme", "evil"]),
+    age=st.integers(0, 3_700),
+    rest=st.integers(-50, 3_000),
+    lifetime=st.integers(1, 4_000),
+)
+def test_no_token_has_more_than_any_party_has(
+    shared: Desk, held: Any, own: Any, wanted: Any, actor: str, org: Any, age: int, rest: int, lifetime: int
+):
+    desk = replace_lifetime(shared, lifetime)
+    claims = {"scope": " ".join(held), "iat": NOW - age, "exp": NOW + rest, **({"org": org} if org else {})}
+    more: dict[str, Any] = {"scope": " ".join(wanted)} if wanted else {}
+    if own is not None:
+        token = subject(sub=actor, client_id=actor, scope=" ".join(own))
+        more |= {"actor_token": token, "actor_token_type": JWT}
+    try:
+        issued = desk.exchange(by=actor, subject_token=subject(**claims), **more)
+    except NotIssued:
+        return
+    delegated = {"summarizer": {READ, REPORTS, MAIL}, "clerk": {READ, WRITE}, "planner": set(ALL), "loner": {READ}}[
+        actor
+    ]
+    granted = set(issued.scopes)
+    assert granted
+    assert granted <= set(held) & (set(ALL) if own is None else set(own)) & set(wanted or ALL) & delegated
+    limits = [lifetime, rest + 30, 3_600]
+    limits += [300 - age] if REPORTS in granted and actor == "summarizer" else []
+    limits += [1_800 - age, 1_200] if actor == "summarizer" else []
+    assert 0 < issued.lasts <= min(limits)
+    assert actor != "clerk" or org == "acme"
+    found = claims_of(issued.token)
+    assert found["act"].get("act", {}).get("sub") == (None if actor == "planner" else "planner")
+    for last in (0, issued.lasts - 1):
+        desk.now = NOW + last
+        for scope, path in ((READ, "/v1/invoices"), (REPORTS, "/v1/reports/a")):
+            if scope in granted:
+                assert desk.decide(issued, path).allowed
+
+
+def test_lifetimes_of_the_policy_are_those_here():
+    limits = [one for block in policy().kernel.agents for one in block.delegates]
+    assert {one.lifetime for one in limits} == {None, timedelta(minutes=30), timedelta(minutes=5)}
+    assert assertion("planner") != assertion("planner")
