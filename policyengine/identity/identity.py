@@ -91,6 +91,7 @@ class Identity:
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends; raises StoreError
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
+    issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict, repr=False)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 
-from policyengine.identity.clients import Actor, Clients, confirmed
+from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
 from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
@@ -66,6 +67,7 @@ class Issuing:
     name: str
     audiences: tuple[str, ...]
     lifetime: int
+    clock: Callable[[], float] = time.time
 
     @property
     def us(self) -> Issuer:
@@ -82,23 +84,24 @@ class Issuing:
         try:
             issued = self._exchanged(asked, credentials, request, now)
         except NotIssued as why:
-            self._refused(why)
+            self.refused(why)
             raise
         except (StoreError, IdentityError) as error:
             _LOG.warning("no token was issued: %s", error)
             ours = NotIssued(Unissued.STORE if isinstance(error, StoreError) else Unissued.KEYS)
-            self._refused(ours)
+            self.refused(ours)
             raise ours from None
         self.identity.count("issued")
         return issued
 
-    def _refused(self, why: NotIssued) -> None:
+    def refused(self, why: NotIssued) -> None:
+        """Counts it, and tells the operator."""
         self.identity.count(why.code.value)
         told = {"event": "token_refused", "code": why.code.value}
         _LOG.info("no token was issued: %s", why, extra=told)
 
     def _exchanged(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
-        actor = self.actor(asked, credentials, request, now)
+        actor = self.authenticated(asked.sent, asked.actor, credentials, request, now)
         subject = self._subject(asked.subject, now)
         check_may_act(subject, actor, self.us, self._issuer_of)
         hops = self._hops(subject, actor)
@@ -113,15 +116,16 @@ class Issuing:
 
     # ── Who asks, for whom ────────────────────────────────────────────────────────────────────
 
-    def actor(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Actor:
+    def authenticated(self, sent: Sent, own: str | None, credentials: Credentials, request: Request, now: int) -> Actor:
+        """Which client asks; `own`: its actor token. Raises NotIssued, StoreError."""
         try:
             binding = self.identity.parts.binds(credentials, request, None, now)
         except Refused as refused:
             error = refused.refusal.error.value
             proof = error in (TokenError.INVALID_DPOP_PROOF, TokenError.USE_DPOP_NONCE)
             raise NotIssued(Unissued.PROOF, refused.why, TokenError(error) if proof else None) from None
-        own = None if asked.actor is None else self._verified(asked.actor, Unissued.ACTOR_TOKEN, now)
-        return self.clients.actor(asked.sent, own, binding, now)
+        known = None if own is None else self._verified(own, Unissued.ACTOR_TOKEN, now)
+        return self.clients.actor(sent, known, binding, now)
 
     def _subject(self, raw: str, now: int) -> Subject:
         return Subject(*self._verified(raw, Unissued.SUBJECT_TOKEN, now))

@@ -23,6 +23,7 @@ from policyengine.server.draining import Drain
 from policyengine.server.frame import Frame
 from policyengine.server.handlers import DecisionApi, on_problem
 from policyengine.server.hot import HotPath
+from policyengine.server.identity_routes import add_identity
 from policyengine.server.measuring import rules_of
 from policyengine.server.media import SLOWEST_BODY
 from policyengine.server.problems import Problem
@@ -114,6 +115,7 @@ def decision_app(
         exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
     add_routes(app, api)
+    add_identity(app, api)
     counts = tally.counter("decide"), tally.apart("decide")
     app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, body_timeout, *counts)
     app.api = api

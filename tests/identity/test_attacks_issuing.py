@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,7 +124,8 @@ ROWS = [
     asks("an assertion of another type", U.ASSERTION, client_assertion_type="urn:x"),
     # ── The actor's own token
     own("an actor token of another agent", U.ACTOR_OTHER, sub="planner", client_id="planner"),
-    own("an actor token that acts for somebody", U.ACTOR_OTHER, sub="alice", client_id="summarizer", act={"sub": "summarizer", "act": {"sub": "planner"}}),
+    own("an actor token that acts for somebody", U.ACTOR_OTHER, sub="alice", client_id="summarizer",
+        act={"sub": "summarizer", "act": {"sub": "planner"}}),
     own("an actor token bound to another's key", U.ACTOR_UNBOUND, cnf={"jkt": "jkt-2"}),
     own("an actor token bound to another's certificate", U.ACTOR_UNBOUND, cnf={"x5t#S256": "x5t-2"}),
     own("an unbound actor token alone", U.ACTOR_UNBOUND, {"by": None}, sub="tokened", client_id="tokened"),
@@ -186,9 +186,14 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(shared: Desk) -> Desk:
+    return shared.fresh()
 
 
 @pytest.mark.parametrize("attack", ROWS, ids=lambda one: one.name)

@@ -25,9 +25,14 @@ from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, Des
 ALL = READ, WRITE, REPORTS, MAIL = "read:invoices", "write:invoices", "read:reports", "send:mail"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(shared: Desk) -> Desk:
+    return shared.fresh()
 
 
 def claims_of(raw: str) -> dict[str, Any]:
@@ -205,9 +210,10 @@ def test_codes_are_one_table_and_none_is_that_of_a_credential():
     assert not {one.value for one in Unissued} & {one.value for one in REFUSALS}
 
 
-def test_keys_that_rotate_leave_what_was_issued_in_force(desk: Desk):
+def test_keys_that_rotate_leave_what_was_issued_in_force(tmp_path: Path):
     from policyengine.identity.keys import rotate
 
+    desk = Desk(tmp_path)
     issued = desk.exchange(scope=READ)
     rotate(desk.folder / "signing.json", "EdDSA", NOW, 0, 900)
     assert desk.decide(issued).allowed
@@ -247,13 +253,8 @@ def desk_endpoints() -> Any:
 SCOPES = st.lists(st.sampled_from([*ALL, "made:up"]), unique=True)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
-
-
 def replace_lifetime(desk: Desk, lifetime: int) -> Desk:
-    desk.issuing, desk.now = replace(desk.issuing, lifetime=lifetime), NOW
+    desk.issuing = replace(desk.fresh().issuing, lifetime=lifetime)
     return desk
 
 

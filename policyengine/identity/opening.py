@@ -1,0 +1,82 @@
+"""From configuration to what reads secrets and what issues tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from policyengine.directory.entities import Directory
+from policyengine.identity.bao import Bao, seconds
+from policyengine.identity.clients import Clients, clients_of
+from policyengine.identity.configuration import LONGEST_LIFETIME, Configuration, IdentityError
+from policyengine.identity.handing import Handing
+from policyengine.identity.identity import Identity
+from policyengine.identity.issuing import Issuing
+from policyengine.identity.keys import FileKeys, Signing
+from policyengine.identity.references import InTransit, keys_of
+from policyengine.identity.secrets import Secrets
+from policyengine.identity.transit import TransitKeys
+from policyengine.semantics.kernel import Kernel
+
+Policies = Callable[[], tuple[Kernel, Directory]]
+
+
+def open_secrets(configuration: Configuration) -> Secrets:
+    """Raises IdentityError."""
+    found = Secrets(configuration.folder)
+    if configuration.bao is not None:
+        found.bao = Bao.of(configuration.bao, found)
+    return found
+
+
+def open_keys(configuration: Configuration, secrets: Secrets, now: int) -> Signing | None:
+    """None where no tokens are issued. Raises IdentityError: of keys that cannot be used at the start."""
+    given = configuration.signing
+    if given is None:
+        return None
+    place = keys_of(given.keys, configuration.folder)
+    if not isinstance(place, InTransit):
+        return FileKeys.of(place.path)
+    if not isinstance(secrets.bao, Bao):
+        raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
+    keys = TransitKeys(secrets.bao, place, seconds(given.ahead), seconds(LONGEST_LIFETIME))
+    keys.versions(now)
+    return keys
+
+
+def open_issuing(
+    configuration: Configuration, identity: Identity, keys: Signing, policies: Policies, clock: Callable[[], float]
+) -> Issuing:
+    """`policies`: those that decide now, and their directory. Raises IdentityError."""
+    given, (kernel, _) = configuration.signing, policies()
+    assert given is not None
+    us = kernel.issuers.get(given.issuer)
+    if us is None or us.url is None:
+        raise IdentityError(f"`signing.issuer`: the policy has no issuer `{given.issuer}` with a `url`")
+    if not us.records_chains:
+        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` tell of chains", "write `records chains` in it")
+    audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))
+    if not audiences:
+        raise IdentityError(f"`signing.issuer`: for whom are tokens of `{us.name}`?", "write its `audience`")
+    url = us.url.rstrip("/")
+    ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
+    leeway = seconds(configuration.identity.leeway)
+    clients = Clients(clients_of(configuration), ours, identity.marks, leeway)
+    unknown = sorted({one.issuer for one in clients.known.values()} - kernel.issuers.keys())
+    if unknown:
+        raise IdentityError(f"`clients`: the policy has no issuer `{unknown[0]}`")
+    handing = Latest(policies)
+    return Issuing(identity, handing, keys, clients, us.name, audiences, seconds(given.lifetime), clock)
+
+
+class Latest:
+    """What is found out about policies once, until others decide."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+        self._handing = Handing(*policies())
+
+    def __call__(self) -> Handing:
+        found, (kernel, directory) = self._handing, self._policies()
+        if found.kernel is not kernel or found.directory is not directory:
+            self._handing = found = Handing(kernel, directory)
+        return found

@@ -1,0 +1,79 @@
+"""What is revoked, by whom, and for how long: a token, or all that an agent, a user, a key, a chain or a task is in."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from policyengine.identity.clients import Actor, confirmed
+from policyengine.identity.facts import moment, token_name
+from policyengine.identity.issuing import Issuing
+from policyengine.runtime.refusals import Refused
+
+FOR_GOOD = 10 * 365 * 86_400  # seconds
+LEEWAY = 300  # seconds that a token may be taken for after its end
+# By what an operator revokes; each names an issuer of the policy, but for keys.
+NAMED = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}
+OF_AN_ISSUER = re.compile(r"[^/]{1,256}/.{1,2048}", re.DOTALL)
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(frozen=True)
+class Revoking:
+    issuing: Issuing
+
+    def token(self, raw: str, by: Actor | None, now: int) -> bool:
+        """RFC 7009: what holds no more needs no revoking. `by` None: an operator, who may revoke any; a client may
+        revoke what it is in. Whether it may. Raises StoreError."""
+        try:
+            token, who = self.issuing.looked_at(raw, now)
+        except Refused:
+            return True
+        if by is not None and by.client.agent not in {who.agent, *(hop.agent for hop in who.hops)}:
+            return False
+        jti = token.claims.get("jti")
+        names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
+        self._revoke(names, token.expires + LEEWAY, now, "an operator" if by is None else by.client.name)
+        return True
+
+    def named(self, kind: str, name: str, seconds: int | None, now: int) -> bool:
+        """All that it is in; for good where nobody says for how long. False for what is no name of that kind. Raises
+        StoreError."""
+        if kind != "key" and not OF_AN_ISSUER.fullmatch(name):
+            return False
+        self._revoke([f"{NAMED[kind]}:{name}"], now + (seconds or FOR_GOOD), now, "an operator")
+        return True
+
+    def task(self, task: str, issuers: Collection[str], now: int, by: str) -> None:
+        """Every token of it. Raises StoreError."""
+        self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + FOR_GOOD, now, by)
+
+    def _revoke(self, names: Collection[str], until: int, now: int, by: str) -> None:
+        self.issuing.identity.marks.revoke(names, until, now)
+        self.issuing.identity.count("revoked_now")
+        told = [name for name in names if not name.startswith("token:")]
+        _LOG.info("%s revoked %s", by, ", ".join(told) or "a token", extra={"event": "revoked", "names": told})
+
+    # ── What is known of one ──────────────────────────────────────────────────────────────────
+
+    def introspected(self, raw: str, now: int) -> dict[str, object]:
+        """RFC 7662. Raises StoreError."""
+        try:
+            token, who = self.issuing.looked_at(raw, now)
+        except Refused:
+            return {"active": False}
+        if token.expires <= now:
+            return {"active": False}
+        names = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "act", "cnf", "task", "scope")
+        told = {name: token.claims[name] for name in names if name in token.claims}
+        scope = {} if who.scopes is None else {"scope": " ".join(who.scopes)}
+        kind = "DPoP" if confirmed(token).jkt is not None else "Bearer"
+        return {"active": True, **plain(told), **scope, "token_type": kind}
+
+
+def plain(given: Mapping[str, object]) -> dict[str, object]:
+    """Whole seconds, as most readers expect times."""
+    times = {"exp", "iat", "nbf"}
+    return {name: int(value) if name in times and moment(value) else value for name, value in given.items()}  # type: ignore[call-overload]  # a number

@@ -1,0 +1,108 @@
+"""Routes of our own tokens: they are there where identity has keys to sign with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from policyengine.runtime.credentials import Credentials, read_credentials
+from policyengine.runtime.presented import credentials_of
+from policyengine.server.media import read_body, unsupported
+
+if TYPE_CHECKING:
+    from policyengine.identity.issuing import Issuing
+    from policyengine.server.handlers import DecisionApi
+    from policyengine.server.token_endpoint import Reply, Sender
+
+Answers = Callable[["Issuing", bytes, "Sender"], "Reply"]
+
+
+def add_identity(app: FastAPI, api: DecisionApi) -> None:
+    """Nothing, where no tokens are issued here."""
+    identity = api.engine.identity
+    if identity is None or identity.issuing is None:
+        return
+    from policyengine.server import token_endpoint as endpoint
+
+    routes = IdentityRoutes(api, identity.issuing)
+    for path, answers in (
+        ("/token", endpoint.token),
+        ("/revoke", endpoint.revoke),
+        ("/introspect", endpoint.introspect),
+    ):
+        add(app, path, "POST", partial(routes.form, answers), answers.__name__)
+    add(app, "/tasks/{task}/complete", "POST", routes.complete, "complete")
+    add(app, "/jwks", "GET", routes.jwks, "jwks")
+    add(app, "/.well-known/oauth-authorization-server", "GET", routes.metadata, "metadata")
+
+
+def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name: str) -> None:
+    async def route(http: Request) -> Response:
+        found: Response = await handler(http)
+        return found
+
+    app.add_api_route(path, route, methods=[method], name=name, response_class=Response, tags=["identity"])
+
+
+class IdentityRoutes:
+    """They may wait for an issuer, a store, or whoever has the keys: in threads, so that nobody else does."""
+
+    def __init__(self, api: DecisionApi, issuing: Issuing) -> None:
+        self.api, self.issuing = api, issuing
+
+    async def form(self, answers: Answers, http: Request) -> Response:
+        from policyengine.server.token_endpoint import FORM_TYPE
+
+        given = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != FORM_TYPE:
+            raise unsupported("a form is wanted", f"send `Content-Type: {FORM_TYPE}`")
+        body = await read_body(http, self.api.body_timeout)
+        return written(await run_in_threadpool(answers, self.issuing, body, self.sender(http)))
+
+    async def complete(self, http: Request) -> Response:
+        from policyengine.server.token_endpoint import complete
+
+        task, sender = http.path_params["task"], self.sender(http, own=True)
+        return written(await run_in_threadpool(complete, self.issuing, task, sender))
+
+    async def jwks(self, http: Request) -> Response:
+        from policyengine.server.token_endpoint import jwks
+
+        return written(await run_in_threadpool(jwks, self.issuing, self.now()))
+
+    async def metadata(self, http: Request) -> Response:
+        from policyengine.server.token_endpoint import metadata
+
+        return written(metadata(self.issuing))
+
+    def now(self) -> int:
+        return int(self.issuing.clock())
+
+    def sender(self, http: Request, *, own: bool = False) -> Sender:
+        """A gateway with a token of ours says which certificate its client has; nobody else is believed that.
+        `own`: whether `Authorization` may be an agent's token."""
+        from policyengine.server.token_endpoint import Sender
+
+        sent = http.headers.getlist("authorization")
+        tokens = self.api.tokens
+        trusted = tokens is not None and len(sent) == 1 and tokens.accept(sent[0])
+        given: dict[str, tuple[str, ...]] = {}
+        for name, value in http.headers.items():
+            given[name] = (*given.get(name, ()), value)
+        url = f"{self.issuing.us.url}{http.url.path}"
+        raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificates=trusted)
+        return Sender(
+            read_credentials(raw) or Credentials(), trusted, bool(sent) and not trusted and not own, self.now()
+        )
+
+
+def written(reply: Reply) -> Response:
+    headers = {**reply.headers, "Content-Type": "application/json"}
+    if reply.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="policyengine"'
+    return Response(msgspec.json.encode(dict(reply.body)), reply.status, headers=headers)

@@ -1,0 +1,225 @@
+"""The token endpoint and those beside it, as plain functions of what was sent: RFC 8693, 7009, 7662, 7517 and 8414."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TypeAlias
+from urllib.parse import parse_qsl
+
+from policyengine.identity.clients import Actor
+from policyengine.identity.configuration import IdentityError, seconds
+from policyengine.identity.exchange import GRANT, asked_of, one, sent_of
+from policyengine.identity.issuing import Issuing
+from policyengine.identity.proved import Request
+from policyengine.identity.revoking import NAMED, Revoking
+from policyengine.identity.unissued import NotIssued, TokenError, Unissued
+from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refused
+from policyengine.stores.store import StoreError
+
+LARGEST_FORM = 131_072  # bytes
+MOST_FIELDS = 100
+FORM_TYPE = "application/x-www-form-urlencoded"
+NO_STORE = {"Cache-Control": "no-store"}
+JWKS_AGE = 60  # seconds, well within `ahead` of keys that rotate
+STATUSES = {TokenError.INVALID_CLIENT: 401, TokenError.UNAVAILABLE: 503}
+
+Form: TypeAlias = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    body: Mapping[str, object]
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_STORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent a form. `trusted`: with a token of ours, as gateways and operators have it; `authorization`: with one
+    that is none of ours; `credentials`: what proves a key; `now` in seconds since 1970."""
+
+    credentials: Credentials
+    trusted: bool
+    authorization: bool
+    now: int
+
+
+def form_of(body: bytes) -> dict[str, list[str]]:
+    """Raises NotIssued."""
+    if len(body) > LARGEST_FORM:
+        raise NotIssued(Unissued.PARAMETERS, f"the form is larger than {LARGEST_FORM:,} bytes")
+    try:
+        text = body.decode("ascii")
+        read = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        raise NotIssued(Unissued.PARAMETERS, "the body is no form") from None
+    found: dict[str, list[str]] = {}
+    for name, value in read:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def refusal(error: TokenError, why: str) -> Reply:
+    return Reply(STATUSES.get(error, 400), {"error": error.value, "error_description": told(why)})
+
+
+def told(why: str) -> str:
+    """In the characters that RFC 6749 has for descriptions."""
+    return "".join(one if " " <= one <= "~" and one not in '"\\' else "'" for one in why)
+
+
+def not_issued(issuing: Issuing, why: NotIssued) -> Reply:
+    issuing.refused(why)
+    return told_not_issued(issuing, why)
+
+
+def told_not_issued(issuing: Issuing, why: NotIssued) -> Reply:
+    reply = refusal(why.error, why.why)
+    nonce = issuing.identity.nonce() if why.error is TokenError.USE_DPOP_NONCE else None
+    return reply if nonce is None else replace(reply, headers={**NO_STORE, "DPoP-Nonce": nonce})
+
+
+# ── /token ────────────────────────────────────────────────────────────────────────────────────
+
+
+def token(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+    try:
+        asked = asked_of(form_of(body), authorization=sender.authorization)
+    except NotIssued as why:
+        return not_issued(issuing, why)
+    try:
+        issued = issuing.exchange(asked, sender.credentials, at(issuing, "token"), sender.now)
+    except NotIssued as why:
+        return told_not_issued(issuing, why)
+    return Reply(200, issued.to_dict())
+
+
+def at(issuing: Issuing, endpoint: str) -> Request:
+    return Request("POST", f"{base(issuing)}/{endpoint}")
+
+
+def base(issuing: Issuing) -> str:
+    return str(issuing.us.url).rstrip("/")
+
+
+# ── /revoke, /introspect, /tasks/{id}/complete ────────────────────────────────────────────────
+
+
+def revoke(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+    """A token, by a client that is in it, or anything by an operator."""
+    revoking = Revoking(issuing)
+    try:
+        form = form_of(body)
+        by = None if sender.trusted else authenticated(issuing, form, sender, "revoke")
+        what = [name for name in ("token", *NAMED) if one(form, name) is not None]
+        if len(what) != 1:
+            raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
+        name = one(form, what[0]) or ""
+        if what != ["token"] and by is not None:
+            return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
+        if what == ["token"]:
+            done = revoking.token(name, by, sender.now)
+            return Reply(200, {}) if done else refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is not the client's")
+        if not revoking.named(what[0], name, lasting(form), sender.now):
+            raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
+        return Reply(200, {})
+    except NotIssued as why:
+        return not_issued(issuing, why)
+    except StoreError:
+        return not_issued(issuing, NotIssued(Unissued.STORE))
+
+
+def lasting(form: Form) -> int | None:
+    given = one(form, "for")
+    try:
+        found = None if given is None else seconds(given)
+    except ValueError as error:
+        raise NotIssued(Unissued.PARAMETERS, f"`for`: {error}") from None
+    return int(found.total_seconds()) if isinstance(found, timedelta) else None
+
+
+def authenticated(issuing: Issuing, form: Form, sender: Sender, endpoint: str) -> Actor:
+    sent = sent_of(form, sender.authorization)
+    return issuing.authenticated(sent, None, sender.credentials, at(issuing, endpoint), sender.now)
+
+
+def introspect(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+    """For gateways, operators and clients."""
+    try:
+        form = form_of(body)
+        if not sender.trusted:
+            authenticated(issuing, form, sender, "introspect")
+        raw = one(form, "token")
+        if raw is None:
+            raise NotIssued(Unissued.PARAMETERS, "`token` is missing")
+        return Reply(200, Revoking(issuing).introspected(raw, sender.now))
+    except NotIssued as why:
+        return not_issued(issuing, why)
+    except StoreError:
+        return not_issued(issuing, NotIssued(Unissued.STORE))
+
+
+def complete(issuing: Issuing, task: str, sender: Sender) -> Reply:
+    """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
+    issuer."""
+    revoking = Revoking(issuing)
+    try:
+        if sender.trusted:
+            revoking.task(task, issuing.handing().kernel.issuers, sender.now, "an operator")
+            return Reply(200, {"task": task, "state": "completed"})
+        if sender.credentials.authorization is None:
+            raise NotIssued(Unissued.NO_CLIENT)
+        proved = issuing.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
+        if proved.facts.get("task", {}).get("id") != task:
+            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")
+        issuer = str(proved.facts["credential"]["issuer"])
+        revoking.task(task, [issuer], sender.now, str(proved.facts["agent"]["id"]))
+        return Reply(200, {"task": task, "state": "completed"})
+    except Refused as refused:
+        return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
+    except NotIssued as why:
+        return not_issued(issuing, why)
+    except StoreError:
+        return not_issued(issuing, NotIssued(Unissued.STORE))
+
+
+# ── What everybody may know ───────────────────────────────────────────────────────────────────
+
+
+def jwks(issuing: Issuing, now: int) -> Reply:
+    try:
+        keys = issuing.keys.published(now)
+    except IdentityError:
+        return not_issued(issuing, NotIssued(Unissued.KEYS))
+    return Reply(200, {"keys": keys}, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
+
+
+def metadata(issuing: Issuing) -> Reply:
+    """RFC 8414."""
+    try:
+        url, us = base(issuing), issuing.us
+    except NotIssued as why:
+        return not_issued(issuing, why)
+    algorithms = ["ES256", "ES384", "ES512", "EdDSA", "RS256", "PS256"]
+    methods = ["private_key_jwt", "self_signed_tls_client_auth"]
+    found: dict[str, object] = {
+        "issuer": us.url,
+        "token_endpoint": f"{url}/token",
+        "jwks_uri": f"{url}/jwks",
+        "revocation_endpoint": f"{url}/revoke",
+        "introspection_endpoint": f"{url}/introspect",
+        "grant_types_supported": [GRANT],
+        "response_types_supported": [],
+        "scopes_supported": sorted(issuing.handing().endpoints),
+        "dpop_signing_alg_values_supported": algorithms,
+        "tls_client_certificate_bound_access_tokens": True,
+    }
+    for endpoint in ("token", "revocation", "introspection"):
+        found[f"{endpoint}_endpoint_auth_methods_supported"] = methods
+        found[f"{endpoint}_endpoint_auth_signing_alg_values_supported"] = algorithms
+    return Reply(200, found, {"Cache-Control": f"public, max-age={JWKS_AGE}"})

@@ -1,0 +1,311 @@
+"""The token endpoint over HTTP: what it answers, to whom, and what it does not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from policyengine import Engine
+from policyengine.identity.clients import ASSERTION_TYPE
+from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
+from policyengine.identity.keys import FileKeys
+from policyengine.identity.opening import open_issuing, open_keys, open_secrets
+from policyengine.identity.transit import TransitKeys
+from policyengine.server.app import create_app
+from policyengine.server.token_endpoint import LARGEST_FORM
+from tests.identity.minting import AUDIENCE, DESK, NOW, POLICY, Desk, assertion, subject
+from tests.identity.openbao import ROOT_TOKEN, OpenBao
+
+OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
+READ = "read:invoices"
+
+
+class Http:
+    """A server that issues tokens; `dpop` is what the header of that name says."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        desk.first = desk.issuing = desk.identity.issuing = replace(desk.issuing, clock=lambda: desk.now)
+        self.client = TestClient(create_app(desk.engine, token="operator-of-this-test"))
+
+    def post(self, path: str, form: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+        return self.client.post(path, data=form, headers=headers or {})
+
+    def exchange(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
+        form = {
+            "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
+            **proof("summarizer"), **changes,
+        }  # fmt: skip
+        return self.post("/token", form, {"DPoP": "jkt-1", **(headers or {})})
+
+
+def proof(name: str) -> dict[str, str]:
+    return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion(name)}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Http:
+    return Http(Desk(tmp_path_factory.mktemp("desk")))
+
+
+@pytest.fixture
+def http(shared: Http) -> Http:
+    shared.desk.fresh()
+    return shared
+
+
+def test_a_token_is_exchanged_and_decides(http: Http):
+    answer = http.exchange()
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    found = answer.json()
+    assert (found["token_type"], found["scope"], found["expires_in"]) == ("DPoP", READ, 900)
+    asked = {"request": {"method": "GET", "path": "/v1/invoices"},
+             "credentials": {"authorization": f"DPoP {found['access_token']}", "dpop": "jkt-1"}}  # fmt: skip
+    assert http.client.post("/decide", json=asked, headers=OPERATOR).json()["outcome"] == "allow"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "error"),
+    [
+        ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"grant_type": ""}, 400, "invalid_request"),
+        ({"client_assertion": "a.b.c"}, 401, "invalid_client"),
+        ({"subject_token": "garbage"}, 400, "invalid_request"),
+        ({"scope": "admin"}, 400, "invalid_scope"),
+        ({"audience": "https://evil.example"}, 400, "invalid_target"),
+        ({"scope": "write:invoices"}, 400, "unauthorized_client"),
+        ({"headers": {"DPoP": "broken"}}, 400, "invalid_dpop_proof"),
+        ({"headers": {"Authorization": "Basic c3ZjOnNlY3JldA=="}}, 401, "invalid_client"),
+    ],
+)
+def test_what_is_not_issued_is_told_as_oauth_does(http: Http, changes: dict[str, Any], status: int, error: str):
+    answer = http.exchange(**changes)
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert answer.headers["cache-control"] == "no-store"
+    assert ("www-authenticate" in answer.headers) is (status == 401)
+    assert set(answer.json()) == {"error", "error_description"}
+
+
+def test_a_nonce_is_given_to_who_needs_one(http: Http):
+    http.desk.identity.nonces = lambda: "n-1"
+    answer = http.exchange(headers={"DPoP": "without nonce"})
+    assert (answer.json()["error"], answer.headers["dpop-nonce"]) == ("use_dpop_nonce", "n-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{}", "application/json", 415),
+        (b"", "application/x-www-form-urlencoded", 400),
+        (b"\xff=1", "application/x-www-form-urlencoded", 400),
+        (b"a=%ff", "application/x-www-form-urlencoded", 400),
+        (b"no pair", "application/x-www-form-urlencoded", 400),
+        (b"&".join(b"a=1" for _ in range(101)), "application/x-www-form-urlencoded", 400),
+        (b"a=" + b"x" * LARGEST_FORM, "application/x-www-form-urlencoded", 400),
+        (b"a=" + b"x" * 1_100_000, "application/x-www-form-urlencoded", 413),
+    ],
+)
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
+def test_what_is_no_form_is_refused(http: Http, path: str, content: bytes, kind: str, status: int):
+    answer = http.client.post(path, content=content, headers={"Content-Type": kind})
+    assert answer.status_code == (401 if status == 400 and not content and path != "/token" else status)
+
+
+def test_a_certificate_counts_only_from_a_gateway_of_ours(http: Http):
+    form = {"client_id": "by-certificate", "client_assertion_type": "", "client_assertion": ""}
+    header = {"Client-Cert": "x5t-1", "DPoP": "jkt-1"}
+    assert http.exchange(header, **form).json()["error"] == "invalid_client"
+    answer = http.exchange({**header, **OPERATOR}, **form)
+    assert answer.json()["token_type"] == "Bearer"  # it is bound to the certificate
+
+
+# ── Revoking, introspecting ───────────────────────────────────────────────────────────────────
+
+
+def issued(http: Http, **changes: Any) -> str:
+    token: str = http.exchange(**changes).json()["access_token"]
+    return token
+
+
+def code(http: Http, raw: str) -> str | None:
+    reasons = http.desk.decide(raw).reasons
+    return reasons[0].code if reasons else None
+
+
+def test_a_client_revokes_its_own_token(http: Http):
+    raw = issued(http)
+    assert code(http, raw) is None
+    assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200
+    assert code(http, raw) == "revoked"
+    assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200  # as it is no token any more
+
+
+def test_a_client_revokes_nobody_elses(http: Http):
+    raw = issued(http)
+    answer = http.post("/revoke", {"token": raw, **proof("clerk")})
+    assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
+    assert http.post("/revoke", {"token": raw}).status_code == 401
+    assert http.post("/revoke", {"agent": "acme/planner", **proof("clerk")}).json()["error"] == "unauthorized_client"
+    assert code(http, raw) is None
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("agent", "acme/planner"), ("agent", "desk/summarizer"), ("user", "acme/alice"), ("key", "jkt-1"),
+        ("task", "acme/t-1"), ("chain", "acme/root"),
+    ],
+)  # fmt: skip
+def test_an_operator_revokes_all_that_something_is_in(http: Http, what: str, name: str):
+    raw = issued(http, subject_token=subject(jti="root", task={"id": "t-1"}))
+    assert code(http, raw) is None
+    assert http.post("/revoke", {what: name}, OPERATOR).status_code == 200
+    assert code(http, raw) == "revoked"
+
+
+def test_what_is_revoked_for_a_while_comes_back(http: Http):
+    raw = issued(http)
+    http.post("/revoke", {"agent": "acme/planner", "for": "1m"}, OPERATOR)
+    assert code(http, raw) == "revoked"
+    http.desk.now += 60
+    assert code(http, raw) is None
+
+
+@pytest.mark.parametrize(
+    "form", [{"other": "x"}, {"agent": "planner"}, {"agent": "a/b", "user": "a/c"}, {"key": "k", "for": "soon"}]
+)
+def test_what_is_not_clear_revokes_nothing(http: Http, form: dict[str, str]):
+    answer = http.post("/revoke", form, OPERATOR)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert http.desk.marks.version == 0
+
+
+def test_a_token_is_introspected(http: Http):
+    raw = issued(http)
+    found = http.post("/introspect", {"token": raw}, OPERATOR).json()
+    assert {"active": True, "iss": DESK, "sub": "alice", "aud": AUDIENCE, "scope": READ}.items() <= found.items()
+    assert (found["client_id"], found["token_type"], found["exp"]) == ("summarizer", "DPoP", NOW + 900)
+    assert found["act"]["act"]["sub"] == "planner"
+    assert http.post("/introspect", {"token": raw, **proof("clerk")}).json()["active"] is True
+    assert http.post("/introspect", {"token": raw}).status_code == 401
+    http.post("/revoke", {"token": raw}, OPERATOR)
+    assert http.post("/introspect", {"token": raw}, OPERATOR).json() == {"active": False}
+    assert http.post("/introspect", {"token": "garbage"}, OPERATOR).json() == {"active": False}
+
+
+# ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_that_is_completed_takes_every_token_of_it_along(http: Http):
+    one, two = (issued(http, task=json.dumps({"id": "t-1"})) for _ in range(2))
+    other = issued(http, task=json.dumps({"id": "t-2"}))
+    answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {one}", "DPoP": "jkt-1"})
+    assert (answer.status_code, answer.json()) == (200, {"task": "t-1", "state": "completed"})
+    assert [code(http, raw) for raw in (one, two, other)] == ["revoked", "revoked", None]
+    assert http.exchange(task=json.dumps({"id": "t-1"}), subject_token=two).json()["error"] == "invalid_request"
+
+
+def test_who_is_not_in_a_task_does_not_complete_it(http: Http):
+    raw, other = issued(http, task=json.dumps({"id": "t-1"})), issued(http, task=json.dumps({"id": "t-2"}))
+    path = "/tasks/t-1/complete"
+    answer = http.post(path, {}, {"Authorization": f"DPoP {other}", "DPoP": "jkt-1"})
+    assert answer.json()["error"] == "unauthorized_client"
+    assert http.post(path, {}, {"Authorization": f"DPoP {raw}", "DPoP": "jkt-2"}).status_code == 401
+    assert http.post(path, {}, {"Authorization": "Bearer garbage"}).status_code == 401
+    assert http.post(path, {}).status_code == 401
+    assert code(http, raw) is None
+
+
+def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
+    raw = issued(http, subject_token=subject(task={"id": "t-1"}))
+    assert http.post("/tasks/t-1/complete", {}, OPERATOR).status_code == 200
+    assert code(http, raw) == "revoked"
+
+
+# ── What everybody may know ───────────────────────────────────────────────────────────────────
+
+
+def test_keys_and_metadata_are_public(http: Http):
+    keys = http.client.get("/jwks").json()["keys"]
+    assert keys == http.desk.keys.published(NOW)
+    assert "d" not in keys[0]
+    found = http.client.get("/.well-known/oauth-authorization-server").json()
+    assert (found["issuer"], found["token_endpoint"], found["jwks_uri"]) == (DESK, f"{DESK}/token", f"{DESK}/jwks")
+    assert found["grant_types_supported"] == [GRANT]
+    assert READ in found["scopes_supported"]
+
+
+def test_without_keys_there_is_no_such_endpoint(tmp_path: Path):
+    desk = Desk(tmp_path)
+    client = TestClient(create_app(desk.engine))
+    assert {client.post(path).status_code for path in ("/token", "/revoke", "/introspect")} == {404}
+    assert client.get("/jwks").status_code == 404
+
+
+# ── From configuration ────────────────────────────────────────────────────────────────────────
+
+
+def opened(desk: Desk, policy: str = POLICY, **changes: Any) -> Any:
+    raw = {"signing": {"keys": "file:signing.json", "issuer": "desk", "audiences": ["archive-api"]}, **changes}
+    configuration = configuration_of(raw, desk.folder)
+    keys = open_keys(configuration, open_secrets(configuration), NOW)
+    assert keys is not None
+    engine = Engine.from_text(policy)
+    return open_issuing(configuration, desk.identity, keys, lambda: (engine.kernel, engine.directory), lambda: NOW)
+
+
+def test_configuration_opens_it(tmp_path: Path):
+    desk = Desk(tmp_path)
+    given = {"agent": "summarizer", "issuer": "acme", "method": "private_key_jwt", "keys": "summarizer.json"}
+    found = opened(desk, clients={"summarizer": given})
+    assert isinstance(found.keys, FileKeys)
+    assert (found.name, found.audiences, found.lifetime) == ("desk", (AUDIENCE, "archive-api"), 900)
+    desk.issuing = found
+    assert desk.exchange(scope=READ).scopes == (READ,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy", "message"),
+    [
+        ({"signing": {"keys": "file:signing.json", "issuer": "nobody"}}, POLICY, "no issuer `nobody` with a `url`"),
+        ({"signing": {"keys": "file:none.json", "issuer": "desk"}}, POLICY, "cannot read"),
+        ({"signing": {"keys": "bao-transit:transit/a", "issuer": "desk"}}, POLICY, "no OpenBao is set up"),
+        ({}, POLICY.replace(f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"  records chains',
+                            f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"'), "write `records chains` in it"),
+        ({"clients": {"a": {"agent": "a", "issuer": "evil", "method": "token"}}}, POLICY, "no issuer `evil`"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "token"},
+                      "b": {"agent": "a", "issuer": "other", "method": "token"}}}, POLICY, "two agents of different"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop", "keys": "signing.json"}}}, POLICY,
+         "is not public"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "mtls"}}}, POLICY, "`certificates` says"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop"}}}, POLICY, "`keys` says"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_opened_is_told(tmp_path: Path, changes: dict[str, Any], policy: str, message: str):
+    with pytest.raises(IdentityError, match=message):
+        opened(Desk(tmp_path), policy, **changes)
+
+
+def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch):
+    client = openbao.client
+    if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
+        client.sys.enable_secrets_engine("transit")
+    client.secrets.transit.create_key("desk", key_type="ecdsa-p256")
+    monkeypatch.setenv("BAO_TOKEN_OF_TEST", ROOT_TOKEN)
+    raw = {
+        "signing": {"keys": "bao-transit:transit/desk", "issuer": "desk"},
+        "bao": {"address": openbao.address, "token": "env:BAO_TOKEN_OF_TEST"},
+    }
+    configuration = configuration_of(raw, tmp_path)
+    keys = open_keys(configuration, open_secrets(configuration), NOW)
+    assert isinstance(keys, TransitKeys)
+    desk = Desk(tmp_path)
+    desk.issuing, desk.keys = replace(desk.issuing, keys=keys), keys  # type: ignore[assignment]
+    assert desk.decide(desk.exchange(scope=READ)).allowed
