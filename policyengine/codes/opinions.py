@@ -65,6 +65,16 @@ CODES: tuple[Code, ...] = (
         opinion=True,
     ),
     Code(
+        "W265",
+        "a secret in a policy",
+        "Policies are read by many, copied and kept: whoever has seen one has the secret. Private keys, tokens "
+        "and keys of well-known shapes are found, and texts that look random. Digests (`sha256:…`) are no secrets.",
+        _DOOR.replace("{", '{ # asks with ghp_' + "x4Kq" * 9 + "\n "),
+        _DOOR.replace("{", "{ # asks with what `env:GITHUB_TOKEN` holds\n "),
+        name="pasted-secret",
+        opinion=True,
+    ),
+    Code(
         "W352",
         "a scope that no OAuth token can carry",
         "OAuth separates scopes by spaces and writes them in printable ASCII without quotes and backslashes. "

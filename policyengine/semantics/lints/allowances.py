@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from policyengine.codes import RULES, Code, rule
 from policyengine.diagnostics import Diagnostic, suggest
-from policyengine.source import Source, Span
+from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 FORM = "# lint: allow RULE because …"
@@ -19,7 +19,7 @@ WORD = re.compile(r"[\w-]+")
 QUOTED = re.compile(r"#\s*lint:\s*allow\s+[\w,\s-]+\"[^\"]+\"\s*")
 ALWAYS_TOLD = frozenset({"W170", "W171", "W172"})  # about allowances themselves
 
-Place = tuple[Source, int]
+Place = tuple[str, int]  # by the name of the source: a finding may show another text than the file has
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ def without_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) 
 def by_place(allowed: Iterable[Allowed]) -> defaultdict[Place, list[Allowed]]:
     found = defaultdict[Place, list[Allowed]](list)
     for one in allowed:
-        found[one.comment.source, one.line].append(one)
+        found[one.comment.source.name, one.line].append(one)
     return found
 
 
 def place_of(found: Diagnostic) -> Place:
-    return found.span.source, found.span.line
+    return found.span.source.name, found.span.line
 
 
 # ── What is wrong with allowances ─────────────────────────────────────────────────────────────
@@ -122,6 +122,6 @@ def stale(found: Sequence[Diagnostic], modules: Iterable[ast.Module], sought: Co
     """Allowances of rules that were sought and had nothing to tell there. `found` is before anything was left out."""
     told = {(*place_of(one), one.code) for one in found}
     for one in allowed_in(modules):
-        if one.rule in sought and (one.comment.source, one.line, one.rule.code) not in told:
+        if one.rule in sought and (one.comment.source.name, one.line, one.rule.code) not in told:
             message = f"nothing here is `{one.word.text}`, so this allows nothing"
             yield Diagnostic("W172", message, one.word, "leave it out: what it allowed is gone")

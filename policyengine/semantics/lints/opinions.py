@@ -13,6 +13,7 @@ from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, w
 from policyengine.semantics.lints.handing_on import no_depth, open_delegations
 from policyengine.semantics.lints.limits import chosen_keys, open_failures
 from policyengine.semantics.lints.look_alikes import look_alikes
+from policyengine.semantics.lints.secrets import pasted_secrets
 from policyengine.semantics.lints.shown import repeated, untested
 from policyengine.semantics.lints.told import open_confirms, without_message
 from policyengine.semantics.lints.unread import unread_facts, unused_anchors
@@ -54,4 +55,5 @@ ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] =
     uncarried_scopes,
     unread_facts,
     look_alikes,
+    pasted_secrets,
 )
