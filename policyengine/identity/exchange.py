@@ -64,7 +64,7 @@ def asked_of(form: Form, *, authorization: bool = False) -> Asked:
 
 KNOWN = (
     "grant_type", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type",
-    "scope", "audience", "resource", "client_id", "client_assertion", "client_assertion_type", "task",
+    "scope", "audience", "resource", "client_id", "client_assertion", "client_assertion_type", "task", "remedy",
 )  # fmt: skip
 
 
@@ -93,13 +93,32 @@ def sent_of(form: Form, authorization: bool) -> Sent:
 
 
 def scopes_of(form: Form) -> tuple[str, ...] | None:
-    given = one(form, "scope")
+    given, remedy = one(form, "scope"), one(form, "remedy")
+    if remedy is not None and given is not None:
+        raise NotIssued(Unissued.PARAMETERS, "`remedy` stands in place of `scope`")
+    given = given if remedy is None else wanted_by(remedy)
     if given is None:
         return None
     found = tuple(dict.fromkeys(given.split(" ")))
     if len(found) > MOST_SCOPES or not all(SCOPE.fullmatch(scope) for scope in found):
         raise NotIssued(Unissued.SCOPE, "`scope` is no list of scopes")
     return found
+
+
+def wanted_by(remedy: str) -> str | None:
+    """The scopes that a remedy names, as it stands in a decision: any of them would do. What a better `credential` is
+    for, every token from here is: bound, and short enough."""
+    try:
+        found = json.loads(remedy)
+    except (ValueError, RecursionError):
+        found = None
+    match found:
+        case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
+            return " ".join(scopes)
+        case {"kind": "credential"}:
+            return None
+        case _:
+            raise NotIssued(Unissued.PARAMETERS, "no token is what `remedy` asks for")
 
 
 def task_of(given: str | None) -> Task | None:

@@ -176,6 +176,9 @@ ROWS = [
            lambda desk: {"by": "planner", "subject_token": descended(desk, "summarizer")}),
     of("a subject token that is twice in its chain", U.SUBJECT_TOKEN,
        act={"sub": "planner", "act": {"sub": "planner"}}),
+    asks("a remedy and a scope", U.PARAMETERS, remedy='{"kind": "credential"}', scope=READ),
+    asks("a remedy that no token is", U.PARAMETERS, remedy='{"kind": "approval"}'),
+    asks("a remedy with more than is held", U.SCOPE, remedy='{"kind": "scope", "scopes": ["admin"]}'),
     # ── Tasks
     asks("another task", U.TASK, subject_token=subject(**HELD), task=task(id="t-10")),
     asks("a task with more tools", U.TASK, subject_token=subject(**HELD), task=task(id="t-9", tools=["a", "b"])),

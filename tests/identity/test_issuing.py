@@ -144,6 +144,24 @@ def test_an_actor_token_narrows_beside_the_client(desk: Desk):
     assert (issued.scopes, issued.lasts) == ((READ,), 90)
 
 
+# ── What a decision asks for ──────────────────────────────────────────────────────────────────
+
+
+def test_the_token_that_a_remedy_names_is_asked_for_as_it_stands(desk: Desk):
+    weak = desk.exchange(scope=REPORTS)
+    denied = desk.decide(weak)
+    (remedy,) = denied.to_dict()["remedies"]
+    assert remedy == {"kind": "scope", "scopes": [READ, WRITE]}
+    assert desk.decide(desk.exchange(remedy=json.dumps(remedy))).allowed
+
+
+def test_the_better_credential_that_a_remedy_names_is_any_of_ours(desk: Desk):
+    raw = subject(sub="alice", client_id="summarizer")  # of another issuer, and bound to nothing
+    assert not desk.decide(raw, dpop="").allowed
+    remedy = {"kind": "credential", "need": "bound"}
+    assert desk.decide(desk.exchange(subject_token=raw, remedy=json.dumps(remedy))).allowed
+
+
 # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
 
 
