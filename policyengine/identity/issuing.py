@@ -109,7 +109,7 @@ class Issuing:
         claims = self._claims(subject, actor, hops, asked, audience, now)
         scopes, until = self._scopes(claims, asked, subject, actor, now)
         whole = {**claims, "scope": " ".join(scopes), "exp": until}
-        self._check(whole, actor, subject, hops, scopes)
+        self._check(whole, actor, subject, hops, scopes, now)
         token = self.keys.sign({"typ": type_of(whole)}, whole, now)
         self._record(token, whole, subject, actor, hops)
         return Issued(token, scopes, until - now, actor.binding.x5t is None)
@@ -276,13 +276,22 @@ class Issuing:
             raise NotIssued(Unissued.FAILURE) from None
 
     def _check(
-        self, claims: Mapping[str, object], actor: Actor, subject: Subject, hops: Sequence[Hop], scopes: Sequence[str]
+        self,
+        claims: Mapping[str, object],
+        actor: Actor,
+        subject: Subject,
+        hops: Sequence[Hop],
+        scopes: Sequence[str],
+        now: int,
     ) -> None:
-        """Whoever verifies it reads what was decided, and nothing else."""
-        read = self._who(self._as_token(claims, b""))
+        """Whoever verifies it reads what was decided, and nothing else; nothing that it names was revoked."""
+        token = self._as_token(claims, b"")
+        read = self._who(token)
         said = (read.agent, read.user, read.hops, read.scopes)
         if said != (actor.client.agent, subject.who.user, tuple(hops), tuple(scopes)):
             raise NotIssued(Unissued.FAILURE)
+        if self.identity.marks.revoked(names_of(token, read, confirmed(token)), now):
+            raise NotIssued(Unissued.REVOKED)
 
     def _record(
         self, token: str, claims: Mapping[str, object], subject: Subject, actor: Actor, hops: Sequence[Hop]

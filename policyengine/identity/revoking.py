@@ -11,6 +11,7 @@ from policyengine.identity.clients import Actor, confirmed
 from policyengine.identity.facts import moment, token_name
 from policyengine.identity.issuing import Issuing
 from policyengine.runtime.refusals import Refused
+from policyengine.runtime.shape import quoted
 
 FOR_GOOD = 10 * 365 * 86_400  # seconds
 LEEWAY = 300  # seconds that a token may be taken for after its end
@@ -53,8 +54,9 @@ class Revoking:
     def _revoke(self, names: Collection[str], until: int, now: int, by: str) -> None:
         self.issuing.identity.marks.revoke(names, until, now)
         self.issuing.identity.count("revoked_now")
-        told = [name for name in names if not name.startswith("token:")]
-        _LOG.info("%s revoked %s", by, ", ".join(told) or "a token", extra={"event": "revoked", "names": told})
+        told = [quoted(name) for name in names if not name.startswith("token:")]
+        extra = {"event": "revoked", "names": told}
+        _LOG.info("%s revoked %s", quoted(by), ", ".join(told) or "a token", extra=extra)
 
     # ── What is known of one ──────────────────────────────────────────────────────────────────
 

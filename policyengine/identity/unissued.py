@@ -43,6 +43,7 @@ class Unissued(StrEnum):
     # ── What it asks for
     SUBJECT_TOKEN = "subject_token"
     SUBJECT_REVOKED = "subject_revoked"
+    REVOKED = "asker_revoked"
     MAY_ACT = "may_act"
     CYCLE = "cycle"
     DEPTH = "depth"
@@ -106,6 +107,7 @@ KNOWN: dict[Unissued, Known] = {
     Unissued.ACTOR_OTHER: Known("the actor token is of another agent than the client", _CLIENT),
     Unissued.SUBJECT_TOKEN: Known("the subject token is refused", _REQUEST),
     Unissued.SUBJECT_REVOKED: Known("the subject token was revoked, or somebody in its chain was", _REQUEST),
+    Unissued.REVOKED: Known("the asker, its key or the task was revoked", _POLICY),
     Unissued.MAY_ACT: Known("the subject token names another who may act", _POLICY),
     Unissued.CYCLE: Known("the actor is in the chain already", _POLICY),
     Unissued.DEPTH: Known("the chain is too long", _POLICY),

@@ -27,8 +27,10 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
     identity = api.engine.identity
     if identity is None or identity.issuing is None:
         return
+    from policyengine.identity.issuing import Issuing
     from policyengine.server import token_endpoint as endpoint
 
+    assert isinstance(identity.issuing, Issuing)
     routes = IdentityRoutes(api, identity.issuing)
     for path, answers in (
         ("/token", endpoint.token),
