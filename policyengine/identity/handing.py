@@ -29,7 +29,7 @@ ANYTHING = "\ue000"  # stands for what a pattern leaves open: nobody writes it i
 MOST_ENDPOINTS = 1_000  # that one request for a token is about
 LATER = frozenset({"pending", NOT_FETCHED})
 OF_REQUESTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
-FOREVER = timedelta.max
+FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Handing:
             answer = handed_on(self._walked(about, roots, endpoint, now))
             if isinstance(answer, Unissued):
                 return answer
-            lasts = min(lasts, answer.lasts or FOREVER)
+            lasts = min(lasts, FOREVER if answer.lasts is None else answer.lasts)
         return HandedOn(None if lasts == FOREVER else lasts)
 
     def _walked(self, about: k.Kernel, roots: Mapping[str, object], endpoint: Endpoint, now: int) -> w.Walk:
@@ -131,6 +131,8 @@ def handed_on(seen: w.Walk) -> Answer:
     if not all(limit.holds is True for limit in seen.limits):
         return Unissued.DELEGATION_LIMIT
     ends += [left(one.limits.lifetime, hop.agent.age) for one in seen.limits for hop in seen.hops]
+    if min(ends) < SHORTEST:
+        return Unissued.DELEGATION
     return HandedOn(None if min(ends) == FOREVER else min(ends))
 
 

@@ -74,6 +74,12 @@ def test_it_lasts_no_longer_than_the_actors_block_lets_credentials_last(tmp_path
     assert Desk(tmp_path, lifetime=3_600).exchange(scope=READ).lasts == 1_200
 
 
+@pytest.mark.parametrize(("age", "granted"), [(299, (READ, REPORTS)), (300, (READ,)), (301, (READ,))])
+def test_a_scope_that_is_handed_on_for_no_second_more_is_left_out(desk: Desk, age: int, granted: tuple[str, ...]):
+    issued = desk.exchange(subject_token=subject(iat=NOW - age))
+    assert (issued.scopes, issued.lasts) == (granted, 1 if REPORTS in granted else 900)
+
+
 def test_the_limit_of_every_chain_counts(tmp_path: Path):
     desk = Desk(tmp_path, lifetime=3_600)
     first = desk.exchange(scope=READ)
