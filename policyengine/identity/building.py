@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time
 
+from policyengine.directory.entities import Directory
 from policyengine.identity.attesting import attesting
 from policyengine.identity.bound import BoundParts, bound_parts
 from policyengine.identity.chains import reader_of
 from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError, IssuerSettings
 from policyengine.identity.identity import Identity, Parts
 from policyengine.identity.introspection import Introspection, endpoints_of
+from policyengine.identity.keys import Signing
 from policyengine.identity.keysets import KeySource
 from policyengine.identity.nonces import Nonces
+from policyengine.identity.opening import OwnKeys, open_issuing, open_keys, open_secrets
 from policyengine.identity.providers import KeySources, key_source
+from policyengine.identity.secrets import Secrets
 from policyengine.identity.tokens import TokenVerifier, trusted_issuers
 from policyengine.runtime.shape import did_you_mean
 from policyengine.semantics.kernel import Attester, Issuer, Kernel
@@ -31,6 +35,8 @@ class Builder:
     marks: Marks
     keys: KeySources
     attestation_nonces: Nonces
+    secrets: Secrets = field(default_factory=Secrets)
+    signing: Signing | None = None  # where tokens of our own are issued
     attesters: dict[tuple[str, str | None], KeySource] = field(default_factory=dict)
     bound: BoundParts | None = None
     clock: Callable[[], float] = time
@@ -40,7 +46,9 @@ class Builder:
         configuration, issuers = self.configuration, kernel.issuers
         check_names(configuration, kernel)
         keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
-        introspection = Introspection(endpoints_of(configuration, issuers.values(), secret_of))
+        if self.signing is not None and configuration.signing is not None:
+            keyed[configuration.signing.issuer] = OwnKeys(self.signing)
+        introspection = Introspection(endpoints_of(configuration, issuers.values(), self._secret_of))
         leeway = int(configuration.identity.leeway.total_seconds())
         tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
         self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, before=self.bound)
@@ -58,9 +66,20 @@ class Builder:
             again=self.identity,
             sharing=self.bound.sharing,
         )
+        if self.signing is not None:
+            found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, Directory()), self.clock)
         if before is not None:
             found.counts = before.counts
         return found
+
+    def _secret_of(self, reference: str) -> Callable[[], str]:
+        """Read at the start, so that what is not there is told then, and each time anew. Raises IdentityError."""
+
+        def read() -> str:
+            return self.secrets.read(reference, int(self.clock())).reveal()
+
+        read()
+        return read
 
     def _keys_of(self, attester: Attester) -> KeySource:
         known = attester.name, attester.url
@@ -74,7 +93,9 @@ class Builder:
 
 def built(configuration: Configuration, kernel: Kernel, marks: Marks) -> Identity:
     """Raises IdentityError."""
-    return Builder(configuration, marks, KeySources(configuration), Nonces(marks)).identity(kernel)
+    secrets = open_secrets(configuration)
+    signing = open_keys(configuration, secrets, int(time()))
+    return Builder(configuration, marks, KeySources(configuration), Nonces(marks), secrets, signing).identity(kernel)
 
 
 def has_keys(issuer: Issuer, configuration: Configuration) -> bool:
@@ -93,7 +114,3 @@ def check_names(configuration: Configuration, kernel: Kernel) -> None:
         if name not in kernel.issuers:
             hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
             raise IdentityError(f"`issuers.{name}`: no policy names this issuer", hint)
-
-
-def secret_of(reference: str) -> Callable[[], str]:
-    raise IdentityError("secrets are not read yet")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from policyengine.directory.entities import Directory
 from policyengine.identity.bao import Bao, seconds
@@ -12,9 +14,11 @@ from policyengine.identity.handing import Handing
 from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.keys import FileKeys, Signing
+from policyengine.identity.keysets import Keys, VerifyingKey, read_keys
 from policyengine.identity.references import InTransit, keys_of
 from policyengine.identity.secrets import Secrets
 from policyengine.identity.transit import TransitKeys
+from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Kernel
 
 Policies = Callable[[], tuple[Kernel, Directory]]
@@ -66,6 +70,25 @@ def open_issuing(
         raise IdentityError(f"`clients`: the policy has no issuer `{unknown[0]}`")
     handing = Latest(policies)
     return Issuing(identity, handing, keys, clients, us.name, audiences, seconds(given.lifetime), clock)
+
+
+@dataclass
+class OwnKeys:
+    """The keys of our own issuer: nobody has to be asked over the network what is known here."""
+
+    signing: Signing
+    _read: tuple[bytes, Keys] | None = field(default=None, repr=False)
+
+    def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
+        """As KeySource. Raises Refused."""
+        try:
+            published = json.dumps({"keys": self.signing.published(now)}).encode()
+        except IdentityError:
+            raise Refused(Refusal.PROVIDER) from None
+        read = self._read
+        if read is None or read[0] != published:
+            self._read = read = published, read_keys(published, "keys of our own")
+        return read[1].find(kid, alg)
 
 
 class Latest:

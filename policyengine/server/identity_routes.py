@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from policyengine.runtime.credentials import Credentials, read_credentials
 from policyengine.runtime.presented import credentials_of
 from policyengine.server.media import read_body, unsupported
+from policyengine.server.problems import Problem
 
 if TYPE_CHECKING:
     from policyengine.identity.issuing import Issuing
@@ -27,11 +29,9 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
     identity = api.engine.identity
     if identity is None or identity.issuing is None:
         return
-    from policyengine.identity.issuing import Issuing
     from policyengine.server import token_endpoint as endpoint
 
-    assert isinstance(identity.issuing, Issuing)
-    routes = IdentityRoutes(api, identity.issuing)
+    routes = IdentityRoutes(api)
     for path, answers in (
         ("/token", endpoint.token),
         ("/revoke", endpoint.revoke),
@@ -54,8 +54,21 @@ def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name:
 class IdentityRoutes:
     """They may wait for an issuer, a store, or whoever has the keys: in threads, so that nobody else does."""
 
-    def __init__(self, api: DecisionApi, issuing: Issuing) -> None:
-        self.api, self.issuing = api, issuing
+    def __init__(self, api: DecisionApi) -> None:
+        from policyengine.identity.opening import Latest
+
+        self.api = api
+        self.handing = Latest(lambda: (api.engine.kernel, api.engine.directory))
+
+    @property
+    def issuing(self) -> Issuing:
+        """By the policies that decide now. Raises Problem where these have none of it."""
+        from policyengine.identity.issuing import Issuing
+
+        identity = self.api.engine.identity
+        if identity is None or not isinstance(identity.issuing, Issuing):
+            raise Problem(503, "no tokens are issued by the policies that decide now")
+        return replace(identity.issuing, handing=self.handing)
 
     async def form(self, answers: Answers, http: Request) -> Response:
         from policyengine.server.token_endpoint import FORM_TYPE

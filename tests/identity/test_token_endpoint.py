@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64decode
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
+from policyengine.identity.building import built
 from policyengine.identity.clients import ASSERTION_TYPE
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys import FileKeys
+from policyengine.identity.keys import FileKeys, new_ring, write_ring
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.transit import TransitKeys
 from policyengine.server.app import create_app
 from policyengine.server.token_endpoint import LARGEST_FORM
-from tests.identity.minting import AUDIENCE, DESK, NOW, POLICY, Desk, assertion, subject
+from policyengine.stores.marks import MemoryMarks
+from tests.identity.issuing import b64, ec, signed
+from tests.identity.minting import AUDIENCE, DESK, NOW, POLICY, Desk, assertion, fresh, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
@@ -309,3 +315,92 @@ def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao,
     desk = Desk(tmp_path)
     desk.issuing, desk.keys = replace(desk.issuing, keys=keys), keys  # type: ignore[assignment]
     assert desk.decide(desk.exchange(scope=READ)).allowed
+
+
+# ── Whole: from `identity.toml` to a decision ─────────────────────────────────────────────────
+
+
+def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
+    """Keys of the other issuer in a file; a client by DPoP; tokens of our own verified without asking anybody."""
+    write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
+    (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))
+    (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [key_of("summarizer").as_dict(private=False)]}))
+    (tmp_path / "identity.toml").write_text(f"""
+[identity]
+url = "{DESK}"
+[issuers.acme]
+keys = "acme.json"
+[issuers.other]
+keys = "acme.json"
+[signing]
+keys = "file:signing.json"
+issuer = "desk"
+[clients.summarizer]
+agent = "summarizer"
+issuer = "acme"
+method = "private_key_jwt"
+keys = "summarizer.json"
+""")
+    (tmp_path / "desk.policy").write_text(POLICY)
+    engine = Engine.load(tmp_path / "desk.policy", identity=tmp_path / "identity.toml")
+    client = TestClient(create_app(engine, token="operator-of-this-test"))
+    now = int(time())
+    form = {
+        "grant_type": GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
+        "scope": READ, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion("summarizer", now),
+    }  # fmt: skip
+    answer = client.post("/token", data=form)
+    assert answer.status_code == 200, answer.text
+    raw = answer.json()["access_token"]
+    found = client.post("/introspect", data={"token": raw}, headers=OPERATOR).json()
+    assert found["cnf"] == {"jkt": key_of("summarizer").thumbprint()}
+    url = "https://api.acme.example/v1/invoices"
+    asked = {"request": {"method": "GET", "path": "/v1/invoices"},
+             "credentials": {"authorization": f"DPoP {raw}", "dpop": dpop(raw, url, now), "url": url}}  # fmt: skip
+    assert client.post("/decide", json=asked, headers=OPERATOR).json()["outcome"] == "allow"
+    assert (
+        client.post("/revoke", data={"chain": f"acme/{jti_of(form['subject_token'])}"}, headers=OPERATOR).json() == {}
+    )
+    again = {**asked, "credentials": {**asked["credentials"], "dpop": dpop(raw, url, now)}}
+    assert client.post("/decide", json=again, headers=OPERATOR).json()["reasons"][0]["code"] == "revoked"
+
+
+def dpop(token: str, url: str, now: int) -> str:
+    key = key_of("summarizer")
+    header = {
+        "typ": "dpop+jwt",
+        "alg": "ES256",
+        "jwk": {name: key.as_dict(private=False)[name] for name in ("kty", "crv", "x", "y")},
+    }
+    digest = b64(sha256(token.encode()).digest())
+    return signed(header, {"htm": "GET", "htu": url, "iat": now, "jti": fresh(), "ath": digest}, key)
+
+
+def jti_of(token: str) -> str:
+    part = token.split(".")[1]
+    return str(json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))["jti"])
+
+
+def test_a_secret_that_is_not_there_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    raw = {
+        "issuers": {
+            "acme": {
+                "introspection": "https://login.acme.example/introspect", "client_id": "we",
+                "client_secret": "env:SECRET_OF_THIS_TEST",
+            },
+        },
+    }  # fmt: skip
+    kernel = Engine.from_text(POLICY).kernel
+    with pytest.raises(IdentityError, match="`env:SECRET_OF_THIS_TEST`: the variable is not set"):
+        built(configuration_of(raw, tmp_path), kernel, MemoryMarks())
+    monkeypatch.setenv("SECRET_OF_THIS_TEST", "hunter2-correct-horse")
+    found = built(configuration_of(raw, tmp_path), kernel, MemoryMarks())
+    assert "hunter2" not in repr(found)
+
+
+def test_policies_that_issue_nothing_any_more_answer_so(http: Http):
+    issuing, http.desk.identity.issuing = http.desk.identity.issuing, None
+    try:
+        assert http.client.get("/jwks").status_code == 503
+    finally:
+        http.desk.identity.issuing = issuing
