@@ -37,6 +37,7 @@ EXTRAS = {
     "re2": ("re2", "regular expressions in time that is linear, in C"),
     "redis": ("redis", "`--store redis://…`"),
     "sign": ("cryptography", "signed bundles"),
+    "bao": ("hvac", "secrets and keys in OpenBao"),
     "identity": ("joserfc", "`--identity`"),
     "sql": ("sqlalchemy", "`--entities` of a database"),
     "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
