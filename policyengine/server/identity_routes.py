@@ -99,9 +99,9 @@ class IdentityRoutes:
         return int(self.issuing.clock())
 
     def sender(self, http: Request, *, own: bool = False) -> Sender:
-        """A gateway with a token of ours says which certificate its client has; nobody else is believed that.
-        `own`: whether `Authorization` may be an agent's token."""
-        from policyengine.server.token_endpoint import Sender
+        """A gateway with a token of ours says which certificate its client has, in the header that is configured;
+        nobody else is believed that. `own`: whether `Authorization` may be an agent's token."""
+        from policyengine.server.token_endpoint import Sender, base
 
         sent = http.headers.getlist("authorization")
         tokens = self.api.tokens
@@ -109,8 +109,9 @@ class IdentityRoutes:
         given: dict[str, tuple[str, ...]] = {}
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
-        url = f"{self.issuing.us.url}{http.url.path}"
-        raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificates=trusted)
+        url = f"{base(self.issuing)}{http.url.path}"
+        certificate = self.api.gateway.client_certificate if trusted else None
+        raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificate=certificate)
         return Sender(
             read_credentials(raw) or Credentials(), trusted, bool(sent) and not trusted and not own, self.now()
         )

@@ -21,6 +21,7 @@ from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
 from policyengine.identity.keys import FileKeys, new_ring, write_ring
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.transit import TransitKeys
+from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import create_app
 from policyengine.server.token_endpoint import LARGEST_FORM
 from policyengine.stores.marks import MemoryMarks
@@ -30,6 +31,7 @@ from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
 READ = "read:invoices"
+GATEWAY = Vouched(client_certificate="client-cert")
 
 
 class Http:
@@ -38,7 +40,7 @@ class Http:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         desk.first = desk.issuing = desk.identity.issuing = replace(desk.issuing, clock=lambda: desk.now)
-        self.client = TestClient(create_app(desk.engine, token="operator-of-this-test"))
+        self.client = TestClient(create_app(desk.engine, token="operator-of-this-test", gateway=GATEWAY))
 
     def post(self, path: str, form: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
         return self.client.post(path, data=form, headers=headers or {})
