@@ -98,6 +98,10 @@ class Keeping:
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
         self._observer: Observer | None = None
 
+    def seconds(self) -> int:
+        """Since 1970, by its clock."""
+        return int(self._clock().timestamp())
+
     @cached_property
     def watches(self) -> frozenset[str]:
         """What its rules want to have been recorded, by name."""
@@ -163,7 +167,7 @@ class Keeping:
         """Whether a decision about it may wait: then for an issuer, too, whose credentials it brings."""
         if self.waits or self.identity is None or question is None:
             return self.waits
-        return awaited(self.identity, question, int(self._clock().timestamp()))
+        return awaited(self.identity, question, self.seconds())
 
     @cached_property
     def remote(self) -> bool:
@@ -189,7 +193,7 @@ class Keeping:
         in this process. Raises RequestError."""
         if self.identity is None or facts.get("credentials") is None:
             return facts
-        found = proof_of(self.identity, facts, int(self._clock().timestamp()))
+        found = proof_of(self.identity, facts, self.seconds())
         return {**facts, "credentials": found}
 
     def _identified(self, identity: Identity, question: Question) -> Question:
@@ -197,7 +201,7 @@ class Keeping:
         if isinstance(question, Identified):
             return question.question
         try:
-            return identified(identity, question, int(self._clock().timestamp()))
+            return identified(identity, question, self.seconds())
         except RequestError:
             raise
         except Exception:

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -23,7 +23,8 @@ from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity
 from policyengine.identity.keys import Signing
 from policyengine.identity.proved import Binding, Hop, Request, Token, Who
-from policyengine.identity.unissued import NotIssued, TokenError, Unissued
+from policyengine.identity.revoking import looked_at
+from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
@@ -84,21 +85,15 @@ class Issuing:
         try:
             issued = self._exchanged(asked, credentials, request, now)
         except NotIssued as why:
-            self.refused(why)
+            tell(self.identity, why)
             raise
         except (StoreError, IdentityError) as error:
             _LOG.warning("no token was issued: %s", error)
             ours = NotIssued(Unissued.STORE if isinstance(error, StoreError) else Unissued.KEYS)
-            self.refused(ours)
+            tell(self.identity, ours)
             raise ours from None
         self.identity.count("issued")
         return issued
-
-    def refused(self, why: NotIssued) -> None:
-        """Counts it, and tells the operator."""
-        self.identity.count(why.code.value)
-        told = {"event": "token_refused", "code": why.code.value}
-        _LOG.info("no token was issued: %s", why, extra=told)
 
     def _exchanged(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
         actor = self.authenticated(asked.sent, asked.actor, credentials, request, now)
@@ -133,20 +128,11 @@ class Issuing:
     def _verified(self, raw: str, code: Unissued, now: int) -> tuple[Token, Who]:
         """Who may act with it is asked here, not of whoever presents it."""
         try:
-            return self.looked_at(raw, now)
+            return looked_at(self.identity, raw, now)
         except Refused as refused:
             if refused.refusal is Refusal.REVOKED and code is Unissued.SUBJECT_TOKEN:
                 raise NotIssued(Unissued.SUBJECT_REVOKED) from None
             raise NotIssued(code, f"{code.words}: {refused.why}") from None
-
-    def looked_at(self, raw: str, now: int) -> tuple[Token, Who]:
-        """A token that holds, whoever presents it. Raises Refused, StoreError."""
-        token = self.identity.parts.tokens.verify(raw, now)
-        plain = replace(token, claims={name: value for name, value in token.claims.items() if name != "may_act"})
-        who = self.identity.parts.reads(plain)
-        if self.identity.marks.revoked(names_of(token, who, confirmed(token)), now):
-            raise Refused(Refusal.REVOKED)
-        return token, who
 
     def _issuer_of(self, name: str) -> str | None:
         found = self.handing().kernel.issuers.get(name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policyengine.identity.clients import Actor, confirmed
-from policyengine.identity.facts import moment, token_name
-from policyengine.identity.issuing import Issuing
-from policyengine.runtime.refusals import Refused
+from policyengine.identity.facts import moment, names_of, token_name
+from policyengine.identity.identity import Identity
+from policyengine.identity.proved import Token, Who
+from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
 
 FOR_GOOD = 10 * 365 * 86_400  # seconds
@@ -21,15 +22,25 @@ OF_AN_ISSUER = re.compile(r"[^/]{1,256}/.{1,2048}", re.DOTALL)
 _LOG = logging.getLogger("policyengine")
 
 
+def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
+    """A token that holds, whoever presents it. Raises Refused, StoreError."""
+    token = identity.parts.tokens.verify(raw, now)
+    plain = replace(token, claims={name: value for name, value in token.claims.items() if name != "may_act"})
+    who = identity.parts.reads(plain)
+    if identity.marks.revoked(names_of(token, who, confirmed(token)), now):
+        raise Refused(Refusal.REVOKED)
+    return token, who
+
+
 @dataclass(frozen=True)
 class Revoking:
-    issuing: Issuing
+    identity: Identity
 
     def token(self, raw: str, by: Actor | None, now: int) -> bool:
         """RFC 7009: what holds no more needs no revoking. `by` None: an operator, who may revoke any; a client may
         revoke what it is in. Whether it may. Raises StoreError."""
         try:
-            token, who = self.issuing.looked_at(raw, now)
+            token, who = looked_at(self.identity, raw, now)
         except Refused:
             return True
         if by is not None and by.client.agent not in {who.agent, *(hop.agent for hop in who.hops)}:
@@ -52,8 +63,8 @@ class Revoking:
         self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + FOR_GOOD, now, by)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: str) -> None:
-        self.issuing.identity.marks.revoke(names, until, now)
-        self.issuing.identity.count("revoked_now")
+        self.identity.marks.revoke(names, until, now)
+        self.identity.count("revoked_now")
         told = [quoted(name) for name in names if not name.startswith("token:")]
         extra = {"event": "revoked", "names": told}
         _LOG.info("%s revoked %s", quoted(by), ", ".join(told) or "a token", extra=extra)
@@ -63,7 +74,7 @@ class Revoking:
     def introspected(self, raw: str, now: int) -> dict[str, object]:
         """RFC 7662. Raises StoreError."""
         try:
-            token, who = self.issuing.looked_at(raw, now)
+            token, who = looked_at(self.identity, raw, now)
         except Refused:
             return {"active": False}
         if token.expires <= now:

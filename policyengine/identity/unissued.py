@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
+
+from policyengine.identity.identity import Identity
+
+_LOG = logging.getLogger("policyengine")
 
 
 class TokenError(StrEnum):
@@ -123,3 +128,10 @@ KNOWN: dict[Unissued, Known] = {
     Unissued.STORE: Known("what was used or revoked is not known now", TokenError.UNAVAILABLE),
     Unissued.FAILURE: Known("the token would say something else than it has to", TokenError.UNAVAILABLE),
 }
+
+
+def tell(identity: Identity, why: NotIssued) -> None:
+    """Counts it, and tells the operator."""
+    identity.count(why.code.value)
+    told = {"event": "token_refused", "code": why.code.value}
+    _LOG.info("no token was issued: %s", why, extra=told)

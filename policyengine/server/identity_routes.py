@@ -1,4 +1,4 @@
-"""Routes of our own tokens: they are there where identity has keys to sign with."""
+"""Routes of identity: what ends what was issued, and nonces; tokens of our own where there are keys to sign with."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from policyengine.server.problems import Problem
 if TYPE_CHECKING:
     from policyengine.identity.issuing import Issuing
     from policyengine.server.handlers import DecisionApi
-    from policyengine.server.token_endpoint import Reply, Sender
+    from policyengine.server.token_endpoint import Desk, Reply, Sender
 
-Answers = Callable[["Issuing", bytes, "Sender"], "Reply"]
+Answers = Callable[["Desk", bytes, "Sender"], "Reply"]
 
 
 def add_identity(app: FastAPI, api: DecisionApi) -> None:
-    """Nothing, where no tokens are issued here."""
+    """Nothing, where no credentials are verified here."""
     identity = api.engine.identity
-    if identity is None or identity.issuing is None:
+    if identity is None:
         return
     from policyengine.server import token_endpoint as endpoint
 
     routes = IdentityRoutes(api)
-    for path, answers in (
-        ("/token", endpoint.token),
-        ("/revoke", endpoint.revoke),
-        ("/introspect", endpoint.introspect),
-    ):
+    for path, answers in (("/revoke", endpoint.revoke), ("/introspect", endpoint.introspect)):
         add(app, path, "POST", partial(routes.form, answers), answers.__name__)
     add(app, "/tasks/{task}/complete", "POST", routes.complete, "complete")
+    add(app, "/attestation/nonce", "POST", routes.nonce, "nonce")
+    if identity.issuing is None:
+        return
+    add(app, "/token", "POST", routes.token, "token")
     add(app, "/jwks", "GET", routes.jwks, "jwks")
     add(app, "/.well-known/oauth-authorization-server", "GET", routes.metadata, "metadata")
 
@@ -70,20 +70,45 @@ class IdentityRoutes:
             raise Problem(503, "no tokens are issued by the policies that decide now")
         return replace(identity.issuing, handing=self.handing)
 
+    @property
+    def desk(self) -> Desk:
+        """Raises Problem where the policies that decide now verify nothing."""
+        from policyengine.server.token_endpoint import Desk
+
+        engine = self.api.engine
+        if engine.identity is None:
+            raise Problem(503, "no credentials are verified by the policies that decide now")
+        issuing = None if engine.identity.issuing is None else self.issuing
+        return Desk(engine.identity, engine.kernel.issuers.keys(), issuing)
+
     async def form(self, answers: Answers, http: Request) -> Response:
+        body, sender = await self._form(http), self.sender(http)
+        return written(await run_in_threadpool(answers, self.desk, body, sender))
+
+    async def token(self, http: Request) -> Response:
+        from policyengine.server.token_endpoint import token
+
+        body, sender = await self._form(http), self.sender(http)
+        return written(await run_in_threadpool(token, self.issuing, body, sender))
+
+    async def nonce(self, http: Request) -> Response:
+        from policyengine.server.token_endpoint import nonce
+
+        return written(await run_in_threadpool(nonce, self.desk, self.now()))
+
+    async def _form(self, http: Request) -> bytes:
         from policyengine.server.token_endpoint import FORM_TYPE
 
         given = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != FORM_TYPE:
             raise unsupported("a form is wanted", f"send `Content-Type: {FORM_TYPE}`")
-        body = await read_body(http, self.api.body_timeout)
-        return written(await run_in_threadpool(answers, self.issuing, body, self.sender(http)))
+        return await read_body(http, self.api.body_timeout)
 
     async def complete(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import complete
 
         task, sender = http.path_params["task"], self.sender(http, own=True)
-        return written(await run_in_threadpool(complete, self.issuing, task, sender))
+        return written(await run_in_threadpool(complete, self.desk, task, sender))
 
     async def jwks(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import jwks
@@ -96,7 +121,7 @@ class IdentityRoutes:
         return written(metadata(self.issuing))
 
     def now(self) -> int:
-        return int(self.issuing.clock())
+        return self.api.engine.seconds()
 
     def sender(self, http: Request, *, own: bool = False) -> Sender:
         """A gateway with a token of ours says which certificate its client has, in the header that is configured;
@@ -109,7 +134,8 @@ class IdentityRoutes:
         given: dict[str, tuple[str, ...]] = {}
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
-        url = f"{base(self.issuing)}{http.url.path}"
+        issuing = self.desk.issuing
+        url = str(http.url) if issuing is None else f"{base(issuing)}{http.url.path}"
         certificate = self.api.gateway.client_certificate if trusted else None
         raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificate=certificate)
         return Sender(

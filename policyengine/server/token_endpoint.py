@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
 from policyengine.identity.clients import Actor
 from policyengine.identity.configuration import IdentityError, seconds
 from policyengine.identity.exchange import GRANT, asked_of, one, sent_of
+from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.proved import Request
 from policyengine.identity.revoking import NAMED, Revoking
-from policyengine.identity.unissued import NotIssued, TokenError, Unissued
+from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
 from policyengine.stores.store import StoreError
 
+_LOG = logging.getLogger("policyengine")
 LARGEST_FORM = 131_072  # bytes
 MOST_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -47,6 +50,16 @@ class Sender:
     now: int
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where what was issued ends. `issuing` None: no tokens of our own are issued, and operators alone are served.
+    `issuers` are those of the policy, by name."""
+
+    identity: Identity
+    issuers: Collection[str]
+    issuing: Issuing | None
+
+
 def form_of(body: bytes) -> dict[str, list[str]]:
     """Raises NotIssued."""
     if len(body) > LARGEST_FORM:
@@ -73,14 +86,14 @@ def told(why: str) -> str:
     return "".join(one if " " <= one <= "~" and one not in '"\\' else "'" for one in why)
 
 
-def not_issued(issuing: Issuing, why: NotIssued) -> Reply:
-    issuing.refused(why)
-    return told_not_issued(issuing, why)
+def not_issued(identity: Identity, why: NotIssued) -> Reply:
+    tell(identity, why)
+    return told_not_issued(identity, why)
 
 
-def told_not_issued(issuing: Issuing, why: NotIssued) -> Reply:
+def told_not_issued(identity: Identity, why: NotIssued) -> Reply:
     reply = refusal(why.error, why.why)
-    nonce = issuing.identity.nonce() if why.error is TokenError.USE_DPOP_NONCE else None
+    nonce = identity.nonce() if why.error is TokenError.USE_DPOP_NONCE else None
     return reply if nonce is None else replace(reply, headers={**NO_STORE, "DPoP-Nonce": nonce})
 
 
@@ -91,11 +104,11 @@ def token(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
     try:
         asked = asked_of(form_of(body), authorization=sender.authorization)
     except NotIssued as why:
-        return not_issued(issuing, why)
+        return not_issued(issuing.identity, why)
     try:
         issued = issuing.exchange(asked, sender.credentials, at(issuing, "token"), sender.now)
     except NotIssued as why:
-        return told_not_issued(issuing, why)
+        return told_not_issued(issuing.identity, why)
     return Reply(200, issued.to_dict())
 
 
@@ -110,12 +123,12 @@ def base(issuing: Issuing) -> str:
 # ── /revoke, /introspect, /tasks/{id}/complete ────────────────────────────────────────────────
 
 
-def revoke(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """A token, by a client that is in it, or anything by an operator."""
-    revoking = Revoking(issuing)
+    revoking = Revoking(desk.identity)
     try:
         form = form_of(body)
-        by = None if sender.trusted else authenticated(issuing, form, sender, "revoke")
+        by = None if sender.trusted else authenticated(desk, form, sender, "revoke")
         what = [name for name in ("token", *NAMED) if one(form, name) is not None]
         if len(what) != 1:
             raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
@@ -129,9 +142,9 @@ def revoke(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
             raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
         return Reply(200, {})
     except NotIssued as why:
-        return not_issued(issuing, why)
+        return not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(issuing, NotIssued(Unissued.STORE))
+        return not_issued(desk.identity, NotIssued(Unissued.STORE))
 
 
 def lasting(form: Form) -> int | None:
@@ -143,38 +156,42 @@ def lasting(form: Form) -> int | None:
     return int(found.total_seconds()) if isinstance(found, timedelta) else None
 
 
-def authenticated(issuing: Issuing, form: Form, sender: Sender, endpoint: str) -> Actor:
-    sent = sent_of(form, sender.authorization)
+def authenticated(desk: Desk, form: Form, sender: Sender, endpoint: str) -> Actor:
+    """Raises NotIssued."""
+    sent, issuing = sent_of(form, sender.authorization), desk.issuing
+    if issuing is None:
+        raise NotIssued(Unissued.NO_CLIENT, "an operator's token is needed, of `--token-file`")
     return issuing.authenticated(sent, None, sender.credentials, at(issuing, endpoint), sender.now)
 
 
-def introspect(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """For gateways, operators and clients."""
     try:
         form = form_of(body)
         if not sender.trusted:
-            authenticated(issuing, form, sender, "introspect")
+            authenticated(desk, form, sender, "introspect")
         raw = one(form, "token")
         if raw is None:
             raise NotIssued(Unissued.PARAMETERS, "`token` is missing")
-        return Reply(200, Revoking(issuing).introspected(raw, sender.now))
+        return Reply(200, Revoking(desk.identity).introspected(raw, sender.now))
     except NotIssued as why:
-        return not_issued(issuing, why)
+        return not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(issuing, NotIssued(Unissued.STORE))
+        return not_issued(desk.identity, NotIssued(Unissued.STORE))
 
 
-def complete(issuing: Issuing, task: str, sender: Sender) -> Reply:
+def complete(desk: Desk, task: str, sender: Sender) -> Reply:
     """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
     issuer."""
-    revoking = Revoking(issuing)
+    revoking = Revoking(desk.identity)
     try:
         if sender.trusted:
-            revoking.task(task, issuing.handing().kernel.issuers, sender.now, "an operator")
+            revoking.task(task, desk.issuers, sender.now, "an operator")
             return Reply(200, {"task": task, "state": "completed"})
-        if sender.credentials.authorization is None:
+        issuing = desk.issuing
+        if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT)
-        proved = issuing.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
+        proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
         if proved.facts.get("task", {}).get("id") != task:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")
         issuer = str(proved.facts["credential"]["issuer"])
@@ -183,9 +200,27 @@ def complete(issuing: Issuing, task: str, sender: Sender) -> Reply:
     except Refused as refused:
         return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
     except NotIssued as why:
-        return not_issued(issuing, why)
+        return not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(issuing, NotIssued(Unissued.STORE))
+        return not_issued(desk.identity, NotIssued(Unissued.STORE))
+
+
+# ── /attestation/nonce ────────────────────────────────────────────────────────────────────────
+
+
+def nonce(desk: Desk, now: int) -> Reply:
+    """One that an attestation is to answer, once and soon: anybody may ask, as it proves nothing by itself."""
+    issue = desk.identity.attestation_nonces
+    if issue is None:
+        return refusal(TokenError.UNAVAILABLE, "no attestations are verified here")
+    try:
+        given, expires = issue(now)
+    except StoreError as error:
+        _LOG.warning("no nonce was given: %s", error)
+        return refusal(TokenError.UNAVAILABLE, "no nonce can be given now")
+    return Reply(
+        200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}
+    )
 
 
 # ── What everybody may know ───────────────────────────────────────────────────────────────────
@@ -195,7 +230,7 @@ def jwks(issuing: Issuing, now: int) -> Reply:
     try:
         keys = issuing.keys.published(now)
     except IdentityError:
-        return not_issued(issuing, NotIssued(Unissued.KEYS))
+        return not_issued(issuing.identity, NotIssued(Unissued.KEYS))
     return Reply(200, {"keys": keys}, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
 
 
@@ -204,7 +239,7 @@ def metadata(issuing: Issuing) -> Reply:
     try:
         url, us = base(issuing), issuing.us
     except NotIssued as why:
-        return not_issued(issuing, why)
+        return not_issued(issuing.identity, why)
     algorithms = ["ES256", "ES384", "ES512", "EdDSA", "RS256", "PS256"]
     methods = ["private_key_jwt", "self_signed_tls_client_auth"]
     found: dict[str, object] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64decode
 from dataclasses import replace
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from time import time
@@ -19,6 +20,7 @@ from policyengine.identity.clients import ASSERTION_TYPE
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
 from policyengine.identity.keys import FileKeys, new_ring, write_ring
+from policyengine.identity.nonces import Nonces
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.transit import TransitKeys
 from policyengine.runtime.vouched import Vouched
@@ -250,11 +252,38 @@ def test_keys_and_metadata_are_public(http: Http):
     assert READ in found["scopes_supported"]
 
 
-def test_without_keys_there_is_no_such_endpoint(tmp_path: Path):
+def test_without_keys_nothing_is_issued_and_operators_end_what_others_did(tmp_path: Path):
     desk = Desk(tmp_path)
+    client = TestClient(create_app(desk.engine, token="operator-of-this-test"))
+    assert {client.post("/token").status_code, client.get("/jwks").status_code} == {404}
+    assert client.post("/revoke", data={"agent": "acme/planner"}).json()["error"] == "invalid_client"
+    raw = subject()
+    told = [client.post("/introspect", data={"token": raw}, headers=OPERATOR).json()["active"]]
+    assert client.post("/revoke", data={"agent": "acme/planner"}, headers=OPERATOR).status_code == 200
+    told += [client.post("/introspect", data={"token": raw}, headers=OPERATOR).json()["active"]]
+    assert told == [True, False]
+    done = client.post("/tasks/t-1/complete", headers=OPERATOR)
+    assert (done.status_code, done.json()) == (200, {"task": "t-1", "state": "completed"})
+
+
+def test_who_has_no_identity_has_no_such_endpoint():
+    client = TestClient(create_app(Engine.from_text("language 1\npackage p\nanyone { may GET /x }")))
+    paths = ("/token", "/revoke", "/introspect", "/attestation/nonce", "/tasks/t/complete")
+    assert {client.post(path).status_code for path in paths} == {404}
+
+
+def test_a_nonce_is_given_to_attest_for(tmp_path: Path):
+    desk = Desk(tmp_path)
+    nonces = Nonces(desk.marks, most=2)
+    desk.identity.attestation_nonces = nonces.issue
     client = TestClient(create_app(desk.engine))
-    assert {client.post(path).status_code for path in ("/token", "/revoke", "/introspect")} == {404}
-    assert client.get("/jwks").status_code == 404
+    first, second = (client.post("/attestation/nonce").json() for _ in range(2))
+    assert first["nonce"] != second["nonce"]
+    assert nonces.take(first["nonce"], NOW)
+    assert not nonces.take(first["nonce"], NOW)
+    assert datetime.fromisoformat(first["expires_at"]).timestamp() == NOW + nonces.lifetime
+    full = client.post("/attestation/nonce")
+    assert (full.status_code, full.json()["error"]) == (503, "temporarily_unavailable")
 
 
 # ── From configuration ────────────────────────────────────────────────────────────────────────
