@@ -36,7 +36,7 @@ class BuiltIn:
 
 CREDENTIAL_KIND = Enum(
     "credential kind",
-    ("jwt", "opaque", "mtls", "dpop", "spiffe", "txn_token", "id_jag", "signature", "api_key", "basic", "session"),
+    ("jwt", "mtls", "opaque", "dpop", "spiffe", "txn_token", "id_jag", "signature", "api_key", "basic", "session"),
     ordered=False,
 )
 STRINGS = Set(Scalar.STRING)
