@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from joserfc import jwt
@@ -26,7 +26,7 @@ from policyengine.identity.proved import UNBOUND
 from policyengine.identity.tokens import TokenVerifier, trusted_issuers
 from policyengine.stores.marks import MemoryMarks
 
-NOW = 1_800_000_000
+NOW = int(time())
 URL, AUDIENCE = "https://login.acme.example", "payments-api"
 POLICY = f"""language 1
 package bench.identity
@@ -76,7 +76,7 @@ def token(alg: str, subject: str = "alice") -> str:
 
 
 def engine() -> Engine:
-    made = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
+    made = Engine.from_text(POLICY)
     issuers, marks = made.kernel.issuers, MemoryMarks()
     found = Known({alg: public(alg) for alg in ALGORITHMS})
     tokens = TokenVerifier(trusted_issuers(issuers, Configuration(), {"acme": found}), marks)
@@ -97,7 +97,7 @@ def repeated(say: Say) -> dict[str, Any]:
         "agent": {"id": "invoice-bot", "issuer": "acme"}, "user": {"id": "alice"},
         "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:things"], "bound": False, **times},
     }  # fmt: skip
-    plain = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
+    plain = Engine.from_text(POLICY)
     presented: dict[str, Any] = {"request": REQUEST, "credentials": credentials}
     assert made.decide(presented).allowed
     assert plain.decide({"request": REQUEST, **claimed}).allowed

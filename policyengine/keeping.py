@@ -82,7 +82,7 @@ class Keeping:
         self.kernel, self.identity = kernel, identity
         self._sources = sources
         self.failures = 0
-        self._clock, self._ids = clock, ids
+        self._clock, self._ids, self._nanoseconds = clock, ids, counting(clock)
         self._store: Store = MemoryStore() if store is None else store
         own = self._store if isinstance(self._store, MemoryStore) else None
         self._taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
@@ -100,7 +100,7 @@ class Keeping:
 
     def seconds(self) -> int:
         """Since 1970, by its clock."""
-        return int(self._clock().timestamp())
+        return self._nanoseconds() // 1_000_000_000
 
     @cached_property
     def watches(self) -> frozenset[str]:
@@ -122,7 +122,7 @@ class Keeping:
             self.kernel,
             directory,
             tree=self._tree,
-            now=counting(self._clock),
+            now=self._nanoseconds,
             taking=self._taking,
             recall=self._recall,
         )
