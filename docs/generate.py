@@ -13,6 +13,8 @@ from policyengine.cli.app import COMMANDS
 from policyengine.cli.settings import SETTINGS, Setting
 from policyengine.codes import CODES, RULES
 from policyengine.codes.code import Code
+from policyengine.identity.settings import settings as of_identity
+from policyengine.identity.unissued import KNOWN as UNISSUED
 from policyengine.kinds import Type
 from policyengine.runtime.refusals import KNOWN
 from policyengine.semantics.examples.details import MEMBERS
@@ -66,6 +68,16 @@ def details() -> str:
 def refusals() -> str:
     rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in KNOWN.items()]
     return table("| code | what is told | error in the challenge |", rows)
+
+
+def unissued() -> str:
+    rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in UNISSUED.items()]
+    return table("| code | what is told | OAuth error |", rows)
+
+
+def identity_settings() -> str:
+    rows = [f"| `[{one.section}]` `{one.key}` | {cell(one.words)} | {cell(one.default)} |" for one in of_identity()]
+    return table("| setting | what it is | default |", rows)
 
 
 def diagnostics() -> str:
@@ -122,6 +134,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "details": details,
     "settings": settings,
     "refusals": refusals,
+    "unissued": unissued,
+    "identity_settings": identity_settings,
 }
 
 
@@ -135,7 +149,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = ("language", "lint", "test-language", "configuration", "identity")
+    with_parts = ("language", "lint", "test-language", "configuration", "identity", "issuing")
     named = [DOCS / f"{name}.md" for name in with_parts]
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},

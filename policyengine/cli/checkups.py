@@ -1,7 +1,7 @@
 """What `policyengine doctor` looks at: each check finds one thing, how it stands with it and what to do.
 
 A check leaves nothing behind, but for the file of a SQLite store that was not there. Only what is named on the command
-line is reached over a network.
+line, in `identity.toml` or, with that, as an issuer of the policies, is reached over a network.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ def findings(plan: Plan) -> Iterator[Finding]:
     yield stored
     if plan.paths:
         yield from policies(plan, answers=stored.status is not Status.FAILED)
+    elif plan.identity is not None:
+        hint = f"`policyengine doctor PATH --identity {plan.identity}`"
+        yield Finding("identity", Status.WARNING, f"`{plan.identity}` is looked at beside its policies only", hint)
 
 
 # ── The machine ───────────────────────────────────────────────────────────────────────────────
@@ -277,6 +280,8 @@ def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
         yield Finding(error.kind, Status.FAILED, error.message, error.hint if error.kind != "policy" else status)
         return
     yield checked(engine, plan.paths)
+    if plan.identity is not None:
+        yield from issuers(plan.identity, engine)
     try:
         if answers:
             check_workers(engine, plan.workers)
@@ -290,6 +295,23 @@ def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
         hint = f"`policyengine check {' '.join(map(str, paths))}` shows them"
         return Finding("policies", Status.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
     return Finding("policies", Status.OK, f"{', '.join(engine.packages)} can be served")
+
+
+def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
+    """Of an `identity.toml` that the engine has read: whether each issuer tells its keys now."""
+    from policyengine.identity.configuration import read_configuration
+    from policyengine.identity.looking import looked
+
+    yield Finding("identity", Status.OK, f"`{file}` fits the policies")
+    for one in looked(read_configuration(file), engine.kernel):
+        if one.problem is not None:
+            hint = "until they are, its tokens are refused by the code `provider`"
+            yield Finding("issuer", Status.WARNING, f"the keys of `{one.issuer}` cannot be read: {one.problem}", hint)
+        elif not one.keys:
+            yield Finding("issuer", Status.WARNING, f"`{one.issuer}` has no key that could be used")
+        else:
+            many = "1 key" if one.keys == 1 else f"{one.keys:,} keys"
+            yield Finding("issuer", Status.OK, f"`{one.issuer}` tells {many}")
 
 
 def gateway(paths: Sequence[Path]) -> Iterator[Finding]:

@@ -109,8 +109,16 @@ def has_keys(issuer: Issuer, configuration: Configuration) -> bool:
 
 
 def check_names(configuration: Configuration, kernel: Kernel) -> None:
-    """Raises IdentityError for settings of an issuer that no policy names: they would be a wish unheard."""
+    """Raises IdentityError for settings that nobody would hear: of an issuer that no policy names, of clients where no
+    tokens are issued; and for two issuers by one URL, as nobody could tell whose a token is."""
     for name in configuration.issuers:
         if name not in kernel.issuers:
             hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
             raise IdentityError(f"`issuers.{name}`: no policy names this issuer", hint)
+    if configuration.clients and configuration.signing is None:
+        raise IdentityError("`clients`: no tokens are issued that they could ask for", "add `[signing]`")
+    by_url: dict[str, str] = {}
+    for one in sorted(kernel.issuers.values(), key=lambda issuer: issuer.name):
+        if one.url is not None and (other := by_url.setdefault(one.url, one.name)) != one.name:
+            hint = "a token names its issuer by that, so keep one of them"
+            raise IdentityError(f"the issuers `{other}` and `{one.name}` have the same URL", hint)

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from policyengine.identity.mistakes import told
 from policyengine.identity.references import KeysReference, Reference, ReferenceHere
-from policyengine.runtime.shape import did_you_mean
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 DURATION = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
@@ -236,9 +236,4 @@ def configuration_of(raw: Mapping[str, object], folder: Path = Path(), name: str
     try:
         return Configuration.model_validate({**raw, "folder": folder})
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            hint = did_you_mean(str(first["loc"][-1]), tuple(Configuration.model_fields))
-            raise IdentityError(f"`{name}`: unknown setting `{place}`", hint) from None
-        raise IdentityError(f"`{name}`: `{place}`: {first['msg'].removeprefix('Value error, ')}") from None
+        raise IdentityError(*told(error, Configuration, name)) from None

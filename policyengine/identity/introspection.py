@@ -279,12 +279,16 @@ def endpoint_of(
     if settings.client_id is None or reference is None:
         missing = "client_id" if settings.client_id is None else name
         raise IdentityError(f"`{place}.{missing}` is missing", "who asks what a token is says who it is")
+    try:
+        secret = secret_of(reference)
+    except IdentityError as error:
+        raise IdentityError(f"`{place}.{name}`: {error.message}", error.hint) from None
     return Endpoint(
         issuer.name,
         issuer.url,
         issuer.audience,
         url,
-        Client(settings.client_id, settings.client_auth, secret_of(reference)),
+        Client(settings.client_id, settings.client_auth, secret),
         fetcher_of(settings.ca, settings.plain_http, configuration, clock),
         settings.token_prefix,
         int(settings.introspection_cache.total_seconds()),

@@ -226,6 +226,14 @@ class FileKeys:
             keys = self._current(now)
         return keys.find(kid, alg)
 
+    def look(self) -> Keys:
+        """What the file holds now. Raises OSError, DocumentError."""
+        with self._path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
+        return read_keys(data, self._name, self._uses)
+
     def _current(self, now: int) -> Keys:
         seen = looks(self._path)
         if seen != self._seen:
@@ -238,11 +246,7 @@ class FileKeys:
 
     def _read(self, now: int) -> None:
         try:
-            with self._path.open("rb") as stream:
-                data = stream.read(LARGEST_FILE + 1)
-            if len(data) > LARGEST_FILE:
-                raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
-            self._keys, self._wrong_since = read_keys(data, self._name, self._uses), None
+            self._keys, self._wrong_since = self.look(), None
         except (OSError, DocumentError) as error:
             why = (error.strerror or "").lower() if isinstance(error, OSError) else error
             _LOG.warning("the keys of `%s` in `%s` cannot be read: %s", self._name, self._path, why)

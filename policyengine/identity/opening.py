@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from policyengine.directory.entities import Directory
 from policyengine.identity.bao import Bao, seconds
@@ -39,12 +40,21 @@ def open_keys(configuration: Configuration, secrets: Secrets, now: int) -> Signi
         return None
     place = keys_of(given.keys, configuration.folder)
     if not isinstance(place, InTransit):
-        return FileKeys.of(place.path)
+        return file_of(place.path)
     if not isinstance(secrets.bao, Bao):
         raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
     keys = TransitKeys(secrets.bao, place, seconds(given.ahead), seconds(LONGEST_LIFETIME))
     keys.versions(now)
     return keys
+
+
+def file_of(path: Path) -> FileKeys:
+    """Raises IdentityError."""
+    try:
+        return FileKeys.of(path)
+    except IdentityError as error:
+        hint = error.hint if path.exists() else f"`policyengine keys new {path}` makes one"
+        raise IdentityError(f"`signing.keys`: {error.message}", hint) from None
 
 
 def open_issuing(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import Protocol
@@ -80,6 +81,10 @@ class RemoteKeys:
         if held is before and not held.keys.knows(kid):
             held = self._for_unknown(held, now)
         return held.keys.find(kid, alg)
+
+    def look(self) -> Keys:
+        """What the issuer says now. Raises FetchError, DocumentError."""
+        return self._load(self._clock() + self.timeout)[0]
 
     def warm(self, now: int) -> None:
         """Asks for the keys, and waits for nobody: in the process that needs them, as threads stay where they began."""
@@ -255,7 +260,7 @@ def key_source(
     workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
     uses = OF_WORKLOADS if workloads else SIGNATURES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
-        return FileKeys(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
+        return in_file(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
     if keys is None and (issuer.url is None or workloads):
         raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "say where they are")
     fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
@@ -268,3 +273,14 @@ def key_source(
         load = Discovered(issuer.name, str(issuer.url), fetcher)
     timeout = configuration.identity.timeout.total_seconds()
     return RemoteKeys(issuer.name, load, int(settings.cache.total_seconds()), stale, timeout, clock)
+
+
+def in_file(path: Path, name: str, stale: int, uses: Collection[str]) -> FileKeys:
+    """What is no JWKS at the start is a mistake; later it may be somebody who writes it anew. Raises IdentityError."""
+    found = FileKeys(path, name, stale, uses)
+    try:
+        found.look()
+    except (OSError, DocumentError) as error:
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else error
+        raise IdentityError(f"the keys of `{name}` in `{path}` cannot be read: {why}") from None
+    return found

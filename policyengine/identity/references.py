@@ -77,8 +77,13 @@ def checked(reference: str) -> str:
 
 
 def checked_here(reference: str) -> str:
-    if isinstance(place_of(reference), InBao):
-        raise ValueError("what opens OpenBao does not lie in it: write `file:path` or `env:NAME`")
+    here = "write `file:path` or `env:NAME`"
+    try:
+        place = place_of(reference)
+    except ValueError:
+        raise ValueError(f"{NO_REFERENCE}: {here}") from None
+    if isinstance(place, InBao):
+        raise ValueError(f"what opens OpenBao does not lie in it: {here}")
     return reference
 
 

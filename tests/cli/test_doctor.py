@@ -1,5 +1,6 @@
 """`policyengine doctor`: every check with something right and something wrong."""
 
+import json
 import socket
 import sys
 import tomllib
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from joserfc.jwk import ECKey
 
 from policyengine.cli import checkups
 from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
@@ -186,6 +188,49 @@ def test_the_configuration(run, project, port, text, status):
     (project / "policyengine.toml").write_text(text)
     ended = run("doctor", project, "--port", port, "--format", "json")
     assert statuses(ended)["configuration"] == status
+
+
+IDENTIFIED = """language 1
+package p
+scope a { GET /a }
+issuer acme { url "https://login.acme.example"   keys "acme.json" }
+user any { may a }
+"""
+
+
+def test_issuers_are_asked_for_their_keys(run, tmp_path, port):
+    (tmp_path / "p.policy").write_text(IDENTIFIED)
+    (tmp_path / "identity.toml").write_text("")
+    keys = tmp_path / "acme.json"
+
+    def findings():
+        ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml", "--format", "json")
+        return {one["check"]: (one["status"], one["message"]) for one in ended.json["checks"]}
+
+    assert findings()["identity"][0] == "failed"
+    keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))
+    found = findings()
+    assert found["identity"] == ("ok", f"`{tmp_path}/identity.toml` fits the policies")
+    assert found["issuer"] == ("ok", "`acme` tells 1 key")
+    keys.write_text('{"keys": []}')
+    assert findings()["issuer"] == ("warning", "`acme` has no key that could be used")
+
+
+def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    (tmp_path / "p.policy").write_text(IDENTIFIED.replace("acme.json", f"{url}/jwks"))
+    (tmp_path / "identity.toml").write_text("")
+    ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
+    assert ended.code == 0
+    assert "? issuer: the keys of `acme` cannot be read: it cannot be reached" in ended.out
+    assert "  hint: until they are, its tokens are refused by the code `provider`" in ended.out
+
+
+def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, port):
+    (tmp_path / "identity.toml").write_text("[isuers]")
+    ended = run("doctor", "--port", port, "--identity", tmp_path / "identity.toml")
+    assert "is looked at beside its policies only" in ended.out
 
 
 def test_observing_is_told(monkeypatch, tmp_path):

@@ -1,0 +1,119 @@
+"""Mistakes in `identity.toml`, as people make them: each is told at the start, by its setting, with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policyengine import Engine
+from policyengine.identity.configuration import IdentityError
+from policyengine.identity.settings import WORDS, settings
+
+POLICY = """
+language 1
+package notes
+scope notes.read as "read:notes" { GET /notes/{id} }
+issuer login { url "https://login.acme.example"   audience "notes-api" }
+issuer desk { url "https://agents.acme.example"   audience "notes-api"   records chains }
+attester lab { url "https://attest.acme.example"   age <= 1h }
+user any { may notes.read }
+agent "assistant" { issued by login   acts for any user   may notes.read }
+"""
+ASKED = '[issuers.login]\nintrospection = "https://login.acme.example/introspect"\nclient_id = "pdp"\n'
+PASTED = "hunter2-hunter2-hunter2"
+MISTAKES = [
+    ('[isuers.login]\nkeys = "x"', "unknown setting `isuers`", "did you mean `issuers`?"),
+    ('[issuers.login]\nkey = "x"', "unknown setting `issuers.login.key`", "did you mean `keys`?"),
+    (
+        '[issuers.login]\naudience = "x"',
+        "unknown setting `issuers.login.audience`",
+        "the policy says that, in `issuer login { … }`",
+    ),
+    ('[attesters.lab]\nage = "1h"', "unknown setting `attesters.lab.age`", "in `attester lab { … }`"),
+    ("[identity]\nonly_proven = true", "unknown setting `identity.only_proven`", "did you mean `only_proved`?"),
+    ("[sharing]\nfoo = 1", "unknown setting `sharing.foo`", "there are ipv4, ipv6, window"),
+    ("[api_keys]\nfoo = 1", "`api_keys.file`: it has to be there", None),
+    ('[dpop.window]\nfoo = "1s"', "`dpop.window`: write a time like `30s`, `5m`, `1h`", None),
+    ('issuers = "x"', "`issuers`: it is a section: `[issuers]`", None),
+    ('dpop = "x"', "`dpop`: it is a section: `[dpop]`", None),
+    ('issuers.login = "x"', "`issuers.login`: it is a section: `[issuers.login]`", None),
+    ("[identity]\nleeway = 10", "`identity.leeway`: write a time like `30s`, `5m`, `1h`", None),
+    ('[issuers.login]\nstale = "8d"', "`issuers.login.stale`: it is at most 7 days", None),
+    ('[issuers.login]\ncache = "1s"', "`issuers.login.cache`: it is at least 10 seconds", None),
+    ("[sharing]\nipv4 = 33", "`sharing.ipv4`: it is at most 32", None),
+    ('[identity]\nonly_proved = "perhaps"', "`identity.only_proved`: write `true` or `false`", None),
+    ('[issuers.login]\npeople = "portal"', '`issuers.login.people`: write a list: `["…"]`', None),
+    ('[issuers.login]\nalgorithms = ["HS256"]', "`issuers.login.algorithms.0`: write one of `ES256`, `ES384`", None),
+    ("[issuers.login\n", "is no TOML", None),
+    ('[issuers.logn]\nkeys = "x"', "`issuers.logn`: no policy names this issuer", "did you mean `login`?"),
+    ("[attesters.lb]", "`attesters.lb`: no policy names this attester", "did you mean `lab`?"),
+    ('[issuers.login]\nkeys = "no.json"', "the keys of `login` in", None),
+    (f'{ASKED}client_secret = "{PASTED}"', "`issuers.login.client_secret`: this is no reference to a secret", None),
+    (f'{ASKED}client_secret = "file:no"', "`issuers.login.client_secret`: cannot read", None),
+    (f'{ASKED}client_secret = "env:NO_SUCH"', "`issuers.login.client_secret`: `env:NO_SUCH`", "set `NO_SUCH`"),
+    (f'{ASKED}client_secret = "bao:kv/a#b"', "`issuers.login.client_secret`: `bao:kv/a#b`", "add `[bao]`"),
+    (ASKED, "`issuers.login.client_secret` is missing", None),
+    (f'[bao]\naddress = "https://bao"\ntoken = "{PASTED}"', "`bao.token`: this is no reference to a secret", None),
+    (
+        '[bao]\naddress = "https://bao"\ntoken = "bao:kv/a#b"',
+        "`bao.token`: what opens OpenBao does not lie in it: write `file:path` or `env:NAME`",
+        None,
+    ),
+    (f'[signing]\nissuer = "desk"\nkeys = "{PASTED}"', "`signing.keys`: this is no reference to a secret", None),
+    ('[signing]\nissuer = "desk"\nkeys = "file:no"', "`signing.keys`: cannot read", "policyengine keys new"),
+    (
+        '[clients.a]\nagent = "assistant"\nissuer = "login"\nmethod = "token"',
+        "`clients`: no tokens are issued that they could ask for",
+        "add `[signing]`",
+    ),
+    (
+        '[clients.a]\nagent = "assistant"\nissuer = "login"\nmethod = "client_secret"',
+        "`clients.a.method`: write one of `private_key_jwt`, `mtls`, `dpop` or `token`",
+        None,
+    ),
+]
+
+
+def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityError:
+    file = folder / "identity.toml"
+    file.write_text(text)
+    with pytest.raises(IdentityError) as found:
+        Engine.from_text(policy).verifying(file)
+    return found.value
+
+
+@pytest.mark.parametrize(("text", "message", "hint"), MISTAKES, ids=[row[1] for row in MISTAKES])
+def test_a_mistake_is_told_with_what_to_do(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
+    found = mistake(tmp_path, text)
+    assert message in found.message
+    assert (hint or "") in (found.hint or "")
+    assert PASTED not in str(found)
+
+
+def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "identity.toml").write_text('[issuers.login]\nstale = "1d"\n[attesters.lab]\nunbound = true\n')
+    Engine.from_text(POLICY).verifying(tmp_path / "identity.toml")
+
+
+def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
+    twice = POLICY.replace("https://agents.acme.example", "https://login.acme.example")
+    found = mistake(tmp_path, "", twice)
+    assert found.message == "the issuers `desk` and `login` have the same URL"
+
+
+def test_a_file_that_is_not_there_or_none_is_told(tmp_path: Path) -> None:
+    engine = Engine.from_text(POLICY)
+    for path, why in ((tmp_path / "no.toml", "no such file or directory"), (tmp_path, "is a directory")):
+        with pytest.raises(IdentityError, match=rf"^cannot read `.*`: {why}$"):
+            engine.verifying(path)
+
+
+def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+    found = mistake(tmp_path, '[issuers.login]\nkeys = "keys.json"')
+    assert found.message.startswith(f"the keys of `login` in `{tmp_path}/keys.json` cannot be read: ")
+
+
+def test_each_setting_has_its_words_and_none_else() -> None:
+    assert {one.name for one in settings()} == WORDS.keys()
