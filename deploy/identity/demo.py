@@ -1,8 +1,8 @@
 """Agent X on behalf of user Y, read-only: a real OpenID provider, a policy, and what becomes of a stolen token.
 
-    python deploy/identity/demo.py FOLDER     # with node_modules/oidc-provider in it: `make demo-identity` makes one
+    python deploy/identity/demo.py FOLDER [PORT]     # FOLDER with node_modules/oidc-provider in it: `make demo-identity`
 
-Everything runs on this machine and ends with this script.
+The provider listens at PORT, 18241 unless another is named. Everything runs on this machine and ends with this script.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -29,7 +30,7 @@ from joserfc.jwk import ECKey
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent.parent / "policies" / "examples" / "federated"
-PROVIDER = "http://127.0.0.1:18241"
+PORT = 18241  # of the issuer in the policy
 BACK = "http://127.0.0.1/back"
 API = "https://calendar.acme.example"
 EVENTS = "/calendars/acme/events"
@@ -42,8 +43,9 @@ def base64url(data: bytes) -> str:
 
 @dataclass
 class Assistant:
-    """An agent with a key of its own, which never leaves it."""
+    """An agent with a key of its own, which never leaves it. `provider`: its URL."""
 
+    provider: str
     key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", private=True))
 
     def proof(self, method: str, url: str, token: str | None = None) -> str:
@@ -64,7 +66,7 @@ class Assistant:
                 "code_verifier": verifier, "resource": "urn:calendar",
             }  # fmt: skip
             answer = http.post(
-                f"{PROVIDER}/token", data=form, headers={"DPoP": self.proof("POST", f"{PROVIDER}/token")}
+                f"{self.provider}/token", data=form, headers={"DPoP": self.proof("POST", f"{self.provider}/token")}
             )
         return str(answer.raise_for_status().json()["access_token"])
 
@@ -75,7 +77,7 @@ class Assistant:
             "scope": "openid calendar:read calendar:write", "code_challenge": challenge,
             "code_challenge_method": "S256",
         }  # fmt: skip
-        page = http.get(f"{PROVIDER}/auth", params=asked)
+        page = http.get(f"{self.provider}/auth", params=asked)
         for _ in range(MOST_PAGES):
             if page.is_redirect:
                 place = urljoin(str(page.url), page.headers["location"])
@@ -107,7 +109,7 @@ def running(*command: str | Path) -> Iterator[str]:
         assert server.stdout is not None
         first = server.stdout.readline()
         if not first:
-            raise SystemExit(f"`{command[0]}` ended before it answered")
+            raise SystemExit(f"`{command[0]}` ended before it answered; where its port is taken, name another one")
         try:
             yield first.strip()
         finally:
@@ -135,13 +137,24 @@ def told(what: str, answer: dict[str, Any]) -> None:
     print(f"{what:<44} {answer['outcome']}{why}", flush=True)
 
 
-def main(folder: str) -> None:
+@contextmanager
+def example(port: int) -> Iterator[Path]:
+    """The policies, whose issuer is at that port."""
+    with TemporaryDirectory() as folder:
+        for file in EXAMPLE.iterdir():
+            text = file.read_text(encoding="utf-8").replace(str(PORT), str(port))
+            Path(folder, file.name).write_text(text, encoding="utf-8")
+        yield Path(folder)
+
+
+def main(folder: str, port: int) -> None:
     with ExitStack() as stack:
-        stack.enter_context(running("node", HERE / "provider.mjs", Path(folder).resolve(), "18241"))
-        options = ("--identity", EXAMPLE / "identity.toml", "--port", "0", "--format", "json")
+        provider = stack.enter_context(running("node", HERE / "provider.mjs", Path(folder).resolve(), str(port)))
+        policies = stack.enter_context(example(port))
+        options = ("--identity", policies / "identity.toml", "--port", "0", "--format", "json")
         policyengine = Path(sys.executable).with_name("policyengine")
-        served = stack.enter_context(running(policyengine, "serve", EXAMPLE, *options))
-        gateway, assistant = Gateway(json.loads(served)["listening"]), Assistant()
+        served = stack.enter_context(running(policyengine, "serve", policies, *options))
+        gateway, assistant = Gateway(json.loads(served)["listening"]), Assistant(provider)
         token = assistant.token("yara")
         mine = {"authorization": f"DPoP {token}"}
 
@@ -153,7 +166,7 @@ def main(folder: str) -> None:
         other = "/calendars/globex/events"
         told("It reads another tenant's", gateway.asks("GET", other, **proved("GET", other)))
         told("A thief has the token, and not the key", gateway.asks("GET", EVENTS, authorization=f"Bearer {token}"))
-        foreign = Assistant().proof("GET", API + EVENTS, token)
+        foreign = Assistant(provider).proof("GET", API + EVENTS, token)
         told("A thief makes a proof by a key of its own", gateway.asks("GET", EVENTS, **mine, dpop=foreign))
         seen = proved("GET")
         gateway.asks("GET", EVENTS, **seen)
@@ -166,6 +179,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3) or not all(one.isdigit() for one in sys.argv[2:]):
         raise SystemExit(__doc__)
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else PORT)

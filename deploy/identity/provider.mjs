@@ -30,5 +30,8 @@ const provider = new Provider(issuer, {
   },
   extraTokenClaims: () => ({ tenant: 'acme' }),
 });
-provider.listen(Number(port), '127.0.0.1', () => console.log(issuer));
+provider.listen(Number(port), '127.0.0.1', () => console.log(issuer)).on('error', (error) => {
+  console.error(`the provider cannot listen at port ${port}: ${error.code}`);
+  process.exit(1);
+});
 process.stdin.on('end', () => process.exit(0)).resume();

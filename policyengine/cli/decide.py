@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.failures import CommandError, logged_in_short, tell
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitySources, PoliciesOrBundle, RequestFile, StoreUrl, TextOrJson, TrustedKeys
+from policyengine.cli.options import (
+    EntitySources,
+    IdentityFile,
+    PoliciesOrBundle,
+    RequestFile,
+    StoreUrl,
+    TextOrJson,
+    TrustedKeys,
+)
 from policyengine.cli.questions import Question, read_questions
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
 
@@ -26,6 +34,7 @@ def decide(
     request: RequestFile,
     entities: EntitySources = None,
     store: StoreUrl = "memory:",
+    identity: IdentityFile = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -48,7 +57,7 @@ def decide(
       policyengine decide payments/ --request request.json --entities entities.json
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
-    engine = load_engine(paths, entities, trust, store=store)
+    engine = load_engine(paths, entities, trust, store=store, identity=identity)
     questions = read_questions(request)
     with logged_in_short():
         if format is Format.JSON:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from policyengine.cli.decide import EXIT_CODES
 from policyengine.cli.loaded import load_engine, told_of
-from policyengine.cli.options import EntitySources, PoliciesOrBundle, RequestFile, TextOrJson, TrustedKeys
+from policyengine.cli.options import (
+    EntitySources,
+    IdentityFile,
+    PoliciesOrBundle,
+    RequestFile,
+    TextOrJson,
+    TrustedKeys,
+)
 from policyengine.cli.questions import read_question
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json, printable
 
@@ -13,6 +20,7 @@ def explain(
     paths: PoliciesOrBundle,
     request: RequestFile,
     entities: EntitySources = None,
+    identity: IdentityFile = None,
     trust: TrustedKeys = None,
     format: TextOrJson = Format.TEXT,
 ) -> int:
@@ -26,7 +34,7 @@ def explain(
     Example:
       policyengine explain payments/ --request request.json
     """
-    engine = load_engine(paths, entities, trust)
+    engine = load_engine(paths, entities, trust, identity=identity)
     question = read_question(request)
     with told_of(question):
         explanation = engine.explain(question.data)

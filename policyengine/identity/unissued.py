@@ -26,7 +26,7 @@ class TokenError(StrEnum):
 
 
 class Unissued(StrEnum):
-    """The value is the code in logs and metrics, and in docs/identity.md."""
+    """The value is the code in logs and metrics, and in docs/issuing.md."""
 
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"

@@ -1,4 +1,4 @@
-"""docs/identity-issuing.md is true: its configuration opens, its policy issues, its codes are there."""
+"""docs/issuing.md is true: its configuration opens, its policy issues, its codes are there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.unissued import Unissued
 from tests.identity.minting import NOW, Desk, key_of, subject
 
-PAGE = (Path(__file__).parents[2] / "docs" / "identity-issuing.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "issuing.md").read_text()
 
 
 def of(language: str) -> list[str]:
