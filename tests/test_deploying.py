@@ -182,6 +182,37 @@ def test_what_is_mounted_is_what_is_served() -> None:
     assert sorted(generated["files"]) == sorted(f"policies/{one.name}" for one in KUBERNETES.glob("policies/*.policy"))
 
 
+def with_comments(name: str) -> Any:
+    """The manifest with what stands there in comments."""
+    text = (KUBERNETES / f"{name}.yaml").read_text()
+    written = re.sub(
+        r"^( *)# (- [-a-z]|  (?:mountPath|readOnly|secret|  secretName|  defaultMode)\b)", r"\1\2", text, flags=re.M
+    )
+    return yaml.safe_load(written)
+
+
+def test_identity_and_its_secrets_fit_together_once_they_are_uncommented() -> None:
+    spec = with_comments("deployment")["spec"]["template"]["spec"]
+    [told] = spec["containers"]
+    mounts = {one["name"]: one for one in told["volumeMounts"]}
+    volumes = {one["name"]: one for one in spec["volumes"]}
+    assert mounts.keys() == volumes.keys() == {"policies", "tokens", "identity"}
+    assert all(one["readOnly"] for one in mounts.values())
+    assert volumes["identity"]["secret"]["defaultMode"] & stat.S_IRWXO == 0
+    named = Path(option(told["args"], "--identity"))
+    assert named.parent == Path(mounts["policies"]["mountPath"])
+    [generated] = with_comments("kustomization")["configMapGenerator"]
+    assert f"policies/{named.name}" in generated["files"]
+    assert f'"file:{mounts["identity"]["mountPath"]}/' in (KUBERNETES / "deployment.yaml").read_text()
+    assert any({"port": 443} in one["ports"] for one in egress())
+
+
+def egress() -> list[Any]:
+    text = (KUBERNETES / "networkpolicy.yaml").read_text()
+    found: list[Any] = yaml.safe_load("\n".join(re.findall(r"^  # (- .*|  .*)$", text, re.M)))
+    return found
+
+
 def test_there_is_time_to_end_in_order() -> None:
     pause = int(re.findall(r"sleep\((\d+)\)", container()["lifecycle"]["preStop"]["exec"]["command"][2])[0])
     assert pause + float(option(container()["args"], "--drain-seconds")) < pod()["terminationGracePeriodSeconds"]

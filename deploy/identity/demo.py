@@ -1,6 +1,6 @@
 """Agent X on behalf of user Y, read-only: a real OpenID provider, a policy, and what becomes of a stolen token.
 
-    python deploy/identity/demo.py FOLDER [PORT]     # FOLDER with node_modules/oidc-provider in it: `make demo-identity`
+    python deploy/identity/demo.py FOLDER [PORT]   # FOLDER with node_modules/oidc-provider in it: `make demo-identity`
 
 The provider listens at PORT, 18241 unless another is named. Everything runs on this machine and ends with this script.
 """

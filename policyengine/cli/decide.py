@@ -124,7 +124,10 @@ def show_decision(screen: Screen, decision: Decision) -> None:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.text(f"  {reason.gate}{by}: {reason.message}{at}")
-    if decision.gate == "identity":
+    refused = next((reason.code for reason in decision.reasons if reason.code is not None), None)
+    if refused is not None:
+        screen.text(f"  code: {refused}, which docs/identity.md explains")
+    elif decision.gate == "identity":
         screen.text("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
         screen.text(f"  unknown: {fact.fact} ({fact.why})")

@@ -1,53 +1,139 @@
-"""docs/issuing.md is true: its configuration opens, its policy issues, its codes are there."""
+"""docs/issuing.md is true: its configuration opens, what it asks is answered, its codes are there."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
 import tomllib
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
 
 from policyengine import Engine
 from policyengine.identity.configuration import configuration_of
 from policyengine.identity.exchange import GRANT, KNOWN
-from policyengine.identity.keys import new_ring, write_ring
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
-from policyengine.identity.unissued import Unissued
-from tests.identity.minting import NOW, Desk, key_of, subject
+from policyengine.identity.transit import TransitKeys
+from policyengine.server.app import create_app
+from tests.identity.minting import DESK, NOW, Desk, assertion, key_of, subject
+from tests.identity.openbao import ROOT_TOKEN, OpenBao, binary
+from tests.pages import CHECKOUT, Block, blocks
 
-PAGE = (Path(__file__).parents[2] / "docs" / "issuing.md").read_text()
+PAGE = CHECKOUT / "docs" / "issuing.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def of(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [one.text for one in blocks(PAGE) if one.language == language]
 
 
-def test_its_configuration_opens_and_its_policy_issues(tmp_path: Path):
-    policy, signing = Engine.from_text(of("policy")[0]), tomllib.loads(of("toml")[0])
-    desk = Desk(tmp_path / "desk", policy) if (tmp_path / "desk").mkdir() is None else None
-    assert desk is not None
-    write_ring(tmp_path / "signing.json", new_ring("ES256", NOW), new=True)
+def marked(marker: str) -> list[Block]:
+    return [one for one in blocks(PAGE) if one.marker == marker]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """As the page sets it up."""
+    folder = tmp_path_factory.mktemp("documented")
+    policy = Engine.from_text(of("policy")[0])
+    found = Desk(folder, policy)
     jwks = {"keys": [key_of("summarizer").as_dict(private=False)]}
-    (tmp_path / "summarizer.jwks.json").write_text(json.dumps(jwks))
-    configuration = configuration_of(signing, tmp_path)
+    (folder / "summarizer.jwks.json").write_text(json.dumps(jwks))
+    configuration = configuration_of(tomllib.loads(of("toml")[0]), folder)
     keys = open_keys(configuration, open_secrets(configuration), NOW)
     assert keys is not None
-    issuing = open_issuing(configuration, desk.identity, keys, lambda: (policy.kernel, policy.directory), lambda: NOW)
-    desk.issuing, desk.keys = issuing, keys  # type: ignore[assignment]
-    issued = desk.exchange(subject_token=subject(scope="read:invoices"))
-    assert (issued.scopes, issued.lasts) == (("read:invoices",), 900)
-    assert desk.decide(issued).allowed
+    found.issuing = found.identity.issuing = open_issuing(
+        configuration, found.identity, keys, lambda: (policy.kernel, policy.directory), lambda: NOW
+    )
+    return found
 
 
-def test_its_settings_of_openbao_are_there():
-    assert configuration_of(tomllib.loads(of("toml")[1])).bao is not None
+def sent(block: Block, client: TestClient, variables: Mapping[str, str]) -> Any:
+    """What `curl` of the page would send."""
+    words = shlex.split(re.sub(r"\$([A-Z_]+)", lambda name: variables[name[1]], block.text.replace("\\\n", " ")))
+    assert words.pop(0) == "curl"
+    (url,) = (one for one in words if one.startswith(f"{DESK}/"))
+    options = [(name, value) for name, value in pairwise(words) if name in ("-d", "-H")]
+    assert len(words) == 1 + 2 * len(options) + 2 * words.count("-X")
+    form = dict(value.split("=", 1) for name, value in options if name == "-d")
+    headers = dict(value.split(": ", 1) for name, value in options if name == "-H")
+    return client.post(url.removeprefix(DESK), data=form or None, headers=headers)
 
 
-def test_it_names_parameters_and_codes_that_there_are():
-    asking = PAGE.partition("## Asking for one")[2].partition("\n## ")[0]
+def claims_of(token: str) -> dict[str, Any]:
+    payload = token.split(".")[1]
+    found: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return found
+
+
+def test_what_it_asks_is_answered_as_it_shows(desk: Desk) -> None:
+    client = TestClient(create_app(desk.engine, token="operator-of-this-page"))
+    known = {
+        "PLANNERS_TOKEN": subject(scope="read:invoices"), "ASSERTION": assertion("summarizer"), "PROOF": "jkt-1",
+        "OPERATOR": "operator-of-this-page",
+    }  # fmt: skip
+    (asked,) = marked("asks: /token")
+    answer = sent(asked, client, known)
+    assert answer.status_code == 200
+    issued = answer.json()
+    shown = json.loads(of("json")[0])
+    assert {**issued, "access_token": "eyJ0eXAiOi…"} == shown
+    (said,) = marked("claims")
+    claims, documented = claims_of(issued["access_token"]), json.loads(said.text)
+    varying = {"jti": "", "cnf": {}, "links": []}
+    assert {**claims, **varying} == {**documented, **varying}
+    assert [one.partition(":")[0] for one in claims["links"]] == [one.partition(":")[0] for one in documented["links"]]
+
+    assert desk.decide(issued["access_token"]).allowed
+    (completed,) = marked("asks: /tasks/t-9/complete")
+    assert sent(completed, client, {**known, "ISSUED": issued["access_token"]}).json()["state"] == "completed"
+    assert desk.decide(issued["access_token"]).reasons[0].code == "revoked"
+
+    another = desk.exchange(subject_token=subject(scope="read:invoices"))
+    assert desk.decide(another).allowed
+    (revoked,) = marked("asks: /revoke")
+    assert sent(revoked, client, known).status_code == 200
+    assert desk.decide(another).reasons[0].code == "revoked"
+
+
+def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
+    environment = {**os.environ, "BAO_ADDR": openbao.address, "BAO_TOKEN": ROOT_TOKEN, "NO_COLOR": "1"}
+    path = os.pathsep.join([str(Path(binary()).parent), environment["PATH"]])
+    environment["PATH"] = path
+    for line in "".join(block.text for block in marked("openbao")).splitlines():
+        done = subprocess.run(shlex.split(line), env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or "path is already in use" in done.stderr, done.stderr
+    raw = tomllib.loads(of("toml")[1])
+    (tmp_path / "token").write_text(ROOT_TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    raw["bao"] |= {"address": openbao.address, "token": "file:token"}
+    configuration = configuration_of(raw, tmp_path)
+    secrets, now = open_secrets(configuration), int(time())
+    assert secrets.read(str(configuration.issuers["acme"].client_secret), now).reveal() == "the-secret-at-acme"
+    keys = open_keys(configuration, secrets, now)
+    assert isinstance(keys, TransitKeys)
+    assert len(keys.published(now)) == 2
+    assert keys.sign({"typ": "at+jwt"}, {"iss": DESK}, now).count(".") == 2
+
+
+def test_it_names_parameters_and_codes_that_there_are() -> None:
+    asking = TEXT.partition("All parameters of")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", asking, re.MULTILINE))))
     assert named == set(KNOWN) - {"client_assertion_type"}
     assert GRANT in asking
-    codes = re.findall(r"`([a-z_]+)`", asking.partition("have its own code")[2])
-    assert codes
-    assert set(codes) <= {one.value for one in Unissued}
+
+
+def test_the_times_that_it_tells_are_those_of_the_code() -> None:
+    bao = configuration_of(tomllib.loads(of("toml")[1])).bao
+    assert bao is not None
+    assert (bao.timeout, bao.refresh, bao.stale) == (timedelta(seconds=2), timedelta(minutes=5), timedelta(hours=1))
