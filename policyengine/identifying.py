@@ -140,5 +140,5 @@ def no_identity(request: Request) -> Request:
     """Raises RequestError for credentials that nobody verifies here."""
     if request.credentials is None:
         return request
-    hint = "set up `identity`, or send `credential`"
+    hint = "set up `--identity` (docs/identity.md), or send what is known of it as `credential`"
     raise RequestError("credentials", "raw credentials are not verified here", hint)

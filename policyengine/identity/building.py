@@ -48,7 +48,8 @@ class Builder:
         keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
         if self.signing is not None and configuration.signing is not None:
             keyed[configuration.signing.issuer] = OwnKeys(self.signing)
-        introspection = Introspection(endpoints_of(configuration, issuers.values(), self._secret_of))
+        asked = endpoints_of(configuration, issuers.values(), self._secret_of)
+        introspection = Introspection(asked) if asked else None
         leeway = int(configuration.identity.leeway.total_seconds())
         tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
         self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, before=self.bound)

@@ -27,6 +27,18 @@ GIVEN = (
     "path",
     "failures",
     "trace_id",
+    "code",
+    "names",
+    "jti",
+    "client",
+    "user",
+    "chain",
+    "scope",
+    "audience",
+    "expires",
+    "task",
+    "subject",
+    "fingerprint",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

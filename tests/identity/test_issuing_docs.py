@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -24,7 +25,9 @@ from policyengine.identity.configuration import configuration_of
 from policyengine.identity.exchange import GRANT, KNOWN
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.transit import TransitKeys
+from policyengine.identity.unissued import NotIssued
 from policyengine.server.app import create_app
+from policyengine.server.journal import LogFormat, journal
 from tests.identity.minting import DESK, NOW, Desk, assertion, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao, binary
 from tests.pages import CHECKOUT, Block, blocks
@@ -41,15 +44,14 @@ def marked(marker: str) -> list[Block]:
     return [one for one in blocks(PAGE) if one.marker == marker]
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
     """As the page sets it up."""
-    folder = tmp_path_factory.mktemp("documented")
     policy = Engine.from_text(of("policy")[0])
-    found = Desk(folder, policy)
+    found = Desk(tmp_path, policy)
     jwks = {"keys": [key_of("summarizer").as_dict(private=False)]}
-    (folder / "summarizer.jwks.json").write_text(json.dumps(jwks))
-    configuration = configuration_of(tomllib.loads(of("toml")[0]), folder)
+    (tmp_path / "summarizer.jwks.json").write_text(json.dumps(jwks))
+    configuration = configuration_of(tomllib.loads(of("toml")[0]), tmp_path)
     keys = open_keys(configuration, open_secrets(configuration), NOW)
     assert keys is not None
     found.issuing = found.identity.issuing = open_issuing(
@@ -104,6 +106,25 @@ def test_what_it_asks_is_answered_as_it_shows(desk: Desk) -> None:
     (revoked,) = marked("asks: /revoke")
     assert sent(revoked, client, known).status_code == 200
     assert desk.decide(another).reasons[0].code == "revoked"
+
+
+def test_the_server_says_what_operations_lists(desk: Desk) -> None:
+    """docs/operations.md: members of lines about tokens."""
+    lines = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
+    row = next(line for line in lines if line.startswith("| `token_issued`"))
+    listed = set(re.findall(r"`([a-z]+)`", row.split("|")[4]))
+    written = io.StringIO()
+    with journal(LogFormat.JSON, lambda: "sha256:1", written):
+        desk.exchange(subject_token=subject(scope="read:invoices"), task='{"id": "t-8"}')
+        with pytest.raises(NotIssued):
+            desk.exchange(subject_token="none")
+        refused = {"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": {"authorization": "Bearer x"}}
+        desk.engine.decide(refused)
+    issued, not_issued, denied = map(json.loads, written.getvalue().splitlines())
+    always = {"time", "level", "event", "message", "revision"}
+    assert (issued["event"], issued.keys() - always) == ("token_issued", listed | {"fingerprint"})
+    assert (not_issued["event"], not_issued["code"]) == ("token_refused", "subject_token")
+    assert (denied["event"], denied["code"]) == ("credential_refused", "not_a_token")
 
 
 def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
