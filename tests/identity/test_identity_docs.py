@@ -1,0 +1,44 @@
+"""docs/identity.md is true in what no command on it shows: its members, codes and pages."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from policyengine.identity.configuration import configuration_of
+from policyengine.runtime.credentials import NAMES
+from policyengine.runtime.refusals import Refusal
+from tests.pages import CHECKOUT, blocks
+
+PAGE = CHECKOUT / "docs" / "identity.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def first_cells(section: str) -> set[str]:
+    """What stands in code in the first column of the tables of a section."""
+    part = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", part, re.MULTILINE))))
+
+
+def test_it_names_each_credential_that_can_be_sent() -> None:
+    member_table = TEXT.partition("| member | of the header |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", member_table, re.MULTILINE))))
+    assert named == set(NAMES)
+
+
+def test_it_explains_codes_that_there_are() -> None:
+    explained = first_cells("When a token is refused")
+    assert len(explained) > 8
+    assert explained <= {one.value for one in Refusal}
+
+
+def test_its_configuration_is_one() -> None:
+    shown = [one.text for one in blocks(PAGE) if one.language == "toml"]
+    assert [configuration_of(tomllib.loads(text)).identity.only_proved for text in shown] == [True, False]
+
+
+def test_each_page_about_identity_is_in_its_table() -> None:
+    table = TEXT.partition("| page | for |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\((\w[\w-]*\.md)\)", table)) == {
+        "tokens.md", "bound-credentials.md", "attestation.md", "issuing.md",
+    }  # fmt: skip
