@@ -110,7 +110,7 @@ def named(field: FieldInfo) -> bool:
 
 def setting(name: str, field: FieldInfo) -> Setting:
     default = "has to be there" if field.is_required() else shown(field.get_default(call_default_factory=True))
-    return Setting(name, WORDS[name], default)
+    return Setting(name, WORDS.get(name, ""), default)
 
 
 def shown(value: object) -> str:
