@@ -198,14 +198,14 @@ user any { may a }
 """
 
 
-def test_issuers_are_asked_for_their_keys(run, tmp_path, port):
+def test_issuers_are_asked_for_their_keys(tmp_path):
     (tmp_path / "p.policy").write_text(IDENTIFIED)
     (tmp_path / "identity.toml").write_text("")
     keys = tmp_path / "acme.json"
 
     def findings():
-        ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml", "--format", "json")
-        return {one["check"]: (one["status"], one["message"]) for one in ended.json["checks"]}
+        plan = Plan((tmp_path,), identity=tmp_path / "identity.toml")
+        return {one.check: (one.status, one.message) for one in checkups.policies(plan, answers=True)}
 
     assert findings()["identity"][0] == "failed"
     keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))

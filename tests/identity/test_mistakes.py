@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,16 @@ MISTAKES = [
 ]
 
 
+@cache
+def engine(policy: str = POLICY) -> Engine:
+    return Engine.from_text(policy)
+
+
 def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityError:
     file = folder / "identity.toml"
     file.write_text(text)
     with pytest.raises(IdentityError) as found:
-        Engine.from_text(policy).verifying(file)
+        engine(policy).verifying(file)
     return found.value
 
 
@@ -93,7 +99,7 @@ def test_a_mistake_is_told_with_what_to_do(tmp_path: Path, text: str, message: s
 
 def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "identity.toml").write_text('[issuers.login]\nstale = "1d"\n[attesters.lab]\nunbound = true\n')
-    Engine.from_text(POLICY).verifying(tmp_path / "identity.toml")
+    engine().verifying(tmp_path / "identity.toml")
 
 
 def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
@@ -103,10 +109,9 @@ def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_or_none_is_told(tmp_path: Path) -> None:
-    engine = Engine.from_text(POLICY)
     for path, why in ((tmp_path / "no.toml", "no such file or directory"), (tmp_path, "is a directory")):
         with pytest.raises(IdentityError, match=rf"^cannot read `.*`: {why}$"):
-            engine.verifying(path)
+            engine().verifying(path)
 
 
 def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
