@@ -119,7 +119,7 @@ def presented(request: Request, credentials: Credentials) -> Presented:
     if url is None and isinstance(host, str) and isinstance(path, str):
         url = f"https://{host}{path}"
     method = method if isinstance(method, str) else ""
-    return Presented(method, url, texts, credentials.content, given.get("ip"), given.get("size"))
+    return Presented(method, url, texts, credentials.digests, given.get("ip"), given.get("size"))
 
 
 def ip_of(question: Mapping[str, object]) -> object:

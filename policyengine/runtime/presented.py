@@ -7,9 +7,9 @@ where the configuration says so: it takes away what its client sent under that n
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 
+from policyengine.runtime.credentials import digests_of
 from policyengine.runtime.shape import RequestError
 from policyengine.runtime.values import Invalid
 
@@ -42,8 +42,8 @@ def credentials_of(
     """The member `credentials` of a question; empty where nothing was sent.
 
     `own`: whether `Authorization` is the client's. `certificate`: the header in which somebody who may says whose
-    connection it is; None: nobody does. Raises RequestError for what is there twice: of two values nobody knows which
-    one counts.
+    connection it is; None: nobody does. `content`: the body, where all of it is here. Raises RequestError for what is
+    there twice: of two values nobody knows which one counts.
     """
     found: dict[str, object] = {}
     for header, name in SENT.items():
@@ -59,7 +59,7 @@ def credentials_of(
     if not found:
         return {}
     if content is not None and ("content_digest" in found or "signature" in found):
-        found["content"] = b64encode(content).decode()
+        found["digests"] = digests_of(content)
     return {**found, "method": method, "url": url}
 
 
