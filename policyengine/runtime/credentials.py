@@ -12,7 +12,7 @@ from typing import Any
 from policyengine.runtime.shape import RequestError, object_at, only, text_at
 
 LARGEST = 65_536  # characters of one of them: certificates come in chains
-HASHES: Mapping[str, Callable[[bytes], Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them
+HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ PROVING = tuple(name for name in NAMES if name not in ("method", "url", "digests
 
 
 def read_credentials(raw: object) -> Credentials | None:
-    """The member `credentials` of a question; `digests` are in base64. Raises RequestError, which shows none of them."""
+    """The member `credentials` of a question, `digests` in base64. Raises RequestError, which shows none of them."""
     given = object_at(raw, "credentials")
     if given is None:
         return None
