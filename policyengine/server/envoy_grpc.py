@@ -37,7 +37,7 @@ from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
 
-THREADS = 8
+THREADS = 40  # more than may wait for issuers
 DENIED = 7  # of gRPC; which status the client gets stands beside it
 FOR_LOGS = ("x-decision-id", "x-decision", WOULD_BE)
 FOR_THE_API = (*SET_BY_US, "x-decision-id", WOULD_BE)
