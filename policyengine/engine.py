@@ -157,7 +157,7 @@ class Engine(Batching):
     def verifying(self, identity: Verifying | None) -> Self:
         """From now on it verifies raw credentials. Raises IdentityError."""
         if identity is not None:
-            self.identity = identity_of(identity, self.kernel, self._store)
+            self.identity = identity_of(identity, self.kernel, self._store, lambda: self._clock().timestamp())
         return self
 
     @staticmethod

@@ -36,8 +36,8 @@ ACTION: Free = {
 PROVING: Free = {
     "request": {"method": "GET", "path": "/v1/invoices/42", "host": "api.acme.example"},
     "credentials": {
-        "authorization": "DPoP eyJ0eXAiOiJhdCtqd3Qi…",
-        "dpop": "eyJ0eXAiOiJkcG9wK2p3dCIs…",
+        "authorization": "DPoP eyJ0eXAiOiJhdCtqd3QifQ.e30.c2ln",
+        "dpop": "eyJ0eXAiOiJkcG9wK2p3dCJ9.e30.c2ln",
         "url": "https://api.acme.example/v1/invoices/42?full=yes",
     },
 }
