@@ -45,6 +45,7 @@ def credentials_of(
     connection it is; None: nobody does. `content`: the body, where all of it is here. Raises RequestError for what is
     there twice: of two values nobody knows which one counts.
     """
+    given = {name: values for name, values in given.items() if values != ("",)}  # as some say that there is none
     found: dict[str, object] = {}
     for header, name in SENT.items():
         if header in given:

@@ -20,8 +20,8 @@ from policyengine.server.workers import check_workers
 from policyengine.stores.urls import open_store
 from policyengine.threads import MOST
 from tests.identity import bound_world, issuing
-from tests.identity.proving import POLICY, Doors, asking, proof, token, url, wait_for, written
 from tests.identity.providing import Faulty, faulty, hangs
+from tests.identity.proving import POLICY, Doors, asking, proof, token, url, wait_for, written
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_framed import frame, spoken
