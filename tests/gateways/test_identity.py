@@ -1,5 +1,5 @@
-"""Real gateways before an engine that verifies credentials: what clients bring is handed on, what only a gateway may say
-is not."""
+"""Real gateways before an engine that verifies credentials: they hand on what clients bring, and forged words of their
+own go nowhere."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ package acme.doors
 entity user {{ plan: string? }}
 entity invoice {{ owner: user? }}
 issuer acme {{ url "{ACME}"   audience "{AUDIENCE}" }}
+issuer crawler {{ url "https://crawler.example"   scopes none }}
 issuer mesh {{ url "spiffe://acme.example"   scopes none }}
 scope invoices.read as "read:invoices" {{
   GET /v1/invoices/**   TOOL billing/list   TOOL billing/show   ACTION view invoice
@@ -35,6 +36,7 @@ anyone {{ may GET /health }}
 users unrestricted
 agent "{BOT}" {{ issued by acme   acts for any user   credential {{ kind in [jwt] }}   may invoices.write }}
 agent "{SVID}" {{ issued by mesh   acts alone   credential {{ kind in [mtls]   bound }}   may GET /v1/invoices/** }}
+agent "crawler.example" {{ issued by crawler   acts alone   may POST /v1/invoices/** }}
 guard "bound where it matters" on POST /v1/invoices/** {{ require credential.bound }}
 """
 IDENTITY = """
@@ -44,6 +46,8 @@ only_proved = {only_proved}
 keys = "jwks.json"
 [dpop]
 nonces = {nonces}
+[signatures.directories]
+crawler = "directory.json"
 [trust_domains."acme.example"]
 {domain}
 """
@@ -57,6 +61,7 @@ def written(
     keys = [issuing.ec().as_dict(private=False), issuing.ed().as_dict(private=False)]
     (folder / "jwks.json").write_text(json.dumps({"keys": keys}))
     (folder / "acme.pem").write_text(bound_world.pem(bound_world.authority("acme").certificate))
+    (folder / "directory.json").write_text(bound_world.directory_of(bound_world.ed_key()))
     (folder / "doors.policy").write_text(POLICY)
     said = IDENTITY.format(only_proved=str(only_proved).lower(), nonces=str(nonces).lower(), domain=domain)
     (folder / "identity.toml").write_text(said)
