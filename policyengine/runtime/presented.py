@@ -26,7 +26,9 @@ SENT = {
     "content-digest": "content_digest",
 }
 # Secrets that are no facts of a request.
-SECRET = frozenset({"authorization", FORWARDED, *CERTIFICATES, "dpop", "txn-token", "x-api-key", "x-attestation"})
+SECRET = frozenset(
+    {"authorization", FORWARDED, *CERTIFICATES, "dpop", "txn-token", "x-api-key", "x-attestation", "signature"}
+)
 PROTOCOL = "x-forwarded-proto"
 
 

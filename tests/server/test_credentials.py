@@ -406,18 +406,29 @@ def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
 # ── What is counted, what is written, and what never is ───────────────────────────────────────
 
 
+HEADERS = {
+    "api_key": "x-api-key", "txn_token": "txn-token", "attestation": "x-attestation",
+    "signature_input": "signature-input",
+}  # fmt: skip
+
+
 def every_door(doors: Doors, caplog: pytest.LogCaptureFixture) -> str:
     """Everything that anybody is told while credentials come in at all doors: held ones, and such that are refused."""
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
-    for given in (doors.bearer(), doors.bearer(exp=5, iat=1), doors.dpop("GET", url()), doors.dpop("PUT", url("/x"))):
+    key, signature = doors.kept("k-" + "7" * 40), doors.kept("sig1=:c2VjcmV0IHNpZ25hdHVyZQ==:")
+    for given in (
+        doors.bearer(), doors.bearer(exp=5, iat=1), doors.dpop("GET", url()), doors.dpop("PUT", url("/x")),
+        {"api_key": key}, {"txn_token": doors.token()}, {**doors.bearer(), "attestation": doors.token()},
+        {"signature": signature, "signature_input": 'sig1=("@method");tag="web-bot-auth"'},
+    ):  # fmt: skip
         for path in ("/decide", "/evaluate", "/explain"):
             told += [one.text + str(one.headers) for one in asked(doors, asking(given), path=path)]
         told += [one.text for one in asked(doors, {"requests": [asking(given), 7]}, path="/decide/batch")]
         bad = {**asking(given), "credential": {"kind": 7}, "agnet": given}
         told += [one.text for one in asked(doors, bad, {**asking(given), "credentials": [given]})]
         for door in GATEWAYS:
-            answer = through(doors, door, given)
+            answer = through(doors, door, {HEADERS.get(name, name): value for name, value in given.items()})
             told.append(answer.text + str(answer.headers))
         question = asking(given)
         told += [repr(doors.engine.decide(question)), repr(doors.engine.explain(question))]

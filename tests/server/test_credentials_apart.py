@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
+import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack
 import pytest
 
+from policyengine.client import HEADER
 from policyengine.engine import Engine
+from policyengine.reloading import Reloading
 from policyengine.server import ServeError
+from policyengine.server.framed import FramedProtocol
 from policyengine.server.workers import check_workers
 from policyengine.stores.urls import open_store
 from policyengine.threads import MOST
 from tests.identity import bound_world, issuing
 from tests.identity.providing import Faulty, faulty, hangs
-from tests.identity.proving import POLICY, Doors, asking, proof, token, url, wait_for, written
+from tests.identity.proving import POLICY, Doors, asking, proof, token, url, written
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_framed import frame, spoken
@@ -39,18 +43,18 @@ def test_several_workers_do_not_verify_each_for_itself(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[tuple[str, str, Path]]:
-    """Two of them: their URL, their store, and their socket."""
+def workers(tmp_path: Path) -> Iterator[tuple[str, str, Path, int]]:
+    """Two of them: their URL, their store, their socket, and the process that started them."""
     identity, store, path = written(tmp_path), f"sqlite:///{tmp_path}/store.db", tmp_path / "policy.sock"
     options = ["--identity", str(identity), "--store", store, "--workers", "2", "--socket", str(path)]
     told = ["serve", str(tmp_path / "doors.policy"), "--port", "0", "--format", "json", *options]
-    with started(SERVE, *told) as (line, _):
-        yield json.loads(line)["listening"], store, path
+    with started(SERVE, *told) as (line, process):
+        yield json.loads(line)["listening"], store, path, process.pid
 
 
-def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, str, Path]) -> None:
+def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, str, Path, int]) -> None:
     """Each question by a connection of its own, so that both answer."""
-    base, store, path = workers
+    base, store, path, process = workers
 
     def outcomes(given: dict[str, Any], times: int) -> list[str]:
         found = [httpx.post(f"{base}/decide", json=asking(given)).json() for _ in range(times)]
@@ -65,6 +69,17 @@ def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, 
     assert set(outcomes(held, 16)) == {"allow"}
     open_store(store).marks.revoke(("user:acme/mallory",), int(now) + 600, int(now))
     assert set(outcomes(held, 16)) == {"revoked"}
+    (path.parent / "doors.policy").write_text(POLICY + "anyone { may GET /other }\n")
+    os.kill(process, signal.SIGHUP)
+    latest = time.monotonic() + 20
+    while {other(base) for _ in range(8)} != {"allow"}:
+        assert time.monotonic() < latest, "the policies were not reloaded"
+    assert set(outcomes(held, 16)) == {"revoked"}  # also by other policies
+    assert set(outcomes({"authorization": f"Bearer {token(now)}"}, 8)) == {"allow"}
+
+
+def other(base: str) -> str:
+    return str(httpx.post(f"{base}/decide", json=asking(None, path="/other")).json()["outcome"])
 
 
 # ── Issuers that do not answer ────────────────────────────────────────────────────────────────
@@ -143,22 +158,39 @@ def test_more_threads_are_there_than_may_wait() -> None:
     async def theirs() -> float:
         return anyio.to_thread.current_default_thread_limiter().total_tokens
 
+    page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text(encoding="utf-8")
+    assert f"At most {MOST_WAITING} requests wait for an issuer, and {MOST_IN_ALL} for all of them" in page
     assert MOST_WAITING < MOST_IN_ALL < min(MOST, THREADS, asyncio.run(theirs()))
 
 
 def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow: Faulty) -> None:
-    engine_of(tmp_path, slow)
-    path = tmp_path / "policy.sock"
-    told = ["serve", str(tmp_path / "doors.policy"), "--port", "0", "--format", "json", "--socket", str(path)]
-    with started(SERVE, *told, "--identity", str(tmp_path / "identity.toml")), ExitStack() as stack:
-        stuck = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(12)]
-        for one in stuck:
-            one.connect(str(path))
-            one.sendall(frame([1, "decide", waiting("one")]))
-        wait_for(lambda: slow.asked)
-        ((_, status, decision),) = spoken(path, frame([2, "decide", known()]))
-        assert (status, decision["outcome"]) == (200, "allow")
-        for one in stuck:
-            one.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                one.recv(1)
+    """More of them wait than an event loop has threads of its own."""
+    engine, path = engine_of(tmp_path, slow), str(tmp_path / "policy.sock")
+
+    async def run() -> tuple[dict[str, Any], list[bool]]:
+        loop, open_now = asyncio.get_running_loop(), set[FramedProtocol]()
+        server = await loop.create_unix_server(lambda: FramedProtocol(Reloading(engine), open_now), path)
+        async with server, asyncio.timeout(8):
+            stuck = [await asyncio.open_unix_connection(path) for _ in range(12)]
+            for _, writer in stuck:
+                writer.write(frame([1, "decide", waiting("one")]))
+            while not slow.asked:
+                await asyncio.sleep(0)
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(frame([2, "decide", known()]))
+            (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            answer = msgpack.unpackb(await reader.readexactly(size))
+            answered = [bool(one._buffer) for one, _ in stuck]  # type: ignore[attr-defined]
+            slow.ends.set()
+            for _, one in [*stuck, (reader, writer)]:
+                one.close()
+                await one.wait_closed()
+            for ours in list(open_now):
+                ours.transport.abort()
+            while open_now:
+                await asyncio.sleep(0)
+            return answer, answered
+
+    (_, status, decision), answered = asyncio.run(run())
+    assert (status, decision["outcome"]) == (200, "allow")
+    assert answered == [False] * 12
