@@ -104,7 +104,8 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             question = question_of(target, given, self.door.names, body_of(given, content))
             if engine.identity is not None:
                 seen = SEEN if attributes.source.certificate else None  # and not what leads to its trust
-                told_by = self.door.names.client_certificate or seen
+                named = self.door.names.client_certificate
+                told_by = named if named in given else seen
                 question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))

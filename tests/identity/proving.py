@@ -61,6 +61,7 @@ def written(
     keys = [issuing.ec().as_dict(private=False), issuing.ed().as_dict(private=False)]
     (folder / "jwks.json").write_text(json.dumps({"keys": keys}))
     (folder / "acme.pem").write_text(bound_world.pem(bound_world.authority("acme").certificate))
+    (folder / "policyengine.toml").write_text('[gateway]\nclient_certificate = "x-forwarded-client-cert"\n')
     (folder / "directory.json").write_text(bound_world.directory_of(bound_world.ed_key()))
     (folder / "doors.policy").write_text(POLICY)
     said = IDENTITY.format(only_proved=str(only_proved).lower(), nonces=str(nonces).lower(), domain=domain)
