@@ -31,6 +31,8 @@ from tests.server.processes import started
 from tests.server.test_framed import frame, spoken
 from tests.server.test_log import SERVE
 
+CLOSE = {"connection": "close"}
+
 
 def test_several_workers_do_not_verify_each_for_itself(tmp_path: Path) -> None:
     doors = Doors(tmp_path)
@@ -56,8 +58,10 @@ def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, 
     """Each question by a connection of its own, so that both answer."""
     base, store, path, process = workers
 
+    http = httpx.Client(verify=False)
+
     def outcomes(given: dict[str, Any], times: int) -> list[str]:
-        found = [httpx.post(f"{base}/decide", json=asking(given)).json() for _ in range(times)]
+        found = [http.post(f"{base}/decide", json=asking(given), headers=CLOSE).json() for _ in range(times)]
         found += [spoken(path, frame([1, "decide", asking(given)]))[0][2] for _ in range(times // 2)]
         return [one["reasons"][0]["code"] if one["reasons"] else one["outcome"] for one in found]
 
@@ -72,14 +76,15 @@ def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, 
     (path.parent / "doors.policy").write_text(POLICY + "anyone { may GET /other }\n")
     os.kill(process, signal.SIGHUP)
     latest = time.monotonic() + 20
-    while {other(base) for _ in range(8)} != {"allow"}:
+    while {other(http, base) for _ in range(8)} != {"allow"}:
         assert time.monotonic() < latest, "the policies were not reloaded"
     assert set(outcomes(held, 16)) == {"revoked"}  # also by other policies
     assert set(outcomes({"authorization": f"Bearer {token(now)}"}, 8)) == {"allow"}
+    http.close()
 
 
-def other(base: str) -> str:
-    return str(httpx.post(f"{base}/decide", json=asking(None, path="/other")).json()["outcome"])
+def other(http: httpx.Client, base: str) -> str:
+    return str(http.post(f"{base}/decide", json=asking(None, path="/other"), headers=CLOSE).json()["outcome"])
 
 
 # ── Issuers that do not answer ────────────────────────────────────────────────────────────────
