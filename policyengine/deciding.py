@@ -24,12 +24,13 @@ from policyengine.asking import (
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
 from policyengine.directory.looking import Looking
-from policyengine.identifying import no_identity
+from policyengine.identifying import PASSING, no_identity, proved_then, refusal_of, unproved
+from policyengine.identity.proved import PROVABLE
 from policyengine.keeping import Keeping, World, told_by
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation
 from policyengine.runtime.history import History, WindowKey
-from policyengine.runtime.once import Accounted, draft_of, drafted, told
+from policyengine.runtime.once import Accounted, draft_of, drafted, facts_kept, told
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
@@ -83,26 +84,43 @@ class Deciding(Keeping):
         where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
         decided.
         """
-        if self.identity is not None:
-            question = self._identified(self.identity, question)
-        request = no_identity(read(question))
+        request = read(question)
         if not request.options.consume:
-            return Accounted(self._evaluate(request), False)
+            return Accounted(self.evaluate(question), False)
         made_now(request)
+        if self.identity is None:
+            no_identity(request)
         claim = once.claim(self.revision, secrets.token_hex(8))
         try:
             found = self._store.claim(claim, microseconds(self._clock()))
         except StoreError:  # whoever guards the store tells the operator
-            return Accounted(self._guarded(request, b"decide", self._spent), False)
+            return Accounted(self._guarded(self._proved(question), b"decide", self._spent), False)
         except Exception:
-            return Accounted(self._kept(request, self._failed(), b"decide", self._world.mark), False)
-        if found is not None:
-            return Accounted(self._guarded(request, b"decide", partial(self._again, claim, found)), True)
-        decision = self._guarded(request, b"decide", partial(self._spent, claim=claim))
-        if decision.gate is Gate.FAILURE:
-            with suppress(StoreError):
-                self._store.release(claim, microseconds(self._clock()))
-        return Accounted(decision, False)
+            return Accounted(self._kept(unproved(request), self._failed(), b"decide", self._world.mark), False)
+        if found is not None:  # nobody looks at its credentials again: a proof counts once
+            asked = proved_then(request, found)
+            return Accounted(self._guarded(asked, b"decide", partial(self._again, claim, found)), True)
+        return Accounted(self._first(question, claim), False)
+
+    def _first(self, question: Question, claim: Claim) -> Decision:
+        """By a key that nobody asked by before. What failed is not kept, nor is that somebody could not be asked."""
+        request = None
+        try:
+            request = self._proved(question)
+            keeps = refusal_of(request) not in PASSING
+            decision = self._guarded(request, b"decide", partial(self._spent, claim=claim if keeps else None))
+            keeps = keeps and decision.gate is not Gate.FAILURE
+        finally:
+            if request is None or not keeps:
+                with suppress(StoreError):
+                    self._store.release(claim, microseconds(self._clock()))
+        return decision
+
+    def _proved(self, question: Question) -> Request:
+        """Raises RequestError."""
+        if self.identity is not None:
+            question = self._identified(self.identity, question)
+        return no_identity(read(question))
 
     def evaluate(self, question: Question) -> Decision:
         """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
@@ -149,7 +167,7 @@ class Deciding(Keeping):
             world = self._world
             decision, effects, past = self._answer(world, request, now, spent)
             if claim is not None:
-                draft = drafted(decision, effects, spent, past, nanoseconds(now))
+                draft = drafted(decision, effects, spent, past, nanoseconds(now), self._proved_of(request))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
             if not effects:
                 return Made(decision, now, spent, past=past, mark=world.mark)
@@ -158,6 +176,11 @@ class Deciding(Keeping):
             if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
                 return self._again(claim, found, request)  # somebody else was quicker
         raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
+
+    def _proved_of(self, request: Request) -> bytes:
+        if self.identity is None:
+            return b""
+        return facts_kept({root: one for root, one in request.facts.items() if root in PROVABLE})
 
     def _again(self, claim: Claim, found: Found, request: Request) -> Made:
         """What was decided by the same key. Raises KeyUsed, KeyUnderWay."""

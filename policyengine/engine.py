@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
@@ -33,6 +32,7 @@ from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.store import Store, StoreError
+from policyengine.threads import in_thread
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -157,7 +157,7 @@ class Engine(Batching):
     def verifying(self, identity: Verifying | None) -> Self:
         """From now on it verifies raw credentials. Raises IdentityError."""
         if identity is not None:
-            self.identity = identity_of(identity, self.kernel, self._store)
+            self.identity = identity_of(identity, self.kernel, self._store, lambda: self._clock().timestamp())
         return self
 
     @staticmethod
@@ -254,19 +254,19 @@ class Engine(Batching):
 
     async def proved_async(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """`proved` for callers with an event loop."""
-        return await to_thread(self.proved, facts) if self.waits_for(facts) else self.proved(facts)
+        return await in_thread(self.proved, facts) if self.waits_for(facts) else self.proved(facts)
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
-        return await to_thread(self.decide, question) if self.waits_for(question) else self.decide(question)
+        return await in_thread(self.decide, question) if self.waits_for(question) else self.decide(question)
 
     async def evaluate_async(self, question: Question) -> Decision:
         """`evaluate` for callers with an event loop."""
-        return await to_thread(self.evaluate, question) if self.waits_for(question) else self.evaluate(question)
+        return await in_thread(self.evaluate, question) if self.waits_for(question) else self.evaluate(question)
 
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
-        return await to_thread(self.explain, question) if self.waits_for(question) else self.explain(question)
+        return await in_thread(self.explain, question) if self.waits_for(question) else self.explain(question)
 
     async def report_async(
         self,
@@ -279,7 +279,7 @@ class Engine(Batching):
     ) -> bool:
         """`report` for callers with an event loop."""
         told = partial(self.report, decision, status=status, latency_ms=latency_ms, output=output, refund=refund)
-        return await to_thread(told) if self.shares else told()
+        return await in_thread(told) if self.shares else told()
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)

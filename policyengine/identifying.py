@@ -10,11 +10,14 @@ from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
+from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.once import draft_of, facts_of
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request, RequestError
 
 _LOG = logging.getLogger("policyengine")
+PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
 DROPPED = frozenset({*WHO, "credentials"})
 
 
@@ -103,6 +106,30 @@ def refused(request: Request, why: Refusal) -> Request:
     return replace(request, facts=facts, credentials=None)
 
 
+def refusal_of(request: Request) -> object:
+    """The code with which its credential was refused, if it was."""
+    found = request.facts.get("credential")
+    return found.get("refused") if isinstance(found, Mapping) else None
+
+
+def unproved(request: Request) -> Request:
+    """Nobody looked at its credentials, and nobody will."""
+    return request if request.credentials is None else replace(request, credentials=None)
+
+
+def proved_then(request: Request, found: Found) -> Request:
+    """The request with what its credentials proved when it was decided by the same key."""
+    try:
+        kept = b"" if found.draft is None else draft_of(found.draft).proved
+        facts = facts_of(kept)
+    except ValueError:
+        return unproved(request)  # who answers by it fails, and says so
+    if not kept:
+        return unproved(request)
+    beside = {name: one for name, one in request.facts.items() if name not in PROVABLE}
+    return replace(request, facts={**beside, **facts}, credentials=None)
+
+
 def without_who(request: Request) -> dict[str, object]:
     return {name: value for name, value in request.facts.items() if name not in WHO}
 
@@ -119,7 +146,7 @@ def presented(request: Request, credentials: Credentials) -> Presented:
     if url is None and isinstance(host, str) and isinstance(path, str):
         url = f"https://{host}{path}"
     method = method if isinstance(method, str) else ""
-    return Presented(method, url, texts, credentials.content, given.get("ip"), given.get("size"))
+    return Presented(method, url, texts, credentials.digests, given.get("ip"), given.get("size"))
 
 
 def ip_of(question: Mapping[str, object]) -> object:

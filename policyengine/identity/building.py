@@ -92,11 +92,11 @@ class Builder:
         return self.attesters[known]
 
 
-def built(configuration: Configuration, kernel: Kernel, marks: Marks) -> Identity:
+def built(configuration: Configuration, kernel: Kernel, marks: Marks, clock: Callable[[], float] = time) -> Identity:
     """Raises IdentityError."""
-    secrets = open_secrets(configuration)
-    signing = open_keys(configuration, secrets, int(time()))
-    return Builder(configuration, marks, KeySources(configuration), Nonces(marks), secrets, signing).identity(kernel)
+    secrets, keys, nonces = open_secrets(configuration), KeySources(configuration), Nonces(marks)
+    signing = open_keys(configuration, secrets, int(clock()))
+    return Builder(configuration, marks, keys, nonces, secrets, signing, clock=clock).identity(kernel)
 
 
 def has_keys(issuer: Issuer, configuration: Configuration) -> bool:

@@ -86,15 +86,27 @@ def field_bytes(text: str) -> bytes:
 def from_der(data: bytes) -> x509.Certificate:
     """Raises Refused."""
     try:
-        return x509.load_der_x509_certificate(data)
+        return spelled_once(x509.load_der_x509_certificate(data))
+    except Refused:
+        raise
     except Exception:  # whatever the library makes of what a stranger wrote: it is no certificate
         raise Refused(Refusal.CERTIFICATE) from None
+
+
+def spelled_once(found: x509.Certificate) -> x509.Certificate:
+    """The bits that its signature says to leave out are signed by nobody: with some, one certificate would have two
+    spellings, and two hashes. Raises Refused."""
+    if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
+        raise Refused(Refusal.CERTIFICATE)
+    return found
 
 
 def from_pem(text: str) -> tuple[x509.Certificate, ...]:
     """First the client's, then what leads to its trust. Raises Refused."""
     try:
-        found = tuple(x509.load_pem_x509_certificates(text.encode()))
+        found = tuple(map(spelled_once, x509.load_pem_x509_certificates(text.encode())))
+    except Refused:
+        raise
     except Exception:
         raise Refused(Refusal.CERTIFICATE) from None
     if len(found) > LONGEST_CHAIN:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from threading import Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from typing import Generic, TypeVar
 
 MOST_WAITING = 16
+MOST_IN_ALL = 24  # of this process, for whatever: fewer than the threads of any door
 T = TypeVar("T")
+_places = BoundedSemaphore(MOST_IN_ALL)
 
 
 class Unanswered(Exception):
@@ -70,13 +72,14 @@ class Flights(Generic[T]):
 
     def _await(self, flight: Flight[T], until: float) -> None:
         with self._lock:
-            if self._waiting >= self._most_waiting:
+            if self._waiting >= self._most_waiting or not _places.acquire(blocking=False):
                 raise Unanswered("too many wait already")
             self._waiting += 1
         try:
             if not flight.done.wait(max(0.0, until - self._clock())):
                 raise Late("there was no answer in time")
         finally:
+            _places.release()
             with self._lock:
                 self._waiting -= 1
 

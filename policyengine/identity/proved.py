@@ -17,12 +17,13 @@ PROVABLE = (*WHO, "task", "attestation")
 @dataclass(frozen=True, slots=True)
 class Request:
     """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it.
-    `ip`: where it came from, and `size`: bytes in its body, as far as the gateway says so."""
+    `digests`: of its body, by algorithm, where somebody saw all of it. `ip`: where it came from, and `size`: bytes in
+    its body, as far as the gateway says so."""
 
     method: str
     url: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = field(default=None, repr=False)
+    digests: Mapping[str, bytes] = field(default_factory=dict)
     ip: object = None
     size: object = None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from time import time
 from typing import TypeAlias
 
 from policyengine.identity.configuration import Configuration, IdentityError, read_configuration
@@ -14,11 +16,12 @@ Verifying: TypeAlias = Path | str | Configuration
 INSTALL = "pip install 'agent-policyengine[identity]'"
 
 
-def identity_of(given: Verifying, kernel: Kernel, store: Store) -> Identity:
-    """By an `identity.toml`, or what one holds, for the issuers and attesters of a policy. Raises IdentityError."""
+def identity_of(given: Verifying, kernel: Kernel, store: Store, clock: Callable[[], float] = time) -> Identity:
+    """By an `identity.toml`, or what one holds, for the issuers and attesters of a policy. `clock`
+    says when a nonce is given out, in seconds since 1970. Raises IdentityError."""
     configuration = given if isinstance(given, Configuration) else read_configuration(given)
     try:
         from policyengine.identity.building import built
     except ImportError as error:
         raise IdentityError(f"the package `{error.name}` is not installed", INSTALL) from None
-    return built(configuration, kernel, store.marks)
+    return built(configuration, kernel, store.marks, clock)

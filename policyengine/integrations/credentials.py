@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from starlette.types import Scope
 
 from policyengine.integrations.asking import Facts
 from policyengine.integrations.http_facts import several
+from policyengine.runtime.credentials import digests_of
 from policyengine.runtime.presented import credentials_of
 
 DIGEST = b"content-digest"
@@ -54,8 +54,8 @@ def digested(scope: Scope) -> bool:
 
 
 def with_content(facts: Facts, content: bytes) -> Facts:
-    """With the body that the digest is of, where there is one."""
+    """With what the digest must be, where the client sent one: `content` is the whole body."""
     credentials = facts.get("credentials")
     if not isinstance(credentials, Mapping) or "content_digest" not in credentials:
         return facts
-    return {**facts, "credentials": {**credentials, "content": b64encode(content).decode()}}
+    return {**facts, "credentials": {**credentials, "digests": digests_of(content)}}

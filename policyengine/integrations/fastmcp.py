@@ -23,6 +23,7 @@ from policyengine.integrations.asking import (
     refusal,
     reported,
 )
+from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_methods import (
     ALIAS,
@@ -46,7 +47,7 @@ try:
     from fastmcp.exceptions import AuthorizationError
     from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
     from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
-    from fastmcp.server.dependencies import get_access_token
+    from fastmcp.server.dependencies import get_access_token, get_http_request
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
@@ -75,6 +76,18 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
     def identify(context: object) -> Facts | None:
         token = get_access_token()
         return None if token is None else facts_of_token(token, issuers, issuer)
+
+    return identify
+
+
+def by_credentials() -> Identify[Any]:
+    """Who asks, by the raw credentials of the HTTP request, for an engine that verifies them; over stdio nobody."""
+
+    def identify(context: object) -> Facts | None:
+        try:
+            return presented(get_http_request())
+        except RuntimeError:  # there is none
+            return None
 
     return identify
 

@@ -10,10 +10,12 @@ from starlette.types import Message, Receive, Scope
 
 from policyengine.integrations.asking import Facts
 from policyengine.runtime import wire
+from policyengine.runtime.presented import SECRET
 from policyengine.vocabulary import SECRET_HEADERS
 
 LARGEST_BODY = 1024 * 1024
 MOST_FIELDS = 1_000
+UNTOLD = SECRET_HEADERS | SECRET
 CROOKED = "/%00"  # a path that is never canonical, for one that two readers would read differently
 
 
@@ -47,7 +49,7 @@ def request_facts(scope: Scope) -> dict[str, object]:
     return {
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
-        "headers": {name: value for name, value in headers.items() if name not in SECRET_HEADERS},
+        "headers": {name: value for name, value in headers.items() if name not in UNTOLD},
         "query": several(query),
         **({"ip": client[0]} if client else {}),
         **({"host": bare(headers["host"])} if isinstance(headers.get("host"), str) else {}),

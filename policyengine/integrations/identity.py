@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from policyengine.engine import Engine
+from policyengine.identity.facts import hop_of
+from policyengine.identity.proved import Token
+from policyengine.identity.setup import INSTALL
 from policyengine.integrations.asking import Facts
+from policyengine.runtime import wire
+from policyengine.runtime.refusals import Refused
 
 
 class IdentityError(Exception):
@@ -34,24 +39,25 @@ class AccessToken(Protocol):
 
 
 def issuers_of(decides: object) -> Mapping[str, str]:
-    """The issuers of an engine's policies, by URL; one that two of them share names none. Of others: none."""
+    """The issuers of an engine's policies, by exact URL; one that two of them share names none. Of others: none."""
     if not isinstance(decides, Engine):
         return {}
-    named = [(one.url.rstrip("/"), one.name) for one in decides.kernel.issuers.values() if one.url is not None]
+    named = [(one.url, one.name) for one in decides.kernel.issuers.values() if one.url is not None]
     urls = [url for url, _ in named]
     return {url: name for url, name in named if urls.count(url) == 1}
 
 
 def facts_of_token(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
-    """The agent is the token's client, the user its subject. `issuer` is for tokens that name none.
+    """The agent is the token's client, the user its subject; of a chain of delegation both are as `docs/tokens.md`
+    reads them. `issuer` is for tokens that name none.
 
     Raises IdentityError for what would have to be guessed.
     """
     claims = token.claims or {}
     name = issuer_named(claims, issuers, issuer)
-    if claims.get("act") is not None or claims.get("may_act") is not None:
-        raise IdentityError("the token tells of a chain of delegation: read it in an `identify` of your own")
     credential = {"issuer": name, "scopes": list(token.scopes), **times(token, claims)}
+    if claims.get("act") is not None or claims.get("may_act") is not None:
+        return chained(claims, credential, {**issuers, **({} if "iss" in claims else {"": name})})
     subject = token.subject if token.subject is not None else claims.get("sub")
     agent = client_of(token, claims, subject)
     user = {} if subject is None or subject == agent else {"user": {"id": subject}}
@@ -59,9 +65,28 @@ def facts_of_token(token: AccessToken, issuers: Mapping[str, str], issuer: str |
     return {"agent": {"id": agent, "issuer": name}, **user, "credential": {**credential, **named}}
 
 
+def chained(claims: Mapping[str, Any], credential: Mapping[str, object], issuers: Mapping[str, str]) -> Facts:
+    """Who acts for whom, through whom, by the claims of a token that was verified elsewhere. Raises IdentityError."""
+    try:
+        from policyengine.identity.chains import Reader
+    except ImportError as error:
+        why = f"the token tells of a chain of delegation, and `{error.name}` is not installed"
+        raise IdentityError(f"{why}: {INSTALL}") from None
+    given = Token("jwt", str(credential["issuer"]), wire.from_python(claims), {}, b"", 0)  # type: ignore[arg-type]
+    try:
+        who = Reader(issuers)(given)
+    except Refused as refused:
+        raise IdentityError(f"the token is refused: {refused.why or refused.refusal.words}") from None
+    found: dict[str, object] = {"agent": {"id": who.agent, "issuer": credential["issuer"]}}
+    found |= {} if who.user is None else {"user": {"id": who.user}}
+    found |= {"chain": {"hops": [hop_of(one) for one in who.hops]}} if who.hops else {}
+    subject = claims.get("sub")
+    return {**found, "credential": {**credential, **({} if subject is None else {"subject": subject})}}
+
+
 def issuer_named(claims: Mapping[str, Any], issuers: Mapping[str, str], issuer: str | None) -> str:
     url = claims.get("iss")
-    known = issuer if url is None else issuers.get(str(url).rstrip("/"))
+    known = issuer if url is None else issuers.get(url) if isinstance(url, str) else None
     if known is None:
         told = "names no issuer" if url is None else "is of an issuer that no policy knows"
         raise IdentityError(f"the token {told}")

@@ -47,5 +47,6 @@ class Current:
 def tell(decision: Decision, question: Facts) -> None:
     """On a line; what strangers called things is quoted in it."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
-    words = shown(endpoint_words(read(question).endpoint)), decision.would_be, "; ".join(reasons)
+    asked = read({name: value for name, value in question.items() if name != "credentials"})  # they were looked at
+    words = shown(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed, and would be %s: %s", *words, extra={"event": "observed"})

@@ -15,6 +15,8 @@ from policyengine.compiler.bundle import decode_bundle
 from policyengine.diagnostics import PolicyError
 from policyengine.directory.sources import Given, Sources
 from policyengine.engine import Engine
+from policyengine.identity.configuration import IdentityError
+from policyengine.identity.setup import Verifying
 from policyengine.observing import ObserveError
 from policyengine.reloading.candidate import Candidate, Refused, prepared
 from policyengine.reloading.origin import Origin
@@ -58,6 +60,7 @@ class Reloading:
         *paths: Path | str,
         entities: Given | None = None,
         keys: tuple[Path | str, ...] | None = None,
+        identity: Verifying | None = None,
         tested: bool = True,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
@@ -66,7 +69,8 @@ class Reloading:
     ) -> Reloading:
         """From files and folders of policies, or from one bundle, as `Engine.load` and `Engine.from_bundle`.
 
-        Raises Refused: also the first policies have to pass their own tests, unless these are not to be `tested`.
+        Raises Refused: also the first policies have to pass their own tests, unless these are not to be `tested`; and
+        IdentityError.
         """
         files = None if keys is None else tuple(map(Path, keys))
         origin = Origin(tuple(map(Path, paths)), None if entities is None else Sources.of(entities), files, tested)
@@ -75,7 +79,7 @@ class Reloading:
         engine = Engine(
             bundle.kernel, directory=first.directory, tree=bundle.tree, clock=clock, ids=ids, log=log, store=store
         )
-        return cls(engine, origin)
+        return cls(engine.verifying(identity), origin)
 
     def reload(self, prepare: Callable[[Origin], Candidate] = prepared) -> bool:
         """Read all of it anew. Whether that decides now; else `reloads.why` and the operator's log say why not."""
@@ -103,6 +107,9 @@ class Reloading:
             raise Refused("the entities cannot be written to the decision log", [str(error)]) from None
         except ObserveError as error:
             raise Refused("what is observed would not be there any more", [str(error)]) from None
+        except IdentityError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            raise Refused("its issuers do not fit `--identity`", [f"{error.message}{hint}"]) from None
         except PolicyError as error:
             raise Refused("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256, sha512
+from typing import Any
 
 from policyengine.runtime.shape import RequestError, object_at, only, text_at
 
 LARGEST = 65_536  # characters of one of them: certificates come in chains
-LARGEST_CONTENT = 8_388_608  # bytes of a body whose digest is signed
+HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,8 @@ class Credentials:
     `X-API-Key`. `client_certificate`: of the connection, as `Client-Cert` (RFC 9440), as `X-Forwarded-Client-Cert` of
     Envoy, or in PEM; whoever asks vouches that the connection is the client's. `attestation`: an EAT. `signature`,
     `signature_input`, `signature_agent`, `content_digest`: of RFC 9421 and 9530. `method` and `url`: of the request
-    that brought them where that is not `request`, the URL whole and with its query as it was sent. `content`: its body,
-    where the digest of that is signed.
+    that brought them where that is not `request`, the URL whole and with its query as it was sent. `digests`: of its
+    body as it came, by algorithm, from whoever saw all of it; where there is none, nobody did.
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -36,7 +39,7 @@ class Credentials:
     content_digest: str | None = None
     method: str | None = None
     url: str | None = None
-    content: bytes | None = field(default=None, repr=False)
+    digests: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -45,20 +48,20 @@ class Credentials:
 
 
 NAMES = tuple(one.name for one in fields(Credentials))
-PROVING = tuple(name for name in NAMES if name not in ("method", "url", "content", "content_digest", "signature_agent"))
+PROVING = tuple(name for name in NAMES if name not in ("method", "url", "digests", "content_digest", "signature_agent"))
 
 
 def read_credentials(raw: object) -> Credentials | None:
-    """The member `credentials` of a question; `content` is in base64. Raises RequestError, which shows none of them."""
+    """The member `credentials` of a question, `digests` in base64. Raises RequestError, which shows none of them."""
     given = object_at(raw, "credentials")
     if given is None:
         return None
     only(given, NAMES, "credentials")
-    found = {name: text_at(value, f"credentials.{name}") for name, value in given.items() if value is not None}
-    content = found.pop("content", None)
+    told = {name: value for name, value in given.items() if value is not None and name != "digests"}
+    found = {name: text_at(value, f"credentials.{name}") for name, value in told.items()}
     for name, text in found.items():
         check_size(name, text)
-    return Credentials(**found, content=None if content is None else content_of(content))
+    return Credentials(**found, digests=read_digests(given.get("digests")))
 
 
 def check_size(name: str, text: str) -> None:
@@ -67,10 +70,23 @@ def check_size(name: str, text: str) -> None:
         raise RequestError(f"credentials.{name}", f"`credentials.{name}` {why}")
 
 
-def content_of(text: str) -> bytes:
-    if len(text) > LARGEST_CONTENT * 4 // 3 + 4:
-        raise RequestError("credentials.content", f"a body that is signed has at most {LARGEST_CONTENT:,} bytes")
+def digests_of(content: bytes) -> dict[str, str]:
+    """Of a body that is here as a whole: the member `digests`."""
+    return {name: b64encode(of(content).digest()).decode() for name, of in HASHES.items()}
+
+
+def read_digests(raw: object) -> dict[str, bytes]:
+    member = "credentials.digests"
+    given = object_at(raw, member) or {}
+    only(given, HASHES, member)
+    return {name: digest_of(text_at(value, f"{member}.{name}"), name) for name, value in given.items()}
+
+
+def digest_of(text: str, name: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
+        found = b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError("credentials.content", "`credentials.content` is no base64") from None
+        found = b""
+    if len(found) != HASHES[name]().digest_size:
+        raise RequestError(f"credentials.digests.{name}", f"`credentials.digests.{name}` is no such digest in base64")
+    return found

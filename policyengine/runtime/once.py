@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import NamedTuple, assert_never
 
-from msgspec import Struct, msgpack
+from msgspec import MsgspecError, Struct, msgpack
 
 from policyengine.runtime.decision import (
     Answer,
@@ -20,6 +22,7 @@ from policyengine.runtime.decision import (
 )
 from policyengine.runtime.limits import Add, Charge, Flow, Hold, Limited, Settled, Take
 from policyengine.runtime.settling import settled
+from policyengine.runtime.values import Invalid
 
 LARGEST_KEPT = 2**63 - 1
 
@@ -37,7 +40,8 @@ class Line(Struct, frozen=True, array_like=True):
 
 class Draft(Struct, frozen=True, array_like=True):
     """`moment` is the clock that it was decided by, in nanoseconds; `spent` are approvals that others had used then,
-    `spends` those that it uses; `past` is what a log says of the history that it rests on."""
+    `spends` those that it uses; `past` is what a log says of the history that it rests on, and `proved` the facts that
+    credentials proved: nobody can prove them by the same proof again."""
 
     moment: int
     spent: tuple[str, ...]
@@ -54,6 +58,7 @@ class Draft(Struct, frozen=True, array_like=True):
     package: str
     revision: str
     limits: tuple[Line, ...]
+    proved: bytes = b""
 
 
 class Accounted(NamedTuple):
@@ -66,13 +71,15 @@ class Accounted(NamedTuple):
 _decoder = msgpack.Decoder(Draft)
 
 
-def drafted(decision: Decision, effects: Effects, spent: frozenset[str], past: bytes, moment: int) -> bytes:
+def drafted(
+    decision: Decision, effects: Effects, spent: frozenset[str], past: bytes, moment: int, proved: bytes = b""
+) -> bytes:
     answer = decision.answer
     return msgpack.encode(
         Draft(
             moment, tuple(sorted(spent)), effects.spends, past, decision.id, decision.principal, answer.outcome,
             answer.gate, answer.reasons, answer.remedies, answer.obligations, answer.unknown, answer.package,
-            answer.revision, tuple(map(line_of, effects.limits)),
+            answer.revision, tuple(map(line_of, effects.limits)), proved,
         )
     )  # fmt: skip
 
@@ -125,3 +132,57 @@ def charge_of(line: Line) -> Charge:
             return Hold("", (), most, lease)
         case _:
             raise ValueError("it is no draft of a decision")
+
+
+# ── What was proved ───────────────────────────────────────────────────────────────────────────
+
+NUMBER, INTEGER, INVALID = 1, 2, 3
+
+
+def facts_kept(facts: Mapping[str, object]) -> bytes:
+    """None where one of them cannot be kept: then a record of who asks again says nothing of what was proved."""
+    try:
+        return msgpack.encode(packed(facts))
+    except (MsgspecError, TypeError, ValueError, OverflowError):
+        return b""
+
+
+def facts_of(kept: bytes) -> dict[str, object]:
+    """Raises ValueError."""
+    found = unpacked(msgpack.decode(kept, ext_hook=leaf)) if kept else {}
+    if not isinstance(found, dict):
+        raise ValueError("these are no facts")
+    return found
+
+
+def packed(value: object) -> object:
+    match value:
+        case Mapping():
+            return {name: packed(one) for name, one in value.items()}
+        case list() | tuple():
+            return [packed(one) for one in value]
+        case Decimal():
+            return msgpack.Ext(NUMBER, str(value).encode())
+        case bool():
+            return value
+        case int() if not -LARGEST_KEPT <= value <= LARGEST_KEPT:
+            return msgpack.Ext(INTEGER, str(value).encode())
+        case Invalid(why):
+            return msgpack.Ext(INVALID, why.encode())
+        case _:
+            return value
+
+
+def unpacked(value: object) -> object:
+    match value:
+        case dict():
+            return {name: unpacked(one) for name, one in value.items()}
+        case list():
+            return tuple(map(unpacked, value))
+        case _:
+            return value
+
+
+def leaf(code: int, data: memoryview) -> object:
+    text = bytes(data).decode()
+    return Decimal(text) if code == NUMBER else int(text) if code == INTEGER else Invalid(text)

@@ -7,9 +7,9 @@ where the configuration says so: it takes away what its client sent under that n
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 
+from policyengine.runtime.credentials import digests_of
 from policyengine.runtime.shape import RequestError
 from policyengine.runtime.values import Invalid
 
@@ -26,7 +26,9 @@ SENT = {
     "content-digest": "content_digest",
 }
 # Secrets that are no facts of a request.
-SECRET = frozenset({"authorization", FORWARDED, *CERTIFICATES, "dpop", "txn-token", "x-api-key", "x-attestation"})
+SECRET = frozenset(
+    {"authorization", FORWARDED, *CERTIFICATES, "dpop", "txn-token", "x-api-key", "x-attestation", "signature"}
+)
 PROTOCOL = "x-forwarded-proto"
 
 
@@ -42,9 +44,10 @@ def credentials_of(
     """The member `credentials` of a question; empty where nothing was sent.
 
     `own`: whether `Authorization` is the client's. `certificate`: the header in which somebody who may says whose
-    connection it is; None: nobody does. Raises RequestError for what is there twice: of two values nobody knows which
-    one counts.
+    connection it is; None: nobody does. `content`: the body, where all of it is here. Raises RequestError for what is
+    there twice: of two values nobody knows which one counts.
     """
+    given = {name: values for name, values in given.items() if values != ("",)}  # as some say that there is none
     found: dict[str, object] = {}
     for header, name in SENT.items():
         if header in given:
@@ -59,7 +62,7 @@ def credentials_of(
     if not found:
         return {}
     if content is not None and ("content_digest" in found or "signature" in found):
-        found["content"] = b64encode(content).decode()
+        found["digests"] = digests_of(content)
     return {**found, "method": method, "url": url}
 
 

@@ -28,6 +28,7 @@ SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
 TWICE = Invalid("given twice")
 UNREADABLE = Invalid("not valid UTF-8")
+PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
 # Servers behind us may take another path than that of the request line from these.
 ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
@@ -229,10 +230,17 @@ def with_credentials(
     content: bytes | None = None,
 ) -> dict[str, object]:
     """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
-    token of ours. `certificate`: the header that tells of its certificate. Raises RequestError."""
-    url = url_of(given, target.host, target.uri)
-    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=content)
+    token of ours. `certificate`: the header that tells of its certificate. `content`: the body, as far as the gateway
+    sent it. Raises RequestError."""
+    url, whole = url_of(given, target.host, target.uri), whole_body(given, content)
+    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=whole)
     return {**question, "credentials": found} if found else question
+
+
+def whole_body(given: Given, content: bytes | None) -> bytes | None:
+    """The body where the gateway says that this is all of it. Without a word of it none may have been sent, or only
+    its beginning: then nobody saw it."""
+    return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 
 
 def told_headers(given: Given, names: Vouched) -> dict[str, object]:
@@ -273,7 +281,7 @@ def unquoted(text: str) -> str | None:
 def body_of(given: Given, content: bytes) -> Mapping[str, object] | None:
     """The object that a body in JSON holds; None where the gateway sent no such body, or only its beginning."""
     kind = given.get("content-type", ())
-    coded, partial = given.get("content-encoding", ()), given.get("x-envoy-auth-partial-body", ("false",))
+    coded, partial = given.get("content-encoding", ()), given.get(PARTIAL_BODY, ("false",))
     if len(kind) != 1 or coded or partial != ("false",):
         return None
     if kind[0].partition(";")[0].strip().lower() != "application/json":

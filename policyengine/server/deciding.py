@@ -69,8 +69,9 @@ def decided_and_limited(
 
     The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
     """
-    asked = engine.identified(question)
-    walk = {"explanation": engine.explain(asked).to_dict()["walk"]} if question.options.explain else {}
+    explains = question.options.explain
+    asked = engine.identified(question) if explains else question
+    walk = {"explanation": engine.explain(asked).to_dict()["walk"]} if explains else {}
     if spend and once is not None:
         decision, again = engine.decide_once(asked, once)
         if again:

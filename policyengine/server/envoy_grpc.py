@@ -37,7 +37,7 @@ from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
 
-THREADS = 8
+THREADS = 40  # more than may wait for issuers
 DENIED = 7  # of gRPC; which status the client gets stands beside it
 FOR_LOGS = ("x-decision-id", "x-decision", WOULD_BE)
 FOR_THE_API = (*SET_BY_US, "x-decision-id", WOULD_BE)
@@ -104,7 +104,8 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             question = question_of(target, given, self.door.names, body_of(given, content))
             if engine.identity is not None:
                 seen = SEEN if attributes.source.certificate else None  # and not what leads to its trust
-                told_by = self.door.names.client_certificate or seen
+                named = self.door.names.client_certificate
+                told_by = named if named in given else seen
                 question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))

@@ -27,6 +27,7 @@ from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.hot import plain_options
 from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import Problem
+from policyengine.threads import pool
 
 LOGGER = logging.getLogger("policyengine")
 CREDENTIALS = Layout("3i")  # process, user and group
@@ -283,7 +284,7 @@ class FramedProtocol(asyncio.Protocol):
         del self.buffer[:at]
         self.resting = True
         self.transport.pause_reading()
-        self.loop.run_in_executor(None, answers_to, engine, payloads, unreadable, self.gateway).add_done_callback(
+        self.loop.run_in_executor(pool(), answers_to, engine, payloads, unreadable, self.gateway).add_done_callback(
             self.told
         )
 

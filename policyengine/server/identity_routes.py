@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from policyengine.server.handlers import DecisionApi
     from policyengine.server.token_endpoint import Desk, Reply, Sender
 
+TOLD = {
+    "/revoke": "A token, an agent, a user, a chain or a key counts no more, from the next decision on (RFC 7009).",
+    "/introspect": "Whether a token holds, and what it says (RFC 7662).",
+}
 Answers = Callable[["Desk", bytes, "Sender"], "Reply"]
 
 
@@ -33,22 +37,45 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
 
     routes = IdentityRoutes(api)
     for path, answers in (("/revoke", endpoint.revoke), ("/introspect", endpoint.introspect)):
-        add(app, path, "POST", partial(routes.form, answers), answers.__name__)
-    add(app, "/tasks/{task}/complete", "POST", routes.complete, "complete")
-    add(app, "/attestation/nonce", "POST", routes.nonce, "nonce")
+        add(app, path, "POST", partial(routes.form, answers), answers.__name__, TOLD[path])
+    add(
+        app,
+        "/tasks/{task}/complete",
+        "POST",
+        routes.complete,
+        "complete",
+        "A task is over, and so is every token for it.",
+    )
+    add(app, "/attestation/nonce", "POST", routes.nonce, "nonce", "What the next attestation has to answer.")
     if identity.issuing is None:
         return
-    add(app, "/token", "POST", routes.token, "token")
-    add(app, "/jwks", "GET", routes.jwks, "jwks")
-    add(app, "/.well-known/oauth-authorization-server", "GET", routes.metadata, "metadata")
+    add(
+        app,
+        "/token",
+        "POST",
+        routes.token,
+        "token",
+        "One of our own for another (RFC 8693), if the policy lets its user hand on so much.",
+    )
+    add(app, "/jwks", "GET", routes.jwks, "jwks", "The keys of our own tokens.")
+    add(
+        app,
+        "/.well-known/oauth-authorization-server",
+        "GET",
+        routes.metadata,
+        "metadata",
+        "What is issued here, and how it is asked for (RFC 8414).",
+    )
 
 
-def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name: str) -> None:
+def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name: str, told: str) -> None:
     async def route(http: Request) -> Response:
         found: Response = await handler(http)
         return found
 
-    app.add_api_route(path, route, methods=[method], name=name, response_class=Response, tags=["identity"])
+    app.add_api_route(
+        path, route, methods=[method], name=name, description=told, response_class=Response, tags=["identity"]
+    )
 
 
 class IdentityRoutes:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from policyengine.server import authzen, authzen_schema, gateway_statuses, schema, statuses
+from policyengine.server import authzen, authzen_schema, examples, gateway_statuses, schema, statuses
 from policyengine.server.envoy_http import PREFIX
 from policyengine.server.handlers import DecisionApi
 
@@ -22,9 +22,10 @@ def add_routes(app: FastAPI, api: DecisionApi) -> None:
 def add_questions(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
     keyed = {"parameters": [statuses.KEY]}
-    question = schema.request_body(schema.Question, schema.QUESTIONS)
-    batch = schema.request_body(schema.Batch, {"batch": schema.BATCH})
-    report = schema.request_body(schema.Event, {"report": schema.REPORT})
+    shown = examples.QUESTIONS if api.engine.identity is None else examples.VERIFIED
+    question = schema.request_body(schema.Question, shown)
+    batch = schema.request_body(schema.Batch, {"batch": examples.BATCH})
+    report = schema.request_body(schema.Event, {"report": examples.REPORT})
     for path, handler, taken, responses in (
         ("/decide", api.decide, {**question, **keyed}, statuses.DECIDED),
         ("/evaluate", api.evaluate, question, statuses.EVALUATED),

@@ -106,6 +106,35 @@ class CredentialFacts(Closed):
     refused: str | None = None
 
 
+class Digests(Closed):
+    """In base64, of the whole body as it came, from whoever saw it."""
+
+    sha_256: Annotated[str | None, Field(alias="sha-256")] = None
+    sha_512: Annotated[str | None, Field(alias="sha-512")] = None
+
+
+class Credentials(Closed):
+    """What the request brought to prove who asks, each as its header had it, where the server verifies them (`serve
+    --identity`): what they prove stands in place of what the facts say. A certificate is that of the connection, as
+    whoever asks vouches. `method` and `url` are of the request that brought them, where `request` is not it."""
+
+    authorization: Annotated[str | None, Field(description="`Bearer …` or `DPoP …`")] = None
+    dpop: Annotated[str | None, Field(description="the proof of RFC 9449")] = None
+    txn_token: str | None = None
+    api_key: str | None = None
+    client_certificate: Annotated[
+        str | None, Field(description="as `Client-Cert` (RFC 9440), `X-Forwarded-Client-Cert` of Envoy, or PEM")
+    ] = None
+    attestation: str | None = None
+    signature: Annotated[str | None, Field(description="of RFC 9421, as are the next two")] = None
+    signature_input: str | None = None
+    signature_agent: str | None = None
+    content_digest: Annotated[str | None, Field(description="of RFC 9530")] = None
+    method: str | None = None
+    url: Annotated[str | None, Field(description="whole, and with its query as it was sent")] = None
+    digests: Digests | None = None
+
+
 class AttestationFacts(Closed):
     verified: bool | None = None
     by: str | None = None
@@ -167,6 +196,7 @@ class Question(Closed):
     user: UserFacts | None = None
     chain: ChainFacts | None = None
     credential: CredentialFacts | None = None
+    credentials: Credentials | None = None
     attestation: AttestationFacts | None = None
     task: TaskFacts | None = None
     resource: ResourceFacts | None = None
@@ -315,96 +345,6 @@ class Readiness(BaseModel):
 
 
 MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)
-
-# ── Examples ──────────────────────────────────────────────────────────────────────────────────
-
-REFUND: Free = {
-    "request": {"method": "POST", "path": "/v1/invoices/42/refunds"},
-    "agent": {"id": "invoice-bot", "issuer": "acme"},
-    "user": {"id": "alice"},
-    "credential": {
-        "kind": "jwt",
-        "issuer": "acme",
-        "scopes": ["create:refunds"],
-        "lifetime": "10m",
-        "bound": True,
-    },
-    "attestation": {"verified": True, "by": "lab", "age": "5m"},
-    "body": {"amount": 900, "recipient": "bob"},
-}
-TOOL_CALL: Free = {
-    "tool": {"server": "billing", "name": "refund_invoice"},
-    "args": {"invoice_id": "42", "amount": 90},
-    "agent": {"id": "invoice-bot", "issuer": "acme"},
-    "user": {"id": "alice"},
-    "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["create:refunds"]},
-}
-ACTION: Free = {
-    "action": {"name": "view"},
-    "resource": {"type": "invoice", "id": "42"},
-    "user": {"id": "alice"},
-    "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:invoices"]},
-}
-QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
-CONFIRM: Free = {
-    "outcome": "confirm",
-    "allowed": False,
-    "id": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
-    "revision": "sha256:5b1c0d7e0c5f7a3f3c9a6a2f4a2f0f8f8a1f7f9b5d4c3b2a1908f7e6d5c4b3a2",
-    "package": "acme.payments",
-    "gate": "guard",
-    "reasons": [
-        {
-            "gate": "guard",
-            "message": 'refund of 900 to "bob"',
-            "rule": "large refunds need a human",
-            "at": "payments.policy:47",
-            "outcome": "confirm",
-        }
-    ],
-    "remedies": [
-        {
-            "kind": "approval",
-            "rule": "large refunds need a human",
-            "by": "role finance",
-            "within": "15m",
-            "binding": "…",
-        }
-    ],
-    "principal": {
-        "agent": "invoice-bot",
-        "issuer": "acme",
-        "user": "alice",
-        "chain": ["alice", "invoice-bot"],
-        "cluster": "invoice-bot",
-    },
-    "rates": [],
-    "obligations": [],
-    "unknown": [],
-}
-WALK: Free = {
-    "endpoint": "POST /v1/invoices/42/refunds",
-    "gates": [
-        {"mark": "yes", "text": "identity", "note": 'agent "invoice-bot" of issuer "acme"'},
-        {
-            "mark": "no",
-            "text": "guards",
-            "parts": [{"mark": "no", "text": 'guard "large refunds need a human"', "at": "payments.policy:45"}],
-        },
-    ],
-}
-BAD_MEMBER: Free = {
-    "type": "about:blank",
-    "title": "Bad Request",
-    "status": 400,
-    "detail": "unknown member `user.roles`",
-    "member": "user.roles",
-    "hint": "attributes of a declared entity come from the directory, from the credential's `claims`, "
-    "or from `entities` in this request",
-}
-BATCH: Free = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}
-
-REPORT: Free = {"decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG", "status": 200, "latency_ms": 12, "output": {"state": "paid"}}
 
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 

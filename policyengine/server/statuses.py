@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from policyengine.server import schema
+from policyengine.server import examples, schema
 from policyengine.server.limit_fields import limit_headers
 from policyengine.server.media import PROBLEM_TYPES, Form
 
@@ -38,7 +38,7 @@ def answered(model: type[BaseModel], example: Free, headers: Free | None = None)
     found |= {"headers": headers} if headers else {}
     return {
         200: {**found, "content": schema.content(model, {"answer": example})},
-        400: problem("The question is malformed.", schema.BAD_MEMBER),
+        400: problem("The question is malformed.", examples.BAD_MEMBER),
         401: problem("No token, or a wrong one."),
         408: problem("The body did not arrive in time."),
         413: problem("The body is larger than 1 MiB."),
@@ -59,12 +59,12 @@ BY_KEY: Statuses = {
     409: problem("The same question is being decided, by this key: ask again.", headers=SOON),
     422: problem("The key came with another question before."),
 }
-CONFIRM = schema.CONFIRM
+CONFIRM = examples.CONFIRM
 DECIDED: Statuses = answered(schema.Decision, CONFIRM, {**limit_headers(), **REPLAYED}) | BY_KEY
 EVALUATED: Statuses = answered(schema.Decision, CONFIRM, limit_headers())
 DECIDED_MANY: Statuses = answered(schema.Decisions, {"decisions": [CONFIRM]}) | BY_KEY
-EXPLAINED: Statuses = answered(schema.Explanation, {"decision": CONFIRM, "walk": schema.WALK})
-REPORTED: Statuses = answered(schema.Reported, {"decision": schema.REPORT["decision"], "reported": True}) | {
+EXPLAINED: Statuses = answered(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
+REPORTED: Statuses = answered(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
     404: problem("Nothing waits for the outcome of this decision."),
     409: problem("It was reported before."),
     503: problem("The store does not answer; report it again."),

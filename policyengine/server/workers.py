@@ -39,6 +39,12 @@ def check_workers(engine: Engine, workers: int) -> None:
         raise ServeError(f"{workers} workers are not possible", f"from 1 to {MOST_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
         raise ServeError("there are no several workers on this system", "serve with one")
+    if workers > 1 and engine.identity is not None and not engine.remote:
+        raise ServeError(
+            f"credentials are verified by one worker: of {workers}, each would take a proof that another has seen, and "
+            "know nothing of what another revoked",
+            "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
+        )
     if workers > 1 and engine.keeps and not engine.shares:
         raise ServeError(
             f"policies with `confirm`, limits or history are served by one worker: of {workers}, each would count and "

@@ -8,11 +8,12 @@ import re
 import shutil
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Client:
     port: int
     connection: socket.socket | None = None
     rest: bytes = b""
+    tls: ssl.SSLContext | None = None
 
     def ask(
         self, target: str | bytes, *headers: str, method: str = "GET", body: bytes = b"", host: str | None = None
@@ -68,7 +70,8 @@ class Client:
 
     def exchanged(self, data: bytes, method: str) -> Answer:
         if self.connection is None:
-            self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            self.connection = plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="gateway")
             self.rest = b""
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read, and answered
             self.connection.sendall(data)
@@ -330,10 +333,14 @@ class Gateway:
         return {one["decision"]["id"]: one for one in map(json.loads, lines) if "decision" in one}
 
 
-def put(kind: Kind, folder: Path, ports: dict[int, int]) -> Path:
-    """The files of deploy/ with other ports."""
+def as_is(text: str) -> str:
+    return text
+
+
+def put(kind: Kind, folder: Path, ports: dict[int, int], change: Callable[[str], str] = as_is) -> Path:
+    """The files of deploy/ with other ports, and with what else is changed."""
     for name in (kind.file, *kind.others):
-        text = (DEPLOY / name).read_text(encoding="utf-8")
+        text = change((DEPLOY / name).read_text(encoding="utf-8"))
         text = PORT.sub(lambda found: f"{found[1]}{ports[int(found[2])]}", text)
         for other in kind.others:
             text = text.replace(f"deploy/{other}", str(folder / Path(other).name))
@@ -342,11 +349,19 @@ def put(kind: Kind, folder: Path, ports: dict[int, int]) -> Path:
 
 
 @contextmanager
-def gateway(kind: Kind, folder: Path, api: Upstream, ports: tuple[int, int], log: Path | None) -> Iterator[Gateway]:
+def gateway(
+    kind: Kind,
+    folder: Path,
+    api: Upstream,
+    ports: tuple[int, int],
+    log: Path | None,
+    change: Callable[[str], str] = as_is,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Gateway]:
     program, port = kind.found(), free_port()
     assert program is not None
-    client = Client(port)
-    file = put(kind, folder, {WEB: port, ENGINE: ports[0], API: api.port, GRPC: ports[1]})
+    client = Client(port, tls=tls)
+    file = put(kind, folder, {WEB: port, ENGINE: ports[0], API: api.port, GRPC: ports[1]}, change)
     folder.chmod(0o755)
     arguments = [one.format(folder=folder, file=file) for one in kind.arguments]
     output = folder / "output"

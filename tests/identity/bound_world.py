@@ -29,7 +29,7 @@ from policyengine.identity.bound import BoundParts, bound_parts
 from policyengine.identity.configuration import configuration_of
 from policyengine.identity.identity import Identity, Parts
 from policyengine.identity.proved import Proved, Request, Token, Who
-from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.credentials import Credentials, digests_of, read_digests
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
 from policyengine.source import Source, Span
@@ -280,7 +280,7 @@ class Message:
             "signature": f"{self.label}=:{b64encode(sign(key, base.encode())).decode()}:",
             "signature_agent": self.agent,
             "content_digest": self.digest_sent,
-            "content": self.content,
+            "digests": digests(self.content),
             "method": self.method,
             "url": self.url,
         }
@@ -309,6 +309,11 @@ class Message:
             return values[name]
         member: Any = http_sf.parse(values[name].encode(), tltype="dictionary")
         return str(http_sf.ser(member[key.strip('"')]))
+
+
+def digests(content: bytes | None) -> dict[str, bytes]:
+    """As whoever saw all of the body knows them."""
+    return {} if content is None else read_digests(digests_of(content))
 
 
 def content_digest(content: bytes) -> str:
@@ -361,7 +366,7 @@ class World:
 
     def prove(self, given: Credentials, url: str | None = URL, **request: Any) -> Proved:
         method, asked = given.method or "GET", given.url or url
-        return self.front.prove(given, Request(method, asked, content=given.content, **request), self.now)
+        return self.front.prove(given, Request(method, asked, digests=given.digests, **request), self.now)
 
     def refusal(self, given: Credentials, url: str | None = URL, **request: Any) -> str:
         """The code with which it is refused, and counted."""

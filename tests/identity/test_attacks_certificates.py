@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from policyengine.runtime.credentials import Credentials
@@ -44,6 +45,15 @@ def both(w: World, **given: Any) -> Credentials:
     return Credentials(authorization=f"DPoP {token}", **{**known, **given})
 
 
+def respelled(w: World) -> Credentials:
+    """The same certificate in other bytes: nobody signed how many bits of its signature count."""
+    others = (workload(begins=NOW - number) for number in range(1_000))
+    even = next(one for one in (workload(), *others) if one.signature[-1] % 2 == 0)
+    raw = bytearray(even.public_bytes(Encoding.DER))
+    raw[-len(even.signature) - 1] = 1
+    return mtls(w, sent=f":{b64encode(raw).decode()}:")
+
+
 THIEF = workload(("spiffe://acme.example/thief",))
 OLD, FUTURE = workload(ends=NOW - 1, begins=NOW - 9), workload(begins=NOW + 1)
 MTLS: list[Attack] = [
@@ -68,6 +78,7 @@ MTLS: list[Attack] = [
     ("two in Client-Cert", "certificate", lambda w: mtls(w, sent=f"{field_of(THIEF)}, {field_of(workload())}")),
     ("bytes behind the certificate", "certificate",
      lambda w: mtls(w, sent=f":{b64encode(workload_der() + b'x').decode()}:")),
+    ("bits of the signature left out", "certificate", respelled),
     ("PEM without its end", "certificate", lambda w: mtls(w, sent=pem(workload())[:-30])),
     ("more certificates than a chain has", "certificate", lambda w: mtls(w, sent=pem(*[workload()] * 9))),
     ("Envoy: forged before, ours last", "bound_to_other",

@@ -14,7 +14,7 @@ from policyengine.integrations.identity import IdentityError, facts_of_token, is
 POLICY = """
 language 1
 package p
-issuer acme { url "https://login.acme.example/" }
+issuer acme { url "https://login.acme.example" }
 issuer one { url "https://shared.example" }
 issuer two { url "https://shared.example" }
 issuer named {}
@@ -49,6 +49,18 @@ def test_an_agent_alone_serves_nobody(subject: str | None) -> None:
     assert "user" not in facts_of_token(token(subject=subject, claims=claims), {ACME: "acme"})
 
 
+def test_a_chain_of_delegation_is_read_as_it_is_everywhere() -> None:
+    act = {"sub": "bot", "act": {"sub": "planner", "iat": 900}}
+    claims = {"iss": ACME, "iat": 1_000, "sub": "alice", "act": act}
+    facts = facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+    assert (facts["agent"], facts["user"]) == ({"id": "bot", "issuer": "acme"}, {"id": "alice"})
+    hop = {"agent": "planner", "issuer": "acme", "issued_at": datetime.fromtimestamp(900, UTC)}
+    assert facts["chain"] == {"hops": [hop]}
+    assert facts["credential"] == {
+        "issuer": "acme", "subject": "alice", "scopes": ["read"], "issued_at": datetime.fromtimestamp(1_000, UTC),
+    }  # fmt: skip
+
+
 def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
     assert facts_of_token(token(), {}, "acme")["agent"] == {"id": "bot", "issuer": "acme"}
 
@@ -58,7 +70,12 @@ def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
     [
         ({}, "names no issuer"),
         ({"claims": {"iss": "https://evil.example"}}, "no policy knows"),
-        ({"claims": {"iss": ACME, "act": {"sub": "planner"}}}, "chain"),
+        ({"claims": {"iss": f"{ACME}/"}}, "no policy knows"),
+        ({"claims": {"iss": [ACME]}}, "no policy knows"),
+        ({"claims": {"iss": ACME, "client_id": "bot", "act": {"sub": "planner"}}}, "who acts and its client are two"),
+        ({"claims": {"iss": ACME, "sub": "a", "act": {"iss": ACME}}}, "an actor has no `sub`"),
+        ({"claims": {"iss": ACME, "sub": "a", "act": {"sub": "bot", "act": {"sub": "bot"}}}}, "twice"),
+        ({"claims": {"iss": ACME, "sub": "a", "client_id": "bot", "may_act": {"sub": "x"}}}, "may act"),
         ({"client_id": "alice", "subject": "alice", "claims": {"iss": ACME}}, "names no client"),
         ({"client_id": "unknown", "claims": {"iss": ACME}}, "names no client"),
     ],

@@ -13,9 +13,10 @@ import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 
+from policyengine.runtime.credentials import HASHES, NAMES
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import APPROVAL, HOP, OPTIONS, OTHERS, ROOTS, Request
-from policyengine.server import schema
+from policyengine.server import examples, schema
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
 Call = Callable[..., httpx.Response]
@@ -77,9 +78,9 @@ def test_both_forms_are_documented(document: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize("path", QUESTIONS)
 def test_every_example_of_a_question_is_answered(call: Call, document: dict[str, Any], path: str) -> None:
-    examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    assert len(examples) == 3
-    for example in examples.values():
+    shown = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert len(shown) == 3
+    for example in shown.values():
         assert call("POST", path, json=example["value"]).status_code == 200
 
 
@@ -90,7 +91,7 @@ def test_the_example_of_a_batch_has_no_bad_item(call: Call, document: dict[str, 
 
 
 def test_the_example_of_a_problem_is_what_is_really_said(call: Call) -> None:
-    assert call("POST", "/decide", json={"user": {"roles": []}}).json() == schema.BAD_MEMBER
+    assert call("POST", "/decide", json={"user": {"roles": []}}).json() == examples.BAD_MEMBER
 
 
 def test_an_answer_has_the_documented_members() -> None:
@@ -99,8 +100,8 @@ def test_an_answer_has_the_documented_members() -> None:
 
 
 def test_the_example_of_an_answer_is_one() -> None:
-    schema.Decision.model_validate(schema.CONFIRM)
-    assert list(schema.CONFIRM) == list(Decision.of(Outcome.DENY).to_dict())
+    schema.Decision.model_validate(examples.CONFIRM)
+    assert list(examples.CONFIRM) == list(Decision.of(Outcome.DENY).to_dict())
 
 
 @pytest.mark.parametrize("question", [OPEN, SHUT, ORDER])
@@ -123,7 +124,7 @@ def members(model: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        (schema.Question, {*ROOTS, *OTHERS} - {"credentials"}),
+        (schema.Question, {*ROOTS, *OTHERS}),
         (schema.HttpFacts, ROOTS["request"]),
         (schema.ToolFacts, ROOTS["tool"]),
         (schema.ActionFacts, ROOTS["action"]),
@@ -131,6 +132,8 @@ def members(model: Any) -> set[str]:
         (schema.UserFacts, ROOTS["user"]),
         (schema.ChainFacts, ROOTS["chain"]),
         (schema.Hop, HOP),
+        (schema.Credentials, NAMES),
+        (schema.Digests, HASHES),
         (schema.CredentialFacts, ROOTS["credential"]),
         (schema.AttestationFacts, ROOTS["attestation"]),
         (schema.TaskFacts, ROOTS["task"]),
@@ -190,7 +193,7 @@ def test_the_page_shows_a_command_that_works_here(call: Call) -> None:
     shown = html.unescape(re.findall(r"<pre>(curl .*?)</pre>", page.text, re.DOTALL)[0])
     words = shlex.split(shown)
     assert words[2] == "http://pdp.example:9000/decide"
-    assert json.loads(words[words.index("-d") + 1]) == schema.REFUND
+    assert json.loads(words[words.index("-d") + 1]) == examples.REFUND
     assert "authorization" not in shown
 
 

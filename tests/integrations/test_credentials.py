@@ -1,0 +1,341 @@
+"""Raw credentials in applications and before tools: real clients with real tokens, and a proof for each request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fastmcp
+import httpx
+import httpx2
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from fastmcp import FastMCP
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server import MCPServer
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from policyengine import Engine
+from policyengine.integrations import fastmcp as for_fastmcp
+from policyengine.integrations import mcp_sdk
+from policyengine.integrations.asgi import PolicyMiddleware
+from policyengine.integrations.credentials import presented
+from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
+from policyengine.observing import Observe
+from policyengine.reloading import Reloading
+from policyengine.reloading.current import Current
+from policyengine.runtime.decision import Decision
+from tests.identity import bound_world
+from tests.identity.bound_world import COMPONENTS, Message, jkt, pem, workload
+from tests.identity.proving import HOST, SVID, proof, token, written
+from tests.integrations.serving import serving
+
+FOREVER, BEGAN = 4_000_000_000, 1_600_000_000
+CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
+PATH = "/v1/invoices/7"
+CLIENT = {"name": "a client", "version": "1"}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine.load(tmp_path / "doors.policy", identity=written(tmp_path, only_proved=True))
+
+
+@pytest.fixture
+def nonced(tmp_path: Path) -> Engine:
+    return Engine.load(tmp_path / "doors.policy", identity=written(tmp_path, nonces=True))
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    return {"authorization": f"Bearer {token(time.time(), **claims)}"}
+
+
+def dpop(method: str, url: str, **claims: Any) -> dict[str, str]:
+    now = time.time()
+    raw = token(now, cnf={"jkt": jkt()})
+    return {"authorization": f"DPoP {raw}", "dpop": proof(now, raw, method, url, **claims)}
+
+
+# ── ASGI and FastAPI ──────────────────────────────────────────────────────────────────────────
+
+
+async def invoice(request: Any) -> PlainTextResponse:
+    return PlainTextResponse(request.scope["policyengine.decision"].principal.agent or "")
+
+
+def asgi_app(engine: Engine) -> Any:
+    app = Starlette(routes=[Route("/v1/invoices/{id}", invoice, methods=["GET", "POST"])])
+    return PolicyMiddleware(app, engine, identify=presented)
+
+
+def fastapi_app(engine: Engine) -> Any:
+    app, policy = FastAPI(), Policies(engine, identify=presented)
+    app.add_exception_handler(PolicyDenied, problem_details)
+
+    decided = Depends(policy())
+
+    @app.get("/v1/invoices/{id}")
+    async def read(id: str, decision: Decision = decided) -> PlainTextResponse:
+        return PlainTextResponse(decision.principal.agent or "")
+
+    @app.post("/v1/invoices/{id}")
+    async def write(id: str, decision: Decision = decided) -> PlainTextResponse:
+        return PlainTextResponse(decision.principal.agent or "")
+
+    return app
+
+
+APPS = [asgi_app, fastapi_app]
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_application_lets_in_who_proves_who_it_is(engine: Engine, app: Callable[[Engine], Any]) -> None:
+    client = TestClient(app(engine), base_url=f"https://{HOST}")
+    url = f"https://{HOST}{PATH}"
+    proven = dpop("GET", url)
+    for headers, status in [
+        (bearer(), 200), (proven, 200), (proven, 401), (dpop("POST", url), 401), (dpop("GET", url + "8"), 401),
+        (bearer(exp=5, iat=1), 401), ({}, 401), ({"client-cert": bound_world.field_of(FOREVER_VALID)}, 401),
+        ({"x-forwarded-client-cert": bound_world.envoy(FOREVER_VALID)}, 401),
+    ]:  # fmt: skip
+        answer = client.get(PATH + "?full=yes", headers=headers)
+        assert (answer.status_code, answer.text if status == 200 else "") == (status, "invoice-bot" * (status == 200))
+        scheme = "DPoP" if "dpop" in headers else "Bearer"
+        assert status == 200 or answer.headers["www-authenticate"].startswith(f'{scheme} realm="agents"')
+
+
+FOREVER_VALID = workload(begins=BEGAN, ends=FOREVER)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_application_gives_a_nonce_to_who_needs_one(nonced: Engine, app: Callable[[Engine], Any]) -> None:
+    client, url = TestClient(app(nonced), base_url=f"https://{HOST}"), f"https://{HOST}{PATH}"
+    first = client.get(PATH, headers=dpop("GET", url))
+    assert (first.status_code, 'error="use_dpop_nonce"' in first.headers["www-authenticate"]) == (401, True)
+    second = client.get(PATH, headers=dpop("GET", url, nonce=first.headers["dpop-nonce"]))
+    assert second.status_code == 200
+
+
+def signed(content: bytes, number: int) -> dict[str, str]:
+    """Headers of a request that an agent signed, with its body."""
+    now = int(time.time())
+    found = Message(
+        "POST", f"https://{HOST}{PATH}", content, components=COMPONENTS + ' "content-digest"',
+        created=now - 1, expires=now + 60, nonce=f"signed-{number}",
+    ).credentials()  # fmt: skip
+    told = {
+        "signature": found.signature, "signature-input": found.signature_input,
+        "signature-agent": found.signature_agent, "content-digest": found.content_digest,
+    }  # fmt: skip
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_a_signed_body_may_be_large_and_is_compared(engine: Engine, app: Callable[[Engine], Any]) -> None:
+    client = TestClient(app(engine), base_url=f"https://{HOST}")
+    large = b"x" * 200_000
+    answer = client.post(PATH, content=large, headers=signed(large, 1))
+    assert (answer.status_code, answer.text) == (200, "crawler.example")
+    other = client.post(PATH, content=large[:-1] + b"y", headers=signed(large, 2))
+    assert (other.status_code, "the digest is of another body" in other.json()["detail"]) == (401, True)
+    assert client.post(PATH, content=b"", headers=signed(large, 3)).status_code == 401
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_certificate_of_the_connection_is_enough(engine: Engine, app: Callable[[Engine], Any]) -> None:
+    inner = app(engine)
+
+    async def over_tls(scope: Scope, receive: Receive, send: Send) -> None:
+        """As a server with TLS tells it (the TLS extension of ASGI)."""
+        told = {"tls": {"client_cert_chain": [pem(FOREVER_VALID)]}} if scope["type"] == "http" else {}
+        await inner({**scope, "extensions": told}, receive, send)
+
+    answer = TestClient(over_tls, base_url=f"https://{HOST}").get(PATH)
+    assert (answer.status_code, answer.text) == (200, SVID)
+
+
+# ── MCP ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Proving(httpx2.Auth):
+    """A client with a token that is bound to its key: a proof for each request. `sent` are the URLs of all proofs."""
+
+    def __init__(self, wrong: str | None = None, **claims: Any) -> None:
+        self.raw = token(time.time(), cnf={"jkt": jkt()}, **claims)
+        self.wrong, self.sent = wrong, 0
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        self.sent += 1
+        request.headers["authorization"] = f"DPoP {self.raw}"
+        request.headers["dpop"] = proof(time.time(), self.raw, request.method, self.wrong or str(request.url))
+        yield request
+
+
+def sdk_app(engine: Engine) -> Any:
+    policy = mcp_sdk.PolicyMiddleware(engine, server="billing", identify=mcp_sdk.by_credentials())
+    server = MCPServer("billing", middleware=[policy])
+    add_tools(server.tool())
+    return server.streamable_http_app()
+
+
+def fastmcp_app(engine: Engine) -> Any:
+    policy = for_fastmcp.PolicyMiddleware(engine, server="billing", identify=for_fastmcp.by_credentials())
+    server = FastMCP("billing", middleware=[policy])
+    add_tools(server.tool)
+    return server.http_app()
+
+
+def add_tools(tool: Callable[[Any], Any]) -> None:
+    def list() -> str:
+        return "listed"
+
+    def show() -> str:
+        return "shown"
+
+    def secret() -> str:
+        return "secret"
+
+    for one in (list, show, secret):
+        tool(one)
+
+
+@contextmanager
+def through_gateway(engine: Engine, folder: Path) -> Iterator[str]:
+    """`mcp-gateway --identity` as a process, before a server that verifies nothing."""
+    behind = MCPServer("behind")
+    add_tools(behind.tool())
+    with serving(behind.streamable_http_app()) as upstream:
+        options = ["--server", "billing", "--port", "0", "--identity", str(folder / "identity.toml")]
+        command = [*CLI, str(folder / "doors.policy"), "--upstream", f"{upstream}/mcp", *options]
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                yield process.stdout.readline().split()[-1]
+            finally:
+                process.kill()
+
+
+@contextmanager
+def through_sdk(engine: Engine, folder: Path) -> Iterator[str]:
+    with serving(sdk_app(engine)) as url:
+        yield f"{url}/mcp"
+
+
+@contextmanager
+def through_fastmcp(engine: Engine, folder: Path) -> Iterator[str]:
+    with serving(fastmcp_app(engine)) as url:
+        yield f"{url}/mcp"
+
+
+def talk(url: str, auth: Any, work: Callable[[Client], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with (
+            httpx2.AsyncClient(auth=auth, trust_env=False) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            return await work(client)
+
+    return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def called(client: Client, name: str) -> str:
+    """What the tool said, or why not: as an error of the protocol, or of the tool."""
+    try:
+        result = await client.call_tool(name, {})
+    except Exception as error:
+        return f"refused: {error}"
+    text = result.content[0].text
+    return f"refused: {text}" if result.is_error else text
+
+
+async def used(client: Client) -> tuple[list[str], str, str]:
+    names = [one.name for one in (await client.list_tools()).tools]
+    return names, await called(client, "show"), await called(client, "secret")
+
+
+@pytest.mark.parametrize("door", [through_sdk, through_fastmcp, through_gateway])
+def test_tools_are_for_who_proves_who_it_is(engine: Engine, tmp_path: Path, door: Any) -> None:
+    with door(engine, tmp_path) as url:
+        names, shown, secret = talk(url, Proving(), used)
+        assert (names, shown) == (["list", "show"], "shown")  # of one proof for all of them
+        assert secret.startswith("refused: denied")
+        elsewhere = Proving(wrong=url + "/other")
+        names, shown, _ = talk(url, elsewhere, used)
+        assert (names, shown) == ([], "refused: denied: the credential was refused: the proof is for another URL")
+        names, shown, _ = talk(url, Proving(exp=5, iat=1), used)
+        assert (names, shown) == ([], "refused: denied: the credential was refused: it has expired")
+        names, shown, _ = talk(url, None, used)
+        assert (names, shown.startswith("refused: ")) == ([], True)
+
+
+def test_a_client_of_fastmcp_proves_it_too(engine: Engine, tmp_path: Path) -> None:
+    async def run(url: str) -> list[str]:
+        async with fastmcp.Client(url, auth=Proving()) as client:
+            assert (await client.call_tool("show", {})).data == "shown"
+            return [one.name for one in await client.list_tools()]
+
+    with through_fastmcp(engine, tmp_path) as url:
+        assert asyncio.run(run(url)) == ["list", "show"]
+
+
+def test_over_stdio_and_in_process_nobody_proves_anything(engine: Engine) -> None:
+    server = FastMCP(
+        "billing",
+        middleware=[for_fastmcp.PolicyMiddleware(engine, server="billing", identify=for_fastmcp.by_credentials())],
+    )
+    add_tools(server.tool)
+
+    async def run() -> None:
+        async with fastmcp.Client(server) as client:
+            await client.call_tool("show", {})
+
+    with pytest.raises(Exception, match="it is not known who asks"):
+        asyncio.run(run())
+
+
+def test_one_proof_is_not_good_for_two_requests(engine: Engine, tmp_path: Path) -> None:
+    """Whoever overhears a request has nothing of it."""
+    with through_sdk(engine, tmp_path) as url:
+        headers = {**dpop("POST", url), "accept": "application/json, text/event-stream"}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "show", "arguments": {}}}
+        begun = {
+            "jsonrpc": "2.0", "id": 0, "method": "initialize",
+            "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT},
+        }  # fmt: skip
+        session = httpx.post(url, json=begun, headers=headers).headers["mcp-session-id"]
+        answers = [httpx.post(url, json=body, headers={**headers, "mcp-session-id": session}).text for _ in range(2)]
+        found = [json.loads(one.split("data: ", 1)[1].splitlines()[0]) for one in answers]
+        assert ["result" in one for one in found] == [True, False]
+        assert "the proof was used before" in found[1]["error"]["message"]
+
+
+def test_what_only_passes_as_somebody_observes_is_told_and_passes(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))
+    current = Current(Reloading(engine))
+
+    async def run() -> tuple[Decision, Decision]:
+        held, ended = [{"credentials": bearer(**one)} for one in ({}, {"exp": 5, "iat": 1})]
+        question = {"tool": {"server": "billing", "name": "secret"}}
+        facts = [await current.proved_async(one) for one in (held, ended)]
+        held_to, refused = [await current.decide_async({**question, **one}) for one in facts]
+        return held_to, refused
+
+    held_to, refused = asyncio.run(run())
+    assert (held_to.allowed, held_to.observed, refused.allowed) == (True, True, False)
+    assert refused.reasons[0].code == "expired"
+    assert "TOOL billing/secret" in caplog.text
