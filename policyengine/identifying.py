@@ -15,10 +15,12 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.once import draft_of, facts_of
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request, RequestError
+from policyengine.stores.store import StoreError
 
 _LOG = logging.getLogger("policyengine")
 PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
 DROPPED = frozenset({*WHO, "credentials"})
+CLAIMS = frozenset({*PROVABLE, "entities"})  # where a gateway could say something of who asks
 
 
 def identified(identity: Identity, question: Question, now: int) -> Question:
@@ -32,31 +34,39 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
         if raw is None and not identity.only_proved:
             return question
         if isinstance(raw, Proved | Unproved):
-            return with_facts(question, looked_at(identity, raw, now))
+            return with_facts(identity, question, looked_at(identity, raw, now))
         found = None if raw is None else identity.known(raw, now)
-        if found is not None and question.keys().isdisjoint(PROVABLE if identity.only_proved else WHO):
+        if found is not None and question.keys().isdisjoint(CLAIMS if identity.only_proved else WHO):
             kept = {**question, **identity.used(found, ip_of(question), now).facts}
             del kept["credentials"]
             return kept
     return proved(identity, read(question), now)
 
 
-def with_facts(question: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
+def with_facts(
+    identity: Identity, question: Mapping[str, object], facts: Mapping[str, object]
+) -> Mapping[str, object] | Request:
+    """Raises RequestError."""
     kept = {name: value for name, value in question.items() if name not in DROPPED}
-    kept.update(facts)
-    return kept
+    if not identity.only_proved:
+        return {**kept, **facts}
+    request = nothing_claimed(identity, read(kept))
+    return replace(request, facts={**request.facts, **cleaned(facts)})
 
 
 def looked_at(identity: Identity, before: Proved | Unproved, now: int) -> Mapping[str, object]:
     """What was proved a moment ago for the same request, unless it has ended since."""
-    match before:
-        case Unproved(why):
-            return {"credential": {"refused": why.value}}
-        case Proved() if before.expires <= now:
-            return {"credential": {"refused": Refusal.EXPIRED.value}}
-        case _:
-            revoked = identity.marks.revoked(before.names, now)
-            return {"credential": {"refused": Refusal.REVOKED.value}} if revoked else before.facts
+    if isinstance(before, Unproved):
+        return {"credential": {"refused": before.refusal.value}}
+    ended = Refusal.EXPIRED if before.expires <= now else taken_back(identity, before, now)
+    return before.facts if ended is None else {"credential": {"refused": ended.value}}
+
+
+def taken_back(identity: Identity, before: Proved, now: int) -> Refusal | None:
+    try:
+        return Refusal.REVOKED if identity.marks.revoked(before.names, now) else None
+    except StoreError:
+        return Refusal.STORE
 
 
 def proof_of(identity: Identity, facts: Mapping[str, object], now: int) -> Proved | Unproved:
@@ -87,8 +97,11 @@ def awaited(identity: Identity, question: Question, now: int) -> bool:
 def proved(identity: Identity, request: Request, now: int) -> Request:
     credentials = request.credentials
     if credentials is None or credentials.empty:
-        claimed = identity.only_proved and any(root in request.facts for root in PROVABLE)
         request = replace(request, credentials=None)
+        if not identity.only_proved:
+            return request
+        claimed = any(root in request.facts for root in PROVABLE)
+        request = nothing_claimed(identity, request)
         return refused(request, Refusal.UNPROVED) if claimed else request
     try:
         found = identity.prove(credentials, presented(request, credentials), now)
@@ -97,8 +110,15 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
         return refused(request, why.refusal)
     tell_differences(request.facts, found)
     if identity.only_proved:
-        request = replace(request, facts={name: one for name, one in request.facts.items() if name not in PROVABLE})
+        request = nothing_claimed(identity, request)
     return replace(request, facts={**without_who(request), **cleaned(found.facts)}, credentials=None)
+
+
+def nothing_claimed(identity: Identity, request: Request) -> Request:
+    """Without what a gateway says of who asks: facts, and rows of entities that an agent or a user is or is in."""
+    facts = {name: one for name, one in request.facts.items() if name not in PROVABLE}
+    rows = tuple(row for row in request.entities if row.ref.type not in identity.of_who)
+    return replace(request, facts=facts, entities=rows)
 
 
 def refused(request: Request, why: Refusal) -> Request:

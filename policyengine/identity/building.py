@@ -62,6 +62,7 @@ class Builder:
             self.marks,
             mapped={one.name: frozenset(claim for claim, _ in one.claims) for one in issuers.values()},
             only_proved=configuration.identity.only_proved,
+            of_who=types_of_who(kernel),
             nonces=None if nonces is None else lambda: nonces.nonce(int(self.clock())),
             attestation_nonces=self.attestation_nonces.issue,
             again=self.identity,
@@ -107,6 +108,18 @@ def has_keys(issuer: Issuer, configuration: Configuration) -> bool:
         return False
     named = issuer.keys is not None or (settings is not None and settings.keys is not None)
     return named or not issuer.url.startswith(WORKLOADS)
+
+
+def types_of_who(kernel: Kernel) -> frozenset[str]:
+    """Of agents, of users, and of all that these can be in."""
+    found: set[str] = set()
+    waiting = ["agent", "user"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += kernel.entities[name].parents if name in kernel.entities else ()
+    return frozenset(found)
 
 
 def check_names(configuration: Configuration, kernel: Kernel) -> None:
