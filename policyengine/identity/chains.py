@@ -66,7 +66,9 @@ class Reader:
         claims = token.claims
         settings = self.settings.get(token.issuer, PLAIN)
         subject, client = text(claims, "sub"), client_of(token, settings.agent)
-        if client is not None and client in settings.people and "act" not in claims:
+        check_somebody(token, subject)
+        alone = "act" not in claims and token.kind not in ("txn_token", "spiffe")  # no agent is in it
+        if client is not None and client in settings.people and alone:
             return person(claims, subject, client)
         chain = self._chain(token, subject, client)
         user, chain = served(token, subject, chain, acted="act" in claims or token.kind == "txn_token")
@@ -164,6 +166,15 @@ def client_of(token: Token, agent: str) -> str | None:
         for_whom = one_or_more(claims, "aud") or ()
         return for_whom[0] if len(for_whom) == 1 else None
     return next(iter(names), None)
+
+
+def check_somebody(token: Token, subject: str | None) -> None:
+    """Without `sub` nobody is served: then nothing else may tell of somebody who is. Raises Refused."""
+    if subject is not None:
+        return
+    named = token.kind == "opaque" and "username" in token.claims  # RFC 7662: whoever allowed it
+    if named or PERSON in profile(token.claims) or any(name in token.claims for name in OF_PEOPLE):
+        raise Refused(Refusal.MISSING_CLAIM, "it is of a person, and its `sub` is missing")
 
 
 def person(claims: Claims, subject: str | None, client: str) -> Who:

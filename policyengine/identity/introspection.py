@@ -36,6 +36,9 @@ RETRY_EVERY = 2  # seconds after the issuer did not answer
 ASSERTED = 60  # seconds for which an assertion of ours is valid
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MOST_KEPT = 20_000
+# Where servers say what kind of token it is, and what an access token is called there.
+KINDS = ("token_type", "token_use", "typ")
+ACCESS = frozenset({"bearer", "dpop", "access_token", "access", "at+jwt"})
 Method: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 SigningKey: TypeAlias = RSAKey | ECKey | OKPKey
 _LOG = logging.getLogger("policyengine")
@@ -202,6 +205,10 @@ def wrong_in(said: Mapping[str, object], endpoint: Endpoint, now: int) -> Refusa
     """Of what the issuer says of an active token, whatever speaks against it."""
     if "iss" in said and said["iss"] != endpoint.url:
         return Refusal.ISSUER
+    if not is_access_token(said):
+        return Refusal.TOKEN_TYPE
+    if str(said.get("token_type")).lower() == "dpop" and "cnf" not in said:
+        return Refusal.BOUND_HOW  # to a key that the issuer does not name
     if "aud" in said and endpoint.audience is not None and not meant(said["aud"], endpoint.audience):
         return Refusal.AUDIENCE
     for name, refusal in (("exp", Refusal.EXPIRED), ("nbf", Refusal.NOT_YET), ("iat", Refusal.ISSUED_LATER)):
@@ -212,7 +219,15 @@ def wrong_in(said: Mapping[str, object], endpoint: Endpoint, now: int) -> Refusa
             return Refusal.CLAIM_TYPE
         if when + endpoint.leeway <= now if name == "exp" else when > now + endpoint.leeway:
             return refusal
-    return None
+    # Whom a token is for that does not say it, nobody knows: it may be for anything else that asks the same issuer.
+    return Refusal.MISSING_CLAIM if endpoint.audience is not None and "aud" not in said else None
+
+
+def is_access_token(said: Mapping[str, object]) -> bool:
+    """Refresh tokens are active, too, and some issuers are asked about them: what the answer says of its kind, by
+    whichever name, has to be an access token's."""
+    given = [said[name] for name in KINDS if name in said]
+    return all(isinstance(one, str) and one.lower() in ACCESS for one in given)
 
 
 def meant(said: object, audience: str) -> bool:

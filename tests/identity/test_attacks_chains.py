@@ -15,6 +15,7 @@ from policyengine.identity.facts import facts_of
 from policyengine.identity.proved import UNBOUND, Hop, Token, Who
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.refusals import Refusal as R
+from policyengine.runtime.refusals import Refused
 from policyengine.server.authzen_questions import Evaluation, Translator
 from tests.identity.issuing import ACME, BOT, GONE, NOW, OTHER, US, WORKLOAD, Door, ec, policy, token
 
@@ -201,12 +202,29 @@ def test_the_claim_that_names_the_agent_is_configured() -> None:
     assert Door(IssuerSettings(agent="sub")).who(token({"typ": "JWT"}, client_id=GONE)).agent == "alice"
 
 
+@pytest.mark.parametrize("said", [{"auth_time": NOW - 60}, {"amr": ["pwd"]}, {"sub_profile": "user"}], ids=str)
+def test_a_person_who_is_not_named_is_not_left_out(said: dict[str, Any]) -> None:
+    """What an agent does for somebody is not what it does alone."""
+    assert Door().bearer(token({"typ": "JWT"}, sub=GONE, **said), "GET").reasons[0].code == R.MISSING_CLAIM
+
+
+def test_an_issuer_that_names_a_person_by_username_alone_is_not_read_as_if_it_named_none() -> None:
+    claims = {"client_id": BOT, "scope": "read:invoices"}
+    alone, served = (Token("opaque", "acme", {**claims, **more}, {}, b"", NOW + 60) for more in ({}, {"username": "a"}))
+    assert Door().reads(alone).user is None
+    with pytest.raises(Refused, match="its `sub` is missing"):
+        Door().reads(served)
+
+
 def test_people_ask_by_clients_that_are_theirs_and_hand_nothing_on_by_them() -> None:
     door = Door(IssuerSettings(people=("portal",)))
     assert door.who(token(client_id="portal")) == Who(None, "alice", scopes=("write:invoices",))
     assert door.bearer(token(client_id="portal", act=chain(BOT))).reasons[0].code == R.CONTRADICTION
     assert door.bearer(token(client_id="portal", sub="portal")).reasons[0].code == R.ACTOR
     assert door.bearer(token(client_id="portal", sub_profile="ai_agent")).reasons[0].code == R.CONTRADICTION
+    through = {"txn": "t-1", "req_wl": BOT, "client_id": "portal"}
+    raw = token(_header={"typ": "txntoken+jwt"}, **through)
+    assert door.ask({"txn_token": raw}).reasons[0].code == R.CONTRADICTION, "the workload is an agent all the same"
 
 
 # ── One chain, however it is told ─────────────────────────────────────────────────────────────

@@ -54,7 +54,7 @@ def asking(provider: OpenIdProvider, **settings: Any) -> Introspection:
 def endpoint(server: Faulty, timeout: float = LONG, **changed: Any) -> Endpoint:
     client = Client("we", "client_secret_basic", lambda: "our secret")
     url = f"{server.url}/introspect"
-    return replace(Endpoint("acme", "https://acme", "api", url, client, Fetcher(), timeout=timeout), **changed)
+    return replace(Endpoint("acme", "https://acme", None, url, client, Fetcher(), timeout=timeout), **changed)
 
 
 def refusal(introspection: Introspection, raw: str = "opaque", now: int = NOW) -> Refusal:
@@ -156,7 +156,14 @@ def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) 
 
 JWT: providing.Page = answers(200, b"eyJhbGciOiJFUzI1NiJ9.eyJhY3RpdmUiOnRydWV9.AAAA")
 ANSWERS: dict[str, tuple[Any, Refusal | None]] = {
-    "active": ({"active": True}, None),
+    "active": ({"active": True, "aud": "api"}, None),
+    "nobody says for whom": ({"active": True}, Refusal.MISSING_CLAIM),
+    "an access token": ({"active": True, "aud": "api", "token_type": "Bearer", "typ": "at+jwt"}, None),
+    "a refresh token": ({"active": True, "aud": "api", "token_use": "refresh_token"}, Refusal.TOKEN_TYPE),
+    "a refresh token by its type": ({"active": True, "aud": "api", "token_type": "refresh_token"}, Refusal.TOKEN_TYPE),
+    "a refresh token of Keycloak": ({"active": True, "aud": "api", "typ": "Refresh"}, Refusal.TOKEN_TYPE),
+    "no type at all": ({"active": True, "aud": "api", "token_type": None}, Refusal.TOKEN_TYPE),
+    "bound to a key that nobody names": ({"active": True, "aud": "api", "token_type": "DPoP"}, Refusal.BOUND_HOW),
     "for us": ({"active": True, "iss": "https://acme", "aud": ["other", "api"], "exp": NOW, "nbf": NOW + 30}, None),
     "not active": ({"active": False, "exp": NOW + 99}, Refusal.INACTIVE),
     "active as text": ({"active": "true"}, Refusal.PROVIDER),
@@ -188,7 +195,7 @@ ANSWERS: dict[str, tuple[Any, Refusal | None]] = {
 @pytest.mark.parametrize(("page", "expected"), ANSWERS.values(), ids=ANSWERS)
 def test_each_answer_has_its_own_end(page: providing.Page, expected: Refusal | None, server: Faulty) -> None:
     server.pages["/introspect"], server.pages["/elsewhere"] = page, {"active": True}
-    introspection = Introspection([endpoint(server)])
+    introspection = Introspection([endpoint(server, audience="api")])
     if expected is None:
         assert introspection.introspect("opaque", NOW).kind == "opaque"
     else:
