@@ -13,7 +13,7 @@ from policyengine.identity.configuration import Configuration
 from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
 from policyengine.identity.identity import scheme_and_token
-from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
+from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.signatures import Signatures
 from policyengine.identity.spiffe import Trusted, svid, trusted_domains
@@ -28,13 +28,14 @@ DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Binds: a token that names a key (`cnf`) is the presenter's who proves to have it for this request."""
+    """Binds: a token that names a key (`cnf`) is the presenter's who proves to have it for this request. Without a
+    token, as clients ask for one, whatever key is proved."""
 
     proofs: Proofs
 
     def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
         if token is None:
-            return UNBOUND
+            return self._any_key(credentials, request, now)
         keys = keys_of(token)
         if KEY not in keys:
             if credentials.dpop is not None or presented_as(credentials) == "dpop":
@@ -43,6 +44,14 @@ class Bound:
             raise Refused(Refusal.WRONG_SCHEME)
         x5t, until = self._certificate(credentials, keys, now)
         return Binding(self._key(credentials, request, token, keys, now), x5t, until)
+
+    def _any_key(self, credentials: Credentials, request: Request, now: int) -> Binding:
+        jkt = None if credentials.dpop is None else self.proofs.check(credentials.dpop, request, now)
+        if credentials.client_certificate is None:
+            return Binding(jkt)
+        found = connection_of(credentials.client_certificate)
+        until = None if found.certificate is None else check_times(found.certificate, now)
+        return Binding(jkt, found.x5t, until)
 
     def _key(
         self, credentials: Credentials, request: Request, token: Token, keys: Mapping[str, str], now: int

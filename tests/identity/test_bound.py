@@ -16,9 +16,10 @@ from policyengine.engine import Engine
 from policyengine.identity.api_keys import hashed
 from policyengine.identity.bound import bound_parts
 from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.proved import UNBOUND, Request
+from policyengine.identity.proved import UNBOUND, Binding, Request
 from policyengine.identity.urls import normal_url
 from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refused
 from policyengine.stores.marks import MemoryMarks
 from tests.identity.attacks import alone, mtls
 from tests.identity.bound_world import (
@@ -284,8 +285,19 @@ def test_urls_are_compared_by_what_they_mean(url: str, normal: str | None) -> No
 
 def test_a_token_is_asked_for_nothing_that_it_does_not_name(world: World) -> None:
     given = Credentials(dpop="x", client_certificate="y")
-    assert world.parts.binds(given, Request("GET", URL), None, NOW) is UNBOUND
     assert world.parts.presents(replace(given, dpop=None, client_certificate=None), Request("GET", URL), NOW) is None
+
+
+def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) -> None:
+    """As clients ask for one by their keys alone."""
+    binds, request = world.parts.binds, Request("GET", URL)
+    certificate = workload()
+    both = Credentials(dpop=proof(None), client_certificate=field_of(certificate))
+    assert binds(Credentials(), request, None, NOW) == UNBOUND
+    assert binds(both, request, None, NOW) == Binding(jkt(), x5t(certificate), NOW + 3_600)
+    for wrong in (both, Credentials(dpop=proof(None, jti="p-2", htm="POST")), Credentials(client_certificate=":AA==:")):
+        with pytest.raises(Refused):
+            binds(wrong, request, None, NOW)
 
 
 def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
