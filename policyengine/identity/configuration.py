@@ -57,8 +57,8 @@ class General(Section):
     which issuers are asked that are not on this machine; that of the environment never is."""
 
     url: str | None = None
-    leeway: Duration = timedelta(seconds=30)
-    timeout: Duration = timedelta(seconds=2)
+    leeway: Duration = Field(default=timedelta(seconds=30), le=timedelta(minutes=5))
+    timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100), le=timedelta(seconds=30))
     only_proved: bool = False
     proxy: str | None = None
 
@@ -113,9 +113,9 @@ class DpopSettings(Section):
     """Of proofs of possession: for how long one is good, and whether each needs a nonce of ours, which is good for
     `nonce_lifetime`."""
 
-    window: Duration = timedelta(seconds=60)
+    window: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10))
     nonces: bool = False
-    nonce_lifetime: Duration = timedelta(minutes=5)
+    nonce_lifetime: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
 
 
 class SignatureSettings(Section):
@@ -123,7 +123,7 @@ class SignatureSettings(Section):
     files of keys in place of the directories of issuers, by their names in the policy."""
 
     components: tuple[str, ...] = ("@method", "@authority", "@target-uri")
-    window: Duration = timedelta(minutes=5)
+    window: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
     nonce: bool = True
     directories: Mapping[str, Path] = Field(default_factory=dict)
 

@@ -98,7 +98,7 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     and the links of its chain."""
     names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
-    names |= {f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None}
+    names |= {f"key:{key}" for key in (binding.jkt, binding.x5t, token.key) if key is not None}
     if who.task is not None and isinstance(who.task.get("id"), str):
         names.add(f"task:{token.issuer}/{who.task['id']}")
     identifier = token.claims.get("jti")

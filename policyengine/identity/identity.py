@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -20,7 +20,9 @@ from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
 MOST_KEPT = 100_000  # credentials that were proved, by digest
+RECHECK = 300  # seconds: for so long what was verified stands, as issuers take keys back
 PLAIN = {"authorization"}, {"client_certificate"}, {"authorization", "client_certificate"}
+NOT_THERE = bytes(32)
 _LOG = logging.getLogger("policyengine")
 
 
@@ -87,6 +89,7 @@ class Identity:
     marks: Marks
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
+    of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities whose rows speak of who asks
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends; raises StoreError
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
@@ -112,7 +115,8 @@ class Identity:
         `credentials` of a question."""
         if type(raw) is not dict or self.marks.remote:
             return None
-        found = self._kept.get(key_of(raw)) if raw.keys() in PLAIN else None
+        key = key_of(raw) if raw.keys() in PLAIN else None
+        found = None if key is None else self._kept.get(key)
         if found is None or found.proved.expires <= now:
             return None
         try:
@@ -134,8 +138,8 @@ class Identity:
             found = self._before(credentials, now) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise Refused(Refusal.REVOKED)
-            if found.reusable:
-                self._keep(key_of(given(credentials)), Kept(found, version))
+            if found.reusable and (key := key_of(given(credentials))) is not None:
+                self._keep(key, Kept(found, version))
         except Refused as refused:
             self.count(refused.refusal.value)
             raise
@@ -154,7 +158,8 @@ class Identity:
 
     def _before(self, credentials: Credentials, now: int) -> Proved | None:
         """What they proved before, if they are not for one request alone, revoked or not."""
-        found = self._kept.get(key_of(given(credentials))) if reusable(credentials) else None
+        key = key_of(given(credentials)) if reusable(credentials) else None
+        found = None if key is None else self._kept.get(key)
         return None if found is None or found.proved.expires <= now else found.proved
 
     def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
@@ -193,11 +198,13 @@ class Identity:
         return token, self.parts.reads(token), self.parts.binds(credentials, request, token, now)
 
     def _token(self, scheme: str, raw: str, now: int) -> Token:
-        """Tokens that come with a proof are the same each time, and only the proof is not."""
+        """Tokens that come with a proof are the same each time, and only the proof is not. What was verified stands for
+        a while only: then its issuer has to have the key still."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
         if known is None or known.expires <= now:
             known = self.parts.tokens.verify(raw, now)
+            known = replace(known, expires=min(known.expires, now + RECHECK))
             if not known.single_use:
                 self._remember(digest, known)
         if scheme == "dpop" and "cnf" not in known.claims:
@@ -246,9 +253,15 @@ def reusable(credentials: Credentials) -> bool:
     )
 
 
-def key_of(raw: dict[str, object]) -> bytes:
+def key_of(raw: dict[str, object]) -> bytes | None:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
-    into the other."""
-    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
-    first = sha256(authorization.encode()).digest() if type(authorization) is str else b"-"
-    return first + (sha256(certificate.encode()).digest() if type(certificate) is str else b"-")
+    into the other; None where one of them is no text."""
+    found = b""
+    for part in (raw.get("authorization"), raw.get("client_certificate")):
+        if type(part) is str:
+            found += sha256(part.encode("utf-8", "surrogatepass")).digest()
+        elif part is None:
+            found += NOT_THERE
+        else:
+            return None
+    return found

@@ -35,6 +35,7 @@ class Token:
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
     sent; `expires` when it ends. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
     anybody, and the token stays the same. `single_use`: what it proves counts for the one who presented it first.
+    `key`: RFC 7638 thumbprint of the agent's own key, where the agent signed it and no issuer did.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Token:
     expires: Seconds
     signed: bytes | None = field(default=None, repr=False)
     single_use: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

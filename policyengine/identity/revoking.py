@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from policyengine.identity.clients import Actor, confirmed
 from policyengine.identity.facts import moment, names_of, token_name
@@ -47,7 +48,7 @@ class Revoking:
             return False
         jti = token.claims.get("jti")
         names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
-        self._revoke(names, token.expires + LEEWAY, now, "an operator" if by is None else by.client.name)
+        self._revoke(names, end_of(token, now) + LEEWAY, now, "an operator" if by is None else by.client.name)
         return True
 
     def named(self, kind: str, name: str, seconds: int | None, now: int) -> bool:
@@ -84,6 +85,14 @@ class Revoking:
         scope = {} if who.scopes is None else {"scope": " ".join(who.scopes)}
         kind = "DPoP" if confirmed(token).jkt is not None else "Bearer"
         return {"active": True, **plain(told), **scope, "token_type": kind}
+
+
+def end_of(token: Token, now: int) -> int:
+    """What its issuer is asked about is asked again long before it ends, and may have no end at all."""
+    ends = token.claims.get("exp")
+    if isinstance(ends, int | Decimal) and not isinstance(ends, bool):
+        return max(int(ends), token.expires)
+    return max(token.expires, now + FOR_GOOD)
 
 
 def plain(given: Mapping[str, object]) -> dict[str, object]:

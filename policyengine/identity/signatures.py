@@ -104,9 +104,9 @@ class Signatures:
         digest = sha256(message.headers["signature"].encode()).digest()
         claims = {"sub": agent, "iat": found.parameters["created"], "exp": found.parameters["expires"]}
         return (
-            Token("signature", issuer, claims, {}, digest, ends),
+            Token("signature", issuer, claims, {}, digest, ends, key=keyid),
             Who(agent, None),
-            Binding(jkt=key.thumbprint()) if whole else UNBOUND,
+            Binding(jkt=keyid) if whole else UNBOUND,
         )
 
     def _check_coverage(self, found: Input, message: Message, request: Request) -> None:

@@ -28,6 +28,7 @@ from policyengine.runtime.refusals import Refusal, Refused
 LONGEST_ID = 2_048
 LARGEST_BUNDLE = 1_048_576  # bytes
 MOST_AUTHORITIES = 100
+STALE = 3_600  # seconds that authorities count whose file cannot be read any more
 RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
 DEPTH = 4  # certificates between the workload's and one of the bundle
 ID = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})(?P<path>(?:/[A-Za-z0-9._-]+)*)")
@@ -50,27 +51,33 @@ def spiffe_id(text: str) -> tuple[str, str]:
 
 class Bundle:
     """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
-    read then is reported, and those that were known stay. Threads may share one."""
+    read then is reported, and those that were known stay for an hour: who takes a bundle away trusts nobody. Threads
+    may share one."""
 
     def __init__(self, path: Path) -> None:
         """Raises IdentityError."""
         self._path, self._lock = path, Lock()
         self._seen = looks(path)
         self._store = read_bundle(path)
+        self._wrong_since: int | None = None
 
-    def store(self) -> Store:
+    def store(self, now: int) -> Store:
+        """Raises Refused."""
         with self._lock:
             seen = looks(self._path)
             if seen != self._seen:
                 self._seen = seen
-                self._read_again()
+                self._read_again(now)
+            if self._wrong_since is not None and now >= self._wrong_since + STALE:
+                raise Refused(Refusal.PROVIDER, "the authorities of its trust domain cannot be read")
             return self._store
 
-    def _read_again(self) -> None:
+    def _read_again(self, now: int) -> None:
         try:
-            self._store = read_bundle(self._path)
+            self._store, self._wrong_since = read_bundle(self._path), None
         except IdentityError as error:
-            _LOG.warning("a trust domain goes on with the authorities that it had: %s", error)
+            _LOG.warning("a trust domain goes on for a while with the authorities that it had: %s", error)
+            self._wrong_since = now if self._wrong_since is None else self._wrong_since
 
 
 def read_bundle(path: Path) -> Store:
@@ -146,7 +153,7 @@ def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tu
     check_leaf(leaf)
     ends = check_times(leaf, now)
     if trusted.bundle is not None:
-        check_chain(connection, leaf, trusted.bundle.store(), now)
+        check_chain(connection, leaf, trusted.bundle.store(now), now)
     claims = {"sub": identifier, "iat": int(leaf.not_valid_before_utc.timestamp()), "exp": ends}
     digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
     until = min(ends, now + RECHECK)

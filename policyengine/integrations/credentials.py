@@ -43,7 +43,10 @@ def url_of(scope: Scope, headers: Mapping[str, Any]) -> str:
 
 
 def certificate_of(scope: Scope) -> str | None:
+    """One that the server did not find good (`client_cert_error`) is none: nobody says whose it is."""
     tls = (scope.get("extensions") or {}).get("tls") or {}
+    if tls.get("client_cert_error"):
+        return None
     chain: Sequence[str] = tls.get("client_cert_chain") or ()
     return str(chain[0]) if chain else None
 

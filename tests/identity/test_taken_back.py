@@ -1,0 +1,95 @@
+"""What was good once and is not any more: keys that an issuer took back, tokens and keys that were revoked, authorities
+that are gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policyengine.identity.identity import RECHECK
+from policyengine.identity.proved import Token
+from policyengine.identity.revoking import Revoking
+from policyengine.identity.spiffe import STALE
+from policyengine.runtime.decision import Outcome
+from policyengine.stores.store import StoreError
+from tests.identity.attacks import alone
+from tests.identity.bound_world import Message, World, ed_key, workload, write_files
+from tests.identity.issuing import BOT, NOW, USER, Door, Known, known, token
+
+
+def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
+    """However long it is valid: what was verified before stands for `RECHECK` seconds, and not until it ends."""
+    keys = dict(known().keys)
+    door, raw = Door(keys=Known(keys)), token(exp=NOW + 86_400)
+    assert door.bearer(raw).outcome is Outcome.ALLOW
+    del keys["ec"]
+    door.now = NOW + RECHECK - 1
+    assert door.bearer(raw).outcome is Outcome.ALLOW
+    door.now = NOW + RECHECK
+    assert door.bearer(raw).reasons[0].code == "unknown_key"
+
+
+@pytest.mark.parametrize("name", ["authorization", "client_certificate"])
+def test_what_is_no_credential_is_not_taken_for_one_that_is_not_there(name: str) -> None:
+    """By what was proved of the other: the question is malformed."""
+    door = Door()
+    raw = f"Bearer {token()}"
+    assert door.ask({"authorization": raw}).outcome is Outcome.ALLOW
+    assert door.identity.known({"authorization": raw, "client_certificate": None}, NOW) is not None
+    assert door.identity.known({"authorization": raw, "client_certificate": ":AA==:", name: 1}, NOW) is None
+
+
+class Opaque:
+    """Asked every minute, and good for an hour, or for as long as nobody says otherwise."""
+
+    def __init__(self, **claims: object) -> None:
+        self.claims = {"sub": USER, "client_id": BOT, "scope": "write:invoices", **claims}
+
+    def introspect(self, raw: str, now: int) -> Token:
+        return Token("opaque", "acme", self.claims, {}, b"1" * 32, now + 60)
+
+
+@pytest.mark.parametrize(("claims", "later"), [({"exp": NOW + 3_600}, 3_599), ({}, 86_400)], ids=["an hour", "no end"])
+def test_an_opaque_token_that_was_revoked_stays_so_until_it_ends(claims: dict[str, object], later: int) -> None:
+    """And not until it is asked for again."""
+    door = Door(introspection=Opaque(**claims))
+    assert door.bearer("opaque").outcome is Outcome.ALLOW
+    assert Revoking(door.identity).token("opaque", None, NOW)
+    for door.now in (NOW, NOW + 599, NOW + later):
+        assert door.bearer("opaque").reasons[0].code == "revoked"
+
+
+def test_who_signs_by_a_key_that_was_revoked_is_refused_also_where_that_binds_nothing(bound_files: Path) -> None:
+    world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
+    signed = Message(nonce=None).credentials()
+    assert world.prove(signed).facts["credential"]["bound"] is False
+    world.marks.revoke((f"key:{ed_key().thumbprint()}",), NOW + 600, NOW)
+    assert world.refusal(signed) == "revoked"
+
+
+def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_path: Path) -> None:
+    world = World(write_files(tmp_path))
+    certificate = workload(ends=NOW + 9_999)
+    assert world.refusal(alone(certificate)(world)) == "proved"
+    (tmp_path / "acme.pem").unlink()
+    for world.now, answer in ((NOW + RECHECK, "proved"), (NOW + RECHECK + STALE, "provider")):
+        assert world.refusal(alone(certificate)(world)) == answer
+    write_files(tmp_path)
+    world.now += 1
+    assert world.refusal(alone(certificate)(world)) == "proved"
+
+
+def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_was_looked_at() -> None:
+    door = Door()
+    engine = door.engine
+    facts = engine.proved({"request": {}, "credentials": {"authorization": f"Bearer {token()}"}} | {
+        "request": {"method": "POST", "path": "/v1/invoices"}
+    })  # fmt: skip
+    assert engine.decide(dict(facts)).outcome is Outcome.ALLOW
+
+    def gone(*_: object) -> None:
+        raise StoreError("it is down")
+
+    door.marks.revoked = gone  # type: ignore[method-assign, assignment]
+    assert engine.decide(dict(facts)).reasons[0].code == "store"
