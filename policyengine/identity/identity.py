@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
@@ -20,9 +20,11 @@ from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
 MOST_KEPT = 100_000  # credentials that were proved, by digest
+FORGETS = 2  # that have ended, by each that is new: nobody waits for many
 RECHECK = 300  # seconds: for so long what was verified stands, as issuers take keys back
 PLAIN = {"authorization"}, {"client_certificate"}, {"authorization", "client_certificate"}
 NOT_THERE = bytes(32)
+T = TypeVar("T")
 _LOG = logging.getLogger("policyengine")
 
 
@@ -139,7 +141,7 @@ class Identity:
             if self.marks.revoked(found.names, now):
                 raise Refused(Refusal.REVOKED)
             if found.reusable and (key := key_of(given(credentials))) is not None:
-                self._keep(key, Kept(found, version))
+                self._keep(key, Kept(found, version), now)
         except Refused as refused:
             self.count(refused.refusal.value)
             raise
@@ -206,26 +208,39 @@ class Identity:
             known = self.parts.tokens.verify(raw, now)
             known = replace(known, expires=min(known.expires, now + RECHECK))
             if not known.single_use:
-                self._remember(digest, known)
+                self._remember(digest, known, now)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
 
-    def _remember(self, digest: bytes, token: Token) -> None:
+    def _remember(self, digest: bytes, token: Token, now: int) -> None:
         with self._lock:
-            self._tokens[digest] = token
-            while len(self._tokens) > self.most_kept:
-                self._tokens.popitem(last=False)
+            keep(self._tokens, digest, token, self.most_kept)
+            forget(self._tokens, lambda one: one.expires <= now)
 
-    def _keep(self, key: bytes, kept: Kept) -> None:
+    def _keep(self, key: bytes, kept: Kept, now: int) -> None:
         with self._lock:
-            self._kept[key] = kept
-            while len(self._kept) > self.most_kept:
-                self._kept.popitem(last=False)
+            keep(self._kept, key, kept, self.most_kept)
+            forget(self._kept, lambda one: one.proved.expires <= now)
 
     def count(self, what: str) -> None:
         with self._lock:
             self.counts[what] += 1
+
+
+def keep(kept: OrderedDict[bytes, T], key: bytes, value: T, most: int) -> None:
+    """As the newest: whoever comes makes room by what came first."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def forget(kept: OrderedDict[bytes, T], ended: Callable[[T], bool]) -> None:
+    """What came first, where it has ended."""
+    for _ in range(FORGETS):
+        if kept and ended(kept[next(iter(kept))]):
+            kept.popitem(last=False)
 
 
 def scheme_and_token(authorization: str) -> tuple[str, str]:

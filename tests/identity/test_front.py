@@ -196,3 +196,14 @@ def test_no_more_is_kept_than_is_bounded() -> None:
     assert [identity.known(bearer(f"bot {number}"), NOW) is not None for number in (0, 6, 7, 9)] == [
         False, False, True, True,
     ]  # fmt: skip
+
+
+def test_what_has_ended_is_not_held_on_to() -> None:
+    """Tokens that live for minutes come without end: as many are kept as hold at one time, and not as many as fit."""
+    identity = front(open_store("memory:"), Issued())
+    for number in range(2 * RECHECK):
+        proves(identity, f"bot-{number}", NOW + number)
+    assert len(identity._kept) == len(identity._tokens) == RECHECK
+    identity.most_kept = 3
+    proves(identity, "bot-0", NOW + 2 * RECHECK - 1)
+    assert len(identity._kept) == len(identity._tokens) == 3
