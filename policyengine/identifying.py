@@ -10,6 +10,7 @@ from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
+from policyengine.identity.telling import telling
 from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.once import draft_of, facts_of
@@ -17,7 +18,6 @@ from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.store import StoreError
 
-_LOG = logging.getLogger("policyengine")
 PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
 DROPPED = frozenset({*WHO, "credentials"})
 CLAIMS = frozenset({*PROVABLE, "entities"})  # where a gateway could say something of who asks
@@ -106,7 +106,9 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
     try:
         found = identity.prove(credentials, presented(request, credentials), now)
     except Refused as why:
-        _LOG.info("a credential was refused: %s", why, extra={"event": "credential_refused", "code": why.refusal.value})
+        code = why.refusal.value
+        told = f"a credential was refused: {why}"
+        telling.tell(logging.INFO, code, told, event="credential_refused", code=code)
         return refused(request, why.refusal)
     tell_differences(request.facts, found)
     if identity.only_proved:
@@ -180,7 +182,8 @@ def tell_differences(claimed: Mapping[str, object], found: Proved) -> None:
         said, proved = claimed.get(root), found.facts.get(root, {})
         for name, value in said.items() if isinstance(said, Mapping) else ():
             if name in ("id", "issuer") and proved.get(name) != value:
-                _LOG.warning("a gateway's `%s.%s` is not what the credential says, which counts", root, name)
+                told = f"a gateway's `{root}.{name}` is not what the credential says, which counts"
+                telling.tell(logging.WARNING, f"{root}.{name}", told)
 
 
 def no_identity(request: Request) -> Request:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
+from policyengine.identity.telling import telling
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Kernel
@@ -25,7 +26,6 @@ RECHECK = 300  # seconds: for so long what was verified stands, as issuers take 
 PLAIN = {"authorization"}, {"client_certificate"}, {"authorization", "client_certificate"}
 NOT_THERE = bytes(32)
 T = TypeVar("T")
-_LOG = logging.getLogger("policyengine")
 
 
 class Tokens(Protocol):
@@ -147,7 +147,8 @@ class Identity:
             raise
         except StoreError as error:
             self.count(Refusal.STORE.value)
-            _LOG.warning("a credential was refused, as the store does not answer: %s", error)
+            told = f"a credential was refused, as the store does not answer: {error}"
+            telling.tell(logging.WARNING, "store", told)
             raise Refused(Refusal.STORE) from None
         self.count("proved")
         return self.used(found, request.ip, now)

@@ -25,6 +25,7 @@ from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
 from policyengine.identity.flights import Flights, Late, Unanswered
 from policyengine.identity.proved import Token
+from policyengine.identity.telling import telling
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
 
@@ -41,7 +42,6 @@ KINDS = ("token_type", "token_use", "typ")
 ACCESS = frozenset({"bearer", "dpop", "access_token", "access", "at+jwt"})
 Method: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 SigningKey: TypeAlias = RSAKey | ECKey | OKPKey
-_LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,8 @@ class Asked:
         except (FetchError, DocumentError, IdentityError) as error:
             if isinstance(error, Unreachable):
                 self._failed = now
-            _LOG.warning("`%s` does not say what a token is: %s", endpoint.issuer, error)
+            told = f"`{endpoint.issuer}` does not say what a token is: {error}"
+            telling.tell(logging.WARNING, f"introspection by {endpoint.issuer}", told)
             raise
         self._keep(digest, told)
         return told

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policyengine.identity.identity import Identity
-
-_LOG = logging.getLogger("policyengine")
+from policyengine.identity.telling import telling
 
 
 class TokenError(StrEnum):
@@ -133,5 +132,5 @@ KNOWN: dict[Unissued, Known] = {
 def tell(identity: Identity, why: NotIssued) -> None:
     """Counts it, and tells the operator."""
     identity.count(why.code.value)
-    told = {"event": "token_refused", "code": why.code.value}
-    _LOG.info("no token was issued: %s", why, extra=told)
+    code = why.code.value
+    telling.tell(logging.INFO, f"not issued: {code}", f"no token was issued: {why}", event="token_refused", code=code)

@@ -1,0 +1,51 @@
+"""A stranger who sends refused tokens all day fills no disk, and nothing of them is in the log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from policyengine.identity import telling as module
+from policyengine.identity.telling import MOST, WINDOW, Telling
+from tests.identity.issuing import Door, ec, token
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
+    caplog.set_level(logging.INFO, "policyengine")
+    found = [0.0]
+    fresh = Telling(clock=lambda: found[0])
+    for name in ("clock", "_counts"):
+        monkeypatch.setattr(module.telling, name, getattr(fresh, name))
+    return found
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if "a credential was refused" in one.getMessage()]
+
+
+def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
+    times: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    door, raw = Door(), token(_key=ec("P-256", "evil"))
+    for _ in range(MOST + 30):
+        assert door.bearer(raw).reasons[0].code == "signature"
+    assert lines(caplog) == ["a credential was refused: its signature does not hold"] * MOST
+    assert door.bearer("a.b").reasons[0].code == "not_a_token", "another kind is told all the same"
+    times[0] = WINDOW
+    door.bearer(raw)
+    assert len(lines(caplog)) == MOST + 2
+    assert lines(caplog)[-1].endswith("(30 more lines like this were left out)")
+    assert [one.left_out for one in caplog.records if hasattr(one, "left_out")] == [30]
+
+
+def test_nothing_of_a_credential_is_in_the_log(times: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    secret = "hunter2-correct-horse"
+    door = Door()
+    for claims in ({"sub": secret, "aud": secret}, {"iss": secret}, {"scope": f"{secret} \x00"}, {"exp": secret}):
+        assert not door.bearer(token(jti=secret, **claims)).allowed
+    assert not door.bearer(secret).allowed
+    assert len(lines(caplog)) == 5
+    assert secret not in caplog.text
+    assert secret not in repr([one.__dict__ for one in caplog.records])
