@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from policyengine.identity.claims import Claims, members, moment, one_or_more, scope_words, text, texts
@@ -32,6 +32,7 @@ MOST_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
 OF_PEOPLE = ("auth_time", "amr")  # somebody signed in
 PLAIN = IssuerSettings()
+AGENT = "{agent}"  # in settings
 UNSAID: frozenset[str] = frozenset()
 
 
@@ -70,6 +71,8 @@ class Reader:
         alone = "act" not in claims and token.kind not in ("txn_token", "spiffe")  # no agent is in it
         if client is not None and client in settings.people and alone:
             return person(claims, subject, client)
+        if client is not None and alone and says_alone(claims, settings.alone, client):
+            return by_itself(claims, client)
         chain = self._chain(token, subject, client)
         user, chain = served(token, subject, chain, acted="act" in claims or token.kind == "txn_token")
         self._check(token, chain)
@@ -88,7 +91,7 @@ class Reader:
         elif not chain and client is not None:
             chain = [Actor(token.issuer, client, {})]
         if not chain:
-            raise Refused(Refusal.ACTOR, "it names no agent")
+            raise Refused(Refusal.ACTOR, "none of its claims names an agent: `agent` of its issuer says which one does")
         if chain[-1].issuer != token.issuer:
             raise Refused(Refusal.ACTOR, "whoever presents it is of another issuer than the token")
         if client is not None and client != chain[-1].id:
@@ -184,6 +187,19 @@ def person(claims: Claims, subject: str | None, client: str) -> Who:
     if AI_AGENT in profile(claims):
         raise Refused(Refusal.CONTRADICTION, "an agent asks by what people ask by")
     return Who(None, subject, scopes=scopes_of(claims), task=task_of(claims))
+
+
+def says_alone(claims: Claims, wanted: Mapping[str, str], agent: str) -> bool:
+    """Whether it says all that its issuer writes where an agent acts for nobody."""
+    return bool(wanted) and all(claims.get(name) == value.replace(AGENT, agent) for name, value in wanted.items())
+
+
+def by_itself(claims: Claims, agent: str) -> Who:
+    """An agent that its issuer knows by a number or a made-up name, too. Raises Refused."""
+    if PERSON in profile(claims) or any(name in claims for name in OF_PEOPLE):
+        raise Refused(Refusal.CONTRADICTION, "its agent acts for nobody, and somebody signed in")
+    found = who_of(claims, None, [Actor("", agent, {})])
+    return replace(found, own_subject=True)
 
 
 def took_over(token: Token, before: list[Actor]) -> list[Actor]:

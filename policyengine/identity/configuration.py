@@ -73,7 +73,8 @@ class IssuerSettings(Section):
     a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
     `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which `typ` tokens may have; ID
     tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that are no agents, but the
-    ways by which people ask for themselves."""
+    ways by which people ask for themselves. `alone`: claims, and what they say where an agent acts for nobody, whatever
+    `sub` is then; `{agent}` stands for its name."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
@@ -93,6 +94,7 @@ class IssuerSettings(Section):
     plain_http: bool = False
     agent: str = "client_id"
     people: tuple[str, ...] = ()
+    alone: Mapping[str, str] = Field(default_factory=dict)
 
 
 class AttesterSettings(Section):

@@ -76,7 +76,8 @@ class Hop:
 class Who:
     """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
 
-    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name.
+    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `own_subject`: its
+    `sub` is the agent by another name, as servers number the agents that act for nobody.
     """
 
     agent: str | None
@@ -86,6 +87,7 @@ class Who:
     instance: str | None = None
     groups: tuple[str, ...] | None = None
     task: Mapping[str, object] | None = None
+    own_subject: bool = False
 
 
 @dataclass(frozen=True, slots=True)

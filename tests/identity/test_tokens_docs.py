@@ -7,11 +7,13 @@ import tomllib
 
 from policyengine.identity.chains import MOST_ACTORS
 from policyengine.identity.configuration import configuration_of
+from policyengine.identity.identity import RECHECK
 from policyengine.identity.jose import LARGEST
 from policyengine.identity.proved import Hop, Who
 from policyengine.identity.strict import DEEPEST
 from policyengine.identity.tokens import REQUIRED
 from tests.identity.issuing import Door, token
+from tests.identity.test_vendors import SETTINGS
 from tests.pages import CHECKOUT, blocks
 
 PAGE = CHECKOUT / "docs" / "tokens.md"
@@ -22,8 +24,13 @@ def block(language: str) -> str:
     return found
 
 
-def test_the_configuration_that_is_shown_is_one() -> None:
-    found = configuration_of(tomllib.loads(block("toml")))
+def test_the_configurations_that_are_shown_are_some() -> None:
+    first, second = (tomllib.loads(one.text) for one in blocks(PAGE) if one.language == "toml")
+    alone = configuration_of(second).issuers
+    assert {name: dict(one.alone) for name, one in alone.items()} == {
+        name: SETTINGS[name]["alone"] for name in ("entra", "auth0", "keycloak")
+    }, "as tokens of these servers are read in tests"
+    found = configuration_of(first)
     assert found.issuers["acme"].people == ("portal",)
     assert found.identity.leeway.total_seconds() == 10
 
@@ -38,6 +45,8 @@ def test_the_bounds_and_claims_that_it_tells_are_those_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert f"{LARGEST // 1024} KiB, {DEEPEST} levels" in text
     assert f"more than {MOST_ACTORS} of them" in text
+    assert RECHECK == 300
+    assert "stands for five minutes at most" in text
     rows = {line.split("|")[3].strip(): line for line in text.splitlines() if line.startswith("| ")}
     for kind in ("spiffe", "txn_token", "id_jag"):
         row = rows[f"`{kind}`"]
