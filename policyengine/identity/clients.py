@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
-from joserfc.jws import JWSRegistry
 
-from policyengine.identity.configuration import SAFE_ALGORITHMS, Configuration, IdentityError
+from policyengine.identity.configuration import Configuration, IdentityError
+from policyengine.identity.jose import Jws, fits, holds, read_jws
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.secrets import ChangingFile
 from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.runtime.refusals import Refused
 from policyengine.stores.marks import Marks
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -27,7 +28,6 @@ LONGEST_ASSERTION = 8_192  # characters
 LONGEST_LIFE = 300  # seconds
 LONGEST_ID = 512
 TYPES = (None, "jwt", "client-authentication+jwt")
-FORBIDDEN = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c", "enc", "zip"})
 SMALLEST_RSA = 2_048
 
 PublicKey: TypeAlias = ECKey | OKPKey | RSAKey
@@ -137,12 +137,13 @@ class Clients:
 
     def _by_assertion(self, raw: str, now: int) -> tuple[Client, str]:
         """The client, and the thumbprint of the key that signed."""
-        header, claims, signed, signature = read_assertion(raw)
+        jws = read_assertion(raw)
+        claims = jws.claims
         name = claims.get("sub")
         if not isinstance(name, str) or claims.get("iss") != name:
             raise NotIssued(Unissued.ASSERTION, "`iss` and `sub` of an assertion are both the client")
         client = self._client(name, "private_key_jwt")
-        jkt = signer(client, header, signed, signature)
+        jkt = signer(client, jws)
         self._check(client, claims, now)
         return client, jkt
 
@@ -166,52 +167,29 @@ def time_of(claims: Mapping[str, object], name: str) -> int | None:
     found = claims.get(name)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < 2**40:
+    if isinstance(found, bool) or not isinstance(found, int | Decimal) or not 0 <= found < 2**40:
         raise NotIssued(Unissued.ASSERTION_TIME, f"its `{name}` is no time")
     return int(found)
 
 
-def read_assertion(raw: str) -> tuple[dict[str, Any], dict[str, Any], bytes, bytes]:
-    """Header, claims, what is signed and the signature; strictly, before anybody verifies it."""
-    parts = raw.split(".")
-    if len(raw) > LONGEST_ASSERTION or len(parts) != 3:
-        raise NotIssued(Unissued.ASSERTION)
+def read_assertion(raw: str) -> Jws:
+    """Read as strictly as any token, before anybody verifies it."""
     try:
-        first, second, signature = (urlsafe_b64decode(part.encode("ascii") + b"=" * (-len(part) % 4)) for part in parts)
-        header, claims = (json.loads(part, object_pairs_hook=once, parse_constant=refuse) for part in (first, second))
-    except (ValueError, RecursionError):
+        found = read_jws(raw)
+    except Refused:
         raise NotIssued(Unissued.ASSERTION) from None
-    if not isinstance(header, dict) or not isinstance(claims, dict) or header.keys() & FORBIDDEN:
+    if len(raw) > LONGEST_ASSERTION or found.type not in TYPES:
         raise NotIssued(Unissued.ASSERTION)
-    kind = header.get("typ")
-    if header.get("alg") not in SAFE_ALGORITHMS or (kind.lower() if isinstance(kind, str) else kind) not in TYPES:
-        raise NotIssued(Unissued.ASSERTION)
-    return header, claims, raw.rpartition(".")[0].encode(), signature
-
-
-def once(members: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(members)
-    if len(found) != len(members):
-        raise ValueError("a member is there twice")
     return found
 
 
-def refuse(text: str) -> object:
-    raise ValueError(text)
-
-
-def signer(client: Client, header: Mapping[str, Any], signed: bytes, signature: bytes) -> str:
-    model = JWSRegistry.algorithms[header["alg"]]
-    kid = header.get("kid")
+def signer(client: Client, jws: Jws) -> str:
+    """The thumbprint of the key that signed."""
     for key in keys_of(client):
-        if kid is not None and key.kid not in (None, kid):
+        if jws.kid is not None and key.kid not in (None, jws.kid):
             continue
-        try:
-            model.check_key(key)
-            if model.verify(signed, signature, key):
-                return key.thumbprint()
-        except (JoseError, ValueError):
-            continue
+        if fits(key, jws.alg) and holds(jws, key):
+            return key.thumbprint()
     raise NotIssued(Unissued.ASSERTION_KEY)
 
 

@@ -35,7 +35,10 @@ def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
 
 @dataclass(frozen=True)
 class Revoking:
+    """`ours`: the issuer that we are, if we are one: by its tokens agents are known under that name, too."""
+
     identity: Identity
+    ours: str | None = None
 
     def token(self, raw: str, by: Actor | None, now: int) -> bool:
         """RFC 7009: what holds no more needs no revoking. `by` None: an operator, who may revoke any; a client may
@@ -44,12 +47,16 @@ class Revoking:
             token, who = looked_at(self.identity, raw, now)
         except Refused:
             return True
-        if by is not None and by.client.agent not in {who.agent, *(hop.agent for hop in who.hops)}:
+        if by is not None and not self._is_in(by, token, who):
             return False
         jti = token.claims.get("jti")
         names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
         self._revoke(names, end_of(token, now) + LEEWAY, now, "an operator" if by is None else by.client.name)
         return True
+
+    def _is_in(self, by: Actor, token: Token, who: Who) -> bool:
+        known = {(by.client.issuer, by.client.agent), (self.ours, by.client.agent)}
+        return not known.isdisjoint({(token.issuer, who.agent), *((hop.issuer, hop.agent) for hop in who.hops)})
 
     def named(self, kind: str, name: str, seconds: int | None, now: int) -> bool:
         """All that it is in; for good where nobody says for how long. False for what is no name of that kind. Raises

@@ -16,12 +16,12 @@ from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.proved import Request
 from policyengine.identity.revoking import NAMED, Revoking
+from policyengine.identity.telling import telling
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
 from policyengine.stores.store import StoreError
 
-_LOG = logging.getLogger("policyengine")
 LARGEST_FORM = 131_072  # bytes
 MOST_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -125,7 +125,7 @@ def base(issuing: Issuing) -> str:
 
 def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """A token, by a client that is in it, or anything by an operator."""
-    revoking = Revoking(desk.identity)
+    revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name)
     try:
         form = form_of(body)
         by = None if sender.trusted else authenticated(desk, form, sender, "revoke")
@@ -194,8 +194,10 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
         proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
         if proved.facts.get("task", {}).get("id") != task:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")
-        issuer = str(proved.facts["credential"]["issuer"])
-        revoking.task(task, [issuer], sender.now, str(proved.facts["agent"]["id"]))
+        agent = proved.facts.get("agent", {}).get("id")
+        if agent is None:
+            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent")
+        revoking.task(task, [str(proved.facts["credential"]["issuer"])], sender.now, str(agent))
         return Reply(200, {"task": task, "state": "completed"})
     except Refused as refused:
         return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
@@ -216,7 +218,7 @@ def nonce(desk: Desk, now: int) -> Reply:
     try:
         given, expires = issue(now)
     except StoreError as error:
-        _LOG.warning("no nonce was given: %s", error)
+        telling.tell(logging.WARNING, "no nonce", f"no nonce was given: {error}")
         return refusal(TokenError.UNAVAILABLE, "no nonce can be given now")
     return Reply(
         200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}

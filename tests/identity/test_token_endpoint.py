@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from policyengine import Engine
 from policyengine.identity.building import built
 from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.configuration import IdentityError, IssuerSettings, configuration_of
 from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
 from policyengine.identity.keys import FileKeys, new_ring, write_ring
 from policyengine.identity.nonces import Nonces
@@ -28,7 +28,7 @@ from policyengine.server.app import create_app
 from policyengine.server.token_endpoint import LARGEST_FORM
 from policyengine.stores.marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
-from tests.identity.minting import AUDIENCE, DESK, NOW, POLICY, Desk, assertion, fresh, key_of, subject
+from tests.identity.minting import AUDIENCE, DESK, NOW, OTHER, POLICY, Desk, assertion, fresh, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
@@ -161,6 +161,18 @@ def test_a_client_revokes_nobody_elses(http: Http):
     raw = issued(http)
     answer = http.post("/revoke", {"token": raw, **proof("clerk")})
     assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
+    other = {
+        "iss": OTHER,
+        "sub": "alice",
+        "client_id": "clerk",
+        "aud": "payments-api",
+        "iat": NOW,
+        "exp": NOW + 60,
+        "jti": "o",
+    }
+    theirs = signed({"alg": "ES256", "typ": "at+jwt", "kid": "ec"}, other, ec("P-256", "ec-other"))
+    answer = http.post("/revoke", {"token": theirs, **proof("clerk")})
+    assert answer.json()["error"] == "unauthorized_client", "another issuer's agent of that name"
     assert http.post("/revoke", {"token": raw}).status_code == 401
     assert http.post("/revoke", {"agent": "acme/planner", **proof("clerk")}).json()["error"] == "unauthorized_client"
     assert code(http, raw) is None
@@ -231,6 +243,17 @@ def test_who_is_not_in_a_task_does_not_complete_it(http: Http):
     assert http.post(path, {}, {"Authorization": "Bearer garbage"}).status_code == 401
     assert http.post(path, {}).status_code == 401
     assert code(http, raw) is None
+
+
+def test_a_person_completes_no_task_of_agents(http: Http):
+    settings = http.desk.identity.parts.reads.settings
+    settings["acme"] = IssuerSettings(people=("portal",))
+    try:
+        raw = subject(client_id="portal", task={"id": "t-1"})
+        answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"Bearer {raw}"})
+        assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
+    finally:
+        del settings["acme"]
 
 
 def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
@@ -396,15 +419,42 @@ keys = "summarizer.json"
     assert client.post("/decide", json=again, headers=OPERATOR).json()["reasons"][0]["code"] == "revoked"
 
 
-def dpop(token: str, url: str, now: int) -> str:
-    key = key_of("summarizer")
+def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
+    """With the parts that verify proofs, and not by what other tests put in their place."""
+    write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
+    (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))
+    (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [key_of("summarizer").as_dict(private=False)]}))
+    raw = {
+        "issuers": {"acme": {"keys": "acme.json"}}, "signing": {"keys": "file:signing.json", "issuer": "desk"},
+        "clients": {"summarizer": {
+            "agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json",
+        }},
+    }  # fmt: skip
+    engine = Engine.from_text(POLICY).verifying(configuration_of(raw, tmp_path))
+    client, now = TestClient(create_app(engine, token="operator-of-this-test")), int(time())
+    form = {
+        "grant_type": GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
+        "scope": READ, "client_id": "summarizer",
+    }  # fmt: skip
+    url = f"{DESK}/token"
+    good = dpop(None, url, now, "POST")
+    for proof_of, status in ((None, 401), (dpop(None, url, now, "POST", "clerk"), 401), (good, 200), (good, 400)):
+        answer = client.post("/token", data=form, headers={} if proof_of is None else {"DPoP": proof_of})
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            found = client.post("/introspect", data={"token": answer.json()["access_token"]}, headers=OPERATOR).json()
+            assert found["cnf"] == {"jkt": key_of("summarizer").thumbprint()}
+
+
+def dpop(token: str | None, url: str, now: int, method: str = "GET", by: str = "summarizer") -> str:
+    key = key_of(by)
     header = {
         "typ": "dpop+jwt",
         "alg": "ES256",
         "jwk": {name: key.as_dict(private=False)[name] for name in ("kty", "crv", "x", "y")},
     }
-    digest = b64(sha256(token.encode()).digest())
-    return signed(header, {"htm": "GET", "htu": url, "iat": now, "jti": fresh(), "ath": digest}, key)
+    ath = {} if token is None else {"ath": b64(sha256(token.encode()).digest())}
+    return signed(header, {"htm": method, "htu": url, "iat": now, "jti": fresh(), **ath}, key)
 
 
 def jti_of(token: str) -> str:
