@@ -175,6 +175,13 @@ WRONG: list[tuple[str, Raw, str]] = [
     ("a directory that is none", {"signatures": {"directories": {"crawler": "acme.pem"}}}, "no JSON"),
     ("keys that are not there", {"api_keys": {"file": "no-keys"}}, "cannot read the API keys"),
     ("a time without a unit", {"dpop": {"window": "60"}}, "write a time like"),
+    ("clocks that differ by a day", {"identity": {"leeway": "1d"}}, "`identity.leeway`"),
+    ("an issuer that is waited for without end", {"identity": {"timeout": "1h"}}, "`identity.timeout`"),
+    ("an issuer that nobody waits for", {"identity": {"timeout": "0s"}}, "`identity.timeout`"),
+    ("proofs that are good for a day", {"dpop": {"window": "1d"}}, "`dpop.window`"),
+    ("proofs that are good for no time", {"dpop": {"window": "0s"}}, "`dpop.window`"),
+    ("nonces that are good for a day", {"dpop": {"nonce_lifetime": "1d"}}, "`dpop.nonce_lifetime`"),
+    ("signatures that are good for a day", {"signatures": {"window": "1d"}}, "`signatures.window`"),
     ("a prefix that is too long", {"sharing": {"ipv4": 33}}, "sharing.ipv4"),
 ]  # fmt: skip
 
