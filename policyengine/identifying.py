@@ -168,7 +168,12 @@ def presented(request: Request, credentials: Credentials) -> Presented:
     if url is None and isinstance(host, str) and isinstance(path, str):
         url = f"https://{host}{path}"
     method = method if isinstance(method, str) else ""
-    return Presented(method, url, texts, credentials.digests, given.get("ip"), given.get("size"))
+    return Presented(method, url, texts, credentials.digests, given.get("ip"), size_of(request, given))
+
+
+def size_of(request: Request, http: Mapping[str, object]) -> object:
+    """As the gateway says; True where it says nothing, or 0, and told what is in the body all the same."""
+    return http.get("size") or bool(request.facts.get("body")) or http.get("size")
 
 
 def ip_of(question: Mapping[str, object]) -> object:

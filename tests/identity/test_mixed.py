@@ -263,3 +263,13 @@ def test_what_belongs_to_two_is_refused_and_says_why(mix: tuple[str, ...], code:
     parts = tuple(part for name in mix for slot in SLOTS for part in slot if part.name.startswith(name))
     assert len(parts) == len(mix)
     assert asked(engine, "any", parts, CLAIMED).reasons[0].code == code
+
+
+@pytest.mark.parametrize("said", [{}, {"size": 0}, {"headers": {"content-length": "0"}}], ids=str)
+def test_a_body_that_nobody_signed_is_not_told_beside_a_signature(said: Mapping[str, object], engine: Engine) -> None:
+    """Whatever the gateway says of its size: what is in it is what policies decide by."""
+    for body, code in (({}, None), ({"body": {"amount": 9}}, "message_components")):
+        credentials = {"url": "https://api.example/x", "method": "GET", **message(engine)}
+        request = {"method": "GET", "path": "/bound", **said}
+        decision = engine.decide({"request": request, **body, "credentials": credentials})
+        assert (decision.reasons[0].code if decision.reasons else None) == code
