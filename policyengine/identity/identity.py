@@ -272,12 +272,15 @@ def reusable(credentials: Credentials) -> bool:
 def key_of(raw: dict[str, object]) -> bytes | None:
     """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
     into the other; None where one of them is no text."""
-    found = b""
-    for part in (raw.get("authorization"), raw.get("client_certificate")):
-        if type(part) is str:
-            found += sha256(part.encode("utf-8", "surrogatepass")).digest()
-        elif part is None:
-            found += NOT_THERE
-        else:
-            return None
-    return found
+    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
+    first = digest_of(authorization)
+    if certificate is None:
+        return None if first is None else first + NOT_THERE
+    second = digest_of(certificate)
+    return None if first is None or second is None else first + second
+
+
+def digest_of(part: object) -> bytes | None:
+    if type(part) is str:
+        return sha256(part.encode("utf-8", "surrogatepass")).digest()
+    return NOT_THERE if part is None else None
