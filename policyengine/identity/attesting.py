@@ -15,7 +15,7 @@ from joserfc.jwk import JWKRegistry
 
 from policyengine.identity.attested import Model, model_of
 from policyengine.identity.claims import Claims, members, moment, one_or_more, text
-from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError
+from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError, in_seconds
 from policyengine.identity.facts import moment as time_of
 from policyengine.identity.facts import said
 from policyengine.identity.jose import Jws, check_signature, plain_type, read_jws
@@ -116,7 +116,7 @@ def attesting(
             raise IdentityError(f"the attesters `{other}` and `{one.name}` have the same URL", "keep one of them")
         settings = configuration.attesters.get(one.name, AttesterSettings())
         found[one.url] = Trusted(one, settings, keys[one.name], settings.audience or configuration.identity.url)
-    return Attesting(found, nonces, int(configuration.identity.leeway.total_seconds()))
+    return Attesting(found, nonces, in_seconds(configuration.identity.leeway))
 
 
 # ── What it has to say ────────────────────────────────────────────────────────────────────────

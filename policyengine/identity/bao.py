@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from policyengine.identity.configuration import IdentityError
+from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.references import InBao
 from policyengine.identity.secrets import Secret, Secrets, secret_of
 
@@ -94,7 +93,7 @@ class Bao:
 
     @property
     def times(self) -> tuple[int, int]:
-        return seconds(self.settings.refresh), seconds(self.settings.stale)
+        return in_seconds(self.settings.refresh), in_seconds(self.settings.stale)
 
     def _field(self, place: InBao, now: int) -> Secret:
         def asked(client: hvac.Client) -> Any:
@@ -150,10 +149,6 @@ def member(answer: Any, *path: str) -> Any:
     for name in path:
         answer = answer.get(name) if isinstance(answer, dict) else None
     return answer
-
-
-def seconds(lasts: timedelta) -> int:
-    return int(lasts.total_seconds())
 
 
 def _hvac() -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 from policyengine.identity.api_keys import ApiKeys, no_keys, read_api_keys
-from policyengine.identity.certificates import check_times, connection_of, same
-from policyengine.identity.configuration import Configuration
+from policyengine.identity.certificates import check_times, connection_of
+from policyengine.identity.configuration import Configuration, in_seconds
 from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
+from policyengine.identity.encoding import same
 from policyengine.identity.identity import scheme_and_token
 from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.identity.sharing import Sharing
@@ -141,9 +141,9 @@ def bound_parts(
     """`issuers`: those of the policy. `nonce_key`: what processes share that serve one place; else nonces are good
     where they were made. `before`: of other policies, by the same configuration: what was seen then is not forgotten.
     Raises IdentityError."""
-    leeway = seconds(configuration.identity.leeway)
+    leeway = in_seconds(configuration.identity.leeway)
     nonces = nonces_of(configuration, nonce_key) if before is None else before.nonces
-    proofs = Proofs(marks, seconds(configuration.dpop.window), leeway, nonces)
+    proofs = Proofs(marks, in_seconds(configuration.dpop.window), leeway, nonces)
     signatures = None
     if configuration.signatures is not None:
         made = before.presents.signatures if before is not None else None
@@ -160,13 +160,13 @@ def bound_parts(
 
 def sharing_of(configuration: Configuration) -> Sharing:
     setting = configuration.sharing
-    return Sharing(seconds(setting.window), setting.ipv4, setting.ipv6)
+    return Sharing(in_seconds(setting.window), setting.ipv4, setting.ipv6)
 
 
 def nonces_of(configuration: Configuration, key: bytes | None) -> Nonces | None:
     if not configuration.dpop.nonces:
         return None
-    lifetime = seconds(configuration.dpop.nonce_lifetime)
+    lifetime = in_seconds(configuration.dpop.nonce_lifetime)
     return Nonces(lifetime) if key is None else Nonces(lifetime, key)
 
 
@@ -174,7 +174,3 @@ def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> Ap
     if configuration.api_keys is None:
         return no_keys()
     return read_api_keys(configuration.folder / configuration.api_keys.file, {one.name for one in issuers})
-
-
-def seconds(duration: timedelta) -> int:
-    return int(duration.total_seconds())

@@ -10,7 +10,13 @@ from policyengine.directory.entities import Directory
 from policyengine.identity.attesting import attesting
 from policyengine.identity.bound import BoundParts, bound_parts
 from policyengine.identity.chains import reader_of
-from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError, IssuerSettings
+from policyengine.identity.configuration import (
+    AttesterSettings,
+    Configuration,
+    IdentityError,
+    IssuerSettings,
+    in_seconds,
+)
 from policyengine.identity.identity import Identity, Parts
 from policyengine.identity.introspection import Introspection, endpoints_of
 from policyengine.identity.keys import Signing
@@ -50,7 +56,7 @@ class Builder:
             keyed[configuration.signing.issuer] = OwnKeys(self.signing)
         asked = endpoints_of(configuration, issuers.values(), self._secret_of)
         introspection = Introspection(asked) if asked else None
-        leeway = int(configuration.identity.leeway.total_seconds())
+        leeway = in_seconds(configuration.identity.leeway)
         tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
         self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, before=self.bound)
         attested = {one.name: self._keys_of(one) for one in kernel.attesters.values() if one.url is not None}

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import b64decode, urlsafe_b64encode
+from base64 import b64decode
 from dataclasses import dataclass
 from hashlib import sha256
-from hmac import compare_digest
 from urllib.parse import unquote
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from policyengine.identity.encoding import b64url, same
 from policyengine.runtime.refusals import Refusal, Refused
 
 PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
@@ -52,14 +52,6 @@ def connection(certificates: tuple[x509.Certificate, ...]) -> Connection:
 def thumbprint(certificate: x509.Certificate) -> str:
     """`x5t#S256` of RFC 8705."""
     return b64url(sha256(certificate.public_bytes(Encoding.DER)).digest())
-
-
-def b64url(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def same(one: str, other: str) -> bool:
-    return compare_digest(one.encode(), other.encode())
 
 
 def check_times(certificate: x509.Certificate, now: int) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from policyengine.identity.claims import Claims, members, moment, one_or_more, scope_words, text, texts
-from policyengine.identity.configuration import Configuration, IssuerSettings
+from policyengine.identity.configuration import Configuration, IssuerSettings, in_seconds
 from policyengine.identity.jose import type_of
 from policyengine.identity.proved import Hop, Token, Who
 from policyengine.identity.scopes import scopes_of
@@ -153,7 +153,7 @@ def reader_of(issuers: Mapping[str, Issuer], configuration: Configuration) -> Re
     named = [(one.url, one.name) for one in issuers.values() if one.url is not None]
     urls = [url for url, _ in named]
     by_url = {url: name for url, name in named if urls.count(url) == 1}
-    return Reader(by_url, configuration.issuers, int(configuration.identity.leeway.total_seconds()))
+    return Reader(by_url, configuration.issuers, in_seconds(configuration.identity.leeway))
 
 
 # ── Who is who ────────────────────────────────────────────────────────────────────────────────

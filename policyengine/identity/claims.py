@@ -89,6 +89,8 @@ def scope_words(claims: Claims, name: str) -> tuple[str, ...] | None:
 def workload(text: str) -> str:
     """The trust domain of the SPIFFE id of a workload, spelled in the one way there is. Raises Refused."""
     found = SPIFFE_ID.fullmatch(text) if len(text) <= LONGEST_TEXT else None
-    if found is None or not found["path"] or DOTS.search(found["path"]):
+    if found is None or DOTS.search(found["path"]):
         raise Refused(Refusal.SPIFFE_ID)
+    if not found["path"]:
+        raise Refused(Refusal.SPIFFE_ID, "it names a trust domain, and no workload of it")
     return found["domain"]

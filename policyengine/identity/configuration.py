@@ -38,6 +38,10 @@ def seconds(raw: object) -> object:
     return timedelta(seconds=int(found["number"]) * UNITS[found["unit"]])
 
 
+def in_seconds(lasts: timedelta) -> int:
+    return int(lasts.total_seconds())
+
+
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(seconds)]
 LONGEST_LIFETIME = timedelta(days=1)
 

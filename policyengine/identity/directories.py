@@ -13,7 +13,7 @@ from threading import Lock
 from time import monotonic, time
 from typing import Protocol
 
-from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings
+from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings, in_seconds
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, fetcher_of, url_of
 from policyengine.identity.keysets import MOST_KEYS, Keys, Unusable, Usable, VerifyingKey, looks, usable_of
@@ -107,7 +107,7 @@ def is_origin(url: str) -> bool:
 def remote(name: str, origin: str, configuration: Configuration, clock: Callable[[], float]) -> RemoteKeys:
     settings = configuration.issuers.get(name, IssuerSettings())
     fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
-    cache, stale = (int(one.total_seconds()) for one in (settings.cache, settings.stale))
+    cache, stale = (in_seconds(one) for one in (settings.cache, settings.stale))
     timeout = configuration.identity.timeout.total_seconds()
     return RemoteKeys(f"{name} (directory)", AtOrigin(origin, fetcher), cache, stale, timeout, clock)
 

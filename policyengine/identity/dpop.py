@@ -16,8 +16,8 @@ from secrets import token_bytes
 from joserfc.errors import JoseError
 
 from policyengine.identity import jose
-from policyengine.identity.certificates import b64url, same
 from policyengine.identity.configuration import SAFE_ALGORITHMS
+from policyengine.identity.encoding import b64url, same
 from policyengine.identity.keysets import PUBLIC, Unusable, VerifyingKey, algorithms_of, check_strength, key_of
 from policyengine.identity.proved import Request
 from policyengine.identity.strict import json_object

@@ -20,7 +20,7 @@ from urllib.parse import quote_plus, urlencode
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings
+from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings, in_seconds
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
 from policyengine.identity.flights import Flights, Late, Unanswered
@@ -169,8 +169,8 @@ class Asked:
         except (FetchError, DocumentError, IdentityError) as error:
             if isinstance(error, Unreachable):
                 self._failed = now
-            told = f"`{endpoint.issuer}` does not say what a token is: {error}"
-            telling.tell(logging.WARNING, f"introspection by {endpoint.issuer}", told)
+            words = f"`{endpoint.issuer}` does not say what a token is: {error}"
+            telling.tell(logging.WARNING, f"introspection by {endpoint.issuer}", words)
             raise
         self._keep(digest, told)
         return told
@@ -307,7 +307,7 @@ def endpoint_of(
         Client(settings.client_id, settings.client_auth, secret),
         fetcher_of(settings.ca, settings.plain_http, configuration, clock),
         settings.token_prefix,
-        int(settings.introspection_cache.total_seconds()),
-        int(general.leeway.total_seconds()),
+        in_seconds(settings.introspection_cache),
+        in_seconds(general.leeway),
         general.timeout.total_seconds(),
     )

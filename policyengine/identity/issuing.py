@@ -16,7 +16,7 @@ from decimal import Decimal
 from hashlib import sha256
 
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
-from policyengine.identity.configuration import IdentityError
+from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
 from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
 from policyengine.identity.handing import HandedOn, Handing
@@ -223,7 +223,7 @@ class Issuing:
         granted = {scope: one.lasts for scope, one in answers.items() if isinstance(one, HandedOn)}
         if not granted:
             raise NotIssued(next((one for one in answers.values() if isinstance(one, Unissued)), Unissued.SCOPE))
-        policy = [int(one.total_seconds()) for one in granted.values() if one is not None]
+        policy = [in_seconds(one) for one in granted.values() if one is not None]
         ends = [subject.token.expires, *([actor.token[0].expires] if actor.token is not None else [])]
         until = min(*ends, now + min([self.lifetime, *policy]))
         if until <= now:

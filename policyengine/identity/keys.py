@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -22,6 +21,7 @@ from joserfc.jws import JWSRegistry
 
 from policyengine.audit.rotation import alone
 from policyengine.identity.configuration import IdentityError
+from policyengine.identity.encoding import b64url
 from policyengine.identity.secrets import ChangingFile, read_private
 
 Key = ECKey | OKPKey
@@ -205,7 +205,7 @@ class FileKeys:
         key = self.file.read().signs(now)
         whole = {**header, "alg": key.algorithm, "kid": key.kid}
         signed = signing_input(whole, claims)
-        return f"{signed.decode()}.{unpadded(JWSRegistry.algorithms[key.algorithm].sign(signed, key.key))}"
+        return f"{signed.decode()}.{b64url(JWSRegistry.algorithms[key.algorithm].sign(signed, key.key))}"
 
     def published(self, now: int) -> list[dict[str, object]]:
         return [one.public for one in self.file.read().published(now)]
@@ -214,11 +214,7 @@ class FileKeys:
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
     """Of a JWS in compact form."""
     parts = (json.dumps(one, separators=(",", ":"), ensure_ascii=False).encode() for one in (header, claims))
-    return ".".join(map(unpadded, parts)).encode()
-
-
-def unpadded(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return ".".join(map(b64url, parts)).encode()
 
 
 # ── What people see ───────────────────────────────────────────────────────────────────────────

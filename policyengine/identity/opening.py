@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policyengine.directory.entities import Directory
-from policyengine.identity.bao import Bao, seconds
+from policyengine.identity.bao import Bao
 from policyengine.identity.clients import Clients, clients_of
-from policyengine.identity.configuration import LONGEST_LIFETIME, Configuration, IdentityError
+from policyengine.identity.configuration import LONGEST_LIFETIME, Configuration, IdentityError, in_seconds
 from policyengine.identity.handing import Handing
 from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
@@ -43,7 +43,7 @@ def open_keys(configuration: Configuration, secrets: Secrets, now: int) -> Signi
         return file_of(place.path)
     if not isinstance(secrets.bao, Bao):
         raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
-    keys = TransitKeys(secrets.bao, place, seconds(given.ahead), seconds(LONGEST_LIFETIME))
+    keys = TransitKeys(secrets.bao, place, in_seconds(given.ahead), in_seconds(LONGEST_LIFETIME))
     keys.versions(now)
     return keys
 
@@ -73,13 +73,13 @@ def open_issuing(
         raise IdentityError(f"`signing.issuer`: for whom are tokens of `{us.name}`?", "write its `audience`")
     url = us.url.rstrip("/")
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
-    leeway = seconds(configuration.identity.leeway)
+    leeway = in_seconds(configuration.identity.leeway)
     clients = Clients(clients_of(configuration), ours, identity.marks, leeway)
     unknown = sorted({one.issuer for one in clients.known.values()} - kernel.issuers.keys())
     if unknown:
         raise IdentityError(f"`clients`: the policy has no issuer `{unknown[0]}`")
     handing = Latest(policies)
-    return Issuing(identity, handing, keys, clients, us.name, audiences, seconds(given.lifetime), clock)
+    return Issuing(identity, handing, keys, clients, us.name, audiences, in_seconds(given.lifetime), clock)
 
 
 @dataclass

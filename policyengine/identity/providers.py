@@ -14,7 +14,7 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol
 
-from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings
+from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings, in_seconds
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, check_url, fetcher_of, origin, url_of
 from policyengine.identity.flights import Flight, Flights, Late, Unanswered
@@ -256,7 +256,7 @@ def key_source(
     issuer: Issuer, settings: IssuerSettings, configuration: Configuration, clock: Callable[[], float] = monotonic
 ) -> KeySource:
     """By `keys` of the settings, by `keys` of the policy, or by discovery. Raises IdentityError."""
-    keys, stale = settings.keys or issuer.keys, int(settings.stale.total_seconds())
+    keys, stale = settings.keys or issuer.keys, in_seconds(settings.stale)
     workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
     uses = OF_WORKLOADS if workloads else SIGNATURES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
@@ -272,7 +272,7 @@ def key_source(
         check_url(str(issuer.url), f"issuer {issuer.name}: url", settings.plain_http)
         load = Discovered(issuer.name, str(issuer.url), fetcher)
     timeout = configuration.identity.timeout.total_seconds()
-    return RemoteKeys(issuer.name, load, int(settings.cache.total_seconds()), stale, timeout, clock)
+    return RemoteKeys(issuer.name, load, in_seconds(settings.cache), stale, timeout, clock)
 
 
 def in_file(path: Path, name: str, stale: int, uses: Collection[str]) -> FileKeys:

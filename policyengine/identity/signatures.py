@@ -25,9 +25,9 @@ from http_message_signatures import (
 from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from joserfc.jwk import ECKey, RSAKey
 
-from policyengine.identity.certificates import b64url, same
-from policyengine.identity.configuration import SignatureSettings
+from policyengine.identity.configuration import SignatureSettings, in_seconds
 from policyengine.identity.directories import Directories
+from policyengine.identity.encoding import b64url, same
 from policyengine.identity.keysets import VerifyingKey
 from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
 from policyengine.runtime.credentials import HASHES, Credentials
@@ -121,7 +121,7 @@ class Signatures:
         created, expires = parameters.get("created"), parameters.get("expires")
         if type(created) is not int or type(expires) is not int:
             raise Refused(Refusal.MESSAGE_TIME, "the signature of the message does not say when it was made and ends")
-        ends = min(expires, created + int(self.settings.window.total_seconds()))
+        ends = min(expires, created + in_seconds(self.settings.window))
         if created > now + self.leeway or ends <= now or not 0 < expires - created <= LONGEST_LIFE:
             raise Refused(Refusal.MESSAGE_TIME)
         return ends

@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 import json
 import logging
-import re
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,30 +19,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
 
 from policyengine.identity.certificates import Connection, check_times
+from policyengine.identity.claims import workload
 from policyengine.identity.configuration import IdentityError, TrustDomain
 from policyengine.identity.keysets import looks
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
 
-LONGEST_ID = 2_048
 LARGEST_BUNDLE = 1_048_576  # bytes
 MOST_AUTHORITIES = 100
 STALE = 3_600  # seconds that authorities count whose file cannot be read any more
 RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
 DEPTH = 4  # certificates between the workload's and one of the bundle
-ID = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})(?P<path>(?:/[A-Za-z0-9._-]+)*)")
-DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
 WORKLOAD = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
 _LOG = logging.getLogger("policyengine")
-
-
-def spiffe_id(text: str) -> tuple[str, str]:
-    """Trust domain and path of a SPIFFE id, which has to be spelled in the one way there is. Raises Refused."""
-    found = ID.fullmatch(text) if len(text) <= LONGEST_ID else None
-    if found is None or DOTS.search(found["path"]):
-        raise Refused(Refusal.SPIFFE_ID)
-    return found["domain"], found["path"]
 
 
 # ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
@@ -144,12 +133,9 @@ def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tu
     if leaf is None:
         raise Refused(Refusal.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate")
     identifier = named(leaf)
-    domain, path = spiffe_id(identifier)
-    trusted = domains.get(domain)
+    trusted = domains.get(workload(identifier))
     if trusted is None:
         raise Refused(Refusal.TRUST_DOMAIN)
-    if not path:
-        raise Refused(Refusal.SPIFFE_ID, "it names a trust domain, and no workload of it")
     check_leaf(leaf)
     ends = check_times(leaf, now)
     if trusted.bundle is not None:

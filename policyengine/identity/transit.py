@@ -19,7 +19,8 @@ from joserfc.jws import JWSRegistry
 
 from policyengine.identity.bao import Bao, Kept, member
 from policyengine.identity.configuration import IdentityError
-from policyengine.identity.keys import Key, signing_input, unpadded
+from policyengine.identity.encoding import b64url
+from policyengine.identity.keys import Key, signing_input
 from policyengine.identity.references import InTransit
 
 ALGORITHMS = {"ecdsa-p256": "ES256", "ed25519": "EdDSA"}
@@ -51,7 +52,7 @@ class TransitKeys:
         whole = {**header, "alg": version.algorithm, "kid": version.kid}
         signed = signing_input(whole, claims)
         signature = self._signature(signed, version, now)
-        return f"{signed.decode()}.{unpadded(signature)}"
+        return f"{signed.decode()}.{b64url(signature)}"
 
     def published(self, now: int) -> list[dict[str, object]]:
         versions = self.versions(now)
@@ -110,7 +111,7 @@ def version_of(number: int, given: Mapping[str, Any], algorithm: str) -> Version
     told = given["public_key"]
     if algorithm == "EdDSA":
         raw = b64decode(told, validate=True)
-        key: Key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": unpadded(raw)})
+        key: Key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": b64url(raw)})
     else:
         key = ECKey.import_key(told)
     kid = key.thumbprint()

@@ -1,0 +1,14 @@
+"""Base64url as tokens have it, and texts compared in a time that says nothing of them."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from hmac import compare_digest
+
+
+def b64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def same(one: str, other: str) -> bool:
+    return compare_digest(one.encode(), other.encode())
