@@ -13,6 +13,7 @@ from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
 from policyengine.identity.encoding import same
 from policyengine.identity.identity import scheme_and_token
+from policyengine.identity.nonces import Quota
 from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.signatures import Signatures
@@ -23,6 +24,7 @@ from policyengine.semantics.kernel import Issuer
 from policyengine.stores.marks import Marks
 
 KEY, CERTIFICATE = "jkt", "x5t#S256"
+MOST_STRANGERS = 50_000  # proofs within the time that one is good for
 DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -32,6 +34,7 @@ class Bound:
     token, as clients ask for one, whatever key is proved."""
 
     proofs: Proofs
+    strangers: Quota  # of proofs that come without a token: anybody can make one
 
     def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
         if token is None:
@@ -46,7 +49,10 @@ class Bound:
         return Binding(self._key(credentials, request, token, keys, now), x5t, until)
 
     def _any_key(self, credentials: Credentials, request: Request, now: int) -> Binding:
-        jkt = None if credentials.dpop is None else self.proofs.check(credentials.dpop, request, now)
+        jkt = None
+        if credentials.dpop is not None:
+            self.strangers.take(now)
+            jkt = self.proofs.check(credentials.dpop, request, now)
         if credentials.client_certificate is None:
             return Binding(jkt)
         found = connection_of(credentials.client_certificate)
@@ -155,7 +161,9 @@ def bound_parts(
     domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)
     presents = Presented(api_keys_of(configuration, issuers), signatures, domains)
     sharing = sharing_of(configuration) if before is None else before.sharing
-    return BoundParts(Bound(proofs), presents, sharing, nonces)
+    fresh = Quota("proofs came without a token", MOST_STRANGERS, proofs.window)
+    binds = Bound(proofs, fresh if before is None else before.binds.strangers)
+    return BoundParts(binds, presents, sharing, nonces)
 
 
 def sharing_of(configuration: Configuration) -> Sharing:

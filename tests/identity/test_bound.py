@@ -21,6 +21,7 @@ from policyengine.identity.urls import normal_url
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
 from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone, mtls
 from tests.identity.bound_world import (
     API_KEY,
@@ -305,6 +306,20 @@ def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) ->
     for wrong in (both, Credentials(dpop=proof(None, jti="p-2", htm="POST")), Credentials(client_certificate=":AA==:")):
         with pytest.raises(Refused):
             binds(wrong, request, None, NOW)
+
+
+def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
+    """Anybody can make a key and proofs by it; whoever comes with a token is asked for a proof all the same."""
+    binds, request = world.parts.binds, Request("GET", URL)
+    binds.strangers.most = 2
+    for number in range(2):
+        binds(Credentials(dpop=proof(None, jti=f"s-{number}")), request, None, NOW)
+    with pytest.raises(StoreError, match="2 proofs came without a token within 60 s"):
+        binds(Credentials(dpop=proof(None, jti="s-3")), request, None, NOW)
+    raw = world.issued.token({"jkt": jkt()})
+    assert world.refusal(Credentials(authorization=f"DPoP {raw}", dpop=proof(raw))) == "proved"
+    later = proof(None, jti="s-4", iat=NOW + 60)
+    assert binds(Credentials(dpop=later), request, None, NOW + 60).jkt == jkt()
 
 
 def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
