@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,3 +122,18 @@ def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Eng
 
 def test_of_whom_it_is_to_be_proved_are_agents_users_and_all_that_they_are_in(engine: Engine) -> None:
     assert types_of_who(engine.kernel) == {"agent", "user", "team", "region"}
+
+
+def test_what_is_remembered_of_a_credential_no_question_changes(engine: Engine) -> None:
+    engine.identity = Door().identity
+    question = asks(engine, "/roles", {})
+    engine.decide(question)
+    ((kept, _),) = engine.identity._kept.values()
+    before = deepcopy(kept.facts)
+    more = {"pending": ["credential.claims.tenant", "task.id", "user.roles"], "chain": {"hops": [{"agent": "x"}]}}
+    for claims in (*CLAIMS.values(), more):
+        for way in WAYS.values():
+            way(engine, {**question, **claims})
+    ((again, _),) = engine.identity._kept.values()
+    assert again is kept
+    assert kept.facts == before
