@@ -117,9 +117,10 @@ def links_of(token: Token) -> frozenset[str]:
 
 
 def watched_of(token: Token, binding: Binding) -> tuple[str, ...]:
-    """Of these names those that nobody else should have: the keys, or the credential where it is bound to none."""
-    keys = tuple(f"key:{key}" for key in (binding.jkt, binding.x5t) if key is not None)
-    return keys or (f"token:{token.digest.hex()}",)
+    """Of these names those that nobody else should have: the keys, or the credential where it is bound to none. It is
+    watched by what its issuer signed, as whoever stole it may spell the signature anew."""
+    keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, binding.x5t, token.key) if key is not None)
+    return tuple(keys) or (token_name(token),)
 
 
 def presenter_of(token: Token, who: Who) -> str:

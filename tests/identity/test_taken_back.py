@@ -3,19 +3,24 @@ that are gone."""
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 import pytest
 
 from policyengine.identity.identity import RECHECK
-from policyengine.identity.proved import Token
+from policyengine.identity.proved import Request, Token
 from policyengine.identity.revoking import Revoking
+from policyengine.identity.sharing import Sharing
 from policyengine.identity.spiffe import STALE
+from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
 from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone
 from tests.identity.bound_world import Message, World, ed_key, workload, write_files
-from tests.identity.issuing import BOT, NOW, USER, Door, Known, known, token
+from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, known, token
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
 
 def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
@@ -94,3 +99,28 @@ def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_wa
 
     door.marks.revoked = gone  # type: ignore[method-assign, assignment]
     assert engine.decide(dict(facts)).reasons[0].code == "store"
+
+
+def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() -> None:
+    """ECDSA: with (r, s) also (r, n - s) holds, and the token has another digest then."""
+    door, raw = Door(), token()
+    door.identity.sharing = Sharing()
+    text, _, signature = raw.rpartition(".")
+    data = urlsafe_b64decode(signature + "==")
+    again = data[:32] + (ORDER - int.from_bytes(data[32:])).to_bytes(32)
+    spelled = f"{text}.{b64(again)}"
+    assert door.bearer(spelled).outcome is Outcome.ALLOW
+    shared = []
+    for ip, one in (("10.1.2.3", raw), ("192.0.2.1", spelled)):
+        found = door.identity.prove(Credentials(authorization=f"Bearer {one}"), Request("POST", None, ip=ip), NOW)
+        shared.append(found.facts["credential"]["shared"])
+    assert shared == [False, True]
+
+
+def test_a_key_that_signs_requests_is_seen_elsewhere_also_where_that_binds_nothing(bound_files: Path) -> None:
+    world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
+    found = [
+        world.prove(Message(nonce=None, created=NOW - number).credentials(), ip=ip).facts["credential"]["shared"]
+        for number, ip in ((1, "10.1.2.3"), (2, "192.0.2.1"))
+    ]
+    assert found == [False, True]
