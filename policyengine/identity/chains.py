@@ -66,18 +66,19 @@ class Reader:
         """Raises Refused."""
         claims = token.claims
         settings = self.settings.get(token.issuer, PLAIN)
-        subject, client = text(claims, "sub"), client_of(token, settings.agent)
+        client = client_of(token, settings.agent)
+        subject = subject_of(token, settings.user, client)
         check_somebody(token, subject)
         alone = "act" not in claims and token.kind not in ("txn_token", "spiffe")  # no agent is in it
         if client is not None and client in settings.people and alone:
-            return person(claims, subject, client)
+            return named(person(claims, subject, client), claims)
         if client is not None and alone and says_alone(claims, settings.alone, client):
             return by_itself(claims, client)
         chain = self._chain(token, subject, client)
         user, chain = served(token, subject, chain, acted="act" in claims or token.kind == "txn_token")
         self._check(token, chain)
         self._check_may_act(token, chain[-1], alone=user is None and len(chain) == 1)
-        return who_of(claims, user, chain)
+        return named(who_of(claims, user, chain), claims)
 
     # ── The chain ─────────────────────────────────────────────────────────────────────────────
 
@@ -171,6 +172,23 @@ def client_of(token: Token, agent: str) -> str | None:
     return next(iter(names), None)
 
 
+def subject_of(token: Token, user: str, client: str | None) -> str | None:
+    """Whom it is of: `sub`, or where its issuer names people by another claim that. Raises Refused for a person whom
+    that claim does not name."""
+    own = text(token.claims, "sub")
+    if user == "sub" or token.kind == "spiffe" or AI_AGENT in profile(token.claims):
+        return own
+    found = text(token.claims, user)
+    if found is None and own is not None and own != client:
+        raise Refused(Refusal.MISSING_CLAIM, "the claim that names its user is missing")
+    return own if found is None else found
+
+
+def named(who: Who, claims: Claims) -> Who:
+    """Its `sub` is its user, by whichever name."""
+    return who if who.user is None or who.user == claims.get("sub") else replace(who, subject=who.user)
+
+
 def check_somebody(token: Token, subject: str | None) -> None:
     """Without `sub` nobody is served: then nothing else may tell of somebody who is. Raises Refused."""
     if subject is not None:
@@ -199,7 +217,7 @@ def by_itself(claims: Claims, agent: str) -> Who:
     if PERSON in profile(claims) or any(name in claims for name in OF_PEOPLE):
         raise Refused(Refusal.CONTRADICTION, "its agent acts for nobody, and somebody signed in")
     found = who_of(claims, None, [Actor("", agent, {})])
-    return replace(found, own_subject=True)
+    return replace(found, subject=agent)
 
 
 def took_over(token: Token, before: list[Actor]) -> list[Actor]:

@@ -78,7 +78,8 @@ class IssuerSettings(Section):
     `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which `typ` tokens may have; ID
     tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that are no agents, but the
     ways by which people ask for themselves. `alone`: claims, and what they say where an agent acts for nobody, whatever
-    `sub` is then; `{agent}` stands for its name."""
+    `sub` is then; `{agent}` stands for its name. `user`: the claim that names whom an agent acts for; a person whom it
+    does not name is refused. Take none that people choose for themselves."""
 
     keys: str | None = None
     algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
@@ -99,6 +100,7 @@ class IssuerSettings(Section):
     agent: str = "client_id"
     people: tuple[str, ...] = ()
     alone: Mapping[str, str] = Field(default_factory=dict)
+    user: Annotated[str, Field(min_length=1)] = "sub"
 
 
 class AttesterSettings(Section):

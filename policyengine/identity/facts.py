@@ -52,7 +52,7 @@ def credential(token: Token, who: Who, binding: Binding, mapped: Collection[str]
         {
             "kind": token.kind,
             "issuer": token.issuer,
-            "subject": who.agent if who.own_subject else token.claims.get("sub"),
+            "subject": token.claims.get("sub") if who.subject is None else who.subject,
             "scopes": None if who.scopes is None else list(who.scopes),
             "issued_at": moment(token.claims.get("iat")),
             "expires_at": moment(token.claims.get("exp")),

@@ -76,8 +76,8 @@ class Hop:
 class Who:
     """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
 
-    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `own_subject`: its
-    `sub` is the agent by another name, as servers number the agents that act for nobody.
+    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `subject`: who
+    its `sub` is, where a server calls the agent or the user there by a name of its own.
     """
 
     agent: str | None
@@ -87,7 +87,7 @@ class Who:
     instance: str | None = None
     groups: tuple[str, ...] | None = None
     task: Mapping[str, object] | None = None
-    own_subject: bool = False
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,12 @@ def block(language: str) -> str:
 
 
 def test_the_configurations_that_are_shown_are_some() -> None:
-    first, second = (tomllib.loads(one.text) for one in blocks(PAGE) if one.language == "toml")
+    first, second, third = (tomllib.loads(one.text) for one in blocks(PAGE) if one.language == "toml")
     alone = configuration_of(second).issuers
     assert {name: dict(one.alone) for name, one in alone.items()} == {
         name: SETTINGS[name]["alone"] for name in ("entra", "auth0", "keycloak")
     }, "as tokens of these servers are read in tests"
+    assert configuration_of(third).issuers["entra"].user == "oid"
     found = configuration_of(first)
     assert found.issuers["acme"].people == ("portal",)
     assert found.identity.leeway.total_seconds() == 10

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.chains import reader_of
-from policyengine.identity.configuration import configuration_of
+from policyengine.identity.chains import Reader, reader_of
+from policyengine.identity.configuration import IssuerSettings, configuration_of
 from policyengine.identity.facts import facts_of
 from policyengine.identity.keysets import read_keys
-from policyengine.identity.proved import UNBOUND, Who
+from policyengine.identity.proved import UNBOUND, Hop, Token, Who
 from policyengine.identity.tokens import TokenVerifier, trusted_issuers
+from policyengine.runtime.decision import Outcome
 from policyengine.runtime.refusals import Refusal as R
 from policyengine.runtime.refusals import Refused
 from policyengine.stores.marks import MemoryMarks
-from tests.identity.issuing import GONE, NOW, changed, rsa, signed
+from tests.identity.issuing import GONE, NOW, Door, changed, rsa, signed, token
 
 KEYCLOAK, OKTA = "https://sso.acme.example/realms/acme", "https://acme.okta.com/oauth2/default"
 TENANT = "6f1d0c5c-2a7e-4b8f-9d3e-1a2b3c4d5e6f"
@@ -87,7 +88,7 @@ ROWS = [
     row("keycloak", "a service account", {**OF_KEYCLOAK, "client_id": BOT, "sub": SERVICE, "clientHost": "10.0.0.1",
         "preferred_username": f"service-account-{BOT.lower()}"}, Who(BOT, SERVICE, scopes=("profile", "email"))),
     row("keycloak", "a service account by its name", {**OF_KEYCLOAK, "client_id": BOT, "sub": SERVICE,
-        "preferred_username": f"service-account-{BOT}"}, Who(BOT, None, scopes=("profile", "email"), own_subject=True)),
+        "preferred_username": f"service-account-{BOT}"}, Who(BOT, None, scopes=("profile", "email"), subject=BOT)),
     row("keycloak", "a person of that name", {**OF_KEYCLOAK, "preferred_username": f"service-account-{BOT}"},
         Who(BOT, PERSON, scopes=("profile", "email"))),
     row("keycloak", "a service account that signed in", {**OF_KEYCLOAK, "client_id": BOT, "auth_time": NOW - 90,
@@ -97,7 +98,7 @@ ROWS = [
     row("keycloak", "a refresh token", {**OF_KEYCLOAK, "typ": "Refresh"}, R.TOKEN_TYPE),
     row("keycloak", "a logout token", {**OF_KEYCLOAK, "typ": "Logout", "events": {}}, R.TOKEN_TYPE),
     row("entra", "for a person", OF_ENTRA, Who(BOT, PAIRWISE, scopes=("access_as_user",))),
-    row("entra", "an app", {**OF_ENTRA, **APP, "idtyp": "app"}, Who(BOT, None, own_subject=True)),
+    row("entra", "an app", {**OF_ENTRA, **APP, "idtyp": "app"}, Who(BOT, None, subject=BOT)),
     row("entra", "an app that does not say so", {**OF_ENTRA, **APP}, Who(BOT, SERVICE)),
     row("entra", "an ID token", {**OF_ENTRA, "azp": GONE, "scp": GONE, "azpacr": GONE}, R.ACTOR),
     row("entra", "with a thumbprint", OF_ENTRA, Who(BOT, PAIRWISE, scopes=("access_as_user",)),
@@ -107,7 +108,7 @@ ROWS = [
     row("entrav1", "for a person", OF_ENTRA_V1, Who(BOT, PAIRWISE, scopes=("access_as_user",)),
         x5t="-KI3Q9nNR7bRofxmeZoXqbHZGew"),
     row("auth0", "for a person", OF_AUTH0, Who(BOT, OF_ACME, scopes=("openid", *READ))),
-    row("auth0", "a machine", {**OF_AUTH0, **MACHINE}, Who(BOT, None, scopes=READ, own_subject=True)),
+    row("auth0", "a machine", {**OF_AUTH0, **MACHINE}, Who(BOT, None, scopes=READ, subject=BOT)),
     row("auth0", "another machine's subject", {**OF_AUTH0, **MACHINE, "sub": "x@clients"},
         Who(BOT, "x@clients", scopes=READ)),
     row("auth0", "by RFC 9068", {**OF_AUTH0, "azp": GONE, "client_id": BOT, "jti": "j-1"},
@@ -124,6 +125,33 @@ ROWS = [
         Who(BOT, PERSON, scopes=READ), typ=GONE),
     row("cognito", "an ID token", {**OF_COGNITO, "aud": API, "token_use": "id"}, R.TOKEN_TYPE, typ=GONE),
 ]  # fmt: skip
+
+
+NAMED = [
+    ("for a person", OF_ENTRA, Who(BOT, PERSON, scopes=("access_as_user",), subject=PERSON)),
+    ("for a person without that claim", {**OF_ENTRA, "oid": GONE}, R.MISSING_CLAIM),
+    ("for a person without any", {**OF_ENTRA, "oid": GONE, "sub": GONE}, Who(BOT, None, scopes=("access_as_user",))),
+    ("a person who has no name and signed in", {**OF_ENTRA, "oid": GONE, "sub": GONE, "amr": ["pwd"]}, R.MISSING_CLAIM),
+    ("a name that is none", {**OF_ENTRA, "oid": ["x"]}, R.CLAIM_TYPE),
+    ("an app", {**OF_ENTRA, **APP, "idtyp": "app"}, Who(BOT, None, subject=BOT)),
+    ("an agent by its own name", {**OF_ENTRA, "oid": GONE, "sub": BOT}, Who(BOT, None, scopes=("access_as_user",))),
+    ("a person who is called as the agent", {**OF_ENTRA, "oid": BOT}, Who(BOT, None, scopes=("access_as_user",))),
+    ("through another", {**OF_ENTRA, "act": {"sub": BOT, "act": {"sub": "planner"}}},
+     Who(BOT, PERSON, (Hop("planner", "entra"),), ("access_as_user",), subject=PERSON)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("claims", "found"), [one[1:] for one in NAMED], ids=[one[0] for one in NAMED])
+def test_people_are_named_by_the_claim_that_the_configuration_says(claims: Mapping[str, Any], found: Who | R) -> None:
+    settings = IssuerSettings(user="oid", alone={"idtyp": "app"})
+    reads = Reader({ENTRA: "entra"}, {"entra": settings})
+    token = Token("jwt", "entra", changed({"iss": ENTRA, **TIMES}, claims), {}, b"", NOW + 60)
+    if isinstance(found, Who):
+        assert reads(token) == found
+    else:
+        with pytest.raises(Refused) as caught:
+            reads(token)
+        assert caught.value.refusal is found
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +187,7 @@ def test_a_token_of_a_vendor_is_read_as_it_is_meant(
         token = tokens.verify(raw, NOW)
         assert reads(token) == found
         subject = facts_of(token, found, UNBOUND)["credential"]["subject"]
-        assert subject == (found.agent if found.own_subject else claims["sub"])
+        assert subject == (found.subject or claims["sub"])
     else:
         with pytest.raises(Refused) as caught:
             reads(tokens.verify(raw, NOW))
@@ -173,3 +201,10 @@ def test_whoever_acts_alone_by_another_name_is_let_through_where_agents_act_alon
     question = {"request": {"method": "GET", "path": "/x"}, "agent": {"id": "auth0", "issuer": "auth0"}}
     for subject, allowed in (("auth0", True), ("auth0@clients", False)):
         assert engine.decide({**question, "credential": {**credential, "subject": subject}}).allowed is allowed
+
+
+def test_who_is_served_by_another_name_is_decided_by_that() -> None:
+    decision = Door(IssuerSettings(user="login")).bearer(token(login="bob"))
+    assert (decision.outcome, decision.principal.user) == (Outcome.ALLOW, "bob")
+    decision = Door(IssuerSettings(user="login")).bearer(token())
+    assert decision.reasons[0].code == R.MISSING_CLAIM
