@@ -10,7 +10,6 @@ from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
-from policyengine.identity.telling import telling
 from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.once import draft_of, facts_of
@@ -108,9 +107,9 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
     except Refused as why:
         code = why.refusal.value
         told = f"a credential was refused: {why}"
-        telling.tell(logging.INFO, code, told, event="credential_refused", code=code)
+        identity.telling.tell(logging.INFO, code, told, event="credential_refused", code=code)
         return refused(request, why.refusal)
-    tell_differences(request.facts, found)
+    tell_differences(identity, request.facts, found)
     if identity.only_proved:
         request = nothing_claimed(identity, request)
     return replace(request, facts={**without_who(request), **cleaned(found.facts)}, credentials=None)
@@ -181,14 +180,14 @@ def ip_of(question: Mapping[str, object]) -> object:
     return http.get("ip") if type(http) is dict else None
 
 
-def tell_differences(claimed: Mapping[str, object], found: Proved) -> None:
+def tell_differences(identity: Identity, claimed: Mapping[str, object], found: Proved) -> None:
     """What a gateway claims and the credential says otherwise is not taken, and the operator is told."""
     for root in WHO:
         said, proved = claimed.get(root), found.facts.get(root, {})
         for name, value in said.items() if isinstance(said, Mapping) else ():
             if name in ("id", "issuer") and proved.get(name) != value:
                 told = f"a gateway's `{root}.{name}` is not what the credential says, which counts"
-                telling.tell(logging.WARNING, f"{root}.{name}", told)
+                identity.telling.tell(logging.WARNING, f"{root}.{name}", told)
 
 
 def no_identity(request: Request) -> Request:

@@ -77,7 +77,7 @@ class Builder:
         if self.signing is not None:
             found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, Directory()), self.clock)
         if before is not None:
-            found.counts = before.counts
+            found.counts, found.telling = before.counts, before.telling
         return found
 
     def _secret_of(self, reference: str) -> Callable[[], str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
-from policyengine.identity.telling import telling
+from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Kernel
@@ -97,6 +97,7 @@ class Identity:
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
     issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
+    telling: Telling = field(default_factory=Telling)
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict, repr=False)
@@ -148,7 +149,7 @@ class Identity:
         except StoreError as error:
             self.count(Refusal.STORE.value)
             told = f"a credential was refused, as the store does not answer: {error}"
-            telling.tell(logging.WARNING, "store", told)
+            self.telling.tell(logging.WARNING, "store", told)
             raise Refused(Refusal.STORE) from None
         self.count("proved")
         return self.used(found, request.ip, now)

@@ -25,7 +25,7 @@ from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
 from policyengine.identity.flights import Flights, Late, Unanswered
 from policyengine.identity.proved import Token
-from policyengine.identity.telling import telling
+from policyengine.identity.telling import Telling
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
 
@@ -136,6 +136,7 @@ class Asked:
         self._lock = Lock()
         self._kept: OrderedDict[bytes, Told] = OrderedDict()
         self._failed: int | None = None
+        self._telling = Telling()
 
     def introspect(self, raw: str, now: int) -> Token:
         """Raises Refused."""
@@ -170,7 +171,7 @@ class Asked:
             if isinstance(error, Unreachable):
                 self._failed = now
             words = f"`{endpoint.issuer}` does not say what a token is: {error}"
-            telling.tell(logging.WARNING, f"introspection by {endpoint.issuer}", words)
+            self._telling.tell(logging.WARNING, "introspection", words)
             raise
         self._keep(digest, told)
         return told

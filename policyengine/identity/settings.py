@@ -37,6 +37,8 @@ WORDS: Mapping[str, str] = {
     "issuers.NAME.plain_http": "it may be asked over `http://`, also on another machine",
     "issuers.NAME.agent": "the claim that names the agent",
     "issuers.NAME.people": "clients that are no agents, but ways by which people ask for themselves",
+    "issuers.NAME.alone": "claims, and what they say where an agent (`{agent}`) acts for nobody, whatever `sub` is",
+    "issuers.NAME.user": "the claim that names whom an agent acts for; a person whom it does not name is refused",
     "attesters.NAME.keys": KEYS,
     "attesters.NAME.algorithms": "by which its attestations may be signed",
     "attesters.NAME.types": "which `typ` an attestation may have",

@@ -53,6 +53,3 @@ class Telling:
                 return None
             count.told += 1
             return 0
-
-
-telling = Telling()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policyengine.identity.identity import Identity
-from policyengine.identity.telling import telling
 
 
 class TokenError(StrEnum):
@@ -133,4 +132,6 @@ def tell(identity: Identity, why: NotIssued) -> None:
     """Counts it, and tells the operator."""
     identity.count(why.code.value)
     code = why.code.value
-    telling.tell(logging.INFO, f"not issued: {code}", f"no token was issued: {why}", event="token_refused", code=code)
+    identity.telling.tell(
+        logging.INFO, f"not issued: {code}", f"no token was issued: {why}", event="token_refused", code=code
+    )

@@ -16,7 +16,6 @@ from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.proved import Request
 from policyengine.identity.revoking import NAMED, Revoking
-from policyengine.identity.telling import telling
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
@@ -218,7 +217,7 @@ def nonce(desk: Desk, now: int) -> Reply:
     try:
         given, expires = issue(now)
     except StoreError as error:
-        telling.tell(logging.WARNING, "no nonce", f"no nonce was given: {error}")
+        desk.identity.telling.tell(logging.WARNING, "no nonce", f"no nonce was given: {error}")
         return refusal(TokenError.UNAVAILABLE, "no nonce can be given now")
     return Reply(
         200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}

@@ -6,19 +6,14 @@ import logging
 
 import pytest
 
-from policyengine.identity import telling as module
 from policyengine.identity.telling import MOST, WINDOW, Telling
 from tests.identity.issuing import Door, ec, token
 
 
 @pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
+def door(caplog: pytest.LogCaptureFixture) -> Door:
     caplog.set_level(logging.INFO, "policyengine")
-    found = [0.0]
-    fresh = Telling(clock=lambda: found[0])
-    for name in ("clock", "_counts"):
-        monkeypatch.setattr(module.telling, name, getattr(fresh, name))
-    return found
+    return Door()
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -26,9 +21,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
-    times: list[float], caplog: pytest.LogCaptureFixture
+    door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    door, raw = Door(), token(_key=ec("P-256", "evil"))
+    times, raw = [0.0], token(_key=ec("P-256", "evil"))
+    door.identity.telling = Telling(clock=lambda: times[0])
     for _ in range(MOST + 30):
         assert door.bearer(raw).reasons[0].code == "signature"
     assert lines(caplog) == ["a credential was refused: its signature does not hold"] * MOST
@@ -40,9 +36,8 @@ def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
     assert [one.left_out for one in caplog.records if hasattr(one, "left_out")] == [30]
 
 
-def test_nothing_of_a_credential_is_in_the_log(times: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_of_a_credential_is_in_the_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     secret = "hunter2-correct-horse"
-    door = Door()
     for claims in ({"sub": secret, "aud": secret}, {"iss": secret}, {"scope": f"{secret} \x00"}, {"exp": secret}):
         assert not door.bearer(token(jti=secret, **claims)).allowed
     assert not door.bearer(secret).allowed
