@@ -45,7 +45,8 @@ class ApiKeys:
         if owner is None:
             raise Refused(Refusal.API_KEY)
         issuer, agent = owner
-        return Token("api_key", issuer, {"sub": agent}, {}, digest, now + STANDS), Who(agent, None), UNBOUND
+        token = Token("api_key", issuer, {"sub": agent}, {}, digest, now + STANDS, key=f"sha256:{digest.hex()}")
+        return token, Who(agent, None), UNBOUND
 
 
 def no_keys() -> ApiKeys:

@@ -99,6 +99,9 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= {f"key:{key}" for key in (binding.jkt, binding.x5t, token.key) if key is not None}
+    other = token.claims.get("sub") if who.subject is not None else None
+    if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
+        names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
     if who.task is not None and isinstance(who.task.get("id"), str):
         names.add(f"task:{token.issuer}/{who.task['id']}")
     identifier = token.claims.get("jti")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.identity.api_keys import hashed
 from policyengine.identity.identity import RECHECK
 from policyengine.identity.proved import Request, Token
 from policyengine.identity.revoking import Revoking
@@ -17,7 +18,7 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
 from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone
-from tests.identity.bound_world import Message, World, ed_key, workload, write_files
+from tests.identity.bound_world import API_KEY, Message, World, ed_key, workload, write_files
 from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, known, token
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
@@ -124,3 +125,11 @@ def test_a_key_that_signs_requests_is_seen_elsewhere_also_where_that_binds_nothi
         for number, ip in ((1, "10.1.2.3"), (2, "192.0.2.1"))
     ]
     assert found == [False, True]
+
+
+def test_a_static_key_is_revoked_by_what_stands_in_the_file_of_keys(world: World) -> None:
+    """Whoever finds it in a leak has no need of it, nor has to take the others of its agent away."""
+    given = Credentials(api_key=API_KEY)
+    assert world.refusal(given) == "proved"
+    world.marks.revoke((f"key:{hashed(API_KEY)}",), NOW + 600, NOW)
+    assert world.refusal(given) == "revoked"

@@ -14,7 +14,7 @@ import pytest
 from policyengine import Engine
 from policyengine.identity.chains import Reader, reader_of
 from policyengine.identity.configuration import IssuerSettings, configuration_of
-from policyengine.identity.facts import facts_of
+from policyengine.identity.facts import facts_of, names_of
 from policyengine.identity.keysets import read_keys
 from policyengine.identity.proved import UNBOUND, Hop, Token, Who
 from policyengine.identity.tokens import TokenVerifier, trusted_issuers
@@ -186,6 +186,8 @@ def test_a_token_of_a_vendor_is_read_as_it_is_meant(
     if isinstance(found, Who):
         token = tokens.verify(raw, NOW)
         assert reads(token) == found
+        if found.subject is not None:
+            assert f"user:{vendor}/{changed(claims, {})['sub']}" in names_of(token, found, UNBOUND), "by either name"
         subject = facts_of(token, found, UNBOUND)["credential"]["subject"]
         assert subject == (found.subject or claims["sub"])
     else:
