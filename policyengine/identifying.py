@@ -58,7 +58,10 @@ def looked_at(identity: Identity, before: Proved | Unproved, now: int) -> Mappin
     if isinstance(before, Unproved):
         return {"credential": {"refused": before.refusal.value}}
     ended = Refusal.EXPIRED if before.expires <= now else taken_back(identity, before, now)
-    return before.facts if ended is None else {"credential": {"refused": ended.value}}
+    if ended is None:
+        return before.facts
+    identity.count(ended.value)
+    return {"credential": {"refused": ended.value}}
 
 
 def taken_back(identity: Identity, before: Proved, now: int) -> Refusal | None:
@@ -101,6 +104,8 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
             return request
         claimed = any(root in request.facts for root in PROVABLE)
         request = nothing_claimed(identity, request)
+        if claimed:
+            identity.count(Refusal.UNPROVED.value)
         return refused(request, Refusal.UNPROVED) if claimed else request
     try:
         found = identity.prove(credentials, presented(request, credentials), now)

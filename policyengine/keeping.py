@@ -207,6 +207,7 @@ class Keeping:
         except Exception:
             with self._counting:
                 self.failures += 1
+            identity.count(Refusal.FAILURE.value)
             _LOG.exception("a credential could not be looked at, and was refused")
             return refused(read(question), Refusal.FAILURE)
 

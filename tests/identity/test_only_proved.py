@@ -117,6 +117,7 @@ def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Eng
     }[root]  # fmt: skip
     question = asks(engine, "/open", {root: claimed}, credentials=False)
     assert engine.decide(question).reasons[0].code == "unproved"
+    assert engine.identity.counts == {"unproved": 1}
     assert engine.decide(asks(engine, "/health", {}, credentials=False)).outcome is Outcome.ALLOW
 
 

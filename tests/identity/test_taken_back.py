@@ -100,6 +100,7 @@ def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_wa
 
     door.marks.revoked = gone  # type: ignore[method-assign, assignment]
     assert engine.decide(dict(facts)).reasons[0].code == "store"
+    assert door.identity.counts["store"] == 1
 
 
 def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() -> None:
@@ -133,3 +134,16 @@ def test_a_static_key_is_revoked_by_what_stands_in_the_file_of_keys(world: World
     assert world.refusal(given) == "proved"
     world.marks.revoke((f"key:{hashed(API_KEY)}",), NOW + 600, NOW)
     assert world.refusal(given) == "revoked"
+
+
+def test_what_fails_while_a_credential_is_looked_at_is_a_refusal_that_is_counted() -> None:
+    door = Door()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("hunter2")
+
+    door.marks.revoked = broken  # type: ignore[method-assign, assignment]
+    decision = door.bearer(token())
+    assert (decision.outcome, decision.reasons[0].code) == (Outcome.DENY, "failure")
+    assert "hunter2" not in decision.to_json().decode()
+    assert door.identity.counts["failure"] == 1
