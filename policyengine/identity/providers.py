@@ -86,11 +86,6 @@ class RemoteKeys:
         """What the issuer says now. Raises FetchError, DocumentError."""
         return self._load(self._clock() + self.timeout)[0]
 
-    def warm(self, now: int) -> None:
-        """Asks for the keys, and waits for nobody: in the process that needs them, as threads stay where they began."""
-        if self._held is None:
-            self._start(now)
-
     @property
     def busy(self) -> bool:
         """Whether the issuer is being asked."""

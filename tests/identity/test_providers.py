@@ -182,15 +182,6 @@ def test_a_clock_that_goes_back_keeps_no_key_for_longer(server: Faulty) -> None:
     assert len(server.asked) == 2
 
 
-def test_keys_can_be_asked_for_before_somebody_needs_them(server: Faulty) -> None:
-    server.pages["/jwks"] = jwks(public("ES256"))
-    source = at_url(server)
-    source.warm(0)
-    wait_for(lambda: server.asked and not source.busy)
-    assert source.find("es256-1", "ES256", 0)
-    assert len(server.asked) == 1
-
-
 # ── Key ids that are not known ────────────────────────────────────────────────────────────────
 
 
