@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
 
@@ -11,6 +12,7 @@ from policyengine.analysis import Diff, compare
 from policyengine.analysis.changes import answer_of
 from policyengine.analysis.endpoints import classes, patterns_of
 from policyengine.directory.entities import Directory
+from policyengine.runtime.decision import Gate, Reason
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
@@ -47,7 +49,7 @@ def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int)
         if request is None or request.approvals:
             continue
         old, other = (decide(each, request, Snapshot(found.directory), asked.now)[0] for each in (found.kernel, new))
-        if answer_of(old) == answer_of(other):
+        if answer_of(old) == answer_of(other) or by_limits_alone((*old.reasons, *other.reasons), diff):
             continue
         matching = [match_pattern(one, request.endpoint) is None for one in patterns]
         kind = type(request.endpoint)
@@ -56,6 +58,13 @@ def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int)
         if not names & told and "every endpoint" not in told:
             result.append(f"{request.endpoint}: {old.outcome} and {other.outcome}")
     return result
+
+
+def by_limits_alone(reasons: Sequence[Reason], diff: Diff) -> bool:
+    """Whether only limits stand in the way of which the diff tells, as what they ask for is not known."""
+    changed = [rule.name for one in diff.limits for rule in (one.old, one.new) if rule is not None]
+    gates = (Gate.RATE, Gate.BUDGET)
+    return all(one.gate in gates and any(name.endswith(f' "{one.rule}"') for name in changed) for one in reasons)
 
 
 def request_of(question: object) -> Request | None:
