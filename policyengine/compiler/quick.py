@@ -153,8 +153,9 @@ class Quick:
             return None
         if leaf.told_anyone is not None and leaf.told_anyone(*given) is None:
             return None
-        if opened:
-            return self._verdicts.at(leaf, (True, True, (), served), acting)
+        if opened:  # by scopes that are strings and nothing else: others may be equal to any
+            sure = scopes is None or plain_strings(scopes)
+            return self._verdicts.at(leaf, (True, True, (), served), acting) if sure else None
         closed = told(leaf.told_agents if by_agent else leaf.told_users, name, groups, given)
         if closed is None or (closed and not plain_strings(scopes)):
             return None

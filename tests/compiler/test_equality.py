@@ -209,3 +209,18 @@ def test_a_text_that_says_it_equals_everything_opens_no_door(member: str) -> Non
     odd[member] = ["b", Agreeing("x")]
     assert engine.decide(question).outcome is Outcome.DENY
     assert said(engine.decide(question)) == said(engine.explain(question).decision)
+
+
+def test_a_string_that_is_equal_to_any_scope_opens_nothing_and_hides_no_reason() -> None:
+    policy = """
+    scope one { GET /one }
+    issuer acme { }
+    user "bob" { may one }
+    agent "bot" { issued by acme   acts for any user   may one }
+    """
+    question = {
+        "request": {"method": "GET", "path": "/one"}, "agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "carol"},
+        "credential": {"issuer": "acme", "scopes": [Agreeing("x")]},
+    }  # fmt: skip
+    decision = Engine.from_text(policy).decide(question)
+    assert [str(one.gate) for one in decision.reasons] == ["default", "user"]
