@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
-from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
+from policyengine.identity.proved import CLAIMS, PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
 from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
@@ -19,7 +19,6 @@ from policyengine.stores.store import StoreError
 
 PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
 DROPPED = frozenset({*WHO, "credentials"})
-CLAIMS = frozenset({*PROVABLE, "entities"})  # where a gateway could say something of who asks
 
 
 def identified(identity: Identity, question: Question, now: int) -> Question:
@@ -32,13 +31,13 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
         raw = question.get("credentials")
         if raw is None and not identity.only_proved:
             return question
-        if isinstance(raw, Proved | Unproved):
-            return with_facts(identity, question, looked_at(identity, raw, now))
-        found = None if raw is None else identity.known(raw, now)
+        found = identity.known(raw, now) if type(raw) is dict else None
         if found is not None and question.keys().isdisjoint(CLAIMS if identity.only_proved else WHO):
             kept = {**question, **identity.used(found, ip_of(question), now).facts}
             del kept["credentials"]
             return kept
+        if isinstance(raw, Proved | Unproved):
+            return with_facts(identity, question, looked_at(identity, raw, now))
     return proved(identity, read(question), now)
 
 

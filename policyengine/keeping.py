@@ -198,10 +198,12 @@ class Keeping:
 
     def _identified(self, identity: Identity, question: Question) -> Question:
         """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""
-        if isinstance(question, Identified):
+        if type(question) is Identified:
             return question.question
         try:
-            return identified(identity, question, self.seconds())
+            now = self._nanoseconds() // 1_000_000_000
+            known = identity.at_once(question, now) if type(question) is dict else None
+            return identified(identity, question, now) if known is None else known
         except RequestError:
             raise
         except Exception:

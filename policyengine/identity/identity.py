@@ -11,7 +11,7 @@ from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
-from policyengine.identity.proved import Binding, Proved, Request, Token, Who
+from policyengine.identity.proved import CLAIMS, Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -23,8 +23,7 @@ from policyengine.stores.store import StoreError
 MOST_KEPT = 100_000  # credentials that were proved, by digest
 FORGETS = 2  # that have ended, by each that is new: nobody waits for many
 RECHECK = 300  # seconds: for so long what was verified stands, as issuers take keys back
-PLAIN = {"authorization"}, {"client_certificate"}, {"authorization", "client_certificate"}
-NOT_THERE = bytes(32)
+OF_TWO = b"+"  # at the end of keys
 T = TypeVar("T")
 
 
@@ -112,18 +111,46 @@ class Identity:
         """One for the next proof, where proofs need one."""
         return None if self.nonces is None else self.nonces()
 
+    def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
+        """An ordinary question with what its token, or a token with a certificate, proved before in place of it, as
+        `known` knows it. None where that takes a longer look. Most go this way, and each call on it counts."""
+        if self.marks.remote:
+            return None
+        raw, request = question.get("credentials"), question.get("request")
+        if type(raw) is not dict or type(request) is not dict:
+            return None
+        key = key_of(raw)
+        found = self._kept.get(key) if key is not None else None
+        if found is None:
+            return None
+        proved, version = found
+        try:
+            if proved.expires <= now or self.marks.version != version:
+                return None
+        except StoreError:
+            return None  # who proves it is told
+        if len(question) != 2 and not question.keys().isdisjoint(CLAIMS):
+            return None
+        used = proved if self.sharing is None else self.sharing.told(proved, request.get("ip"), now)
+        kept = {**question, **used.facts}
+        del kept["credentials"]
+        return kept
+
     def known(self, raw: object, now: int) -> Proved | None:
         """What these credentials proved before, where that is enough and nothing was revoked since: quick, and waits
         for nobody. None where somebody has to be asked, be it only whether it was revoked. `raw` is the member
         `credentials` of a question."""
         if type(raw) is not dict or self.marks.remote:
             return None
-        key = key_of(raw) if raw.keys() in PLAIN else None
+        key = key_of(raw)
         found = None if key is None else self._kept.get(key)
-        if found is None or found.proved.expires <= now:
+        if found is None:
+            return None
+        proved, version = found
+        if proved.expires <= now:
             return None
         try:
-            return found.proved if self.marks.version == found.version else None
+            return proved if self.marks.version == version else None
         except StoreError:
             return None  # who proves it is told
 
@@ -271,17 +298,18 @@ def reusable(credentials: Credentials) -> bool:
 
 
 def key_of(raw: dict[str, object]) -> bytes | None:
-    """By which credentials that were proved are known: no secret is kept. Of the parts a digest each, so that none runs
-    into the other; None where one of them is no text."""
-    authorization, certificate = raw.get("authorization"), raw.get("client_certificate")
-    first = digest_of(authorization)
-    if certificate is None:
-        return None if first is None else first + NOT_THERE
-    second = digest_of(certificate)
-    return None if first is None or second is None else first + second
+    """By which credentials that were proved are known: a digest, so that no secret is kept. Of two parts it tells where
+    one ends, and its own length tells it from that of one part. None where one of them is no text, or there is more."""
+    token = raw.get("authorization")
+    if len(raw) == 1 and type(token) is str:
+        return digest_of(token)
+    certificate = raw.get("client_certificate")
+    if type(certificate) is str and type(token) is str and len(raw) == 2:
+        return digest_of(f"{len(token)} {token}{certificate}") + OF_TWO
+    if type(certificate) is str and token is None and len(raw) == 1:
+        return digest_of(f"- {certificate}") + OF_TWO
+    return None
 
 
-def digest_of(part: object) -> bytes | None:
-    if type(part) is str:
-        return sha256(part.encode("utf-8", "surrogatepass")).digest()
-    return NOT_THERE if part is None else None
+def digest_of(text: str) -> bytes:
+    return sha256(text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")).digest()

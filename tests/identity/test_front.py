@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.identity.identity import RECHECK, Identity, Parts
+from policyengine.identity.identity import RECHECK, Identity, Parts, key_of
 from policyengine.identity.proved import UNBOUND, Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
@@ -207,3 +207,15 @@ def test_what_has_ended_is_not_held_on_to() -> None:
     identity.most_kept = 3
     proves(identity, "bot-0", NOW + 2 * RECHECK - 1)
     assert len(identity._kept) == len(identity._tokens) == 3
+
+
+def test_no_two_sets_of_credentials_are_known_by_one_key() -> None:
+    parts = ["ab", "a", "bc", "c", "b", "abc", "2 abc", "1 abc", "- abc", "- c", "", "é", "\ud800"]
+    alone = [{name: one} for one in parts for name in ("authorization", "client_certificate")]
+    both = [{"authorization": one, "client_certificate": other} for one in parts for other in parts]
+    keys = [key_of(one) for one in (*alone, *both)]
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+    more: list[dict[str, object]] = [{}, {"authorization": 7}, {"authorization": "a", "dpop": "b"}, {"dpop": "b"}]
+    more += [{"authorization": None, "client_certificate": "c"}, {"authorization": "a", "client_certificate": 7}]
+    assert [key_of(one) for one in more] == [None] * 6
