@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
 
 def sqlite_of(file: Path, statements: str) -> str:
     file.unlink(missing_ok=True)
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.executescript(statements)
     connection.close()
     return f"sqlite:///{file}"
