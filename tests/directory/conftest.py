@@ -40,7 +40,6 @@ def sqlite_of(file: Path, statements: str) -> str:
     file.unlink(missing_ok=True)
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executescript(statements)
-    connection.close()
     return f"sqlite:///{file}"
 
 
