@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.asking import Identified, Question, cleaned, read
 from policyengine.identity.identity import Identity
-from policyengine.identity.proved import CLAIMS, PROVABLE, WHO, Proved, Unproved
+from policyengine.identity.proved import PROVABLE, WHO, Proved, Unproved
 from policyengine.identity.proved import Request as Presented
 from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
@@ -25,17 +25,12 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
     """The same question with facts that were proved in place of its credentials, and of what it says itself of who
     asks. A credential that was refused is the fact `credential.refused`. Raises RequestError.
 
-    `now` in seconds since 1970. What was proved before is found at once; else it may wait for an issuer.
+    `now` in seconds since 1970. It may wait for an issuer: what was proved before, `Identity.at_once` knows.
     """
-    if type(question) is dict or isinstance(question, Mapping):  # most are, and the other question takes its time
+    if isinstance(question, Mapping):
         raw = question.get("credentials")
         if raw is None and not identity.only_proved:
             return question
-        found = identity.known(raw, now) if type(raw) is dict else None
-        if found is not None and question.keys().isdisjoint(CLAIMS if identity.only_proved else WHO):
-            kept = {**question, **identity.used(found, ip_of(question), now).facts}
-            del kept["credentials"]
-            return kept
         if isinstance(raw, Proved | Unproved):
             return with_facts(identity, question, looked_at(identity, raw, now))
     return proved(identity, read(question), now)
@@ -177,11 +172,6 @@ def presented(request: Request, credentials: Credentials) -> Presented:
 def size_of(request: Request, http: Mapping[str, object]) -> object:
     """As the gateway says; True where it says nothing, or 0, and told what is in the body all the same."""
     return http.get("size") or bool(request.facts.get("body")) or http.get("size")
-
-
-def ip_of(question: Mapping[str, object]) -> object:
-    http = question.get("request")
-    return http.get("ip") if type(http) is dict else None
 
 
 def tell_differences(identity: Identity, claimed: Mapping[str, object], found: Proved) -> None:

@@ -188,6 +188,12 @@ class Keeping:
         found = self._identified(self.identity, question)
         return found if isinstance(found, Identified) else Identified(found)
 
+    def at_once(self, question: dict[str, object]) -> Identified | None:
+        """The question with what its credentials proved before; None where that takes a longer look, for which one may
+        have to wait."""
+        known = None if self.identity is None else self.identity.at_once(question, self.seconds())
+        return None if known is None else Identified(known)
+
     def proved(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """Facts about a request with their raw credentials looked at once: for several questions about that request,
         in this process. Raises RequestError."""

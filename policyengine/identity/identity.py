@@ -11,7 +11,7 @@ from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
-from policyengine.identity.proved import CLAIMS, Binding, Proved, Request, Token, Who
+from policyengine.identity.proved import CLAIMS, WHO, Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -112,27 +112,18 @@ class Identity:
         return None if self.nonces is None else self.nonces()
 
     def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
-        """An ordinary question with what its token, or a token with a certificate, proved before in place of it, as
-        `known` knows it. None where that takes a longer look. Most go this way, and each call on it counts."""
-        if self.marks.remote:
-            return None
-        raw, request = question.get("credentials"), question.get("request")
-        if type(raw) is not dict or type(request) is not dict:
-            return None
-        key = key_of(raw)
-        found = self._kept.get(key) if key is not None else None
+        """The question with what its credentials proved before in their place, as `known` knows it. None where that
+        takes a longer look, also at what it says itself of who asks."""
+        found = self.known(question.get("credentials"), now)
         if found is None:
             return None
-        proved, version = found
-        try:
-            if proved.expires <= now or self.marks.version != version:
-                return None
-        except StoreError:
-            return None  # who proves it is told
-        if len(question) != 2 and not question.keys().isdisjoint(CLAIMS):
+        # Of two members the other one names the endpoint: without that it is no question, whatever is said in it.
+        if len(question) != 2 and not question.keys().isdisjoint(CLAIMS if self.only_proved else WHO):
             return None
-        used = proved if self.sharing is None else self.sharing.told(proved, request.get("ip"), now)
-        kept = {**question, **used.facts}
+        if self.sharing is not None:
+            request = question.get("request")
+            found = self.sharing.told(found, request.get("ip") if type(request) is dict else None, now)
+        kept = {**question, **found.facts}
         del kept["credentials"]
         return kept
 
@@ -302,7 +293,7 @@ def key_of(raw: dict[str, object]) -> bytes | None:
     one ends, and its own length tells it from that of one part. None where one of them is no text, or there is more."""
     token = raw.get("authorization")
     if len(raw) == 1 and type(token) is str:
-        return digest_of(token)
+        return sha256(token.encode()).digest() if token.isascii() else digest_of(token)
     certificate = raw.get("client_certificate")
     if type(certificate) is str and type(token) is str and len(raw) == 2:
         return digest_of(f"{len(token)} {token}{certificate}") + OF_TWO
@@ -312,4 +303,4 @@ def key_of(raw: dict[str, object]) -> bytes | None:
 
 
 def digest_of(text: str) -> bytes:
-    return sha256(text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")).digest()
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()

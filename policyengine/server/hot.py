@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.asking import Question
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.runtime.decision import Decision
@@ -141,11 +142,12 @@ class HotPath:
         if question is None or ("options" in question and not plain_options(question["options"])):
             return None
         trace = trace_in(headers.items()) if b"traceparent" in headers else None
-        if "credentials" in question and engine.waits_for(question):
+        asked: Question | None = engine.at_once(question) if "credentials" in question else question
+        if asked is None:
             return None
         try:
             began = perf_counter_ns() if next(self.timed) else 0
-            decision = engine.decide(question) if trace is None else decided_within(trace, engine, question)
+            decision = engine.decide(asked) if trace is None else decided_within(trace, engine, asked)
             content = codec.write(decision)
             count(decision.answer, began)
             return (*(limits_of(decision) if decision.standings else ()), *told(trace)), content

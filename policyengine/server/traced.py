@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
+from policyengine.asking import Question
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.tracing import Trace, current, trace_of, within
 from policyengine.server.counted import Decides
@@ -23,7 +23,7 @@ def trace_in(headers: Pairs) -> Trace | None:
     return trace_of(found[b"traceparent"], found[b"tracestate"])
 
 
-def decided_within(trace: Trace, engine: Decides, question: dict[str, Any]) -> Decision:
+def decided_within(trace: Trace, engine: Decides, question: Question) -> Decision:
     with within(trace):
         return engine.decide(question)
 
