@@ -49,7 +49,7 @@ BESIDE = {
 }
 PRIVATE: dict[str, ECKey | OKPKey | RSAKey] = {}
 ALGORITHMS = ("ES256", "RS256", "Ed25519")
-QUESTIONS, CALLS, ROUNDS, SECONDS = 500, 50, 40, 2.0
+QUESTIONS, CALLS, ROUNDS, SECONDS, DUELS = 500, 50, 40, 5.0, 9
 MORE, TIMES = 2.0, 1.3
 Say = Callable[[str], None]
 
@@ -110,7 +110,8 @@ def repeated(what: str, beside: dict[str, str], say: Say) -> dict[str, Any]:
     assert plain.decide({"request": REQUEST, **claimed}).allowed
     ours = anew(lambda one: one, [presented] * QUESTIONS)
     facts = anew(lambda one: one, [{"request": REQUEST, **claimed}] * QUESTIONS)
-    found = duel(made.decide, ours, plain.decide, facts, SECONDS)
+    duels = [duel(made.decide, ours, plain.decide, facts, SECONDS / DUELS) for _ in range(DUELS)]
+    found = sorted(duels, key=lambda one: one.ours.mean - one.floor.mean)[DUELS // 2]
     return {"what": f"{what} that was proved", "us": found.ours.mean, "beside": found.floor.mean}
 
 

@@ -204,12 +204,14 @@ class Keeping:
 
     def _identified(self, identity: Identity, question: Question) -> Question:
         """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""
-        if type(question) is Identified:
-            return question.question
         try:
-            now = self._nanoseconds() // 1_000_000_000
-            known = identity.at_once(question, now) if type(question) is dict else None
-            return identified(identity, question, now) if known is None else known
+            if type(question) is dict:
+                known = identity.at_once(question, self._nanoseconds() // 1_000_000_000)
+                if known is not None:
+                    return known
+            elif type(question) is Identified:
+                return question.question
+            return identified(identity, question, self.seconds())
         except RequestError:
             raise
         except Exception:

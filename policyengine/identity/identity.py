@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from threading import Lock
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
 from policyengine.identity.proved import CLAIMS, WHO, Binding, Proved, Request, Token, Who
@@ -23,8 +23,12 @@ from policyengine.stores.store import StoreError
 MOST_KEPT = 100_000  # credentials that were proved, by digest
 FORGETS = 2  # that have ended, by each that is new: nobody waits for many
 RECHECK = 300  # seconds: for so long what was verified stands, as issuers take keys back
-OF_TWO = b"+"  # at the end of keys
+LONGEST = 1_024  # characters of a certificate that is kept as it is, as it is no secret
+NO_TOKEN = b""
+Certificate: TypeAlias = str | bytes | None  # of a long one a digest
+Key: TypeAlias = bytes | tuple[bytes, Certificate]  # digest of a token, and what came beside it
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Tokens(Protocol):
@@ -74,10 +78,12 @@ class Parts:
     attests: Attests | None = None
 
 
-class Kept(NamedTuple):
-    """What was proved, and the version of all revocations by which none was of it."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was proved with this certificate, and the version of all revocations by which none was of it."""
 
     proved: Proved
+    certificate: Certificate
     version: int
 
 
@@ -99,7 +105,7 @@ class Identity:
     telling: Telling = field(default_factory=Telling)
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
-    _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict, repr=False)
+    _kept: OrderedDict[Key, Kept] = field(default_factory=OrderedDict, repr=False)
     _tokens: OrderedDict[bytes, Token] = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -123,31 +129,43 @@ class Identity:
         if self.sharing is not None:
             request = question.get("request")
             found = self.sharing.told(found, request.get("ip") if type(request) is dict else None, now)
-        kept = {**question, **found.facts}
+        kept = question | found.facts
         del kept["credentials"]
         return kept
 
-    def known(self, raw: object, now: int) -> Proved | None:
+    def known(self, raw: object, now: int, *, asks: bool = False) -> Proved | None:
         """What these credentials proved before, where that is enough and nothing was revoked since: quick, and waits
-        for nobody. None where somebody has to be asked, be it only whether it was revoked. `raw` is the member
-        `credentials` of a question."""
-        if type(raw) is not dict or self.marks.remote:
+        for nobody. None where somebody has to be asked, be it only whether it was revoked: with `asks` whoever calls
+        does that. `raw` is the member `credentials` of a question."""
+        marks = self.marks
+        if type(raw) is not dict or (marks.remote and not asks):
             return None
-        key = key_of(raw)
-        found = None if key is None else self._kept.get(key)
-        if found is None:
+        token, certificate = raw.get("authorization"), None
+        if token is None or len(raw) != 1:
+            certificate = raw.get("client_certificate")
+            if len(raw) != (1 if token is None else 2) or type(certificate) is not str:
+                return None
+            if len(certificate) > LONGEST:
+                certificate = digest_of(certificate)
+        if token is None:
+            digest = NO_TOKEN
+        elif type(token) is str and token.isascii():
+            digest = sha256(token.encode()).digest()
+        else:
             return None
-        proved, version = found
-        if proved.expires <= now:
+        found = self._kept.get(digest)  # with whichever certificate came first: to compare is quicker than to hash
+        if found is None or found.certificate != certificate:
+            found = self._kept.get((digest, certificate))
+        if found is None or found.proved.expires <= now:
             return None
         try:
-            return proved if self.marks.version == version else None
+            return found.proved if asks or marks.version == found.version else None
         except StoreError:
             return None  # who proves it is told
 
-    def known_of(self, credentials: Credentials, now: int) -> Proved | None:
+    def known_of(self, credentials: Credentials, now: int, *, asks: bool = False) -> Proved | None:
         """The same of credentials that were read."""
-        return self.known(given(credentials), now) if reusable(credentials) else None
+        return self.known(given(credentials), now, asks=asks) if reusable(credentials) else None
 
     def prove(self, credentials: Credentials, request: Request, now: int) -> Proved:
         """Raises Refused. It may wait for an issuer, or for a store, for a bounded time."""
@@ -156,11 +174,11 @@ class Identity:
             return self.used(before, request.ip, now)
         try:
             version = self.marks.version  # as it is before anybody is asked
-            found = self._before(credentials, now) or self._proved(credentials, request, now)
+            found = self.known_of(credentials, now, asks=True) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise Refused(Refusal.REVOKED)
-            if found.reusable and (key := key_of(given(credentials))) is not None:
-                self._keep(key, Kept(found, version), now)
+            if found.reusable:
+                self._keep(credentials, found, version, now)
         except Refused as refused:
             self.count(refused.refusal.value)
             raise
@@ -177,12 +195,6 @@ class Identity:
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
     # ── One credential ────────────────────────────────────────────────────────────────────────
-
-    def _before(self, credentials: Credentials, now: int) -> Proved | None:
-        """What they proved before, if they are not for one request alone, revoked or not."""
-        key = key_of(given(credentials)) if reusable(credentials) else None
-        found = None if key is None else self._kept.get(key)
-        return None if found is None or found.proved.expires <= now else found.proved
 
     def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
         token, who, binding = self._presented(credentials, request, now)
@@ -238,9 +250,15 @@ class Identity:
             keep(self._tokens, digest, token, self.most_kept)
             forget(self._tokens, lambda one: one.expires <= now)
 
-    def _keep(self, key: bytes, kept: Kept, now: int) -> None:
+    def _keep(self, credentials: Credentials, proved: Proved, version: int, now: int) -> None:
+        """By the token's digest, so that no secret is kept."""
+        token, certificate = credentials.authorization, kept_as(credentials.client_certificate)
+        digest = NO_TOKEN if token is None else digest_of(token)
         with self._lock:
-            keep(self._kept, key, kept, self.most_kept)
+            first = self._kept.get(digest)
+            taken = first is not None and first.certificate != certificate
+            key = (digest, certificate) if taken else digest
+            keep(self._kept, key, Kept(proved, certificate, version), self.most_kept)
             forget(self._kept, lambda one: one.proved.expires <= now)
 
     def count(self, what: str) -> None:
@@ -248,7 +266,7 @@ class Identity:
             self.counts[what] += 1
 
 
-def keep(kept: OrderedDict[bytes, T], key: bytes, value: T, most: int) -> None:
+def keep(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
     """As the newest: whoever comes makes room by what came first."""
     kept[key] = value
     kept.move_to_end(key)
@@ -256,11 +274,19 @@ def keep(kept: OrderedDict[bytes, T], key: bytes, value: T, most: int) -> None:
         kept.popitem(last=False)
 
 
-def forget(kept: OrderedDict[bytes, T], ended: Callable[[T], bool]) -> None:
+def forget(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
     """What came first, where it has ended."""
     for _ in range(FORGETS):
         if kept and ended(kept[next(iter(kept))]):
             kept.popitem(last=False)
+
+
+def kept_as(certificate: str | None) -> Certificate:
+    return certificate if certificate is None or len(certificate) <= LONGEST else digest_of(certificate)
+
+
+def digest_of(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def scheme_and_token(authorization: str) -> tuple[str, str]:
@@ -286,21 +312,3 @@ def reusable(credentials: Credentials) -> bool:
         and credentials.txn_token is None
         and credentials.api_key is None
     )
-
-
-def key_of(raw: dict[str, object]) -> bytes | None:
-    """By which credentials that were proved are known: a digest, so that no secret is kept. Of two parts it tells where
-    one ends, and its own length tells it from that of one part. None where one of them is no text, or there is more."""
-    token = raw.get("authorization")
-    if len(raw) == 1 and type(token) is str:
-        return sha256(token.encode()).digest() if token.isascii() else digest_of(token)
-    certificate = raw.get("client_certificate")
-    if type(certificate) is str and type(token) is str and len(raw) == 2:
-        return digest_of(f"{len(token)} {token}{certificate}") + OF_TWO
-    if type(certificate) is str and token is None and len(raw) == 1:
-        return digest_of(f"- {certificate}") + OF_TWO
-    return None
-
-
-def digest_of(text: str) -> bytes:
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()

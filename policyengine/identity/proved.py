@@ -108,7 +108,7 @@ class Proved:
     seen whether several share it, and `presenter` who it is that presents it.
     """
 
-    facts: Mapping[str, Mapping[str, object]]
+    facts: dict[str, dict[str, object]]
     expires: Seconds
     names: frozenset[str]
     fingerprint: str

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.identity.identity import RECHECK, Identity, Parts, key_of
-from policyengine.identity.proved import UNBOUND, Binding, Proved, Request, Token, Who
+from policyengine.identity.identity import LONGEST, RECHECK, Identity, Parts
+from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.stores.guarding import GuardedStore
@@ -44,7 +44,7 @@ class Issued:
         return Who(str(token.claims["sub"]), None)
 
     def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
-        return UNBOUND
+        return Binding(x5t=credentials.client_certificate)
 
     def presents(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
         if credentials.client_certificate is None:
@@ -209,13 +209,35 @@ def test_what_has_ended_is_not_held_on_to() -> None:
     assert len(identity._kept) == len(identity._tokens) == 3
 
 
-def test_no_two_sets_of_credentials_are_known_by_one_key() -> None:
-    parts = ["ab", "a", "bc", "c", "b", "abc", "2 abc", "1 abc", "- abc", "- c", "", "é", "\ud800"]
-    alone = [{name: one} for one in parts for name in ("authorization", "client_certificate")]
-    both = [{"authorization": one, "client_certificate": other} for one in parts for other in parts]
-    keys = [key_of(one) for one in (*alone, *both)]
-    assert None not in keys
-    assert len(set(keys)) == len(keys)
-    more: list[dict[str, object]] = [{}, {"authorization": 7}, {"authorization": "a", "dpop": "b"}, {"dpop": "b"}]
-    more += [{"authorization": None, "client_certificate": "c"}, {"authorization": "a", "client_certificate": 7}]
-    assert [key_of(one) for one in more] == [None] * 6
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_is_known_is_what_just_these_credentials_proved(backwards: bool) -> None:
+    """Whatever came first, and whichever certificates come beside one token, or one certificate beside tokens."""
+    identity = front(open_store("memory:"), Issued())
+    tokens = [None, "Bearer a", "Bearer ab", "Bearer b", "Bearer abc"]
+    certificates = [None, "a", "b", "c", "bc", "Bearer a", "l" * LONGEST, "l" * LONGEST + "m", "l" * LONGEST + "n"]
+    sets = [(one, other) for one in tokens for other in certificates if one or other]
+    proved = {}
+    for token, certificate in reversed(sets) if backwards else sets:
+        given = Credentials(authorization=token, client_certificate=certificate)
+        proved[token, certificate] = identity.prove(given, GET, NOW)
+    for (token, certificate), found in proved.items():
+        both = {"authorization": token, "client_certificate": certificate}
+        raw = {name: value for name, value in both.items() if value is not None}
+        assert identity.known(raw, NOW) in (found, None)
+        given = Credentials(authorization=token, client_certificate=certificate)
+        assert identity.prove(given, GET, NOW) == found
+        assert identity.known(raw, NOW) == found
+
+
+@pytest.mark.parametrize("raw", [
+    {}, {"authorization": 7}, {"authorization": "Bearer é"}, {"authorization": "Bearer a", "dpop": "b"},
+    {"dpop": "b"}, {"authorization": None, "client_certificate": "c"}, {"authorization": None},
+    {"authorization": "Bearer a", "client_certificate": 7}, {"authorization": "Bearer a", "client_certificate": []},
+    {"authorization": "Bearer a", "client_certificate": "l" * LONGEST + "\ud800"}, {"client_certificate": None},
+    {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * LONGEST}, {"client_certificate": {}},
+])  # fmt: skip
+def test_what_is_no_credential_is_not_known(raw: dict[str, object]) -> None:
+    identity = front(open_store("memory:"), Issued())
+    identity.prove(Credentials(authorization="Bearer a"), GET, NOW)
+    identity.prove(Credentials(client_certificate="c"), GET, NOW)
+    assert identity.known(raw, NOW) is None
