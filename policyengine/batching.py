@@ -50,11 +50,9 @@ class Batching(Deciding):
                 if found is None:  # what came before may matter
                     self._settle(waiting, answers)
                     answers.append(self.decide(question))
-                elif isinstance(found, Waiting):
+                else:
                     waiting.append(found)
                     answers.append(found.decision)
-                else:
-                    answers.append(found)
             except RequestError as error:
                 answers.append(error)
             if len(waiting) == MOST_WAITING:
@@ -74,36 +72,41 @@ class Batching(Deciding):
         self._gathered.charges = charges
         return Decision(answer, asker, stamp)
 
-    def _prepared(self, place: int, question: Question) -> Waiting | Decision | None:
-        """The decision, or what it waits for; None where it rests on what the store knows. Raises RequestError."""
+    def _prepared(self, place: int, question: Question) -> Waiting | None:
+        """The decision with what it waits for; None where it rests on what the store knows. Raises RequestError."""
         world = self._world
         if isinstance(question, Identified):
             question = question.question
         try:
-            if type(question) is dict and self._ids is new_id:
-                self._gathered.charges = ()
-                quick = self._gathering(world)(question)
-                if quick is not None:
-                    limits, name = tuple(map(limited, self._gathered.charges)), ""
-                    for one in limits:
-                        if type(one.charge) is not Take:
-                            name = quick.id
-                    return Waiting(place, question, Asked(Effects(limits=limits), name), quick, None, b"decide", world)
-            request = no_identity(read(question))
-            spends, now = request.options.consume, self._clock()
-            if world.directory.lookups is not None:
-                return None
-            planned = world.evaluator.plan(request, now)
-            if isinstance(planned, Needs) or request.options.at is not None:
-                return None
-            decision = planned[0].with_id(self._ids(now))
-            asked = Asked(planned[1], decision.id, not spends)
-            call = b"decide" if spends else b"evaluate"
-            return Waiting(place, request, asked, decision, nanoseconds(now), call, world)
+            quick = self._quickly(place, question, world) if type(question) is dict else None
+            return quick or self._carefully(place, no_identity(read(question)), world)
         except RequestError:
             raise
         except Exception:
             return None  # to fail once more, where it is told
+
+    def _quickly(self, place: int, question: dict[str, object], world: World) -> Waiting | None:
+        if self._ids is not new_id:
+            return None
+        self._gathered.charges = ()
+        quick = self._gathering(world)(question)
+        if quick is None:
+            return None
+        limits = tuple(map(limited, self._gathered.charges))
+        holds = any(type(one.charge) is not Take for one in limits)
+        asked = Asked(Effects(limits=limits), quick.id if holds else "")
+        return Waiting(place, question, asked, quick, None, b"decide", world)
+
+    def _carefully(self, place: int, request: Request, world: World) -> Waiting | None:
+        spends, now = request.options.consume, self._clock()
+        if world.directory.lookups is not None:
+            return None
+        planned = world.evaluator.plan(request, now)
+        if isinstance(planned, Needs) or request.options.at is not None:
+            return None
+        decision = planned[0].with_id(self._ids(now))
+        asked = Asked(planned[1], decision.id, not spends)
+        return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate", world)
 
     def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:
         """The answers to those that wait, by what the store says of all of them."""
