@@ -15,7 +15,7 @@ from tests.generate.asking import setting
 pytestmark = pytest.mark.deep
 
 CHANGES = 4  # of each policy
-POLICIES = 60
+POLICIES = 50
 QUESTIONS = 100
 
 
