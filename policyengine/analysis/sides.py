@@ -24,7 +24,8 @@ from policyengine.analysis.rewriting import (
     one_of,
     some,
 )
-from policyengine.compiler.leaves import Covering, Leaves
+from policyengine.compiler.leaf import Covering
+from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.tree import tree_of
 from policyengine.directory.entities import Directory
 from policyengine.kinds import Scalar

@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
+from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.tree import Node, Tree
-
-if TYPE_CHECKING:
-    from policyengine.compiler.leaves import Leaf
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch

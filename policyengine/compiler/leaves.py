@@ -1,13 +1,10 @@
-"""What stands at each endpoint: the doors of agents and users, and the guards, as functions by who may come through.
-
-Leaves are gathered from the kernel by the numbers in its tree when first needed, and kept.
-"""
+"""Leaves: gathered from the kernel by the numbers in its tree when first needed, and kept."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from policyengine.compiler import reads
@@ -15,7 +12,9 @@ from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.charging import LimitWriter, Take, Taker, by_agent_alone, plain_meters
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.facts import Bound, Path, Piece, Recall, Setting
-from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, Trust, not_sure
+from policyengine.compiler.leaf import Covering, Doors, Leaf, Side
+from policyengine.compiler.requirements import Trust
+from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, not_sure
 from policyengine.compiler.tree import Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.limits import Meter
@@ -28,85 +27,6 @@ from policyengine.semantics.walk import Block
 Meters: TypeAlias = tuple[Meter, ...]
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
-
-# ── Leaves ────────────────────────────────────────────────────────────────────────────────────
-
-
-class Doors(dict[str | None, Any]):
-    """Rules by a name; until one is asked for, the numbers of its blocks stand in its place."""
-
-    def __init__(self, blocks: Mapping[str, Iterable[int]], make: Callable[[Sequence[int]], Rule]) -> None:
-        super().__init__((name, tuple(numbers)) for name, numbers in blocks.items())
-        self.make = make
-
-    def made(self, name: str | None) -> Rule:
-        rule: Any = self[name]
-        if type(rule) is tuple:
-            rule = self[name] = self.make(rule)
-        made: Rule = rule
-        return made
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Doors by who may come through them. `groups` and `globs` are empty and `others` is None where nobody is meant."""
-
-    names: Doors
-    groups: Doors
-    globs: tuple[tuple[Glob, Rule], ...]
-    others: Rule | None
-
-    more: bool = field(init=False)  # whether there are any but those by name
-    each: bool = field(init=False)  # whether there are any but those by name and by group
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "each", bool(self.globs or self.others))
-        object.__setattr__(self, "more", bool(self.groups or self.each))
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """What stands at one endpoint: doors for agents, for users who call themselves, for users served by an agent.
-
-    `standing_…` have no doors but tell whether a block stands. `covering` is for deciding with care.
-    """
-
-    agents: Side
-    users: Side
-    served: Side
-    anyone: Rule | None
-    guards: Rule | None
-    acts: list[Act]
-    limits: Rule | None  # rates and budgets
-    taker: Taker | None
-    take: Take | None  # what the taker does
-    by_agent: bool  # whether it takes by the agent alone
-    counting: bool  # whether one of them counts what is denied, or that is remembered
-    records: Rule | None  # what is remembered of an allowed request
-    recalls: bool  # whether anything here asks for the past, or is remembered
-    told_agents: Side
-    told_users: Side
-    told_served: Side
-    told_anyone: Rule | None
-    standing_agents: Side
-    standing_users: Side
-    verdicts: dict[object, Any]  # see verdicts.py
-    takes_parts: bool
-    covering: Covering
-
-
-@dataclass(frozen=True, slots=True)
-class Covering:
-    """Numbers in the kernel's lists."""
-
-    agents: frozenset[int]
-    users: frozenset[int]
-    anyones: frozenset[int]
-    hands: frozenset[int]
-    guards: tuple[int, ...]
-    binders: tuple[int, ...]
-    limits: tuple[int, ...]
-    watches: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +163,12 @@ class Leaves:
         for one in (opening for use in uses for opening in use.opens):
             opens[one.kind][one.block][one.grant].update(one.openings)
         excepted = {number for use in uses for number in use.excepts}
-        guards = sorted({*self.tree.everywhere, *(number for use in uses for number in use.guards)} - excepted)
-        binders = sorted({number for use in uses for number in use.binders})
+        guards = tuple(sorted({*self.tree.everywhere, *(number for use in uses for number in use.guards)} - excepted))
+        binders = tuple(sorted({number for use in uses for number in use.binders}))
         spared = {number for use in uses for number in use.spared}
-        limits = sorted({*self.tree.always, *(number for use in uses for number in use.limits)} - spared)
-        watches = sorted({number for use in uses for number in use.watches})
+        limits = tuple(sorted({*self.tree.always, *(number for use in uses for number in use.limits)} - spared))
+        watches = tuple(sorted({number for use in uses for number in use.watches}))
+        hands = frozenset(number for use in uses for number, _ in use.hands)
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
         acts: list[Act] = []
         parts = [
@@ -271,12 +192,7 @@ class Leaves:
             told_anyone=to_anyone.telling(anyones) if anyones else None,
             standing_agents=self._standing_at("agents", setting),
             standing_users=self._standing_at("users", setting),
-            # Where the store is elsewhere, what is remembered is written down by the careful way alone.
-            guards=not_sure
-            if watches and self.recall is None
-            else self._guards(guards, setting, acts)
-            if guards
-            else None,
+            guards=self._guards(guards, bool(watches), setting, acts),
             acts=acts,
             **self._limits([self.kernel.limits[number] for number in limits], setting),
             records=self._records([self.kernel.watches[number] for number in watches], setting),
@@ -286,18 +202,16 @@ class Leaves:
             verdicts={},
             takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
             covering=Covering(
-                frozenset(opens["agents"]),
-                frozenset(opens["users"]),
-                frozenset(opens["anyones"]),
-                frozenset(number for use in uses for number, _ in use.hands),
-                tuple(guards),
-                tuple(binders),
-                tuple(limits),
-                tuple(watches),
+                frozenset(opens["agents"]), frozenset(opens["users"]), frozenset(opens["anyones"]), hands,
+                guards, binders, limits, watches,
             ),
-        )
+        )  # fmt: skip
 
-    def _guards(self, numbers: Sequence[int], setting: Setting, acts: list[Act]) -> Rule:
+    def _guards(self, numbers: Sequence[int], watched: bool, setting: Setting, acts: list[Act]) -> Rule | None:
+        if watched and self.recall is None:
+            return not_sure  # what a store elsewhere remembers is written down by the careful way alone
+        if not numbers:
+            return None
         guards = [self.kernel.guards[number] for number in numbers]
         return self.shapes.function(lambda writer: GuardWriter(writer, acts).guards(guards), setting)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 from policyengine.compiler.branches import PLAIN, Branch
 from policyengine.compiler.driver import MEMBERS, MISSED, Driver, Form, Question, form_of
-from policyengine.compiler.leaves import Leaf, Leaves, Side
+from policyengine.compiler.leaf import Leaf, Side
+from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts

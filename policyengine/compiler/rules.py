@@ -10,10 +10,10 @@ from datetime import timedelta
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
-from policyengine import kinds
 from policyengine.compiler.emit import NAMESPACE, PARAMETERS, Writer
 from policyengine.compiler.facts import Setting
 from policyengine.compiler.lines import UNSURE, NotQuick
+from policyengine.compiler.requirements import Trust, condition_of, is_proof
 from policyengine.kinds import Scalar
 from policyengine.runtime.patterns import PatternError
 from policyengine.semantics import kernel as k
@@ -23,15 +23,6 @@ from policyengine.semantics.walk import Block
 Rule: TypeAlias = Callable[..., Any]
 ACTS_FOR = "(subject is None or subject == agent or subject == user)"
 Proof: TypeAlias = tuple[str, str, tuple[str, str], bool | timedelta]
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What the policy says of its issuers and attesters."""
-
-    issuers: frozenset[str]
-    scopes_none: frozenset[str]
-    attesters: dict[str, k.Attester]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,62 +81,6 @@ def source(writer: Writer) -> str:
 
 def not_sure(*_: object) -> None:
     """Where there is no quick way."""
-
-
-# ── Requirements as conditions ────────────────────────────────────────────────────────────────
-
-
-def condition_of(requirement: k.Requirement, trust: Trust) -> k.Expr:
-    """What the presenter must prove, as a condition on facts."""
-    span = requirement.span
-
-    def fact(name: str, type: kinds.Type, root: str = "credential") -> k.Fact:
-        return k.Fact((root, name), type, span=span)
-
-    def at_most(one: k.Fact, limit: object) -> k.Expr:
-        return k.Compare("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
-
-    def among(one: k.Fact, values: Sequence[str]) -> k.Expr:
-        constant = k.Constant(tuple(values), kinds.Set(one.type), span=span)
-        return k.Contains(constant, one, False, span=span)
-
-    match requirement:
-        case k.CredentialKind(names):
-            return among(fact("kind", Scalar.STRING), names)
-        case k.CredentialLifetime(limit):
-            return at_most(fact("lifetime", Scalar.DURATION), limit)
-        case k.CredentialAge(limit):
-            return at_most(fact("age", Scalar.DURATION), limit)
-        case k.CredentialBound():
-            return fact("bound", Scalar.BOOL)
-        case k.AttestedBy(names):
-            verified = fact("verified", Scalar.BOOL, "attestation")
-            trusted = tuple(attested_by(trust.attesters[name], fact, at_most, among) for name in names)
-            return k.And((verified, k.Or(trusted, span=span)), span=span)
-        case _:
-            raise NotQuick("a requirement that is no condition on facts")
-
-
-def attested_by(
-    attester: k.Attester, fact: Callable[..., k.Fact], at_most: Callable[..., k.Expr], among: Callable[..., k.Expr]
-) -> k.Expr:
-    tests = [among(fact("by", Scalar.STRING, "attestation"), [attester.name])]
-    if attester.age is not None:
-        tests.append(at_most(fact("age", Scalar.DURATION, "attestation"), attester.age))
-    if attester.models:
-        model, digest = (fact(name, Scalar.STRING, "attestation") for name in ("model", "model_hash"))
-        pairs = []
-        for name, wanted in attester.models:
-            both = (among(model, [name]), *([] if wanted is None else [among(digest, [wanted])]))
-            pairs.append(k.And(both, span=model.span))
-        tests.append(k.Or(tuple(pairs), span=model.span))
-    if attester.environments:
-        tests.append(among(fact("environment", Scalar.STRING, "attestation"), attester.environments))
-    return k.And(tuple(tests), span=tests[0].span)
-
-
-def is_proof(requirement: k.Requirement) -> bool:
-    return not isinstance(requirement, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)
 
 
 # ── Doors ─────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,8 @@ from typing import Any
 from policyengine.compiler.branches import Branch
 from policyengine.compiler.driver import Form
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.compiler.leaves import Leaf, Leaves, Side
+from policyengine.compiler.leaf import Leaf, Side
+from policyengine.compiler.leaves import Leaves
 from policyengine.source import Span
 
 MOST_BRANCHES = 10_000  # that are walked; a policy with more shows the shapes of those

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TypeGuard
 
-from policyengine.compiler.leaves import Covering, Leaves
+from policyengine.compiler.leaf import Covering
+from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.tree import Numbers, Principals
 from policyengine.kinds import Scalar
 from policyengine.runtime.endpoints import MalformedEndpoint

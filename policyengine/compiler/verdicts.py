@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from policyengine.compiler.leaves import Leaf
+from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.rules import Act
 from policyengine.runtime.decision import Answer, Gate, Obligation, Outcome, Reason, Remedy
 from policyengine.semantics import kernel as k
