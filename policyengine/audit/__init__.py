@@ -1,20 +1,26 @@
-"""The decision log: one line for each decision, complete enough to decide it again. Written by the engine."""
+"""The decision log: one line for each decision, complete enough to decide it again, and for each token that was issued
+or ended. Written by the engine, and by the server that issues tokens."""
 
 from policyengine.audit.again import Again, CannotRepeat, decided_again
 from policyengine.audit.log import DecisionLog, LogError, OnFailure
-from policyengine.audit.records import Record, read_records
+from policyengine.audit.records import Entry, Record, read_log, read_records
 from policyengine.audit.rotation import Rotation
 from policyengine.audit.syncing import Sync
+from policyengine.audit.tokens import TokenEvent, What
 
 __all__ = [
     "Again",
     "CannotRepeat",
     "DecisionLog",
+    "Entry",
     "LogError",
     "OnFailure",
     "Record",
     "Rotation",
     "Sync",
+    "TokenEvent",
+    "What",
     "decided_again",
+    "read_log",
     "read_records",
 ]

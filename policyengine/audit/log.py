@@ -1,4 +1,5 @@
-"""The file that decisions are written to: append-only, one write for each line, so that processes may share it."""
+"""The file that decisions and what became of tokens are written to: append-only, one write for each line, so that
+processes may share it."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from time import monotonic, time
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set_aside, tidy_apart
 from policyengine.audit.secrets import Redaction
 from policyengine.audit.syncing import EVERY, Sync, Syncing
+from policyengine.audit.tokens import What
 from policyengine.audit.writing import Writer, encode
 from policyengine.directory.entities import Found
 from policyengine.kinds import EntityRef
@@ -54,7 +56,7 @@ class DecisionLog:
     """Appends to a file that only its owner may read. Threads and forked processes may share it.
 
     `redact` names facts (`body.card`, `args.**.token`) that are left out like those whose names are always secret.
-    `failures` counts the decisions that could not be written. A file that was moved away is opened anew within a
+    `failures` counts the lines that could not be written. A file that was moved away is opened anew within a
     second, or by `reopen`; `rotation` says when it is set aside from here, `sync` when lines are forced to the disk.
     Raises LogError.
     """
@@ -141,18 +143,32 @@ class DecisionLog:
 
         `moment` is the clock it was decided by, in nanoseconds.
         """
-        trace = current()
-        if trace is not None:
-            state = b'"trace":"%b",%b' % (trace.parent.encode(), state)
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
-            line = writer.line(decision, moment, call, state, writer.question(question))
+            line = writer.line(decision, moment, call, traced() + state, writer.question(question))
         except Exception:
-            _LOG.exception("a decision could not be written down", extra={"event": "log_fails"})
-            with self._guard:
-                self.failures += 1
-            return self.on_failure is OnFailure.CONTINUE
-        return self._append(line) or self.on_failure is OnFailure.CONTINUE
+            self._not_put("a decision")
+            return self.lets_pass
+        return self._append(line) or self.lets_pass
+
+    def note(self, what: What, told: Mapping[str, object], now: int) -> bool:
+        """Whether it is on record what became of a token. `now` in seconds since 1970."""
+        try:
+            line = self._writer.event(what, told, now * 1_000_000_000, traced())
+        except Exception:
+            self._not_put("what became of a token")
+            return False
+        return self._append(line)
+
+    @property
+    def lets_pass(self) -> bool:
+        """Whether what cannot be written is given all the same."""
+        return self.on_failure is OnFailure.CONTINUE
+
+    def _not_put(self, what: str) -> None:
+        _LOG.exception("%s could not be written down", what, extra={"event": "log_fails"})
+        with self._guard:
+            self.failures += 1
 
     def _writer_for(self, decision: Decision) -> Writer:
         """What the policy has the gateway leave out, the log leaves out, too."""
@@ -265,6 +281,12 @@ class DecisionLog:
                 "the decision log `%s` is written again, after %d failures", self.path, self.failures,
                 extra={"event": "log_written", "failures": self.failures},
             )  # fmt: skip
+
+
+def traced() -> bytes:
+    """The member that tells to which trace a line belongs; nothing where it belongs to none."""
+    trace = current()
+    return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()
 
 
 def open_log(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Lines of a log to records: what was asked, in which world, and what was said to it."""
+"""Lines of a log to records: what was asked, in which world, and what was said to it; and what became of tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from decimal import Decimal
 from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from policyengine.audit.files import Tell, files_of, lines_of
 from policyengine.audit.pasts import Past, read
 from policyengine.audit.secrets import Redacted
+from policyengine.audit.tokens import TokenEvent, What, fingerprint_in
 from policyengine.audit.writing import BEGINNING, VERSION
 from policyengine.directory.entities import NO_ANSWER, Directory, Found
 from policyengine.directory.looking import Looking, Lookups
@@ -70,35 +71,48 @@ class Record:
     def package(self) -> str:
         return str(self.decision["package"])
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the credential that it was decided by: the token that was issued has the same one."""
+        return fingerprint_in(self.request)
+
     @cached_property
     def question(self) -> Request:
         """The request as the decision read it."""
         return Request.from_mapping(self.request)
 
 
+Entry: TypeAlias = Record | TokenEvent  # what a line tells that happened
+
+
 class NoRecord(Exception):
-    """A line holds no decision: why."""
+    """A line tells of nothing that happened: why."""
 
 
-def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Record]:
-    """The decisions of a log, in the order of its files (those that were set aside, too) and their lines. `tell` hears
-    about lines that hold none.
+def read_log(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Entry]:
+    """All that a log tells, decisions and what became of tokens, in the order of its files (those that were set aside,
+    too) and their lines. `tell` hears about lines that hold neither.
 
     Raises OSError when a file cannot be read.
     """
     before = 0
     for file in files_of(Path(path)):
-        before += yield from records_in(file, tell, before)
+        before += yield from entries_in(file, tell, before)
 
 
-def records_in(path: Path, tell: Tell, before: int = 0) -> Generator[Record, None, int]:
+def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Record]:
+    """The decisions alone, as `read_log` reads them. Raises OSError when a file cannot be read."""
+    return (one for one in read_log(path, tell) if isinstance(one, Record))
+
+
+def entries_in(path: Path, tell: Tell, before: int = 0) -> Generator[Entry, None, int]:
     """Those of one file, which can be read alone; how many lines it has. So many lines were in files before it."""
     directories, number = dict(directories_in(path, tell)), 0
     for number, line in lines_of(path, tell):
         if line.startswith(OF_A_DIRECTORY):
             continue
         try:
-            found = [record_of(number, line, directories)]
+            found = [entry_of(number, line, directories)]
         except NoRecord as problem:
             found = list(salvaged(number, line, directories, path, problem, tell))
         yield from (replace(one, line=before + number, file=path) for one in found)
@@ -119,7 +133,7 @@ def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
 
 def salvaged(
     number: int, line: bytes, directories: Mapping[str, Directory], path: Path, problem: NoRecord, tell: Tell
-) -> Iterator[Record]:
+) -> Iterator[Entry]:
     """Behind half a line, which a process left that was killed, another process may have written a whole one."""
     half, begins, rest = line.rpartition(BEGINNING)
     if not line.endswith(b"\n"):
@@ -127,7 +141,7 @@ def salvaged(
         return
     if half and not rest.startswith(OF_A_DIRECTORY.removeprefix(BEGINNING)):
         try:
-            yield record_of(number, begins + rest, directories)
+            yield entry_of(number, begins + rest, directories)
             tell(f"{path}:{number}: a line was cut off before this one: it is left out")
             return
         except NoRecord:
@@ -135,31 +149,61 @@ def salvaged(
     tell(f"{path}:{number}: this line is left out: {problem}")
 
 
-def record_of(number: int, line: bytes, directories: Mapping[str, Directory]) -> Record:
+def entry_of(number: int, line: bytes, directories: Mapping[str, Directory]) -> Entry:
     """Raises NoRecord."""
     tree = tree_of(line)
+    what = next((one for one in What if one in tree), None)
+    return record_of(number, tree, directories) if what is None else event_of(number, tree, what)
+
+
+def event_of(number: int, tree: Mapping[str, Any], what: What) -> TokenEvent:
+    """Raises NoRecord."""
     try:
-        time = coerce_time(tree["time"], "time")
-        if not isinstance(time, datetime):
-            raise NoRecord("its time is none")
+        told = restored(tree[what], tree.get("beyond_json", ()))
+        if not isinstance(told, dict):
+            raise NoRecord(f"its `{what}` is no object")
+        return TokenEvent(number, time_of(tree), what, told, redacted_in(tree), trace_of(tree))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise NoRecord(f"it does not say what became of a token ({error})") from None
+
+
+def time_of(tree: Mapping[str, Any]) -> datetime:
+    """Raises NoRecord, LookupError."""
+    found = coerce_time(tree["time"], "time")
+    if not isinstance(found, datetime):
+        raise NoRecord("its time is none")
+    return found
+
+
+def redacted_in(tree: Mapping[str, Any]) -> tuple[Redacted, ...]:
+    return tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ()))
+
+
+def trace_of(tree: Mapping[str, Any]) -> str | None:
+    return None if tree.get("trace") is None else str(tree["trace"])
+
+
+def record_of(number: int, tree: Mapping[str, Any], directories: Mapping[str, Directory]) -> Record:
+    """Raises NoRecord."""
+    try:
         digest = tree.get("directory")
         found = Record(
             line=number,
-            time=time,
+            time=time_of(tree),
             call=str(tree["call"]),
             decision=tree["decision"],
             request=restored(tree["request"], tree.get("beyond_json", ())),
             directory=with_looked_up(EMPTY if digest is None else directories.get(digest), tree.get("looked_up")),
             spent=frozenset(tree.get("spent", ())),
             spends=tuple(tree.get("spends", ())),
-            redacted=tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ())),
+            redacted=redacted_in(tree),
             history=read(tree.get("history", ())),
             observed=tree.get("observed") is True,
-            trace=None if tree.get("trace") is None else str(tree["trace"]),
+            trace=trace_of(tree),
         )
         _ = found.outcome, found.id, found.revision, found.package
         return found
-    except (LookupError, TypeError, ValueError, AttributeError, RequestError, wire.WireError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RequestError, wire.WireError) as error:
         raise NoRecord(f"it is no record of a decision ({error})") from None
 
 
@@ -184,7 +228,7 @@ def tree_of(line: bytes) -> dict[str, Any]:
     except wire.WireError as error:
         raise NoRecord(str(error)) from None
     if not isinstance(tree, dict) or "v" not in tree:
-        raise NoRecord("it is no record of a decision")
+        raise NoRecord("it is no line of a decision log")
     if tree["v"] != VERSION:
         raise NoRecord(f"it is of version {tree['v']}, and this program knows {VERSION}")
     return tree

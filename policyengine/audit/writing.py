@@ -18,6 +18,7 @@ import msgspec
 
 from policyengine.audit.pasts import told as told_past
 from policyengine.audit.secrets import Redacted, Redaction
+from policyengine.audit.tokens import What, times_in_words
 from policyengine.directory.entities import Found, Unanswered
 from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Decision
@@ -248,6 +249,15 @@ class Writer:
                 b"}\n",
             )
         )
+
+    def event(self, what: What, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
+        """What became of a token; `told` has facts under the names of questions, which are left out as there."""
+        clean = {name: bounded(value, DEEPEST - 1) for name, value in told.items()}
+        tree, redacted = self._redaction.applied(clean)
+        beyond: list[dict[str, object]] = []
+        written = encode(portable(times_in_words(tree), (), beyond))
+        rest = members(b'"%b":%b' % (what.encode(), written), redacted, beyond)
+        return b"".join((BEGINNING, b'"time":"', moment_text(moment), b'",', state, rest, b"}\n"))
 
     def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
         """The member that tells what happened before; nothing where nothing was asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,11 +15,25 @@ from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, busy, prin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
-    from policyengine.audit import Again, Record
+    from policyengine.audit import Again, Entry, Record
 
 OTHERWISE = 3
 INDENT = "  "
+MOST_TOKENS = 100_000  # that were issued before a decision, and may be the one that it was made by
+
+
+class Issued(NamedTuple):
+    """Where the log says that a token of our own was issued: to which client, and when."""
+
+    client: str
+    time: datetime
+    line: int
+    file: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"client": self.client, "issued": moment(self.time), "line": self.line, "file": str(self.file)}
 
 
 def why(
@@ -50,9 +64,9 @@ def why(
     """
     from policyengine.audit import CannotRepeat, decided_again
 
-    record = _found(id, log)
+    record, issued = _found(id, log)
     if not paths:
-        return _show_record(record, format)
+        return _show_record(record, issued, format)
     engine = load_engine(paths, None, trust)
     try:
         again = decided_again(record, engine.kernel)
@@ -60,9 +74,9 @@ def why(
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: {problem}", None, facts) from None
     if format is Format.JSON:
-        print_json(_document(record, again))
+        print_json(_document(record, issued, again))
     else:
-        _show(record, again)
+        _show(record, issued, again)
     return 0 if again.same and not unsure(again) else OTHERWISE
 
 
@@ -71,29 +85,57 @@ def unsure(again: Again) -> bool:
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
-def records_in(log: Path) -> Iterator[Record]:
-    """The decisions of a log; what cannot be read of it is told on stderr."""
-    from policyengine.audit import read_records
+def entries_in(log: Path) -> Iterator[Entry]:
+    """All that a log tells; what cannot be read of it is told on stderr."""
+    from policyengine.audit import read_log
 
     screen = Screen(sys.stderr)
     try:
-        yield from read_records(log, lambda message: screen.line(("warning: ", "bold yellow"), printable(message)))
+        yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), printable(message)))
     except OSError as error:
         raise file_error(log, error) from None
 
 
-def _found(id: str, log: Path) -> Record:
+def records_in(log: Path) -> Iterator[Record]:
+    """The decisions of a log, as `entries_in` reads them."""
+    from policyengine.audit import Record
+
+    return (one for one in entries_in(log) if isinstance(one, Record))
+
+
+def _looked_for(id: str, log: Path) -> tuple[Record, Issued | None] | None:
+    """The decision, and what was issued before it that it was made by: a token is on record before anybody has it."""
+    from policyengine.audit import Record, What
+
+    issued: dict[str | None, Issued] = {}
+    for one in entries_in(log):
+        if not isinstance(one, Record):
+            if one.what is What.ISSUED and one.fingerprint is not None:
+                issued[one.fingerprint] = Issued(str(one.told.get("client")), one.time, one.line, one.file)
+                if len(issued) > MOST_TOKENS:
+                    del issued[next(iter(issued))]
+        elif one.id == id:
+            return one, issued.get(one.fingerprint)
+    return None
+
+
+def _found(id: str, log: Path) -> tuple[Record, Issued | None]:
     with busy("looking for the decision"):
-        found = next((record for record in records_in(log) if record.id == id.strip().upper()), None)
+        found = _looked_for(id.strip().upper(), log)
     if found is None:
         hint = "an id is told with each decision; older ones may be in a log that was moved away"
         raise CommandError("log", f"no decision `{id}` in `{log}`", hint, (("file", str(log)),))
     return found
 
 
-def _document(record: Record, again: Again | None) -> dict[str, Any]:
+def moment(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
+
+
+def _document(record: Record, issued: Issued | None, again: Again | None) -> dict[str, Any]:
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
-    found: dict[str, Any] = {"time": record.time.isoformat().replace("+00:00", "Z"), "call": record.call}
+    found: dict[str, Any] = {"time": moment(record.time), "call": record.call}
+    found |= {"token": None if issued is None else issued.to_dict()}
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     if again is not None:
         revision = again.decision.revision
@@ -102,12 +144,12 @@ def _document(record: Record, again: Again | None) -> dict[str, Any]:
     return found
 
 
-def _show_record(record: Record, format: Format) -> int:
+def _show_record(record: Record, issued: Issued | None, format: Format) -> int:
     if format is Format.JSON:
-        print_json(_document(record, None))
+        print_json(_document(record, issued, None))
         return 0
     screen = Screen()
-    _head(screen, record)
+    _head(screen, record, issued)
     _reasons(screen, record)
     screen.text(f"{INDENT}revision: {record.revision}")
     _missing(screen, record)
@@ -115,9 +157,9 @@ def _show_record(record: Record, format: Format) -> int:
     return 0
 
 
-def _show(record: Record, again: Again) -> None:
+def _show(record: Record, issued: Issued | None, again: Again) -> None:
     screen = Screen()
-    _head(screen, record)
+    _head(screen, record, issued)
     _missing(screen, record)
     if again.decision.revision != record.revision:
         _reasons(screen, record)
@@ -143,11 +185,13 @@ def _show(record: Record, again: Again) -> None:
     screen.findings(walk)
 
 
-def _head(screen: Screen, record: Record) -> None:
+def _head(screen: Screen, record: Record, issued: Issued | None) -> None:
     outcome = str(record.outcome)
-    when = record.time.isoformat().replace("+00:00", "Z")
     observed = ", but it was only observed, and let through" if record.observed else ""
-    screen.line(f"{record.id} of {when}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
+    screen.line(f"{record.id} of {moment(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
+    if issued is not None:
+        client, when = printable(issued.client), moment(issued.time)
+        screen.text(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
 
 
 def _reasons(screen: Screen, record: Record) -> None:

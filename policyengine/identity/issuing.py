@@ -14,21 +14,27 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
+from policyengine.audit.tokens import What
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
 from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
 from policyengine.identity.handing import HandedOn, Handing
-from policyengine.identity.identity import Identity
+from policyengine.identity.identity import Identity, digest_of
 from policyengine.identity.keys import Signing
 from policyengine.identity.proved import Binding, Hop, Request, Token, Who
+from policyengine.identity.recording import told_of_issued, told_of_refused
 from policyengine.identity.revoking import looked_at
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
 from policyengine.stores.store import StoreError
+
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
 
 MOST_ACTORS = 16
 _LOG = logging.getLogger("policyengine")
@@ -57,9 +63,19 @@ class Subject:
     who: Who
 
 
+@dataclass(slots=True)
+class Attempt:
+    """What a client asks for, and what is known by now of who it is and of the token that it shows."""
+
+    asked: Asked
+    actor: Actor | None = None
+    subject: Subject | None = None
+
+
 @dataclass(frozen=True)
 class Issuing:
-    """`name`: the issuer of the policy that we are. `lifetime` in seconds."""
+    """`name`: the issuer of the policy that we are. `lifetime` in seconds. What is issued is in the `log`, if there is
+    one, before anybody has it."""
 
     identity: Identity
     handing: Callable[[], Handing]
@@ -69,6 +85,7 @@ class Issuing:
     audiences: tuple[str, ...]
     lifetime: int
     clock: Callable[[], float] = time.time
+    log: DecisionLog | None = None
 
     @property
     def us(self) -> Issuer:
@@ -82,22 +99,24 @@ class Issuing:
     def exchange(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
         """`credentials` and `request`: what came with it, to prove a key. Raises NotIssued. May wait for an issuer, a
         store or whoever has the keys, for bounded times."""
+        attempt = Attempt(asked)
         try:
-            issued = self._exchanged(asked, credentials, request, now)
+            issued = self._exchanged(attempt, credentials, request, now)
         except NotIssued as why:
-            tell(self.identity, why)
+            self._tell(why, attempt, now)
             raise
         except (StoreError, IdentityError) as error:
             _LOG.warning("no token was issued: %s", error)
             ours = NotIssued(Unissued.STORE if isinstance(error, StoreError) else Unissued.KEYS)
-            tell(self.identity, ours)
+            self._tell(ours, attempt, now)
             raise ours from None
         self.identity.count("issued")
         return issued
 
-    def _exchanged(self, asked: Asked, credentials: Credentials, request: Request, now: int) -> Issued:
-        actor = self.authenticated(asked.sent, asked.actor, credentials, request, now)
-        subject = self._subject(asked.subject, now)
+    def _exchanged(self, attempt: Attempt, credentials: Credentials, request: Request, now: int) -> Issued:
+        asked = attempt.asked
+        actor = attempt.actor = self.authenticated(asked.sent, asked.actor, credentials, request, now)
+        subject = attempt.subject = self._subject(asked.subject, now)
         check_may_act(subject, actor, self.us, self._issuer_of)
         hops = self._hops(subject, actor)
         audience = self._audience(asked.targets)
@@ -106,6 +125,7 @@ class Issuing:
         whole = {**claims, "scope": " ".join(scopes), "exp": until}
         self._check(whole, actor, subject, hops, scopes, now)
         token = self.keys.sign({"typ": type_of(whole)}, whole, now)
+        self._keep(token, whole, subject, actor, now)
         self._record(token, whole, subject, actor, hops)
         return Issued(token, scopes, until - now, actor.binding.x5t is None)
 
@@ -216,9 +236,7 @@ class Issuing:
         """Those that all have in common and the policy hands on, and when the token ends."""
         held = self._held(asked, subject, actor)
         whole = {**claims, "scope": " ".join(held)}
-        token = self._as_token(whole, b"")
-        mapped = self.identity.mapped.get(self.name, frozenset())
-        roots = facts_of(token, self._who(token), actor.binding, None, mapped)
+        roots = self._facts(self._as_token(whole, b""), actor)
         answers = self.handing().asked(roots, held, now)
         granted = {scope: one.lasts for scope, one in answers.items() if isinstance(one, HandedOn)}
         if not granted:
@@ -278,6 +296,30 @@ class Issuing:
             raise NotIssued(Unissued.FAILURE)
         if self.identity.marks.revoked(names_of(token, read, confirmed(token)), now):
             raise NotIssued(Unissued.REVOKED)
+
+    def _facts(self, token: Token, actor: Actor) -> dict[str, dict[str, object]]:
+        """As decisions will have them that are made by it."""
+        mapped = self.identity.mapped.get(self.name, frozenset())
+        return facts_of(token, self._who(token), actor.binding, None, mapped)
+
+    def _keep(self, raw: str, claims: Mapping[str, object], subject: Subject, actor: Actor, now: int) -> None:
+        """On record before anybody has it, or nobody gets it. Raises NotIssued."""
+        if self.log is None:
+            return
+        facts = self._facts(self._as_token(claims, raw.encode()), actor)
+        told = told_of_issued(facts, claims, actor, (subject.token, subject.who), self.handing().kernel)
+        if not self.log.note(What.ISSUED, told, now) and not self.log.lets_pass:
+            raise NotIssued(Unissued.LOG)
+
+    def _tell(self, why: NotIssued, attempt: Attempt, now: int) -> None:
+        """Counts it, and tells the operator; it is on record where the client proved who it is, so that no stranger
+        fills the log."""
+        tell(self.identity, why)
+        if self.log is None or attempt.actor is None or why.code is Unissued.LOG:
+            return
+        asked, found = attempt.asked, attempt.subject
+        subject = digest_of(asked.subject) if found is None else (found.token, found.who)
+        self.log.note(What.NOT_ISSUED, told_of_refused(why, asked, attempt.actor, subject, self.handing().kernel), now)
 
     def _record(
         self, token: str, claims: Mapping[str, object], subject: Subject, actor: Actor, hops: Sequence[Hop]

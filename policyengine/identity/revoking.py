@@ -7,13 +7,20 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from enum import Enum, auto
+from typing import TYPE_CHECKING
 
+from policyengine.audit.tokens import What
 from policyengine.identity.clients import Actor, confirmed
 from policyengine.identity.facts import moment, names_of, token_name
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import Token, Who
+from policyengine.identity.recording import By, Operator, about_named, about_task, about_token, told_of_end, word_of
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
+
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
 
 FOR_GOOD = 10 * 365 * 86_400  # seconds
 LEEWAY = 300  # seconds that a token may be taken for after its end
@@ -33,49 +40,65 @@ def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
     return token, who
 
 
+class Came(Enum):
+    """What came of it. UNRECORDED: it has ended, and the log could not be written."""
+
+    REFUSED = auto()
+    ENDED = auto()
+    UNRECORDED = auto()
+
+
 @dataclass(frozen=True)
 class Revoking:
-    """`ours`: the issuer that we are, if we are one: by its tokens agents are known under that name, too."""
+    """`ours`: the issuer that we are, if we are one: by its tokens agents are known under that name, too. What has
+    ended is in the `log`, if there is one, before anybody is told; it ends whether that can be written or not."""
 
     identity: Identity
     ours: str | None = None
+    log: DecisionLog | None = None
 
-    def token(self, raw: str, by: Actor | None, now: int) -> bool:
-        """RFC 7009: what holds no more needs no revoking. `by` None: an operator, who may revoke any; a client may
-        revoke what it is in. Whether it may. Raises StoreError."""
+    def token(self, raw: str, by: Operator | Actor, now: int) -> Came:
+        """RFC 7009: what holds no more needs no revoking. An operator may revoke any, a client what it is in; else it
+        is refused. Raises StoreError."""
         try:
             token, who = looked_at(self.identity, raw, now)
         except Refused:
-            return True
-        if by is not None and not self._is_in(by, token, who):
-            return False
+            return Came.ENDED
+        if isinstance(by, Actor) and not self._is_in(by, token, who):
+            return Came.REFUSED
         jti = token.claims.get("jti")
         names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
-        self._revoke(names, end_of(token, now) + LEEWAY, now, "an operator" if by is None else by.client.name)
-        return True
+        self._revoke(names, end_of(token, now) + LEEWAY, now, by)
+        return self._on_record(told_of_end("token", about_token(token, who, confirmed(token)), by), now)
 
     def _is_in(self, by: Actor, token: Token, who: Who) -> bool:
         known = {(by.client.issuer, by.client.agent), (self.ours, by.client.agent)}
         return not known.isdisjoint({(token.issuer, who.agent), *((hop.issuer, hop.agent) for hop in who.hops)})
 
-    def named(self, kind: str, name: str, seconds: int | None, now: int) -> bool:
-        """All that it is in; for good where nobody says for how long. False for what is no name of that kind. Raises
+    def named(self, kind: str, name: str, seconds: int | None, by: Operator, now: int) -> Came:
+        """All that it is in; for good where nobody says for how long. What is no name of that kind is refused. Raises
         StoreError."""
         if kind != "key" and not OF_AN_ISSUER.fullmatch(name):
-            return False
-        self._revoke([f"{NAMED[kind]}:{name}"], now + (seconds or FOR_GOOD), now, "an operator")
-        return True
+            return Came.REFUSED
+        self._revoke([f"{NAMED[kind]}:{name}"], now + (seconds or FOR_GOOD), now, by)
+        until = now + seconds if seconds else None
+        return self._on_record(told_of_end(kind, about_named(kind, name), by, until), now)
 
-    def task(self, task: str, issuers: Collection[str], now: int, by: str) -> None:
+    def task(self, task: str, issuers: Collection[str], by: By, now: int) -> Came:
         """Every token of it. Raises StoreError."""
         self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + FOR_GOOD, now, by)
+        return self._on_record(told_of_end("task", about_task(task, issuers), by), now)
 
-    def _revoke(self, names: Collection[str], until: int, now: int, by: str) -> None:
+    def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:
         self.identity.marks.revoke(names, until, now)
         self.identity.count("revoked_now")
         told = [quoted(name) for name in names if not name.startswith("token:")]
         extra = {"event": "revoked", "names": told}
-        _LOG.info("%s revoked %s", quoted(by), ", ".join(told) or "a token", extra=extra)
+        _LOG.info("%s revoked %s", quoted(word_of(by)), ", ".join(told) or "a token", extra=extra)
+
+    def _on_record(self, told: Mapping[str, object], now: int) -> Came:
+        recorded = self.log is None or self.log.note(What.ENDED, told, now)
+        return Came.ENDED if recorded else Came.UNRECORDED
 
     # ── What is known of one ──────────────────────────────────────────────────────────────────
 

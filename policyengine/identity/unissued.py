@@ -62,6 +62,7 @@ class Unissued(StrEnum):
     KEYS = "keys"
     STORE = "issuing_store"
     FAILURE = "issuing_failure"
+    LOG = "issuing_log"
 
     @property
     def words(self) -> str:
@@ -125,6 +126,7 @@ KNOWN: dict[Unissued, Known] = {
     Unissued.KEYS: Known("tokens cannot be signed now", TokenError.UNAVAILABLE),
     Unissued.STORE: Known("what was used or revoked is not known now", TokenError.UNAVAILABLE),
     Unissued.FAILURE: Known("the token would say something else than it has to", TokenError.UNAVAILABLE),
+    Unissued.LOG: Known("what is issued cannot be put on record now", TokenError.UNAVAILABLE),
 }
 
 

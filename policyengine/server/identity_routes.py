@@ -18,6 +18,7 @@ from policyengine.server.problems import Problem
 
 if TYPE_CHECKING:
     from policyengine.identity.issuing import Issuing
+    from policyengine.identity.recording import Operator
     from policyengine.server.handlers import DecisionApi
     from policyengine.server.token_endpoint import Desk, Reply, Sender
 
@@ -89,13 +90,14 @@ class IdentityRoutes:
 
     @property
     def issuing(self) -> Issuing:
-        """By the policies that decide now. Raises Problem where these have none of it."""
+        """By the policies that decide now, whatever comes meanwhile. Raises Problem where these have none of it."""
         from policyengine.identity.issuing import Issuing
 
-        identity = self.api.engine.identity
+        engine = self.api.engine
+        identity, handing = engine.identity, self.handing()
         if identity is None or not isinstance(identity.issuing, Issuing):
             raise Problem(503, "no tokens are issued by the policies that decide now")
-        return replace(identity.issuing, handing=self.handing)
+        return replace(identity.issuing, handing=lambda: handing, log=engine.log)
 
     @property
     def desk(self) -> Desk:
@@ -106,7 +108,7 @@ class IdentityRoutes:
         if engine.identity is None:
             raise Problem(503, "no credentials are verified by the policies that decide now")
         issuing = None if engine.identity.issuing is None else self.issuing
-        return Desk(engine.identity, engine.kernel.issuers.keys(), issuing)
+        return Desk(engine.identity, engine.kernel.issuers.keys(), issuing, engine.log)
 
     async def form(self, answers: Answers, http: Request) -> Response:
         body, sender = await self._form(http), self.sender(http)
@@ -156,8 +158,8 @@ class IdentityRoutes:
         from policyengine.server.token_endpoint import Sender, base
 
         sent = http.headers.getlist("authorization")
-        tokens = self.api.tokens
-        trusted = tokens is not None and len(sent) == 1 and tokens.accept(sent[0])
+        operator = self.operator(sent)
+        trusted = operator is not None
         given: dict[str, tuple[str, ...]] = {}
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
@@ -166,8 +168,17 @@ class IdentityRoutes:
         certificate = self.api.gateway.client_certificate if trusted else None
         raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificate=certificate)
         return Sender(
-            read_credentials(raw) or Credentials(), trusted, bool(sent) and not trusted and not own, self.now()
+            read_credentials(raw) or Credentials(), operator, bool(sent) and not trusted and not own, self.now()
         )
+
+    def operator(self, sent: list[str]) -> Operator | None:
+        """Whoever sends a token of ours; by name, where it has one."""
+        from policyengine.identity.recording import Operator
+
+        tokens = self.api.tokens
+        known = tokens.gateway(sent[0]) if tokens is not None and len(sent) == 1 else None
+        kind, _, name = (known or "").partition(" ")
+        return None if known is None else Operator(name if kind == "name" else None)
 
 
 def written(reply: Reply) -> Response:

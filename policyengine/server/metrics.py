@@ -33,7 +33,7 @@ TOTALS = (
     ("policyengine_failures", "Decisions that failed inside and were denied.", "failures"),
     ("policyengine_store_failures", "Calls that the store did not answer.", "store_failures"),
     ("policyengine_directory_failures", "Look-ups of rows that the directory did not answer.", "directory_failures"),
-    ("policyengine_log_failures", "Decisions that could not be written to the decision log.", "log_failures"),
+    ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),
     ("policyengine_worker_starts", "Processes that began to answer.", "starts"),
 )
 GAUGES = (

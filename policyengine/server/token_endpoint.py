@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl
 
 from policyengine.identity.clients import Actor
@@ -15,17 +15,22 @@ from policyengine.identity.exchange import GRANT, asked_of, one, sent_of
 from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.proved import Request
-from policyengine.identity.revoking import NAMED, Revoking
+from policyengine.identity.recording import Operator
+from policyengine.identity.revoking import NAMED, Came, Revoking
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
 from policyengine.stores.store import StoreError
+
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
 
 LARGEST_FORM = 131_072  # bytes
 MOST_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
 JWKS_AGE = 60  # seconds, well within `ahead` of keys that rotate
+UNRECORDED = "it has ended, and that could not be put on record: the operator's log says why"
 STATUSES = {TokenError.INVALID_CLIENT: 401, TokenError.UNAVAILABLE: 503}
 
 Form: TypeAlias = Mapping[str, Sequence[str]]
@@ -40,11 +45,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent a form. `trusted`: with a token of ours, as gateways and operators have it; `authorization`: with one
+    """Who sent a form. `operator`: with a token of ours, as gateways and operators have it; `authorization`: with one
     that is none of ours; `credentials`: what proves a key; `now` in seconds since 1970."""
 
     credentials: Credentials
-    trusted: bool
+    operator: Operator | None
     authorization: bool
     now: int
 
@@ -52,11 +57,12 @@ class Sender:
 @dataclass(frozen=True, slots=True)
 class Desk:
     """Where what was issued ends. `issuing` None: no tokens of our own are issued, and operators alone are served.
-    `issuers` are those of the policy, by name."""
+    `issuers` are those of the policy, by name; `log` is where it goes on record."""
 
     identity: Identity
     issuers: Collection[str]
     issuing: Issuing | None
+    log: DecisionLog | None = None
 
 
 def form_of(body: bytes) -> dict[str, list[str]]:
@@ -124,26 +130,34 @@ def base(issuing: Issuing) -> str:
 
 def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """A token, by a client that is in it, or anything by an operator."""
-    revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name)
+    revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = form_of(body)
-        by = None if sender.trusted else authenticated(desk, form, sender, "revoke")
+        by = sender.operator or authenticated(desk, form, sender, "revoke")
         what = [name for name in ("token", *NAMED) if one(form, name) is not None]
         if len(what) != 1:
             raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
         name = one(form, what[0]) or ""
-        if what != ["token"] and by is not None:
-            return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
         if what == ["token"]:
-            done = revoking.token(name, by, sender.now)
-            return Reply(200, {}) if done else refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is not the client's")
-        if not revoking.named(what[0], name, lasting(form), sender.now):
+            came = revoking.token(name, by, sender.now)
+            if came is Came.REFUSED:
+                return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is not the client's")
+            return ended({}, came)
+        if isinstance(by, Actor):
+            return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
+        came = revoking.named(what[0], name, lasting(form), by, sender.now)
+        if came is Came.REFUSED:
             raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
-        return Reply(200, {})
+        return ended({}, came)
     except NotIssued as why:
         return not_issued(desk.identity, why)
     except StoreError:
         return not_issued(desk.identity, NotIssued(Unissued.STORE))
+
+
+def ended(body: Mapping[str, object], came: Came) -> Reply:
+    """200 in any case: whoever reads something else takes it that the token holds still (RFC 7009, 2.2.1)."""
+    return Reply(200, body if came is Came.ENDED else {**body, "recorded": False, "warning": UNRECORDED})
 
 
 def lasting(form: Form) -> int | None:
@@ -167,7 +181,7 @@ def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """For gateways, operators and clients."""
     try:
         form = form_of(body)
-        if not sender.trusted:
+        if sender.operator is None:
             authenticated(desk, form, sender, "introspect")
         raw = one(form, "token")
         if raw is None:
@@ -182,22 +196,20 @@ def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
 def complete(desk: Desk, task: str, sender: Sender) -> Reply:
     """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
     issuer."""
-    revoking = Revoking(desk.identity)
+    revoking, completed = Revoking(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
-        if sender.trusted:
-            revoking.task(task, desk.issuers, sender.now, "an operator")
-            return Reply(200, {"task": task, "state": "completed"})
+        if sender.operator is not None:
+            return ended(completed, revoking.task(task, desk.issuers, sender.operator, sender.now))
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT)
         proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
         if proved.facts.get("task", {}).get("id") != task:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")
-        agent = proved.facts.get("agent", {}).get("id")
-        if agent is None:
+        if proved.facts.get("agent", {}).get("id") is None:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent")
-        revoking.task(task, [str(proved.facts["credential"]["issuer"])], sender.now, str(agent))
-        return Reply(200, {"task": task, "state": "completed"})
+        issuers = [str(proved.facts["credential"]["issuer"])]
+        return ended(completed, revoking.task(task, issuers, proved, sender.now))
     except Refused as refused:
         return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
     except NotIssued as why:

@@ -15,7 +15,7 @@ import pytest
 
 from policyengine.audit import DecisionLog, Rotation, log, read_records, rotation
 from policyengine.audit.files import files_of
-from policyengine.audit.records import records_in
+from policyengine.audit.records import entries_in
 from policyengine.audit.rotation import compress, set_aside_before, tidied
 from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
@@ -68,7 +68,7 @@ def test_a_file_of_yesterday_is_set_aside_before_today_is_written(path: Path, mo
     first = [asked.decide(OPEN).id for _ in range(2)]
     aged(path, DAY)
     second = asked.decide(OPEN).id
-    alone = [[record.id for record in records_in(one, lambda _: None)] for one in files_of(path)]
+    alone = [[record.id for record in entries_in(one, lambda _: None)] for one in files_of(path)]
     assert alone == [first, [second]]
 
 
