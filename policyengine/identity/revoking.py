@@ -30,11 +30,16 @@ OF_AN_ISSUER = re.compile(r"[^/]{1,256}/.{1,2048}", re.DOTALL)
 _LOG = logging.getLogger("policyengine")
 
 
-def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
-    """A token that holds, whoever presents it. Raises Refused, StoreError."""
+def verified(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
+    """A token that holds but for what was revoked, whoever presents it. Raises Refused."""
     token = identity.parts.tokens.verify(raw, now)
     plain = replace(token, claims={name: value for name, value in token.claims.items() if name != "may_act"})
-    who = identity.parts.reads(plain)
+    return token, identity.parts.reads(plain)
+
+
+def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
+    """A token that holds, whoever presents it. Raises Refused, StoreError."""
+    token, who = verified(identity, raw, now)
     if identity.marks.revoked(names_of(token, who, confirmed(token)), now):
         raise Refused(Refusal.REVOKED)
     return token, who
@@ -58,17 +63,18 @@ class Revoking:
     log: DecisionLog | None = None
 
     def token(self, raw: str, by: Operator | Actor, now: int) -> Came:
-        """RFC 7009: what holds no more needs no revoking. An operator may revoke any, a client what it is in; else it
-        is refused. Raises StoreError."""
+        """RFC 7009: what is no token any more needs no revoking; one whose agent, say, is revoked for a while does. An
+        operator may revoke any, a client what it is in; else it is refused. Raises StoreError."""
         try:
-            token, who = looked_at(self.identity, raw, now)
+            token, who = verified(self.identity, raw, now)
         except Refused:
             return Came.ENDED
         if isinstance(by, Actor) and not self._is_in(by, token, who):
             return Came.REFUSED
         jti = token.claims.get("jti")
         names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
-        self._revoke(names, end_of(token, now) + LEEWAY, now, by)
+        if not self.identity.marks.revoked(names[:1], now):
+            self._revoke(names, end_of(token, now) + LEEWAY, now, by)
         return self._on_record(told_of_end("token", about_token(token, who, confirmed(token)), by), now)
 
     def _is_in(self, by: Actor, token: Token, who: Who) -> bool:

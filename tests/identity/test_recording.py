@@ -361,6 +361,16 @@ def test_what_is_ended_has_ended_and_whoever_asked_is_told_that_it_is_not_on_rec
     assert [world.decide(raw)["reasons"][0]["code"] for raw in (one, two, three)] == ["revoked"] * 3
 
 
+def test_asking_again_puts_on_record_what_had_ended_before(world: World, room: list[int]) -> None:
+    raw = world.issued()
+    room[0] = 0
+    assert world.post("/revoke", {"token": raw}, EDGE).json()["recorded"] is False
+    room[0] = 1 << 30
+    assert world.post("/revoke", {"token": raw}, EDGE).json() == {}
+    assert [told["credential"]["fingerprint"] for _, told in world.told()] == [print_of(raw)] * 2
+    assert world.desk.identity.counts["revoked_now"] == 1
+
+
 def test_a_store_that_does_not_answer_ends_nothing_and_nothing_is_on_record(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

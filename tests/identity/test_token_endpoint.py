@@ -209,6 +209,14 @@ def test_what_is_not_clear_revokes_nothing(http: Http, form: dict[str, str]):
     assert http.desk.marks.version == 0
 
 
+def test_a_token_that_is_revoked_for_a_while_is_revoked_for_good_all_the_same(http: Http):
+    raw = issued(http)
+    http.post("/revoke", {"agent": "acme/planner", "for": "1m"}, OPERATOR)
+    assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200
+    http.desk.now += 60
+    assert code(http, raw) == "revoked"
+
+
 def test_a_token_is_introspected(http: Http):
     raw = issued(http)
     found = http.post("/introspect", {"token": raw}, OPERATOR).json()
