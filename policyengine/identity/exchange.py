@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from policyengine.identity.clients import ASSERTION_TYPE, Sent
 from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.runtime.values import text_hazard
 
 GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -143,4 +144,4 @@ def names_of(given: object) -> tuple[str, ...] | None:
 
 
 def is_name(given: object) -> bool:
-    return isinstance(given, str) and 0 < len(given) <= LONGEST_NAME
+    return isinstance(given, str) and 0 < len(given) <= LONGEST_NAME and text_hazard(given) is None

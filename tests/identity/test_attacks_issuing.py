@@ -192,6 +192,8 @@ ROWS = [
     asks("a task without a name", U.TASK, task=task(tools=["a"])),
     asks("a task that says more", U.TASK, task=task(id="t-9", admin=True)),
     asks("a task that is no JSON", U.TASK, task="{"),
+    asks("a task whose name is half a character", U.TASK, task='{"id": "\\ud800"}'),
+    asks("a task with a tool that is half a character", U.TASK, task='{"id": "t-9", "tools": ["\\udfff"]}'),
 ]  # fmt: skip
 
 
@@ -221,7 +223,7 @@ def _is_form(changes: dict[str, Any]) -> bool:
     """Whether it is refused as a form, which whoever reads it counts."""
     scope, given = changes.get("scope", ""), changes.get("task", "")
     badly = '"' in str(scope) or scope == " " or given in ("{", task(tools=["a"]), task(id="t-9", admin=True))
-    return badly or changes.get("client_assertion_type") == "urn:x"
+    return badly or "\\ud" in str(given) or changes.get("client_assertion_type") == "urn:x"
 
 
 def test_the_control_is_issued(desk: Desk):
