@@ -8,6 +8,12 @@ _BASE = _ISSUER + _SCOPE
 _OPEN = _BASE + "users unrestricted\n"
 _USER = "entity user { tenant: string? }\n"
 _ATTESTER = 'attester lab { url "https://attest.example" }\n'
+_TWO_ISSUERS = f"""{_BASE}issuer partner {{ url "https://id.partner.example" }}
+entity user {{ org: string }}
+user any {{ may read }}
+agent "assistant" {{ issued by acme   acts for any user   may read }}
+"""
+_COURIER = 'agent "courier" {{ issued by partner   acts for {}   may read }}\n'
 
 
 def _agent(items: str, base: str = _OPEN, head: str = '"bot"') -> str:
@@ -170,5 +176,19 @@ CODES: tuple[Code, ...] = (
         _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
         name="delegate-to-nobody",
+    ),
+    Code(
+        "W462",
+        "two issuers speak for the same users",
+        "A user is a name, whichever issuer says it. Where agents of two issuers borrow the authority of the same "
+        "users, a token of either can name a user of the other: a partner's `alice` is yours. Nothing tells them "
+        "apart: no condition about users that only one of the two has, no guard that asks for the issuer. Let the "
+        "partner's agents act alone, say whose users they mean by what your own directory knows (what the partner's "
+        "`claims` say is its own word), or shut what is not the partner's. Issuers of one agent are taken for one "
+        "house, and so are those whose agents hand work on to the other's. Where two more name the same people, allow "
+        "it beside the issuer.",
+        _TWO_ISSUERS + _COURIER.format("any user"),
+        _TWO_ISSUERS + _COURIER.format('users where user.org == "partner"'),
+        name="shared-users",
     ),
 )

@@ -34,7 +34,7 @@ def overlaps(a: Pattern, b: Pattern) -> bool:
         case HttpPattern(), HttpPattern():
             return _methods_meet(a.methods, b.methods) and _paths_meet(a, b)
         case ToolPattern(), ToolPattern():
-            return _globs_meet(a.glob, b.glob)
+            return globs_meet(a.glob, b.glob)
         case ActionPattern(), ActionPattern():
             return a == b
         case _:
@@ -149,7 +149,7 @@ def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
     return found
 
 
-def _globs_meet(a: str, b: str) -> bool:
+def globs_meet(a: str, b: str) -> bool:
     """Some text matches both: row by row through `a`, the positions of `b` that a common text can have reached."""
     row = _skip_stars(b, {0})
     for char in a:

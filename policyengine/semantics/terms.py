@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cache
 from typing import Literal as Word
@@ -313,3 +313,22 @@ def walk(expression: Expr) -> Iterator[Expr]:
         current = pending.pop()
         yield current
         pending.extend(reversed(list(parts(current))))
+
+
+def rewritten(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """The expression with what `change` puts in place of it, or of what is inside it; where that is None it stays."""
+    found = change(expression)
+    if found is not None:
+        return found
+
+    def inside(value: object) -> object:
+        match value:
+            case Part():
+                return rewritten(value, change)  # type: ignore[arg-type]  # what is inside an expression is one
+            case tuple():
+                return tuple(inside(one) for one in value)
+            case _:
+                return value
+
+    changed = {name: inside(getattr(expression, name)) for name in members(type(expression))}  # type: ignore[arg-type]
+    return replace(expression, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside

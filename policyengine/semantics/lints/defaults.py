@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.logic import blocks, conditions_of
 from policyengine.semantics.logic_limits import conditions_of_limits
 from policyengine.semantics.possibilities import possible
-from policyengine.semantics.terms import members
+from policyengine.semantics.terms import rewritten
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
 HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
@@ -56,20 +55,13 @@ def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
 
 def with_defaults(expr: k.Expr) -> k.Expr:
     """The expression for a caller who leaves out every fact that has a default."""
-    if isinstance(expr, k.Default) and comes_from_the_caller(expr):
-        return with_defaults(expr.fallback)
-    changed = {name: inside(getattr(expr, name)) for name in members(type(expr))}  # type: ignore[arg-type]
-    return replace(expr, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside
 
+    def chosen(part: k.Expr) -> k.Expr | None:
+        if isinstance(part, k.Default) and comes_from_the_caller(part):
+            return with_defaults(part.fallback)
+        return None
 
-def inside(value: object) -> object:
-    match value:
-        case k.Part():
-            return with_defaults(value)  # type: ignore[arg-type]  # what is inside an expression is one
-        case tuple():
-            return tuple(inside(one) for one in value)
-        case _:
-            return value
+    return rewritten(expr, chosen)
 
 
 def comes_from_the_caller(default: k.Default) -> bool:

@@ -8,6 +8,7 @@ from itertools import groupby
 from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
+from policyengine.semantics.lints.shared_users import shared_users
 from policyengine.semantics.logic import as_written, blocks, conditions_of
 from policyengine.semantics.logic_limits import conditions_of_limits
 from policyengine.semantics.symbols import package_of
@@ -211,6 +212,7 @@ def shown_to_hold(part: k.Expr) -> tuple[k.Expr, ...]:
 
 ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     laxer_twins,
+    shared_users,
     doors_over_nothing,
     demands_over_nothing,
     limits_over_nothing,
