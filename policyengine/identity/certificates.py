@@ -110,11 +110,10 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
 
 
 def from_envoy(text: str) -> Connection:
-    """Of several elements the last: a proxy appends its own, so that it alone is by the one who asks; whatever stands
-    before may be the client's words, and has to be well formed and no more. Raises Refused."""
-    last = elements(text)[-1]
-    said = {key: unquote(value) for key, value in last if key in ONCE}
-    if len(said) != sum(key in ONCE for key, _ in last):
+    """Of one connection. Raises Refused."""
+    given = pairs(text)
+    said = {key: unquote(value) for key, value in given if key in ONCE}
+    if len(said) != sum(key in ONCE for key, _ in given):
         raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header says something twice")
     told = said.get("Hash")
     if told is not None and not HASH.fullmatch(told):
@@ -131,20 +130,19 @@ def from_envoy(text: str) -> Connection:
     return found
 
 
-def elements(text: str) -> list[list[tuple[str, str]]]:
-    """Of `Key=value;Key="value",Key=value`: the elements, each with its pairs in order. Raises Refused."""
-    found: list[list[tuple[str, str]]] = [[]]
-    position = 0
-    while position < len(text):
+def pairs(text: str) -> list[tuple[str, str]]:
+    """Of `Key=value;Key="value"`, in order. A comma begins another connection, and Envoy writes the names in a
+    certificate as they are: a name with a comma would be whoever its owner likes. Raises Refused."""
+    found: list[tuple[str, str]] = []
+    position, end = 0, ";"
+    while end == ";":
         pair = PAIR.match(text, position)
         if pair is None:
             raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
-        quoted = pair["quoted"]
-        value = pair["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        found[-1].append((pair["key"], value))
-        position = pair.end()
-        if pair["end"] == ",":
-            found.append([])
-    if not found[-1] or text.endswith((",", ";")):
-        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
+        quoted, position, end = pair["quoted"], pair.end(), pair["end"]
+        found.append((pair["key"], pair["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
+    if end == ",":
+        raise Refused(
+            Refusal.UNTRUSTED_PROXY, "the proxy's header is of several connections: `SANITIZE_SET` makes it one"
+        )
     return found
