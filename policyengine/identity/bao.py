@@ -8,10 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from policyengine.identity.configuration import IdentityError, in_seconds
+from policyengine.identity.fetching import check_url, trusting
+from policyengine.identity.flights import Flights, Late, Unanswered
 from policyengine.identity.references import InBao
 from policyengine.identity.secrets import Secret, Secrets, secret_of
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from policyengine.identity.configuration import BaoSettings
 
 AGAIN = 5  # seconds after a failure until it is asked once more
+AT_ONCE = 16  # requests to it
 INSTALL = 'pip install "agent-policyengine[bao]"'
 _LOG = logging.getLogger("policyengine")
 T = TypeVar("T")
@@ -70,17 +75,24 @@ class Kept(Generic[T]):
 
 @dataclass
 class Bao:
-    """`token`: read for every question, as whoever renews it writes another one."""
+    """`token`: read for every question, as whoever renews it writes another one. `ca`: by which it is trusted, in place
+    of the system's."""
 
     settings: BaoSettings
     token: Callable[[int], Secret] = field(repr=False)
+    ca: Path | None = None
     _kept: dict[InBao, Kept[Secret]] = field(default_factory=dict, repr=False)
+    _flights: Flights[Any] = field(default_factory=lambda: Flights("OpenBao", AT_ONCE, AT_ONCE), repr=False)
 
     @classmethod
     def of(cls, settings: BaoSettings, secrets: Secrets) -> Bao:
         """Its own token lies in a file or variable. Raises IdentityError."""
         _hvac()
-        return cls(settings, lambda now: secrets.read(settings.token, now))
+        check_url(settings.address, "bao.address", settings.plain_http)
+        ca = None if settings.ca is None else secrets.folder / settings.ca
+        if ca is not None:
+            trusting(ca)  # told now, and not when somebody waits
+        return cls(settings, lambda now: secrets.read(settings.token, now), ca)
 
     def read(self, place: InBao, now: int) -> Secret:
         """Raises IdentityError."""
@@ -93,7 +105,9 @@ class Bao:
 
     @property
     def times(self) -> tuple[int, int]:
-        return in_seconds(self.settings.refresh), in_seconds(self.settings.stale)
+        """For how long what it said counts, which is never longer than it may be old; and how old that is."""
+        refresh, stale = in_seconds(self.settings.refresh), in_seconds(self.settings.stale)
+        return min(refresh, stale), stale
 
     def _field(self, place: InBao, now: int) -> Secret:
         def asked(client: hvac.Client) -> Any:
@@ -109,12 +123,24 @@ class Bao:
         return secret_of(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
-        """Raises IdentityError, which says what of the answer but nothing that is in it."""
+        """Raises IdentityError, which says what of the answer but nothing that is in it. Whatever it sends, one waits
+        for it no longer than `timeout`."""
+        wait = self.settings.timeout.total_seconds()
+        try:
+            flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
+            return self._flights.wait(flight, monotonic() + wait)
+        except Late:
+            raise IdentityError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
+        except Unanswered as why:
+            raise IdentityError(f"`{name}`: OpenBao cannot be asked now: {why}") from None
+
+    def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         import requests
         from hvac import exceptions
 
         with requests.Session() as session:
             session.trust_env = False  # no proxy and no `.netrc` sees a token
+            session.verify = True if self.ca is None else str(self.ca)  # hvac takes it from here
             client = self._client(session, now)
             try:
                 return asks(client)
@@ -123,11 +149,10 @@ class Bao:
             except exceptions.InvalidPath:
                 raise IdentityError(f"`{name}`: there is nothing in OpenBao") from None
             except requests.exceptions.Timeout:
-                wait = self.settings.timeout.total_seconds()
-                raise IdentityError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
+                raise Late from None
             except requests.exceptions.SSLError:
                 raise IdentityError(f"`{name}`: who answers for OpenBao is not who it should be", "see `ca`") from None
-            except (requests.exceptions.RequestException, exceptions.VaultError, ValueError) as error:
+            except (OSError, exceptions.VaultError, ValueError) as error:
                 why = type(error).__name__
                 raise IdentityError(f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}") from None
 
@@ -138,7 +163,6 @@ class Bao:
             token=self.token(now).reveal(),
             timeout=given.timeout.total_seconds(),
             allow_redirects=False,  # the token is for this server
-            verify=True if given.ca is None else str(given.ca),
             namespace=given.namespace,
             session=session,
         )

@@ -165,14 +165,15 @@ class SharingSettings(Section):
 
 
 class BaoSettings(Section):
-    """OpenBao or Vault, which keeps secrets. `token`, its own, lies in a file or variable. What it said counts for
-    `refresh`, and while it is down until it is older than `stale`."""
+    """OpenBao or Vault, which keeps secrets. `token`, its own, lies in a file or variable. `ca` and `plain_http` as of
+    an issuer. What it said counts for `refresh`, and while it is down until it is older than `stale`."""
 
     address: str
     token: ReferenceHere
     ca: Path | None = None
     namespace: str | None = None
-    timeout: Duration = timedelta(seconds=2)
+    timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=10), le=timedelta(seconds=30))
+    plain_http: bool = False
     refresh: Duration = timedelta(minutes=5)
     stale: Duration = timedelta(hours=1)
 

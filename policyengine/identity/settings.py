@@ -63,6 +63,7 @@ WORDS: Mapping[str, str] = {
     "bao.token": "a reference to its own token: a file or a variable",
     "bao.ca": CA,
     "bao.namespace": "the namespace there",
+    "bao.plain_http": "it may be asked over `http://`, also on another machine",
     "bao.timeout": "how long it is waited for",
     "bao.refresh": "how long what it said counts",
     "bao.stale": "how old that may become while it is down",

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import pickle
+import re
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +22,8 @@ from policyengine.identity.configuration import BaoSettings, IdentityError, conf
 from policyengine.identity.references import place_of
 from policyengine.identity.secrets import LARGEST_SECRET, Secret, Secrets
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
+from tests.identity.providing import Faulty, drips_body, faulty
+from tests.identity.test_fetching import over_tls
 
 PASTED = "hunter2-correct-horse"
 NOW = 1_800_000_000
@@ -164,8 +168,8 @@ def settings(address: str, **more: object) -> BaoSettings:
     return BaoSettings.model_validate({"address": address, "token": "env:BAO", **more})
 
 
-def secrets_in(address: str, token: str = ROOT_TOKEN, **more: object) -> Secrets:
-    secrets = Secrets(environment={"BAO": token})
+def secrets_in(address: str, token: str = ROOT_TOKEN, folder: Path = Path(), **more: object) -> Secrets:
+    secrets = Secrets(folder, environment={"BAO": token})
     secrets.bao = Bao.of(settings(address, **more), secrets)
     return secrets
 
@@ -243,6 +247,55 @@ def test_openbao_that_says_nothing_is_waited_for_no_longer_than_that(silent: int
     secrets = secrets_in(f"http://127.0.0.1:{silent}", timeout="50ms")
     with pytest.raises(IdentityError, match=r"did not answer within 0\.05 seconds"):
         secrets.read("bao:secret/app#x", NOW)
+
+
+def test_openbao_that_talks_on_is_waited_for_no_longer_either(server: Faulty):
+    server.pages["/v1/secret/data/app"] = drips_body
+    began = time.monotonic()
+    with pytest.raises(IdentityError, match=r"did not answer within 0\.1 seconds"):
+        secrets_in(server.url, timeout="100ms").read("bao:secret/app#x", NOW)
+    assert time.monotonic() - began < 5
+
+
+def test_an_openbao_that_hangs_takes_few_threads(server: Faulty, monkeypatch: pytest.MonkeyPatch):
+    server.pages["/v1/secret/data/app"] = drips_body
+    monkeypatch.setattr("policyengine.identity.bao.AT_ONCE", 1)
+    secrets = secrets_in(server.url, timeout="50ms")
+    for why in ("did not answer within", "cannot be asked now: too much is asked for already"):
+        with pytest.raises(IdentityError, match=why):
+            secrets.read("bao:secret/app#x", NOW)
+
+
+def test_openbao_is_trusted_by_the_certificates_that_are_configured(certificate: tuple[Path, Path]):
+    told = {"data": {"data": {"x": "kept"}, "metadata": {}}}
+    with faulty() as secure:
+        over_tls(secure, certificate)
+        secure.pages["/v1/secret/data/app"] = json.dumps(told).encode()
+        address = f"https://127.0.0.1:{secure.server_port}"
+        secrets = secrets_in(address, folder=certificate[0].parent, ca=certificate[0].name)
+        assert secrets.read("bao:secret/app#x", NOW) == Secret("kept")
+        with pytest.raises(IdentityError, match="not who it should be"):
+            secrets_in(address).read("bao:secret/app#x", NOW)
+
+
+def test_where_openbao_is_and_whom_it_is_trusted_by_is_looked_at_at_the_start(tmp_path: Path):
+    for address, why in (
+        ("http://bao.example:8200", "`bao.address`: it is not asked over `https://` (`plain_http = true`"),
+        ("bao.example:8200", "`bao.address`: it"),
+        ("", "`bao.address`: it"),
+    ):
+        with pytest.raises(IdentityError, match=re.escape(why)):
+            secrets_in(address)
+    assert secrets_in("http://bao.example:8200", plain_http=True).bao
+    with pytest.raises(IdentityError, match=r"the certificates of `.*missing\.pem` cannot be used: no such file"):
+        secrets_in("https://bao.example", folder=tmp_path, ca="missing.pem")
+
+
+def test_what_openbao_said_is_asked_for_again_before_it_is_too_old(server: Faulty):
+    server.pages["/v1/secret/data/app"] = json.dumps({"data": {"data": {"x": "kept"}, "metadata": {}}}).encode()
+    secrets = secrets_in(server.url, refresh="5m", stale="10s")
+    assert [secrets.read("bao:secret/app#x", NOW + later) for later in (0, 9, 11)] == [Secret("kept")] * 3
+    assert len(server.asked) == 2
 
 
 def test_its_token_goes_to_no_other_server():
