@@ -121,8 +121,9 @@ def links_of(token: Token) -> frozenset[str]:
 
 def watched_of(token: Token, binding: Binding) -> tuple[str, ...]:
     """Of these names those that nobody else should have: the keys, or the credential where it is bound to none. It is
-    watched by what its issuer signed, as whoever stole it may spell the signature anew."""
-    keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, binding.x5t, token.key) if key is not None)
+    watched by what its issuer signed, as whoever stole it may spell the signature anew; so it is with a certificate
+    that comes alone, and its key is known."""
+    keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, token.key or binding.x5t) if key is not None)
     return tuple(keys) or (token_name(token),)
 
 

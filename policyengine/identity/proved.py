@@ -36,8 +36,8 @@ class Token:
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
     sent; `expires` when it ends. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
     anybody, and the token stays the same. `single_use`: what it proves counts for the one who presented it first.
-    `key`: the agent's own, where no issuer stands between: RFC 7638 thumbprint of the one it signed by; of a static key
-    its digest as the file of keys has it, `sha256:…`.
+    `key`: the agent's own, where no issuer stands between: RFC 7638 thumbprint of the one it signed by, or of that of
+    its certificate; of a static key its digest as the file of keys has it, `sha256:…`.
     """
 
     kind: str

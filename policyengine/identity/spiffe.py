@@ -14,9 +14,13 @@ from pathlib import Path
 from threading import Lock
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from policyengine.identity.certificates import Connection, check_times
 from policyengine.identity.claims import workload
@@ -31,6 +35,8 @@ STALE = 3_600  # seconds that authorities count whose file cannot be read any mo
 RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
 DEPTH = 4  # certificates between the workload's and one of the bundle
 AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
+KINDS = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
+SPKI = PublicFormat.SubjectPublicKeyInfo
 WORKLOAD = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
 _LOG = logging.getLogger("policyengine")
 
@@ -144,10 +150,21 @@ def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tu
     digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
     until = min(ends, now + RECHECK)
     return (
-        Token("mtls", trusted.issuer, claims, {}, digest, until),
+        Token("mtls", trusted.issuer, claims, {}, digest, until, key=key_thumbprint(leaf)),
         Who(identifier, None),
         Binding(x5t=connection.x5t, until=ends),
     )
+
+
+def key_thumbprint(leaf: x509.Certificate) -> str | None:
+    """Of its key (RFC 7638), which stays the same however its owner spells the signature of the certificate; None for
+    keys of other kinds."""
+    try:
+        key = leaf.public_key()
+        kind = next(kind for of, kind in KINDS if isinstance(key, of))
+        return kind.import_key(key.public_bytes(Encoding.PEM, SPKI)).thumbprint()
+    except Exception:  # none of these, or whatever the libraries make of it
+        return None
 
 
 def named(leaf: x509.Certificate) -> str:

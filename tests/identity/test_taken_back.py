@@ -7,6 +7,10 @@ from base64 import urlsafe_b64decode
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc.jwk import ECKey
 
 from policyengine.identity.api_keys import hashed
 from policyengine.identity.identity import RECHECK
@@ -18,7 +22,7 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
 from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone
-from tests.identity.bound_world import API_KEY, Message, World, ed_key, workload, write_files
+from tests.identity.bound_world import API_KEY, Message, World, der, ed_key, workload, write_files, x5t
 from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, known, token
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
@@ -73,6 +77,29 @@ def test_who_signs_by_a_key_that_was_revoked_is_refused_also_where_that_binds_no
     assert world.prove(signed).facts["credential"]["bound"] is False
     world.marks.revoke((f"key:{ed_key().thumbprint()}",), NOW + 600, NOW)
     assert world.refusal(signed) == "revoked"
+
+
+def respelled(certificate: x509.Certificate) -> x509.Certificate:
+    """By the other signature that holds, as with (r, s) also (r, n - s) does: anybody can make it."""
+    r, s = decode_dss_signature(certificate.signature)
+    value = b"\0" + encode_dss_signature(r, ORDER - s)
+    head, _, _ = der(certificate)[4:].rpartition(bytes((3, len(certificate.signature) + 1, 0)))
+    whole = head + bytes((3, len(value))) + value
+    return x509.load_der_x509_certificate(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
+
+
+def test_a_certificate_whose_key_was_revoked_is_refused_however_it_is_spelled(world: World) -> None:
+    given, again = workload(), respelled(workload())
+    assert [world.refusal(alone(one)(world)) for one in (given, again)] == ["proved", "proved"]
+    assert x5t(given) != x5t(again)
+    key = f"key:{ECKey.import_key(pem_of_key(given)).thumbprint()}"
+    assert [world.prove(alone(one)(world)).watched for one in (given, again)] == [(key,)] * 2
+    world.marks.revoke((key,), NOW + 600, NOW)
+    assert [world.refusal(alone(one)(world)) for one in (given, again)] == ["revoked", "revoked"]
+
+
+def pem_of_key(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_path: Path) -> None:
