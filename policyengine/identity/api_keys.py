@@ -5,15 +5,18 @@ A line of the file says whose a key is and its digest: `ISSUER/AGENT: sha256:…
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import digest as hmac
 from pathlib import Path
 from secrets import token_bytes
+from threading import Lock
+from typing import TypeAlias
 
 from policyengine.identity.configuration import IdentityError
+from policyengine.identity.keysets import looks
 from policyengine.identity.proved import UNBOUND, Binding, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
 
@@ -22,6 +25,8 @@ LARGEST_FILE = 16_777_216  # bytes
 STANDS = 300  # seconds
 KEY = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?P<issuer>[A-Za-z_][A-Za-z0-9_-]*)/(?P<agent>\S(?:.*\S)?):[ \t]+sha256:(?P<digest>[0-9a-f]{64})")
+Owners: TypeAlias = dict[bytes, tuple[str, str]]  # issuer and agent
+_LOG = logging.getLogger("policyengine")
 
 
 def hashed(key: str) -> str:
@@ -31,31 +36,49 @@ def hashed(key: str) -> str:
     return f"sha256:{sha256(key.encode()).hexdigest()}"
 
 
-@dataclass(frozen=True, slots=True)
 class ApiKeys:
-    """Digests of keys, found by what only this process makes of them: how long it takes says nothing of any of them."""
+    """Of a file, which is read again when it has changed. While it cannot be read no key counts. Threads may share one.
 
-    _owners: dict[bytes, tuple[str, str]] = field(repr=False)
-    _secret: bytes = field(repr=False)
+    Digests of keys are found by what only this process makes of them: how long it takes says nothing of any of them.
+    """
+
+    def __init__(self, path: Path, issuers: Collection[str]) -> None:
+        """`issuers`: names that the policy has. Raises IdentityError."""
+        self._path, self._issuers, self._secret, self._lock = path, issuers, token_bytes(32), Lock()
+        self._seen = looks(path)
+        self._owners: Owners | None = read_owners(path, issuers, self._secret)
 
     def present(self, key: str, now: int) -> tuple[Token, Who, Binding]:
         """Raises Refused."""
         digest = sha256(key.encode()).digest()
-        owner = self._owners.get(hmac(self._secret, digest, "sha256"))
+        owners = self._current()
+        if owners is None:
+            raise Refused(Refusal.PROVIDER, "the file of static keys cannot be read")
+        owner = owners.get(hmac(self._secret, digest, "sha256"))
         if owner is None:
             raise Refused(Refusal.API_KEY)
         issuer, agent = owner
         token = Token("api_key", issuer, {"sub": agent}, {}, digest, now + STANDS, key=f"sha256:{digest.hex()}")
         return token, Who(agent, None), UNBOUND
 
+    def _current(self) -> Owners | None:
+        with self._lock:
+            seen = looks(self._path)
+            if seen != self._seen:
+                self._seen, self._owners = seen, self._read_again()
+            return self._owners
 
-def no_keys() -> ApiKeys:
-    return ApiKeys({}, b"")
+    def _read_again(self) -> Owners | None:
+        try:
+            return read_owners(self._path, self._issuers, self._secret)
+        except IdentityError as error:
+            _LOG.warning("no static key counts: %s", error)
+            return None
 
 
-def read_api_keys(path: Path, issuers: Collection[str]) -> ApiKeys:
-    """`issuers`: names that the policy has. Raises IdentityError, which names lines and shows no digest."""
-    secret, owners = token_bytes(32), {}
+def read_owners(path: Path, issuers: Collection[str], secret: bytes) -> Owners:
+    """Raises IdentityError, which names lines and shows no digest."""
+    owners: Owners = {}
     for number, line in enumerate(lines_of(path), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -70,7 +93,7 @@ def read_api_keys(path: Path, issuers: Collection[str]) -> ApiKeys:
         if name in owners:
             raise IdentityError(f"{place} has a key that is there already", "give each agent a key of its own")
         owners[name] = (found["issuer"], found["agent"])
-    return ApiKeys(owners, secret)
+    return owners
 
 
 def lines_of(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from policyengine.identity.api_keys import ApiKeys, no_keys, read_api_keys
+from policyengine.identity.api_keys import ApiKeys
 from policyengine.identity.certificates import check_times, connection_of
 from policyengine.identity.configuration import Configuration, in_seconds
 from policyengine.identity.directories import directories
@@ -100,10 +100,10 @@ def presented_as(credentials: Credentials) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """Presents. What the client itself sent goes before the certificate that its connection has anyway. `signatures`
-    None: nobody verifies those of messages here."""
+    """Presents. What the client itself sent goes before the certificate that its connection has anyway. `api_keys`
+    None: there are none; `signatures` None: nobody verifies those of messages here."""
 
-    api_keys: ApiKeys
+    api_keys: ApiKeys | None
     signatures: Signatures | None
     domains: Mapping[str, Trusted]
 
@@ -114,6 +114,8 @@ class Presented:
         if credentials.api_key is not None:
             if signed:
                 raise Refused(Refusal.TWO_CREDENTIALS)
+            if self.api_keys is None:
+                raise Refused(Refusal.API_KEY)
             return self.api_keys.present(credentials.api_key, now)
         if signed:
             if self.signatures is None:
@@ -178,7 +180,7 @@ def nonces_of(configuration: Configuration, key: bytes | None) -> Nonces | None:
     return Nonces(lifetime) if key is None else Nonces(lifetime, key)
 
 
-def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> ApiKeys:
+def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> ApiKeys | None:
     if configuration.api_keys is None:
-        return no_keys()
-    return read_api_keys(configuration.folder / configuration.api_keys.file, {one.name for one in issuers})
+        return None
+    return ApiKeys(configuration.folder / configuration.api_keys.file, {one.name for one in issuers})

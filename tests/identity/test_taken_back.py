@@ -102,6 +102,20 @@ def pem_of_key(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
+def test_static_keys_count_as_the_file_has_them_now(tmp_path: Path) -> None:
+    world, given = World(write_files(tmp_path)), Credentials(api_key=API_KEY)
+    another = "another-key-that-is-long-enough-too"
+    assert world.refusal(given) == "proved"
+    (tmp_path / "api-keys").write_text(f"keys/new-bot: {hashed(another)}\n")
+    assert (world.refusal(given), world.refusal(Credentials(api_key=another))) == ("api_key", "proved")
+    (tmp_path / "api-keys").write_text(f"keys/new-bot: {another}\n")
+    assert world.refusal(Credentials(api_key=another)) == "provider", "nobody knows whose keys these are"
+    (tmp_path / "api-keys").unlink()
+    assert world.refusal(given) == "provider"
+    write_files(tmp_path)
+    assert world.refusal(given) == "proved"
+
+
 def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     certificate = workload(ends=NOW + 9_999)
