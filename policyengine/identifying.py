@@ -36,15 +36,12 @@ def identified(identity: Identity, question: Question, now: int) -> Question:
     return proved(identity, read(question), now)
 
 
-def with_facts(
-    identity: Identity, question: Mapping[str, object], facts: Mapping[str, object]
-) -> Mapping[str, object] | Request:
+def with_facts(identity: Identity, question: Mapping[str, object], facts: Mapping[str, object]) -> Request:
     """Raises RequestError."""
-    kept = {name: value for name, value in question.items() if name not in DROPPED}
-    if not identity.only_proved:
-        return {**kept, **facts}
-    request = nothing_claimed(identity, read(kept))
-    return replace(request, facts={**request.facts, **cleaned(facts)})
+    request = read({name: value for name, value in question.items() if name not in DROPPED})
+    if identity.only_proved:
+        request = nothing_claimed(identity, request)
+    return replace(request, facts={**without_who(request), **cleaned(facts)})
 
 
 def looked_at(identity: Identity, before: Proved | Unproved, now: int) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Protocol, TypeAlias, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
-from policyengine.identity.proved import CLAIMS, WHO, Binding, Proved, Request, Token, Who
+from policyengine.identity.proved import CLAIMS, SAID, Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -124,7 +124,7 @@ class Identity:
         if found is None:
             return None
         # Of two members the other one names the endpoint: without that it is no question, whatever is said in it.
-        if len(question) != 2 and not question.keys().isdisjoint(CLAIMS if self.only_proved else WHO):
+        if len(question) != 2 and not question.keys().isdisjoint(CLAIMS if self.only_proved else SAID):
             return None
         if self.sharing is not None:
             request = question.get("request")

@@ -12,7 +12,9 @@ Seconds = int  # since 1970
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
 WHO = ("agent", "user", "chain", "credential")
 PROVABLE = (*WHO, "task", "attestation")
-CLAIMS = frozenset({*PROVABLE, "entities"})  # where a gateway could say something of who asks
+# Where a gateway could say something of who asks; `pending` that it does not know it yet.
+SAID = frozenset({*WHO, "pending"})
+CLAIMS = frozenset({*PROVABLE, "entities", "pending"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ import pytest
 from policyengine.identity.identity import LONGEST, RECHECK, Identity, Parts
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.decision import Outcome
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.sqlite import SqliteStore
 from policyengine.stores.store import Store
 from policyengine.stores.urls import open_store
+from tests.identity import issuing
 from tests.stores.servers import Server, running
 
 NOW = 1_800_000_000
@@ -227,6 +229,15 @@ def test_what_is_known_is_what_just_these_credentials_proved(backwards: bool) ->
         given = Credentials(authorization=token, client_certificate=certificate)
         assert identity.prove(given, GET, NOW) == found
         assert identity.known(raw, NOW) == found
+
+
+@pytest.mark.parametrize("name", ["agent", "agent.id", "agent.groups", "user.id", "chain", "credential.scopes"])
+def test_what_a_gateway_does_not_know_of_who_asks_the_credential_says_each_time(name: str) -> None:
+    """When it is looked at, when that was done before, and when it was for several questions."""
+    engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
+    asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": [name]}
+    found = [engine.decide(dict(asked)).outcome for _ in range(2)]
+    assert [*found, engine.decide(dict(engine.proved(asked))).outcome] == [Outcome.ALLOW] * 3
 
 
 @pytest.mark.parametrize("raw", [
