@@ -308,6 +308,7 @@ def reusable(credentials: Credentials) -> bool:
     return (
         credentials.dpop is None
         and credentials.signature is None
+        and credentials.signature_input is None
         and credentials.attestation is None
         and credentials.txn_token is None
         and credentials.api_key is None

@@ -154,6 +154,12 @@ def at_now(world: World) -> Any:
 # ── Revoked ───────────────────────────────────────────────────────────────────────────────────
 
 
+def test_half_a_signature_is_refused_also_beside_a_certificate_that_was_proved_before(world: World) -> None:
+    half = replace(alone(workload())(world), signature_input="sig1=()")
+    found = [world.refusal(given) for given in (half, alone(workload())(world), half)]
+    assert found == ["message_signature", "proved", "message_signature"]
+
+
 @pytest.mark.parametrize("name", [f"key:{x5t(workload())}", f"agent:mesh/{SVID}"], ids=["its key", "its agent"])
 def test_what_was_revoked_before_it_was_ever_seen_stays_refused(world: World, name: str) -> None:
     world.marks.revoke([name], NOW + 900, NOW)
