@@ -57,9 +57,9 @@ class Flights(Generic[T]):
             flight = self._flights[key] = Flight()
         try:
             Thread(target=self._fly, args=(key, flight, work), name=f"policyengine {self._name}", daemon=True).start()
-        except RuntimeError:  # no more threads
+        except RuntimeError:  # no more threads; others may wait for it already
+            flight.error = Unanswered("no thread is left to ask in")
             self._land(key, flight)
-            raise Unanswered("no thread is left to ask in") from None
         return flight
 
     def wait(self, flight: Flight[T], until: float) -> T:

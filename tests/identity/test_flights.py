@@ -1,0 +1,30 @@
+"""Work that waits for somebody else."""
+
+from __future__ import annotations
+
+from threading import Thread
+
+import pytest
+
+from policyengine.identity import flights
+from policyengine.identity.flights import Flights, Unanswered
+from tests.identity.finding import LONG
+
+
+def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Flights[str] = Flights("test")
+    seen = []
+
+    class Lacking(Thread):
+        def start(self) -> None:
+            seen.append(asked.start("key", lambda: "from another"))
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(flights, "Thread", Lacking)
+    seen.append(asked.start("key", lambda: "from one"))
+    for flight in seen:
+        with pytest.raises(Unanswered, match="no thread is left"):
+            asked.wait(flight, LONG)
+    monkeypatch.undo()
+    assert not asked.busy
+    assert asked.wait(asked.start("key", lambda: "found"), asked._clock() + LONG) == "found"
