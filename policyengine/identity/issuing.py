@@ -23,6 +23,7 @@ from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
 from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
 from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity, digest_of
+from policyengine.identity.jose import LARGEST
 from policyengine.identity.keys import Signing
 from policyengine.identity.proved import Binding, Hop, Request, Token, Who
 from policyengine.identity.recording import told_of_issued, told_of_refused
@@ -125,6 +126,8 @@ class Issuing:
         whole = {**claims, "scope": " ".join(scopes), "exp": until}
         self._check(whole, actor, subject, hops, scopes, now)
         token = self.keys.sign({"typ": type_of(whole)}, whole, now)
+        if len(token) > LARGEST:
+            raise NotIssued(Unissued.TASK, "the token would be larger than it may be: ask for less of a task")
         self._keep(token, whole, subject, actor, now)
         self._record(token, whole, subject, actor, hops)
         return Issued(token, scopes, until - now, actor.binding.x5t is None)

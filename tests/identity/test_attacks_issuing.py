@@ -194,6 +194,7 @@ ROWS = [
     asks("a task that is no JSON", U.TASK, task="{"),
     asks("a task whose name is half a character", U.TASK, task='{"id": "\\ud800"}'),
     asks("a task with a tool that is half a character", U.TASK, task='{"id": "t-9", "tools": ["\\udfff"]}'),
+    asks("more of a task than a token holds", U.TASK, task=task(id="t-9", tools=[f"{n:0200}" for n in range(99)])),
 ]  # fmt: skip
 
 
