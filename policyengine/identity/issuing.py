@@ -349,7 +349,7 @@ def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[
         return
     name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
     issuers = {actor.client.issuer, us.name}
-    known = {url_of(one) for one in issuers} - {None} if url is not None else issuers
+    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there
     if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
         raise NotIssued(Unissued.MAY_ACT)
 

@@ -160,6 +160,7 @@ ROWS = [
     of("another who may act", U.MAY_ACT, may_act={"sub": "clerk"}),
     of("an agent of that name, of another issuer", U.MAY_ACT, may_act={"sub": "summarizer", "iss": OTHER}),
     of("nobody who may act", U.MAY_ACT, may_act={}),
+    of("who may act, of a list of issuers", U.MAY_ACT, may_act={"sub": "summarizer", "iss": [ACME]}),
     # ── What is asked for
     asks("a wider scope", U.SCOPE, scope="admin"),
     asks("a scope that is not the subject's", U.SCOPE, subject_token=subject(scope=READ), scope=WRITE),
