@@ -9,7 +9,6 @@ from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import lru_cache
 from hashlib import sha256
 from threading import Lock
@@ -20,6 +19,7 @@ from urllib.parse import quote_plus, urlencode
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from policyengine.identity.claims import moment
 from policyengine.identity.configuration import Configuration, IdentityError, IssuerSettings, in_seconds
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
@@ -196,8 +196,8 @@ def told_of(said: Mapping[str, object], endpoint: Endpoint, digest: bytes, now: 
     if wrong is not None:
         return Told(wrong, now + NEGATIVE)
     until = now + endpoint.cache
-    ends = said.get("exp")
-    if isinstance(ends, int | Decimal):
+    ends = moment(said, "exp")
+    if ends is not None:
         until = min(until, int(ends) + endpoint.leeway)
     claims = {name: value for name, value in said.items() if name != "active"}
     return Told(Token("opaque", endpoint.issuer, claims, {}, digest, until), until)
@@ -213,14 +213,16 @@ def wrong_in(said: Mapping[str, object], endpoint: Endpoint, now: int) -> Refusa
         return Refusal.BOUND_HOW  # to a key that the issuer does not name
     if "aud" in said and endpoint.audience is not None and not meant(said["aud"], endpoint.audience):
         return Refusal.AUDIENCE
-    for name, refusal in (("exp", Refusal.EXPIRED), ("nbf", Refusal.NOT_YET), ("iat", Refusal.ISSUED_LATER)):
-        when = said.get(name)
-        if name not in said:
-            continue
-        if isinstance(when, bool) or not isinstance(when, int | Decimal):
-            return Refusal.CLAIM_TYPE
-        if when + endpoint.leeway <= now if name == "exp" else when > now + endpoint.leeway:
-            return refusal
+    try:
+        ends, begins, issued = (moment(said, name) for name in ("exp", "nbf", "iat"))
+    except Refused as refused:
+        return refused.refusal
+    if ends is not None and ends + endpoint.leeway <= now:
+        return Refusal.EXPIRED
+    if begins is not None and begins > now + endpoint.leeway:
+        return Refusal.NOT_YET
+    if issued is not None and issued > now + endpoint.leeway:
+        return Refusal.ISSUED_LATER
     # Whom a token is for that does not say it, nobody knows: it may be for anything else that asks the same issuer.
     return Refusal.MISSING_CLAIM if endpoint.audience is not None and "aud" not in said else None
 

@@ -181,6 +181,8 @@ ANSWERS: dict[str, tuple[Any, Refusal | None]] = {
     "expired": ({"active": True, "exp": NOW - 30}, Refusal.EXPIRED),
     "expiry as text": ({"active": True, "exp": str(NOW + 60)}, Refusal.CLAIM_TYPE),
     "expiry as truth": ({"active": True, "exp": True}, Refusal.CLAIM_TYPE),
+    "expiry in milliseconds": ({"active": True, "exp": (NOW + 60) * 1_000}, Refusal.CLAIM_TYPE),
+    "issued before there was time": ({"active": True, "iat": -(10**15)}, Refusal.CLAIM_TYPE),
     "not yet": ({"active": True, "nbf": NOW + 31}, Refusal.NOT_YET),
     "of the future": ({"active": True, "iat": NOW + 31}, Refusal.ISSUED_LATER),
     "an error of the server": (answers(500), Refusal.PROVIDER),
