@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from joserfc.errors import JoseError
-from joserfc.jwk import JWKRegistry
-
 from policyengine.identity.attested import Model, model_of
 from policyengine.identity.claims import Claims, members, moment, one_or_more, text
 from policyengine.identity.configuration import AttesterSettings, Configuration, IdentityError, in_seconds
 from policyengine.identity.facts import moment as time_of
 from policyengine.identity.facts import said
 from policyengine.identity.jose import Jws, check_signature, plain_type, read_jws
-from policyengine.identity.keysets import KeySource
+from policyengine.identity.keysets import KeySource, Unusable, key_of
 from policyengine.identity.nonces import Nonces
 from policyengine.identity.proved import Binding, Seconds, Token
 from policyengine.runtime.refusals import Refusal, Refused
@@ -29,7 +26,6 @@ from policyengine.semantics.kernel import Attester
 MOST_NONCES = 8
 DEEPEST, MOST_SUBMODULES = 4, 64
 KEYS_OF_CNF = frozenset({"jkt", "jwk", "x5t#S256"})
-SECRET = frozenset({"d", "k"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +158,12 @@ def check_key(claims: Claims, trusted: Trusted, binding: Binding) -> None:
 def thumbprint(cnf: Claims) -> str:
     """Raises Refused."""
     jwk = members(cnf, "jwk") or {}
-    wrong = Refused(Refusal.ATTESTATION_KEY, "the attestation names a key that is none")
-    if not isinstance(jwk.get("kty"), str) or jwk.keys() & SECRET:
-        raise wrong
     try:
-        return JWKRegistry.import_key(
-            {name: value for name, value in jwk.items() if isinstance(value, str)}
-        ).thumbprint()
-    except (JoseError, ValueError):
-        raise wrong from None
+        if "d" not in jwk:
+            return key_of(jwk).thumbprint()
+    except Unusable:
+        pass
+    raise Refused(Refusal.ATTESTATION_KEY, "the attestation names a key that is none")
 
 
 def check_modules(claims: Claims, trusted: Trusted) -> tuple[Model, str | None]:

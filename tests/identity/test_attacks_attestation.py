@@ -137,6 +137,8 @@ ATTACKS = [
     claims("with a private key", "attestation_key", cnf={"jwk": PRIVATE}),
     claims("with a shared secret", "attestation_key", cnf={"jwk": {"kty": "oct", "k": "AAAA"}}),
     claims("with a key that is none", "attestation_key", cnf={"jwk": {"kty": ["EC"]}}),
+    claims("with a key of a curve that there is not", "attestation_key",
+           cnf={"jwk": {"kty": "EC", "crv": "P-257", "x": "AA", "y": "AA"}}),
     claims("with a key off its curve", "attestation_key",
            cnf={"jwk": {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}}),
     claims("bound to a list", "claim_type", cnf=[MINE.jkt]),
