@@ -114,14 +114,14 @@ class Clients:
     def _by_token(self, own: tuple[Token, Who]) -> Client:
         """An agent that shows its own token, and nothing else: the token is bound, or whoever has seen it is it."""
         token, who = own
-        found = [one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)]
+        found = {one.method: one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)}
         if not found:
             raise NotIssued(Unissued.UNKNOWN_CLIENT)
-        if found[0].method != "token":
+        if "token" not in found:
             raise NotIssued(Unissued.CLIENT_METHOD)
         if confirmed(token) == Binding():
             raise NotIssued(Unissued.ACTOR_UNBOUND)
-        return found[0]
+        return found["token"]
 
     def _check_own(self, client: Client, own: tuple[Token, Who], binding: Binding, jkt: str | None) -> None:
         token, who = own

@@ -15,6 +15,7 @@ from policyengine.identity.mistakes import told
 from policyengine.identity.references import KeysReference, Reference, ReferenceHere
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 DURATION = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
 # Those whose keys anybody may have, or that are too weak, are in no list: `none`, HS…, RS1, ES256K.
 Algorithm: TypeAlias = Literal[
@@ -190,6 +191,12 @@ class SigningSettings(Section):
     ahead: Duration = timedelta(minutes=10)
 
 
+def thumbprint(raw: str) -> str:
+    if not THUMBPRINT.fullmatch(raw):
+        raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as `x5t#S256` has it")
+    return raw
+
+
 class ClientSettings(Section):
     """An agent that may ask for tokens, by the id that it says it has: which one of the policy it is, and how it proves
     that. `keys`: a file of a JWKS with its public keys, for `private_key_jwt` and `dpop`; `certificates`: SHA-256 of
@@ -199,7 +206,7 @@ class ClientSettings(Section):
     issuer: str
     method: Literal["private_key_jwt", "mtls", "dpop", "token"]
     keys: Path | None = None
-    certificates: tuple[str, ...] = ()
+    certificates: tuple[Annotated[str, AfterValidator(thumbprint)], ...] = ()
 
     @model_validator(mode="after")
     def proves_it(self) -> Self:

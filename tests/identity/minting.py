@@ -34,6 +34,7 @@ NOW = 1_800_000_000
 ACME, OTHER, DESK = "https://login.acme.example", "https://login.other.example", "https://agents.acme.example"
 AUDIENCE, ARCHIVE = "payments-api", "archive-api"
 TOKEN_URL = f"{DESK}/token"
+X5T = "x5t-1".ljust(43, "-")
 
 POLICY = f"""
 language 1
@@ -149,7 +150,7 @@ class Desk:
             jwks = {"keys": [key_of(name).as_dict(private=False)]}
             (self.folder / f"{name}.json").write_text(json.dumps(jwks))
             given[name] = {"agent": name, "issuer": "acme", "method": "private_key_jwt", "keys": f"{name}.json"}
-        given["by-certificate"] = {"agent": "summarizer", "issuer": "acme", "method": "mtls", "certificates": ["x5t-1"]}
+        given["by-certificate"] = {"agent": "summarizer", "issuer": "acme", "method": "mtls", "certificates": [X5T]}
         given["by-proof"] = {"agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json"}
         given["by-token"] = {"agent": "tokened", "issuer": "acme", "method": "token"}
         return Clients(

@@ -14,13 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.identity.clients import Clients, Sent, clients_of
+from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
 from policyengine.identity.handing import ANYTHING, samples
+from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.refusals import KNOWN as REFUSALS
 from policyengine.semantics import kernel as k
-from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, Desk, assertion, ec, policy, subject
+from policyengine.stores.marks import MemoryMarks
+from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, X5T, Desk, assertion, ec, policy, subject
 
 ALL = READ, WRITE, REPORTS, MAIL = "read:invoices", "write:invoices", "read:reports", "send:mail"
 
@@ -103,6 +107,24 @@ def test_a_condition_about_the_user_is_asked_now(desk: Desk):
     assert desk.decide(issued, method="POST").allowed
 
 
+def test_an_agent_that_may_show_its_token_or_sign_takes_either(tmp_path: Path):
+    given = {
+        name: {"agent": "bot", "issuer": "acme", "method": name, "certificates": [X5T]} for name in ("mtls", "token")
+    }
+    known = clients_of(configuration_of({"clients": given}, tmp_path))
+    clients, bound = Clients(known, frozenset(), MemoryMarks()), Binding(X5T, X5T)
+    own = Token("jwt", "acme", {"cnf": {"jkt": X5T}}, {}, b"", NOW + 60), Who("bot", None)
+    assert clients.actor(Sent(), own, bound, NOW).client.name == "token"
+    assert clients.actor(Sent("mtls"), None, bound, NOW).client.name == "mtls"
+
+
+@pytest.mark.parametrize("wrong", ["AB:CD", "a" * 64, "a" * 42, ""])
+def test_a_certificate_of_a_client_that_none_could_have_is_told_of(wrong: str):
+    given = {"agent": "bot", "issuer": "acme", "method": "mtls", "certificates": [wrong]}
+    with pytest.raises(IdentityError, match=r"`clients\.bot\.certificates\.0`: write the SHA-256 .* in base64url"):
+        configuration_of({"clients": {"bot": given}})
+
+
 def test_a_user_hands_on_without_an_agent_in_between(desk: Desk):
     """Of a token that names no agent before it there is no hop."""
     raw = subject(client_id="summarizer")
@@ -133,7 +155,7 @@ def test_a_resource_is_an_audience(desk: Desk):
     [
         ("summarizer", {"_dpop": None}, "key"),
         ("summarizer", {}, {"jkt": "jkt-1"}),
-        (None, {"client_id": "by-certificate", "_mtls": "x5t-1", "_dpop": None}, {"x5t#S256": "x5t-1"}),
+        (None, {"client_id": "by-certificate", "_mtls": X5T, "_dpop": None}, {"x5t#S256": X5T}),
         (None, {"client_id": "by-proof", "_dpop": "key"}, "key"),
     ],
 )

@@ -28,7 +28,7 @@ from policyengine.server.app import create_app
 from policyengine.server.token_endpoint import LARGEST_FORM
 from policyengine.stores.marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
-from tests.identity.minting import AUDIENCE, DESK, NOW, OTHER, POLICY, Desk, assertion, fresh, key_of, subject
+from tests.identity.minting import AUDIENCE, DESK, NOW, OTHER, POLICY, X5T, Desk, assertion, fresh, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
@@ -130,7 +130,7 @@ def test_what_is_no_form_is_refused(http: Http, path: str, content: bytes, kind:
 
 def test_a_certificate_counts_only_from_a_gateway_of_ours(http: Http):
     form = {"client_id": "by-certificate", "client_assertion_type": "", "client_assertion": ""}
-    header = {"Client-Cert": "x5t-1", "DPoP": "jkt-1"}
+    header = {"Client-Cert": X5T, "DPoP": "jkt-1"}
     assert http.exchange(header, **form).json()["error"] == "invalid_client"
     answer = http.exchange({**header, **OPERATOR}, **form)
     assert answer.json()["token_type"] == "Bearer"  # it is bound to the certificate
