@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -212,9 +213,17 @@ class FileKeys:
 
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
-    """Of a JWS in compact form."""
-    parts = (json.dumps(one, separators=(",", ":"), ensure_ascii=False).encode() for one in (header, claims))
-    return ".".join(map(b64url, parts)).encode()
+    """Of a JWS in compact form. Raises IdentityError."""
+    parts = (json.dumps(one, separators=(",", ":"), ensure_ascii=False, default=number) for one in (header, claims))
+    return ".".join(b64url(part.encode()) for part in parts).encode()
+
+
+def number(value: object) -> float:
+    """Of a fraction as claims have it, which stays what it is. Raises IdentityError."""
+    found = float(value) if isinstance(value, Decimal) else None
+    if found is None or Decimal(repr(found)) != value:
+        raise IdentityError("a claim has more digits than a token of ours can have")
+    return found
 
 
 # ── What people see ───────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joserfc.jws import JWSRegistry
 
 from policyengine.identity.clients import Clients, Sent, clients_of
 from policyengine.identity.configuration import IdentityError, configuration_of
@@ -24,6 +25,7 @@ from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.refusals import KNOWN as REFUSALS
 from policyengine.semantics import kernel as k
 from policyengine.stores.marks import MemoryMarks
+from tests.identity.issuing import b64
 from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, X5T, Desk, assertion, ec, policy, subject
 
 ALL = READ, WRITE, REPORTS, MAIL = "read:invoices", "write:invoices", "read:reports", "send:mail"
@@ -105,6 +107,22 @@ def test_a_condition_about_the_user_is_asked_now(desk: Desk):
     issued = desk.exchange(by="clerk", scope=WRITE, subject_token=subject(org="acme"))
     assert claims_of(issued.token)["tenant"] == "acme"  # as the policy takes it from us
     assert desk.decide(issued, method="POST").allowed
+
+
+def test_what_is_said_of_the_user_stays_what_it_is(desk: Desk):
+    for org in (1.25, {"share": [0.1]}, 10**33, "acme"):
+        assert claims_of(desk.exchange(subject_token=subject(org=org)).token)["tenant"] == org
+    with pytest.raises(NotIssued) as found:
+        desk.exchange(subject_token=signed_with('"org":0.1234567890123456789'))
+    assert found.value.code is Unissued.KEYS
+
+
+def signed_with(member: str) -> str:
+    """A token with a member as it stands there."""
+    head, body, _ = subject().split(".")
+    text = urlsafe_b64decode(body + "==").decode()
+    whole = f"{head}.{b64(f'{text[:-1]},{member}}}'.encode())}"
+    return f"{whole}.{b64(JWSRegistry.algorithms['ES256'].sign(whole.encode(), ec()))}"
 
 
 def test_an_agent_that_may_show_its_token_or_sign_takes_either(tmp_path: Path):
