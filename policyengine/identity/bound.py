@@ -21,10 +21,10 @@ from policyengine.identity.spiffe import Trusted, svid, trusted_domains
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
-from policyengine.stores.marks import Marks
+from policyengine.stores.marks import LINGERS, Marks
 
 KEY, CERTIFICATE = "jkt", "x5t#S256"
-MOST_STRANGERS = 50_000  # proofs within the time that one is good for
+MOST_STRANGERS = 100_000  # proofs within the time that one is remembered
 DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -163,7 +163,7 @@ def bound_parts(
     domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)
     presents = Presented(api_keys_of(configuration, issuers), signatures, domains)
     sharing = sharing_of(configuration) if before is None else before.sharing
-    fresh = Quota("proofs came without a token", MOST_STRANGERS, proofs.window)
+    fresh = Quota("proofs came without a token", MOST_STRANGERS, proofs.window + leeway + LINGERS)
     binds = Bound(proofs, fresh if before is None else before.binds.strangers)
     return BoundParts(binds, presents, sharing, nonces)
 
