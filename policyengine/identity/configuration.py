@@ -160,7 +160,7 @@ class ApiKeySettings(Section):
 class SharingSettings(Section):
     """When a credential counts as shared: seen within `window` from networks that differ in so many leading bits."""
 
-    window: Duration = timedelta(hours=1)
+    window: Duration = Field(default=timedelta(hours=1), ge=timedelta(seconds=1))
     ipv4: Annotated[int, Field(ge=1, le=32)] = 24
     ipv6: Annotated[int, Field(ge=1, le=128)] = 48
 

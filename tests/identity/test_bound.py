@@ -190,6 +190,7 @@ WRONG: list[tuple[str, Raw, str]] = [
     ("nonces that are good for a day", {"dpop": {"nonce_lifetime": "1d"}}, "`dpop.nonce_lifetime`"),
     ("signatures that are good for a day", {"signatures": {"window": "1d"}}, "`signatures.window`"),
     ("a prefix that is too long", {"sharing": {"ipv4": 33}}, "sharing.ipv4"),
+    ("credentials that are seen for no time", {"sharing": {"window": "0s"}}, "`sharing.window`"),
 ]  # fmt: skip
 
 
