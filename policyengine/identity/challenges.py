@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from policyengine.identity.configuration import SAFE_ALGORITHMS
 from policyengine.identity.identity import Identity
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.refusals import KNOWN, OAuthError, Refusal
 
 Lines = tuple[tuple[str, str], ...]
 REALM = 'realm="agents"'
+ALGORITHMS = " ".join(SAFE_ALGORITHMS)
 OF_PROOFS = (OAuthError.INVALID_DPOP_PROOF, OAuthError.USE_DPOP_NONCE)
 
 
 def challenges_of(decision: Decision, identity: Identity | None = None) -> Lines:
-    """`WWW-Authenticate`, and a nonce where one is needed: which check failed, and nothing of a secret."""
+    """`WWW-Authenticate`, and a nonce where one is needed: which check failed, and nothing of a secret. Of proofs it
+    says by which algorithms they may be (RFC 9449, 7.1)."""
     code = decision.reasons[0].code if decision.reasons else None
     if code not in KNOWN:
         return (("www-authenticate", f"Bearer {REALM}"),)
@@ -21,7 +24,7 @@ def challenges_of(decision: Decision, identity: Identity | None = None) -> Lines
     if refusal.error not in OF_PROOFS:
         return (("www-authenticate", f"Bearer {said}"),)
     nonce = None if identity is None else identity.nonce()
-    return (("www-authenticate", f"DPoP {said}"), *((("dpop-nonce", nonce),) if nonce else ()))
+    return (("www-authenticate", f'DPoP {said}, algs="{ALGORITHMS}"'), *((("dpop-nonce", nonce),) if nonce else ()))
 
 
 def described(refusal: Refusal) -> str:

@@ -19,6 +19,7 @@ import pytest
 from policyengine.audit import decided_again, read_records
 from policyengine.client import HEADER
 from policyengine.engine import Engine
+from policyengine.identity.configuration import SAFE_ALGORITHMS
 from policyengine.observing import Observe
 from policyengine.reloading import Reloading
 from policyengine.runtime.credentials import digests_of
@@ -368,6 +369,7 @@ def test_who_needs_a_nonce_is_given_one(tmp_path: Path, door: str) -> None:
     answer = through(doors, door, doors.dpop("GET", url()))
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith('DPoP realm="agents", error="use_dpop_nonce"')
+    assert answer.headers["www-authenticate"].endswith(f', algs="{" ".join(SAFE_ALGORITHMS)}"')
     nonce = answer.headers["dpop-nonce"]
     assert through(doors, door, doors.dpop("GET", url(), nonce=nonce)).status_code == 200
     assert through(doors, door, doors.dpop("GET", url(), nonce=nonce[:-1])).status_code == 401
