@@ -146,7 +146,7 @@ def bound_parts(
     nonce_key: bytes | None = None,
     before: BoundParts | None = None,
 ) -> BoundParts:
-    """`issuers`: those of the policy. `nonce_key`: what processes share that serve one place; else nonces are good
+    """`issuers`: those of the policy. `nonce_key`: what servers share that take each other's nonces; else they are good
     where they were made. `before`: of other policies, by the same configuration: what was seen then is not forgotten.
     Raises IdentityError."""
     leeway = in_seconds(configuration.identity.leeway)

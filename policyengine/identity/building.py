@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import time
 
 from policyengine.directory.entities import Directory
+from policyengine.identity.api_keys import SHORTEST
 from policyengine.identity.attesting import attesting
 from policyengine.identity.bound import BoundParts, bound_parts
 from policyengine.identity.chains import reader_of
@@ -58,7 +59,7 @@ class Builder:
         introspection = Introspection(asked) if asked else None
         leeway = in_seconds(configuration.identity.leeway)
         tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
-        self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, before=self.bound)
+        self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, self._nonce_key(), self.bound)
         attested = {one.name: self._keys_of(one) for one in kernel.attesters.values() if one.url is not None}
         attests = attesting(kernel.attesters, configuration, attested, self.attestation_nonces)
         parts = Parts(tokens, reader_of(issuers, configuration), self.bound.binds, self.bound.presents, attests)
@@ -88,6 +89,18 @@ class Builder:
 
         read()
         return read
+
+    def _nonce_key(self) -> bytes | None:
+        """Raises IdentityError."""
+        reference = self.configuration.dpop.nonce_key
+        if reference is None:
+            return None
+        key = self.secrets.read(reference, int(self.clock())).reveal()
+        if len(key) < SHORTEST:
+            raise IdentityError(
+                "`dpop.nonce_key` is too short", f"it has at least {SHORTEST} characters, made by chance"
+            )
+        return key.encode()
 
     def _keys_of(self, attester: Attester) -> KeySource:
         known = attester.name, attester.url

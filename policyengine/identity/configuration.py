@@ -120,11 +120,12 @@ class AttesterSettings(Section):
 
 class DpopSettings(Section):
     """Of proofs of possession: for how long one is good, and whether each needs a nonce of ours, which is good for
-    `nonce_lifetime`."""
+    `nonce_lifetime`, wherever `nonce_key` is the same: a reference; without, in this process and those forked of it."""
 
     window: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10))
     nonces: bool = False
     nonce_lifetime: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
+    nonce_key: Reference | None = None
 
 
 class SignatureSettings(Section):
@@ -172,9 +173,9 @@ class BaoSettings(Section):
     address: str
     token: ReferenceHere
     ca: Path | None = None
+    plain_http: bool = False
     namespace: str | None = None
     timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=10), le=timedelta(seconds=30))
-    plain_http: bool = False
     refresh: Duration = timedelta(minutes=5)
     stale: Duration = timedelta(hours=1)
 

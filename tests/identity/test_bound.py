@@ -14,8 +14,10 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.identity.api_keys import hashed
-from policyengine.identity.bound import bound_parts
+from policyengine.identity.bound import Bound, bound_parts
+from policyengine.identity.building import built
 from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.dpop import Nonces
 from policyengine.identity.proved import UNBOUND, Binding, Request
 from policyengine.identity.urls import normal_url
 from policyengine.runtime.credentials import Credentials
@@ -329,6 +331,28 @@ def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
     with pytest.raises(StoreError):
         binds(early, request, None, NOW + 149)  # what they made is remembered still
     assert binds(later, request, None, NOW + 150).jkt == jkt()
+
+
+def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Path, tmp_path: Path) -> None:
+    kernel = Engine.from_text("language 1\nscope a { GET /a }\n").kernel
+
+    def nonces(key: str | None) -> Nonces:
+        path = tmp_path / "key"
+        path.write_text(key or "")
+        path.chmod(0o600)
+        raw = {"dpop": {"nonces": True, **({} if key is None else {"nonce_key": "file:key"})}}
+        bound = built(configuration_of(raw, tmp_path), kernel, MemoryMarks(), lambda: NOW).parts.binds
+        assert isinstance(bound, Bound)
+        assert bound.proofs.nonces is not None
+        return bound.proofs.nonces
+
+    one, other, alone, another = (nonces(key) for key in ("k" * 32, "k" * 32, None, "l" * 32))
+    one.check(other.nonce(NOW), NOW)
+    for wrong in (alone, another):
+        with pytest.raises(Refused):
+            one.check(wrong.nonce(NOW), NOW)
+    with pytest.raises(IdentityError, match=r"`dpop.nonce_key` is too short \(it has at least 32 characters"):
+        nonces("k" * 31)
 
 
 def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
