@@ -127,7 +127,8 @@ def read_directory(data: bytes, now: float) -> Keys:
         name = found.key.thumbprint()
         fits = found.key.key_type != "RSA" or RSA_SIGNS in found.algorithms
         if fits and isinstance(one, dict) and valid(one, now):
-            usable[name] = Usable(name, (DIRECTORY_KEY,), found.key)
+            ends = one.get("exp")
+            usable[name] = Usable(name, (DIRECTORY_KEY,), found.key, ends if isinstance(ends, int) else None)
     return Keys(tuple(usable.values()))
 
 
@@ -155,7 +156,7 @@ class FileDirectory:
             keys = self._keys
         if keys is None:
             raise Refused(Refusal.PROVIDER)
-        return keys.find(kid, alg)
+        return keys.find(kid, alg, now)
 
     def _read_again(self, now: int) -> Keys | None:
         try:

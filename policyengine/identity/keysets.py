@@ -71,9 +71,15 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Usable:
+    """`ends`: from when on it counts no more, in seconds since 1970, where its set says so."""
+
     kid: str | None
     algorithms: tuple[str, ...]
     key: VerifyingKey = field(repr=False)
+    ends: int | None = None
+
+    def named(self, kid: str | None, now: int) -> bool:
+        return (kid is None or self.kid == kid) and (self.ends is None or now < self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,13 @@ class Keys:
     usable: tuple[Usable, ...]
     unusable: Mapping[str, Refusal] = field(default_factory=dict)
 
-    def knows(self, kid: str | None) -> bool:
+    def knows(self, kid: str | None, now: int) -> bool:
         """Whether to ask for the set again would be in vain."""
-        return kid is None or kid in self.unusable or any(one.kid == kid for one in self.usable)
+        return kid is None or kid in self.unusable or any(one.named(kid, now) for one in self.usable)
 
-    def find(self, kid: str | None, alg: str) -> tuple[VerifyingKey, ...]:
+    def find(self, kid: str | None, alg: str, now: int = 0) -> tuple[VerifyingKey, ...]:
         """As KeySource. Raises Refused."""
-        named = [one for one in self.usable if kid is None or one.kid == kid]
+        named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MOST_TRIED:
             raise Refused(Refusal.KEY_ID, "too many keys of its issuer are of that id, or it has none")
@@ -224,7 +230,7 @@ class FileKeys:
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         with self._lock:
             keys = self._current(now)
-        return keys.find(kid, alg)
+        return keys.find(kid, alg, now)
 
     def look(self) -> Keys:
         """What the file holds now. Raises OSError, DocumentError."""

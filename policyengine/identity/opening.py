@@ -98,7 +98,7 @@ class OwnKeys:
         read = self._read
         if read is None or read[0] != published:
             self._read = read = published, read_keys(published, "keys of our own")
-        return read[1].find(kid, alg)
+        return read[1].find(kid, alg, now)
 
 
 class Latest:

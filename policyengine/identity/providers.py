@@ -78,9 +78,9 @@ class RemoteKeys:
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         before = self._held
         held = self._kept(now)
-        if held is before and not held.keys.knows(kid):
+        if held is before and not held.keys.knows(kid, now):
             held = self._for_unknown(held, now)
-        return held.keys.find(kid, alg)
+        return held.keys.find(kid, alg, now)
 
     def look(self) -> Keys:
         """What the issuer says now. Raises FetchError, DocumentError."""

@@ -280,6 +280,14 @@ def test_keys_of_a_directory_are_known_by_what_they_are_while_they_are_valid(
     assert world.refusal(Message().credentials()) == code
 
 
+def test_a_key_of_a_directory_ends_also_while_that_is_not_read_again(tmp_path: Path) -> None:
+    world = World(write_files(tmp_path))
+    (tmp_path / "directory.json").write_text(directory_of(ed_key(), exp=NOW + 5))
+    assert world.refusal(Message().credentials()) == "proved"
+    world.now = NOW + 5
+    assert world.refusal(Message(nonce="n-2").credentials()) == "unknown_key"
+
+
 # ── URLs ──────────────────────────────────────────────────────────────────────────────────────
 
 

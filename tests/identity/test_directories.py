@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -52,6 +53,19 @@ def test_a_new_key_is_asked_for_at_a_bounded_rate(server: Faulty, asking: World)
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), ec_key("late")))
     asking.now += 10
     assert asking.refusal(signed(server, "n-2", ec_key("late"))) == "proved"
+
+
+def test_a_key_that_has_ended_is_asked_for_as_one_that_is_new(server: Faulty, asking: World) -> None:
+    server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=int(time()) + 3_600))
+    asking.now = int(time())
+    fresh = Message(agent=f'"{server.url}"', created=asking.now, expires=asking.now + 9_999)
+    assert asking.refusal(replace(fresh, nonce="n-1").credentials()) == "proved"
+    asking.now += 3_600
+    later = replace(fresh, created=asking.now, nonce="n-2")
+    assert asking.refusal(later.credentials()) == "unknown_key"
+    server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=asking.now + 60))
+    asking.now += 10
+    assert asking.refusal(later.credentials()) == "proved"
 
 
 @pytest.mark.parametrize("page", [
