@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeAlias, assert_never
 
 from policyengine.directory.entities import Directory
+from policyengine.directory.looking import Looking
 from policyengine.identity.unissued import Unissued
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.request import Request
@@ -48,14 +49,15 @@ class Handing:
     directory: Directory
 
     def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, Answer]:
-        """Of each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be issued."""
-        about = self._about(roots)
+        """Of each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be issued. One
+        waits no longer for rows of the directory than a decision does, however many endpoints are asked about."""
+        walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
         found: dict[str, Answer] = {}
         room = MOST_ENDPOINTS
         for scope in scopes:
             endpoints = self.endpoints.get(scope, ())
             room -= len(endpoints)
-            found[scope] = self._scope(about, roots, endpoints, now) if endpoints and room >= 0 else Unissued.SCOPE
+            found[scope] = scope_of(map(walked, endpoints)) if endpoints and room >= 0 else Unissued.SCOPE
         return found
 
     @cached_property
@@ -91,18 +93,11 @@ class Handing:
             self.kernel, agents=agents, users=users, anyones=(), guards=(), limits=(), watches=(), binders=()
         )
 
-    def _scope(self, about: k.Kernel, roots: Mapping[str, object], endpoints: Sequence[Endpoint], now: int) -> Answer:
-        lasts = FOREVER
-        for endpoint in endpoints:
-            answer = handed_on(self._walked(about, roots, endpoint, now))
-            if isinstance(answer, Unissued):
-                return answer
-            lasts = min(lasts, FOREVER if answer.lasts is None else answer.lasts)
-        return HandedOn(None if lasts == FOREVER else lasts)
-
-    def _walked(self, about: k.Kernel, roots: Mapping[str, object], endpoint: Endpoint, now: int) -> w.Walk:
+    def _walked(
+        self, about: k.Kernel, roots: Mapping[str, object], looking: Looking | None, now: int, endpoint: Endpoint
+    ) -> w.Walk:
         request = Request(endpoint, {**dict.fromkeys(OF_REQUESTS, PENDING), **roots})
-        moment, looking = datetime.fromtimestamp(now, UTC), self.directory.looking()
+        moment = datetime.fromtimestamp(now, UTC)
         while True:
             snapshot = Snapshot(self.directory if looking is None else looking)
             seen = walk(facts_of(about, request, snapshot, moment).bind(self._pending), snapshot)
@@ -112,6 +107,17 @@ class Handing:
 
 
 # ── What the specification saw ────────────────────────────────────────────────────────────────
+
+
+def scope_of(walks: Iterable[w.Walk]) -> Answer:
+    """Of all endpoints of a scope: each has to be handed on."""
+    lasts = FOREVER
+    for seen in walks:
+        answer = handed_on(seen)
+        if isinstance(answer, Unissued):
+            return answer
+        lasts = min(lasts, FOREVER if answer.lasts is None else answer.lasts)
+    return HandedOn(None if lasts == FOREVER else lasts)
 
 
 def handed_on(seen: w.Walk) -> Answer:

@@ -15,16 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jws import JWSRegistry
 
+from policyengine.directory.entities import Directory
+from policyengine.directory.looking import Lookups
 from policyengine.identity.clients import Clients, Sent, clients_of
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
-from policyengine.identity.handing import ANYTHING, samples
+from policyengine.identity.handing import ANYTHING, Handing, samples
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
+from policyengine.kinds import EntityRef
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.entities import EntityData
 from policyengine.runtime.refusals import KNOWN as REFUSALS
 from policyengine.semantics import kernel as k
 from policyengine.stores.marks import MemoryMarks
+from tests.directory.test_looking import Clock, Table
 from tests.identity.issuing import b64
 from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, X5T, Desk, assertion, ec, policy, subject
 
@@ -284,6 +289,15 @@ def test_keys_that_rotate_leave_what_was_issued_in_force(tmp_path: Path):
     again = desk.exchange(scope=READ)
     assert again.token.split(".")[0] != issued.token.split(".")[0]
     assert desk.decide(again).allowed
+
+
+def test_a_row_is_looked_up_once_however_many_endpoints_are_asked_about(desk: Desk):
+    row = EntityData(EntityRef("user", "alice"), {"tenant": "acme"})
+    table = Table({row.ref: row}, frozenset({"user"}), ttl=0)
+    handing = Handing(policy().kernel, Directory(lookups=Lookups([table], Clock())))
+    desk.issuing = replace(desk.issuing, handing=lambda: handing)
+    assert desk.exchange(by="clerk", scope=WRITE).scopes == (WRITE,)
+    assert table.asked == [['user "alice"']]
 
 
 def test_every_endpoint_of_a_scope_is_asked_about():
