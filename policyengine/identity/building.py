@@ -53,8 +53,10 @@ class Builder:
         configuration, issuers = self.configuration, kernel.issuers
         check_names(configuration, kernel)
         keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
+        own = None
         if self.signing is not None and configuration.signing is not None:
-            keyed[configuration.signing.issuer] = OwnKeys(self.signing)
+            own = OwnKeys(self.signing, configuration.signing.issuer)
+            keyed[own.issuer] = own
         asked = endpoints_of(configuration, issuers.values(), self._secret_of)
         introspection = Introspection(asked) if asked else None
         leeway = in_seconds(configuration.identity.leeway)
@@ -74,6 +76,7 @@ class Builder:
             attestation_nonces=self.attestation_nonces.issue,
             again=self.identity,
             sharing=self.bound.sharing,
+            own=own,
         )
         if self.signing is not None:
             found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, Directory()), self.clock)

@@ -67,6 +67,16 @@ class Attests(Protocol):
         ...
 
 
+class Own(Protocol):
+    """Our own issuer, whose keys are here: what becomes of one is known at once."""
+
+    issuer: str
+
+    def stand(self, token: Token, now: int) -> bool:
+        """Whether the key that signed a token of it, which was verified before, still counts."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the front asks; without `attests` an attestation is refused."""
@@ -102,6 +112,7 @@ class Identity:
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
     issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
+    own: Own | None = None  # likewise
     telling: Telling = field(default_factory=Telling)
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
@@ -211,7 +222,7 @@ class Identity:
             token.expires if binding.until is None else min(token.expires, binding.until),
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials) and not token.single_use,
+            reusable=reusable(credentials) and not token.single_use and not self._is_own(token),
             watched=watched_of(token, binding),
             presenter=presenter_of(token, who),
         )
@@ -233,10 +244,10 @@ class Identity:
 
     def _token(self, scheme: str, raw: str, now: int) -> Token:
         """Tokens that come with a proof are the same each time, and only the proof is not. What was verified stands for
-        a while only: then its issuer has to have the key still."""
+        a while only: then its issuer has to have the key still. Of our own keys that is looked at each time."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
-        if known is None or known.expires <= now:
+        if known is None or known.expires <= now or not self._stands(known, now):
             known = self.parts.tokens.verify(raw, now)
             known = replace(known, expires=min(known.expires, now + RECHECK))
             if not known.single_use:
@@ -244,6 +255,12 @@ class Identity:
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)
         return known
+
+    def _is_own(self, token: Token) -> bool:
+        return self.own is not None and token.issuer == self.own.issuer
+
+    def _stands(self, token: Token, now: int) -> bool:
+        return self.own is None or token.issuer != self.own.issuer or self.own.stand(token, now)
 
     def _remember(self, digest: bytes, token: Token, now: int) -> None:
         with self._lock:

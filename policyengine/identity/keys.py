@@ -50,6 +50,10 @@ class Signing(Protocol):
         """The public keys by which tokens are verified, as members of a JWKS. Raises IdentityError."""
         ...
 
+    def has(self, kid: object, now: int) -> bool:
+        """Whether one of those is called so: quicker. Raises IdentityError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -210,6 +214,9 @@ class FileKeys:
 
     def published(self, now: int) -> list[dict[str, object]]:
         return [one.public for one in self.file.read().published(now)]
+
+    def has(self, kid: object, now: int) -> bool:
+        return any(one.kid == kid for one in self.file.read().published(now))
 
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:

@@ -16,6 +16,7 @@ from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.keys import FileKeys, Signing
 from policyengine.identity.keysets import Keys, VerifyingKey, read_keys
+from policyengine.identity.proved import Token
 from policyengine.identity.references import InTransit, keys_of
 from policyengine.identity.secrets import Secrets
 from policyengine.identity.transit import TransitKeys
@@ -84,9 +85,10 @@ def open_issuing(
 
 @dataclass
 class OwnKeys:
-    """The keys of our own issuer: nobody has to be asked over the network what is known here."""
+    """The keys of our own issuer: nobody has to be asked over the network what is known here. `issuer`: its name."""
 
     signing: Signing
+    issuer: str
     _read: tuple[bytes, Keys] | None = field(default=None, repr=False)
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
@@ -99,6 +101,13 @@ class OwnKeys:
         if read is None or read[0] != published:
             self._read = read = published, read_keys(published, "keys of our own")
         return read[1].find(kid, alg, now)
+
+    def stand(self, token: Token, now: int) -> bool:
+        """As Own: a key that was taken back is gone from the file, and OpenBao, at once."""
+        try:
+            return self.signing.has(token.header.get("kid"), now)
+        except IdentityError:
+            return False
 
 
 class Latest:

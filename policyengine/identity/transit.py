@@ -59,6 +59,9 @@ class TransitKeys:
         ended = [one for one, after in pairwise(versions) if after.created + self.ahead + self.keep <= now]
         return [dict(one.public) for one in versions if one not in ended]
 
+    def has(self, kid: object, now: int) -> bool:
+        return any(one["kid"] == kid for one in self.published(now))
+
     def signs(self, now: int) -> Version:
         """The first version signs at once, as there is no other."""
         first, *others = self.versions(now)

@@ -4,7 +4,9 @@ that are gone."""
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from hashlib import sha256
 from pathlib import Path
+from time import time
 
 import pytest
 from cryptography import x509
@@ -12,21 +14,27 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey
 
+from policyengine import Engine
 from policyengine.identity.api_keys import hashed
+from policyengine.identity.configuration import configuration_of
 from policyengine.identity.identity import RECHECK
+from policyengine.identity.keys import FileKeys, new_ring, rotate, write_ring
 from policyengine.identity.proved import Request, Token
 from policyengine.identity.recording import Operator
 from policyengine.identity.revoking import Came, Revoking
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.spiffe import STALE
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.decision import Outcome
+from policyengine.runtime.decision import Decision, Outcome
 from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone
 from tests.identity.bound_world import API_KEY, Message, World, der, ed_key, workload, write_files, x5t
-from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, known, token
+from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, ec, known, signed, token
+from tests.identity.minting import AUDIENCE, DESK, fresh
+from tests.identity.minting import POLICY as DESKS
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
+URL = "https://api.acme.example/v1/invoices"
 
 
 def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
@@ -39,6 +47,42 @@ def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
     assert door.bearer(raw).outcome is Outcome.ALLOW
     door.now = NOW + RECHECK
     assert door.bearer(raw).reasons[0].code == "unknown_key"
+
+
+CERTIFICATE = "Hash=" + "ab" * 32
+
+
+@pytest.mark.parametrize("by", ["proof", "certificate"])
+def test_a_key_of_our_own_that_somebody_has_seen_counts_from_then_on_no_more(tmp_path: Path, by: str) -> None:
+    """Also in tokens that were verified before: a thief has used it already."""
+    now, path = int(time()), tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", now - 10), new=True)
+    raw = {"issuers": {}, "signing": {"keys": "file:signing.json", "issuer": "desk"}}
+    engine = Engine.from_text(DESKS).verifying(configuration_of(raw, tmp_path))
+    cnf = {"x5t#S256": b64(bytes.fromhex("ab" * 32))} if by == "certificate" else {"jkt": ec().thumbprint()}
+    claims = {"iss": DESK, "sub": "alice", "client_id": "summarizer", "aud": AUDIENCE, "iat": now, "exp": now + 600,
+              "jti": "j", "scope": "read:invoices", "cnf": cnf}  # fmt: skip
+    token = FileKeys.of(path).sign({"typ": "at+jwt"}, claims, now)
+
+    def asked() -> Decision:
+        proved = {"client_certificate": CERTIFICATE} if by == "certificate" else {"dpop": proof_of(token, now)}
+        scheme = "Bearer" if by == "certificate" else "DPoP"
+        credentials = {"authorization": f"{scheme} {token}", "url": URL, **proved}
+        return engine.decide({"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": credentials})
+
+    assert asked().allowed
+    assert asked().allowed, "and is known from then on"
+    rotate(path, None, now, 0, 900)
+    assert asked().allowed, "its key stays published until the last of its tokens has ended"
+    rotate(path, None, now, 0, 0)
+    assert asked().reasons[0].code == "unknown_key"
+
+
+def proof_of(token: str, now: int) -> str:
+    jwk = {name: ec().as_dict(private=False)[name] for name in ("kty", "crv", "x", "y")}
+    ath = b64(sha256(token.encode()).digest())
+    claims = {"htm": "GET", "htu": URL, "iat": now, "jti": fresh(), "ath": ath}
+    return signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}, claims)
 
 
 @pytest.mark.parametrize("name", ["authorization", "client_certificate"])
