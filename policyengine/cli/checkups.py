@@ -300,15 +300,22 @@ def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
 def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
     """Of an `identity.toml` that the engine has read: whether each issuer tells its keys now."""
     from policyengine.identity.configuration import read_configuration
-    from policyengine.identity.looking import looked
+    from policyengine.identity.looking import looked, strangers
 
+    configuration = read_configuration(file)
     yield Finding("identity", Status.OK, f"`{file}` fits the policies")
-    for one in looked(read_configuration(file), engine.kernel):
+    for client, agent, meant in strangers(configuration, engine.kernel):
+        message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
+        yield Finding("identity", Status.WARNING, message, meant)
+    for one in looked(configuration, engine.kernel):
         if one.problem is not None:
             hint = "until they are, its tokens are refused by the code `provider`"
             yield Finding("issuer", Status.WARNING, f"the keys of `{one.issuer}` cannot be read: {one.problem}", hint)
         elif not one.keys:
-            yield Finding("issuer", Status.WARNING, f"`{one.issuer}` has no key that could be used")
+            hint = (
+                "keys count that are public, of a kind in its `algorithms`, and not for encryption (`use`, `key_ops`)"
+            )
+            yield Finding("issuer", Status.WARNING, f"`{one.issuer}` has no key that could be used", hint)
         else:
             many = "1 key" if one.keys == 1 else f"{one.keys:,} keys"
             yield Finding("issuer", Status.OK, f"`{one.issuer}` tells {many}")

@@ -144,13 +144,26 @@ def types_of_who(kernel: Kernel) -> frozenset[str]:
     return frozenset(found)
 
 
+def check_keys_count(configuration: Configuration, issuer: Issuer) -> None:
+    """Raises IdentityError."""
+    place = f"`issuers.{issuer.name}.keys`"
+    if issuer.url is None:
+        message = f"{place}: the policy gives `{issuer.name}` no `url`, so no token can say that it is of it"
+        raise IdentityError(message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, as `iss` of its tokens')
+    if configuration.signing is not None and configuration.signing.issuer == issuer.name:
+        message = f"{place}: by `signing.issuer` we are `{issuer.name}`, and sign by the keys of `[signing]`"
+        raise IdentityError(message, "leave them out here, or name there the issuer that we are")
+
+
 def check_names(configuration: Configuration, kernel: Kernel) -> None:
-    """Raises IdentityError for settings that nobody would hear: of an issuer that no policy names, of clients where no
-    tokens are issued; and for two issuers by one URL, as nobody could tell whose a token is."""
-    for name in configuration.issuers:
+    """Raises IdentityError for settings that nobody would hear: of an issuer that no policy names, keys of one without
+    URL or of us, clients where no tokens are issued; for two issuers by one URL."""
+    for name, given in configuration.issuers.items():
         if name not in kernel.issuers:
             hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
             raise IdentityError(f"`issuers.{name}`: no policy names this issuer", hint)
+        if given.keys is not None:
+            check_keys_count(configuration, kernel.issuers[name])
     if configuration.clients and configuration.signing is None:
         raise IdentityError("`clients`: no tokens are issued that they could ask for", "add `[signing]`")
     by_url: dict[str, str] = {}

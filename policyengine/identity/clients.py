@@ -219,7 +219,7 @@ def public_keys(content: bytes, name: str) -> PublicKeys:
     try:
         found = KeySet.import_key_set(json.loads(content)).keys
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
-        raise IdentityError(f"`{name}` is no JWKS") from None
+        raise IdentityError(f"`{name}` is no JWKS", 'it has public keys in a list: `{"keys": […]}`') from None
     for key in found:
         if not isinstance(key, ECKey | OKPKey | RSAKey) or key.is_private:
             raise IdentityError(f"`{name}` holds a key that is not public", "put only public keys there")
@@ -242,7 +242,10 @@ def clients_of(configuration: Configuration) -> dict[str, Client]:
             )
         file = None if given.keys is None else configuration.folder / given.keys
         keys = None if file is None else ChangingFile(file, public_keys, public=True)
-        if keys is not None:
-            keys.read()
+        try:
+            if keys is not None:
+                keys.read()
+        except IdentityError as error:
+            raise IdentityError(f"`clients.{name}.keys`: {error.message}", error.hint) from None
         found[name] = Client(name, given.agent, given.issuer, given.method, keys, given.certificates)
     return found

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -53,15 +54,23 @@ def short(lasts: timedelta) -> timedelta:
     return lasts
 
 
+def absolute(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("write a URL: `https://agents.acme.example`")
+    return url
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class General(Section):
-    """`url`: where clients find this server: what tokens are issued by, and DPoP proofs to it are for. `proxy`: by
-    which issuers are asked that are not on this machine; that of the environment never is."""
+    """`url`: where clients find this server: whom ID-JAGs and attestations are for. (What we issue is by the `url` of
+    the issuer that we are, and proofs to `/token` are for that.) `proxy`: by which issuers are asked that are not on
+    this machine; that of the environment never is."""
 
-    url: str | None = None
+    url: Annotated[str, AfterValidator(absolute)] | None = None
     leeway: Duration = Field(default=timedelta(seconds=30), le=timedelta(minutes=5))
     timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100), le=timedelta(seconds=30))
     only_proved: bool = False

@@ -1,4 +1,5 @@
-"""Whether the keys of issuers are to be had, for whoever looks before something is served."""
+"""Whether the keys of issuers are to be had, and whom settings name in vain, for whoever looks before something is
+served."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from policyengine.identity.documents import DocumentError
 from policyengine.identity.fetching import FetchError
 from policyengine.identity.keysets import FileKeys
 from policyengine.identity.providers import KeySources, RemoteKeys
-from policyengine.semantics.kernel import Kernel
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.shape import did_you_mean
+from policyengine.semantics import kernel as k
 
 
 class Looked(NamedTuple):
@@ -22,7 +25,27 @@ class Looked(NamedTuple):
     problem: str | None = None
 
 
-def looked(configuration: Configuration, kernel: Kernel) -> Iterator[Looked]:
+class Stranger(NamedTuple):
+    """A client that is an agent whom no block of the policy calls so: it gets no token. `meant`: who may have been."""
+
+    client: str
+    agent: str
+    meant: str | None
+
+
+def strangers(configuration: Configuration, kernel: k.Kernel) -> Iterator[Stranger]:
+    """Agents go, and policies without them are right to be loaded: so it is no mistake, and looks like one."""
+    blocks = [block.who for block in kernel.agents]
+    if any(isinstance(who, k.InGroup | k.Where) for who in blocks):
+        return  # who is in it is known of a token only
+    called = [who.name for who in blocks if isinstance(who, k.Called)]
+    globs = [who.glob for who in blocks if isinstance(who, k.CalledLike)]
+    for name, client in configuration.clients.items():
+        if client.agent not in called and not any(Glob(glob).matches(client.agent) for glob in globs):
+            yield Stranger(name, client.agent, did_you_mean(client.agent, called))
+
+
+def looked(configuration: Configuration, kernel: k.Kernel) -> Iterator[Looked]:
     """Asks each issuer whose tokens are verified by keys of its own, for a bounded time. Raises IdentityError."""
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer

@@ -21,6 +21,7 @@ from policyengine.identity.references import InTransit, keys_of
 from policyengine.identity.secrets import Secrets
 from policyengine.identity.transit import TransitKeys
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.shape import did_you_mean
 from policyengine.semantics.kernel import Kernel
 
 Policies = Callable[[], tuple[Kernel, Directory]]
@@ -66,7 +67,9 @@ def open_issuing(
     assert given is not None
     us = kernel.issuers.get(given.issuer)
     if us is None or us.url is None:
-        raise IdentityError(f"`signing.issuer`: the policy has no issuer `{given.issuer}` with a `url`")
+        having = [one.name for one in kernel.issuers.values() if one.url is not None]
+        message = f"`signing.issuer`: the policy has no issuer `{given.issuer}` with a `url`"
+        raise IdentityError(message, did_you_mean(given.issuer, having))
     if not us.records_chains:
         raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` tell of chains", "write `records chains` in it")
     audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))
@@ -76,9 +79,10 @@ def open_issuing(
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
     leeway = in_seconds(configuration.identity.leeway)
     clients = Clients(clients_of(configuration), ours, identity.marks, leeway)
-    unknown = sorted({one.issuer for one in clients.known.values()} - kernel.issuers.keys())
-    if unknown:
-        raise IdentityError(f"`clients`: the policy has no issuer `{unknown[0]}`")
+    for name, client in clients.known.items():
+        if client.issuer not in kernel.issuers:
+            message = f"`clients.{name}.issuer`: the policy has no issuer `{client.issuer}`"
+            raise IdentityError(message, did_you_mean(client.issuer, tuple(kernel.issuers)))
     handing = Latest(policies)
     return Issuing(identity, handing, keys, clients, us.name, audiences, in_seconds(given.lifetime), clock)
 

@@ -16,7 +16,7 @@ KEYS = "a file or URL of its keys (JWKS), before what the policy says; without, 
 ALGORITHMS = "by which its tokens may be signed"
 CA = "a file of certificates (PEM) by which its server is trusted, in place of the system's"
 WORDS: Mapping[str, str] = {
-    "identity.url": "where clients find this server: DPoP proofs to it, ID-JAGs and attestations are for that",
+    "identity.url": "where clients find this server: ID-JAGs and attestations are for that",
     "identity.leeway": "by how much the clocks of issuers and attesters may differ from this one",
     "identity.timeout": "how long an issuer is waited for",
     "identity.only_proved": "what a gateway says of who asks counts for nothing; without a credential nobody is known",

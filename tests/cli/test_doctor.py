@@ -12,6 +12,7 @@ from joserfc.jwk import ECKey
 
 from policyengine.cli import checkups
 from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
+from policyengine.identity.keys import new_ring, write_ring
 from tests.stores.servers import running
 
 LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'
@@ -198,6 +199,9 @@ user any { may a }
 """
 
 
+DESK_BOT = 'agent "desk-bot" { issued by acme   acts for any user   may a }\n'
+
+
 def test_issuers_are_asked_for_their_keys(tmp_path):
     (tmp_path / "p.policy").write_text(IDENTIFIED)
     (tmp_path / "identity.toml").write_text("")
@@ -214,6 +218,20 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     assert found["issuer"] == ("ok", "`acme` tells 1 key")
     keys.write_text('{"keys": []}')
     assert findings()["issuer"] == ("warning", "`acme` has no key that could be used")
+
+
+def test_a_client_that_is_no_agent_of_the_policies_is_a_warning(run, tmp_path, port):
+    policy = IDENTIFIED.replace('keys "acme.json"', 'audience "a"   records chains')
+    (tmp_path / "p.policy").write_text(policy + DESK_BOT)
+    write_ring(tmp_path / "signing.json", new_ring("ES256", 0), new=True)
+    (tmp_path / "identity.toml").write_text(
+        '[signing]\nissuer = "acme"\nkeys = "file:signing.json"\n'
+        '[clients.bot]\nagent = "desk-bt"\nissuer = "acme"\nmethod = "token"\n'
+    )
+    ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
+    assert ended.code == 0
+    assert "? identity: `clients.bot.agent`: no agent of the policies is called `desk-bt`" in ended.out
+    assert "  hint: did you mean `desk-bot`?" in ended.out
 
 
 def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.configuration import IdentityError
+from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.keys import new_ring, write_ring
+from policyengine.identity.looking import strangers
 from policyengine.identity.settings import WORDS, settings
 
 POLICY = """
@@ -17,6 +19,7 @@ package notes
 scope notes.read as "read:notes" { GET /notes/{id} }
 issuer login { url "https://login.acme.example"   audience "notes-api" }
 issuer desk { url "https://agents.acme.example"   audience "notes-api"   records chains }
+issuer legacy { scopes none }
 attester lab { url "https://attest.acme.example"   age <= 1h }
 user any { may notes.read }
 agent "assistant" { issued by login   acts for any user   may notes.read }
@@ -62,6 +65,12 @@ MISTAKES = [
         None,
     ),
     (f'[signing]\nissuer = "desk"\nkeys = "{PASTED}"', "`signing.keys`: this is no reference to a secret", None),
+    (
+        '[issuers.legacy]\nkeys = "x"',
+        "`issuers.legacy.keys`: the policy gives `legacy` no `url`",
+        "as `iss` of its tokens",
+    ),
+    ('[identity]\nurl = "agents.acme.example"', "`identity.url`: write a URL: `https://agents.acme.example`", None),
     ('[signing]\nissuer = "desk"\nkeys = "file:no"', "`signing.keys`: cannot read", "policyengine keys new"),
     (
         '[clients.a]\nagent = "assistant"\nissuer = "login"\nmethod = "token"',
@@ -95,6 +104,47 @@ def test_a_mistake_is_told_with_what_to_do(tmp_path: Path, text: str, message: s
     assert message in found.message
     assert (hint or "") in (found.hint or "")
     assert PASTED not in str(found)
+
+
+CLIENT = '[clients.a]\nagent = "assistant"\nissuer = "login"\nmethod = "dpop"\nkeys = "a.json"\n'
+OF_SIGNING = [
+    ("desk", '[issuers.desk]\nkeys = "x"', "`issuers.desk.keys`: by `signing.issuer` we are `desk`", "leave them out"),
+    ("dsk", "", "`signing.issuer`: the policy has no issuer `dsk` with a `url`", "did you mean `desk`?"),
+    ("desk", CLIENT, "`clients.a.keys`: cannot read", None),
+    ("desk", CLIENT.replace("a.json", "none.json"), "`clients.a.keys`: `", '`{"keys": […]}`'),
+    (
+        "desk",
+        '[clients.a]\nagent = "assistant"\nissuer = "logn"\nmethod = "token"',
+        "`clients.a.issuer`: the policy has no issuer `logn`",
+        "did you mean `login`?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("issuer", "text", "message", "hint"), OF_SIGNING, ids=[row[2] for row in OF_SIGNING])
+def test_a_mistake_beside_keys_that_sign_is_told(
+    tmp_path: Path, issuer: str, text: str, message: str, hint: str | None
+) -> None:
+    write_ring(tmp_path / "signing.json", new_ring("ES256", 0), new=True)
+    (tmp_path / "none.json").write_text('{"kty": "EC"}')
+    found = mistake(tmp_path, f'[signing]\nissuer = "{issuer}"\nkeys = "file:signing.json"\n{text}')
+    assert message in found.message
+    assert (hint or "") in (found.hint or "")
+
+
+CALLED = [
+    ("assistnt", "", [("a", "assistnt", "did you mean `assistant`?")]),
+    ("nobody", "", [("a", "nobody", None)]),
+    ("assistant", "", []),
+    ("report-7", 'agent "report-*" { issued by login   acts alone   may notes.read }', []),
+    ("nobody", 'agent group "ops" { issued by login   acts alone   may notes.read }', []),
+]
+
+
+@pytest.mark.parametrize(("agent", "more", "found"), CALLED)
+def test_a_client_that_no_block_calls_so_is_a_stranger(agent: str, more: str, found: list[object]) -> None:
+    given = {"clients": {"a": {"agent": agent, "issuer": "login", "method": "token"}}}
+    assert list(strangers(configuration_of(given), engine(POLICY + more).kernel)) == found
 
 
 def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
