@@ -20,6 +20,7 @@ from policyengine.identity.revoking import NAMED, Came, Revoking
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
+from policyengine.runtime.shape import did_you_mean, quoted
 from policyengine.stores.store import StoreError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
             return ended({}, came)
         if isinstance(by, Actor):
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
+        check_issuer(desk, what[0], name)
         came = revoking.named(what[0], name, lasting(form), by, sender.now)
         if came is Came.REFUSED:
             raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
@@ -158,6 +160,14 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
 def ended(body: Mapping[str, object], came: Came) -> Reply:
     """200 in any case: whoever reads something else takes it that the token holds still (RFC 7009, 2.2.1)."""
     return Reply(200, body if came is Came.ENDED else {**body, "recorded": False, "warning": UNRECORDED})
+
+
+def check_issuer(desk: Desk, what: str, name: str) -> None:
+    """A slip of the pen revokes nothing, and whoever made it would think that it did. Raises NotIssued."""
+    issuer, slash, _ = name.partition("/")
+    if what != "key" and slash and issuer not in desk.issuers:
+        meant = did_you_mean(issuer, desk.issuers) or f"it has {', '.join(sorted(desk.issuers))}"
+        raise NotIssued(Unissued.PARAMETERS, f"`{what}`: the policy has no issuer `{quoted(issuer)}`: {meant}")
 
 
 def lasting(form: Form) -> int | None:

@@ -217,6 +217,17 @@ def test_a_token_that_is_revoked_for_a_while_is_revoked_for_good_all_the_same(ht
     assert code(http, raw) == "revoked"
 
 
+@pytest.mark.parametrize("what", ["agent", "user", "task", "chain"])
+def test_who_revokes_by_an_issuer_that_is_none_is_told(http: Http, what: str):
+    answer = http.post("/revoke", {what: "acmee/planner"}, OPERATOR)
+    told = f"`{what}`: the policy has no issuer `acmee`: did you mean `acme`?"
+    assert (answer.status_code, answer.json()["error_description"]) == (400, told)
+    assert (
+        http.post("/revoke", {what: "x/y"}, OPERATOR).json()["error_description"].endswith("it has acme, desk, other")
+    )
+    assert http.desk.marks.version == 0
+
+
 def test_a_token_is_introspected(http: Http):
     raw = issued(http)
     found = http.post("/introspect", {"token": raw}, OPERATOR).json()
