@@ -62,7 +62,7 @@ def decide(
     with logged_in_short():
         if format is Format.JSON:
             return strongest(_show_json(_answers(engine, questions)))
-        return strongest(_show_text(_answers(engine, _alone_in_full(questions))))
+        return strongest(_show_text(engine, _answers(engine, _alone_in_full(questions))))
 
 
 def strongest(codes: Iterable[int]) -> int:
@@ -103,16 +103,35 @@ def _show_json(answers: Iterable[tuple[Question, Decision | CommandError]]) -> s
     return codes
 
 
-def _show_text(answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
+def _show_text(engine: Engine, answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
     codes, screen = set(), Screen()
     for question, answer in answers:
         codes.add(answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome])
         if question.line is None and not isinstance(answer, CommandError):
             show_decision(screen, answer)
+            show_said(screen, engine, answer, question.data)
         else:
             screen.line(f"{question.line}: ", *_in_short(answer))
             screen.stream.flush()
     return codes
+
+
+def show_code(screen: Screen, decision: Decision) -> bool:
+    """Why its credential was refused, if it was."""
+    code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
+    if code is not None:
+        screen.text(f"  code: {code}, which docs/identity.md explains")
+    return code is not None
+
+
+def show_said(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
+    """What a token says that was refused: whoever asks here holds it."""
+    if all(reason.code is None for reason in decision.reasons):
+        return
+    from policyengine.identity.said import said
+
+    for line in said(question, engine.kernel, engine.seconds()):
+        screen.text(f"  {line}")
 
 
 def show_decision(screen: Screen, decision: Decision) -> None:
@@ -124,10 +143,7 @@ def show_decision(screen: Screen, decision: Decision) -> None:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.text(f"  {reason.gate}{by}: {reason.message}{at}")
-    refused = next((reason.code for reason in decision.reasons if reason.code is not None), None)
-    if refused is not None:
-        screen.text(f"  code: {refused}, which docs/identity.md explains")
-    elif decision.gate == "identity":
+    if not show_code(screen, decision) and decision.gate == "identity":
         screen.text("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
         screen.text(f"  unknown: {fact.fact} ({fact.why})")

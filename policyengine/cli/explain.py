@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.cli.decide import EXIT_CODES
+from policyengine.cli.decide import EXIT_CODES, show_code, show_said
 from policyengine.cli.loaded import load_engine, told_of
 from policyengine.cli.options import (
     EntitySources,
@@ -42,6 +42,8 @@ def explain(
         print_json(explanation.to_dict())
     else:
         show_walk(str(explanation.decision.outcome), explanation.render())
+        show_code(Screen(), explanation.decision)
+        show_said(Screen(), engine, explanation.decision, question.data)
     return EXIT_CODES[explanation.decision.outcome]
 
 

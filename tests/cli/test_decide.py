@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.identity.issuing import POLICY as POLICY_OF_TOKENS
+from tests.identity.issuing import token
+
 POLICY = """
 anyone { may GET /health, GET /asked, GET /closed }
 guard "ask first" on /asked { confirm by user  message "asked" }
@@ -304,3 +307,19 @@ def test_a_missing_file_of_entities_is_told_like_any_other(run, project):
 def test_a_denied_identity_says_where_to_look(run, project):
     stranger = json.dumps({"request": {"method": "GET", "path": "/documents"}, "agent": {"id": "nobody"}}).encode()
     assert "`policyengine explain`" in run("decide", project, "-r", "-", stdin=stranger).out
+
+
+def test_what_a_refused_token_says_is_shown_to_whoever_asks_here(run, tmp_path):
+    (tmp_path / "p.policy").write_text(POLICY_OF_TOKENS)
+    (tmp_path / "login.json").write_text('{"keys": []}')
+    (tmp_path / "identity.toml").write_text('[issuers.acme]\nkeys = "login.json"')
+    asked = {"request": {"method": "GET", "path": "/"}, "credentials": {"authorization": f"Bearer {token(aud='x')}"}}
+    (tmp_path / "request.json").write_text(json.dumps(asked))
+    for command in ("decide", "explain"):
+        ended = run(command, tmp_path, "--identity", tmp_path / "identity.toml", "--request", tmp_path / "request.json")
+        assert ended.code == 10
+        *_, code, says, _, has = ended.out.splitlines()
+        assert code == "  code: unknown_key, which docs/identity.md explains"
+        assert says.startswith("  it says: typ `at+jwt`, kid `ec`, iss ")
+        assert has.endswith(" and audience `payments-api`")
+        assert token(aud="x").split(".")[1] not in ended.out

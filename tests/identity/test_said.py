@@ -1,0 +1,68 @@
+"""What a token that was refused says, for its operator."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from policyengine import Engine
+from policyengine.identity.said import said
+from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
+
+HERE = "here it is 2027-01-15T08:00:00Z"
+
+
+def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str]:
+    question = {"request": {"method": "GET", "path": "/"}, "credentials": {"authorization": f"{scheme} {raw}"}}
+    return list(said(json.dumps(question).encode(), Engine.from_text(policy).kernel, NOW))
+
+
+def test_it_says_what_stands_in_the_token_and_in_the_policy():
+    assert lines(token(), "dpop") == [
+        f"it says: typ `at+jwt`, kid `ec`, iss `{ACME}`, aud `payments-api`, client_id `invoice-bot`",
+        f"its times: issued 2027-01-15T07:59:50Z, ends 2027-01-15T08:05:00Z; {HERE}",
+        f"the policy has: issuer `acme` with url `{ACME}` and audience `payments-api`",
+    ]
+
+
+def test_of_an_issuer_that_is_none_all_are_said():
+    *_, last = lines(token(iss=f"{ACME}/"))
+    assert f"issuer `acme` with url `{ACME}` and" in last
+    assert "issuer `other` with" in last
+
+
+@pytest.mark.parametrize(
+    ("claims", "part"),
+    [
+        ({"client_id": GONE, "jti": GONE}, "no `client_id`, no `jti`"),
+        ({"aud": ["a", "b"]}, "aud `a` and `b`,"),
+        ({"aud": 7}, "a `aud` that is no text"),
+        ({"aud": "x" * 200}, f"aud `{'x' * 100}…`"),
+        ({"client_id": "a\x1b[2Jb"}, "client_id `a?[2Jb`"),
+    ],
+)
+def test_what_is_missing_or_odd_is_said(claims: dict[str, Any], part: str):
+    assert part in lines(token(**claims))[0]
+
+
+@pytest.mark.parametrize("claims", [{"exp": "soon", "iat": GONE}, {"exp": 10**15, "iat": -1}])
+def test_times_that_are_none_are_passed_over(claims: dict[str, Any]):
+    assert [line.split(":")[0] for line in lines(token(**claims))] == ["it says", "the policy has"]
+
+
+def test_who_trusts_nobody_by_a_url_is_told():
+    assert lines(token(), policy='issuer acme { scopes none }  agent "a" { issued by acme  acts alone  may GET /x }')[
+        -1
+    ] == ("the policy has: no issuer with a `url`")
+
+
+@pytest.mark.parametrize("raw", ["opaque", "a.b.c", "e.e.e.e.e", ""])
+def test_of_what_is_no_token_nothing_is_said(raw: str):
+    assert lines(raw) == []
+
+
+@pytest.mark.parametrize("question", [b"{", b"[]", b'{"credentials": 1}', b'{"credentials": {"authorization": 1}}'])
+def test_of_what_is_no_question_nothing_is_said(question: bytes):
+    assert list(said(question, Engine.from_text(POLICY).kernel, NOW)) == []
