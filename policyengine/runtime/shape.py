@@ -80,8 +80,10 @@ def only(given: Mapping[str, object], allowed: Collection[str], member: str, hin
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
-    close = get_close_matches(word[:64], known, n=1)
-    return f"did you mean `{close[0]}`?" if close else None
+    """In whichever case it was written: names of headers have none."""
+    lower = {one.lower(): one for one in known}
+    close = get_close_matches(word[:64].lower(), lower, n=1)
+    return f"did you mean `{lower[close[0]]}`?" if close else None
 
 
 def quoted(text: str) -> str:

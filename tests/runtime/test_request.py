@@ -308,6 +308,8 @@ def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
         ({"agnt": {}}, "did you mean `agent`?"),
         ({"credential": {"knd": "jwt"}}, "did you mean `kind`?"),
         ({"agent": {"isuer": "x"}}, "did you mean `issuer`?"),
+        ({"credentials": {"DPoP": "x"}}, "did you mean `dpop`?"),
+        ({"Request": {}}, "did you mean `request`?"),
         ({"zzz": 1}, None),
         ({"user": {"roles": []}}, "attributes of a declared entity come from the directory, from the credential's "
                                   "`claims`, or from `entities` in this request"),
