@@ -28,7 +28,7 @@ from policyengine.identity.keys import Signing
 from policyengine.identity.proved import Binding, Hop, Request, Token, Who
 from policyengine.identity.recording import told_of_issued, told_of_refused
 from policyengine.identity.revoking import looked_at
-from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
+from policyengine.identity.unissued import NotIssued, TokenError, Unissued, not_held, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
@@ -261,7 +261,7 @@ class Issuing:
         wanted = next((one for one in (asked.scopes, *limits) if one is not None), ())
         held = tuple(scope for scope in wanted if all(limit is None or scope in limit for limit in limits))
         if not held:
-            raise NotIssued(Unissued.SCOPE)
+            raise NotIssued(Unissued.SCOPE, None if asked.scopes is None else not_held(asked.scopes))
         return held
 
     def _no_scopes(self, issuer: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from policyengine.identity.identity import Identity
+from policyengine.runtime.shape import quoted
 
 
 class TokenError(StrEnum):
@@ -81,6 +83,11 @@ class NotIssued(Exception):
         self.code, self.why = code, code.words if why is None else why
         self.error = code.error if error is None else error
         super().__init__(self.why)
+
+
+def not_held(asked: Sequence[str]) -> str:
+    """Only what the client said itself: what an opaque token holds is not for whoever shows it."""
+    return f"no token that was shown names a scope that is asked for: {quoted(' '.join(asked))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,15 @@ def test_our_own_verifier_takes_it_and_the_engine_decides_by_it(desk: Desk):
     assert (stolen.gate, stolen.reasons[0].code) == ("identity", "bound_to_other")
 
 
+def test_a_scope_is_held_by_its_name_and_what_is_not_is_told(desk: Desk):
+    """`write:invoices` includes reading: whoever may only that names both."""
+    with pytest.raises(NotIssued) as found:
+        desk.exchange(subject_token=subject(scope=WRITE), scope=READ)
+    assert (found.value.code, found.value.why) == (
+        Unissued.SCOPE, "no token that was shown names a scope that is asked for: read:invoices"
+    )  # fmt: skip
+
+
 def test_it_lasts_the_shortest_of_all(desk: Desk):
     """Reports are handed on for five minutes, of which one is gone; the rest of it is within thirty."""
     assert desk.exchange().lasts == 240
