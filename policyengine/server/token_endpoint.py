@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl
 
-from policyengine.identity.clients import Actor
+from policyengine.identity.clients import Actor, Sent
 from policyengine.identity.configuration import IdentityError, seconds
 from policyengine.identity.exchange import GRANT, asked_of, one, sent_of
 from policyengine.identity.identity import Identity
@@ -33,6 +33,10 @@ NO_STORE = {"Cache-Control": "no-store"}
 JWKS_AGE = 60  # seconds, well within `ahead` of keys that rotate
 UNRECORDED = "it has ended, and that could not be put on record: the operator's log says why"
 STATUSES = {TokenError.INVALID_CLIENT: 401, TokenError.UNAVAILABLE: 503}
+
+NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and secrets of clients are not taken there"
+NOBODY = "neither an operator's token, of `--token-file`, nor what a client proves itself by was sent"
+NOBODY_OF_THE_TASK = "neither an operator's token, of `--token-file`, nor that of an agent of the task was sent"
 
 Form: TypeAlias = Mapping[str, Sequence[str]]
 
@@ -182,8 +186,12 @@ def lasting(form: Form) -> int | None:
 def authenticated(desk: Desk, form: Form, sender: Sender, endpoint: str) -> Actor:
     """Raises NotIssued."""
     sent, issuing = sent_of(form, sender.authorization), desk.issuing
+    if sender.authorization:
+        raise NotIssued(Unissued.CLIENT_METHOD, NO_OPERATOR)
     if issuing is None:
         raise NotIssued(Unissued.NO_CLIENT, "an operator's token is needed, of `--token-file`")
+    if sent == Sent():
+        raise NotIssued(Unissued.NO_CLIENT, NOBODY)
     return issuing.authenticated(sent, None, sender.credentials, at(issuing, endpoint), sender.now)
 
 
@@ -212,7 +220,7 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
             return ended(completed, revoking.task(task, desk.issuers, sender.operator, sender.now))
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
-            raise NotIssued(Unissued.NO_CLIENT)
+            raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)
         proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
         if proved.facts.get("task", {}).get("id") != task:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")

@@ -281,6 +281,23 @@ def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
     assert code(http, raw) == "revoked"
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "said"),
+    [
+        ("/revoke", {"Authorization": "Bearer another-token-than-that"}, "`Authorization` holds no token of"),
+        ("/introspect", {"Authorization": "Bearer another-token-than-that"}, "`Authorization` holds no token of"),
+        ("/revoke", {}, "neither an operator's token, of `--token-file`, nor what a client proves itself by"),
+        ("/introspect", {}, "neither an operator's token, of `--token-file`, nor what a client proves itself by"),
+        ("/tasks/t-1/complete", {}, "neither an operator's token, of `--token-file`, nor that of an agent of the task"),
+    ],
+)
+def test_an_operator_whose_token_is_none_is_told_so(http: Http, path: str, headers: dict[str, str], said: str):
+    """In a hurry, and not that client secrets are not taken."""
+    answer = http.post(path, {"agent": "acme/planner", "token": "x"} if "intro" in path else {"agent": "a/b"}, headers)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert answer.json()["error_description"].startswith(said)
+
+
 # ── What everybody may know ───────────────────────────────────────────────────────────────────
 
 
