@@ -1,7 +1,7 @@
 """What `policyengine doctor` looks at: each check finds one thing, how it stands with it and what to do.
 
 A check leaves nothing behind, but for the file of a SQLite store that was not there. Only what is named on the command
-line, in `identity.toml` or, with that, as an issuer of the policies, is reached over a network.
+line, in `identity.toml` or, with that, as an issuer or attester of the policies, is reached over a network.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
 
 
 def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
-    """Of an `identity.toml` that the engine has read: whether each issuer tells its keys now."""
+    """Of an `identity.toml` that the engine has read: whether each issuer and attester tells its keys now."""
     from policyengine.identity.configuration import read_configuration
     from policyengine.identity.looking import looked, strangers
 
@@ -308,17 +308,16 @@ def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
         message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
         yield Finding("identity", Status.WARNING, message, meant)
     for one in looked(configuration, engine.kernel):
+        what = "tokens" if one.kind == "issuer" else "attestations"
         if one.problem is not None:
-            hint = "until they are, its tokens are refused by the code `provider`"
-            yield Finding("issuer", Status.WARNING, f"the keys of `{one.issuer}` cannot be read: {one.problem}", hint)
+            hint = f"until they are, its {what} are refused by the code `provider`"
+            yield Finding(one.kind, Status.WARNING, f"the keys of `{one.name}` cannot be read: {one.problem}", hint)
         elif not one.keys:
-            hint = (
-                "keys count that are public, of a kind in its `algorithms`, and not for encryption (`use`, `key_ops`)"
-            )
-            yield Finding("issuer", Status.WARNING, f"`{one.issuer}` has no key that could be used", hint)
+            hint = "public keys count that are for signatures (`use`, `key_ops`) and strong enough"
+            yield Finding(one.kind, Status.WARNING, f"`{one.name}` has no key that could be used", hint)
         else:
             many = "1 key" if one.keys == 1 else f"{one.keys:,} keys"
-            yield Finding("issuer", Status.OK, f"`{one.issuer}` tells {many}")
+            yield Finding(one.kind, Status.OK, f"`{one.name}` tells {many}")
 
 
 def gateway(paths: Sequence[Path]) -> Iterator[Finding]:

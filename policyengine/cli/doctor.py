@@ -38,7 +38,7 @@ def doctor(
     It takes the options of `serve`, and looks at what is to be served too.
 
     It leaves everything as it was, and reaches nothing over a network but what is named; with --identity it asks the
-    issuers of the policies for their keys.
+    issuers and attesters of the policies for their keys.
 
     Exit code 0: it can be served (there may be warnings); 1: it cannot.
 

@@ -108,11 +108,16 @@ class Builder:
     def _keys_of(self, attester: Attester) -> KeySource:
         known = attester.name, attester.url
         if known not in self.attesters:
-            given = self.configuration.attesters.get(attester.name, AttesterSettings())
-            settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
-            like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
-            self.attesters[known] = key_source(like, settings, self.configuration)
+            self.attesters[known] = keys_of_attester(attester, self.configuration)
         return self.attesters[known]
+
+
+def keys_of_attester(attester: Attester, configuration: Configuration) -> KeySource:
+    """As those of an issuer. Raises IdentityError."""
+    given = configuration.attesters.get(attester.name, AttesterSettings())
+    settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
+    like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
+    return key_source(like, settings, configuration)
 
 
 def built(configuration: Configuration, kernel: Kernel, marks: Marks, clock: Callable[[], float] = time) -> Identity:

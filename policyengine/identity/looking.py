@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from policyengine.identity.building import has_keys
+from policyengine.identity.building import has_keys, keys_of_attester
 from policyengine.identity.configuration import Configuration
 from policyengine.identity.documents import DocumentError
 from policyengine.identity.fetching import FetchError
-from policyengine.identity.keysets import FileKeys
+from policyengine.identity.keysets import FileKeys, KeySource
 from policyengine.identity.providers import KeySources, RemoteKeys
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.shape import did_you_mean
@@ -18,9 +18,10 @@ from policyengine.semantics import kernel as k
 
 
 class Looked(NamedTuple):
-    """`problem`: why its keys are not to be had."""
+    """`kind`: an `issuer` or an `attester`; `problem`: why its keys are not to be had."""
 
-    issuer: str
+    kind: str
+    name: str
     keys: int
     problem: str | None = None
 
@@ -46,15 +47,21 @@ def strangers(configuration: Configuration, kernel: k.Kernel) -> Iterator[Strang
 
 
 def looked(configuration: Configuration, kernel: k.Kernel) -> Iterator[Looked]:
-    """Asks each issuer whose tokens are verified by keys of its own, for a bounded time. Raises IdentityError."""
+    """Asks each issuer whose tokens are verified by keys of its own, and each attester, for a bounded time. Raises
+    IdentityError."""
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer
     for issuer in kernel.issuers.values():
-        if not has_keys(issuer, configuration) or issuer.name == ours:
-            continue
-        source = sources.of(issuer)
-        assert isinstance(source, FileKeys | RemoteKeys)
-        try:
-            yield Looked(issuer.name, len(source.look().usable))
-        except (OSError, FetchError, DocumentError) as error:
-            yield Looked(issuer.name, 0, str(error))
+        if has_keys(issuer, configuration) and issuer.name != ours:
+            yield asked("issuer", issuer.name, sources.of(issuer))
+    for attester in kernel.attesters.values():
+        if attester.url is not None:
+            yield asked("attester", attester.name, keys_of_attester(attester, configuration))
+
+
+def asked(kind: str, name: str, source: KeySource) -> Looked:
+    assert isinstance(source, FileKeys | RemoteKeys)
+    try:
+        return Looked(kind, name, len(source.look().usable))
+    except (OSError, FetchError, DocumentError) as error:
+        return Looked(kind, name, 0, str(error))

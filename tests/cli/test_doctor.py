@@ -199,6 +199,7 @@ user any { may a }
 """
 
 
+ATTESTED = IDENTIFIED + 'agent "a" { issued by acme   acts for any user   attested by lab   may a }'
 DESK_BOT = 'agent "desk-bot" { issued by acme   acts for any user   may a }\n'
 
 
@@ -243,6 +244,18 @@ def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):
     assert ended.code == 0
     assert "? issuer: the keys of `acme` cannot be read: it cannot be reached" in ended.out
     assert "  hint: until they are, its tokens are refused by the code `provider`" in ended.out
+
+
+def test_attesters_are_asked_for_their_keys(run, tmp_path, port):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    (tmp_path / "p.policy").write_text(f'{ATTESTED} attester lab {{ url "https://attest.acme.example" }}')
+    (tmp_path / "acme.json").write_text('{"keys": []}')
+    (tmp_path / "identity.toml").write_text(f'[attesters.lab]\nkeys = "{url}/jwks"')
+    ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
+    assert ended.code == 0
+    assert "? attester: the keys of `lab` cannot be read: it cannot be reached" in ended.out
+    assert "  hint: until they are, its attestations are refused by the code `provider`" in ended.out
 
 
 def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, port):
