@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 
 from policyengine.runtime.refusals import Refusal, Refused
 
@@ -57,7 +57,10 @@ def whole(text: str) -> int:
 
 def fraction(text: str) -> Decimal:
     """Exact, as every number is here."""
-    number = Decimal(text) if len(text) <= MOST_DIGITS else None
+    try:
+        number = Decimal(text) if len(text) <= MOST_DIGITS else None
+    except DecimalException:  # an exponent that none has
+        number = None
     if number is None or abs(number.adjusted()) > MOST_DIGITS:
         raise Refused(Refusal.CLAIM_TYPE)
     return number

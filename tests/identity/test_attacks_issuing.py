@@ -12,7 +12,7 @@ import pytest
 from policyengine.identity.exchange import ID_TOKEN, JWT
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued
 from policyengine.stores.store import StoreError
-from tests.identity.issuing import GONE, ec, signed
+from tests.identity.issuing import GONE, b64, ec, signed
 from tests.identity.minting import ACME, DESK, NOW, OTHER, TOKEN_URL, Desk, assertion, key_of, subject
 
 READ, WRITE = "read:invoices", "write:invoices"
@@ -109,6 +109,8 @@ ROWS = [
     by("an assertion of the future", U.ASSERTION_TIME, iat=NOW + 100),
     by("an assertion that begins later", U.ASSERTION_TIME, nbf=NOW + 100),
     by("an assertion whose end is a text", U.ASSERTION_TIME, exp=str(NOW + 60)),
+    asks("an assertion with an exponent that no number has", U.ASSERTION,
+         client_assertion=b64(b'{"alg": 1e9999999999999999999}') + ".e30.AA"),
     by("an assertion without `jti`", U.ASSERTION, jti=None),
     by("an assertion by another of itself", U.ASSERTION, iss="planner"),
     by("an assertion by another's key", U.ASSERTION_KEY, _key=key_of("planner")),

@@ -307,6 +307,8 @@ TOKENS = [
     Attack("exp after the year 9999", R.CLAIM_TYPE, claims(exp=2**63)),
     Attack("exp of many digits", R.CLAIM_TYPE, payload(as_json(CLAIMS)[:-1].replace(b'"exp"', b'"x"')
                                                        + b', "exp": ' + b"9" * 5_000 + b"}")),
+    Attack("an exponent too large", R.CLAIM_TYPE, payload(
+        as_json(CLAIMS)[:-1] + b', "a": 1e999999999999999999999}')),
     Attack("exp of 1e400", R.CLAIM_TYPE, payload(as_json(CLAIMS)[:-1].replace(b'"exp"', b'"x"') + b', "exp": 1e400}')),
     Attack("nbf a text", R.CLAIM_TYPE, claims(nbf="0")),
     Attack("iat true", R.CLAIM_TYPE, claims(iat=True)),

@@ -96,6 +96,7 @@ def test_a_set_is_bounded() -> None:
         ('{"keys": NaN}', "no JSON"),
         ('{"keys": ' + "9" * 10_000 + "}", "too long"),
         ('{"keys": 1e999999999}', "too long"),
+        ('{"keys": 1e-9999999999999999999}', "too long"),
         ('{"keys": "\\ud800"}', "half a character"),
         ('{"keys": ' + "[" * 30 + "]" * 30 + "}", "too deep"),
         ('{"keys": ' + "[" * 200_000, "too deep"),
