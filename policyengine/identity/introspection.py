@@ -24,6 +24,7 @@ from policyengine.identity.configuration import Configuration, IdentityError, Is
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
 from policyengine.identity.flights import Flights, Late, Unanswered
+from policyengine.identity.jose import MODELS, fits
 from policyengine.identity.proved import Token
 from policyengine.identity.telling import Telling
 from policyengine.runtime.refusals import Refusal, Refused
@@ -40,6 +41,8 @@ MOST_KEPT = 20_000
 # Where servers say what kind of token it is, and what an access token is called there.
 KINDS = ("token_type", "token_use", "typ")
 ACCESS = frozenset({"bearer", "dpop", "access_token", "access", "at+jwt"})
+USUAL = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
+SIGNING = "make it one of RSA, P-256, P-384, P-521 or Ed25519, for signatures"
 Method: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 SigningKey: TypeAlias = RSAKey | ECKey | OKPKey
 
@@ -79,7 +82,8 @@ def encoded(form: Mapping[str, str]) -> bytes:
 
 @lru_cache(maxsize=8)  # as it is for each request, and reading one takes its time
 def signing_key(text: str) -> SigningKey:
-    """A private key in PEM or as a JWK. Raises IdentityError, which shows nothing of it."""
+    """A private key in PEM or as a JWK, by which assertions can be signed. Raises IdentityError, which shows nothing of
+    it."""
     for kind in (ECKey, RSAKey, OKPKey):
         try:
             value = json_object(text.encode()) if text.lstrip().startswith("{") else text.encode()
@@ -87,16 +91,18 @@ def signing_key(text: str) -> SigningKey:
         except Exception:  # whatever libraries say of a key: parts of it could be in that
             continue
         if key.is_private and (not isinstance(value, dict) or value.get("kty") == kind.key_type):
+            algorithm_of(key)
             return key
     raise IdentityError("the key of a client is no private key in PEM, nor a JWK")
 
 
 def algorithm_of(key: SigningKey) -> str:
-    if key.alg:
-        return key.alg
-    if isinstance(key, RSAKey):
-        return "PS256"
-    return {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}.get(key.curve_name, "none")
+    """Its own, or the one of its type. Raises IdentityError."""
+    usual = "PS256" if isinstance(key, RSAKey) else USUAL.get(key.curve_name, "")
+    found = key.alg or usual
+    if found not in MODELS or not fits(key, found):
+        raise IdentityError("the key of a client is of a kind that signs no assertions", SIGNING)
+    return found
 
 
 # ── One issuer ────────────────────────────────────────────────────────────────────────────────
@@ -300,6 +306,8 @@ def endpoint_of(
         raise IdentityError(f"`{place}.{missing}` is missing", "who asks what a token is says who it is")
     try:
         secret = secret_of(reference)
+        if settings.client_auth == "private_key_jwt":
+            signing_key(secret())
     except IdentityError as error:
         raise IdentityError(f"`{place}.{name}`: {error.message}", error.hint) from None
     return Endpoint(

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from joserfc import jwt
+from joserfc.jwk import ECKey, OKPKey
 
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.fetching import Fetcher
@@ -295,6 +296,33 @@ def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
     public_only = json.dumps(key("ES256", 9).as_dict(private=False))
     with pytest.raises(IdentityError):
         signing_key(public_only)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        OKPKey.generate_key("Ed448"),
+        OKPKey.generate_key("X25519"),
+        ECKey.generate_key("secp256k1"),
+        ECKey.generate_key("P-256", {"use": "enc"}),
+        ECKey.generate_key("P-256", {"alg": "ES384"}),
+        ECKey.generate_key("P-256", {"alg": "none"}),
+        ECKey.generate_key("P-256", {"alg": "HS256"}),
+    ],
+)
+def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OKPKey) -> None:
+    text = json.dumps(made.as_dict(private=True))
+    with pytest.raises(IdentityError, match="of a kind that signs no assertions"):
+        Client("we", "private_key_jwt", lambda: text).authenticated({"token": "opaque"}, "https://acme", NOW)
+    settings = {
+        "introspection": "https://a/i",
+        "client_id": "we",
+        "client_auth": "private_key_jwt",
+        "client_key": "env:K",
+    }
+    configuration = configuration_of({"issuers": {"acme": settings}})
+    with pytest.raises(IdentityError, match=r"`issuers\.acme\.client_key`: the key of a client is of a kind"):
+        endpoints_of(configuration, [issuer("https://a")], lambda reference: lambda: text)
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "ES384", "EdDSA"])
