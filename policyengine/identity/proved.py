@@ -36,7 +36,8 @@ class Token:
     """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
 
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
-    sent; `expires` when it ends. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
+    sent; `expires` when it ends; `late` that it has ended by its own word, and counts a little longer as clocks differ:
+    nothing new rests on it. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
     anybody, and the token stays the same. `single_use`: what it proves counts for the one who presented it first.
     `key`: the agent's own, where no issuer stands between: RFC 7638 thumbprint of the one it signed by, or of that of
     its certificate; of a static key its digest as the file of keys has it, `sha256:…`.
@@ -51,6 +52,7 @@ class Token:
     signed: bytes | None = field(default=None, repr=False)
     single_use: bool = False
     key: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class TokenVerifier:
             ends,
             signed=sha256(jws.signed).digest(),
             single_use=kind == "id_jag",
+            late=claims["exp"] != jws.claims["exp"],
         )
         if token.single_use and not self.marks.once(f"id_jag:{token.issuer}/{claims['jti']}", ends + self.leeway, now):
             raise Refused(Refusal.REPLAYED)
