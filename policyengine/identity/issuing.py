@@ -171,8 +171,7 @@ class Issuing:
             return who.hops
         if len(who.hops) + 2 > MOST_ACTORS:
             raise NotIssued(Unissued.DEPTH)
-        issued = token.claims.get("iat")
-        return (*who.hops, Hop(who.agent, token.issuer, seconds(issued), who.scopes))
+        return (*who.hops, Hop(who.agent, token.issuer, began(token), who.scopes))
 
     def _audience(self, targets: Sequence[str]) -> str:
         """One of ours: a token for several could be used by one of them at another."""
@@ -190,6 +189,10 @@ class Issuing:
         """All but the scopes, and how long it lasts."""
         groups = actor.token[1].groups if actor.token is not None else None
         act: dict[str, object] = {"sub": actor.client.agent, **({"groups": list(groups)} if groups else {})}
+        renewed = subject.who.agent is not None and len(hops) == len(subject.who.hops)
+        since = began(subject.token) if renewed else None
+        if since is not None:
+            act["iat"] = since
         for hop in hops[::-1]:
             inner = self._act_of(hop)
             innermost(act)["act"] = inner
@@ -352,6 +355,13 @@ def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[
     known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there
     if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
         raise NotIssued(Unissued.MAY_ACT)
+
+
+def began(token: Token) -> int | None:
+    """Since when whoever presents it has what it says: also where a token of its own came in place of another."""
+    act = token.claims.get("act")
+    times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
+    return min((one for one in map(seconds, times) if one is not None), default=None)
 
 
 def end_of(token: Token) -> int:

@@ -161,7 +161,7 @@ def test_a_user_hands_on_without_an_agent_in_between(desk: Desk):
     """Of a token that names no agent before it there is no hop."""
     raw = subject(client_id="summarizer")
     issued = desk.exchange(subject_token=raw, scope=READ)
-    assert claims_of(issued.token)["act"] == {"sub": "summarizer"}
+    assert claims_of(issued.token)["act"] == {"sub": "summarizer", "iat": NOW - 60}
     assert desk.decide(issued).allowed
 
 
@@ -217,6 +217,22 @@ def test_a_token_that_ended_gives_nobody_another_though_it_counts_a_little_longe
         assert found.value.code is Unissued.LIFETIME
 
 
+def test_an_agent_that_renews_its_own_token_does_not_hand_on_for_longer(desk: Desk):
+    """`for 30m` counts from the token that was there first, however often it came anew."""
+    raw = subject()
+    desk.now = NOW + 1_700
+    for _ in range(2):
+        raw = desk.exchange(by="planner", scope=READ, subject_token=raw).token
+    issued = desk.exchange(scope=READ, subject_token=raw)
+    assert issued.lasts == 1_800 - 60 - 1_700
+    assert claims_of(issued.token)["act"]["act"]["iat"] == NOW - 60
+    assert desk.decide(issued).allowed
+    desk.now = NOW + 1_740
+    with pytest.raises(NotIssued) as found:
+        desk.exchange(scope=READ, subject_token=raw)
+    assert found.value.code is Unissued.DELEGATION
+
+
 # ── What a decision asks for ──────────────────────────────────────────────────────────────────
 
 
@@ -248,7 +264,7 @@ def test_a_task_is_passed_on_and_narrowed(desk: Desk):
 
 def test_an_agent_begins_a_task_of_its_own(desk: Desk):
     issued = desk.exchange(by="planner", task=json.dumps({"id": "t-1", "tools": ["mail/send"]}), scope=READ)
-    assert claims_of(issued.token)["act"] == {"sub": "planner"}
+    assert claims_of(issued.token)["act"] == {"sub": "planner", "iat": NOW - 60}
     assert claims_of(issued.token)["task"]["id"] == "t-1"
     assert desk.decide(issued).allowed
 
