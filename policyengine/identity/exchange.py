@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from policyengine.identity.clients import ASSERTION_TYPE, Sent
+from policyengine.identity.strict import json_object
 from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.runtime.refusals import Refused
 from policyengine.runtime.values import text_hazard
 
 GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -109,13 +111,9 @@ def scopes_of(form: Form) -> tuple[str, ...] | None:
 def wanted_by(remedy: str) -> str | None:
     """The scopes that a remedy names, as it stands in a decision: any of them would do. What a better `credential` is
     for, every token from here is: bound, and short enough."""
-    try:
-        found = json.loads(remedy)
-    except (ValueError, RecursionError):
-        found = None
-    match found:
+    match object_in(remedy):
         case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
-            return " ".join(scopes)
+            return " ".join(map(str, scopes))
         case {"kind": "credential"}:
             return None
         case _:
@@ -126,13 +124,21 @@ def task_of(given: str | None) -> Task | None:
     """`{"id": …, "tools": […], "entities": […]}`: the task that the token is for."""
     if given is None:
         return None
-    try:
-        found = json.loads(given)
-    except (ValueError, RecursionError):
-        raise NotIssued(Unissued.TASK, "`task` is no JSON") from None
-    if not isinstance(found, dict) or not found.keys() <= TASK or not is_name(found.get("id")):
+    found = object_in(given)
+    if found is None:
+        raise NotIssued(Unissued.TASK, "`task` is no JSON object, or could be read in two ways")
+    name = found.get("id")
+    if not found.keys() <= TASK or not is_name(name):
         raise NotIssued(Unissued.TASK, "`task` has an `id`, and may have `tools` and `entities`")
-    return Task(found["id"], names_of(found.get("tools")), names_of(found.get("entities")))
+    return Task(name, names_of(found.get("tools")), names_of(found.get("entities")))
+
+
+def object_in(text: str) -> dict[str, object] | None:
+    """Read as strictly as what goes into a token has to be."""
+    try:
+        return json_object(text.encode())
+    except Refused:
+        return None
 
 
 def names_of(given: object) -> tuple[str, ...] | None:
@@ -143,5 +149,5 @@ def names_of(given: object) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(given))
 
 
-def is_name(given: object) -> bool:
+def is_name(given: object) -> TypeGuard[str]:
     return isinstance(given, str) and 0 < len(given) <= LONGEST_NAME and text_hazard(given) is None
