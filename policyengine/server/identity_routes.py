@@ -26,6 +26,7 @@ TOLD = {
     "/revoke": "A token, an agent, a user, a chain or a key counts no more, from the next decision on (RFC 7009).",
     "/introspect": "Whether a token holds, and what it says (RFC 7662).",
 }
+JSON = msgspec.json.Encoder(decimal_format="number")  # as tokens had it
 Answers = Callable[["Desk", bytes, "Sender"], "Reply"]
 
 
@@ -185,4 +186,4 @@ def written(reply: Reply) -> Response:
     headers = {**reply.headers, "Content-Type": "application/json"}
     if reply.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="policyengine"'
-    return Response(msgspec.json.encode(dict(reply.body)), reply.status, headers=headers)
+    return Response(JSON.encode(dict(reply.body)), reply.status, headers=headers)

@@ -241,6 +241,12 @@ def test_a_token_is_introspected(http: Http):
     assert http.post("/introspect", {"token": "garbage"}, OPERATOR).json() == {"active": False}
 
 
+def test_numbers_of_a_token_are_told_as_it_has_them(http: Http):
+    raw = subject(act={"sub": "planner", "iat": NOW - 60.5}, cnf={"jkt": "jkt-1"})
+    found = http.post("/introspect", {"token": raw}, OPERATOR)
+    assert found.json()["act"] == {"sub": "planner", "iat": NOW - 60.5}
+
+
 # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
 
 
