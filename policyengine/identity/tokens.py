@@ -113,7 +113,8 @@ class TokenVerifier:
             single_use=kind == "id_jag",
             late=claims["exp"] != jws.claims["exp"],
         )
-        if token.single_use and not self.marks.once(f"id_jag:{token.issuer}/{claims['jti']}", ends + self.leeway, now):
+        until = ends + self.leeway + 1  # as the seconds that it ends in are not whole
+        if token.single_use and not self.marks.once(f"id_jag:{token.issuer}/{claims['jti']}", until, now):
             raise Refused(Refusal.REPLAYED)
         return token
 

@@ -484,6 +484,15 @@ def test_an_id_jag_counts_once() -> None:
     assert door.identity.counts == {"proved": 2, R.REPLAYED: 2}
 
 
+def test_an_id_jag_counts_once_to_the_last_part_of_a_second() -> None:
+    door, raw = Door(ID_JAGS), jag(exp=NOW + 60.9)
+    assert door.tokens.verify(raw, NOW)
+    for later in (60, 61, 89, 90):
+        with pytest.raises(Refused) as found:
+            door.tokens.verify(raw, NOW + later)
+        assert found.value.refusal is R.REPLAYED
+
+
 # ── Keys, and what was proved before ──────────────────────────────────────────────────────────
 
 
