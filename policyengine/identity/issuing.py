@@ -107,7 +107,7 @@ class Issuing:
             self._tell(why, attempt, now)
             raise
         except (StoreError, IdentityError) as error:
-            _LOG.warning("no token was issued: %s", error)
+            self.identity.telling.tell(logging.WARNING, "issuing", f"no token was issued: {error}")
             ours = NotIssued(Unissued.STORE if isinstance(error, StoreError) else Unissued.KEYS)
             self._tell(ours, attempt, now)
             raise ours from None

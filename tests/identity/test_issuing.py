@@ -22,6 +22,7 @@ from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
 from policyengine.identity.handing import ANYTHING, Handing, samples
 from policyengine.identity.proved import Binding, Token, Who
+from policyengine.identity.telling import MOST, Telling
 from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
 from policyengine.kinds import EntityRef
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
@@ -29,6 +30,7 @@ from policyengine.runtime.entities import EntityData
 from policyengine.runtime.refusals import KNOWN as REFUSALS
 from policyengine.semantics import kernel as k
 from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.store import StoreError
 from tests.directory.test_looking import Clock, Table
 from tests.identity.issuing import b64
 from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, X5T, Desk, assertion, ec, policy, subject
@@ -310,6 +312,24 @@ def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pyte
     assert (told["chain"], told["user"], told["scope"]) == (["planner", "summarizer"], "alice", READ)
     assert not {raw, issued.token} & {str(value) for value in told.values()}
     assert issued.token not in repr(issued)
+
+
+def test_what_strangers_cause_is_told_now_and_then(desk: Desk, caplog: pytest.LogCaptureFixture):
+    """Whoever makes up keys can have more proofs looked at than are remembered."""
+
+    def full(*_: Any) -> Any:
+        raise StoreError("50,000 proofs came without a token within 60 s, and no more are")
+
+    parts = desk.identity.parts
+    desk.identity.parts, desk.identity.telling = replace(parts, binds=full), Telling()
+    try:
+        for _ in range(200):
+            with pytest.raises(NotIssued) as found:
+                desk.exchange(by=None, client_id="by-proof")
+            assert found.value.code is Unissued.STORE
+    finally:
+        desk.identity.parts = parts
+    assert len(caplog.records) == MOST
 
 
 def test_codes_are_one_table_and_none_is_that_of_a_credential():
