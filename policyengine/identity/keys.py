@@ -28,6 +28,7 @@ from policyengine.identity.secrets import ChangingFile, read_private
 Key = ECKey | OKPKey
 ALGORITHMS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
 MOST_KEYS = 50
+LONGEST = 10 * 365 * 86_400  # seconds that a key waits, or stays
 TIMES = ("created", "signs_from", "gone_from")
 MAKE = "`policyengine keys new FILE` makes one"
 
@@ -110,6 +111,8 @@ class KeyRing:
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
         """With one that signs `ahead` seconds later; `keep` seconds after that those before it are published no more.
         Raises IdentityError."""
+        if max(ahead, keep) > LONGEST:
+            raise IdentityError("a key waits for ten years at most, and stays for as long", "take a shorter time")
         new = new_key(algorithm, now, now + ahead)
         end = new.signs_from + keep
         older = [replace(one, gone_from=min(end, one.gone_from or end)) for one in self.published(now)]

@@ -14,7 +14,17 @@ from joserfc.jwk import KeySet
 
 from policyengine.identity.bao import Bao
 from policyengine.identity.configuration import BaoSettings, IdentityError
-from policyengine.identity.keys import FileKeys, KeyRing, State, new_ring, read_ring, ring_of, rotate, write_ring
+from policyengine.identity.keys import (
+    LONGEST,
+    FileKeys,
+    KeyRing,
+    State,
+    new_ring,
+    read_ring,
+    ring_of,
+    rotate,
+    write_ring,
+)
 from policyengine.identity.references import InTransit
 from policyengine.identity.secrets import Secrets
 from policyengine.identity.transit import TransitKeys
@@ -98,6 +108,15 @@ def test_too_many_are_refused():
         ring = ring.rotated("ES256", NOW, AHEAD, KEEP)
     with pytest.raises(IdentityError, match="50 keys are published already"):
         ring.rotated("ES256", NOW, AHEAD, KEEP)
+
+
+@pytest.mark.parametrize(("ahead", "keep"), [(LONGEST + 1, KEEP), (AHEAD, 86_400 * 10**9)])
+def test_a_time_that_no_calendar_has_is_refused_before_anything_is_written(tmp_path: Path, ahead: int, keep: int):
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    with pytest.raises(IdentityError, match="ten years at most"):
+        rotate(path, None, NOW, ahead, keep)
+    assert len(read_ring(path).keys) == 1
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
