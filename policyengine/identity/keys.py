@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -171,7 +174,17 @@ def rotate(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -
         ring = read_ring(path)
         found = ring.rotated(algorithm or ring.keys[-1].algorithm, now, ahead, keep)
         write_ring(path, found)
+        drop_unfinished(path)
     return found
+
+
+def drop_unfinished(path: Path) -> None:
+    """What others left beside it who were killed: private keys are in that."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
+    for one in path.parent.iterdir():
+        if left.fullmatch(one.name):
+            with suppress(OSError):
+                one.unlink()
 
 
 def read_ring(path: Path) -> KeyRing:
@@ -180,11 +193,14 @@ def read_ring(path: Path) -> KeyRing:
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
-    """All of it or nothing, for its owner alone; with `new` it replaces nothing. Raises OSError."""
+    """All of it or nothing. With `new` it replaces nothing and is for its owner alone; else it stays readable for whom
+    it was: servers run as others than whoever rotates. Raises OSError."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if not new and path.exists():
+                like(descriptor, path.stat())
             file.write(ring.to_bytes())
             file.flush()
             os.fsync(descriptor)
@@ -194,6 +210,15 @@ def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def like(descriptor: int, before: os.stat_result) -> None:
+    """Raises OSError where it cannot belong to whom it did."""
+    made = os.fstat(descriptor)
+    if os.name == "posix":
+        if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 @dataclass

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -128,6 +132,42 @@ def test_the_file_is_for_its_owner_and_comes_back_as_it_was(tmp_path: Path, algo
     with pytest.raises(FileExistsError):
         write_ring(path, ring, new=True)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_who_could_read_the_file_still_can_after_a_rotation(tmp_path: Path, mode: int):
+    """A server that is another user reads it by its group."""
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    path.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 4321)
+    owner = path.stat()
+    rotate(path, None, NOW, AHEAD, KEEP)
+    found = path.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, owner.st_uid, owner.st_gid)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from policyengine.identity import keys
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+keys.rotate(Path(sys.argv[1]), None, 1_800_000_000, 600, 3_600)
+"""
+
+
+def test_a_rotation_that_was_killed_leaves_the_old_keys_and_the_next_one_tidies_up(tmp_path: Path):
+    path = tmp_path / "signing.json"
+    write_ring(path, new_ring("ES256", NOW), new=True)
+    before, other = path.read_bytes(), tmp_path / ".signing.json.backup"
+    other.write_bytes(b"mine")
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+    rotate(path, None, NOW, AHEAD, KEEP)
+    assert set(tmp_path.iterdir()) == {path, other}
+    assert len(read_ring(path).keys) == 2
 
 
 def test_what_is_published_is_public(tmp_path: Path):
