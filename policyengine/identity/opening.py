@@ -45,6 +45,10 @@ def open_keys(configuration: Configuration, secrets: Secrets, now: int) -> Signi
         return file_of(place.path)
     if not isinstance(secrets.bao, Bao):
         raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
+    if configuration.bao is None or configuration.bao.refresh >= given.ahead:
+        raise IdentityError(
+            "`bao.refresh` is not shorter than `signing.ahead`: a version of the key would sign before all know it"
+        )
     keys = TransitKeys(secrets.bao, place, in_seconds(given.ahead), in_seconds(LONGEST_LIFETIME))
     keys.versions(now)
     return keys

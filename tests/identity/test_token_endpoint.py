@@ -395,6 +395,16 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path, changes: dict[str, Any], 
         opened(Desk(tmp_path), policy, **changes)
 
 
+def test_a_version_of_a_key_that_would_sign_before_all_know_it_is_a_mistake(tmp_path: Path):
+    """Each worker sees a new one when what OpenBao said before is too old."""
+    raw = {
+        "signing": {"keys": "bao-transit:transit/a", "issuer": "desk", "ahead": "10m"},
+        "bao": {"address": "http://127.0.0.1:1", "token": "env:T", "refresh": "10m"},
+    }
+    with pytest.raises(IdentityError, match="is not shorter than"):
+        opened(Desk(tmp_path), **raw)
+
+
 def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch):
     client = openbao.client
     if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
