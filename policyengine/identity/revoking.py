@@ -26,6 +26,8 @@ FOR_GOOD = 10 * 365 * 86_400  # seconds
 LEEWAY = 300  # seconds that a token may be taken for after its end
 # By what an operator revokes; each names an issuer of the policy, but for keys.
 NAMED = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}
+# Of a token that was refused for these, nobody knows yet whether it holds, or it will.
+LATER = frozenset({Refusal.PROVIDER, Refusal.NOT_YET, Refusal.ISSUED_LATER})
 OF_AN_ISSUER = re.compile(r"[^/]{1,256}/.{1,2048}", re.DOTALL)
 _LOG = logging.getLogger("policyengine")
 
@@ -64,10 +66,13 @@ class Revoking:
 
     def token(self, raw: str, by: Operator | Actor, now: int) -> Came:
         """RFC 7009: what is no token any more needs no revoking; one whose agent, say, is revoked for a while does. An
-        operator may revoke any, a client what it is in; else it is refused. Raises StoreError."""
+        operator may revoke any, a client what it is in; else it is refused. Raises StoreError, and Refused for what may
+        hold later."""
         try:
             token, who = verified(self.identity, raw, now)
-        except Refused:
+        except Refused as refused:
+            if refused.refusal in LATER:
+                raise
             return Came.ENDED
         if isinstance(by, Actor) and not self._is_in(by, token, who):
             return Came.REFUSED

@@ -155,6 +155,8 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
         if came is Came.REFUSED:
             raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
         return ended({}, came)
+    except Refused as refused:
+        return refusal(TokenError.UNAVAILABLE, f"the token is not revoked: {refused.why}")
     except NotIssued as why:
         return not_issued(desk.identity, why)
     except StoreError:

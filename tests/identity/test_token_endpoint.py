@@ -23,12 +23,26 @@ from policyengine.identity.keys import FileKeys, new_ring, write_ring
 from policyengine.identity.nonces import Nonces
 from policyengine.identity.opening import open_issuing, open_keys, open_secrets
 from policyengine.identity.transit import TransitKeys
+from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import create_app
 from policyengine.server.token_endpoint import LARGEST_FORM
 from policyengine.stores.marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
-from tests.identity.minting import AUDIENCE, DESK, NOW, OTHER, POLICY, X5T, Desk, assertion, fresh, key_of, subject
+from tests.identity.minting import (
+    ACME,
+    AUDIENCE,
+    DESK,
+    NOW,
+    OTHER,
+    POLICY,
+    X5T,
+    Desk,
+    assertion,
+    fresh,
+    key_of,
+    subject,
+)
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
@@ -176,6 +190,30 @@ def test_a_client_revokes_nobody_elses(http: Http):
     assert http.post("/revoke", {"token": raw}).status_code == 401
     assert http.post("/revoke", {"agent": "acme/planner", **proof("clerk")}).json()["error"] == "unauthorized_client"
     assert code(http, raw) is None
+
+
+class Unreachable:
+    """Keys of an issuer that does not answer."""
+
+    def find(self, kid: str | None, alg: str, now: int) -> Any:
+        raise Refused(Refusal.PROVIDER)
+
+
+def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monkeypatch: pytest.MonkeyPatch):
+    issuers, raw = http.desk.identity.parts.tokens.issuers, subject()
+    with monkeypatch.context() as patched:
+        patched.setitem(issuers, ACME, replace(issuers[ACME], keys=Unreachable()))
+        answer = http.post("/revoke", {"token": raw}, OPERATOR)
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+        assert answer.json()["error_description"] == "the token is not revoked: its issuer cannot be asked now"
+    assert http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
+    assert http.post("/revoke", {"token": raw}, OPERATOR).status_code == 200
+    assert not http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
+
+
+def test_what_holds_later_is_not_said_to_be_revoked(http: Http):
+    answer = http.post("/revoke", {"token": subject(nbf=NOW + 100)}, OPERATOR)
+    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
 
 
 @pytest.mark.parametrize(
