@@ -36,6 +36,7 @@ STATUSES = {TokenError.INVALID_CLIENT: 401, TokenError.UNAVAILABLE: 503}
 
 NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and secrets of clients are not taken there"
 NOBODY = "neither an operator's token, of `--token-file`, nor what a client proves itself by was sent"
+NO_OPERATOR_ITSELF = "a client's key or certificate came along: operators send none"
 NOBODY_OF_THE_TASK = "neither an operator's token, of `--token-file`, nor that of an agent of the task was sent"
 
 Form: TypeAlias = Mapping[str, Sequence[str]]
@@ -57,6 +58,11 @@ class Sender:
     operator: Operator | None
     authorization: bool
     now: int
+
+    @property
+    def itself(self) -> Operator | None:
+        """The operator, unless a gateway hands on, beside its token, what a client sent: that is the client's wish."""
+        return self.operator if self.credentials.empty else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,8 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
     revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = form_of(body)
-        by = sender.operator or authenticated(desk, form, sender, "revoke")
+        alone = sender.itself if sent_of(form, False) == Sent() else None
+        by = alone or authenticated(desk, form, sender, "revoke")
         what = [name for name in ("token", *NAMED) if one(form, name) is not None]
         if len(what) != 1:
             raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
@@ -193,7 +200,7 @@ def authenticated(desk: Desk, form: Form, sender: Sender, endpoint: str) -> Acto
     if issuing is None:
         raise NotIssued(Unissued.NO_CLIENT, "an operator's token is needed, of `--token-file`")
     if sent == Sent():
-        raise NotIssued(Unissued.NO_CLIENT, NOBODY)
+        raise NotIssued(Unissued.NO_CLIENT, NOBODY if sender.operator is None else NO_OPERATOR_ITSELF)
     return issuing.authenticated(sent, None, sender.credentials, at(issuing, endpoint), sender.now)
 
 
@@ -218,8 +225,8 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
     issuer."""
     revoking, completed = Revoking(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
-        if sender.operator is not None:
-            return ended(completed, revoking.task(task, desk.issuers, sender.operator, sender.now))
+        if sender.itself is not None:
+            return ended(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)

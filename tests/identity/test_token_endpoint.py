@@ -150,6 +150,27 @@ def test_a_certificate_counts_only_from_a_gateway_of_ours(http: Http):
     assert answer.json()["token_type"] == "Bearer"  # it is bound to the certificate
 
 
+def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
+    """Whoever is behind a gateway, which says with a token of ours whose connection it is."""
+    raw = issued(http, task=json.dumps({"id": "t-1"}))
+    certificate = {**OPERATOR, "Client-Cert": X5T}
+    for headers, form in (
+        (certificate, {}),
+        (certificate, {"client_id": "by-certificate"}),
+        (OPERATOR, proof("clerk")),
+    ):
+        answer = http.post("/revoke", {"agent": "acme/planner", **form}, headers)
+        assert answer.json()["error"] == ("unauthorized_client" if form else "invalid_client")
+        assert form or answer.json()["error_description"].endswith("operators send none")
+    other = issued(http, task=json.dumps({"id": "t-2"}))
+    handed = {**OPERATOR, "X-Forwarded-Authorization": f"DPoP {other}", "DPoP": "jkt-1"}
+    assert http.post("/tasks/t-1/complete", {}, handed).json()["error"] == "unauthorized_client"
+    assert code(http, raw) is None
+    own = {"token": raw, "client_id": "by-certificate"}
+    assert http.post("/revoke", own, certificate).status_code == 200
+    assert code(http, raw) == "revoked"
+
+
 # ── Revoking, introspecting ───────────────────────────────────────────────────────────────────
 
 
