@@ -91,8 +91,8 @@ class Revoking:
         StoreError."""
         if kind != "key" and not OF_AN_ISSUER.fullmatch(name):
             return Came.REFUSED
-        self._revoke([f"{NAMED[kind]}:{name}"], now + (seconds or FOR_GOOD), now, by)
-        until = now + seconds if seconds else None
+        until = None if seconds is None else now + seconds
+        self._revoke([f"{NAMED[kind]}:{name}"], now + FOR_GOOD if until is None else until, now, by)
         return self._on_record(told_of_end(kind, about_named(kind, name), by, until), now)
 
     def task(self, task: str, issuers: Collection[str], by: By, now: int) -> Came:

@@ -185,11 +185,15 @@ def check_issuer(desk: Desk, what: str, name: str) -> None:
 
 def lasting(form: Form) -> int | None:
     given = one(form, "for")
+    if given is None:
+        return None
     try:
-        found = None if given is None else seconds(given)
+        found = seconds(given)
     except ValueError as error:
         raise NotIssued(Unissued.PARAMETERS, f"`for`: {error}") from None
-    return int(found.total_seconds()) if isinstance(found, timedelta) else None
+    if not isinstance(found, timedelta) or found < timedelta(seconds=1):
+        raise NotIssued(Unissued.PARAMETERS, "`for` is a second at least")
+    return int(found.total_seconds())
 
 
 def authenticated(desk: Desk, form: Form, sender: Sender, endpoint: str) -> Actor:

@@ -260,7 +260,15 @@ def test_what_is_revoked_for_a_while_comes_back(http: Http):
 
 
 @pytest.mark.parametrize(
-    "form", [{"other": "x"}, {"agent": "planner"}, {"agent": "a/b", "user": "a/c"}, {"key": "k", "for": "soon"}]
+    "form",
+    [
+        {"other": "x"},
+        {"agent": "planner"},
+        {"agent": "a/b", "user": "a/c"},
+        {"key": "k", "for": "soon"},
+        {"key": "k", "for": "0s"},
+        {"key": "k", "for": "999ms"},
+    ],
 )
 def test_what_is_not_clear_revokes_nothing(http: Http, form: dict[str, str]):
     answer = http.post("/revoke", form, OPERATOR)
