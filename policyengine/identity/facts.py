@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import cast
+from urllib.parse import quote
 
 from policyengine.identity.proved import Binding, Hop, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
@@ -102,12 +103,21 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     other = token.claims.get("sub") if who.subject is not None else None
     if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
-    if who.task is not None and isinstance(who.task.get("id"), str):
-        names.add(f"task:{token.issuer}/{who.task['id']}")
+    task = None if who.task is None else who.task.get("id")
+    if isinstance(task, str):
+        first = who.hops[0].agent if who.hops else who.agent
+        names |= {f"task:{token.issuer}/{task}", own_task(token.issuer, task, who.user, first)}
     identifier = token.claims.get("jti")
     if isinstance(identifier, str):
         names.add(f"jti:{token.issuer}/{identifier}")
     return frozenset(names) | links_of(token)
+
+
+def own_task(issuer: str, task: str, user: str | None, first: str | None) -> str:
+    """Of a task those tokens that are for the same user or, for none, by the same first agent: who begins one calls it
+    as it likes, and may not end what others call so."""
+    whose = f"agent:{first}" if user is None else f"user:{user}"
+    return f"own-task:{issuer}/{quote(whose, safe='')}/{task}"
 
 
 def links_of(token: Token) -> frozenset[str]:

@@ -107,9 +107,9 @@ class Unproved:
 class Proved:
     """Facts by root, as a question has them. They stand until `expires`, or until one of `names` is revoked.
 
-    `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`. `reusable`: that
-    they were proved once is enough; else each request brings a proof of its own. `watched`: by which of `names` it is
-    seen whether several share it, and `presenter` who it is that presents it.
+    `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
+    `reusable`: that they were proved once is enough; else each request brings a proof of its own. `watched`: by which
+    of `names` it is seen whether several share it, and `presenter` who it is that presents it.
     """
 
     facts: dict[str, dict[str, object]]

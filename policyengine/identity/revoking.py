@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum, auto
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from policyengine.audit.tokens import What
 from policyengine.identity.clients import Actor, confirmed
-from policyengine.identity.facts import moment, names_of, token_name
+from policyengine.identity.facts import moment, names_of, own_task, token_name
 from policyengine.identity.identity import Identity
-from policyengine.identity.proved import Token, Who
+from policyengine.identity.proved import Proved, Token, Who
 from policyengine.identity.recording import By, Operator, about_named, about_task, about_token, told_of_end, word_of
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
@@ -95,10 +95,23 @@ class Revoking:
         self._revoke([f"{NAMED[kind]}:{name}"], now + FOR_GOOD if until is None else until, now, by)
         return self._on_record(told_of_end(kind, about_named(kind, name), by, until), now)
 
-    def task(self, task: str, issuers: Collection[str], by: By, now: int) -> Came:
+    def task(self, task: str, issuers: Collection[str], by: Operator, now: int) -> Came:
         """Every token of it. Raises StoreError."""
         self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + FOR_GOOD, now, by)
         return self._on_record(told_of_end("task", about_task(task, issuers), by), now)
+
+    def own_task(self, task: str, by: Proved, now: int) -> Came:
+        """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is. Else it is
+        refused. Raises StoreError."""
+        facts = by.facts
+        agent, user = (facts.get(root, {}).get("id") for root in ("agent", "user"))
+        if agent is None or facts.get("task", {}).get("id") != task:
+            return Came.REFUSED
+        hops, issuer = facts.get("chain", {}).get("hops"), str(facts["credential"]["issuer"])
+        first = hops[0]["agent"] if isinstance(hops, Sequence) and hops else agent
+        name = own_task(issuer, task, None if user is None else str(user), str(first))
+        self._revoke([name], now + FOR_GOOD, now, by)
+        return self._on_record(told_of_end("task", about_task(task, (issuer,)), by), now)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:
         self.identity.marks.revoke(names, until, now)

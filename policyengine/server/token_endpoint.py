@@ -226,7 +226,7 @@ def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
 
 def complete(desk: Desk, task: str, sender: Sender) -> Reply:
     """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
-    issuer."""
+    issuer and for the same user."""
     revoking, completed = Revoking(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
         if sender.itself is not None:
@@ -235,12 +235,10 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
         if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)
         proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
-        if proved.facts.get("task", {}).get("id") != task:
-            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of another task, or of none")
-        if proved.facts.get("agent", {}).get("id") is None:
-            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent")
-        issuers = [str(proved.facts["credential"]["issuer"])]
-        return ended(completed, revoking.task(task, issuers, proved, sender.now))
+        came = revoking.own_task(task, proved, sender.now)
+        if came is Came.REFUSED:
+            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
+        return ended(completed, came)
     except Refused as refused:
         return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
     except NotIssued as why:

@@ -337,6 +337,34 @@ def test_who_is_not_in_a_task_does_not_complete_it(http: Http):
     assert code(http, raw) is None
 
 
+def test_who_calls_a_task_as_another_is_called_ends_only_its_own(http: Http):
+    """Whoever begins a task names it."""
+    alices, bobs = (
+        issued(http, task=json.dumps({"id": "t-1"}), subject_token=subject(sub=user)) for user in ("alice", "bob")
+    )
+    odd = issued(http, task=json.dumps({"id": "user%3Aalice/t-1"}), subject_token=subject(sub="bob"))
+    for raw, name in ((bobs, "t-1"), (odd, "user%253Aalice%2Ft-1")):
+        http.post(f"/tasks/{name}/complete", {}, {"Authorization": f"DPoP {raw}", "DPoP": "jkt-1"})
+    assert [code(http, raw) for raw in (alices, bobs)] == [None, "revoked"]
+    assert http.exchange(task=json.dumps({"id": "t-1"}), subject_token=subject(sub="bob")).status_code == 400
+    assert http.post("/tasks/t-1/complete", {}, OPERATOR).status_code == 200
+    assert code(http, alices) == "revoked"
+
+
+def test_what_rests_on_a_task_that_ended_ends_with_it(http: Http):
+    first = issued(http, task=json.dumps({"id": "t-1"}))
+    second = http.desk.exchange(by="reader", subject_token=first, _dpop="jkt-2")
+    http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {first}", "DPoP": "jkt-1"})
+    assert http.desk.decide(second, dpop="jkt-2").reasons[0].code == "revoked"
+
+
+def test_a_task_of_agents_alone_ends_by_any_of_them(http: Http):
+    of_planner = subject(sub="planner", scope=READ, task={"id": "t-1"})
+    one = http.desk.exchange(by="loner", subject_token=of_planner)
+    http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {one.token}", "DPoP": "jkt-1"})
+    assert http.desk.decide(one).reasons[0].code == "revoked"
+
+
 def test_a_person_completes_no_task_of_agents(http: Http):
     settings = http.desk.identity.parts.reads.settings
     settings["acme"] = IssuerSettings(people=("portal",))
