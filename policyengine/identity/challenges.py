@@ -19,7 +19,10 @@ def challenges_of(decision: Decision, identity: Identity | None = None) -> Lines
     code = decision.reasons[0].code if decision.reasons else None
     if code not in KNOWN:
         return (("www-authenticate", f"Bearer {REALM}"),)
-    refusal = Refusal(code)
+    return challenge(Refusal(code), identity)
+
+
+def challenge(refusal: Refusal, identity: Identity | None) -> Lines:
     said = f'{REALM}, error="{refusal.error}", error_description="{described(refusal)}"'
     if refusal.error not in OF_PROOFS:
         return (("www-authenticate", f"Bearer {said}"),)

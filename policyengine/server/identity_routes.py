@@ -165,7 +165,8 @@ class IdentityRoutes:
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
         issuing = self.desk.issuing
-        url = str(http.url) if issuing is None else f"{base(issuing)}{http.url.path}"
+        path = http.scope["raw_path"].decode("latin-1")  # as the client wrote it, and signed
+        url = str(http.url) if issuing is None else f"{base(issuing)}{path}"
         certificate = self.api.gateway.client_certificate if trusted else None
         raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificate=certificate)
         return Sender(
@@ -185,5 +186,5 @@ class IdentityRoutes:
 def written(reply: Reply) -> Response:
     headers = {**reply.headers, "Content-Type": "application/json"}
     if reply.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="policyengine"'
+        headers.setdefault("www-authenticate", 'Bearer realm="policyengine"')
     return Response(JSON.encode(dict(reply.body)), reply.status, headers=headers)

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl
 
+from policyengine.identifying import PASSING
+from policyengine.identity.challenges import challenge
 from policyengine.identity.clients import Actor, Sent
 from policyengine.identity.configuration import IdentityError, seconds
 from policyengine.identity.exchange import GRANT, asked_of, one, sent_of
@@ -234,17 +236,25 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)
-        proved = desk.identity.prove(sender.credentials, at(issuing, f"tasks/{task}/complete"), sender.now)
+        proved = desk.identity.prove(sender.credentials, Request("POST", sender.credentials.url), sender.now)
         came = revoking.own_task(task, proved, sender.now)
         if came is Came.REFUSED:
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
         return ended(completed, came)
     except Refused as refused:
-        return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)})
+        return turned_away(desk.identity, refused)
     except NotIssued as why:
         return not_issued(desk.identity, why)
     except StoreError:
         return not_issued(desk.identity, NotIssued(Unissued.STORE))
+
+
+def turned_away(identity: Identity, refused: Refused) -> Reply:
+    """Whose credential was refused: by a challenge, unless it may count in a moment."""
+    if refused.refusal.value in PASSING:
+        return refusal(TokenError.UNAVAILABLE, refused.why)
+    headers = {**NO_STORE, **dict(challenge(refused.refusal, identity))}
+    return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)}, headers)
 
 
 # ── /attestation/nonce ────────────────────────────────────────────────────────────────────────

@@ -351,6 +351,23 @@ def test_who_calls_a_task_as_another_is_called_ends_only_its_own(http: Http):
     assert code(http, alices) == "revoked"
 
 
+def test_who_needs_a_nonce_to_complete_a_task_is_given_one(http: Http):
+    raw = issued(http, task=json.dumps({"id": "t-1"}))
+    http.desk.identity.nonces = lambda: "n-1"
+    answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", "DPoP": "without nonce"})
+    assert (answer.status_code, answer.json()["error"], answer.headers["dpop-nonce"]) == (401, "use_dpop_nonce", "n-1")
+    assert answer.headers.get_list("www-authenticate")[0].startswith('DPoP realm="agents", error="use_dpop_nonce"')
+    assert len(answer.headers.get_list("www-authenticate")) == 1
+
+
+def test_a_task_is_not_completed_while_nobody_knows_who_asks(http: Http, monkeypatch: pytest.MonkeyPatch):
+    raw, issuers = issued(http, task=json.dumps({"id": "t-1"})), http.desk.identity.parts.tokens.issuers
+    monkeypatch.setitem(issuers, DESK, replace(issuers[DESK], keys=Unreachable()))
+    answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", "DPoP": "jkt-1"})
+    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    assert "www-authenticate" not in answer.headers
+
+
 def test_what_rests_on_a_task_that_ended_ends_with_it(http: Http):
     first = issued(http, task=json.dumps({"id": "t-1"}))
     second = http.desk.exchange(by="reader", subject_token=first, _dpop="jkt-2")
@@ -564,6 +581,14 @@ keys = "summarizer.json"
     )
     again = {**asked, "credentials": {**asked["credentials"], "dpop": dpop(raw, url, now)}}
     assert client.post("/decide", json=again, headers=OPERATOR).json()["reasons"][0]["code"] == "revoked"
+
+    form |= {"subject_token": subject(iat=now - 60, exp=now + 600), "task": json.dumps({"id": "a b:c?d"}),
+             "client_assertion": assertion("summarizer", now)}  # fmt: skip
+    raw = client.post("/token", data=form).json()["access_token"]
+    path = "/tasks/a%20b:c%3Fd/complete"
+    for url, status in ((f"{DESK}/tasks/a%20b:c/complete", 401), (f"{DESK}{path}", 200)):
+        headers = {"Authorization": f"DPoP {raw}", "DPoP": dpop(raw, url, now, "POST")}
+        assert client.post(path, headers=headers).status_code == status
 
 
 def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
