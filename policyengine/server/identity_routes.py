@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Semaphore
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ TOLD = {
     "/introspect": "Whether a token holds, and what it says (RFC 7662).",
 }
 JSON = msgspec.json.Encoder(decimal_format="number")  # as tokens had it
+MOST_AT_ONCE = 8  # threads of 40
 Answers = Callable[["Desk", bytes, "Sender"], "Reply"]
 
 
@@ -87,6 +89,7 @@ class IdentityRoutes:
         from policyengine.identity.opening import Latest
 
         self.api = api
+        self._tokens, self._others = Semaphore(MOST_AT_ONCE), Semaphore(MOST_AT_ONCE)
         self.handing = Latest(lambda: (api.engine.kernel, api.engine.directory))
 
     @property
@@ -113,18 +116,24 @@ class IdentityRoutes:
 
     async def form(self, answers: Answers, http: Request) -> Response:
         body, sender = await self._form(http), self.sender(http)
-        return written(await run_in_threadpool(answers, self.desk, body, sender))
+        return written(await self._apart(self._others, answers, self.desk, body, sender))
 
     async def token(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import token
 
         body, sender = await self._form(http), self.sender(http)
-        return written(await run_in_threadpool(token, self.issuing, body, sender))
+        return written(await self._apart(self._tokens, token, self.issuing, body, sender))
 
     async def nonce(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import nonce
 
-        return written(await run_in_threadpool(nonce, self.desk, self.now()))
+        return written(await self._apart(self._others, nonce, self.desk, self.now()))
+
+    async def _apart(self, places: Semaphore, work: Callable[..., Reply], *given: Any) -> Reply:
+        """However slow an issuer or OpenBao is, threads are left to decisions, and places to who revokes: strangers can
+        have a token looked at."""
+        async with places:
+            return await run_in_threadpool(work, *given)
 
     async def _form(self, http: Request) -> bytes:
         from policyengine.server.token_endpoint import FORM_TYPE
@@ -138,12 +147,12 @@ class IdentityRoutes:
         from policyengine.server.token_endpoint import complete
 
         task, sender = http.path_params["task"], self.sender(http, own=True)
-        return written(await run_in_threadpool(complete, self.desk, task, sender))
+        return written(await self._apart(self._tokens, complete, self.desk, task, sender))
 
     async def jwks(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import jwks
 
-        return written(await run_in_threadpool(jwks, self.issuing, self.now()))
+        return written(await self._apart(self._others, jwks, self.issuing, self.now()))
 
     async def metadata(self, http: Request) -> Response:
         from policyengine.server.token_endpoint import metadata

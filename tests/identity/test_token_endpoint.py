@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import urlsafe_b64decode
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from threading import Event, Semaphore
 from time import time
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -169,6 +172,51 @@ def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
     own = {"token": raw, "client_id": "by-certificate"}
     assert http.post("/revoke", own, certificate).status_code == 200
     assert code(http, raw) == "revoked"
+
+
+class Slow(FileKeys):
+    """Keys that sign when they are let."""
+
+    def __init__(self, keys: FileKeys) -> None:
+        super().__init__(keys.file)
+        self.asked, self.goes_on = Semaphore(0), Event()
+
+    def sign(self, *given: Any) -> str:
+        self.asked.release()
+        assert self.goes_on.wait(20)
+        return super().sign(*given)
+
+
+def test_keys_that_are_slow_keep_nobody_from_deciding_or_revoking(http: Http):
+    desk, slow = http.desk, Slow(http.desk.keys)
+    desk.identity.issuing = replace(desk.first, keys=slow)
+    form = {"grant_type": GRANT, "subject_token_type": ACCESS_TOKEN, "scope": READ}
+    question = {"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": {"authorization": "Bearer none"}}
+
+    async def asked() -> tuple[int, str, set[int]]:
+        transport = httpx.ASGITransport(http.client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+
+            async def token() -> int:
+                more = {"subject_token": subject(), **proof("summarizer")}
+                return (await client.post("/token", data={**form, **more}, headers={"DPoP": "jkt-1"})).status_code
+
+            tokens = [asyncio.create_task(token()) for _ in range(45)]
+            try:
+                await asyncio.to_thread(slow.asked.acquire)
+                ended = client.post("/revoke", data={"agent": "acme/clerk"}, headers=OPERATOR)
+                revoked = (await asyncio.wait_for(ended, 10)).status_code
+                decided = client.post("/decide", json=question, headers=OPERATOR)
+                outcome = (await asyncio.wait_for(decided, 10)).json()["outcome"]
+            finally:
+                slow.goes_on.set()
+                statuses = set(await asyncio.gather(*tokens))
+            return revoked, outcome, statuses
+
+    try:
+        assert asyncio.run(asked()) == (200, "deny", {200})
+    finally:
+        desk.identity.issuing = desk.first
 
 
 # ── Revoking, introspecting ───────────────────────────────────────────────────────────────────
