@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Looking
@@ -22,15 +22,20 @@ from policyengine.runtime.values import PENDING, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
 from policyengine.semantics.facts import Path
+from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.recalling import NOT_FETCHED
 from policyengine.semantics.reference import walk
 
 ANYTHING = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
 MOST_ENDPOINTS = 1_000  # that one request for a token is about
+MOST_BLOCKS = 100_000  # of which is known what is about an endpoint
 LATER = frozenset({"pending", NOT_FETCHED})
 OF_REQUESTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
+
+
+AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +98,54 @@ class Handing:
             self.kernel, agents=agents, users=users, anyones=(), guards=(), limits=(), watches=(), binders=()
         )
 
+    def _at(self, about: k.Kernel, endpoint: Endpoint) -> k.Kernel:
+        """With what is about the endpoint: what does not cover it opens nothing and hands nothing on, and a policy of
+        many endpoints is asked about many of them."""
+        return replace(
+            about,
+            agents=tuple(self._block_at(block, endpoint) for block in about.agents),
+            users=tuple(self._block_at(block, endpoint) for block in about.users),
+        )
+
+    def _block_at(self, block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
+        key = id(block), endpoint
+        found = self._blocks.get(key)
+        if found is None:
+            if len(self._blocks) >= MOST_BLOCKS:
+                self._blocks.clear()
+            found = self._blocks[key] = block_at(block, endpoint)
+        return found
+
+    @cached_property
+    def _blocks(self) -> dict[tuple[int, Endpoint], Any]:
+        """By a block of the kernel, which stays, and an endpoint."""
+        return {}
+
     def _walked(
         self, about: k.Kernel, roots: Mapping[str, object], looking: Looking | None, now: int, endpoint: Endpoint
     ) -> w.Walk:
         request = Request(endpoint, {**dict.fromkeys(OF_REQUESTS, PENDING), **roots})
-        moment = datetime.fromtimestamp(now, UTC)
+        about, moment = self._at(about, endpoint), datetime.fromtimestamp(now, UTC)
         while True:
             snapshot = Snapshot(self.directory if looking is None else looking)
             seen = walk(facts_of(about, request, snapshot, moment).bind(self._pending), snapshot)
             if looking is None or not looking.lacking:
                 return seen
             looking.fetch()
+
+
+def block_at(block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
+    def about(pattern: k.Pattern) -> bool:
+        return match_pattern(pattern, endpoint) is not None
+
+    grants = [
+        replace(one, openings=tuple(each for each in one.openings if about(each.pattern))) for one in block.grants
+    ]
+    found = replace(block, grants=tuple(one for one in grants if one.openings))
+    if not isinstance(found, k.AgentBlock):
+        return found
+    hands = [replace(one, patterns=tuple(filter(about, one.patterns))) for one in found.delegates]
+    return replace(found, delegates=tuple(one for one in hands if one.patterns))
 
 
 # ── What the specification saw ────────────────────────────────────────────────────────────────

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from base64 import urlsafe_b64decode
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -20,12 +21,12 @@ from policyengine.directory.looking import Lookups
 from policyengine.identity.clients import Clients, Sent, clients_of
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
-from policyengine.identity.handing import ANYTHING, Handing, samples
+from policyengine.identity.handing import ANYTHING, Answer, HandedOn, Handing, samples
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.telling import MOST, Telling
 from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
 from policyengine.kinds import EntityRef
-from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, ToolEndpoint
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.refusals import KNOWN as REFUSALS
 from policyengine.semantics import kernel as k
@@ -33,7 +34,21 @@ from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.store import StoreError
 from tests.directory.test_looking import Clock, Table
 from tests.identity.issuing import b64
-from tests.identity.minting import ACME, ARCHIVE, AUDIENCE, DESK, GONE, NOW, X5T, Desk, assertion, ec, policy, subject
+from tests.identity.minting import (
+    ACME,
+    ARCHIVE,
+    AUDIENCE,
+    CLIENTS,
+    DESK,
+    GONE,
+    NOW,
+    X5T,
+    Desk,
+    assertion,
+    ec,
+    policy,
+    subject,
+)
 
 ALL = READ, WRITE, REPORTS, MAIL = "read:invoices", "write:invoices", "read:reports", "send:mail"
 
@@ -366,6 +381,34 @@ def test_every_endpoint_of_a_scope_is_asked_about():
     assert [one.qualified for one in endpoints[MAIL]] == ["mail/send"]
 
 
+class Whole(Handing):
+    """That asks about each endpoint by the whole policy."""
+
+    def _at(self, about: k.Kernel, endpoint: Endpoint) -> k.Kernel:
+        return about
+
+
+class Both(Handing):
+    answers: ClassVar[set[object]] = set()
+
+    def asked(self, *given: Any) -> dict[str, Answer]:
+        found = [kind.asked(kind(self.kernel, self.directory), *given) for kind in (Handing, Whole)]
+        assert found[0] == found[1]
+        self.answers.update(found[0].values())
+        return found[0]
+
+
+def test_what_is_about_an_endpoint_gives_the_answer_of_the_whole_policy(desk: Desk):
+    both = Both(policy().kernel, policy().directory)
+    desk.issuing = replace(desk.issuing, handing=lambda: both)
+    for raw in (subject(), subject(org="acme"), subject(sub="planner"), subject(iat=NOW - 1_000)):
+        for actor in CLIENTS:
+            with suppress(NotIssued):
+                desk.exchange(by=actor, subject_token=raw)
+    assert {Unissued.ACTOR_BLOCK, Unissued.DELEGATION, Unissued.USER_DOOR} < both.answers
+    assert sum(isinstance(one, HandedOn) for one in both.answers) > 2
+
+
 @pytest.mark.parametrize(
     ("pattern", "sample"),
     [
@@ -379,8 +422,6 @@ def test_a_sample_is_as_wide_as_its_pattern(pattern: Any, sample: Any):
 
 
 def desk_endpoints() -> Any:
-    from policyengine.identity.handing import Handing
-
     return Handing(policy().kernel, policy().directory).endpoints
 
 
