@@ -56,7 +56,10 @@ def thumbprint(certificate: x509.Certificate) -> str:
 
 def check_times(certificate: x509.Certificate, now: int) -> int:
     """When it ends, in seconds since 1970. Raises Refused."""
-    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    try:
+        begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    except ValueError:  # as of the year 0, which whoever signs for themselves may write
+        raise Refused(Refusal.CERTIFICATE_TIME) from None
     if not begins <= now <= ends:
         raise Refused(Refusal.CERTIFICATE_TIME)
     return int(ends)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from policyengine.runtime.credentials import Credentials
@@ -55,6 +56,14 @@ def respelled(w: World) -> Credentials:
 
 
 THIEF = workload(("spiffe://acme.example/thief",))
+
+
+def of_no_year() -> Any:
+    """That begins in the year 0, which no calendar here has."""
+    raw = der(workload(begins=2_556_144_000, ends=2_587_680_000))
+    return load_der_x509_certificate(raw.replace(b"20510101", b"00000101"))
+
+
 OLD, FUTURE = workload(ends=NOW - 1, begins=NOW - 9), workload(begins=NOW + 1)
 MTLS: list[Attack] = [
     ("control: Client-Cert", "proved", mtls),
@@ -73,6 +82,7 @@ MTLS: list[Attack] = [
     ("both bound, another certificate", "bound_to_other", lambda w: both(w, client_certificate=field_of(THIEF))),
     ("an expired certificate", "certificate_time", lambda w: mtls(w, OLD)),
     ("a certificate of the future", "certificate_time", lambda w: mtls(w, FUTURE)),
+    ("a certificate of no year", "certificate_time", lambda w: mtls(w, of_no_year())),
     ("no certificate in the header", "certificate", lambda w: mtls(w, sent=":bm90IG9uZQ==:")),
     ("no base64", "certificate", lambda w: mtls(w, sent=":*:")),
     ("two in Client-Cert", "certificate", lambda w: mtls(w, sent=f"{field_of(THIEF)}, {field_of(workload())}")),
@@ -129,6 +139,7 @@ SVIDS: list[Attack] = [
      lambda w: Credentials(client_certificate=envoy(*chain()))),
     ("expired", "certificate_time", alone(OLD)),
     ("not yet valid", "certificate_time", alone(FUTURE)),
+    ("of no year", "certificate_time", alone(of_no_year())),
     ("of another trust domain", "trust_domain", alone(workload(("spiffe://evil.example/bot",)))),
     ("of a trust domain that looks alike", "trust_domain", alone(workload(("spiffe://acme.example.evil/bot",)))),
     ("an authority's own", "certificate", alone(workload(ca=True))),
