@@ -202,7 +202,7 @@ class Issuing:
             LINKS: self._links(subject, actor),
         }  # fmt: skip
         if subject.who.user is not None:
-            claims |= {"sub": subject.who.user, **self._of_the_user(subject)}
+            claims = {**self._of_the_user(subject), **claims, "sub": subject.who.user}
         if "may_act" in subject.token.claims:
             claims["may_act"] = {"sub": actor.client.agent}
         task = narrowed(subject.who.task, asked.task)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jws import JWSRegistry
 
+from policyengine import Engine
 from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Lookups
 from policyengine.identity.clients import Clients, Sent, clients_of
@@ -42,6 +43,7 @@ from tests.identity.minting import (
     DESK,
     GONE,
     NOW,
+    POLICY,
     X5T,
     Desk,
     assertion,
@@ -248,6 +250,14 @@ def test_an_agent_that_renews_its_own_token_does_not_hand_on_for_longer(desk: De
     with pytest.raises(NotIssued) as found:
         desk.exchange(scope=READ, subject_token=raw)
     assert found.value.code is Unissued.DELEGATION
+
+
+@pytest.mark.parametrize("claim", ["links", "cnf", "act", "aud", "iss", "jti", "client_id", "iat"])
+def test_no_claim_of_the_user_takes_the_place_of_one_that_we_write(tmp_path: Path, claim: str):
+    """Whatever the policy calls it."""
+    odd = Engine.from_text(POLICY.replace("tenant -> user.tenant", f"{claim} -> user.tenant"))
+    claims = claims_of(Desk(tmp_path, odd).exchange(scope=READ, subject_token=subject(org="acme")).token)
+    assert claims[claim] != "acme"
 
 
 # ── What a decision asks for ──────────────────────────────────────────────────────────────────
