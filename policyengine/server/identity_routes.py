@@ -18,8 +18,10 @@ from policyengine.server.media import read_body, unsupported
 from policyengine.server.problems import Problem
 
 if TYPE_CHECKING:
+    from policyengine.directory.entities import Directory
     from policyengine.identity.issuing import Issuing
     from policyengine.identity.recording import Operator
+    from policyengine.semantics.kernel import Kernel
     from policyengine.server.handlers import DecisionApi
     from policyengine.server.token_endpoint import Desk, Reply, Sender
 
@@ -90,7 +92,12 @@ class IdentityRoutes:
 
         self.api = api
         self._tokens, self._others = Semaphore(MOST_AT_ONCE), Semaphore(MOST_AT_ONCE)
-        self.handing = Latest(lambda: (api.engine.kernel, api.engine.directory))
+        self.handing = Latest(self._policies)
+
+    def _policies(self) -> tuple[Kernel, Directory]:
+        """Of one engine, whichever decides when."""
+        engine = self.api.engine
+        return engine.kernel, engine.directory
 
     @property
     def issuing(self) -> Issuing:

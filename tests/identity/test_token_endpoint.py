@@ -8,9 +8,11 @@ from base64 import urlsafe_b64decode
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 from threading import Event, Semaphore
 from time import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
+from policyengine.directory.entities import Directory
 from policyengine.identity.building import built
 from policyengine.identity.clients import ASSERTION_TYPE
 from policyengine.identity.configuration import IdentityError, IssuerSettings, configuration_of
@@ -29,6 +32,7 @@ from policyengine.identity.transit import TransitKeys
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import create_app
+from policyengine.server.identity_routes import IdentityRoutes
 from policyengine.server.token_endpoint import LARGEST_FORM
 from policyengine.stores.marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
@@ -44,6 +48,7 @@ from tests.identity.minting import (
     assertion,
     fresh,
     key_of,
+    policy,
     subject,
 )
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
@@ -217,6 +222,24 @@ def test_keys_that_are_slow_keep_nobody_from_deciding_or_revoking(http: Http):
         assert asyncio.run(asked()) == (200, "deny", {200})
     finally:
         desk.identity.issuing = desk.first
+
+
+class Swapped:
+    """Other policies decide each time that somebody looks."""
+
+    def __init__(self, *engines: Any) -> None:
+        self._engines = cycle(engines)
+
+    @property
+    def engine(self) -> Any:
+        return next(self._engines)
+
+
+def test_what_is_handed_on_is_asked_of_one_engine_though_others_take_over(http: Http):
+    one, other = (SimpleNamespace(kernel=replace(policy().kernel), directory=Directory()) for _ in range(2))
+    known = {(id(each.kernel), id(each.directory)) for each in (one, other)}
+    routes = IdentityRoutes(Swapped(one, other))  # type: ignore[arg-type]
+    assert {(id(found.kernel), id(found.directory)) for found in (routes.handing() for _ in range(5))} == known
 
 
 # ── Revoking, introspecting ───────────────────────────────────────────────────────────────────
