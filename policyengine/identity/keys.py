@@ -189,7 +189,11 @@ def drop_unfinished(path: Path) -> None:
 
 def read_ring(path: Path) -> KeyRing:
     """Raises IdentityError."""
-    return ring_of(read_private(path)[0], str(path))
+    try:
+        content = read_private(path)[0]
+    except IdentityError as error:
+        raise IdentityError(error.message, error.hint if path.exists() else MAKE) from None
+    return ring_of(content, str(path))
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:

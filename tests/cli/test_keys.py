@@ -38,7 +38,9 @@ def test_a_file_that_is_there_stays(run, tmp_path):
     ("arguments", "code", "message"),
     [
         (["list", "none.json"], 1, "cannot read `none.json`: no such file or directory"),
+        (["list", "none.json"], 1, "`policyengine keys new FILE` makes one"),
         (["rotate", "none.json"], 1, "no such file or directory"),
+        (["rotate", "none.json"], 1, "`policyengine keys new FILE` makes one"),
         (["new", "no/folder.json"], 1, "no such file or directory"),
         (["list", "text.json"], 1, "`text.json` is no file of signing keys"),
         (["list", "open.json"], 1, "others on this machine can use `open.json`"),
