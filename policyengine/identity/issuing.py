@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from policyengine.audit.tokens import What
+from policyengine.identity.chains import MOST_ACTORS
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
@@ -37,7 +38,6 @@ from policyengine.stores.store import StoreError
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-MOST_ACTORS = 16
 _LOG = logging.getLogger("policyengine")
 
 
