@@ -55,6 +55,11 @@ class Kept(Generic[T]):
         assert found is not None  # else it would have waited
         return self._young(found, now)
 
+    def at_hand(self, now: int) -> T | None:
+        """None where it would have to be asked for."""
+        found = self._found
+        return None if found is None or now >= self._next else self._young(found, now)
+
     def _asked(self, now: int) -> T:
         if self._found is not None and now < self._next:  # another thread was first
             return self._young(self._found, now)

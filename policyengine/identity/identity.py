@@ -68,12 +68,12 @@ class Attests(Protocol):
 
 
 class Own(Protocol):
-    """Our own issuer, whose keys are here: what becomes of one is known at once."""
+    """Our own issuer, whose keys are here: what becomes of one is known within a second."""
 
     issuer: str
 
-    def stand(self, token: Token, now: int) -> bool:
-        """Whether the key that signed a token of it, which was verified before, still counts."""
+    def has(self, kid: object, now: int) -> bool:
+        """Whether a key that signed what was verified before still counts. Quick, and waits for nobody."""
         ...
 
 
@@ -169,8 +169,11 @@ class Identity:
             found = self._kept.get((digest, certificate))
         if found is None or found.proved.expires <= now:
             return None
+        proved = found.proved
+        if proved.own_key is not None and not self._has(proved.own_key, now):
+            return None
         try:
-            return found.proved if asks or marks.version == found.version else None
+            return proved if asks or marks.version == found.version else None
         except StoreError:
             return None  # who proves it is told
 
@@ -222,9 +225,10 @@ class Identity:
             token.expires if binding.until is None else min(token.expires, binding.until),
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials) and not token.single_use and not self._is_own(token),
+            reusable=reusable(credentials) and not token.single_use,
             watched=watched_of(token, binding),
             presenter=presenter_of(token, who),
+            own_key=self._own_key(token),
         )
 
     def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
@@ -247,7 +251,7 @@ class Identity:
         a while only: then its issuer has to have the key still. Of our own keys that is looked at each time."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
-        if known is None or known.expires <= now or not self._stands(known, now):
+        if known is None or known.expires <= now or not self._has(self._own_key(known), now):
             known = self.parts.tokens.verify(raw, now)
             known = replace(known, expires=min(known.expires, now + RECHECK))
             if not known.single_use:
@@ -256,11 +260,12 @@ class Identity:
             raise Refused(Refusal.NOT_BOUND)
         return known
 
-    def _is_own(self, token: Token) -> bool:
-        return self.own is not None and token.issuer == self.own.issuer
+    def _own_key(self, token: Token) -> str | None:
+        """The one of our keys that signed it, if one did."""
+        return str(token.header.get("kid")) if self.own is not None and token.issuer == self.own.issuer else None
 
-    def _stands(self, token: Token, now: int) -> bool:
-        return self.own is None or token.issuer != self.own.issuer or self.own.stand(token, now)
+    def _has(self, kid: str | None, now: int) -> bool:
+        return kid is None or (self.own is not None and self.own.has(kid, now))
 
     def _remember(self, digest: bytes, token: Token, now: int) -> None:
         with self._lock:

@@ -54,8 +54,8 @@ class Signing(Protocol):
         """The public keys by which tokens are verified, as members of a JWKS. Raises IdentityError."""
         ...
 
-    def has(self, kid: object, now: int) -> bool:
-        """Whether one of those is called so: quicker. Raises IdentityError."""
+    def at_hand(self, now: int) -> list[dict[str, object]] | None:
+        """The same, waiting for nobody; None where somebody would have to be asked. Raises IdentityError."""
         ...
 
 
@@ -247,8 +247,8 @@ class FileKeys:
     def published(self, now: int) -> list[dict[str, object]]:
         return [one.public for one in self.file.read().published(now)]
 
-    def has(self, kid: object, now: int) -> bool:
-        return any(one.kid == kid for one in self.file.read().published(now))
+    def at_hand(self, now: int) -> list[dict[str, object]]:
+        return self.published(now)
 
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:

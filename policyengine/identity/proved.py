@@ -109,7 +109,8 @@ class Proved:
 
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
     `reusable`: that they were proved once is enough; else each request brings a proof of its own. `watched`: by which
-    of `names` it is seen whether several share it, and `presenter` who it is that presents it.
+    of `names` it is seen whether several share it, and `presenter` who it is that presents it. `own_key`: the one of
+    our own that signed the token.
     """
 
     facts: dict[str, dict[str, object]]
@@ -119,3 +120,4 @@ class Proved:
     reusable: bool = True
     watched: tuple[str, ...] = ()
     presenter: str = ""
+    own_key: str | None = None

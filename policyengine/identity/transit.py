@@ -8,7 +8,7 @@ there is to do.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -55,12 +55,16 @@ class TransitKeys:
         return f"{signed.decode()}.{b64url(signature)}"
 
     def published(self, now: int) -> list[dict[str, object]]:
-        versions = self.versions(now)
+        return self._published(self.versions(now), now)
+
+    def at_hand(self, now: int) -> list[dict[str, object]] | None:
+        kept = self._kept.get(self.place)
+        versions = None if kept is None else kept.at_hand(now)
+        return None if versions is None else self._published(versions, now)
+
+    def _published(self, versions: Sequence[Version], now: int) -> list[dict[str, object]]:
         ended = [one for one, after in pairwise(versions) if after.created + self.ahead + self.keep <= now]
         return [dict(one.public) for one in versions if one not in ended]
-
-    def has(self, kid: object, now: int) -> bool:
-        return any(one["kid"] == kid for one in self.published(now))
 
     def signs(self, now: int) -> Version:
         """The first version signs at once, as there is no other."""
