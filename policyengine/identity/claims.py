@@ -71,7 +71,9 @@ def moment(claims: Claims, name: str) -> Decimal | int | None:
     if name not in claims:
         return None
     found = claims[name]
-    if isinstance(found, bool) or not isinstance(found, int | Decimal) or not 0 <= found <= LATEST:
+    if type(found) is not int and not isinstance(found, Decimal):
+        raise wrong(name, "time")
+    if not 0 <= found <= LATEST:
         raise wrong(name, "time")
     return found
 

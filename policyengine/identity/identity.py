@@ -169,8 +169,8 @@ class Identity:
             found = self._kept.get((digest, certificate))
         if found is None or found.proved.expires <= now:
             return None
-        proved = found.proved
-        if proved.own_key is not None and not self._has(proved.own_key, now):
+        proved, own = found.proved, self.own
+        if proved.own_key is not None and (own is None or not own.has(proved.own_key, now)):
             return None
         try:
             return proved if asks or marks.version == found.version else None
@@ -251,7 +251,7 @@ class Identity:
         a while only: then its issuer has to have the key still. Of our own keys that is looked at each time."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
-        if known is None or known.expires <= now or not self._has(self._own_key(known), now):
+        if known is None or known.expires <= now or not self._stands(known, now):
             known = self.parts.tokens.verify(raw, now)
             known = replace(known, expires=min(known.expires, now + RECHECK))
             if not known.single_use:
@@ -264,8 +264,9 @@ class Identity:
         """The one of our keys that signed it, if one did."""
         return str(token.header.get("kid")) if self.own is not None and token.issuer == self.own.issuer else None
 
-    def _has(self, kid: str | None, now: int) -> bool:
-        return kid is None or (self.own is not None and self.own.has(kid, now))
+    def _stands(self, token: Token, now: int) -> bool:
+        own, kid = self.own, self._own_key(token)
+        return kid is None or (own is not None and own.has(kid, now))
 
     def _remember(self, digest: bytes, token: Token, now: int) -> None:
         with self._lock:

@@ -30,8 +30,9 @@ KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
 WITHIN_PATHS = ("..", "//")
 # Digests in plain base64, as Cognito names keys by: of these no text that means something is one.
 DIGEST = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
-SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
-PLAIN = bytes.maketrans(b"-_", b"+/")
+DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+# From base64url to base64, and anything else to what is a digit of neither.
+PLAIN = bytes({**dict.fromkeys(range(256), ord("!")), **{one: one for one in DIGITS}, 0x2D: 0x2B, 0x5F: 0x2F}.values())
 # By how many digits are over: which may be the last, with no bit set that means nothing; one over is none at all.
 LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 PADDING = (b"", b"", b"==", b"=")
@@ -78,12 +79,16 @@ def read_jws(raw: str) -> Jws:
 
 def decoded(segment: str) -> bytes:
     """Of what could be spelled in one way only. Raises Refused."""
-    if not SEGMENT.fullmatch(segment):
-        raise Refused(Refusal.ENCODING if segment else Refusal.NOT_A_TOKEN)
     over = len(segment) % 4
     if over and segment[-1] not in LAST[over]:
         raise Refused(Refusal.ENCODING, "bits that mean nothing are set in it")
-    return a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over])
+    try:
+        found = a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over], strict_mode=True)
+    except ValueError:  # of ASCII and of base64 alike
+        raise Refused(Refusal.ENCODING) from None
+    if not found:
+        raise Refused(Refusal.NOT_A_TOKEN)
+    return found
 
 
 @lru_cache(MOST_HEADERS)

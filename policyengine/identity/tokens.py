@@ -198,10 +198,10 @@ def check_required(claims: Claims, kind: str) -> None:
 def check_audience(claims: Claims, trusted: Trusted, kind: str) -> None:
     """It may be for others beside (RFC 9068); an ID-JAG may not. Raises Refused."""
     for_whom = one_or_more(claims, "aud") or ()
-    wanted = {trusted.audience, *((trusted.ours,) if kind == "id_jag" else ())} - {None}
-    if not wanted:
+    wanted = (trusted.audience, trusted.ours if kind == "id_jag" else None)
+    if wanted == (None, None):
         raise Refused(Refusal.AUDIENCE, "no policy says for whom tokens of its issuer are: `audience`")
-    if wanted.isdisjoint(for_whom):
+    if not any(one in wanted for one in for_whom):
         raise Refused(Refusal.AUDIENCE)
     if kind != "id_jag":
         return
