@@ -11,8 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -20,13 +18,14 @@ from policyengine.audit.tokens import What
 from policyengine.identity.chains import MOST_ACTORS
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError, in_seconds
-from policyengine.identity.exchange import ACCESS_TOKEN, Asked, Task
+from policyengine.identity.exchange import ACCESS_TOKEN, Asked
 from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
 from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity, digest_of
 from policyengine.identity.jose import LARGEST
 from policyengine.identity.keys import Signing
-from policyengine.identity.proved import Binding, Hop, Request, Token, Who
+from policyengine.identity.narrowing import began, confirmation, end_of, innermost, narrowed
+from policyengine.identity.proved import Hop, Request, Token, Who
 from policyengine.identity.recording import told_of_issued, told_of_refused
 from policyengine.identity.revoking import looked_at
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, not_held, tell
@@ -355,59 +354,3 @@ def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[
     known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there
     if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
         raise NotIssued(Unissued.MAY_ACT)
-
-
-def began(token: Token) -> int | None:
-    """Since when whoever presents it has what it says: also where a token of its own came in place of another."""
-    act = token.claims.get("act")
-    times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
-    return min((one for one in map(seconds, times) if one is not None), default=None)
-
-
-def end_of(token: Token) -> int:
-    """By its own word: from what counts a little longer, as clocks differ, nobody gets that much more each time."""
-    said = seconds(token.claims.get("exp"))
-    if token.late:
-        return 0
-    return token.expires if said is None else min(token.expires, said)
-
-
-def narrowed(given: Mapping[str, object] | None, asked: Task | None) -> dict[str, object] | None:
-    """The claim: as it was, or narrower, never wider."""
-    found: dict[str, object] = {}
-    if given is not None:
-        found = {name: seconds_of(value) for name, value in given.items()}
-    if asked is None:
-        return found or None
-    if given is not None and given.get("id") != asked.id:
-        raise NotIssued(Unissued.TASK)
-    for name, names in (("tools", asked.tools), ("entities", asked.entities)):
-        before = found.get(name)
-        if names is not None and isinstance(before, list) and not set(names) <= set(before):
-            raise NotIssued(Unissued.TASK)
-        if names is not None:
-            found[name] = list(names)
-    return {**found, "id": asked.id}
-
-
-def seconds_of(value: object) -> object:
-    return int(value.timestamp()) if isinstance(value, datetime) else value
-
-
-def innermost(act: dict[str, object]) -> dict[str, object]:
-    while isinstance(inner := act.get("act"), dict):
-        act = inner
-    return act
-
-
-def confirmation(binding: Binding) -> dict[str, str]:
-    """By certificate where there is one: the connection proves it."""
-    if binding.x5t is not None:
-        return {"x5t#S256": binding.x5t}
-    if binding.jkt is None:
-        raise NotIssued(Unissued.ACTOR_UNBOUND)
-    return {"jkt": binding.jkt}
-
-
-def seconds(raw: object) -> int | None:
-    return int(raw) if isinstance(raw, int | float | Decimal) and not isinstance(raw, bool) else None
