@@ -20,7 +20,7 @@ TYPES = """facts on POST /a {
   body.ip: ip  body.b: bool  body.many: set<int> }
 """
 FACTS = ("s", "n", "i", "l", "d", "t", "ip", "b", "many")
-EVENTS = 200
+EVENTS = 100
 
 
 def footprint(condition: str) -> Footprint:
