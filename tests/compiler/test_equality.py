@@ -34,7 +34,7 @@ from tests.generate.specified import said
 from tests.security.test_generated import conditions
 
 SHARDS, EXAMPLES, POLICIES = 6, 500, 14  # `make test-deep` asks a million
-SMALL = 250  # more, with policies that hypothesis writes
+SMALL = 150  # more, with policies that hypothesis writes
 
 # ── Questions by hypothesis ───────────────────────────────────────────────────────────────────
 
