@@ -4,6 +4,8 @@ that are gone."""
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +22,7 @@ from policyengine.identity.api_keys import hashed
 from policyengine.identity.configuration import configuration_of
 from policyengine.identity.identity import RECHECK
 from policyengine.identity.keys import FileKeys, new_ring, rotate, write_ring
+from policyengine.identity.opening import OwnKeys
 from policyengine.identity.proved import Request, Token
 from policyengine.identity.recording import Operator
 from policyengine.identity.revoking import Came, Revoking
@@ -27,6 +30,7 @@ from policyengine.identity.sharing import Sharing
 from policyengine.identity.spiffe import STALE
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.refusals import Refused
 from policyengine.stores.store import StoreError
 from tests.identity.attacks import alone
 from tests.identity.bound_world import API_KEY, Message, World, der, ed_key, workload, write_files, x5t
@@ -86,6 +90,39 @@ def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_
     rotate(path, None, now, 0, 0)
     moments.pop()
     assert asked().reasons[0].code == "unknown_key"
+
+
+@dataclass
+class Elsewhere:
+    """Keys that somebody else has, who is asked again at `due`."""
+
+    keys: list[dict[str, object]]
+    due: int = 0
+    asked: int = 0
+
+    def published(self, now: int) -> list[dict[str, object]]:
+        self.asked, self.due = self.asked + 1, now + 60
+        return self.keys
+
+    def at_hand(self, now: int) -> list[dict[str, object]] | None:
+        return self.keys if now < self.due else None
+
+    def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
+        raise NotImplementedError
+
+
+def test_nobody_who_only_looks_whether_a_key_of_ours_is_there_still_asks_for_it() -> None:
+    elsewhere = Elsewhere([{**ec().as_dict(private=False), "kid": "k1", "alg": "ES256"}])
+    own = OwnKeys(elsewhere, "desk")
+    assert not own.has("k1", NOW), "nobody knows yet, and whoever verifies the token will ask"
+    assert own.find("k1", "ES256", NOW)
+    assert (own.has("k1", NOW), own.has("k1", NOW + 59), own.has("k2", NOW + 59)) == (True, True, False)
+    assert not own.has("k1", NOW + 60), "it is to be asked for again"
+    assert elsewhere.asked == 1
+    elsewhere.keys = []
+    with pytest.raises(Refused):
+        own.find("k1", "ES256", NOW + 60)
+    assert not own.has("k1", NOW + 60)
 
 
 def proof_of(token: str, now: int) -> str:
