@@ -313,7 +313,9 @@ def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
             hint = f"until they are, its {what} are refused by the code `provider`"
             yield Finding(one.kind, Status.WARNING, f"the keys of `{one.name}` cannot be read: {one.problem}", hint)
         elif not one.keys:
-            hint = "public keys count that are for signatures (`use`, `key_ops`) and strong enough"
+            hint = (
+                "public keys count that are for signatures (`use`, `key_ops`) and strong enough, without private parts"
+            )
             yield Finding(one.kind, Status.WARNING, f"`{one.name}` has no key that could be used", hint)
         else:
             many = "1 key" if one.keys == 1 else f"{one.keys:,} keys"

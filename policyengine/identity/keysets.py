@@ -148,6 +148,8 @@ def usable_of(jwk: object, uses: Collection[str] = SIGNATURES) -> Usable:
 def check_use(jwk: Mapping[str, object], uses: Collection[str]) -> None:
     if jwk.get("kty") == "oct":
         raise Unusable(Refusal.WRONG_KEY_USE, "it is a shared secret")
+    if "d" in jwk:
+        raise Unusable(Refusal.WRONG_KEY_USE, "its private part stands there, too, so anybody who reads it may sign")
     if "use" in jwk and jwk["use"] not in tuple(uses):
         raise Unusable(Refusal.WRONG_KEY_USE, "its `use` is another one")
     operations = jwk.get("key_ops", ["verify"])

@@ -45,11 +45,21 @@ def test_what_a_key_says_it_is_for_binds_it() -> None:
     assert refusal(keys, "rs256-1", "PS256") is Refusal.WRONG_KEY_USE
 
 
-def test_of_a_private_key_only_what_is_public_stays() -> None:
-    for kind in ("RS256", "ES256", "EdDSA"):
-        (found,) = keys_of(private(kind)).find(None, kind)
-        assert not found.is_private
-        assert not {"d", "p", "q", "dp", "dq", "qi"} & set(found.dict_value)
+@pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
+def test_a_key_whose_private_part_is_told_does_not_count(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads the set can sign by it."""
+    jwk = private(kind)
+    with caplog.at_level("INFO", "policyengine"):
+        keys = keys_of(jwk)
+    assert refusal(keys, str(jwk["kid"]), kind) is Refusal.WRONG_KEY_USE
+    assert "its private part stands there, too" in caplog.text
+    assert str(jwk["d"]) not in caplog.text
+
+
+def test_of_a_key_only_what_is_public_stays() -> None:
+    (found,) = keys_of({**public("RS256"), "p": "AQAB", "qi": "AQAB"}).find(None, "RS256")
+    assert not found.is_private
+    assert not {"d", "p", "q", "dp", "dq", "qi"} & set(found.dict_value)
 
 
 def test_without_a_key_id_all_that_fit_are_meant() -> None:
