@@ -202,3 +202,31 @@ def subject(_key: Any = None, **claims: Any) -> str:
         "jti": fresh(), "scope": "read:invoices write:invoices read:reports send:mail",
     }  # fmt: skip
     return signed({"alg": "ES256", "typ": "at+jwt", "kid": "ec"}, changed(given, claims), _key)
+
+
+IDENTITY = f"""
+[identity]
+url = "{DESK}"
+[issuers.acme]
+keys = "acme.json"
+[issuers.other]
+keys = "acme.json"
+[signing]
+keys = "file:signing.json"
+issuer = "desk"
+[clients.summarizer]
+agent = "summarizer"
+issuer = "acme"
+method = "private_key_jwt"
+keys = "summarizer.json"
+"""
+
+
+def write_desk(folder: Path, now: int) -> None:
+    """All that a server is given: `desk.policy`, `identity.toml`, and the files of keys that it names."""
+    write_ring(folder / "signing.json", new_ring("ES256", now - 10), new=True)
+    for name, key in (("acme", {**ec().as_dict(private=False), "alg": "ES256"}),
+                      ("summarizer", key_of("summarizer").as_dict(private=False))):  # fmt: skip
+        (folder / f"{name}.json").write_text(json.dumps({"keys": [key]}))
+    (folder / "identity.toml").write_text(IDENTITY)
+    (folder / "desk.policy").write_text(POLICY)

@@ -50,6 +50,7 @@ from tests.identity.minting import (
     key_of,
     policy,
     subject,
+    write_desk,
 )
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
@@ -611,26 +612,7 @@ def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao,
 
 def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
     """Keys of the other issuer in a file; a client by DPoP; tokens of our own verified without asking anybody."""
-    write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
-    (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))
-    (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [key_of("summarizer").as_dict(private=False)]}))
-    (tmp_path / "identity.toml").write_text(f"""
-[identity]
-url = "{DESK}"
-[issuers.acme]
-keys = "acme.json"
-[issuers.other]
-keys = "acme.json"
-[signing]
-keys = "file:signing.json"
-issuer = "desk"
-[clients.summarizer]
-agent = "summarizer"
-issuer = "acme"
-method = "private_key_jwt"
-keys = "summarizer.json"
-""")
-    (tmp_path / "desk.policy").write_text(POLICY)
+    write_desk(tmp_path, int(time()))
     engine = Engine.load(tmp_path / "desk.policy", identity=tmp_path / "identity.toml")
     client = TestClient(create_app(engine, token="operator-of-this-test"))
     now = int(time())

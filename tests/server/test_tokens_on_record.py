@@ -18,31 +18,13 @@ from policyengine.audit import Record, TokenEvent, What, read_log
 from policyengine.audit.files import files_of
 from policyengine.identity.clients import ASSERTION_TYPE
 from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys import new_ring, write_ring
-from tests.identity.issuing import ec
-from tests.identity.minting import DESK, POLICY, assertion, key_of, subject
+from tests.identity.minting import assertion, subject, write_desk
 from tests.identity.test_token_endpoint import dpop
 from tests.server.processes import started
 from tests.server.test_log import SERVE, limit_files
 
 OPERATOR = "a-token-of-the-operator"
 API = "https://api.acme.example/v1/invoices"
-IDENTITY = f"""
-[identity]
-url = "{DESK}"
-[issuers.acme]
-keys = "acme.json"
-[issuers.other]
-keys = "acme.json"
-[signing]
-keys = "file:signing.json"
-issuer = "desk"
-[clients.summarizer]
-agent = "summarizer"
-issuer = "acme"
-method = "private_key_jwt"
-keys = "summarizer.json"
-"""
 
 
 @dataclass
@@ -84,11 +66,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serving(tmp_path: Path, log: Path) -> Any:
-    write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
-    (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))
-    (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [key_of("summarizer").as_dict(private=False)]}))
-    (tmp_path / "identity.toml").write_text(IDENTITY)
-    (tmp_path / "desk.policy").write_text(POLICY)
+    write_desk(tmp_path, int(time()))
     (tmp_path / "tokens").write_text(f"ops: {OPERATOR}\n")
     (tmp_path / "tokens").chmod(0o600)
     log.parent.mkdir()
