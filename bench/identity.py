@@ -6,7 +6,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter, time
 from typing import Any
 
@@ -20,7 +22,9 @@ from policyengine import Engine
 from policyengine.identity.chains import reader_of
 from policyengine.identity.configuration import Configuration
 from policyengine.identity.identity import Identity, Parts
+from policyengine.identity.keys import FileKeys, new_ring, write_ring
 from policyengine.identity.keysets import VerifyingKey
+from policyengine.identity.opening import OwnKeys
 from policyengine.identity.proved import UNBOUND
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.tokens import TokenVerifier, trusted_issuers
@@ -82,23 +86,33 @@ def token(alg: str, subject: str = "alice") -> str:
     return jwt.encode(header, {**CLAIMS, "sub": subject}, private(alg), algorithms=[alg])
 
 
-def engine() -> Engine:
+def engine(own: OwnKeys | None = None) -> Engine:
+    """`own`: the issuer is us."""
     made = Engine.from_text(POLICY)
     issuers, marks = made.kernel.issuers, MemoryMarks()
-    found = Known({alg: public(alg) for alg in ALGORITHMS})
+    found = own or Known({alg: public(alg) for alg in ALGORITHMS})
     tokens = TokenVerifier(trusted_issuers(issuers, Configuration(), {"acme": found}), marks)
-    reads = reader_of(issuers, Configuration())
-    made.identity = Identity(Parts(tokens, reads, lambda *_: UNBOUND, lambda *_: None), marks, sharing=Sharing())
+    parts = Parts(tokens, reader_of(issuers, Configuration()), lambda *_: UNBOUND, lambda *_: None)
+    made.identity = Identity(parts, marks, sharing=Sharing(), own=own)
     return made
 
 
 # ── One that was proved before ────────────────────────────────────────────────────────────────
 
 
-def repeated(what: str, beside: dict[str, str], say: Say) -> dict[str, Any]:
+def issued_here(say: Say) -> dict[str, Any]:
+    """Of such a token it is looked at, too, whether its key is still there."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "signing.json")
+        write_ring(path, new_ring("ES256", NOW - 10), new=True)
+        keys = FileKeys.of(path)
+        raw = keys.sign({"typ": "at+jwt"}, CLAIMS, NOW)
+        return repeated("a token of our own", {}, say, engine(OwnKeys(keys, "acme")), raw)
+
+
+def repeated(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str) -> dict[str, Any]:
     """With what comes beside the token."""
     say(f"identity: {what} again and again")
-    made, raw = engine(), token("ES256")
     credentials = {"authorization": f"Bearer {raw}", **beside}
     plain = Engine.from_text(POLICY)
     presented: dict[str, Any] = {"request": REQUEST, "credentials": credentials}
@@ -146,7 +160,7 @@ def turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[
 
 
 def section(data: list[dict[str, Any]]) -> Section:
-    again, new = data[: len(BESIDE)], data[len(BESIDE) :]
+    again, new = data[: -len(ALGORITHMS)], data[-len(ALGORITHMS) :]
     more = [Target(f"{one['what']}, beyond facts", MORE, one["us"] - one["beside"], "µs") for one in again]
     return Section(
         name="identity",
@@ -166,5 +180,5 @@ def section(data: list[dict[str, Any]]) -> Section:
 
 
 def run(say: Say) -> Section:
-    again = [repeated(what, beside, say) for what, beside in BESIDE.items()]
-    return section([*again, *(verified(alg, say) for alg in ALGORITHMS)])
+    again = [repeated(what, beside, say, engine(), token("ES256")) for what, beside in BESIDE.items()]
+    return section([*again, issued_here(say), *(verified(alg, say) for alg in ALGORITHMS)])
