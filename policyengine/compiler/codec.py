@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from policyengine import kinds
 from policyengine.compiler.coders import SCALARS, TYPE, VALUE, Coder, Reading, Unreadable, Writing, unreadable, word
+from policyengine.semantics.revision import SEMANTICS
 
 # The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
 # Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
@@ -144,8 +145,8 @@ class Codec:
         self.records: dict[type, Record] = {}
         self._checks = checks
         self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
-        told = "\n".join(record.shape for record in self.records.values())
-        # Two codecs that write alike have the same; another field, class or order makes it another.
+        told = "\n".join([f"semantics {SEMANTICS}", *(record.shape for record in self.records.values())])
+        # Two codecs that write alike have the same; another field, class, order or meaning makes it another.
         self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def write(self, value: object, writing: Writing, kind: Any = None) -> object:

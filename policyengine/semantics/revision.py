@@ -22,6 +22,10 @@ SETS = frozenset(
 )
 
 
+# The version of what policies mean. The revision includes it: an approval, an idempotency key or a log line made under
+# another meaning of the same text does not count under this one. It grows with every change of meaning.
+SEMANTICS = 2
+
 Declared = TypeVar("Declared", bound=k.Part)
 Write: TypeAlias = Callable[[Any], str]
 SHARED = (str, k.Segment)  # lists of these are one object in many rules
@@ -61,14 +65,13 @@ def revision(kernel: k.Kernel, write: Writers | None = None) -> str:
 
 
 def pieces(kernel: k.Kernel, write: Writers) -> Iterator[str]:
-    """The members of the kernel as `record` would write them."""
-    between = ""
+    """The version of the semantics, then the members of the kernel as `record` would write them."""
+    yield f"semantics={SEMANTICS}"
     for name in (name for name in names(k.Kernel) if name not in LEFT_OUT):
         value = getattr(kernel, name)
         if name == "maps" and not value:
             continue  # policies without any are called as they were before there were maps
-        yield f"{between}{name}="
-        between = ","
+        yield f",{name}="
         if name in SETS and isinstance(value, tuple):
             yield from listed(sorted(write.known.get(id(part)) or write(part) for part in value))
         else:

@@ -51,6 +51,15 @@ def test_a_revision_is_a_digest() -> None:
     assert WHOLE.revision.startswith("sha256:")
 
 
+def test_the_same_text_under_another_version_of_the_semantics_has_another_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was approved, kept or logged under one meaning does not count under another."""
+    text = "\n".join(DECLARATIONS)
+    monkeypatch.setattr("policyengine.semantics.revision.SEMANTICS", 1)
+    assert kernel(text).revision != WHOLE.revision
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
 def test_the_order_of_declarations_and_files_changes_nothing(shuffle: random.Random, files: int) -> None:
     order = list(DECLARATIONS)
