@@ -10,6 +10,7 @@ from policyengine.compiler.reads import nanoseconds
 from policyengine.deciding import Deciding, to_consume
 from policyengine.identifying import no_identity
 from policyengine.keeping import World, told_by
+from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
@@ -94,7 +95,7 @@ class Batching(Deciding):
             return None
         limits = tuple(map(limited, self._gathered.charges))
         holds = any(type(one.charge) is not Take for one in limits)
-        asked = Asked(Effects(limits=limits), quick.id if holds else "")
+        asked = Asked(Effects(limits=limits), outcome_key(quick.id) if holds else "")
         return Waiting(place, question, asked, quick, None, b"decide", world)
 
     def _carefully(self, place: int, request: Request, world: World) -> Waiting | None:
@@ -105,7 +106,7 @@ class Batching(Deciding):
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
         decision = planned[0].with_id(self._ids(now))
-        asked = Asked(planned[1], decision.id, not spends)
+        asked = Asked(planned[1], outcome_key(decision.id), not spends)
         return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate", world)
 
     def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:

@@ -27,10 +27,11 @@ LARGEST_QUESTION = 1024 * 1024  # bytes in a frame that asks
 LARGEST_ANSWER = 64 * 1024 * 1024  # bytes in a frame that answers
 AT_ONCE = 64
 DECIDED = 200
+NOTHING_WAITS = (404, 409)  # not known, or reported before
 UNDER_WAY = "key_under_way"
 PAUSE = 0.05  # seconds until it is asked again
 
-Kind = Literal["decide", "evaluate"]
+Kind = Literal["decide", "evaluate", "report"]
 Free = dict[str, Any]
 Read = TypeVar("Read")
 
@@ -98,6 +99,28 @@ class SocketClient:
     def evaluate(self, question: Mapping[str, object]) -> Answer:
         """Decide and spend nothing. Raises SocketError: no decision, deny."""
         return _read(_answer, self._ask("evaluate", question))
+
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Mapping[str, object] | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """How the request of a decision (its id) came out: once, by the user that asked for the decision here.
+
+        False where nothing waits for it. Raises SocketError where nobody answers, or the report is malformed.
+        """
+        event = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output, "refund": refund}
+        try:
+            self._ask("report", {name: value for name, value in event.items() if value is not None})
+        except SocketError as error:
+            if error.problem.get("status") in NOTHING_WAITS:
+                return False
+            raise
+        return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[Answer]:
         """Decide each, in order, as `decide` does; what is no question is a deny with its `error`.

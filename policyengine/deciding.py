@@ -27,6 +27,7 @@ from policyengine.directory.looking import Looking
 from policyengine.identifying import PASSING, no_identity, proved_then, refusal_of, unproved
 from policyengine.identity.proved import PROVABLE
 from policyengine.keeping import Keeping, World, told_by
+from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.claims import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation
 from policyengine.runtime.history import History, WindowKey
@@ -171,7 +172,7 @@ class Deciding(Keeping):
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
             if not effects:
                 return Made(decision, now, spent, past=past, mark=world.mark)
-            if (answer := self._store.commit(effects, decision.id, microseconds(now))) is not None:
+            if (answer := self._store.commit(effects, outcome_key(decision.id), microseconds(now))) is not None:
                 return Made(told_by(decision, effects, answer), now, spent, effects.spends, past, world.mark)
             if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
                 return self._again(claim, found, request)  # somebody else was quicker

@@ -20,6 +20,7 @@ from policyengine.identifying import no_identity
 from policyengine.identity.setup import Verifying, identity_of
 from policyengine.loading import load_sources
 from policyengine.observing import Observe, Observer
+from policyengine.runtime.caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import Report, Reported
 from policyengine.runtime.plan import Needs
@@ -236,7 +237,7 @@ class Engine(Batching):
         output: Mapping[str, object] | None = None,
         refund: bool = False,
     ) -> bool:
-        """How the request of a decision (its id) came out: once, by whoever asked for the decision.
+        """How the request of a decision (its id) came out: once, by the caller that asked for the decision.
 
         `past.status` and `past.output.*` of it are known from now on, places that it held are free, and with `refund`
         what it added to budgets is given back. False where nothing waits for it: not known, or reported before.
@@ -244,12 +245,15 @@ class Engine(Batching):
         return self.reported(decision, Report(status, cleaned(output)), refund=refund) == "first"
 
     def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None:
-        """As `report`, and tells whether it was reported before or waits for nothing (None). Raises StoreError."""
-        now = microseconds(self._clock())
-        told = self._store.report(decision, report, now)
+        """As `report`, and tells whether it was reported before or waits for nothing (None): the decision of another
+        caller waits for nothing. Raises StoreError."""
+        if SEPARATOR in decision:  # it would name the decision of another caller
+            return None
+        key, now = outcome_key(decision), microseconds(self._clock())
+        told = self._store.report(key, report, now)
         if told == "again":
             return told
-        finished = self._store.finish(decision, now, refund=refund)
+        finished = self._store.finish(key, now, refund=refund)
         return "first" if finished else told
 
     async def proved_async(self, facts: Mapping[str, object]) -> Mapping[str, object]:

@@ -30,6 +30,7 @@ from policyengine.directory.entities import Directory
 from policyengine.identifying import awaited, identified, proof_of, refused
 from policyengine.identity.identity import Identity
 from policyengine.observing import Observer
+from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Outcome, Reason
 from policyengine.runtime.history import Record
 from policyengine.runtime.ids import Stamp
@@ -257,12 +258,12 @@ class Keeping:
         return None if settling is None else told_by(decision, effects, settling)
 
     def _name(self, decision: Decision) -> str:
-        """The id that a decision on the quick way is to have: its store knows it by that."""
+        """What the store knows a decision on the quick way by: the id that it is to have, of this caller."""
         if self._ids is new_id:
-            return decision.id
+            return outcome_key(decision.id)
         name = self._ids(self._clock())
         self._gathered.named = decision.stamp, name
-        return name
+        return outcome_key(name)
 
     def _kept(
         self,

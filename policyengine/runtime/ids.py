@@ -1,10 +1,15 @@
-"""What decisions are called: ULIDs, drawn by chance once for each process and counted on from there."""
+"""What decisions are called: ULIDs whose random part is a keyed hash of a serial number, so that nobody can guess one.
+
+An id is also what a report of the outcome names: who could guess the ids of others could report for them.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+from base64 import b32hexencode
 from functools import lru_cache
+from hashlib import shake_256
 from itertools import count
 from typing import TypeAlias
 
@@ -12,8 +17,9 @@ from typing import TypeAlias
 Stamp: TypeAlias = tuple[int, int] | str
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
-_COUNTED = 30  # of the 80 bits of chance, those that count on from a start drawn by chance
+_FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
+_RANDOM_BYTES, _RANDOM_CHARACTERS = 10, 16  # 80 bits
+_BLOCK = 256  # ids whose random parts are computed together, as that is quicker
 serials = count()
 
 
@@ -22,21 +28,25 @@ def crockford(number: int, characters: int) -> str:
     return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(characters)))
 
 
-def _drawn() -> tuple[str, int]:
-    """What keeps the ids of this process apart from all others."""
-    return crockford(secrets.randbits(80 - _COUNTED), 10), secrets.randbits(_COUNTED)
-
-
-_chance, _start = _drawn()
+_key = secrets.token_bytes(32)
 
 
 def _draw_again() -> None:
-    global _chance, _start
-    _chance, _start = _drawn()
+    """A forked process counts the same serials on: under another key its ids are others."""
+    global _key
+    _key = secrets.token_bytes(32)
+    _random_parts.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_draw_again)
+
+
+@lru_cache(maxsize=64)
+def _random_parts(block: int) -> str:
+    """Those of a block of serials, one after another: the same whenever they are asked for."""
+    hashed = shake_256(_key + block.to_bytes(16, "big")).digest(_RANDOM_BYTES * _BLOCK)
+    return b32hexencode(hashed).translate(_FROM_BASE32HEX).decode()
 
 
 @lru_cache(maxsize=64)
@@ -45,7 +55,7 @@ def _time(milliseconds: int) -> str:
 
 
 def ulid(nanoseconds: int, serial: int) -> str:
-    """A ULID: 48 bits of milliseconds, then chance, in 26 characters that sort by time."""
-    low = _start + serial
-    last = f"{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
-    return f"{_time(nanoseconds // 1_000_000)}{_chance}{last}"
+    """A ULID: 48 bits of milliseconds and 80 that look random, in 26 characters that sort by time."""
+    block, place = divmod(serial, _BLOCK)
+    start = place * _RANDOM_CHARACTERS
+    return _time(nanoseconds // 1_000_000) + _random_parts(block)[start : start + _RANDOM_CHARACTERS]

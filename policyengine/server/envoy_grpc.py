@@ -18,6 +18,7 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
+from policyengine.runtime.caller import NOBODY_NAMED, called_by
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import Trace, trace_of, within
 from policyengine.runtime.vouched import (
@@ -82,18 +83,23 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         object.__setattr__(self, "gone", tuple(self.door.names.facts.values()))
 
     def Check(self, asked: Any, context: Any) -> Any:
-        if not self.may_ask(context):
+        caller = self.caller(context)
+        if caller is None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed, or another one")
+            raise AssertionError("`abort` raises")
         trace = trace_in(context.invocation_metadata(), asked.attributes.request.http.headers)
         if trace is not None:
             context.send_initial_metadata(traced(trace))
-        with within(trace):
+        with within(trace), called_by(caller):
             return response_of(self.told(asked.attributes), self.gone)
 
-    def may_ask(self, context: Any) -> bool:
-        given = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    def caller(self, context: Any) -> str | None:
+        """Whose token came with the call; None where none does that is accepted."""
         tokens = self.door.tokens
-        return tokens is None or (len(given) == 1 and tokens.accept(given[0]))
+        if tokens is None:
+            return NOBODY_NAMED
+        given = [value for name, value in context.invocation_metadata() if name == "authorization"]
+        return tokens.gateway(given[0]) if len(given) == 1 else None
 
     def told(self, attributes: Any) -> Told:
         http, engine = attributes.request.http, self.door.reloading.current

@@ -28,9 +28,13 @@ class Event:
 def event_of(body: bytes, form: Form) -> Event:
     """Raises RequestError."""
     try:
-        raw = wire.from_json(body) if form is Form.JSON else wire.from_msgpack(body)
+        return event_in(wire.from_json(body) if form is Form.JSON else wire.from_msgpack(body))
     except wire.WireError as error:
         raise RequestError("", str(error)) from None
+
+
+def event_in(raw: object) -> Event:
+    """A report from a clean tree. Raises RequestError."""
     given = object_at(raw, "")
     if given is None:
         raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
@@ -73,6 +77,9 @@ def reported(engine: Decides, event: Event) -> dict[str, object]:
     if told == "again":
         raise Problem(409, "the outcome of this decision was reported before", member="decision")
     if told is None:
-        hint = "only an allow that rates, budgets or history wait for is reported, once, while it counts"
+        hint = (
+            "only an allow that rates, budgets or history wait for is reported, once, while it counts, and by the "
+            "caller that asked for the decision: the client of the token file, or the user behind the socket"
+        )
         raise Problem(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
     return {"decision": event.decision, "reported": True}

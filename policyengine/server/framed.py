@@ -1,8 +1,8 @@
 """The decision API over a Unix socket, for sidecars: frames of MessagePack, many on the way at once, answered in order.
 
 A question is `[id, kind, question]`, or a list of questions in its place; behind it may stand a key, by which it is
-accounted once. An answer is `[id, status, content]`, its status that of HTTP and its content a decision, a list of
-them, or a problem.
+accounted once. `[id, "report", report]` says how the request of a decision came out. An answer is `[id, status,
+content]`, its status that of HTTP and its content a decision, a list of them, a report that was taken, or a problem.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import msgspec
 
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
 from policyengine.runtime import quick, wire
+from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.counted import Current, Decides
 from policyengine.server.deciding import decided, items_of, undecided
+from policyengine.server.events import Event, event_in, reported
 from policyengine.server.hot import plain_options
 from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import Problem
@@ -69,7 +71,8 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple
     """The answer, and how many questions there were. Raises Unreadable."""
     asked = read_frame(payload)
     try:
-        content, many = contents(engine, asked, gateway)
+        with called_by(gateway):
+            content, many = contents(engine, asked, gateway)
         return encode((asked.id, DECIDED, content)), many
     except Problem as problem:
         return refusal(asked.id, problem), 1
@@ -116,10 +119,12 @@ def read_frame(payload: bytes) -> Asked:
             raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
 
 
-def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Raw], int]:
-    """Raises RequestError, KeyProblem, and Problem for what is no key."""
+def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Raw] | dict[str, object], int]:
+    """Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for."""
+    if asked.kind == "report":
+        return reported(engine, report_in(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
-        raise RequestError("", "a frame asks to `decide` or to `evaluate`")
+        raise RequestError("", "a frame asks to `decide` or to `evaluate`, or has something to `report`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
     quickly = partial(plainly if asked.plain else carefully, engine, decide)
     once = asked_by(asked.key, gateway, asked.sent) if asked.sent else None
@@ -134,6 +139,14 @@ def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Ra
         return [item(engine, quickly, question, index) for index, question in enumerate(items)], len(items)
     each = [partial(carefully, engine, decide, once=once._replace(item=index)) for index in range(len(items))]
     return [item(engine, *one) for one in zip(each, items, range(len(items)), strict=True)], len(items)
+
+
+def report_in(raw: object) -> Event:
+    """Raises RequestError."""
+    try:
+        return event_in(wire.from_python(raw))
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
 
 
 def plain_question(question: object) -> bool:

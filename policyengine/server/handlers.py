@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
+from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
@@ -87,7 +88,7 @@ class DecisionApi:
         return answer(http, (await apart(engine, partial(engine.explain, question), question=question)).to_dict())
 
     async def events(self, http: Request) -> Response:
-        """How the request of a decision came out: once, by whoever asked for the decision."""
+        """How the request of a decision came out: once, by the caller that asked for the decision."""
         event, engine = event_of(*await self._body(http)), self.engine
         return answer(http, await apart(engine, partial(reported, engine, event)))
 
@@ -198,12 +199,16 @@ class DecisionApi:
         return read(body), self._once(http, body, Form.JSON)
 
     def _once(self, http: Request, body: bytes, form: Form) -> Once | None:
-        gateway = None if self.tokens is None else self.tokens.gateway(http.headers.get("authorization", ""))
-        return once_of(http.headers, gateway, form.name, body)
+        return once_of(http.headers, None if self.tokens is None else current_caller(), form.name, body)
 
     def _authenticate(self, http: Request) -> None:
+        """Enters the caller whose token it is. Raises Problem."""
+        if self.tokens is None:
+            return
         given = http.headers.getlist("authorization")
-        if self.tokens is None or (len(given) == 1 and self.tokens.accept(given[0])):
+        caller = self.tokens.gateway(given[0]) if len(given) == 1 else None
+        if caller is not None:
+            enter_caller(caller)
             return
         said = f'{CHALLENGE}, error="invalid_token"' if given else CHALLENGE
         detail = "the token is not accepted" if given else "a token is needed"

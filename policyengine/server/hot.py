@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from policyengine.asking import Question
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
+from policyengine.runtime.caller import enter_caller
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.quick import json_question, msgpack_question
@@ -127,9 +128,13 @@ class HotPath:
             or b"idempotency-key" in headers
             or len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY
             or (b"x-request-id" in headers and not BYTES_OF_LABEL.fullmatch(headers[b"x-request-id"]))
-            or not (self.tokens is None or self.tokens.accept(headers.get(b"authorization", b"").decode("latin-1")))
         ):
             return None
+        if self.tokens is not None:
+            caller = self.tokens.gateway(headers.get(b"authorization", b"").decode("latin-1"))
+            if caller is None:
+                return None
+            enter_caller(caller)
         return headers
 
     def answer(self, engine: Engine, headers: Headers, body: bytes, count: Count) -> tuple[Lines, bytes] | None:
