@@ -271,5 +271,5 @@ def to_consume(decision: Decision, effects: Effects) -> Decision:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
     consume = Obligation("consume", (), rule, at="")
-    answer = replace(decision.answer, obligations=(*decision.obligations, consume))
+    answer = replace(decision.answer, obligations=(*decision.obligations, consume), written={})
     return replace(decision, answer=answer)

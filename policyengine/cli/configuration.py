@@ -73,6 +73,11 @@ class Configuration:
     variables: frozenset[Name] = frozenset()  # what was said by these
     lines: Mapping[Name, int] = field(default_factory=dict)  # of the file
 
+    @property
+    def authzen_consume(self) -> frozenset[str]:
+        """The callers whose evaluations of AuthZEN spend where they do not say."""
+        return frozenset(self.values.get(("authzen", "consume"), ()))
+
     def option(self, setting: Setting) -> Any:
         """As an option of the command would be given; None where it is not."""
         found = self.values.get(setting.name)

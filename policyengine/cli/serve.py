@@ -132,6 +132,7 @@ def serve(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
                 metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
+                authzen_consume=configuration.authzen_consume,
                 listening=greet, following=following_of(held, sources, stamp, files=not watch),
             )  # fmt: skip
     except (ServeError, TokenError) as error:

@@ -98,6 +98,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("gateway", "trust_domains", r.domains, "none", "the issuer of each SPIFFE trust domain"),
     Setting("gateway", "client_certificate", r.one_of("client-cert", "x-forwarded-client-cert"), "none",
             "the header that says whose certificate the connection has"),
+    Setting("authzen", "consume", r.texts, "none",
+            "callers of the token file, or `*`, whose AuthZEN evaluations spend unless `context.consume` is false"),
     Setting("observe", "until", r.moment, "none", "let pass what would be stopped, until then; `--observe-until`"),
     Setting("observe", "packages", r.names, "all", "only what their rules would stop; `--observe-package`"),
     Setting("observe", "endpoints", r.names, "all", "only there; `--observe-endpoint`"),

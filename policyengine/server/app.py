@@ -76,16 +76,21 @@ def create_app(
     body_timeout: float = SLOWEST_BODY,
     gateway: Vouched | None = None,
     public_url: str | None = None,
+    authzen_consume: Collection[str] = (),
 ) -> FastAPI:
     """The decision API as an ASGI application.
 
     With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
     is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
     `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of
-    AuthZEN find it, which its metadata say; without, where they say themselves that they found it. Whoever holds a
+    AuthZEN find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume`
+    names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
     `Reloading` may give it other policies at any time.
     """
-    return decision_app(engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url)
+    return decision_app(
+        engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
+        authzen_consume=authzen_consume,
+    )  # fmt: skip
 
 
 def decision_app(
@@ -97,12 +102,14 @@ def decision_app(
     tally: Tally | None = None,
     drain: Drain | None = None,
     public_url: str | None = None,
+    authzen_consume: Collection[str] = (),
 ) -> DecisionApp:
     """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
-    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally))
+    consume = frozenset(authzen_consume)
+    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally), consume)
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",

@@ -1,6 +1,7 @@
 """The Authorization API 1.0 of OpenID AuthZEN: its bodies in, the engine asked, its answers out.
 
-It only looks, so that the same question gets the same answer; what `context.consume` says is true is spent.
+It only looks, so that the same question gets the same answer, unless `context.consume` is true or the settings say that
+for the caller. An allow that would have spent something, and was not asked to, is not given.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from starlette.responses import Response
 from policyengine.diagnostics import PolicyError
 from policyengine.engine import Engine
 from policyengine.runtime import wire
+from policyengine.runtime.caller import current_caller
 from policyengine.runtime.claims import Once
-from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason
+from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.request import Request
 from policyengine.runtime.shape import RequestError, object_at, wrong_kind
 from policyengine.semantics.explain import endpoint_words
 from policyengine.semantics.kernel import Kernel
-from policyengine.server.authzen_questions import MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
+from policyengine.server.authzen_questions import (
+    CONSUME,
+    MEMBERS,
+    OBLIGATIONS,
+    Evaluation,
+    Free,
+    Translator,
+    Unmapped,
+)
 from policyengine.server.counted import Counted
 from policyengine.server.deciding import MOST_ITEMS, Semantics, apart, semantics_of
 from policyengine.server.gateways import WOULD_BE
@@ -37,7 +47,10 @@ PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
 EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
 LANGUAGE = "en"
 CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
-INVALID, UNMAPPED, FAILED = "invalid", "unmapped", "failed"
+INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
+EVERY_CALLER = "*"
+HISTORY = "history"  # as the rule of an obligation to consume
+NAMED = "name "  # how the callers of a token file begin that have a name
 
 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────
@@ -110,14 +123,14 @@ def items_of(raw: object) -> tuple[object, ...]:
             raise wrong_kind(raw, "evaluations", "a list")
 
 
-def read(raw: Mapping[str, object], place: str = "") -> Evaluation:
-    """Raises RequestError."""
+def read(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> Evaluation:
+    """`consumes`: whether it spends where it does not say. Raises RequestError."""
     try:
         clean = wire.from_python({name: raw[name] for name in MEMBERS if name in raw})
     except wire.WireError as error:
         raise RequestError(place.rstrip("."), str(error)) from None
     assert isinstance(clean, dict)
-    return Evaluation.read(clean, place)
+    return Evaluation.read(clean, place, consumes=consumes)
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -146,18 +159,27 @@ class Translators:
 
 @dataclass(frozen=True, slots=True)
 class Authzen:
-    """Asks one engine, by the maps of its policy."""
+    """Asks one engine, by the maps of its policy. `consume`: names of the callers whose questions spend where they do
+    not say otherwise, or `*` for every caller."""
 
     engine: Engine | Counted
     translators: Translators = field(default_factory=Translators)
     refused: Callable[[str, str], None] = unheard
+    consume: frozenset[str] = frozenset()
 
     @property
     def translator(self) -> Translator:
         return self.translators.of(self.engine.kernel)
 
+    @property
+    def consumes(self) -> bool:
+        """Whether the questions of this caller spend where they do not say."""
+        caller = current_caller()
+        named = caller.startswith(NAMED) and caller.removeprefix(NAMED) in self.consume
+        return named or EVERY_CALLER in self.consume
+
     async def one(self, asked: Asked, once: Once | None) -> Response:
-        evaluation = read(asked.members)
+        evaluation = read(asked.members, consumes=self.consumes)
         once = once if evaluation.spends else None
         found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context)
         return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
@@ -180,7 +202,7 @@ class Authzen:
         try:
             if not isinstance(raw, dict):
                 raise wrong_kind(raw, place, "an object")
-            evaluation = read(asked.merged(raw), f"{place}.")
+            evaluation = read(asked.merged(raw), f"{place}.", consumes=self.consumes)
         except RequestError as error:
             return broken(error, self.denied(error.message, INVALID))
         return told(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
@@ -199,8 +221,22 @@ class Authzen:
             decision = self.engine.evaluate(question)
         else:
             decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
+        words = endpoint_words(question.endpoint)
+        if not asked.spends and not asked.peeks and is_unspent(decision):
+            return self.unspent(decision, words)
         code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.would_be or decision.outcome, "")
-        return Found(decision, code, endpoint_words(question.endpoint))
+        return Found(decision, code, words)
+
+    def unspent(self, decision: Decision, words: str) -> Found:
+        """No allow where nobody said whether it spends: limits would not hold, and nobody would know."""
+        rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
+        why = f"the answer would spend (`{rule}`), and `context.consume` does not say whether it does"
+        self.refused(CONSUME_UNSET, f"{why}, nor does `[authzen] consume` for this caller")
+        gate = Gate.GUARD if rule == HISTORY else Gate.RATE
+        answer = msgspec.structs.replace(
+            decision.answer, outcome=Outcome.DENY, gate=gate, reasons=(Reason(gate, why),), obligations=(), written={}
+        )
+        return Found(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
 
     def question(self, asked: Evaluation) -> Mapping[str, object]:
         """Where credentials are verified, `context.credentials` are those of the subject."""
@@ -216,6 +252,11 @@ class Authzen:
         reasons = (Reason(Gate.DEFAULT, why),)
         package, revision = self.engine.package, self.engine.revision
         return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
+
+
+def is_unspent(decision: Decision) -> bool:
+    """Whether it is an allow that was only looked at, and would have spent something."""
+    return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
 
 
 def named(decision: Decision) -> Iterator[tuple[str, str]]:
@@ -235,11 +276,19 @@ def told(found: Found, spent: bool) -> Free:
     context: Free = {} if decision.allowed and not decision.observed else reason_of(found)
     if decision.would_be is not None:
         context["would_be"] = decision.would_be.value
+    if found.code == CODES[Outcome.CONFIRM]:
+        context["approvals"] = [approval_of(one) for one in decision.remedies if one.kind == "approval"]
     if decision.obligations:
         context["obligations"] = list(obligations_of(decision.obligations))
     if spent and decision.id:
         context["evaluation_id"] = decision.id
     return {"decision": decision.allowed, **({"context": context} if context else {})}
+
+
+def approval_of(remedy: Remedy) -> Free:
+    """What a question is to carry in `context.approval`, once somebody who may has approved it."""
+    found = {"rule": remedy.rule, "by": remedy.by, "within": remedy.within, "binding": remedy.binding}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def broken(error: RequestError, found: Found) -> Free:

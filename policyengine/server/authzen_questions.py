@@ -12,7 +12,7 @@ from typing import assert_never
 from urllib.parse import quote
 
 from policyengine.runtime.patterns import Glob
-from policyengine.runtime.shape import RequestError, object_at, quoted, text_at
+from policyengine.runtime.shape import RequestError, flag_at, object_at, quoted, text_at, wrong_kind
 from policyengine.runtime.values import Invalid
 from policyengine.semantics import kernel as k
 
@@ -30,6 +30,8 @@ OBLIGATIONS = {
 }
 SUPPORTED = ("supported_obligations", "obligations_supported")  # the profile has had both names
 TWO_VALUES = Invalid("said in two ways")
+# Members of `context` that say how to answer: they are no facts.
+CONSUME, APPROVAL = "consume", "approval"
 
 
 class Unmapped(Exception):
@@ -54,27 +56,41 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One question, its structure checked; members that nobody knows are left out."""
+    """One question, its structure checked; members that nobody knows are left out.
+
+    `spends` says whether an allow takes what it relies on, `peeks` that the caller asked for an answer that takes
+    nothing. Neither: the caller said nothing of it, and no setting says it for that caller.
+    """
 
     subject: Entity
     action: Action
     resource: Entity
     context: Mapping[str, object]
+    approvals: tuple[object, ...] = ()
+    spends: bool = False
+    peeks: bool = False
 
     @classmethod
-    def read(cls, raw: Mapping[str, object], place: str = "") -> Evaluation:
-        """From a clean tree; `place` is where it stands. Raises RequestError that names the member."""
+    def read(cls, raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> Evaluation:
+        """From a clean tree; `place` is where it stands. `consumes`: what to do where the question does not say.
+
+        A question that carries an approval spends, whatever it says: an approval counts once.
+        Raises RequestError that names the member.
+        """
         action = required(raw, "action", place)
+        context = object_at(raw.get("context"), f"{place}context") or {}
+        approvals = approvals_in(context.get(APPROVAL), f"{place}context.{APPROVAL}")
+        consume = context.get(CONSUME)
+        spends = bool(approvals) or flag_at(consume, f"{place}context.{CONSUME}", default=consumes)
         return cls(
             entity_at(raw, "subject", place),
             Action(text_at(action.get("name"), f"{place}action.name"), properties_at(action, f"{place}action")),
             entity_at(raw, "resource", place),
-            object_at(raw.get("context"), f"{place}context") or {},
+            context,
+            approvals,
+            spends,
+            consume is False and not spends,
         )
-
-    @property
-    def spends(self) -> bool:
-        return self.context.get("consume") is True
 
     def at(self, source: k.MapPath) -> object:
         """What a source of a map says here; None where it says nothing."""
@@ -83,6 +99,19 @@ class Evaluation:
             return within(self.context, rest)
         found: object = getattr(getattr(self, root), rest[0])
         return within(found, rest[1:])
+
+
+def approvals_in(raw: object, place: str) -> tuple[object, ...]:
+    """One, or a list of those of several people, each of the shape that `/decide` takes."""
+    match raw:
+        case None:
+            return ()
+        case tuple() if raw:
+            return tuple(object_at(one, f"{place}[{number}]") for number, one in enumerate(raw))
+        case dict():
+            return (raw,)
+        case _:
+            raise wrong_kind(raw, place, "an approval, or a list of approvals")
 
 
 def required(raw: Mapping[str, object], name: str, place: str) -> Mapping[str, object]:
@@ -145,6 +174,8 @@ class Translator:
         written = self.action(asked)
         endpoint = self.usual(asked) if written is None else self.written(written, asked)
         given: Free = {**self.who(asked), **endpoint, **context_of(asked), "options": options_of(asked)}
+        if asked.approvals:
+            given["approvals"] = list(asked.approvals)
         facts = (*self.facts, *(written.facts if written else ()))
         for fact in (one for one in facts if not one.entity):
             put(given, fact.path, asked.at(fact.source))
@@ -291,7 +322,8 @@ def args_of(asked: Evaluation) -> Free:
 
 
 def context_of(asked: Evaluation) -> Free:
-    return {"context": dict(asked.context)} if asked.context else {}
+    facts = {name: value for name, value in asked.context.items() if name not in (CONSUME, APPROVAL)}
+    return {"context": facts} if facts else {}
 
 
 def options_of(asked: Evaluation) -> Free:

@@ -53,6 +53,7 @@ class DecisionApi:
     public_url: str | None
     translators: Translators
     refusals: Refusals
+    authzen_consume: frozenset[str] = frozenset()
 
     @property
     def engine(self) -> Engine:
@@ -61,7 +62,7 @@ class DecisionApi:
 
     @property
     def authzen(self) -> Authzen:
-        return Authzen(self._at("authzen"), self.translators, self.refusals)
+        return Authzen(self._at("authzen"), self.translators, self.refusals, self.authzen_consume)
 
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
@@ -93,7 +94,7 @@ class DecisionApi:
         return answer(http, await apart(engine, partial(reported, engine, event)))
 
     async def evaluation(self, http: Request) -> Response:
-        """One evaluation of AuthZEN 1.0. It only looks, unless `context.consume` is true."""
+        """One evaluation of AuthZEN 1.0. It only looks, unless `context.consume` is true or the settings say so."""
         return await self.authzen.one(*await self._asked(http, authzen.one_asked))
 
     async def evaluations(self, http: Request) -> Response:

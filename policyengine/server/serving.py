@@ -27,6 +27,7 @@ from policyengine.reloading.reloader import hanging_up, reloaded
 from policyengine.reloading.watching import Attempts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import DecisionApp, decision_app
+from policyengine.server.authzen import EVERY_CALLER, NAMED
 from policyengine.server.counted import CountedDoor
 from policyengine.server.crew import Line, Listener
 from policyengine.server.draining import DRAIN, Drain
@@ -74,6 +75,7 @@ def serve(
     drain: float = DRAIN,
     watching: bool = False,
     public_url: str | None = None,
+    authzen_consume: Collection[str] = (),
     listening: Callable[[str | None], None] = lambda url: None,
     following: Following | None = None,
 ) -> None:
@@ -83,6 +85,7 @@ def serve(
     always does. Who may connect to the socket is a matter of its file `mode`; it needs no token. `workers` is how many
     processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
     port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
+    `authzen_consume` names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`).
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
     URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and
     when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that, and
@@ -92,10 +95,14 @@ def serve(
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
     tokens = None if token is None else Tokens.of(token)
+    check_consumers(authzen_consume, tokens)
     listening = logged(workers, listening)
     check_workers(reloading.current, workers)
     tally = Tally(workers, rules_of(reloading.current))
-    apps = partial(decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally)
+    apps = partial(
+        decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally,
+        authzen_consume=authzen_consume,
+    )  # fmt: skip
     attempts = None if reloading.origin is None else Attempts(reloading, watching)
     with ExitStack() as open_until_then:
         enter = open_until_then.enter_context
@@ -117,6 +124,14 @@ def serve(
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
         signal.raise_signal(caught)
+
+
+def check_consumers(consume: Collection[str], tokens: Tokens | None) -> None:
+    """Raises ServeError for a caller that there is none of."""
+    known = {EVERY_CALLER, *(one.removeprefix(NAMED) for one in (tokens.gateways if tokens else ()))}
+    for name in sorted(set(consume) - known):
+        hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
+        raise ServeError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
 
 
 def logged(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:

@@ -1,4 +1,4 @@
-"""AuthZEN only looks, unless `context.consume` is true; and what a gateway has to do with an answer."""
+"""What AuthZEN spends: no allow that would spend where nobody said whether it does. And obligations of an answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.server import ServeError, serve
+from policyengine.stores.memory import MemoryStore
 from tests.server.authzen.asking import MANY, ONE, TOKEN, Call, Free, caller, decision, decisions
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -28,6 +30,17 @@ PAY: Free = {
     "resource": {"type": "account", "id": "7"},
 }
 SPENDS: Free = {**PAY, "context": {"consume": True}}
+LOOKS: Free = {**PAY, "context": {"consume": False}}
+REMEMBERS = """
+entity account
+anyone { may ACTION pay account }
+guard "once" on ACTION pay account { require no ACTION pay account within 1h per (resource.id) }
+"""
+READS = """
+entity account
+facts { context.approval.by: string?   context.consume: bool? }
+anyone { may ACTION pay account when context.approval.by is present or context.consume is present }
+"""
 
 
 def doing(verb: str, **context: object) -> Free:
@@ -39,9 +52,41 @@ def call() -> Call:
     return caller(Engine.from_text(POLICY, clock=lambda: NOW))
 
 
+def test_an_allow_that_would_spend_is_not_given_where_nobody_said_whether_it_spends(call: Call) -> None:
+    """Else limits would not hold, and nobody would know."""
+    answer = call("POST", ONE, json=PAY)
+    assert decision(answer) is False
+    context = answer.json()["context"]
+    assert (context["reason"], context["reason_user"]) == (
+        "consume_unset",
+        {"en": "the answer would spend (`two`), and `context.consume` does not say whether it does"},
+    )
+    assert "obligations" not in context
+    assert decisions(call("POST", MANY, json={"evaluations": [PAY] * 5})) == [False] * 5
+    assert [decision(call("POST", ONE, json=SPENDS)) for _ in range(3)] == [True, True, False]
+
+
+def test_an_allow_that_would_be_remembered_is_not_given_either() -> None:
+    call = caller(Engine.from_text(REMEMBERS, clock=lambda: NOW, store=MemoryStore(history_complete=True)))
+    assert call("POST", ONE, json=PAY).json()["context"]["reason"] == "consume_unset"
+    assert [decision(call("POST", ONE, json=SPENDS)) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("question", [doing("look"), doing("close", step=1)], ids=["plain", "with obligations"])
+def test_an_allow_that_spends_nothing_needs_no_word_of_it(call: Call, question: Free) -> None:
+    assert decision(call("POST", ONE, json=question))
+
+
 def test_looking_takes_nothing(call: Call) -> None:
-    assert [decision(call("POST", ONE, json=PAY)) for _ in range(5)] == [True] * 5
-    assert decisions(call("POST", MANY, json={"evaluations": [PAY] * 5})) == [True] * 5
+    assert [decision(call("POST", ONE, json=LOOKS)) for _ in range(5)] == [True] * 5
+    assert decisions(call("POST", MANY, json={"evaluations": [LOOKS] * 5})) == [True] * 5
+
+
+def test_a_deny_and_a_throttle_are_what_they_are_where_nobody_said(call: Call) -> None:
+    for _ in range(2):
+        call("POST", ONE, json=SPENDS)
+    assert call("POST", ONE, json=PAY).json()["context"]["reason"] == "throttled"
+    assert call("POST", ONE, json=doing("unheard")).json()["context"]["reason"] == "denied"
 
 
 def test_what_says_so_is_spent(call: Call) -> None:
@@ -49,20 +94,92 @@ def test_what_says_so_is_spent(call: Call) -> None:
 
 
 def test_an_item_that_says_so_is_spent_and_no_other(call: Call) -> None:
-    assert decisions(call("POST", MANY, json={"evaluations": [PAY, SPENDS, PAY, SPENDS, PAY, SPENDS]})) == [
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
+    items = [LOOKS, SPENDS, LOOKS, SPENDS, LOOKS, SPENDS]
+    assert decisions(call("POST", MANY, json={"evaluations": items})) == [True, True, True, True, False, False]
 
 
-@pytest.mark.parametrize("consume", [False, None, 1, "true", [True], {}])
-def test_only_true_is_true(call: Call, consume: object) -> None:
+@pytest.mark.parametrize("consume", [1, 0, "true", "", [True], {}])
+def test_what_is_neither_true_nor_false_is_no_question(call: Call, consume: object) -> None:
     question = {**PAY, "context": {"consume": consume}}
-    assert [decision(call("POST", ONE, json=question)) for _ in range(3)] == [True] * 3
+    answer = call("POST", ONE, json=question)
+    assert (answer.status_code, answer.json()["member"]) == (400, "context.consume")
+    assert decisions(call("POST", MANY, json={"evaluations": [question, SPENDS]})) == [False, True]
+
+
+def test_null_says_nothing(call: Call) -> None:
+    assert call("POST", ONE, json={**PAY, "context": {"consume": None}}).json()["context"]["reason"] == "consume_unset"
+
+
+# ── By the settings ───────────────────────────────────────────────────────────────────────────
+
+TOKENS = ("edge: the-token-of-the-edge", "other: the-token-of-another", "an-unnamed-token-of-somebody")
+
+
+def asked_by(call: Call, token: str, question: Free, times: int = 3) -> list[bool]:
+    headers = {"authorization": f"Bearer {token.split()[-1]}"}
+    return [decision(call("POST", ONE, json=question, headers=headers)) for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    ("consume", "spends"),
+    [((), ()), (("edge",), (0,)), (("edge", "other"), (0, 1)), (("*",), (0, 1, 2)), (("name edge", ""), ())],
+)
+def test_the_questions_of_a_caller_that_the_settings_name_spend(
+    consume: tuple[str, ...], spends: tuple[int, ...]
+) -> None:
+    for number, token in enumerate(TOKENS):
+        call = caller(Engine.from_text(POLICY, clock=lambda: NOW), token=TOKENS, authzen_consume=consume)
+        assert asked_by(call, token, PAY) == ([True, True, False] if number in spends else [False] * 3)
+        assert asked_by(call, token, LOOKS, 1) == [number not in spends]  # nothing was taken where it did not spend
+
+
+def test_a_question_that_only_looks_spends_nothing_whatever_the_settings_say() -> None:
+    call = caller(Engine.from_text(POLICY, clock=lambda: NOW), authzen_consume=["*"])
+    assert [decision(call("POST", ONE, json=LOOKS)) for _ in range(5)] == [True] * 5
+    assert [decision(call("POST", ONE, json=PAY)) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("names", "missing"), [(["edge", "edgy"], "edgy"), (["other"], "other")])
+def test_a_caller_that_there_is_none_of_is_told_at_start(names: list[str], missing: str) -> None:
+    engine = Engine.from_text(POLICY)
+    with pytest.raises(ServeError, match=f"names the caller `{missing}`"):
+        serve(engine, port=0, token=TOKENS[:1], authzen_consume=names)
+
+
+# ── Approvals ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_approval_is_spent_whatever_the_question_says_of_spending(call: Call) -> None:
+    (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
+    assert {name: wanted[name] for name in wanted if name != "binding"} == {
+        "rule": "asked",
+        "by": "user",
+        "within": "15m",
+    }
+    granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
+    answers = [call("POST", ONE, json=doing("ask", approval=granted, consume=False)) for _ in range(2)]
+    assert [decision(answer) for answer in answers] == [True, False]
+    assert answers[1].json()["context"]["reason"] == "approval_required"
+
+
+def test_a_list_carries_the_approvals_of_several(call: Call) -> None:
+    (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
+    granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
+    others = {**granted, "id": "a-2", "by": "mallory"}
+    assert decision(call("POST", ONE, json=doing("ask", approval=[others, granted])))
+
+
+@pytest.mark.parametrize("approval", [[], "a-1", 7, True, [7], {"id": 7}, {"id": "a", "by": "b", "foreign": 1}])
+def test_a_malformed_approval_opens_nothing(call: Call, approval: object) -> None:
+    answer = call("POST", ONE, json=doing("ask", approval=approval))
+    assert answer.status_code == 400 or decision(answer) is False
+
+
+def test_an_approval_is_no_fact(call: Call) -> None:
+    """Else a policy could read who approved from what the question says."""
+    engine = Engine.from_text(READS, clock=lambda: NOW)
+    question = {**PAY, "context": {"approval": {"id": "a-1", "by": "alice"}, "consume": True}}
+    assert decision(caller(engine)("POST", ONE, json=question)) is False
 
 
 def test_what_was_spent_is_named_for_its_report(call: Call) -> None:
@@ -73,7 +190,7 @@ def test_what_was_spent_is_named_for_its_report(call: Call) -> None:
 
 
 def test_an_allow_that_was_only_looked_at_says_so(call: Call) -> None:
-    (one,) = call("POST", ONE, json=PAY).json()["context"]["obligations"]
+    (one,) = call("POST", ONE, json=LOOKS).json()["context"]["obligations"]
     assert (one["type"], one["properties"]["kind"]) == ("custom", "consume")
 
 
