@@ -15,9 +15,11 @@ import pytest
 
 import policyengine.server
 from policyengine.engine import Engine
+from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyUnderWay, KeyUsed
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.server import create_app, statuses
+from policyengine.server.tokens import Tokens
 from policyengine.stores.store import StoreError
 from tests.server.conftest import TOKEN
 
@@ -101,7 +103,8 @@ def of_any_body(path: str, body: object) -> Iterator[int]:
 
 def of_events() -> Iterator[int]:
     engine = Failing()
-    report = {"decision": engine.decide(SLOW).id}
+    with called_by(*Tokens.of(TOKEN).gateways):
+        report = {"decision": engine.decide(SLOW).id}
     yield from of_any_body("/events", report)  # of engines that know nothing of it
     for _ in range(2):
         yield status(engine, "POST", "/events", json=report)
