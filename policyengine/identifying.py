@@ -14,7 +14,8 @@ from policyengine.runtime.claims import Found
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.once import draft_of, facts_of
 from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.request import Request, RequestError, pending_beside
+from policyengine.runtime.values import Missing
 from policyengine.stores.store import StoreError
 
 PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
@@ -41,7 +42,7 @@ def with_facts(identity: Identity, question: Mapping[str, object], facts: Mappin
     request = read({name: value for name, value in question.items() if name not in DROPPED})
     if identity.only_proved:
         request = nothing_claimed(identity, request)
-    return replace(request, facts={**without_who(request), **cleaned(facts)})
+    return with_proved(request, cleaned(facts))
 
 
 def looked_at(identity: Identity, before: Proved | Unproved, now: int) -> Mapping[str, object]:
@@ -108,19 +109,25 @@ def proved(identity: Identity, request: Request, now: int) -> Request:
     tell_differences(identity, request.facts, found)
     if identity.only_proved:
         request = nothing_claimed(identity, request)
-    return replace(request, facts={**without_who(request), **cleaned(found.facts)}, credentials=None)
+    return with_proved(request, cleaned(found.facts))
 
 
 def nothing_claimed(identity: Identity, request: Request) -> Request:
     """Without what a gateway says of who asks: facts, and rows of entities that an agent or a user is or is in."""
     facts = {name: one for name, one in request.facts.items() if name not in PROVABLE}
     rows = tuple(row for row in request.entities if row.ref.type not in identity.of_who)
-    return replace(request, facts=facts, entities=rows)
+    return replace(request, facts=facts, entities=rows, pending=pending_beside(request.pending, PROVABLE))
 
 
 def refused(request: Request, why: Refusal) -> Request:
-    facts = {**without_who(request), "credential": {"refused": why.value}}
-    return replace(request, facts=facts, credentials=None)
+    return with_proved(request, {"credential": {"refused": why.value}})
+
+
+def with_proved(request: Request, facts: Mapping[str, object]) -> Request:
+    """These facts in place of all that it says itself of who asks, be it that something is pending."""
+    beside = {name: value for name, value in request.facts.items() if name not in WHO}
+    pending = pending_beside(request.pending, {*WHO, *facts})
+    return replace(request, facts={**beside, **facts}, pending=pending, credentials=None)
 
 
 def refusal_of(request: Request) -> object:
@@ -144,11 +151,8 @@ def proved_then(request: Request, found: Found) -> Request:
     if not kept:
         return unproved(request)
     beside = {name: one for name, one in request.facts.items() if name not in PROVABLE}
-    return replace(request, facts={**beside, **facts}, credentials=None)
-
-
-def without_who(request: Request) -> dict[str, object]:
-    return {name: value for name, value in request.facts.items() if name not in WHO}
+    pending = pending_beside(request.pending, PROVABLE)
+    return replace(request, facts={**beside, **facts}, pending=pending, credentials=None)
 
 
 def presented(request: Request, credentials: Credentials) -> Presented:
@@ -168,7 +172,9 @@ def presented(request: Request, credentials: Credentials) -> Presented:
 
 def size_of(request: Request, http: Mapping[str, object]) -> object:
     """As the gateway says; True where it says nothing, or 0, and told what is in the body all the same."""
-    return http.get("size") or bool(request.facts.get("body")) or http.get("size")
+    size, body = http.get("size"), request.facts.get("body")
+    size = None if isinstance(size, Missing) else size
+    return size or (isinstance(body, Mapping) and bool(body)) or size
 
 
 def tell_differences(identity: Identity, claimed: Mapping[str, object], found: Proved) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -31,7 +31,7 @@ from policyengine.runtime.shape import (
     quoted,
     text_at,
 )
-from policyengine.runtime.values import ABSENT, PENDING, Invalid, Missing, coerce_time, describe
+from policyengine.runtime.values import ABSENT, PENDING, Invalid, Missing, PartialObject, coerce_time, describe
 
 __all__ = [
     "ActionEndpoint",
@@ -115,6 +115,8 @@ def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
 
 def member_of(raw: object, name: str) -> object:
     match raw:
+        case PartialObject():
+            return raw.get(name, PENDING)
         case dict():  # objects of a clean tree are nothing else, and it is asked at every step of every path
             return raw.get(name, ABSENT)
         case Invalid() | Missing():
@@ -158,6 +160,10 @@ FROM_ELSEWHERE = (
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 LONGEST_NAME = 1_000
+OTHERS_PENDING = ".*"  # at the end of a name: every member that is not given
+FREE_OBJECTS = frozenset(
+    {("body",), ("args",), ("context",), ("request", "headers"), ("request", "query"), ("credential", "claims")}
+)
 # A question about no definite endpoint is none.
 OF_THE_ENDPOINT = {
     ("request",), ("request", "method"), ("request", "path"), ("tool",), ("tool", "server"), ("tool", "name"),
@@ -240,18 +246,57 @@ def lower_cased(headers: Mapping[str, object]) -> dict[str, object]:
 
 def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
     """Put PENDING where the fact will be. Pending attributes of entities stand in `Request.pending` only."""
+    if name.endswith(OTHERS_PENDING):
+        return mark_others_pending(facts, name, place)
     path = pending_path(name, place)
-    if path[0] in ENTITY_ROOTS and path[1:2] and path[1] not in (ROOTS[path[0]] or ()):
+    if is_attribute(path):
         return
-    tree: dict[str, object] = facts
-    for step in path[:-1]:
-        below = tree.setdefault(step, {})
+    holder = object_on_the_way(facts, path[:-1], name, place)
+    if holder is None:
+        return
+    if holder.get(path[-1]) not in (None, PENDING):
+        raise RequestError(place, f"`{name}` is both given and pending")
+    holder[path[-1]] = PENDING
+
+
+def is_attribute(path: tuple[str, ...]) -> bool:
+    """Whether it is one of an entity, which no tree of facts holds: `user.roles`."""
+    return path[0] in ENTITY_ROOTS and len(path) > 1 and path[1] not in (ROOTS[path[0]] or ())
+
+
+def pending_beside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
+    """The names of pending facts that are in none of these roots, as somebody else says all of them."""
+    paths = {name: pending_path(name.removesuffix(OTHERS_PENDING), "pending") for name in names}
+    return frozenset(name for name, path in paths.items() if path[0] not in roots or is_attribute(path))
+
+
+def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
+    """`body.*`: the members that are given stand, and nothing is known of any other."""
+    path = pending_path(name.removesuffix(OTHERS_PENDING), place)
+    if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
+        raise RequestError(place, f"`{name}` is pending, but the members of `{path[-1]}` have names", "name them")
+    holder = object_on_the_way(facts, path[:-1], name, place)
+    given = object_on_the_way(facts, path, name, place)
+    if holder is not None and given is not None:
+        holder[path[-1]] = PartialObject(given)
+
+
+def object_on_the_way(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
+    """The object there, made where it has to be. None where nobody knows whether it is given, as it is pending or
+    was not given itself: then all of it is pending."""
+    holder = facts
+    for depth, step in enumerate(path, 1):
+        below = holder.get(step)
+        if below is None and (depth == 1 or path[:depth] in FREE_OBJECTS):
+            below = holder[step] = {}
+        elif below is None:
+            below = holder[step] = PENDING
+        if below is PENDING:
+            return None
         if not isinstance(below, dict):
             raise RequestError(place, f"`{name}` is pending, but `{step}` is no object")
-        tree = below
-    if tree.get(path[-1]) not in (None, PENDING):
-        raise RequestError(place, f"`{name}` is both given and pending")
-    tree[path[-1]] = PENDING
+        holder = below
+    return holder
 
 
 def pending_path(name: str, place: str) -> tuple[str, ...]:

@@ -50,6 +50,12 @@ ABSENT: Final = Missing.ABSENT
 PENDING: Final = Missing.PENDING
 
 
+class PartialObject(dict[str, object]):
+    """An object of which not all is known: a member that is not in it is pending, and one that is null is absent."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Invalid:
     """What a decoder leaves where the wire held something hazardous; it coerces to unknown."""

@@ -12,7 +12,7 @@ from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.history import Happening, History, WindowKey
-from policyengine.runtime.request import Request, member_of, pending_path
+from policyengine.runtime.request import OTHERS_PENDING, Request, member_of, pending_path
 from policyengine.runtime.snapshot import NOT_ANSWERED, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce, distinct
 from policyengine.semantics import kernel as k
@@ -182,7 +182,7 @@ def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
     """Attributes that the caller says are not known yet: `user.roles` is in no tree of facts."""
     found: dict[tuple[EntityRef, str], object] = {}
     for name in facts.request.pending:
-        root, *steps = pending_path(name, "pending")
+        root, *steps = pending_path(name.removesuffix(OTHERS_PENDING), "pending")
         if root in ENTITY_ROOTS and steps:
             types = facts.kernel.entities if root == "resource" else (root,)
             holder = facts.read((root,), kinds.Ref(frozenset(types)))

@@ -9,10 +9,10 @@ from policyengine import kinds
 from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic, functions, windows
 from policyengine.runtime.patterns import Glob, compile_regex
-from policyengine.runtime.request import Request
+from policyengine.runtime.request import Request, member_of
 from policyengine.runtime.show import shown
 from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
-from policyengine.runtime.values import ABSENT, Invalid, Unknown, Value, coerce
+from policyengine.runtime.values import Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import recalling
 from policyengine.semantics.facts import (
@@ -75,7 +75,7 @@ def value(node: k.Expr, facts: Facts) -> Value:
         case k.And(items):
             return conjunction([value(item, facts) for item in items])
         case k.Member(base, name, type_):
-            return lift(lambda record: coerce(record.get(name, ABSENT), type_, describe(node)), value(base, facts))
+            return lift(lambda record: coerce(member_of(record, name), type_, describe(node)), value(base, facts))
         case k.Variable(name):
             return facts.bound["", name]  # type: ignore[return-value]  # bound below, by its quantifier
         case k.Collection(items):

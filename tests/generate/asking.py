@@ -188,7 +188,8 @@ def lesser(random: Random, found: Question, root: str, name: str) -> None:
             found[root].pop(name)
         case "pending":
             found[root].pop(name)
-            found["pending"] = [*found.get("pending", ()), f"{root}.{name}"]
+            others = root in ("body", "args", "context") and random.random() < 0.5
+            found["pending"] = [*found.get("pending", ()), f"{root}.*" if others else f"{root}.{name}"]
         case _:
             pass
 

@@ -231,6 +231,9 @@ def odd_pending_facts(random: Random, question: Question) -> Spoilt:
         ["request.headers[\"X-Trace\"]"], ["body.card.number"], ["credential.issuer"], ["credential.claims.tenant"],
         ["user.roles"], ["resource.tenant"], ["invoice.total"], ["attestation.verified"], ["credential.scopes"],
         ["x" * 2_000],
+        ["body.*"], ["body.*", "body.*"], ["body.*", "body"], ["body", "body.*"], ["body.*", "body.card.number"],
+        ["body.card.*"], ["body.amount.*"], ["request.headers.*"], ["request.*"], ["agent.*"], ["*"], [".*"],
+        ["body.*.*"], ["credential.claims.*"], ["request.query.*", "context.*", "args.*"], ["tool.*"], ["user.roles.*"],
     ]  # fmt: skip
     question["pending"] = copied(random.choice(odd))
     return question

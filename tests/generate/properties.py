@@ -166,6 +166,7 @@ def without_each(kernel: k.Kernel, name: str) -> Iterator[k.Kernel]:
 READS = re.compile(
     r"\b(?:body|args|context|credential|attestation|task|user|resource)\.[a-z_]+|request\.(?:ip|size)|chain\.hops"
 )
+OTHERS = {"body.*", "args.*", "context.*"}
 
 
 def pending_variants(random: Random, case: Case, most: int = 8) -> Iterator[Question]:
@@ -175,10 +176,12 @@ def pending_variants(random: Random, case: Case, most: int = 8) -> Iterator[Ques
     for _ in range(most if read else 0):
         names = random.sample(read, min(len(read), random.randint(1, 2)))
         names += random.sample(pendable(asked), 1) if random.random() < 0.2 else []
+        names += {f"{name.partition('.')[0]}.*" for name in names} & OTHERS if random.random() < 0.3 else set()
         variant = deepcopy(asked)
         for name in names:
             root, _, member = name.partition(".")
             variant.get(root, {}).pop(member, None)
+        names = [name for name in names if f"{name.partition('.')[0]}.*" not in names or name in OTHERS]
         yield {**variant, "pending": sorted({*asked.get("pending", ()), *names})}
 
 

@@ -218,10 +218,15 @@ def _hop(random: Random, issuer: str) -> Question:
     return {name: value for name, value in found.items() if random.random() < 0.95}
 
 
+# Objects of which other members than those that are given may be pending.
+OPEN = ("body", "args", "context", "request.headers", "request.query", "credential.claims", "body.nowhere")
+
+
 def pendable(found: Question) -> list[str]:
     """Names of facts that may still be pending: they are not given and do not name the endpoint."""
     names = [f"{root}.{name}" for root, members in v.GIVEN.items() for name in members]
     names += ["user.id", "agent.id", "chain.hops", "user.roles", "user.tenant", "invoice.total", "resource.tenant"]
+    names += [f"{one}.*" for one in OPEN] * 3
     return [
         name
         for name in names

@@ -295,6 +295,13 @@ def test_a_cycle_in_python_objects_is_too_deep():
         ({"pending": ["tool.name"]}, "pending[0]", "`tool.name` names the endpoint and cannot be pending"),
         ({"pending": ["body.x"], "body": {"x": 1}}, "pending[0]", "`body.x` is both given and pending"),
         ({"pending": ["body.x.y"], "body": {"x": 1}}, "pending[0]", "`body.x.y` is pending, but `x` is no object"),
+        ({"pending": ["body.x.*"], "body": {"x": 1}}, "pending[0]", "`body.x.*` is pending, but `x` is no object"),
+        ({"pending": ["request.*"]}, "pending[0]", "`request` names the endpoint and cannot be pending"),
+        ({"pending": ["task.*"]}, "pending[0]", "`task.*` is pending, but the members of `task` have names"),
+        ({"pending": ["agent.*"]}, "pending[0]", "`agent.*` is pending, but the members of `agent` have names"),
+        ({"pending": ["body.*.x"]}, "pending[0]", "`body.*.x` is no name of a fact"),
+        ({"pending": ["*"]}, "pending[0]", "`*` is no name of a fact"),
+        ({"pending": ["body", "body.*"], "body": {}}, "pending[0]", "`body` is both given and pending"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
@@ -478,6 +485,52 @@ def test_a_pending_fact_is_neither_present_nor_absent(pending, path):
     request = tool(pending=[pending])
     assert request.fact(*path) is PENDING
     assert request.pending == {pending}
+
+
+GIVEN = {"to": "alice", "note": None, "card": {"number": "4"}}
+
+
+@pytest.mark.parametrize(
+    ("pending", "path", "fact"),
+    [
+        (["body.*"], ("body", "to"), "alice"),
+        (["body.*"], ("body", "note"), ABSENT),
+        (["body.*"], ("body", "role"), PENDING),
+        (["body.*"], ("body", "role", "name"), PENDING),
+        (["body.*"], ("body", "card", "number"), "4"),
+        (["body.*"], ("body", "card", "limit"), ABSENT),
+        (["body.card.*"], ("body", "card", "limit"), PENDING),
+        (["body.card.*"], ("body", "card", "number"), "4"),
+        (["body.card.*"], ("body", "role"), ABSENT),
+        (["body.other.*"], ("body", "other"), PENDING),
+        (["body.*", "body.role"], ("body", "role"), PENDING),
+        (["body.role.name", "body.*"], ("body", "role"), PENDING),
+        (["args.*"], ("args", "x"), PENDING),
+        (["context.*"], ("context", "x"), PENDING),
+        (["request.headers.*"], ("request", "headers", "X-Role"), "guest"),
+        (["request.headers.*"], ("request", "headers", "X-None"), ABSENT),
+        (["request.headers.*"], ("request", "headers", "x-other"), PENDING),
+        (['request.headers["x-a"]', "request.headers.*"], ("request", "headers", "x-b"), PENDING),
+        (['request.headers["x-a"]'], ("request", "headers", "x-b"), ABSENT),
+        (["request.query.*"], ("request", "query", "page"), PENDING),
+        (["credential.claims.*"], ("credential", "claims", "tenant"), PENDING),
+    ],
+)
+def test_of_an_object_that_is_not_known_whole_only_what_is_not_given_is_pending(pending, path, fact):
+    request = tool(body=GIVEN, request={"headers": {"X-Role": "guest", "x-none": None}}, pending=pending)
+    assert request.fact(*path) == fact
+
+
+def test_an_object_of_which_nothing_is_given_may_be_pending_in_all_its_members():
+    assert tool(pending=["body.*"]).fact("body", "to") is PENDING
+    assert tool(body=None, pending=["body.*"]).fact("body", "to") is PENDING
+
+
+def test_what_is_in_a_pending_object_says_nothing_of_whether_the_object_is_there():
+    request = tool(pending=["body.card.limit"])
+    assert request.fact("body", "card") is PENDING
+    assert request.fact("body", "card", "number") is PENDING
+    assert tool(body={"card": {}}, pending=["body.card.limit"]).fact("body", "card", "number") is ABSENT
 
 
 def test_a_pending_attribute_of_an_entity_stands_beside_the_facts():
