@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from policyengine.cli.failures import CommandError
+from policyengine.runtime.completeness import ALL, WITHHELD, Adapter
 from policyengine.runtime.vouched import RESERVED
 
 KIND = "configuration"
 DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+ANY_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+SENDING = tuple(one.value for one in Adapter if one.sends_bodies)
 TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
 
 
@@ -193,6 +196,26 @@ def header(at: Place, section: str, key: str, value: object) -> str:
     return value.lower()
 
 
+def handed_on(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Names of headers, as they are compared, or `all` of them."""
+    if value in (ALL, [ALL]):
+        return (ALL,)
+    if not isinstance(value, list) or not all(isinstance(one, str) and ANY_HEADER.fullmatch(one) for one in value):
+        raise at.wrong(section, key, f"`{key}` is a list of headers, or `all`", f'as in `{key} = ["X-Tenant"]`')
+    for one in value:
+        if one.lower() in WITHHELD:
+            raise at.wrong(section, key, f"the header `{one}` is withheld from policies", "leave it out: it is unknown")
+    return tuple(dict.fromkeys(one.lower() for one in value))
+
+
+def adapters(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Those whose gateways can send bodies."""
+    if not isinstance(value, list) or not all(one in SENDING for one in value):
+        listed = " and ".join(f"`{one}`" for one in SENDING)
+        raise at.wrong(section, key, f"`{key}` is a list of {listed}", f'as in `{key} = ["{SENDING[0]}"]`')
+    return tuple(value)
+
+
 def kinds(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
@@ -253,7 +276,7 @@ def pairs(words: str) -> object:
 
 
 SAID: Mapping[Reader, Callable[[str], object]] = {
-    **dict.fromkeys((rules, texts, files, sources, facts, rotation, kinds, names), listed),
+    **dict.fromkeys((rules, texts, files, sources, facts, rotation, handed_on, adapters, kinds, names), listed),
     **dict.fromkeys((whole, positive, port, percent, seconds, lasting), number),
     yes_or_no: flag,
     domains: pairs,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.cli import readers as r
+from policyengine.runtime.completeness import Adapter
 from policyengine.runtime.vouched import Vouched
 
 PREFIX = "POLICYENGINE_"
@@ -66,6 +67,12 @@ def gateway(
     return Setting("mcp-gateway", key, read, default, doc, (("mcp-gateway", parameter or key),), must_exist)
 
 
+def shown(adapter: Adapter) -> str:
+    """What is handed on by default."""
+    headers = Vouched().hands_on(adapter).headers
+    return "all" if headers is None else ", ".join(sorted(headers)) or "none"
+
+
 SETTINGS: tuple[Setting, ...] = (
     serve("host", r.text, "127.0.0.1", "where to listen"),
     serve("port", r.port, "8080; none with a socket", "the port; 0 takes a free one"),
@@ -94,6 +101,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("store", "url", r.store, "memory:", "what keeps rates, budgets, approvals and history",
             (*served("store"), ("mcp-gateway", "store")), secret=True),
     *(Setting("gateway", key, r.header, name or "none", f"the header that says `{key}`") for key, name in HEADERS),
+    *(Setting("gateway", f"hands_on_{one}", r.handed_on, shown(one), f"headers that always arrive at {one.place}")
+      for one in Adapter),
+    Setting("gateway", "bodies", r.adapters, "none", "where every body arrives, whole, or its request is refused"),
     Setting("gateway", "obligations", r.kinds, "none", "kinds of obligations that gateways carry out"),
     Setting("gateway", "trust_domains", r.domains, "none", "the issuer of each SPIFFE trust domain"),
     Setting("gateway", "client_certificate", r.one_of("client-cert", "x-forwarded-client-cert"), "none",

@@ -281,7 +281,9 @@ def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None
         holder[path[-1]] = PartialObject(given)
 
 
-def object_on_the_way(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
+def object_on_the_way(
+    facts: dict[str, object], path: tuple[str, ...], name: str, place: str
+) -> dict[str, object] | None:
     """The object there, made where it has to be. None where nobody knows whether it is given, as it is pending or
     was not given itself: then all of it is pending."""
     holder = facts

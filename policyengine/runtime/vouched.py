@@ -8,37 +8,44 @@ spelled another way, or that makes no sense is refused: of two values nobody kno
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote_to_bytes
 
 from policyengine.runtime import wire
+from policyengine.runtime.completeness import (
+    ALL,
+    TWICE,
+    UNREADABLE,
+    WITHHELD,
+    Adapter,
+    Given,
+    HandsOn,
+    header_facts,
+    unknown_headers,
+)
 from policyengine.runtime.paths import OVERRIDE_PARAMETERS, override_name
-from policyengine.runtime.presented import CERTIFICATES, SECRET, credentials_of, url_of
+from policyengine.runtime.presented import CERTIFICATES, credentials_of, url_of
 from policyengine.runtime.presented import FORWARDED as FORWARDED_AUTHORIZATION
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.values import Invalid
 
 Raw = Iterable[tuple[bytes, bytes]]
-Given = Mapping[str, tuple[str, ...]]
+Facts = Mapping[str, Mapping[str, object]]
 
 LONGEST_VALUE = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
+BYTES = re.compile(r"[0-9]{1,15}")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
-TWICE = Invalid("given twice")
-UNREADABLE = Invalid("not valid UTF-8")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
 # Servers behind us may take another path than that of the request line from these.
 ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
 SET_BY_US = ("x-auth-subject", "x-auth-user")
-# Secrets, and what is between two neighbours only: none of it is a fact.
-UNTOLD = SECRET | frozenset(
-    "proxy-authorization cookie host connection keep-alive te trailer transfer-encoding upgrade content-length".split()
-)
 # Names that cannot carry a fact: they say something else, or everybody sets them.
-RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | UNTOLD
+RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | WITHHELD
+# Facts of who asks that may be there although no header says so.
+OPTIONAL = ("agent_instance", "agent_groups", "credential_kind", "credential_scopes", "credential_bound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class Vouched:
     """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets.
 
     `trust_domains` are those of certificates (`acme.example`), each with the issuer that the policy knows it by.
+    `hands_on_…` are the headers that arrive at an adapter whenever its client sends them, or `all`; `bodies` are the
+    adapters whose gateway sends every body along, or refuses its request.
     `client_certificate`: the header that tells of the certificate of the client's connection; None: none does, as who
     does not set it passes on what its client says.
     """
@@ -63,9 +72,20 @@ class Vouched:
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
+    request_size: str = "x-agent-size"
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()
     client_certificate: str | None = None
+    hands_on_forward_auth: tuple[str, ...] = (ALL,)
+    hands_on_nginx: tuple[str, ...] = ()
+    hands_on_envoy: tuple[str, ...] = ()
+    hands_on_envoy_grpc: tuple[str, ...] = (ALL,)
+    bodies: tuple[str, ...] = ()
+
+    def hands_on(self, adapter: Adapter) -> HandsOn:
+        names: tuple[str, ...] = getattr(self, f"hands_on_{adapter}")
+        headers = None if names == (ALL,) else frozenset(names)
+        return HandsOn(headers, adapter in self.bodies, joins=adapter in (Adapter.NGINX, Adapter.ENVOY))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -152,12 +172,19 @@ def yes_or_no(name: str, value: str) -> bool:
     return value == "true"
 
 
+def number_of_bytes(name: str, value: str) -> int:
+    if not BYTES.fullmatch(one_word(name, value)):
+        raise refused(name, "is no number of bytes")
+    return int(value)
+
+
 READERS: Mapping[str, Callable[[str, str], object]] = {
     "agent_groups": listed,
     "credential_scopes": scopes,
     "credential_issued_at": time_or_seconds,
     "credential_expires_at": time_or_seconds,
     "credential_bound": yes_or_no,
+    "request_size": number_of_bytes,
 }
 
 
@@ -198,26 +225,67 @@ def forwarded_target(given: Given) -> Target:
 
 
 def question_of(
-    target: Target, given: Given, names: Vouched, body: Mapping[str, object] | None = None
+    target: Target,
+    given: Given,
+    names: Vouched,
+    hands_on: HandsOn,
+    content: bytes | None = None,
+    vouched: Facts | None = None,
 ) -> dict[str, object]:
-    """What the engine is asked, in the shape of `/decide`. Raises RequestError."""
+    """What the engine is asked, in the shape of `/decide`; what nobody saw is pending. `content` is the body as far as
+    the gateway sent it, None where it never does; `vouched` is what else it says of who asks. Raises RequestError."""
     ours = (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE, *CERTIFICATES, FORWARDED_AUTHORIZATION)
     check_spellings(given, ours)
     for name in ELSEWHERE:
         if name in given:
             raise refused(name, "would have some servers take another path", "the gateway takes it away")
-    facts = facts_of_headers(given, names)
+    facts: dict[str, dict[str, object]] = {**(vouched or {}), **facts_of_headers(given, names)}  # type: ignore[dict-item]
+    body, size = body_and_size(given, hands_on, content, facts.get("request", {}).get("size"))
     path, _, query = target.uri.partition("?")
     request = {
         **facts.pop("request", {}),
         "method": target.method,
         "path": path,
         "query": query_of(query),
-        "headers": told_headers(given, names),
+        "headers": header_facts(given, hands_on, ours),
         **({} if target.host is None else {"host": target.host}),
+        **({} if size is None else {"size": size}),
     }
-    options = {"obligations_supported": list(names.obligations)}
-    return {"request": request, **facts, **({} if body is None else {"body": body}), "options": options}
+    pending = [
+        *([] if body is not None else ["body"]),
+        "context",
+        *(f"request.{name}" for name in ("host", "ip", "size") if name not in request),
+        *unknown_headers(given, hands_on, ours),
+        *unsaid(facts, given, names, hands_on),
+    ]
+    said = {**facts, **({} if body is None else {"body": body}), "pending": pending}
+    return {"request": request, **said, "options": {"obligations_supported": list(names.obligations)}}
+
+
+def unsaid(facts: Facts, given: Given, names: Vouched, hands_on: HandsOn) -> Iterator[str]:
+    """What the gateway could know of who asks, and has said in no header: an empty one says that there is nothing."""
+    for key in OPTIONAL:
+        root, _, member = key.partition("_")
+        header = getattr(names, key)
+        silent = header == "" or (header not in given and not hands_on.shows_absence(header))
+        if root in facts and member not in facts[root] and silent:
+            yield f"{root}.{member}"
+    if "agent" in facts:
+        yield from ("agent.model", "agent.publisher")
+
+
+def body_and_size(
+    given: Given, hands_on: HandsOn, content: bytes | None, said: object
+) -> tuple[Mapping[str, object] | None, object]:
+    """The members of the body, none of an empty one and None where nobody knows them; and its bytes, `said` by the
+    gateway unless all of them are here."""
+    whole = whole_body(given, content)
+    if whole is not None:
+        return body_of(given, whole), len(whole)
+    untouched = content == b"" and hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
+    if content or not (untouched or said == 0):
+        return None, said
+    return {}, 0
 
 
 def with_credentials(
@@ -241,18 +309,6 @@ def whole_body(given: Given, content: bytes | None) -> bytes | None:
     """The body where the gateway says that this is all of it. Without a word of it none may have been sent, or only
     its beginning: then nobody saw it."""
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
-
-
-def told_headers(given: Given, names: Vouched) -> dict[str, object]:
-    """What the client says about itself: facts of the request, as guards may ask for them."""
-    ours = {*names.facts.values(), *FORWARDED, *SET_BY_US} | UNTOLD
-    return {name: header_value(values) for name, values in given.items() if name not in ours}
-
-
-def header_value(values: tuple[str, ...]) -> str | Invalid:
-    if len(values) > 1:
-        return TWICE
-    return values[0] if values[0].isprintable() else UNREADABLE
 
 
 def query_of(text: str) -> dict[str, object]:
@@ -279,7 +335,7 @@ def unquoted(text: str) -> str | None:
 
 
 def body_of(given: Given, content: bytes) -> Mapping[str, object] | None:
-    """The object that a body in JSON holds; None where the gateway sent no such body, or only its beginning."""
+    """The object that a whole body in JSON holds; None where nobody can say what is in it, nor what is not."""
     kind = given.get("content-type", ())
     coded, partial = given.get("content-encoding", ()), given.get(PARTIAL_BODY, ("false",))
     if len(kind) != 1 or coded or partial != ("false",):

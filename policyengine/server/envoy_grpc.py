@@ -5,9 +5,9 @@ It answers in threads beside the event loop, in every worker its own: they share
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,14 +19,13 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
 from policyengine.runtime.caller import NOBODY_NAMED, called_by
+from policyengine.runtime.completeness import Adapter, Given, HandsOn
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import Trace, trace_of, within
 from policyengine.runtime.vouched import (
     SET_BY_US,
-    Given,
     Target,
     Vouched,
-    body_of,
     given_headers,
     question_of,
     spiffe_facts,
@@ -87,7 +86,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         if caller is None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed, or another one")
             raise AssertionError("`abort` raises")
-        trace = trace_in(context.invocation_metadata(), asked.attributes.request.http.headers)
+        trace = trace_in(context.invocation_metadata(), headers_in(asked.attributes.request.http))
         if trace is not None:
             context.send_initial_metadata(traced(trace))
         with within(trace), called_by(caller):
@@ -107,7 +106,9 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             given = given_of(http, attributes.source.address.socket_address.address, attributes.source.certificate)
             content = http.raw_body or http.body.encode()
             target = Target(http.method, http.path, http.host or None)
-            question = question_of(target, given, self.door.names, body_of(given, content))
+            hands_on = hands_on_of(http, self.door.names)
+            vouched = spiffe_facts(attributes.source.principal, self.door.names)
+            question = question_of(target, given, self.door.names, hands_on, content, vouched)
             if engine.identity is not None:
                 seen = SEEN if attributes.source.certificate else None  # and not what leads to its trust
                 named = self.door.names.client_certificate
@@ -115,33 +116,47 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
                 question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
-        vouched = spiffe_facts(attributes.source.principal, self.door.names)
-        return told_now(engine, {**vouched, **question})
+        return told_now(engine, question)
 
 
-def trace_in(metadata: Any, headers: Mapping[str, str]) -> Trace | None:
+def trace_in(metadata: Any, headers: Sequence[tuple[str, bytes]]) -> Trace | None:
     """That of Envoy's own call; else that of the request which it asks about."""
-    found: dict[str, list[str]] = {"traceparent": [], "tracestate": []}
-    for name, value in metadata:
-        if name in found:
-            found[name].append(value)
-    if not found["traceparent"] and "traceparent" in headers:
-        found = {name: [headers[name]] if name in headers else [] for name in found}
-    return trace_of(found["traceparent"], found["tracestate"])
+    for pairs in (metadata, headers):
+        parents, states = (all_of(pairs, name) for name in ("traceparent", "tracestate"))
+        if parents:
+            return trace_of(parents, states)
+    return None
+
+
+def all_of(pairs: Iterable[tuple[str, str | bytes]], name: str) -> list[str]:
+    values = [value for key, value in pairs if key == name]
+    return [one if isinstance(one, str) else one.decode("latin-1") for one in values]
 
 
 def traced(trace: Trace) -> Lines:
     return (("traceparent", trace.parent), *((("tracestate", trace.state),) if trace.state else ()))
 
 
+def headers_in(http: Any) -> Sequence[tuple[str, bytes]]:
+    """As they came where Envoy has `encode_raw_headers`. Else it has joined what came twice by commas, and written `!`
+    for each byte that is no UTF-8: such a text is unreadable here, too."""
+    raw = [(one.key, one.raw_value or one.value.encode()) for one in http.header_map.headers]
+    return raw or [(name, value.encode().replace(b"!", b"\xff")) for name, value in http.headers.items()]
+
+
 def given_of(http: Any, peer: str, certificate: str = "") -> Given:
-    """Those of the request, what came twice joined by commas; and the address and the certificate of whoever sent it,
-    as Envoy sees them."""
-    headers: Mapping[str, str] = http.headers
-    seen = [("x-forwarded-for", peer), *([(SEEN, unquote(certificate))] if certificate else [])]
-    ours = frozenset({"x-forwarded-for", SEEN}) if certificate else frozenset({"x-forwarded-for"})
-    plain = [(name, value) for name, value in headers.items() if name[:1] != ":" and name not in ours]
-    return given_headers((name.encode(), value.encode()) for name, value in [*plain, *seen])
+    """The headers of the request; and the address and the certificate of whoever sent it, as Envoy sees them."""
+    seen = [("x-forwarded-for", peer.encode()), *([(SEEN, unquote(certificate).encode())] if certificate else [])]
+    ours = frozenset(name for name, _ in seen)
+    plain = [(name, value) for name, value in headers_in(http) if name[:1] != ":" and name not in ours]
+    return given_headers((name.encode(), value) for name, value in [*plain, *seen])
+
+
+def hands_on_of(http: Any, names: Vouched) -> HandsOn:
+    """As it is configured. Where not even the pseudo-headers come, Envoy hands on no more than it is told to."""
+    hands_on, whole = names.hands_on(Adapter.ENVOY_GRPC), any(name == ":path" for name, _ in headers_in(http))
+    headers = hands_on.headers if whole or hands_on.headers is not None else frozenset[str]()
+    return replace(hands_on, headers=headers, joins=not http.header_map.headers)
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Envoy's `ext_authz` over HTTP: the request itself, without its body, at `/envoy` and its own path."""
+"""Envoy's `ext_authz` over HTTP: the request itself, its body where Envoy sends it, at `/envoy` and its own path."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from policyengine.runtime.completeness import Adapter, Given
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import (
-    Given,
     Target,
     Vouched,
-    body_of,
     given_headers,
     only_value,
     question_of,
@@ -37,7 +36,7 @@ class EnvoyHttp:
         content = await read_body(http, self.body_timeout)
         try:
             target = target_of(http, given)
-            question = question_of(target, given, self.names, body_of(given, content))
+            question = question_of(target, given, self.names, self.names.hands_on(Adapter.ENVOY), content)
             if engine.identity is not None:
                 told_by = self.names.client_certificate
                 question = with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)

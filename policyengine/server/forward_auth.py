@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from policyengine.runtime.completeness import Adapter
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Vouched, forwarded_target, given_headers, question_of, with_credentials
 from policyengine.server.counted import Current
@@ -20,13 +21,14 @@ class ForwardAuth:
 
     reloading: Current
     names: Vouched
+    adapter: Adapter = Adapter.FORWARD_AUTH
     own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
 
     async def told(self, http: Request) -> Told:
         engine, given = self.reloading.current, given_headers(http.scope["headers"])
         try:
             target = forwarded_target(given)
-            question = question_of(target, given, self.names)
+            question = question_of(target, given, self.names, self.names.hands_on(self.adapter))
             if engine.identity is not None:
                 told_by = self.names.client_certificate
                 question = with_credentials(question, target, given, own=self.own, certificate=told_by)

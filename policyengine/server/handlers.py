@@ -14,6 +14,7 @@ from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.claims import KeyProblem, Once
+from policyengine.runtime.completeness import Adapter
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
@@ -111,15 +112,16 @@ class DecisionApi:
     async def forward_auth(self, http: Request) -> Response:
         """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
         self._authenticate(http)
-        return response_of(await self._forward_auth(http))
+        return response_of(await self._forward_auth(http, Adapter.FORWARD_AUTH))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
         self._authenticate(http)
-        return response_for_nginx(await self._forward_auth(http))
+        return response_for_nginx(await self._forward_auth(http, Adapter.NGINX))
 
-    async def _forward_auth(self, http: Request) -> Told:
-        return await ForwardAuth(self._door("forward_auth"), self.gateway, own=self.tokens is None).told(http)
+    async def _forward_auth(self, http: Request, adapter: Adapter) -> Told:
+        door = self._door("forward_auth")
+        return await ForwardAuth(door, self.gateway, adapter, own=self.tokens is None).told(http)
 
     async def envoy(self, http: Request) -> Response:
         """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""

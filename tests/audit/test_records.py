@@ -20,6 +20,7 @@ from policyengine.audit import CannotRepeat, DecisionLog, LogError, Record, deci
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.values import ABSENT, PENDING
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 from tests.generate.specified import said
@@ -159,6 +160,7 @@ def as_read(value: object) -> object:
         '{"request": {"method": "POST", "path": "/pay", "headers": {"X-A": "1", "x-a": "2"}}}',
         '{"request": {"method": "POST", "path": "/pay"}, "pending": ["body.amount", "user.roles"]}',
         '{"request": {"method": "POST", "path": "/pay"}, "pending": ["user", "credential"]}',
+        '{"request": {"method": "POST", "path": "/pay"}, "body": {"amount": 5}, "pending": ["body.*", "args.*"]}',
     ],
 )
 def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
@@ -167,6 +169,12 @@ def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
     assert (again.endpoint, as_read(again.facts)) == (request.endpoint, as_read(request.facts))
     assert again.pending == request.pending
     assert again.options.obligations_supported == request.options.obligations_supported
+
+
+def test_null_and_nothing_are_told_apart_where_other_members_are_pending(path):
+    text = '{"request": {"method": "POST", "path": "/pay"}, "body": {"note": null}, "pending": ["body.*"]}'
+    again = recorded(path, text).question
+    assert (again.fact("body", "note"), again.fact("body", "amount")) == (ABSENT, PENDING)
 
 
 @settings(max_examples=settings.default.max_examples // 4)  # each writes a policy and asks it a dozen questions

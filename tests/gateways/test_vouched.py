@@ -6,15 +6,24 @@ from datetime import UTC, datetime
 
 import pytest
 
+from policyengine.runtime.completeness import HandsOn
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.values import PENDING
 from policyengine.runtime.vouched import Target, Vouched, body_of, given_headers, query_of, question_of, spiffe_facts
 
 TARGET = Target("GET", "/things/7?page=2", "api.example")
 
 
-def asked(*lines: tuple[str, str], names: Vouched | None = None, target: Target = TARGET) -> Request:
+def asked(
+    *lines: tuple[str, str],
+    names: Vouched | None = None,
+    target: Target = TARGET,
+    hands_on: HandsOn | None = None,
+    content: bytes | None = None,
+) -> Request:
     raw = [(name.encode(), value.encode()) for name, value in lines]
-    return Request.from_mapping(question_of(target, given_headers(raw), names or Vouched()))
+    question = question_of(target, given_headers(raw), names or Vouched(), hands_on or HandsOn(None), content)
+    return Request.from_mapping(question)
 
 
 def refusal(*lines: tuple[str, str], names: Vouched | None = None) -> str:
@@ -30,10 +39,11 @@ def test_every_fact_is_read_from_its_header() -> None:
         ("x-agent-credential-issuer", "acme"), ("x-agent-scopes", "read:a  write:b"),
         ("x-agent-issued-at", "1798794000"),
         ("x-agent-expires-at", "2027-01-01T09:10:00Z"), ("x-agent-lifetime", "10m"), ("x-agent-bound", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
+        ("x-forwarded-for", "10.1.2.3"), ("x-agent-size", "512"),
     )  # fmt: skip
     assert found.facts["agent"] == {
         "id": "invoice-bot", "issuer": "acme", "instance": "pod-7", "groups": ("billing", "night shift"),
+        "model": PENDING, "publisher": PENDING,
     }  # fmt: skip
     assert found.facts["user"] == {"id": "alice"}
     assert found.facts["credential"] == {
@@ -44,6 +54,7 @@ def test_every_fact_is_read_from_its_header() -> None:
     assert found.fact("request", "ip") == "10.1.2.3"
     assert found.fact("request", "host") == "api.example"
     assert found.fact("request", "query", "page") == "2"
+    assert found.fact("request", "size") == 512
 
 
 @pytest.mark.parametrize("name", sorted(Vouched().facts.values()))
@@ -63,7 +74,7 @@ def test_a_value_that_nobody_can_read_is_refused(value: str) -> None:
 
 def test_bytes_that_are_no_utf_8_are_refused() -> None:
     with pytest.raises(RequestError):
-        question_of(TARGET, given_headers([(b"x-agent-id", b"\xff")]), Vouched())
+        question_of(TARGET, given_headers([(b"x-agent-id", b"\xff")]), Vouched(), HandsOn())
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "True", "true,true"])
@@ -92,12 +103,14 @@ def test_a_fact_without_a_header_is_not_taken() -> None:
 
 def test_a_header_of_another_name_carries_the_fact_instead() -> None:
     found = asked(("x-consumer", "shop-bot"), ("x-agent-id", "other"), names=Vouched(agent_id="x-consumer"))
-    assert found.facts["agent"] == {"id": "shop-bot"}
+    assert found.fact("agent", "id") == "shop-bot"
 
 
 def test_secrets_and_what_is_vouched_for_are_no_headers_of_the_request() -> None:
     found = asked(("authorization", "Bearer x"), ("cookie", "a=b"), ("x-agent-id", "bot"), ("x-trace", "7"))
-    assert found.fact("request", "headers") == {"x-trace": "7"}
+    assert found.fact("request", "headers", "x-trace") == "7"
+    for name in ("authorization", "cookie", "x-agent-id"):
+        assert found.fact("request", "headers", name) is PENDING
 
 
 def test_a_header_of_the_client_that_came_twice_is_unknown() -> None:

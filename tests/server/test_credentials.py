@@ -389,13 +389,14 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
 
 
 def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
+    from policyengine.runtime.completeness import HandsOn
     from policyengine.runtime.vouched import Target, given_headers, question_of, with_credentials
 
     def digests(*more: tuple[bytes, bytes], content: bytes = b"{}") -> object:
         given = given_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])
         target = Target("POST", PATH, HOST)
         question = with_credentials(
-            question_of(target, given, Vouched()), target, given, own=True, certificate=None, content=content
+            question_of(target, given, Vouched(), HandsOn()), target, given, own=True, certificate=None, content=content
         )
         found = question["credentials"]
         assert isinstance(found, dict)

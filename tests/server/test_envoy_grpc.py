@@ -40,6 +40,7 @@ guard "from here" on GET /here { require request.ip within 10.0.0.0/8 }
 """
 BOT = "spiffe://acme.example/ns/shop/sa/bot"
 TRUSTING = Vouched(trust_domains=(("acme.example", "acme"), ("other.example", "other")))
+JSON = {"content_type": "application/json", "x_envoy_auth_partial_body": "false"}
 Ask = Callable[..., Any]
 
 
@@ -103,12 +104,12 @@ def test_a_name_that_is_not_there_is_taken_away_from_what_passes(ask: Ask) -> No
 
 
 def test_what_is_denied_has_a_problem_for_a_body_and_a_decision_in_the_metadata(ask: Ask) -> None:
-    answer = ask("POST", "/pay", BOT, '{"amount": 11}', content_type="application/json")
+    answer = ask("POST", "/pay", BOT, '{"amount": 11}', **JSON)
     assert answer.status.code == 7
     assert sent(answer.denied_response.headers)["content-type"] == "application/problem+json"
     assert "small ones only" in answer.denied_response.body
     assert len(answer.dynamic_metadata["x_decision_id"]) == 26
-    assert ask("POST", "/pay", BOT, '{"amount": 9}', content_type="application/json").status.code == 0
+    assert ask("POST", "/pay", BOT, '{"amount": 9}', **JSON).status.code == 0
 
 
 def test_the_address_is_that_of_the_connection_and_not_of_a_header(ask: Ask) -> None:
