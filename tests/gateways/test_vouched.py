@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.runtime.completeness import HandsOn
+from policyengine.runtime.completeness import Adapter, HandsOn
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.values import PENDING
+from policyengine.runtime.values import ABSENT, PENDING, Invalid
 from policyengine.runtime.vouched import Target, Vouched, body_of, given_headers, query_of, question_of, spiffe_facts
 
 TARGET = Target("GET", "/things/7?page=2", "api.example")
@@ -161,3 +161,133 @@ def test_a_body_is_an_object_in_json_that_came_whole() -> None:
     assert body(b'{"a": 1}') is None
     assert body(b"[1]", content_type="application/json") is None
     assert body(b"{", content_type="application/json") is None
+
+
+# ── What did not arrive ───────────────────────────────────────────────────────────────────────
+
+NAMED = HandsOn(frozenset({"x-role", "x-agent-groups"}))
+
+
+def header_of(found: Request, name: str) -> object:
+    return found.fact("request", "headers", name)
+
+
+@pytest.mark.parametrize(
+    ("hands_on", "arrived", "name", "fact"),
+    [
+        (HandsOn(), (), "x-role", PENDING),
+        (HandsOn(), (("x-role", "guest"),), "x-role", "guest"),
+        (NAMED, (), "x-role", ABSENT),
+        (NAMED, (("x-role", "guest"),), "x-role", "guest"),
+        (NAMED, (("x-role", ""),), "x-role", ""),
+        (NAMED, (), "x-other", PENDING),
+        (NAMED, (), "x-agent-groups", PENDING),
+        (HandsOn(None), (), "x-role", ABSENT),
+        (HandsOn(None), (("cookie", "a=b"),), "cookie", PENDING),
+        (HandsOn(None), (), "cookie", ABSENT),
+        (HandsOn(None), (), "authorization", PENDING),
+        (HandsOn(None), (), "upgrade", PENDING),
+        (HandsOn(None), (), "host", PENDING),
+        (HandsOn(None), (("x-envoy-internal", "true"),), "x-envoy-internal", PENDING),
+        (HandsOn(None), (("x-agent-id", "bot"),), "x-agent-id", PENDING),
+        (HandsOn(frozenset({"cookie"})), (), "cookie", PENDING),
+    ],
+)
+def test_a_header_is_a_fact_absent_or_unknown(
+    hands_on: HandsOn, arrived: tuple[tuple[str, str], ...], name: str, fact: object
+) -> None:
+    assert header_of(asked(*arrived, hands_on=hands_on), name) == fact
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("x-role", "a", True), ("x-role", "a,b", False), ("x-role", "a, b", False), ("content-type", "a,b", False),
+        ("accept", "a,b", True), ("user-agent", "Mozilla (KHTML, like Gecko)", True),
+    ],
+)  # fmt: skip
+def test_a_value_with_a_comma_may_be_two_where_the_gateway_joins_them(name: str, value: str, known: bool) -> None:
+    found = asked((name, value), hands_on=HandsOn(None, joins=True))
+    assert (header_of(found, name) == value) is known
+    assert isinstance(header_of(found, name), str | Invalid)
+    assert header_of(asked((name, value), hands_on=HandsOn(None)), name) == value
+
+
+def test_what_no_gateway_says_is_unknown_and_the_query_is_known() -> None:
+    found = asked(target=Target("GET", "/x?page=2", None))
+    for path in (("context", "risk"), ("body", "to"), ("request", "ip"), ("request", "host"), ("request", "size")):
+        assert found.fact(*path) is PENDING
+    assert found.fact("request", "query", "page") == "2"
+    assert found.fact("request", "query", "other") is ABSENT
+    assert found.fact("args", "to") is ABSENT
+    assert "agent" not in found.facts
+
+
+WHOLE, PIECE = ("x-envoy-auth-partial-body", "false"), ("x-envoy-auth-partial-body", "true")
+AS_JSON = ("content-type", "application/json")
+SENDING = HandsOn(None, bodies=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "hands_on", "to", "size"),
+    [
+        ((WHOLE, AS_JSON), b'{"to": 1}', HandsOn(None), 1, 9),
+        ((WHOLE, AS_JSON), b"{}", HandsOn(None), ABSENT, 2),
+        ((WHOLE, AS_JSON), b'["to"]', SENDING, PENDING, 6),
+        ((WHOLE,), b'{"to": 1}', SENDING, PENDING, 9),
+        ((AS_JSON,), b'{"to": 1}', SENDING, PENDING, PENDING),
+        ((PIECE, AS_JSON), b"{}", SENDING, PENDING, PENDING),
+        ((WHOLE, WHOLE, AS_JSON), b"{}", SENDING, PENDING, PENDING),
+        ((), b"", SENDING, ABSENT, 0),
+        ((WHOLE,), b"", SENDING, ABSENT, 0),
+        ((PIECE,), b"", SENDING, PENDING, PENDING),
+        ((), b"", HandsOn(None), PENDING, PENDING),
+        ((WHOLE,), b"", HandsOn(None), PENDING, PENDING),
+        ((), None, SENDING, PENDING, PENDING),
+        ((("x-agent-size", "0"),), None, HandsOn(None), ABSENT, 0),
+        ((("x-agent-size", "7"),), None, HandsOn(None), PENDING, 7),
+        ((("x-agent-size", ""),), None, HandsOn(None), PENDING, PENDING),
+        ((("x-agent-size", "7"), PIECE), b"{}", HandsOn(None), PENDING, 7),
+    ],
+)
+def test_a_body_is_known_where_all_of_it_was_read_and_absent_where_it_was_shown_to_be_empty(
+    headers: tuple[tuple[str, str], ...], content: bytes | None, hands_on: HandsOn, to: object, size: object
+) -> None:
+    found = asked(*headers, hands_on=hands_on, content=content)
+    assert (found.fact("body", "to"), found.fact("request", "size")) == (to, size)
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "7, 7", "x", "9" * 16])
+def test_a_size_that_is_none_is_refused(value: str) -> None:
+    assert refusal(("x-agent-size", value)).startswith("the header `x-agent-size` ")
+
+
+@pytest.mark.parametrize(
+    ("hands_on", "headers", "groups"),
+    [
+        (HandsOn(), (), PENDING),
+        (HandsOn(), (("x-agent-groups", ""),), ABSENT),
+        (HandsOn(), (("x-agent-groups", "ops"),), ("ops",)),
+        (NAMED, (), ABSENT),
+        (HandsOn(None), (), ABSENT),
+    ],
+)
+def test_what_a_gateway_could_say_of_an_agent_is_unknown_where_it_says_nothing(
+    hands_on: HandsOn, headers: tuple[tuple[str, str], ...], groups: object
+) -> None:
+    found = asked(("x-agent-id", "bot"), *headers, hands_on=hands_on)
+    assert found.fact("agent", "groups") == groups
+    assert found.fact("agent", "model") is PENDING
+
+
+def test_a_fact_that_no_header_carries_is_unknown() -> None:
+    found = asked(("x-agent-id", "bot"), names=Vouched(agent_groups=""))
+    assert found.fact("agent", "groups") is PENDING
+
+
+def test_by_default_an_adapter_knows_what_its_gateway_hands_on_by_its_nature() -> None:
+    names = Vouched()
+    known = {one: names.hands_on(one).headers for one in Adapter}
+    every = dict.fromkeys((Adapter.FORWARD_AUTH, Adapter.ENVOY_GRPC))
+    assert known == {**every, Adapter.NGINX: frozenset(), Adapter.ENVOY: frozenset()}
+    assert not any(names.hands_on(one).bodies for one in Adapter)
