@@ -21,6 +21,7 @@ Form: TypeAlias = tuple[tuple[str, tuple[str, ...] | None], ...]
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
 # How to answer: whether it may spend does not matter but where there are limits to be charged.
 MEMBERS["options"] = frozenset({"consume", "explain", "obligations_supported"})
+MEMBERS["pending"] = None  # the one root that is a list
 # What is read into a variable of its own.
 USED = {
     ("agent", "id"): "agent", ("agent", "issuer"): "issuer", ("agent", "groups"): "groups", ("user", "id"): "user",
@@ -38,11 +39,11 @@ MISSED = Missed()
 
 
 def form_of(question: Question) -> Form | None:
-    """None for what is decided with care: unknown members, approvals, rows, pending facts, options, no one endpoint."""
+    """None for what is decided with care: unknown members, approvals, rows, options, no one endpoint."""
     form = []
     for root in sorted(question):
         given = question[root]
-        if root not in MEMBERS or type(given) is not dict:
+        if root not in MEMBERS or type(given) is not (list if root == "pending" else dict):
             return None
         allowed = MEMBERS[root]
         if allowed is not None and not allowed.issuperset(given):
@@ -88,7 +89,7 @@ class Driver:
         plain, lengths, total = [], [], 0
         for root, names in self.form:
             self.add(f'{root}_ = q["{root}"]')
-            plain.append(f"{root}_.__class__ is not dict")
+            plain.append(f"{root}_.__class__ is not {'list' if root == 'pending' else 'dict'}")
             if names is None:
                 plain.append(f"len({root}_) > {MOST_ELEMENTS}")
             else:
@@ -154,12 +155,17 @@ else: return None
                 self.add(f'if not tame(request_["{name}"]): return None')
         if "tool" in members or "action" in members:
             self.add(ELSEWHERE.format(key=self.place(members)))
-            return
+            return self.pending(members)
         if "body" in members:
             self.add("if not tame(body_): return None")
         if {"method", "path"} - {*request}:
             self.add("return None")
         self.add(WALK)
+        self.pending(members)
+
+    def pending(self, members: dict[str, tuple[str, ...] | None]) -> None:
+        if "pending" in members:
+            self.add("if not idle(leaf, pending_, q): return None")
 
     def place(self, members: dict[str, tuple[str, ...] | None]) -> str:
         """What a tool or an action is known by, once it has been looked at."""

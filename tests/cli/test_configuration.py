@@ -128,8 +128,34 @@ def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
 
 
 @pytest.mark.parametrize(
+    ("line", "headers"),
+    [
+        ('hands_on_nginx = ["X-Role", "x-role", "X_Odd.Name"]', ("x-role", "x_odd.name")),
+        ("hands_on_nginx = []", ()),
+        ('hands_on_nginx = "all"', ("all",)),
+        ('hands_on_nginx = ["all"]', ("all",)),
+    ],
+)
+def test_headers_that_a_gateway_hands_on_are_named_or_all(project, line, headers):
+    assert read(project, f"[gateway]\n{line}\n").gateway == Vouched(hands_on_nginx=headers)
+
+
+def test_a_variable_says_what_a_gateway_hands_on(project):
+    said = {("gateway", "hands_on_envoy"): "X-Role, X-Tenant", ("gateway", "bodies"): "envoy,envoy_grpc"}
+    found = configuration_of([project], {f"POLICYENGINE_{a}_{b}".upper(): value for (a, b), value in said.items()})
+    assert found.gateway == Vouched(hands_on_envoy=("x-role", "x-tenant"), bodies=("envoy", "envoy_grpc"))
+
+
+@pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
+        ("hands_on_nginx = 'every'", "`hands_on_nginx` is a list of headers, or `all`",
+         'as in `hands_on_nginx = ["X-Tenant"]`'),
+        ("hands_on_envoy = ['a b']", "`hands_on_envoy` is a list of headers, or `all`",
+         'as in `hands_on_envoy = ["X-Tenant"]`'),
+        ("hands_on_envoy_grpc = ['Cookie']", "the header `Cookie` is withheld from policies",
+         "leave it out: it is unknown"),
+        ("bodies = ['nginx']", "`bodies` is a list of `envoy` and `envoy_grpc`", 'as in `bodies = ["envoy"]`'),
         ("agent_name = 'X-A'", "unknown key `agent_name` in `[gateway]`", "did you mean `agent_id`?"),
         ("agent_id = 7", "`agent_id` is the name of a header: letters, digits and `-`",
          'as in `agent_id = "X-Agent-Id"`; `""` takes none'),

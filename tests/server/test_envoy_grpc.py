@@ -15,8 +15,9 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # n
 
 from policyengine.engine import Engine  # noqa: E402
 from policyengine.reloading import Reloading  # noqa: E402
+from policyengine.runtime.completeness import HandsOn  # noqa: E402
 from policyengine.runtime.vouched import Vouched  # noqa: E402
-from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address  # noqa: E402
+from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address, given_of, hands_on_of  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
 from policyengine.server.tokens import Tokens  # noqa: E402
 from tests.gateways.servers import free_port  # noqa: E402
@@ -120,6 +121,37 @@ def test_the_address_is_that_of_the_connection_and_not_of_a_header(ask: Ask) -> 
 @pytest.mark.parametrize("path", ["/things/../health", "/health%2f", "//health", "", "health", "/health#x"])
 def test_a_path_that_is_not_canonical_is_denied(ask: Ask, path: str) -> None:
     assert ask("GET", path, BOT).status.code == 7
+
+
+def message(*headers: tuple[str, bytes], raw: bool, pseudo: bool = True) -> Any:
+    """A request as Envoy tells of it, its headers by themselves or as texts."""
+    http = external_auth_pb2.CheckRequest().attributes.request.http
+    for name, value in ((":path", b"/"), *headers) if pseudo else headers:
+        if raw:
+            http.header_map.headers.add(key=name, raw_value=value)
+        else:
+            http.headers[name] = value.decode()
+    return http
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("pseudo", [True, False])
+def test_all_headers_are_handed_on_where_the_pseudo_headers_are(raw: bool, pseudo: bool) -> None:
+    http = message(("x-role", b"guest"), raw=raw, pseudo=pseudo)
+    assert hands_on_of(http, Vouched()) == HandsOn(None if pseudo else frozenset(), joins=not raw)
+    assert hands_on_of(http, Vouched(hands_on_envoy_grpc=("x-role",))).headers == {"x-role"}
+    assert given_of(http, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
+
+
+def test_a_header_that_came_twice_is_there_twice_where_envoy_does_not_join() -> None:
+    http = message(("x-role", b"a"), ("x-role", b"b"), ("x-bytes", b"\xff"), ("x-empty", b""), raw=True)
+    given = given_of(http, "")
+    assert (given["x-role"], given["x-bytes"], given["x-empty"]) == (("a", "b"), ("\udcff",), ("",))
+
+
+def test_a_text_in_which_envoy_has_replaced_bytes_cannot_be_read() -> None:
+    (value,) = given_of(message(("x-role", b"a!"), raw=False), "")["x-role"]
+    assert not value.isprintable()
 
 
 def test_who_shows_no_token_is_not_answered() -> None:
