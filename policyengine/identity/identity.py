@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Protocol, TypeAlias, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
-from policyengine.identity.proved import CLAIMS, SAID, Binding, Proved, Request, Token, Who
+from policyengine.identity.proved import ABOUT_THE_REQUEST, CLAIMS, SAID, Binding, Proved, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -136,6 +136,8 @@ class Identity:
             return None
         # Of two members the other one names the endpoint: without that it is no question, whatever is said in it.
         if len(question) != 2 and not question.keys().isdisjoint(CLAIMS if self.only_proved else SAID):
+            return None
+        if "pending" in question and not about_the_request(question["pending"]):
             return None
         if self.sharing is not None:
             request = question.get("request")
@@ -306,6 +308,11 @@ def forget(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
 
 def kept_as(certificate: str | None) -> Certificate:
     return certificate if certificate is None or len(certificate) <= LONGEST else digest_of(certificate)
+
+
+def about_the_request(pending: object) -> bool:
+    """Whether none of what is pending could be said by a credential."""
+    return type(pending) is list and all(type(one) is str and one.startswith(ABOUT_THE_REQUEST) for one in pending)
 
 
 def digest_of(text: str) -> bytes:

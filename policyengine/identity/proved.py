@@ -12,9 +12,10 @@ Seconds = int  # since 1970
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
 WHO = ("agent", "user", "chain", "credential")
 PROVABLE = (*WHO, "task", "attestation")
-# Where a gateway could say something of who asks; `pending` that it does not know it yet.
-SAID = frozenset({*WHO, "pending"})
-CLAIMS = frozenset({*PROVABLE, "entities", "pending"})
+# Where a gateway could say something of who asks.
+SAID = frozenset(WHO)
+CLAIMS = frozenset({*PROVABLE, "entities"})
+ABOUT_THE_REQUEST = ("request.", "body", "args", "context")  # how facts begin that no credential proves
 
 
 @dataclass(frozen=True, slots=True)

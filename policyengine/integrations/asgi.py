@@ -25,7 +25,7 @@ from policyengine.integrations.asking import (
 )
 from policyengine.integrations.bodies import looks_into_bodies
 from policyengine.integrations.credentials import digested, with_content
-from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path
+from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path, unread_body
 from policyengine.integrations.telling import STATUSES, as_data, in_words
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.headers import rate_headers
@@ -72,14 +72,14 @@ class PolicyMiddleware:
         facts = await identified(self._identify, scope)
         if facts is None:
             return await answer(send, refusal(NOBODY, Gate.IDENTITY), known=False)
-        body: Facts = {}
+        body, content = unread_body(scope), None
         if self._looks_into(scope) or ("credentials" in facts and digested(scope)):
             try:
                 content, receive = await read_body(receive)
             except BodyTooLarge:
                 return await problem(send, 413, {"detail": "the body is larger than a policy looks into"})
             facts, body = with_content(facts, content), body_facts(scope, content)
-        decision = await decided(self._decides, asked_of(scope, facts, body), self._duties)
+        decision = await decided(self._decides, asked_of(scope, facts, body, content), self._duties)
         if not decision.allowed:
             return await answer(send, decision, known=bool(facts), identity=identity_of(self._decides))
         await self._run(decision, scope, receive, send)

@@ -110,4 +110,4 @@ async def asked_for(request: Request, facts: Facts) -> dict[str, Any]:
     """With its body, which FastAPI keeps for the route. One that is too large is not looked into."""
     content = await request.body()
     body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"pending": ["body"]}
-    return asked_of(request.scope, with_content(facts, content), body)
+    return asked_of(request.scope, with_content(facts, content), body, content)

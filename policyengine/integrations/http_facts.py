@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -15,6 +15,7 @@ from policyengine.vocabulary import SECRET_HEADERS
 
 LARGEST_BODY = 1024 * 1024
 MOST_FIELDS = 1_000
+LONGEST_SIZE = 15  # digits
 UNTOLD = SECRET_HEADERS | SECRET
 CROOKED = "/%00"  # a path that is never canonical, for one that two readers would read differently
 
@@ -42,10 +43,10 @@ def route_path(scope: Scope) -> str:
 
 def request_facts(scope: Scope) -> dict[str, object]:
     """All of it but the body. A header or a parameter that comes twice is a list, which is no text: it is unknown."""
-    headers = several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
+    headers = headers_of(scope)
     query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     client = scope.get("client")
-    size = headers.get("content-length")
+    size = size_of(scope, headers)
     return {
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
@@ -53,8 +54,21 @@ def request_facts(scope: Scope) -> dict[str, object]:
         "query": several(query),
         **({"ip": client[0]} if client else {}),
         **({"host": bare(headers["host"])} if isinstance(headers.get("host"), str) else {}),
-        **({"size": int(size)} if isinstance(size, str) and size.isascii() and size.isdigit() else {}),
+        **({} if size is None else {"size": size}),
     }
+
+
+def headers_of(scope: Scope) -> dict[str, Any]:
+    return several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
+
+
+def size_of(scope: Scope, headers: Mapping[str, Any]) -> int | None:
+    """Bytes in the body, where that is said. In HTTP/1 there is none where no header says so."""
+    length = headers.get("content-length")
+    if isinstance(length, str) and length.isascii() and length.isdigit() and len(length) <= LONGEST_SIZE:
+        return int(length)
+    silent = length is None and "transfer-encoding" not in headers
+    return 0 if silent and scope.get("http_version", "").startswith("1") else None
 
 
 def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -74,11 +88,28 @@ def bare(host: Any) -> str:
     return name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() and not name.endswith("]") else name
 
 
-def asked_of(scope: Scope, who: Facts, body: Facts) -> dict[str, object]:
-    """The whole question. The application may know better who called: behind a proxy it says so."""
-    added = who.get("request")
-    request = {**request_facts(scope), **(added if isinstance(added, Mapping) else {})}
-    return {**who, "request": request, **body}
+def asked_of(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:
+    """The whole question; `content` is the whole body, where it was read. The application may know better who called:
+    behind a proxy it says so."""
+    added, size = who.get("request"), {} if content is None else {"size": len(content)}
+    request = {**request_facts(scope), **size, **(added if isinstance(added, Mapping) else {})}
+    pending = [*body.get("pending", ()), *unknown_of(scope, request)]  # type: ignore[misc]  # it is a list
+    return {**who, "request": request, **body, **({"pending": pending} if pending else {})}
+
+
+def unknown_of(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
+    """What is pending of the request: secrets that came and are withheld, and what nobody said."""
+    told = request.get("headers")
+    came = {
+        name for name in headers_of(scope) if name in UNTOLD and name not in (told if isinstance(told, Mapping) else ())
+    }
+    yield from (f'request.headers["{name}"]' for name in sorted(came))
+    yield from (f"request.{name}" for name in ("host", "ip", "size") if name not in request)
+
+
+def unread_body(scope: Scope) -> Facts:
+    """Of one that nobody looked into: there is none, or all of it is pending."""
+    return {} if size_of(scope, headers_of(scope)) == 0 else {"pending": ["body"]}
 
 
 # ── The body ──────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +144,7 @@ def body_facts(scope: Scope, content: bytes) -> Facts:
     """
     if not content:
         return {}
-    headers = several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
+    headers = headers_of(scope)
     found = members_of(headers.get("content-type"), content) if "content-encoding" not in headers else None
     return {"pending": ["body"]} if found is None else {"body": found}
 

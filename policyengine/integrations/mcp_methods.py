@@ -18,7 +18,7 @@ from policyengine.runtime.decision import Decision, Outcome
 PASSING = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
 DECIDED = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
-PENDING = re.compile(r"` is unknown: pending\b")
+PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # what arguments may tell yet
 # FastMCP finds a tool by a second name, too, made of a hash and its own: a rule about the first would not know it.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS = "a tool is called by the name that it is listed under"
@@ -49,8 +49,23 @@ LISTS: Mapping[str, Listing] = {
 }
 
 
+# Facts of an HTTP request, of which nobody here has seen one.
+OF_A_REQUEST: Mapping[str, str] = {
+    **{name: f"request.{name}.*" for name in ("headers", "query")},
+    **{name: f"request.{name}" for name in ("host", "ip", "size")},
+}
+
+
 def question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
-    """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for."""
+    """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for. What they leave
+    out of the HTTP request, where there is one, is pending."""
+    http = facts.get("request")
+    said = http if isinstance(http, Mapping) else {}
+    pending = [fact for name, fact in OF_A_REQUEST.items() if name not in said]
+    return {**endpoint_of(method, params, server, facts), **({"pending": pending} if pending else {})}
+
+
+def endpoint_of(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
     match method:
         case "tools/call":
             endpoint = {"tool": {"server": server, "name": params.get("name")}}
@@ -109,9 +124,9 @@ async def may_see(decides: Decides, listing: Listing, name: object, server: str,
 async def looked_at(decides: Decides, listing: Listing, name: str, server: str, facts: Facts) -> Decision:
     """What would come of an item, while its arguments are not known."""
     asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
-    asked.pop("args", None)
-    pending = {} if listing.asked_as == "resources/read" else {"pending": ["args"]}
-    return await evaluated(decides, {**asked, **pending})
+    if asked.pop("args", None) is not None:
+        asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
+    return await evaluated(decides, asked)
 
 
 def might_pass(decision: Decision) -> bool:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.asking import read
+from policyengine.audit.writing import raw_of
+from policyengine.identifying import identified
 from policyengine.identity.identity import LONGEST, RECHECK, Identity, Parts
 from policyengine.identity.proved import Binding, Proved, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.request import Request as Question
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.sqlite import SqliteStore
@@ -238,6 +242,37 @@ def test_what_a_gateway_does_not_know_of_who_asks_the_credential_says_each_time(
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": [name]}
     found = [engine.decide(dict(asked)).outcome for _ in range(2)]
     assert [*found, engine.decide(dict(engine.proved(asked))).outcome] == [Outcome.ALLOW] * 3
+
+
+@pytest.mark.parametrize(
+    ("pending", "at_once"),
+    [
+        (["body", "request.headers.*", "context.risk", "args"], True),
+        (["agent.groups"], False),
+        (["body", "credential"], False),
+        ("body", False),
+        ([7], False),
+    ],
+)
+def test_what_is_pending_of_the_request_needs_no_longer_look(pending: object, at_once: bool) -> None:
+    engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
+    assert engine.identity is not None
+    asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw}
+    engine.decide(asked)
+    found = engine.identity.at_once({**asked, "pending": pending}, NOW)
+    assert (found is not None) is at_once
+    assert found is None or (found["pending"], "credentials" in found) == (pending, False)
+
+
+def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() -> None:
+    """A log that held both could not be read."""
+    engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
+    assert engine.identity is not None
+    pending = ["agent.groups", "credential", "chain.hops", "user.roles", "body.*"]
+    asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": pending}
+    again = Question.from_mapping(raw_of(read(identified(engine.identity, asked, NOW))))
+    assert again.pending == {"user.roles", "body.*"}
+    assert again.fact("agent", "id") == "invoice-bot"
 
 
 @pytest.mark.parametrize("raw", [

@@ -19,7 +19,7 @@ from policyengine.integrations.asgi import DECISION, PolicyMiddleware
 from policyengine.integrations.asking import Duties
 from policyengine.integrations.bodies import looks_into_bodies
 from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
-from policyengine.integrations.http_facts import LARGEST_BODY, route_path
+from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, route_path, unread_body
 from policyengine.runtime.decision import Decision
 from tests.integrations.conftest import Watched
 
@@ -91,6 +91,89 @@ def test_what_is_allowed_runs_and_knows_its_decision(watched: Watched) -> None:
     answer = client_of(watched).get("/files/a?page=1")
     assert answer.json() == {"path": "/files/a", "body": "", "decided": True}
     assert watched.asked[0]["request"]["query"] == {"page": "1"}
+
+
+ABSENCE = """
+user any { may GET /cookie, GET /role, GET /key, ANY /size, POST /note }
+guard "cookie" on GET /cookie { deny when request.headers["cookie"] is present }
+guard "role" on GET /role { deny when request.headers["x-role"] is present }
+guard "key" on GET /key { deny when (request.headers["x-api-key"] else "") == "" }
+guard "size" on /size { deny when (request.size else 0) > 5 }
+facts on POST /note { body.note: string? }
+guard "note" on POST /note { deny when (body.note else "") == "urgent" }
+issuer acme { scopes none }
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/cookie", {}, 200),
+        ("GET", "/cookie", {"headers": {"cookie": "a=b"}}, 403),
+        ("GET", "/role", {"headers": {"cookie": "a=b"}}, 200),
+        ("GET", "/role", {"headers": {"x-role": ""}}, 403),
+        ("GET", "/key", {"headers": {"x-api-key": "s"}}, 403),
+        ("GET", "/size", {}, 200),
+        ("POST", "/size", {"content": b"12345"}, 200),
+        ("POST", "/size", {"content": b"123456"}, 403),
+        ("POST", "/size", {"content": iter([b"1"])}, 403),
+        ("POST", "/note", {}, 200),
+        ("POST", "/note", {"json": {}}, 200),
+        ("POST", "/note", {"json": {"note": "urgent"}}, 403),
+        ("POST", "/note", {"json": ["urgent"]}, 403),
+        ("POST", "/note", {"content": b"note=urgent"}, 403),
+    ],
+)
+def test_what_was_withheld_or_not_read_is_unknown_and_not_absent(
+    clock: Any, method: str, path: str, options: dict[str, Any], status: int
+) -> None:
+    watched = Watched(Engine.from_text(ABSENCE, clock=clock))
+    assert client_of(watched).request(method, path, **options).status_code == status
+
+
+def test_a_body_that_no_rule_looks_into_is_not_read_and_unknown(watched: Watched) -> None:
+    client = client_of(watched)
+    client.post("/notes", content=b"x", headers={"authorization": "Bearer s"})
+    client.post("/notes")
+    client.get("/files/a")
+    pending = [question.get("pending") for question in watched.asked]
+    assert pending == [["body", 'request.headers["authorization"]'], None, None]
+    assert all("body" not in question for question in watched.asked)
+    assert [question["request"]["size"] for question in watched.asked] == [1, 0, 0]
+
+
+def test_the_size_is_that_of_the_body_where_it_was_read(watched: Watched) -> None:
+    client_of(watched).post("/orders", content=iter([b'{"total"', b": 7}"]))
+    assert watched.asked[0]["request"]["size"] == 12
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "size"),
+    [
+        ("1.1", [], 0),
+        ("1.0", [], 0),
+        ("2", [], None),
+        ("2", [(b"content-length", b"3")], 3),
+        ("1.1", [(b"transfer-encoding", b"chunked")], None),
+        ("1.1", [(b"content-length", b"3"), (b"content-length", b"4")], None),
+        ("1.1", [(b"content-length", b"-1")], None),
+        ("1.1", [(b"content-length", b"9" * 16)], None),
+    ],
+)
+def test_there_is_no_body_where_http_1_says_nothing_of_one(
+    version: str, headers: list[tuple[bytes, bytes]], size: int | None
+) -> None:
+    scope = {"type": "http", "http_version": version, "method": "POST", "path": "/x", "headers": headers}
+    asked = asked_of(scope, {}, unread_body(scope))
+    assert asked["request"].get("size") == size  # type: ignore[attr-defined]
+    assert ("body" in asked.get("pending", ())) is (size != 0)  # type: ignore[operator]
+
+
+def test_what_the_application_says_itself_of_the_request_is_not_unknown() -> None:
+    scope = {"type": "http", "http_version": "1.1", "path": "/x", "headers": [(b"cookie", b"a=b"), (b"host", b"h")]}
+    assert asked_of(scope, {}, {})["pending"] == ['request.headers["cookie"]', "request.ip"]
+    told = {"request": {"headers": {"cookie": "a=b"}, "ip": "10.0.0.1"}}
+    assert "pending" not in asked_of(scope, told, {})
 
 
 def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:

@@ -19,8 +19,17 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.shared.exceptions import MCPError
 
+from policyengine.engine import Engine
 from policyengine.integrations.asking import Duties
-from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND, THROTTLED, UNCONFIRMED
+from policyengine.integrations.mcp_methods import (
+    DENIED,
+    LISTS,
+    METHOD_NOT_FOUND,
+    THROTTLED,
+    UNCONFIRMED,
+    question,
+    visible,
+)
 from policyengine.integrations.mcp_sdk import PolicyMiddleware, always, by_token
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
@@ -99,6 +108,35 @@ def refused(target: Any, work: Callable[[Client], Awaitable[Any]]) -> MCPError:
 
     found: MCPError = talk(target, run)
     return found
+
+
+HTTP_FACTS = """
+facts on TOOL billing/add { args.a: int? }
+anyone { may TOOL billing/add, TOOL billing/busy }
+guard "from inside" on TOOL billing/add { deny when (request.headers["x-role"] else "") == "guest" }
+guard "no size" on TOOL billing/busy { deny when (request.size else 0) > 5 }
+"""
+
+
+def test_of_the_http_request_nothing_is_known_but_what_the_application_says() -> None:
+    engine = Engine.from_text(HTTP_FACTS)
+
+    def allowed(tool: str, facts: dict[str, Any]) -> bool:
+        return engine.evaluate(question("tools/call", {"name": tool}, "billing", facts)).allowed
+
+    whole = {"headers": {}, "query": {}, "host": None, "ip": None, "size": 0}
+    assert not allowed("add", {})
+    assert not allowed("busy", {})
+    assert allowed("add", {"request": {"headers": {}}})
+    assert not allowed("busy", {"request": {"headers": {}}})
+    assert allowed("busy", {"request": {"size": 3}})
+    assert "pending" not in question("tools/call", {"name": "add"}, "billing", {"request": whole})
+
+
+def test_a_list_shows_no_tool_that_only_facts_of_the_request_could_open() -> None:
+    engine = Engine.from_text(HTTP_FACTS)
+    found = asyncio.run(visible(engine, LISTS["tools/list"], [0, 1], ["add", "busy"], "billing", {}))
+    assert found == []
 
 
 def test_a_call_is_decided_with_its_arguments(watched: Watched) -> None:
