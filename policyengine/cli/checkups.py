@@ -280,6 +280,7 @@ def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
         yield Finding(error.kind, Status.FAILED, error.message, error.hint if error.kind != "policy" else status)
         return
     yield checked(engine, plan.paths)
+    yield from absences(plan, engine)
     if plan.identity is not None:
         yield from issuers(plan.identity, engine)
     try:
@@ -295,6 +296,20 @@ def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
         hint = f"`policyengine check {' '.join(map(str, paths))}` shows them"
         return Finding("policies", Status.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
     return Finding("policies", Status.OK, f"{', '.join(engine.packages)} can be served")
+
+
+def absences(plan: Plan, engine: Engine) -> Iterator[Finding]:
+    """What no gateway shows whose adapter would be open."""
+    from policyengine.cli.absences import HINT, OVER_HTTP, HiddenAbsences
+    from policyengine.runtime.completeness import Adapter
+
+    named = {option for option, _ in plan.ports}
+    adapters = [*(OVER_HTTP if "--port" in named else ()), *([Adapter.ENVOY_GRPC] if "--envoy-grpc" in named else ())]
+    names = configuration_of(plan.paths).gateway
+    found = HiddenAbsences.of(engine.kernel, names, adapters, proves=plan.identity is not None)
+    if found:
+        shown = "".join(f"\n  {line}" for line in found.lines())
+        yield Finding("gateways", Status.NOTE, f"{found.message}{shown}", HINT)
 
 
 def issuers(file: Path, engine: Engine) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from policyengine.cli.absences import HINT, OVER_HTTP, HiddenAbsences
 from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
@@ -46,11 +48,13 @@ from policyengine.cli.serve_options import (
     Workers,
 )
 from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.runtime.completeness import Adapter
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 
+_LOG = logging.getLogger("policyengine")
 ASK = '{"request": {"method": "GET", "path": "/"}}'
 
 
@@ -123,7 +127,11 @@ def serve(
 
         def greet(url: str | None) -> None:
             curl = _curl(url, paths, token_file, tokens) if url else None
-            _greet(engine, Served(url, socket, workers, tests), curl, format)
+            adapters = [*(OVER_HTTP if url else ()), *([] if envoy_grpc is None else [Adapter.ENVOY_GRPC])]
+            hidden = HiddenAbsences.of(engine.kernel, configuration.gateway, adapters, proves=identity is not None)
+            _greet(engine, Served(url, socket, workers, tests, hidden), curl, format)
+            if hidden:
+                _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
         listens = 8080 if port is None and socket is None else port
         held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
@@ -167,12 +175,14 @@ def _mode(given: str) -> int:
 
 
 class Served(NamedTuple):
-    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run."""
+    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
+    on an absence that gateways do not show."""
 
     url: str | None
     socket: Path | None
     workers: int
     tests: int | None
+    hidden: HiddenAbsences
 
 
 def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
@@ -186,7 +196,8 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         packages = list(engine.packages)
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
-        print_json({**listening, **socket, **workers, **facts, **tests, **observing}, indent=None)
+        hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
+        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden}, indent=None)
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -205,6 +216,11 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         )
     if warnings:
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+    if served.hidden:
+        screen.line((served.hidden.message, "yellow"))
+        for line in served.hidden.lines():
+            screen.text(f"  {line}")
+        screen.text(f"  hint: {HINT}")
     if curl is not None:
         screen.text(f"try:      {curl}")
     screen.stream.flush()

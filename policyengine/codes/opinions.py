@@ -198,6 +198,21 @@ CODES: tuple[Code, ...] = (
         opinion=True,
     ),
     Code(
+        "W559",
+        "an absence that a gateway may not show",
+        "`is present` and `is absent` speak of facts that somebody saw, or saw to be missing. nginx, Caddy and Traefik "
+        "hand on no body, and nginx and Envoy only the headers that their files name: behind them the fact is neither "
+        "present nor absent. Then the rule acts, or opens nothing, whatever came. A comparison alone says that it has "
+        "to be there. Where it may be missing, let the gateway hand it on and say so in `policyengine.toml`: "
+        "`hands_on_nginx`, `bodies` and their like under `[gateway]`.",
+        'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
+        'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
+        'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
+        'guard "notes" on POST /a { deny when body.note != "none" message "send no note" }\n',
+        name="unseen-absence",
+        opinion=True,
+    ),
+    Code(
         "W652",
         "the same test again",
         "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "

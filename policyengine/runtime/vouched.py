@@ -87,6 +87,21 @@ class Vouched:
         headers = None if names == (ALL,) else frozenset(names)
         return HandsOn(headers, adapter in self.bodies, joins=adapter in (Adapter.NGINX, Adapter.ENVOY))
 
+    def hides_absence(self, adapter: Adapter, path: tuple[str, ...]) -> bool:
+        """Whether nobody who asks by that adapter knows that a fact is not there."""
+        hands_on = self.hands_on(adapter)
+        match path:
+            case ("body", *_) | ("request", "size"):
+                return not hands_on.bodies
+            case ("request", "headers", name):
+                return not hands_on.shows_absence(name)
+            case ("context", *_) | ("agent", "model" | "publisher"):
+                return True
+            case (root, member) if f"{root}_{member}" in OPTIONAL:
+                return not hands_on.shows_absence(getattr(self, f"{root}_{member}"))
+            case _:
+                return False
+
     @property
     def facts(self) -> dict[str, str]:
         """Key to header, of those that are taken."""

@@ -23,12 +23,13 @@ class Absence:
 
     @property
     def words(self) -> str:
-        return " ".join(self.span.text.split())
+        text = " ".join(self.span.text.split())
+        return text[1:-1] if text[:1] == "(" and text[-1:] == ")" else text
 
 
 def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
     """Of every rule that can apply to an HTTP request, in the order of the texts; none where nothing opens one."""
-    if not any(is_over_http(grant) for block in blocks(kernel) for grant in block.grants):
+    if not opens_http(kernel):
         return ()
     found = [Absence(path, rule, span) for rule, part in rules_over_http(kernel) for path, span in asked_for(part)]
     return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.span.source.name, one.span.start)))
@@ -43,6 +44,10 @@ def rules_over_http(kernel: k.Kernel) -> Iterator[tuple[str, object]]:
     for block in blocks(kernel):
         yield from (("`may`", grant.when) for grant in block.grants if is_over_http(grant))
         yield "who asks", tuple(getattr(block, name, None) for name in ("who", "requirements", "delegates"))
+
+
+def opens_http(kernel: k.Kernel) -> bool:
+    return any(is_over_http(grant) for block in blocks(kernel) for grant in block.grants)
 
 
 def reaches_http(place: k.Place) -> bool:

@@ -39,6 +39,8 @@ GIVEN = (
     "task",
     "subject",
     "fingerprint",
+    "count",
+    "conditions",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -246,6 +246,55 @@ def test_a_default_in_a_definition_is_told_where_it_stands() -> None:
     assert [one[:3:2] for one in told(policy)] == [("W554", "(body.amount else 0)")]
 
 
+# ── Absence ───────────────────────────────────────────────────────────────────────────────────
+
+PAY = "facts on POST /pay, TOOL pay { body.note: string?   body.amount: number? }\n"
+DOORS = "anyone { may POST /pay, TOOL pay }\n"
+READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.amount > 1 }\n'
+
+
+@pytest.mark.parametrize(
+    ("rule", "fact", "then"),
+    [
+        ('guard "g" on POST /pay { deny when body.note is present message "no" }', "body.note", "`g` acts"),
+        ('guard "g" on POST /pay { require body.note is absent message "no" }', "body.note", "`g` acts"),
+        ('guard "g" on POST /pay { deny when body.note is present and body.note == "x" message "no" }', "body.note",
+         "`g` acts"),
+        ('guard "g" { deny when request.headers["x-a"] is present message "no" }', 'request.headers["x-a"]',
+         "`g` acts"),
+        ('guard "g" on POST /pay { confirm by role r within 5m when body.note is present }', "body.note", "`g` acts"),
+        ("anyone { may POST /pay when body.note is absent }", "body.note", "this `may` opens nothing"),
+        ("rate \"r\" per request.ip on POST /pay when body.note is present { 5/1m }", "body.note", "`r` acts"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_lets_pass_what_is_absent_is_told(rule: str, fact: str, then: str) -> None:
+    policy = f"entity user {{ roles: set<string> }}\n{PAY}{DOORS}{READS}{rule}\n"
+    message = f"a gateway may not hand on `{fact}`, so nobody knows whether it is there, and then {then}"
+    assert [(code, text) for code, text, *_ in told(policy) if code == "W559"] == [("W559", message)]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ require body.note is present }}', id="absence stops it"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ audit full when body.note is present }}', id="a duty"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on TOOL pay {{ deny when body.note is present }}', id="only of a tool"),
+        pytest.param(
+            'facts on TOOL pay { args.note: string? }\nanyone { may TOOL pay }\n'
+            'guard "g" on TOOL pay { deny when args.note is present }', id="facts of tools",
+        ),
+        pytest.param(
+            'facts { body.note: string? }\nanyone { may TOOL pay }\nguard "g" { deny when body.note is present }',
+            id="no door over HTTP",
+        ),
+        pytest.param(f'{PAY}{DOORS}guard "g" {{ deny when request.query["a"] is present }}', id="the query is known"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ deny when body.note != "x" }}', id="a comparison"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_no_gateway_changes_is_left_alone(policy: str) -> None:
+    assert "W559" not in codes(policy)
+
+
 # ── Names ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -30,6 +30,12 @@ def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
     """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
+    for part, wanted_here in wanted_parts(condition, wanted):
+        yield from by_default(part, wanted_here, does)
+
+
+def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
+    """The parts that a condition is put together of, each with what it has to be for the whole to be `wanted`."""
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()
@@ -43,7 +49,7 @@ def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[D
             case k.Quantifier(condition=inner):
                 pending.append((inner, wanted_here))
             case _:
-                yield from by_default(expr, wanted_here, does)
+                yield expr, wanted_here
 
 
 def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:

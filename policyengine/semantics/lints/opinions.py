@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Case
+from policyengine.semantics.lints.absences import unseen_absences
 from policyengine.semantics.lints.credentials import long_lived, static_keys
 from policyengine.semantics.lints.defaults import defaults_that_decide
 from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, wide_grants
@@ -48,6 +49,7 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     without_message,
     open_confirms,
     defaults_that_decide,
+    unseen_absences,
     chosen_keys,
     open_failures,
 )

@@ -1,0 +1,109 @@
+"""What hangs on an absence that gateways do not show is told where policies are served, and by `doctor`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from policyengine.cli.absences import MOST_SHOWN, HiddenAbsences
+from policyengine.engine import Engine
+from policyengine.runtime.completeness import Adapter
+from policyengine.runtime.vouched import Vouched
+from tests.cli.test_serve import serving  # noqa: F401  # a fixture
+
+RULES = """
+facts on POST /pay, TOOL pay { body.note: string? }
+facts { context.risk: number? }
+issuer acme { scopes none }
+anyone { may POST /pay, TOOL pay, GET /x }
+guard "note" on POST /pay { deny when (body.note else "") == "urgent" }
+guard "role" on GET /x { deny when request.headers["x-role"] is present }
+guard "risk" on GET /x { deny when (context.risk else 0) > 5 }
+guard "query" on GET /x { deny when request.query["as"] is present }
+guard "tool" on TOOL pay { deny when body.note is present }
+user where (user.id else "") != "" { may GET /x }
+agent where (agent.model else "") != "bad" { issued by acme   acts alone   may GET /x }
+"""
+HTTP = (Adapter.FORWARD_AUTH, Adapter.NGINX, Adapter.ENVOY)
+
+
+def hidden(names: Vouched | None = None, *adapters: Adapter, proves: bool = False) -> dict[str, list[str]]:
+    """By what is asked, where it is unknown."""
+    kernel = Engine.from_text(RULES).kernel
+    found = HiddenAbsences.of(kernel, names or Vouched(), adapters or tuple(Adapter), proves=proves).found
+    return {absence.words: [str(one) for one in at] for absence, at in found}
+
+
+NOTE, ROLE, RISK = 'body.note else ""', 'request.headers["x-role"] is present', "context.risk else 0"
+MODEL = 'agent.model else ""'
+EVERY = ["forward_auth", "nginx", "envoy", "envoy_grpc"]
+
+
+def test_each_adapter_hides_what_its_gateway_does_not_hand_on():
+    assert hidden() == {NOTE: EVERY, ROLE: ["nginx", "envoy"], RISK: EVERY, MODEL: EVERY}
+
+
+@pytest.mark.parametrize(
+    ("names", "changed"),
+    [
+        (Vouched(bodies=("envoy", "envoy_grpc")), {NOTE: ["forward_auth", "nginx"]}),
+        (Vouched(hands_on_nginx=("x-role",)), {ROLE: ["envoy"]}),
+        (Vouched(hands_on_forward_auth=("x-other",)), {ROLE: ["forward_auth", "nginx", "envoy"]}),
+        (Vouched(hands_on_nginx=("all",), hands_on_envoy=("all",)), {ROLE: None}),
+    ],
+)
+def test_what_is_handed_on_is_not_hidden(names, changed):
+    expected = {NOTE: EVERY, ROLE: ["nginx", "envoy"], RISK: EVERY, MODEL: EVERY} | changed
+    assert hidden(names) == {words: at for words, at in expected.items() if at}
+
+
+def test_of_who_asks_nothing_is_hidden_where_credentials_are_verified_here():
+    assert MODEL not in hidden(proves=True)
+
+
+def test_nothing_is_hidden_where_no_adapter_is_open_or_no_door_opens_http():
+    kernel = Engine.from_text(RULES).kernel
+    assert not HiddenAbsences.of(kernel, Vouched(), (), proves=False)
+    tools = Engine.from_text('facts { body.a: int? }\nanyone { may TOOL x }\nguard "g" { deny when body.a is present }')
+    assert not HiddenAbsences.of(tools.kernel, Vouched(), HTTP, proves=False)
+
+
+def test_the_first_are_shown_by_the_places_where_they_are_unknown():
+    rules = "".join(f'guard "g{n}" on GET /x {{ deny when request.headers["x-{n}"] is present }}\n' for n in range(9))
+    kernel = Engine.from_text(f"{RULES}{rules}", "shop.policy").kernel
+    found = HiddenAbsences.of(kernel, Vouched(), HTTP, proves=False)
+    lines = list(found.lines())
+    assert found.message.startswith("13 conditions hang on an absence that a gateway does not show")
+    assert lines[:4] == [
+        "at /forward-auth, /forward-auth/nginx and /envoy",
+        f'  shop.policy:6  guard "note": `{NOTE}`',
+        f'  shop.policy:8  guard "risk": `{RISK}`',
+        f"  shop.policy:12  who asks: `{MODEL}`",
+    ]
+    assert lines[4:6] == ["at /forward-auth/nginx and /envoy", f'  shop.policy:7  guard "role": `{ROLE}`']
+    assert lines[-1] == f"and {13 - MOST_SHOWN} more"
+
+
+def test_a_server_says_so_when_it_starts(serving, project):  # noqa: F811
+    (project / "more.policy").write_text(f"language 1\npackage more\n{RULES}")
+    process = serving("--format", "json", "--log-format", "json")
+    said = json.loads(process.stdout.readline())["hidden_absences"]
+    assert said["count"] == 4
+    assert said["conditions"][0] == {
+        "at": "more.policy:8",
+        "rule": 'guard "note"',
+        "asks": NOTE,
+        "unknown_at": ["forward_auth", "nginx", "envoy"],
+    }
+    events = [json.loads(process.stderr.readline()) for _ in range(2)]
+    assert events[1]["event"] == "hidden_absences"
+    assert {name: events[1][name] for name in said} == said
+
+
+def test_a_doctor_tells_what_would_be_hidden(run, tmp_path):
+    (tmp_path / "a.policy").write_text(f"language 1\npackage more\n{RULES}")
+    ended = run("doctor", "a.policy", "--port", 0)
+    assert "· gateways: 4 conditions hang on an absence that a gateway does not show" in ended.out
+    (tmp_path / "policyengine.toml").write_text('[gateway]\nhands_on_nginx = "all"\nhands_on_envoy = "all"\n')
+    assert "gateways: 3 conditions hang on" in run("doctor", "a.policy", "--port", 0).out
