@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
-from tests.gateways.servers import KINDS, Gateway, Kind, Upstream, gateway
+from policyengine.cli.configuration import configuration_of
+from policyengine.runtime.paths import OVERRIDE_HEADERS
+from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, gateway
 
 JSON = "Content-Type: application/json"
 ADMIN = b'{"to": "mallory", "role": "admin"}'
@@ -218,3 +221,33 @@ def test_an_empty_header_that_is_named_is_the_same_to_the_server(naming: Gateway
     naming.api.taken()
     status = naming.client.ask("/absence/tenant/present", "X-Tenant:").status
     assert [seen.values("x-tenant") for seen in naming.api.taken()] == ([[]] if status == 200 else [])
+
+
+# ── The files ─────────────────────────────────────────────────────────────────────────────────
+
+
+def lines_of(name: str) -> list[str]:
+    """Those that say something."""
+    lines = map(str.strip, (DEPLOY / name).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_settings_name_what_the_files_hand_on() -> None:
+    names = configuration_of([DEPLOY]).gateway
+    told = "\n".join(lines_of("nginx/nginx.conf")).partition("/_policyengine {")[2].partition("}")[0]
+    by_nginx = {name.lower() for name in re.findall(r"proxy_set_header (\S+) \$", told)}
+    by_envoy = {line.removeprefix("- exact: ") for line in lines_of("envoy/http.yaml") if line.startswith("- exact: ")}
+    assert set(names.hands_on_nginx) <= by_nginx
+    assert set(names.hands_on_envoy) <= by_envoy
+    assert set(names.hands_on_nginx) & set(names.hands_on_envoy) >= OVERRIDE_HEADERS
+    assert (names.hands_on_forward_auth, names.hands_on_envoy_grpc) == (("all",), ("all",))
+
+
+def test_what_hands_on_all_headers_or_bodies_is_told_to_leave_none_out() -> None:
+    assert not [line for line in lines_of("envoy/grpc.yaml") if "allowed_headers" in line]
+    assert not [line for line in lines_of("traefik/routes.yml") if "authRequestHeaders" in line]
+    taken = [line for line in lines_of("caddy/Caddyfile") if line.startswith("header_up -")]
+    assert taken == ["header_up -Authorization"]
+    for name in configuration_of([DEPLOY]).gateway.bodies:
+        lines = lines_of({"envoy": "envoy/http.yaml", "envoy_grpc": "envoy/grpc.yaml"}[name])
+        assert [line for line in lines if "with_request_body" in line and "allow_partial_message: false" in line]

@@ -16,7 +16,7 @@ WRITER, READER = "Authorization: Bearer demo-writer", "Authorization: Bearer dem
 OPEN, SHUT = "/public", "/public/admin"
 FACTS = [
     "id", "issuer", "instance", "groups", "user", "credential", "credential-issuer", "scopes", "issued-at",
-    "expires-at", "lifetime", "bound",
+    "expires-at", "lifetime", "bound", "size",
 ]  # fmt: skip
 UNDER_NO_NAME = [f"x-agent-{name}" for name in FACTS]
 

@@ -239,8 +239,8 @@ def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
     ],
 )
 def test_of_an_object_that_is_not_known_whole_nothing_is_absent_but_null(given, allowed):
-    """**of an object that is not known whole, what is given is a fact, `null` is known to be absent, and any other member
-    is unknown.**"""
+    """**of an object that is not known whole, what is given is a fact, `null` is known to be absent, and any other
+    member is unknown.**"""
     policy = "facts { body.note: string? }\n" + HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     policy += 'guard "g" { deny when (body.note else "") == "urgent" }'
     assert decide(policy, question("GET /x", **bot(), **given)).allowed is allowed
