@@ -12,7 +12,7 @@ from policyengine.runtime.completeness import Adapter
 from policyengine.runtime.vouched import Vouched
 
 PREFIX = "POLICYENGINE_"
-HEADERS = tuple(Vouched().facts.items())
+HEADERS = (*Vouched().facts.items(), ("request_size", ""))
 # What Kubernetes sets for services that are called like a section.
 OF_KUBERNETES = re.compile(r"(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_\w+)?)")
 LOOKED_AT = frozenset(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from policyengine.runtime import wire
@@ -301,6 +302,7 @@ def object_on_the_way(
     return holder
 
 
+@lru_cache(maxsize=4_096)  # callers send the same names again and again
 def pending_path(name: str, place: str) -> tuple[str, ...]:
     if len(name) > LONGEST_NAME or not PENDING_FACT.fullmatch(name):
         raise RequestError(place, f"`{quoted(name)}` is no name of a fact")

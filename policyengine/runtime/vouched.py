@@ -25,7 +25,6 @@ from policyengine.runtime.completeness import (
     header_facts,
     unknown_headers,
 )
-from policyengine.runtime.paths import OVERRIDE_PARAMETERS, override_name
 from policyengine.runtime.presented import CERTIFICATES, credentials_of, url_of
 from policyengine.runtime.presented import FORWARDED as FORWARDED_AUTHORIZATION
 from policyengine.runtime.request import RequestError
@@ -36,6 +35,7 @@ Facts = Mapping[str, Mapping[str, object]]
 LONGEST_VALUE = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 BYTES = re.compile(r"[0-9]{1,15}")
+UNDERSCORED = str.maketrans(". ", "__")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
@@ -72,7 +72,7 @@ class Vouched:
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
-    request_size: str = "x-agent-size"
+    request_size: str = ""  # where it is named, the gateway takes it away from clients: an empty body may open a door
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()
     client_certificate: str | None = None
@@ -91,8 +91,10 @@ class Vouched:
         """Whether nobody who asks by that adapter knows that a fact is not there."""
         hands_on = self.hands_on(adapter)
         match path:
-            case ("body", *_) | ("request", "size"):
+            case ("body", *_):
                 return not hands_on.bodies
+            case ("request", "size"):
+                return not hands_on.bodies and (adapter.sends_bodies or not self.request_size)
             case ("request", "headers", name):
                 return not hands_on.shows_absence(name)
             case ("context", *_) | ("agent", "model" | "publisher"):
@@ -255,7 +257,7 @@ def question_of(
         if name in given:
             raise refused(name, "would have some servers take another path", "the gateway takes it away")
     facts: dict[str, dict[str, object]] = {**(vouched or {}), **facts_of_headers(given, names)}  # type: ignore[dict-item]
-    body, size = body_and_size(given, hands_on, content, facts.get("request", {}).get("size"))
+    body, size = body_and_size(given, hands_on, content, facts.get("request", {}).pop("size", None))
     path, _, query = target.uri.partition("?")
     request = {
         **facts.pop("request", {}),
@@ -292,15 +294,15 @@ def unsaid(facts: Facts, given: Given, names: Vouched, hands_on: HandsOn) -> Ite
 def body_and_size(
     given: Given, hands_on: HandsOn, content: bytes | None, said: object
 ) -> tuple[Mapping[str, object] | None, object]:
-    """The members of the body, none of an empty one and None where nobody knows them; and its bytes, `said` by the
-    gateway unless all of them are here."""
+    """The members of the body, none of an empty one and None where nobody knows them; and its bytes. What the gateway
+    has `said` of them counts where it never sends any."""
+    if content is None:
+        return ({} if said == 0 else None), said
     whole = whole_body(given, content)
     if whole is not None:
         return body_of(given, whole), len(whole)
-    untouched = content == b"" and hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
-    if content or not (untouched or said == 0):
-        return None, said
-    return {}, 0
+    empty = not content and hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
+    return ({}, 0) if empty else (None, None)
 
 
 def with_credentials(
@@ -327,19 +329,25 @@ def whole_body(given: Given, content: bytes | None) -> bytes | None:
 
 
 def query_of(text: str) -> dict[str, object]:
-    """By name; a name that is there twice has no value that everybody agrees on."""
+    """By name; a name that is there twice, or that some servers read out of another one, has no value that everybody
+    agrees on."""
     found: dict[str, object] = {}
+    doubtful: set[str] = set()
     for part in filter(None, text.split("&")):
         name, _, value = part.partition("=")
         known = unquoted(name) or name
         decoded = unquoted(value)
         found[known] = TWICE if known in found else UNREADABLE if decoded is None else decoded
-    # Some servers part parameters at `;` too: an override must not hide behind one.
-    for part in text.split(";")[1:]:
-        name = unquoted(part.partition("=")[0].partition("&")[0]) or ""
-        if override_name(name) in OVERRIDE_PARAMETERS:
-            found.setdefault(name, TWICE)
-    return found
+        doubtful.update(other_names(part, known))
+    return {**found, **dict.fromkeys(doubtful, TWICE)}
+
+
+def other_names(part: str, name: str) -> Iterator[str]:
+    """Of a parameter: some servers part at `;` too, make lists and objects of `to[]`, and `_` of a dot or a space."""
+    if ";" in part:
+        yield from (unquoted(one.partition("=")[0]) or "" for one in part.split(";"))
+    plain = name.partition("\0")[0].partition("[")[0]
+    yield from {plain, plain.lstrip(" "), plain.lstrip(" ").translate(UNDERSCORED)} - {name}
 
 
 def unquoted(text: str) -> str | None:

@@ -24,7 +24,6 @@ EXAMPLES = {
     "credential_lifetime": "10m",
     "credential_bound": "true",
     "request_ip": "10.1.2.3",
-    "request_size": "512",
 }
 
 

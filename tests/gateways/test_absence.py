@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
+from policyengine.audit import decided_again, read_records
 from policyengine.cli.configuration import configuration_of
+from policyengine.engine import Engine
 from policyengine.runtime.paths import OVERRIDE_HEADERS
+from tests.gateways.conftest import ABSENCE, SITE
 from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, gateway
 
 JSON = "Content-Type: application/json"
@@ -180,6 +183,19 @@ def test_the_query_is_known_with_the_address(web: Gateway) -> None:
     assert allowed(web, "/absence/query?as=guest")
     assert not allowed(web, "/absence/query?as=admin")
     assert not allowed(web, "/absence/query?as=guest&as=admin")
+
+
+def test_a_decision_made_again_from_the_log_comes_to_the_same(web: Gateway) -> None:
+    assert web.log is not None
+    before = len(list(read_records(web.log)))
+    for place in PLACES:
+        allowed(web, f"/absence/role/{place}", "Cookie: a=b")
+        passed(web, Shape((JSON,), b'{"to": "alice"}'), f"/absence/body/{place}")
+    made = list(read_records(web.log))[before:]
+    kernel = Engine.load(SITE, ABSENCE).kernel
+    assert len(made) == 6
+    assert all(decided_again(record, kernel).same for record in made)
+    assert all("request.headers.*" in one.question.pending or web.kind.sees_headers for one in made)
 
 
 # ── One header more ───────────────────────────────────────────────────────────────────────────

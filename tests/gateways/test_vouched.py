@@ -22,7 +22,8 @@ def asked(
     content: bytes | None = None,
 ) -> Request:
     raw = [(name.encode(), value.encode()) for name, value in lines]
-    question = question_of(target, given_headers(raw), names or Vouched(), hands_on or HandsOn(None), content)
+    named = names or Vouched(request_size="x-agent-size")
+    question = question_of(target, given_headers(raw), named, hands_on or HandsOn(None), content)
     return Request.from_mapping(question)
 
 
@@ -124,6 +125,28 @@ def test_a_header_of_the_client_that_came_twice_is_unknown() -> None:
 def test_a_method_override_in_the_query_is_malformed(query: str) -> None:
     found = asked(target=Target("GET", f"/things?{query}", None))
     assert "override" in getattr(found.endpoint, "why", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "known"),
+    [
+        ("to=alice", "alice"), ("to=", ""), ("%74o=alice", "alice"), ("to=a%3Bb", "a;b"), ("x=1", ABSENT), ("", ABSENT),
+        ("to=a&to=b", None), ("to=a&%74o=b", None), ("x=1;to=mallory", None), ("to=alice;x=1", None),
+        ("to[]=mallory", None), ("to[x]=mallory", None), ("to%5B%5D=mallory", None), ("to=alice&to[]=mallory", None),
+        ("+to=mallory", None), ("to%00x=mallory", None), ("x=%5Bto", ABSENT), ("toe=1", ABSENT),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_a_server_may_read_otherwise_is_unknown(query: str, known: object) -> None:
+    fact = asked(target=Target("GET", f"/x?{query}", None)).fact("request", "query", "to")
+    assert fact == known or (known is None and isinstance(fact, Invalid))
+
+
+def test_a_dot_or_a_space_is_an_underscore_to_some_servers() -> None:
+    found = query_of("send.to=a&send+cc=b")
+    assert [name for name, value in found.items() if not isinstance(value, str)] in (
+        ["send_to", "send_cc"],
+        ["send_cc", "send_to"],
+    )
 
 
 def test_a_parameter_that_is_there_twice_or_unreadable_has_no_value() -> None:
@@ -247,7 +270,8 @@ SENDING = HandsOn(None, bodies=True)
         ((("x-agent-size", "0"),), None, HandsOn(None), ABSENT, 0),
         ((("x-agent-size", "7"),), None, HandsOn(None), PENDING, 7),
         ((("x-agent-size", ""),), None, HandsOn(None), PENDING, PENDING),
-        ((("x-agent-size", "7"), PIECE), b"{}", HandsOn(None), PENDING, 7),
+        ((("x-agent-size", "0"),), b"", HandsOn(None), PENDING, PENDING),
+        ((("x-agent-size", "0"), PIECE), b"{}", HandsOn(None), PENDING, PENDING),
     ],
 )
 def test_a_body_is_known_where_all_of_it_was_read_and_absent_where_it_was_shown_to_be_empty(
@@ -255,6 +279,11 @@ def test_a_body_is_known_where_all_of_it_was_read_and_absent_where_it_was_shown_
 ) -> None:
     found = asked(*headers, hands_on=hands_on, content=content)
     assert (found.fact("body", "to"), found.fact("request", "size")) == (to, size)
+
+
+def test_no_header_says_the_size_that_is_not_named() -> None:
+    found = asked(("x-agent-size", "0"), names=Vouched())
+    assert (found.fact("body", "to"), found.fact("request", "size")) == (PENDING, PENDING)
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "7, 7", "x", "9" * 16])
