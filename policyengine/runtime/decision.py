@@ -357,7 +357,11 @@ class OpenedApproval:
 class Effects:
     """What a decision does to the world when it is spent, in one atomic step: all of it, or nothing.
 
-    `spends` are ids of approvals. What is `denied` is charged whatever it comes to: by rates that count denials.
+    An allow takes of all `limits` and uses up the approvals that it `spends` (ids). A confirm, which `opens` others,
+    needs room in all of them and takes of rates only: once for its `confirms`, the bindings of all confirms that apply
+    to the request, whether they have their approval or not. What was taken for these no allow takes again. What is
+    `denied` is charged whatever it comes to: by rates that count denials.
+
     `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions, and
     on the `claim` to the key that it was asked by, under which the decision is kept.
     """
@@ -369,6 +373,7 @@ class Effects:
     records: tuple[Record, ...] = ()
     relied: tuple[tuple[WindowKey, int], ...] = ()
     claim: Claim | None = None
+    confirms: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.spends or self.opens or self.limits or self.records or self.claim)
+        return bool(self.spends or self.limits or self.records or self.claim)

@@ -243,13 +243,22 @@ def _counts_denials(limit: k.Limit) -> bool:
 
 
 def _effects(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
-    """An allow spends the approvals it needed and takes of the limits; so does a confirm, which opens what it lacks."""
+    """An allow spends the approvals it needed and takes of the limits; a confirm opens those that it lacks and takes of
+    rates, which the allow then does not."""
     found = _approvals(facts, seen, outcome)
     if not facts.kernel.limits and not facts.kernel.watches:
         return found
     limits, denied = _charges(facts, seen, outcome), outcome is Outcome.DENY
     remembered = _remembered(facts, seen, outcome)
-    return replace(found, limits=limits, denied=denied and bool(limits or remembered), records=remembered)
+    confirms = () if denied or not any(isinstance(one.charge, Take) for one in limits) else _confirms(seen)
+    denied = denied and bool(limits or remembered)
+    return replace(found, limits=limits, denied=denied, records=remembered, confirms=confirms)
+
+
+def _confirms(seen: w.Walk) -> tuple[str, ...]:
+    """The bindings of all confirms that apply: the same when it is asked for and when the approval is brought."""
+    effects = (one for guard in seen.guards for one in guard.effects if isinstance(one.effect, k.Confirm))
+    return tuple(sorted({one.approval.binding for one in effects if one.triggered and one.approval is not None}))
 
 
 def _remembered(facts: Facts, seen: w.Walk, outcome: Outcome) -> tuple[Record, ...]:

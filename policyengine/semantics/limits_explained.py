@@ -16,6 +16,8 @@ from policyengine.semantics.facts import Facts
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
 from policyengine.semantics.spending import charges, doubts, pace_words
 
+UNTIL_APPROVED = "nothing is taken before the approval"
+
 
 def limits_line(decision: Decision, facts: Facts, seen: w.Walk) -> Line:
     """How each limit stands is known where the decision says it: nothing is asked, or spent, to explain."""
@@ -114,7 +116,9 @@ def _standings(limit: k.Limit, states: States, decision: Decision) -> Iterator[L
     for (words, at), state in zip_longest(_says(limit), states):
         one, how = state or (None, None)
         full = one is not None and _is_full(one, decision)
-        yield Line(mark_of(not full), words, None if how is None else _left(how), at)
+        waits = decision.outcome is Outcome.CONFIRM and one is not None and not isinstance(one.charge, Take)
+        left = None if how is None else f"{_left(how)}; {UNTIL_APPROVED}" if waits else _left(how)
+        yield Line(mark_of(not full), words, left, at)
 
 
 def _says(limit: k.Limit) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,29 @@
 -- What a decision was given is taken back from one state: when it is over, or when another part of its keys refused.
--- KEYS[1]: the state. ARGV: the decision, its kind (`place`, `entry` or `rate`), the state before and after it was given
--- (empty: none, or not known), the units it took, and microseconds in a tick; `now`, where a test gives it.
+-- KEYS[1]: the state. ARGV: the decision, its kind (`place`, `entry`, `rate`, or `receipt`, by its name in place of the
+-- decision), the state before and after it was given (empty: none, or not known), the units it took, and microseconds in a
+-- tick; `now`, where a test gives it.
 -- It never gives back more than would be there without: what cannot be told apart stays taken.
 local MOST_ENTRIES = 10000
 local key, decision, kind, before, after = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local given_now = tonumber(ARGV[7] or '0')
+
+local function the_time()
+  if given_now ~= 0 then return given_now end
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+if kind == 'receipt' then
+  if (redis.call('HGET', key, decision) or '') ~= after then return 0 end
+  if before == '' then return redis.call('HDEL', key, decision) end
+  redis.call('HSET', key, decision, before)
+  local lasts = math.max(1, math.ceil((cmsgpack.unpack(before)[2] - the_time()) / 1000))
+  if given_now == 0 and redis.call('PTTL', key) < lasts then
+    redis.call('PEXPIRE', key, string.format('%d', lasts))
+  end
+  return 1
+end
+
 local raw = redis.call('GET', key)
 if not raw then return 0 end
 local state = cmsgpack.unpack(raw)
@@ -37,12 +57,7 @@ if raw == after then
   return keep(back)
 end
 if given[3] ~= state[3] then return 0 end
-local now = tonumber(ARGV[7] or '0')
-if now == 0 then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
-end
-local tick = math.max(math.floor(now / tonumber(ARGV[6])), state[2])
+local tick = math.max(math.floor(the_time() / tonumber(ARGV[6])), state[2])
 local still = tonumber(ARGV[5]) - (tick - given[2]) * state[3]
 if still <= 0 then return 0 end
 state[1] = math.max(0, math.max(0, state[1] - (tick - state[2]) * state[3]) - still)

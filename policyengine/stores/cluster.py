@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take
+from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take, owed
 from policyengine.stores import slots
 from policyengine.stores.claims import settled_from, settled_to
 from policyengine.stores.claims_redis import Claims
@@ -30,11 +30,11 @@ from policyengine.stores.redis import (
     approval_key,
     asking,
     keys_of,
-    open_key,
+    receipts_key,
     standing,
     state_key,
 )
-from policyengine.stores.step import digest_of, lasting, open_for
+from policyengine.stores.step import digest_of, lasting, name_of
 from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.wires import Script, answering, forgetting
 
@@ -47,13 +47,24 @@ class Part(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a slot answered: how its charges stand, how they would untouched, and their states before and after."""
+    """What a slot answered: how its charges stand, how they would untouched, and what there was before and after."""
 
     now: int
     admitted: bool
     stands: tuple[Standing, ...]
     untouched: tuple[Standing, ...]
-    raw: tuple[tuple[bytes, bytes], ...]
+    raw: tuple[Change, ...]
+
+
+class Change(NamedTuple):
+    """Of one charge: its state and its receipt, each before and after, and how much was paid before. Empty: there is
+    none, or a state is as it was."""
+
+    before: bytes
+    after: bytes
+    receipt: bytes
+    new_receipt: bytes
+    paid: int
 
 
 class ClusterStore:
@@ -102,7 +113,6 @@ class ClusterStore:
 
     def _taken(self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.Try | None) -> Settled | None:
         """Part by part; what happened is remembered last, as nobody can take that back."""
-        peek = peek or self._asked_before(effects, now)
         parts = self._parts(effects)
         done: list[tuple[Part, Told]] = []
         try:
@@ -127,10 +137,10 @@ class ClusterStore:
             self._release(done, decision, now, peek or effects.denied)
             raise
         settled = whole(effects, done, now)
-        taken = not (refused or peek or effects.denied)
+        taken = not (refused or peek or effects.denied or effects.opens)
         # Whether an answer was kept that nobody hears of is not known: then what it took stays taken.
         if effects.claim is not None and not self._claims.keep(effects.claim, settled_to(settled), now):
-            self._give_back(done if taken else (), decision, now, conflict=True)
+            self._give_back(() if refused or peek or effects.denied else done, decision, now, conflict=True)
             return None
         if taken:
             self._note(effects, decision, now)
@@ -200,11 +210,12 @@ class ClusterStore:
     def _parts(self, effects: Effects) -> list[Part]:
         """Approvals come first: whoever is too late for one finds out before anything is taken."""
         spends = [Part(Effects(spends=(one,)), ()) for one in effects.spends]
+        asked = Effects(opens=effects.opens, confirms=effects.confirms)
         slots: dict[int, list[int]] = {}
         for place, one in enumerate(effects.limits):
             slots.setdefault(key_slot(state_key(one.charge).encode()), []).append(place)
         limits = [
-            Part(Effects(limits=tuple(effects.limits[place] for place in places)), tuple(places))
+            Part(replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
             for _, places in sorted(slots.items())
         ]
         return spends + limits
@@ -220,29 +231,37 @@ class ClusterStore:
         return Told(
             at,
             admitted,
-            tuple(standing(one, passed, numbers) for one, (passed, numbers, _) in rows),
-            tuple(standing(one, True, numbers) for one, (_, _, numbers) in rows),
-            tuple(zip(answer[1::2], answer[2::2], strict=True)),
+            tuple(standing(one, passed, numbers) for one, (passed, numbers, _, _) in rows),
+            tuple(standing(one, True, numbers) for one, (_, _, numbers, _) in rows),
+            tuple(Change._make((*answer[4 * at + 1 : 4 * at + 5], row[3])) for at, row in enumerate(found)),
         )
 
     def _give_back(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, *, conflict: bool = False) -> None:
         """What was reserved, but for rates that count denials: those keep it, unless it will be decided again."""
         for part, told in done:
-            for one, (before, after) in zip(part.effects.limits, told.raw, strict=True):
-                if after and (conflict or not (isinstance(one.charge, Take) and one.charge.counts)):
-                    self._back(one.charge, decision, now, before, after)
+            for one, change in zip(part.effects.limits, told.raw, strict=True):
+                if change.after and (conflict or not (isinstance(one.charge, Take) and one.charge.counts)):
+                    self._back(one.charge, decision, now, change)
+                if change.receipt != change.new_receipt:
+                    self._unreceive(one.charge, name_of(part.effects.confirms), now, change)
             for approval in part.effects.spends:
                 with answering():
                     self._client.delete(approval_key(approval))
 
-    def _back(self, charge: Charge, decision: str, now: int, before: bytes, after: bytes) -> None:
+    def _back(self, charge: Charge, decision: str, now: int, change: Change) -> None:
         kind = "rate" if isinstance(charge, Take) else "place" if isinstance(charge, Hold) else "entry"
         # Of a pace that changes nobody knows how much of it ran out meanwhile.
         units, tick = (
-            (charge.cost * charge.token, charge.tick) if isinstance(charge, Take) and charge.steady else (0, 1)
+            (owed(charge, change.paid).cost * charge.token, charge.tick)
+            if isinstance(charge, Take) and charge.steady
+            else (0, 1)
         )
         given = (now,) if self._virtual else ()
-        self._run(BACK, [state_key(charge)], decision, kind, before, after, units, tick, *given)
+        self._run(BACK, [state_key(charge)], decision, kind, change.before, change.after, units, tick, *given)
+
+    def _unreceive(self, charge: Charge, name: str, now: int, change: Change) -> None:
+        given = (now,) if self._virtual else ()
+        self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 
     def _release(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, untaken: bool) -> None:
         """As far as those servers answer: the rest stays taken."""
@@ -255,14 +274,7 @@ class ClusterStore:
 
     # ── What is known beside the limits ───────────────────────────────────────────────────────
 
-    def _asked_before(self, effects: Effects, now: int) -> bool:
-        with answering():
-            known = [self._client.get(open_key(one.binding)) for one in effects.opens]
-        return bool(known) and all(one is not None and (not self._virtual or int(one) > now) for one in known)
-
     def _note(self, effects: Effects, decision: str, now: int) -> None:
-        for one in effects.opens:
-            self._set(open_key(one.binding), str(now + open_for(one)), open_for(one))
         until, lasts = lasting([one.charge for one in effects.limits], now)
         if lasts:
             held = [(state_key(one), isinstance(one, Hold)) for one in lasts]

@@ -231,7 +231,7 @@ class GuardedStore:
             stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
             return Settled(stands, now, str(error))
         local = [one for one in effects.limits if one.charge.failing == "local"]
-        counted = Effects(limits=tuple(local), denied=effects.denied)
+        counted = Effects(limits=tuple(local), denied=effects.denied, opens=effects.opens, confirms=effects.confirms)
         told = self._local.commit(counted, decision, now, peek=peek)
         answers: Iterator[Standing] = iter(told.standings if told is not None else ())
         return Settled(

@@ -28,7 +28,8 @@ from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
-from policyengine.stores.step import Kept, lasting, open_for, step
+from policyengine.stores.receipts import Paid, Receipts
+from policyengine.stores.step import Step, lasting, name_of, step
 from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
@@ -56,7 +57,7 @@ class MemoryStore:
     def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
         self.marks = MemoryMarks()
         self._spent: set[str] = set()
-        self._open: dict[str, int] = {}
+        self._receipts = Receipts()
         self._rules: dict[object, Counts] = {}
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
         self._clock, self._keys = [0], 0  # nanoseconds
@@ -96,15 +97,13 @@ class MemoryStore:
                 return None
             if effects.claim is not None and not self._claims.holds(effects.claim):
                 return None
-            charges = [one.charge for one in effects.limits]
-            states = [self._state(one) for one in charges]
-            settled, kept = step(charges, states, now, decision, denied=bool(effects.denied))
-            asked_before = bool(effects.opens) and all(self._open.get(one.binding, 0) > now for one in effects.opens)
-            if not peek and not asked_before:
-                self._done(effects, decision, now, kept, admitted=settled.admitted)
+            states = [self._state(one.charge) for one in effects.limits]
+            done = step(effects, states, self._paid(effects, now), now, decision)
+            if not peek:
+                self._done(effects, decision, now, done)
             if effects.claim is not None:
-                self._claims.keep(effects.claim, settled, now)
-            return settled
+                self._claims.keep(effects.claim, done.settled, now)
+            return done.settled
 
     def claim(self, claim: Claim, now: int) -> Found | None:
         with self._lock:
@@ -180,21 +179,33 @@ class MemoryStore:
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
-    def _done(self, effects: Effects, decision: str, now: int, kept: tuple[Kept, ...], *, admitted: bool) -> None:
+    def _paid(self, effects: Effects, now: int) -> list[int]:
+        """What was taken of each limit for the confirms of the decision before."""
+        name = name_of(effects.confirms)
+        return [self._receipts.tokens(payer_of(one.charge), name, now) if name else 0 for one in effects.limits]
+
+    def _done(self, effects: Effects, decision: str, now: int, done: Step) -> None:
         """Room is made before anything is changed: a store that is full changes nothing."""
-        spends = admitted and not effects.denied
+        kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
         self._make_room(sum(key_of(one.charge) not in self._counts(one.charge).states for one in kept), now)
         self._memories.make_room(records, now)
         self._memories.keep(records, decision, now)
         for one in kept:
             self._keep(one.charge, one.state)
-        if spends:
+        self._receive(done, name_of(effects.confirms))
+        if spends and not effects.opens:
             self._spent.update(effects.spends)
-            self._open |= {one.binding: now + open_for(one) for one in effects.opens}
             until, lasts = lasting([one.charge for one in effects.limits], now)
             if lasts:
                 self._made[decision] = until, lasts
+
+    def _receive(self, done: Step, name: str) -> None:
+        for charge, tokens, until in done.receipts:
+            if tokens:
+                self._receipts.put(payer_of(charge), name, Paid(tokens, until))
+            else:
+                self._receipts.drop(payer_of(charge), name)
 
     def _state(self, charge: Charge) -> Any:
         found = self._counts(charge).states.get(key_of(charge))
@@ -235,7 +246,7 @@ class MemoryStore:
         """What counts for nobody any more."""
         self._memories.forget(now)
         self._made = {one: made for one, made in self._made.items() if made[0] > now}
-        self._open = {binding: until for binding, until in self._open.items() if until > now}
+        self._receipts.forget(now)
         for rule in self._rules.values():
             for key in [key for key, state in rule.states.items() if not matters(state, rule.like, now)]:
                 del rule.states[key]
@@ -247,6 +258,10 @@ def counted_as(charge: Charge) -> object:
     if not isinstance(charge, Take):
         return charge.rule
     return charge.rule, charge.token, charge.tick, charge.flow.drain if charge.steady else None
+
+
+def payer_of(charge: Charge) -> object:
+    return counted_as(charge), key_of(charge)
 
 
 def key_of(charge: Charge) -> Key | str:

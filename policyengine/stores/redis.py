@@ -19,7 +19,7 @@ from policyengine.stores.following import Following
 from policyengine.stores.marks_redis import MARK, RedisMarks
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
-from policyengine.stores.step import digest, digest_of, open_for
+from policyengine.stores.step import digest, digest_of, name_of, open_for
 from policyengine.stores.store import Asked, Committed, StoreError
 from policyengine.stores.wires import Script, Wires, answering, forgetting
 
@@ -252,7 +252,7 @@ def keys_of(effects: Effects) -> list[str]:
     return [
         *(state_key(one.charge) for one in effects.limits),
         *map(approval_key, effects.spends),
-        *(open_key(one.binding) for one in effects.opens),
+        *(receipts_key(one.charge) for one in effects.limits if effects.confirms),
     ]
 
 
@@ -264,19 +264,21 @@ def approval_key(approval: str) -> str:
     return f"{PREFIX}:spent:{digest_of(approval)}"
 
 
-def open_key(binding: str) -> str:
-    return f"{PREFIX}:open:{digest_of(binding)}"
+def receipts_key(charge: Charge) -> str:
+    """In the slot of the state, so that a Cluster changes both in one step."""
+    return f"{PREFIX}:receipts:{{{state_key(charge)}}}"
 
 
 def asking(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
     """The argument of `step.lua`."""
     charges = [charge_of(one.charge) for one in effects.limits]
-    opens = [open_for(one) for one in effects.opens]
+    name = name_of(effects.confirms) or False
+    opens = open_for(effects.opens) if effects.opens else False
     given = False if now is None else now
     versions = [version for _, version in effects.relied]
     records = [recording(one) for one in effects.records]
-    question = given, decision, peek, effects.denied, clocked, charges, len(effects.spends), opens, versions, records
-    return msgpack.encode(question)
+    how = given, decision, peek, effects.denied, clocked
+    return msgpack.encode((*how, charges, len(effects.spends), name, opens, versions, records))
 
 
 def recording(record: Record) -> tuple[object, ...]:
@@ -312,7 +314,7 @@ def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
     now, admitted, found = msgpack.decode(answer)
     stands = [
         standing(charge, passed, numbers if admitted or not passed else untouched)
-        for charge, (passed, numbers, untouched) in zip(charges, found, strict=True)
+        for charge, (passed, numbers, untouched, _) in zip(charges, found, strict=True)
     ]
     return Settled(tuple(stands), now)
 

@@ -21,7 +21,7 @@ from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settle
 from policyengine.stores import lines, marks_sqlite
 from policyengine.stores.claims import TABLE, ClaimsTable
 from policyengine.stores.marks_sqlite import SqliteMarks
-from policyengine.stores.step import Kept, digest, lasting, open_for, step
+from policyengine.stores.step import MOST_RECEIPTS, Kept, Receipt, digest, lasting, name_of, step
 from policyengine.stores.store import Asked, StoreError
 
 PATIENCE = 1.0  # seconds that a process waits while others write
@@ -29,19 +29,22 @@ BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
 FORGETS_EVERY = 256  # commits of a process
 FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
-LAYOUT = 2  # of 1 there was no history
+LAYOUT = 3  # of 1 there was no history, of 2 there were no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
 CREATE TABLE IF NOT EXISTS spent (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS open (binding TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS open_until ON open (until);
+CREATE TABLE IF NOT EXISTS receipt (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, tokens INTEGER NOT NULL, until INTEGER NOT NULL,
+  UNIQUE (key, name)
+);
+CREATE INDEX IF NOT EXISTS receipt_until ON receipt (until);
 CREATE TABLE IF NOT EXISTS made (decision TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS made_until ON made (until);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now INTEGER NOT NULL);
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
-FORGOTTEN = (("state", "key"), ("open", "binding"), ("made", "decision"), ("awaited", "decision"))
+FORGOTTEN = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("awaited", "decision"))
 
 
 class Closing(sqlite3.Connection):
@@ -108,13 +111,16 @@ class SqliteStore:
             return None
         if effects.claim is not None and not self._claims.holds(asking, effects.claim):
             return None
-        found = step(charges, [_state(asking, one) for one in charges], now, decision, effects.denied)
-        if not peek and not _asked_before(asking, effects, now):
+        name = name_of(effects.confirms)
+        paid = [_paid(asking, one, name, now) if name else 0 for one in charges]
+        found = step(effects, [_state(asking, one) for one in charges], paid, now, decision)
+        if not peek:
             self._latest = now
             _keep(asking, found.kept)
+            _receive(asking, found.receipts, name)
             if found.settled.admitted or effects.denied:
                 lines.remember(asking, effects.records, decision, now)
-            if found.settled.admitted and not effects.denied:
+            if found.settled.admitted and not effects.denied and not effects.opens:
                 _note(asking, effects, charges, decision, now)
             self._forget_sometimes(asking, now)
         if effects.claim is not None:
@@ -257,10 +263,26 @@ def _spent(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
     return [one for one in approvals if asked.execute("SELECT 1 FROM spent WHERE id = ?", (one,)).fetchone()]
 
 
-def _asked_before(asked: sqlite3.Connection, effects: Effects, now: int) -> bool:
-    known = "SELECT 1 FROM open WHERE binding = ? AND until > ?"
-    found = [asked.execute(known, (one.binding, now)).fetchone() for one in effects.opens]
-    return bool(found) and all(found)
+def _paid(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
+    """How many tokens were taken of it for the confirms of this name before."""
+    if not isinstance(charge, Take):
+        return 0
+    known = "SELECT tokens FROM receipt WHERE key = ? AND name = ? AND until > ?"
+    (tokens,) = asked.execute(known, (digest(charge), name, now)).fetchone() or (0,)
+    return int(tokens)
+
+
+def _receive(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
+    """The oldest of too many for one key goes."""
+    for one in receipts:
+        key = digest(one.charge)
+        asked.execute("DELETE FROM receipt WHERE key = ? AND name = ?", (key, name))
+        if one.tokens:
+            row = (key, name, one.tokens, one.until)
+            asked.execute("INSERT INTO receipt (key, name, tokens, until) VALUES (?, ?, ?, ?)", row)
+            (many,) = asked.execute("SELECT count(*) FROM receipt WHERE key = ?", (key,)).fetchone()
+            oldest = "SELECT id FROM receipt WHERE key = ? ORDER BY id LIMIT ?"
+            asked.execute(f"DELETE FROM receipt WHERE id IN ({oldest})", (key, max(0, many - MOST_RECEIPTS)))
 
 
 def _state(asked: sqlite3.Connection, charge: Charge) -> Any:
@@ -292,10 +314,8 @@ def _put(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
 
 
 def _note(asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int) -> None:
-    """What is known of an allow, or of a confirm, beside how its limits stand."""
+    """What is known of an allow beside how its limits stand."""
     asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
-    opened = [(one.binding, now + open_for(one)) for one in effects.opens]
-    asked.executemany("INSERT OR REPLACE INTO open VALUES (?, ?)", opened)
     until, lasts = lasting(charges, now)
     if lasts:
         held = msgpack.encode([(digest(one), isinstance(one, Hold)) for one in lasts])

@@ -1,12 +1,14 @@
 -- One step of the Redis store: the arithmetic of runtime/limits.py, in doubles that hold whole numbers below 2^52.
--- KEYS: a state for each charge, the approvals to spend, the bindings to open, the lines relied on, the lines that records
--- enter; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
--- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, spends, lifetimes of opens, versions of
--- lines relied on, records}
--- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each charge {admitted, what it stands
--- at (numbers), the same if untouched}} as MessagePack, and of each charge the state before and after (empty: there is none).
-local given, decision, peek, denied, clocked, charges, spends, opens, relied, records = unpack(cmsgpack.unpack(ARGV[1]))
+-- KEYS: a state for each charge, the approvals to spend, where there are confirms the receipts of each charge, the lines
+-- relied on, the lines that records enter; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
+-- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, spends, the name of its confirms or false,
+-- how long a confirm is open or false, versions of lines relied on, records}
+-- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each
+-- charge {admitted, what it stands at (numbers), the same if untouched, what was paid before}} as MessagePack, and of each
+-- charge the state before and after and the receipt before and after (empty: there is none).
+local given, decision, peek, denied, clocked, charges, spends, name, opens, relied, records = unpack(cmsgpack.unpack(ARGV[1]))
 local RATE, BUDGET, MOST_ENTRIES = 1, 2, 10000
+local MOST_RECEIPTS, MOST = 1000, 9007199254740992
 local floor, max, min, virtual = math.floor, math.max, math.min, given
 local function up(a, b) return -floor(-a / b) end
 
@@ -14,7 +16,8 @@ local now = the_time(given, clocked and KEYS[#KEYS])
 for i = 1, spends do
   if redis.call('EXISTS', KEYS[#charges + i]) == 1 then return false end
 end
-local lines = #charges + spends + #opens
+local receipts = #charges + spends
+local lines = receipts + (name and #charges or 0)
 if not peek then
   for i, was in ipairs(relied) do
     if version(KEYS[lines + i]) ~= was then return false end
@@ -47,23 +50,75 @@ local function pool(state, charge)
   return tick, level, latches, most, drain
 end
 
-local function take(state, charge, need)
+local function take(state, charge, cost, need)
   local tick, level, latches, most, drain = pool(state, charge)
   local full, after = most * charge[4], level + need
   local admitted = after <= full
   local left = admitted and after or level
-  local again = admitted and 0 or charge[3] <= most and up(after - full, drain) or -1
+  local again = admitted and 0 or cost <= most and up(after - full, drain) or -1
   local stands = {most, max(0, floor((full - left) / charge[4])), up(left, drain), again, drain}
   return admitted, stands, {after, tick, drain, unpack(latches)}
 end
 
-local function refused(state, charge)
+local function latched(state, charge)
   local tick, level, latches, most, drain = pool(state, charge)
-  if charge[8] then
-    return {max(level, min(level + charge[2], most * charge[4])), tick, drain, unpack(latches)}
-  end
   if state then return {state[1], state[2], state[3], unpack(latches)} end
   return {0, tick, drain, unpack(latches)}
+end
+
+-- Nothing where nothing is to be kept.
+local function refused(state, charge, paid)
+  local tick, level, latches, most, drain = pool(state, charge)
+  local need = paid == 0 and charge[2] or max(0, charge[3] - paid) * charge[4]
+  if charge[8] and (paid == 0 or need > 0) then
+    return {max(level, min(level + need, most * charge[4])), tick, drain, unpack(latches)}
+  end
+  return charge[9] and latched(state, charge) or nil
+end
+
+-- How it stands if nothing is taken of it: where it had room, or was paid before.
+local function spared(state, charge)
+  local _, stands = take(state, charge, 0, 0)
+  stands[4] = 0
+  return stands
+end
+
+-- What is still to be taken of it: all of it, unless a confirm took some, or needs no room and keeps only its clamps.
+local function owed(state, charge, paid)
+  if paid == 0 then return take(state, charge, charge[3], charge[2]) end
+  local cost = charge[3] - paid
+  if cost > 0 then return take(state, charge, cost, min(cost * charge[4], MOST)) end
+  return true, spared(state, charge), charge[9] and latched(state, charge) or nil
+end
+
+-- Receipts are {tokens, until}, by the name of the confirms that they were taken for.
+local function paid_for(i)
+  local raw = name and charges[i][1] == RATE and redis.call('HGET', KEYS[receipts + i], name)
+  if not raw then return 0, '' end
+  local tokens, till = unpack(cmsgpack.unpack(raw))
+  return till > now and tokens or 0, raw
+end
+
+-- What is over goes first, else the one that is over next: of those who come back later all is taken again.
+local function make_room(key)
+  if redis.call('HLEN', key) < MOST_RECEIPTS then return end
+  local all, first, ends = redis.call('HGETALL', key), nil, nil
+  for j = 1, #all, 2 do
+    local till = cmsgpack.unpack(all[j + 1])[2]
+    if till <= now then redis.call('HDEL', key, all[j]) end
+    if not ends or till < ends then first, ends = all[j], till end
+  end
+  if redis.call('HLEN', key) >= MOST_RECEIPTS then redis.call('HDEL', key, first) end
+end
+
+local function receive(key, tokens, till)
+  local raw = cmsgpack.pack({tokens, till})
+  redis.call('HDEL', key, name)
+  make_room(key)
+  redis.call('HSET', key, name, raw)
+  local lasts = max(1, up(till - now, 1000))
+  if not virtual and redis.call('PTTL', key) < lasts then redis.call('PEXPIRE', key, string.format('%d', lasts)) end
+  return raw
 end
 
 local function full_at(state, charge)
@@ -132,10 +187,11 @@ local states, found, raws, all = {}, {}, {}, true
 for i, charge in ipairs(charges) do
   local raw = redis.call('GET', KEYS[i])
   local state = raw and cmsgpack.unpack(raw)
+  local paid, receipt = paid_for(i)
   local admitted, stands, after, untouched
   if charge[1] == RATE then
-    admitted, stands, after = take(state, charge, charge[2])
-    untouched = ({take(state, charge, 0)})[2]
+    admitted, stands, after = owed(state, charge, paid)
+    untouched = spared(state, charge)
   elseif charge[1] == BUDGET then
     admitted, stands, after = add(state, charge)
     untouched = added(state, charge)
@@ -143,45 +199,50 @@ for i, charge in ipairs(charges) do
     admitted, stands, after = hold(state, charge, true)
     untouched = ({hold(state, charge, false)})[2]
   end
+  if opens and not denied and admitted and charge[1] ~= RATE then stands = untouched end
   all = all and admitted
-  states[i] = {state, after}
-  found[i] = {admitted, stands, untouched}
-  raws[2 * i], raws[2 * i + 1] = raw or '', ''
+  states[i] = {state, after, paid}
+  found[i] = {admitted, stands, untouched, paid}
+  raws[4 * i - 2], raws[4 * i - 1], raws[4 * i], raws[4 * i + 1] = raw or '', '', receipt, receipt
 end
 
-local asked_before = #opens > 0
-for i, _ in ipairs(opens) do
-  asked_before = asked_before and tonumber(redis.call('GET', KEYS[#charges + spends + i]) or 0) > now
-end
 raws[1] = cmsgpack.pack({now, all, found})
 if clocked then raws = raws[1] end
 if clocked and not peek then redis.call('SET', KEYS[#KEYS], string.format('%d', now)) end
-if peek or asked_before then return raws end
+if peek then return raws end
 
 local made, till = {}, now
 for i, charge in ipairs(charges) do
-  local state, after = unpack(states[i])
+  local state, after, paid = unpack(states[i], 1, 3)
   if denied or not all then
-    if charge[1] == RATE and (charge[8] or charge[9]) then
-      after = refused(state, charge)
-      keep(KEYS[i], cmsgpack.pack(after), full_at(after, charge))
+    after = charge[1] == RATE and refused(state, charge, paid)
+    if after then keep(KEYS[i], cmsgpack.pack(after), full_at(after, charge)) end
+  elseif charge[1] == RATE then
+    local full = 0
+    if after then
+      local raw = cmsgpack.pack(after)
+      full = full_at(after, charge)
+      keep(KEYS[i], raw, full)
+      if not clocked then raws[4 * i - 1] = raw end
     end
-  else
-    local raw = cmsgpack.pack(after)
-    if charge[1] == RATE then
-      keep(KEYS[i], raw, full_at(after, charge))
-    elseif charge[1] == BUDGET then
-      keep(KEYS[i], raw, after[#after][1] + charge[3])
+    local receipt
+    if opens and charge[3] > paid then receipt = receive(KEYS[receipts + i], charge[3], max(now + opens, full)) end
+    if not opens and paid > 0 then
+      redis.call('HDEL', KEYS[receipts + i], name)
+      receipt = ''
+    end
+    if not clocked and receipt then raws[4 * i + 1] = receipt end
+  elseif not opens then
+    local raw, ends = cmsgpack.pack(after), 0
+    if charge[1] == BUDGET then
+      ends = after[#after][1] + charge[3]
     else
-      local last = 0
-      for _, one in ipairs(after) do last = max(last, one[2]) end
-      keep(KEYS[i], raw, last)
+      for _, one in ipairs(after) do ends = max(ends, one[2]) end
     end
-    if not clocked then raws[2 * i + 1] = raw end
-    if charge[1] ~= RATE then
-      made[#made + 1] = {KEYS[i], charge[1] ~= BUDGET}
-      till = max(till, now + charge[3])
-    end
+    keep(KEYS[i], raw, ends)
+    if not clocked then raws[4 * i - 1] = raw end
+    made[#made + 1] = {KEYS[i], charge[1] ~= BUDGET}
+    till = max(till, now + charge[3])
   end
 end
 if #records > 0 and (all or denied) then
@@ -190,9 +251,6 @@ if #records > 0 and (all or denied) then
 end
 if all and not denied then
   for i = 1, spends do redis.call('SET', KEYS[#charges + i], 1) end
-  for i, lasts in ipairs(opens) do
-    keep(KEYS[#charges + spends + i], string.format('%d', now + lasts), now + lasts)
-  end
   if clocked and #made > 0 then keep(KEYS[#KEYS - 4], cmsgpack.pack({till, made}), till) end
 end
 return raws

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, assert_never
 
-from policyengine.runtime.decision import OpenedApproval
+from policyengine.runtime.decision import Effects, OpenedApproval
 from policyengine.runtime.limits import (
     Add,
     Bucket,
@@ -16,13 +16,17 @@ from policyengine.runtime.limits import (
     Standing,
     Take,
     add,
+    covered,
     hold,
+    owed,
     refused,
     take,
     untouched,
 )
 
-OPEN = 86_400_000_000  # microseconds that an approval stays asked for, where its rule says no other time
+DAY = 86_400_000_000  # microseconds
+LONGEST_OPEN = 31 * DAY
+MOST_RECEIPTS = 1_000  # of one rate by one key; then the oldest is forgotten, and what it was for is taken again
 KINDS = {Take: "rate", Add: "budget", Hold: "at once"}
 
 
@@ -34,35 +38,82 @@ class Kept(NamedTuple):
     until: int
 
 
+class Receipt(NamedTuple):
+    """So many tokens were taken of a rate by a confirm, and until when no allow takes them again. With none it is
+    over."""
+
+    charge: Take
+    tokens: int
+    until: int
+
+
 class Step(NamedTuple):
     settled: Settled
     kept: tuple[Kept, ...]
+    receipts: tuple[Receipt, ...] = ()
 
 
-def step(charges: Sequence[Charge], states: Sequence[Any], now: int, decision: str, denied: bool) -> Step:
-    """What is answered to the charges of a decision where they stand at `states`, and what is kept of it."""
-    found = [asked(charge, state, now, decision) for charge, state in zip(charges, states, strict=True)]
+def step(effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int, decision: str) -> Step:
+    """What is answered to the charges of a decision where they stand at `states`, and what is kept of it. `paid` is how
+    much was taken of each for its confirms before."""
+    charges = [one.charge for one in effects.limits]
+    found = [asked(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
     settled = Settled(tuple(standing for standing, _ in found), now)
-    if settled.admitted and not denied:
-        after = [
-            Kept(charge, state, counts_until(charge, state)) for charge, (_, state) in zip(charges, found, strict=True)
-        ]
-        return Step(settled, tuple(after))
-    pairs = list(zip(charges, states, strict=True))
+    if not settled.admitted or effects.denied:
+        return refusal(charges, states, paid, settled, now)
+    if effects.opens:
+        return opening(effects, charges, states, paid, found, now)
+    kept = [
+        Kept(charge, state, counts_until(charge, state))
+        for charge, (_, state) in zip(charges, found, strict=True)
+        if state is not None
+    ]
+    over = [Receipt(one, 0, now) for one, tokens in zip(charges, paid, strict=True) if tokens and isinstance(one, Take)]
+    return Step(settled, tuple(kept), tuple(over))
+
+
+def opening(
+    effects: Effects,
+    charges: Sequence[Charge],
+    states: Sequence[Any],
+    paid: Sequence[int],
+    found: Sequence[tuple[Standing, Any]],
+    now: int,
+) -> Step:
+    """Of a confirm that all limits have room for: it takes of rates what was not taken for it before, and no more."""
+    standings, kept, receipts = [], [], []
+    lasts = now + open_for(effects.opens)
+    for charge, state, tokens, (standing, after) in zip(charges, states, paid, found, strict=True):
+        takes = isinstance(charge, Take)
+        standings.append(standing if takes else untouched(state, charge, now))
+        if isinstance(charge, Take) and after is not None:
+            full = counts_until(charge, after)
+            kept.append(Kept(charge, after, full))
+            if charge.cost > tokens:
+                receipts.append(Receipt(charge, charge.cost, max(lasts, full)))
+    return Step(Settled(tuple(standings), now), tuple(kept), tuple(receipts))
+
+
+def refusal(charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: Settled, now: int) -> Step:
+    """Of what is denied, or not admitted: rates that count denials take what was not taken before, and clamps go on."""
     if not settled.admitted:
-        stand = zip(pairs, settled.standings, strict=True)
-        settled = Settled(
-            tuple(untouched(state, one, now) if how.admitted else how for (one, state), how in stand), now
-        )
-    return Step(
-        settled, tuple(kept_of_refused(charge, state, now) for charge, state in pairs if outlasts_refusal(charge))
-    )
+        stand = zip(charges, states, settled.standings, strict=True)
+        settled = Settled(tuple(spared(state, one, now) if how.admitted else how for one, state, how in stand), now)
+    rows = zip(charges, states, paid, strict=True)
+    kept = (kept_of_refused(charge, state, tokens, now) for charge, state, tokens in rows if isinstance(charge, Take))
+    return Step(settled, tuple(one for one in kept if one is not None))
 
 
-def asked(charge: Charge, state: Any, now: int, decision: str) -> tuple[Standing, Any]:
+def spared(state: Any, charge: Charge, now: int) -> Standing:
+    """How a limit stands that had room, where another had none; one that was paid before needs none."""
+    return untouched(state, charge, now)._replace(admitted=True, retry=0)
+
+
+def asked(charge: Charge, state: Any, paid: int, now: int, decision: str) -> tuple[Standing, Any]:
     match charge:
         case Take():
-            return take(state, charge, now)
+            rest = owed(charge, paid)
+            return covered(state, charge, now) if paid and not rest.cost else take(state, rest, now)
         case Add():
             return add(state or (), charge, now, decision)
         case Hold():
@@ -71,14 +122,12 @@ def asked(charge: Charge, state: Any, now: int, decision: str) -> tuple[Standing
             assert_never(charge)
 
 
-def outlasts_refusal(charge: Charge) -> bool:
-    return isinstance(charge, Take) and (charge.counts or charge.latching)
-
-
-def kept_of_refused(charge: Charge, state: Bucket | None, now: int) -> Kept:
-    assert isinstance(charge, Take)
-    after = refused(state, charge, now)
-    return Kept(charge, after, counts_until(charge, after))
+def kept_of_refused(charge: Take, state: Bucket | None, paid: int, now: int) -> Kept | None:
+    if not (charge.counts or charge.latching):
+        return None
+    rest = owed(charge, paid)
+    after = covered(state, charge, now)[1] if paid and not rest.cost else refused(state, rest, now)
+    return None if after is None else Kept(charge, after, counts_until(charge, after))
 
 
 def counts_until(charge: Charge, state: Any) -> int:
@@ -100,8 +149,16 @@ def lasting(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...
     return now + max((one.lease if isinstance(one, Hold) else one.within for one in found), default=0), found
 
 
-def open_for(asked: OpenedApproval) -> int:
-    return int((asked.within or 0) * 1_000_000) or OPEN
+def open_for(opens: Sequence[OpenedApproval]) -> int:
+    """How long what a confirm took stays taken for it: a day for a person to answer, and as long as the approval that
+    lasts longest then counts (another day, where one says no end)."""
+    counts = max((int((one.within or 0) * 1_000_000) or DAY for one in opens), default=DAY)
+    return min(DAY + counts, LONGEST_OPEN)
+
+
+def name_of(confirms: Sequence[str]) -> str:
+    """What receipts for the confirms of a decision are kept under; empty where it has none."""
+    return digest_of(*confirms) if confirms else ""
 
 
 def digest(charge: Charge) -> str:

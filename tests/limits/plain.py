@@ -11,6 +11,7 @@ from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
 
 Where = tuple[str, tuple[str, ...]]
+COVERED = -1  # as the cost of a rate: it was paid before, and needs no room
 
 
 @dataclass
@@ -29,7 +30,8 @@ class PlainStore:
     added: dict[Where, list[tuple[int, int, str | None, str]]] = field(default_factory=dict)
     held: dict[Where, list[tuple[int, str]]] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
-    opened: dict[str, int] = field(default_factory=dict)
+    # What was taken of rates for open confirms: how many tokens, and until when no allow takes them again.
+    paid: dict[tuple[Where, tuple[str, ...]], tuple[int, int]] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     clock: int = 0
 
@@ -41,27 +43,63 @@ class PlainStore:
         self.clock = self.clock if peek else now
         if self.spent & set(effects.spends):
             return None
-        charges = [one.charge for one in effects.limits]
-        fits = [self.room(charge, now) for charge in charges]
-        again = bool(effects.opens) and all(self.opened.get(one.binding, 0) > now for one in effects.opens)
+        charges = [self.rest(one.charge, effects, now) for one in effects.limits]
+        fits = [self.covers(charge) or self.room(charge, now) for charge in charges]
+        takes = [all(fits) and self.taken_by(effects, charge) for charge in charges]
         standings = tuple(
-            self.standing(charge, now, fit, taken=all(fits)) for charge, fit in zip(charges, fits, strict=True)
+            self.standing(charge, now, fit, taken=taken)
+            for charge, fit, taken in zip(charges, fits, takes, strict=True)
         )
-        if peek or again:
+        if peek:
             return Settled(standings, now)
         if effects.denied or not all(fits):
             for charge in charges:
                 if isinstance(charge, Take):
                     self.deny(charge, now)
             return Settled(standings, now)
-        for charge in charges:
-            self.charge(charge, now, decision)
+        for charge, taken in zip(charges, takes, strict=True):
+            if taken:
+                self.charge(charge, now, decision)
+        self.receipts(effects, now)
         self.spent |= set(effects.spends)
-        self.opened |= {one.binding: now + int((one.within or 86_400) * MICRO) for one in effects.opens}
         lasting = [one.lease if isinstance(one, Hold) else one.within for one in charges if not isinstance(one, Take)]
-        if lasting:
+        if lasting and not effects.opens:
             self.ends[decision] = now + max(lasting)
         return Settled(standings, now)
+
+    # ── Confirms ──────────────────────────────────────────────────────────────────────────────
+
+    def rest(self, charge: Charge, effects: Effects, now: int) -> Charge:
+        """What of it is still to be taken: of a rate that was paid in full, nothing."""
+        tokens, until = self.paid.get(((charge.rule, charge.key), effects.confirms), (0, 0))
+        if not isinstance(charge, Take) or not effects.confirms or until <= now:
+            return charge
+        return charge._replace(cost=charge.cost - tokens if charge.cost > tokens else COVERED)
+
+    def covers(self, charge: Charge) -> bool:
+        return isinstance(charge, Take) and charge.cost == COVERED
+
+    def taken_by(self, effects: Effects, charge: Charge) -> bool:
+        """A confirm takes of rates alone."""
+        return isinstance(charge, Take) or not effects.opens
+
+    def receipts(self, effects: Effects, now: int) -> None:
+        day = 86_400 * MICRO
+        lasts = max((int((one.within or 86_400) * MICRO) for one in effects.opens), default=0) + day
+        for one in effects.limits:
+            where = (one.charge.rule, one.charge.key), effects.confirms
+            if not isinstance(one.charge, Take) or not effects.confirms:
+                continue
+            tokens, until = self.paid.get(where, (0, 0))
+            if not effects.opens:
+                self.paid.pop(where, None)
+            elif one.charge.cost > (tokens if until > now else 0):
+                self.paid[where] = one.charge.cost, max(now + min(lasts, 31 * day), self.full_at(one.charge))
+
+    def full_at(self, charge: Take) -> int:
+        """When nothing is missing of a rate any more, and no clamp goes on."""
+        level = self.levels[charge.rule, charge.key]
+        return max(level.at + ceil(level.tokens / level.back), *level.until.values(), 0) * charge.tick
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
         known = self.ends.pop(decision, 0) > max(now, self.clock)
@@ -90,10 +128,15 @@ class PlainStore:
     def deny(self, charge: Take, now: int) -> None:
         level, where = self.level(charge, now), (charge.rule, charge.key)
         most, back = self.pace(charge, level)
-        if charge.counts:
+        if charge.counts and not self.covers(charge):
             tokens = max(level.tokens, min(level.tokens + charge.cost, Fraction(most)))
             self.levels[where] = Level(tokens, level.at, back, level.until)
-        elif where in self.levels:
+        else:
+            self.latch(where, level, back)
+
+    def latch(self, where: Where, level: Level, back: Fraction) -> None:
+        """Clamps go on, though nothing is taken."""
+        if where in self.levels:
             self.levels[where].until = level.until
         else:
             self.levels[where] = Level(Fraction(0), level.at, back, level.until)
@@ -117,6 +160,8 @@ class PlainStore:
             case Take():
                 level = self.level(charge, now)
                 _, back = self.pace(charge, level)
+                if self.covers(charge):
+                    return self.latch(where, level, back)
                 self.levels[where] = Level(level.tokens + charge.cost, level.at, back, level.until)
             case Add():
                 window = self.window(charge, now)
@@ -133,7 +178,7 @@ class PlainStore:
             case Take():
                 level = self.level(charge, now)
                 most, back = self.pace(charge, level)
-                tokens = level.tokens + (charge.cost if taken else 0)
+                tokens = level.tokens + (charge.cost if taken and not self.covers(charge) else 0)
                 reset = ceil(tokens / back) * charge.tick
                 base = Fraction(charge.flow.drain, charge.token)
                 return Standing(fits, most, max(0, floor(most - tokens)), reset, retry, float(back / base))

@@ -15,7 +15,9 @@ from tests.limits.plain import PlainStore
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
+DAY = 86_400 * SECOND
 KEYS = st.sampled_from([("a",), ("b",), ("a", "b")])
+CONFIRMS = st.sampled_from([(), ("v",), ("v",), ("v", "w")])
 
 
 def takes(key: tuple[str, ...], cost: int, acts: bool, lasts: int, raised: bool) -> dict[str, Take]:
@@ -55,16 +57,26 @@ class Stores(RuleBasedStateMachine):
         self.plain, self.store, self.now, self.decisions = PlainStore(), self.made(), START, 0
 
     @rule(asked=charges(), spends=st.lists(st.sampled_from("pqr"), unique=True, max_size=1),
-          opens=st.booleans(), denied=st.booleans(), peek=st.booleans())  # fmt: skip
-    def commit(self, asked: tuple[Charge, ...], spends: list[str], opens: bool, denied: bool, peek: bool) -> None:
+          opens=st.booleans(), confirms=CONFIRMS, within=st.sampled_from([30.0, None]), denied=st.booleans(),
+          peek=st.booleans())  # fmt: skip
+    def commit(
+        self,
+        asked: tuple[Charge, ...],
+        spends: list[str],
+        opens: bool,
+        confirms: tuple[str, ...],
+        within: float | None,
+        denied: bool,
+        peek: bool,
+    ) -> None:
         self.decisions += 1
         limits = tuple(Limited(one, one.rule, "x:1", one.rule) for one in asked)
-        opened = (OpenedApproval("r", "binding", "role x", 1, 30.0, "please"),) if opens and not spends else ()
+        opened = (OpenedApproval("r", "v", "role x", 1, within, "please"),) if opens and not spends else ()
         if denied:
             limits = tuple(one for one in limits if isinstance(one.charge, Take) and one.charge.counts)
             effects = Effects(limits=limits, denied=bool(limits))
         else:
-            effects = Effects(tuple(spends), opened, limits)
+            effects = Effects(tuple(spends), opened, limits, confirms=confirms)
         name = f"d{self.decisions}"
         expected = self.plain.commit(effects, name, self.now, peek=peek)
         assert self.store.commit(effects, name, self.now, peek=peek) == expected
@@ -74,7 +86,7 @@ class Stores(RuleBasedStateMachine):
         name = f"d{number}"
         assert self.store.finish(name, self.now, refund=refund) == self.plain.finish(name, self.now, refund=refund)
 
-    @rule(pause=st.sampled_from([1, 1_000, 1_001, 400_000, SECOND, 3 * SECOND, 20 * SECOND, 100 * SECOND]))
+    @rule(pause=st.sampled_from([1, 1_000, 1_001, 400_000, SECOND, 3 * SECOND, 20 * SECOND, 100 * SECOND, DAY]))
     def wait(self, pause: int) -> None:
         self.now += pause
 

@@ -1,6 +1,7 @@
 """The sentences in bold are the language: each of them tried here, quoted in the docstring of its tests."""
 
 import re
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 
@@ -8,7 +9,20 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.server.authzen import Authzen, read
-from tests.semantics.deciding import bot, chain, codes, decide, gates, hop, kernel, question, unknown, verdict
+from tests.semantics.deciding import (
+    NOW,
+    bot,
+    chain,
+    codes,
+    decide,
+    directory,
+    gates,
+    hop,
+    kernel,
+    question,
+    unknown,
+    verdict,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "language.md"
 HEAD = "issuer acme { scopes none  records chains }\nissuer other { scopes none }\nusers unrestricted\n"
@@ -276,6 +290,46 @@ def test_nothing_said_means_deny(policy):
     """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
     for where in ("GET /x", "TOOL t", "ACTION view doc 7"):
         assert str(decide(policy, question(where)).outcome) == "deny"
+
+
+# ── Approvals and limits ──────────────────────────────────────────────────────────────────────
+
+REFUNDS = """entity user { roles: set<string> }
+facts on POST /refund { body.amount: number }
+anyone { may POST /refund }
+guard "large" on POST /refund { confirm by role finance when body.amount > 500 message "{body.amount}" }
+rate "calls" per request.ip on POST /refund { 2/1h }
+budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 within 24h }
+"""
+
+
+def test_a_person_is_asked_once_and_what_is_granted_is_taken_once():
+    """**A confirm peeks at all limits and takes of rates only, once per open binding; the allow takes whatever the
+    confirm did not; without room it is `throttle` and the approval stays unspent.**"""
+    now = [NOW]
+    boss = {"user fin": {"roles": ["finance"]}}
+    engine = Engine.from_text(REFUNDS, directory=directory(boss), clock=lambda: now[0])
+
+    def refund(amount, *approvals):
+        asked = {**question("POST /refund", request={"ip": "10.0.0.1"}, body={"amount": amount})}
+        decision = engine.decide({**asked, "approvals": list(approvals)})
+        return str(decision.outcome), {one.rule: one.remaining for one in decision.rates}, decision
+
+    def grant(decision, name):
+        binding = decision.remedies[0].binding
+        return {"id": name, "by": "fin", "granted_at": now[0].isoformat(), "binding": binding}
+
+    asked = [refund(3_000) for _ in range(3)]
+    assert [one[:2] for one in asked] == [("confirm", {"calls": 1, "refunds": 5_000})] * 3
+    assert refund(5_500)[0] == "throttle"
+    assert refund(3_000, grant(asked[0][2], "a"))[:2] == ("allow", {"calls": 1, "refunds": 2_000})
+    late = refund(1_500)[2]
+    assert refund(3_000)[0] == "throttle"
+    approval, now[0] = grant(late, "b"), NOW + timedelta(hours=2)
+    assert refund(400)[0] == refund(400)[0] == "allow"
+    assert [refund(1_500, approval)[0] for _ in range(2)] == ["throttle"] * 2
+    now[0] = NOW + timedelta(hours=25)
+    assert refund(1_500, approval)[0] == "allow"
 
 
 # ── Paths ─────────────────────────────────────────────────────────────────────────────────────

@@ -117,6 +117,18 @@ def test_a_budget_shows_what_the_request_adds_and_what_is_left(engine: Engine) -
     ]
 
 
+def test_what_waits_for_a_person_says_what_is_not_taken_yet() -> None:
+    rules = 'guard "ask" on POST /pay { confirm by user }'
+    asked = Engine.from_text(f"{POLICY}\n{rules}", clock=lambda: NOW).explain(ask())
+    assert lines(asked, 'budget "spending"')[-1].strip() == (
+        "✓ sum body.amount <= 50 within 1h — 50 of 50 left; nothing is taken before the approval  (policy.policy:15)"
+    )
+    assert [line.strip().partition(" — ")[2] for line in lines(asked, 'rate "calls"')[-2:]] == [
+        "3 of 4 left, all of it back in 6s  (policy.policy:6)",
+        "3 of 3 left; nothing is taken before the approval  (policy.policy:11)",
+    ]
+
+
 def test_only_the_limit_that_is_full_stops(engine: Engine) -> None:
     for _ in range(2):
         engine.decide(ask())

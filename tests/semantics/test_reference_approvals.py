@@ -77,6 +77,30 @@ def test_a_confirm_with_its_approval_is_allowed_and_the_allow_spends_it():
     assert verdict(again) == 'confirm by "ask"'
 
 
+def test_confirm_and_allow_name_the_same_confirms_for_what_they_take():
+    """All that apply, whether they have their approval or not: so the store knows them for one request."""
+    limits = 'rate "r" per user.id on pay { 9/1m }\nbudget "b" per user.id on pay { count <= 3 within 1h }\n'
+    rules = f'{policy()}\nguard "huge" on pay {{ confirm by role boss when body.amount > 800 }}\n{limits}'
+    rows = {**ROWS, "user fin": {"roles": ["finance", "boss"]}}
+    asked_, effects = spending(rules, asked(), rows)
+    grants = [grant(str(one.binding), id=f"a{number}") for number, one in enumerate(asked_.remedies)]
+    one, some = spending(rules, with_approvals(asked(), grants[0]), rows)
+    done, all_ = spending(rules, with_approvals(asked(), *grants), rows)
+    assert [str(decision.outcome) for decision in (asked_, one, done)] == ["confirm", "confirm", "allow"]
+    assert effects.confirms == some.confirms == all_.confirms == tuple(sorted(str(g["binding"]) for g in grants))
+    assert [len(found.opens) for found in (effects, some, all_)] == [2, 1, 0]
+    assert effects.limits == some.limits == all_.limits
+    assert not any(found.records for found in (effects, some))
+
+
+def test_without_a_rate_there_is_nothing_to_be_remembered_of_a_confirm():
+    budget = 'budget "b" per user.id on pay { count <= 3 within 1h }\n'
+    for rules in (policy(), f"{policy()}\n{budget}"):
+        decision, effects = spending(rules, asked(), ROWS)
+        assert (str(decision.outcome), effects.confirms, len(effects.opens)) == ("confirm", (), 1)
+    assert not spending(policy(), asked(), ROWS)[1]
+
+
 def test_the_confirm_opens_an_approval_that_the_approver_can_read():
     decision, effects = spending(policy(), asked(), ROWS)
     [remedy], [opened] = decision.remedies, effects.opens

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from policyengine.engine import Engine
+from policyengine.server import create_app
+from policyengine.stores.urls import open_store
 from tests.server.conftest import ORDER
 
 Call = Callable[..., httpx.Response]
@@ -80,3 +85,39 @@ def test_a_decision_that_spends_cannot_be_made_in_the_past(call: Call) -> None:
     answer = call("POST", "/decide", json={**ORDER, "options": {"at": "2027-01-01T00:00:00Z"}})
     assert answer.status_code == 400
     assert answer.json()["member"] == "options.at"
+
+
+# ── Rates and budgets of what waits for a person ──────────────────────────────────────────────
+
+REFUNDS = """
+language 1
+package shop
+entity user { roles: set<string> }
+facts on POST /refund { body.amount: number }
+anyone { may POST /refund }
+guard "large" on POST /refund { confirm by role finance within 15m when body.amount > 500 message "{body.amount}" }
+rate "calls" per request.ip on POST /refund { 10/1h }
+budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 within 1d }
+"""
+
+
+@pytest.mark.parametrize("store", ["memory:", "sqlite:///{folder}/store.db"])
+def test_a_refund_above_half_of_the_budget_can_be_approved(store: str, tmp_path: Path) -> None:
+    engine = Engine.from_text(REFUNDS, store=open_store(store.format(folder=tmp_path)))
+    ask = {"request": {"method": "POST", "path": "/refund", "ip": "10.0.0.1"}, "body": {"amount": 3_000}}
+
+    async def asking(*more: dict[str, Any]) -> list[dict[str, Any]]:
+        transport = httpx.ASGITransport(app=create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return [(await client.post("/decide", json={**ask, **one})).json() for one in more]
+
+    asked = asyncio.run(asking({}, {}, {}))
+    assert [one["outcome"] for one in asked] == ["confirm"] * 3
+    assert [one["remaining"] for one in asked[-1]["rates"]] == [9, 5_000]
+    grant = {"id": "one", "by": "carol", "granted_at": datetime.now(UTC).isoformat()}
+    grant["binding"] = asked[0]["remedies"][0]["binding"]
+    carol = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
+    approved = {"approvals": [grant], "entities": [carol]}
+    done = asyncio.run(asking(approved, approved, {"body": {"amount": 2_500}}))
+    assert [one["outcome"] for one in done] == ["allow", "throttle", "throttle"]
+    assert [one["remaining"] for one in done[0]["rates"]] == [9, 2_000]

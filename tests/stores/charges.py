@@ -51,7 +51,15 @@ def places(most: int, lease: int = 60 * SECOND, *, key: str = "alice", rule: str
     return Hold(rule, (key,), most, lease, failing)  # type: ignore[arg-type]
 
 
-def asks(*charges: Charge, spends: tuple[str, ...] = (), opens: tuple[str, ...] = (), denied: bool = False) -> Effects:
+def asks(
+    *charges: Charge,
+    spends: tuple[str, ...] = (),
+    opens: tuple[str, ...] = (),
+    confirms: tuple[str, ...] | None = None,
+    within: float | None = 900.0,
+    denied: bool = False,
+) -> Effects:
+    """`opens` are bindings that a confirm asks for; where no others are given, they are all of its `confirms`."""
     limits = tuple(Limited(one, one.rule, "p.policy:1", "words") for one in charges)
-    opened = tuple(OpenedApproval("g", one, "role finance", 1, 900.0, "summary") for one in opens)
-    return Effects(spends, opened, limits, denied)
+    opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary") for one in opens)
+    return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

@@ -160,20 +160,20 @@ def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     for number in range(10):
         key = str(number)
-        everything = asks(rate(9, key=key), budget(9, key=key), places(9, key=key), opens=(key,))
-        assert store.commit(everything, key, START)
-    assert rows(store) == {"state": 30, "open": 10, "made": 10}
+        assert store.commit(asks(rate(9, key=key), budget(9, key=key), places(9, key=key)), key, START)
+        assert store.commit(asks(rate(9, key=key), opens=(key,)), key, START)
+    assert rows(store) == {"state": 30, "receipt": 10, "made": 10}
     for number in range(FORGETS_EVERY):
         assert store.commit(asks(rate(9, key="other")), str(number), START + 10 * SECOND)
-    assert rows(store) == {"state": 21, "open": 10, "made": 10}
+    assert rows(store) == {"state": 21, "receipt": 10, "made": 10}
     for number in range(FORGETS_EVERY):
-        assert store.commit(asks(rate(9, key="other")), str(number), START + 3_600 * SECOND)
-    assert rows(store) == {"state": 1, "open": 0, "made": 0}
+        assert store.commit(asks(rate(9, key="other")), str(number), START + 3 * 86_400 * SECOND)
+    assert rows(store) == {"state": 1, "receipt": 0, "made": 0}
 
 
 def rows(store: SqliteStore) -> dict[str, int]:
     with store._step(writes=False) as asked:
-        tables = ("state", "open", "made")
+        tables = ("state", "receipt", "made")
         return {one: asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in tables}
 
 

@@ -197,12 +197,146 @@ def test_a_refused_request_spends_no_approval(store: Store) -> None:
     assert store.spent_among(["a"]) == frozenset()
 
 
-def test_asking_for_the_same_approval_again_takes_nothing(store: Store) -> None:
+def test_a_confirm_takes_of_rates_once_and_of_nothing_else(store: Store) -> None:
+    limits = [rate(3), budget(5, amount=3), places(1)]
     for number in range(5):
-        assert store.commit(asks(budget(1), opens=("bound",)), f"{number}", START) is not None
-    [stands] = ask(store, budget(1), peek=True).standings
-    assert not stands.admitted
+        told = store.commit(asks(*limits, opens=("bound",)), f"{number}", START)
+        assert told is not None
+        assert [(one.admitted, one.remaining) for one in told.standings] == [(True, 2), (True, 5), (True, 1)]
     assert not store.spent_among(["bound"])
+    assert not store.finish("0", START)
+
+
+def test_the_allow_takes_what_the_confirm_did_not(store: Store) -> None:
+    limits = [rate(3), budget(5, amount=3), places(1)]
+    store.commit(asks(*limits, opens=("bound",)), "asked", START)
+    told = store.commit(asks(*limits, spends=("a",), confirms=("bound",)), "done", START)
+    assert told is not None
+    assert [(one.admitted, one.remaining) for one in told.standings] == [(True, 2), (True, 2), (True, 0)]
+    assert store.finish("done", START)
+
+
+def test_what_a_confirm_took_counts_for_one_allow(store: Store) -> None:
+    store.commit(asks(rate(5), opens=("bound",)), "asked", START)
+    for number, left in enumerate([4, 3, 2]):
+        told = store.commit(asks(rate(5), spends=(f"{number}",), confirms=("bound",)), f"{number}", START)
+        assert told is not None
+        assert told.standings[0].remaining == left
+
+
+@pytest.mark.parametrize("spends", [(), ("a",)])
+def test_where_one_has_no_room_nothing_is_taken_for_a_confirm(store: Store, spends: tuple[str, ...]) -> None:
+    limits = [rate(3), rate(3, rule="other"), budget(5, amount=6)]
+    effects = asks(*limits, spends=spends, opens=() if spends else ("bound",), confirms=("bound",))
+    told = store.commit(effects, "asked", START)
+    assert told is not None
+    assert [(one.admitted, one.remaining) for one in told.standings] == [(True, 3), (True, 3), (False, 5)]
+    assert store.spent_among(["a"]) == frozenset()
+    assert admitted(store, limits[0], 5) == admitted(store, limits[1], 5) == 3
+
+
+def test_an_allow_without_room_leaves_what_its_confirm_took(store: Store) -> None:
+    limits = [rate(3), rate(3, rule="other"), budget(5, amount=5)]
+    store.commit(asks(*limits, opens=("bound",)), "asked", START)
+    assert ask(store, budget(5), name="another").admitted
+    for number in range(3):
+        told = store.commit(asks(*limits, spends=("a",), confirms=("bound",)), f"{number}", START)
+        assert told is not None
+        assert [(one.admitted, one.remaining) for one in told.standings] == [(True, 2), (True, 2), (False, 4)]
+    later = START + 60 * SECOND
+    told = store.commit(asks(*limits, spends=("a",), confirms=("bound",)), "later", later)
+    assert told is not None
+    assert told.admitted
+    assert store.spent_among(["a"]) == {"a"}
+    assert admitted(store, limits[0], 5, at=later) == 3
+
+
+def test_what_a_request_costs_more_by_then_is_taken_then(store: Store) -> None:
+    store.commit(asks(rate(10, cost=3), opens=("bound",)), "asked", START)
+    told = store.commit(asks(rate(10, cost=5), opens=("bound",)), "asked", START)
+    assert told is not None
+    assert told.standings[0].remaining == 5
+    told = store.commit(asks(rate(10, cost=9), spends=("a",), confirms=("bound",)), "done", START)
+    assert told is not None
+    assert told.standings[0].remaining == 1
+    told = store.commit(asks(rate(10, cost=1), spends=("b",), confirms=("bound",)), "done", START)
+    assert told is not None
+    assert told.standings[0].remaining == 0
+
+
+def test_what_costs_less_by_then_gives_nothing_back(store: Store) -> None:
+    store.commit(asks(rate(10, cost=3), opens=("bound",)), "asked", START)
+    told = store.commit(asks(rate(10, cost=1), spends=("a",), confirms=("bound",)), "done", START)
+    assert told is not None
+    assert told.standings[0].remaining == 7
+
+
+def test_rates_that_did_not_apply_when_it_was_asked_are_taken_then(store: Store) -> None:
+    store.commit(asks(rate(3), opens=("bound",)), "asked", START)
+    both = asks(rate(3), rate(3, rule="new"), rate(3, key="bob"), spends=("a",), confirms=("bound",))
+    told = store.commit(both, "done", START)
+    assert told is not None
+    assert [one.remaining for one in told.standings] == [2, 2, 2]
+
+
+def test_other_confirms_are_another_request(store: Store) -> None:
+    for number, confirms in enumerate([("v",), ("v", "w"), ("w",), ("v",)]):
+        store.commit(asks(rate(10), opens=("v",), confirms=confirms), f"{number}", START)
+    assert admitted(store, rate(10), 20) == 7
+
+
+def test_what_was_paid_needs_no_room_whatever_the_pace_is_by_then(store: Store) -> None:
+    usual, clamped = rate(10, cost=6, clamp=(2, 2)), rate(10, cost=6, clamp=(2, 2), acts=True, lasts=5 * SECOND)
+    store.commit(asks(usual, opens=("bound",)), "asked", START)
+    told = store.commit(asks(clamped, spends=("a",), confirms=("bound",)), "done", START)
+    assert told is not None
+    assert told.admitted
+    assert not ask(store, rate(10, clamp=(2, 2)), at=START + SECOND // 10).admitted  # and the clamp goes on
+
+
+def test_what_a_confirm_took_is_taken_again_once_nobody_may_answer_any_more(store: Store) -> None:
+    day = 24 * HOUR
+    for within, lasts in ((None, 2 * day), (900.0, day + 900 * SECOND), (90 * 86_400.0, 31 * day)):
+        store.commit(asks(rate(10, key=f"{within}"), opens=("bound",), within=within), "asked", START)
+        for at, left in ((START + lasts - 1, 10), (START + lasts, 9)):
+            asked = asks(rate(10, key=f"{within}"), opens=("bound",), within=within)
+            told = store.commit(asked, "again", at, peek=True)
+            assert told is not None
+            assert told.standings[0].remaining == left
+
+
+def test_what_a_confirm_took_of_a_slow_rate_counts_until_all_of_it_is_back(store: Store) -> None:
+    slow = rate(1, 100 * 24 * HOUR)
+    store.commit(asks(slow, opens=("bound",)), "asked", START)
+    told = store.commit(asks(slow, spends=("a",), confirms=("bound",)), "done", START + 99 * 24 * HOUR)
+    assert told is not None
+    assert told.admitted
+
+
+def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
+    fresh: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("receipts", "sqlite"):
+        monkeypatch.setattr(f"policyengine.stores.{module}.MOST_RECEIPTS", 3)
+    with_another_number("redis", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
+    store = fresh()
+    for number in range(4):
+        store.commit(asks(rate(100), opens=(f"{number}",)), f"{number}", START + number)
+    store.commit(asks(rate(100, key="bob"), opens=("0",)), "bob", START + 4)
+    left = [
+        one.standings[0].remaining
+        for number in (0, 1, 3)
+        if (one := store.commit(asks(rate(100), opens=(f"{number}",)), "look", START + 4, peek=True)) is not None
+    ]
+    assert left == [95, 96, 96]
+
+
+def test_what_a_throttle_counts_of_a_rate_that_was_paid_is_what_was_not(store: Store) -> None:
+    counts = rate(10, cost=3, counts=True)
+    store.commit(asks(counts, opens=("bound",)), "asked", START)
+    for _ in range(3):
+        store.commit(asks(counts, budget(0), spends=("a",), confirms=("bound",)), "late", START)
+    assert admitted(store, rate(10, counts=True), 20) == 7
 
 
 def test_a_peek_changes_nothing(store: Store) -> None:

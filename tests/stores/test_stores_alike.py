@@ -14,7 +14,7 @@ from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 
 KEYS = st.sampled_from(["alice", "bob"])
-STEPS = st.sampled_from([0, 1, 999, SECOND // 3, SECOND, 7 * SECOND, 3_600 * SECOND, -SECOND])
+STEPS = st.sampled_from([0, 1, 999, SECOND // 3, SECOND, 7 * SECOND, 3_600 * SECOND, 86_400 * SECOND, -SECOND])
 
 
 @st.composite
@@ -48,6 +48,7 @@ COMMITS = st.fixed_dictionaries(
         "limits": LIMITS,
         "spends": st.lists(st.sampled_from("xyz"), max_size=2, unique=True).map(tuple),
         "opens": st.lists(st.sampled_from("vw"), max_size=1).map(tuple),
+        "confirms": st.sampled_from([None, None, ("v",), ("v", "w")]),
         "denied": st.sampled_from([False, False, False, True]),
         "peek": st.sampled_from([False, False, False, True]),
         "step": STEPS,
@@ -64,7 +65,9 @@ def did(store: Any, sequence: list[dict[str, Any]]) -> list[Any]:
         if "finish" in one:
             told.append(store.finish(f"{number - one['finish']}", max(moved, now), refund=one["refund"]))
             continue
-        effects = asks(*one["limits"], spends=one["spends"], opens=one["opens"], denied=one["denied"])
+        opens = () if one["spends"] else one["opens"]
+        how = {"confirms": one["confirms"], "denied": one["denied"]}
+        effects = asks(*one["limits"], spends=one["spends"], opens=opens, **how)
         # Whether a look moves its clock, or a step that nothing lasts of, is for a store to say.
         moved = moved if one["peek"] else max(moved, now)
         answer = store.commit(effects, f"{number}", moved, peek=one["peek"])

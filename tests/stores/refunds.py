@@ -1,0 +1,79 @@
+"""A shop whose larger refunds a person confirms, as an engine on any store decides; also in processes of their own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from policyengine.directory.entities import Directory
+from policyengine.engine import Engine
+from policyengine.runtime.claims import Once
+from policyengine.runtime.decision import Decision
+from policyengine.stores.store import Store
+from tests.semantics.deciding import row
+from tests.stores import paying
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+HEAD = """
+language 1
+package shop
+entity user { roles: set<string> }
+facts on POST /refund { body.amount: number }
+issuer acme { scopes none }
+agent "*" { issued by acme   acts alone   may POST /refund }
+"""
+ASKS = 'guard "large" on POST /refund { confirm by role finance when body.amount > 500 message "{body.amount}" }'
+TWO = 'guard "huge" on POST /refund { confirm by role boss when body.amount > 5_000 message "{body.amount}" }'
+
+BUDGET = 'budget "refunds" per agent.id on POST /refund { sum body.amount <= 5_000 within 1d }'
+RATE = 'rate "asking" per agent.id on POST /refund { 3/1h }'
+HELD = 'rate "at work" per agent.id on POST /refund { at most 1 at once for 1h }'
+RULES = (RATE, BUDGET, HELD)
+ROWS = Directory([row("user fin", {"roles": ["finance", "boss"]})])
+
+
+class Shop:
+    """An engine whose clock the test holds, and who asks it."""
+
+    def __init__(self, store: Store, *rules: str, confirms: bool = True) -> None:
+        self.now, self._ids, self.store = NOW, count(1), store
+        text = HEAD + "\n".join((ASKS if confirms else "", *rules))
+        self.engine = Engine.from_text(text, clock=lambda: self.now, store=store, directory=ROWS)
+
+    def question(self, amount: object, *approvals: dict[str, str], agent: str = "bot", **more: Any) -> dict[str, Any]:
+        asked = {"request": {"method": "POST", "path": "/refund"}, "agent": {"id": agent, "issuer": "acme"}}
+        return {**asked, "credential": {}, "body": {"amount": amount}, "approvals": list(approvals), **more}
+
+    def refund(self, amount: object = 3_000, *approvals: dict[str, str], **more: Any) -> Decision:
+        return self.engine.decide(self.question(amount, *approvals, **more))
+
+    def by_key(self, key: str, amount: object, *approvals: dict[str, str]) -> Decision:
+        question = self.question(amount, *approvals)
+        return self.engine.decide_once(question, Once("gateway", key, f"{question}")).decision
+
+    def granted(self, decision: Decision, by: str = "fin") -> dict[str, str]:
+        """The approval that the decision asks for."""
+        return self.all_granted(decision, by)[0]
+
+    def all_granted(self, decision: Decision, by: str = "fin") -> list[dict[str, str]]:
+        assert str(decision.outcome) == "confirm"
+        at = self.now.isoformat()
+        return [
+            {"id": f"a{next(self._ids)}", "by": by, "granted_at": at, "binding": str(one.binding)}
+            for one in decision.remedies
+        ]
+
+    def left(self, agent: str = "bot") -> dict[str, int]:
+        """What a refund of nothing, which nobody has to confirm, would leave of each limit."""
+        return {one.rule: one.remaining for one in self.refund(0, agent=agent, options={"consume": False}).rates}
+
+
+def outcomes(*decisions: Decision) -> list[str]:
+    return [str(one.outcome) for one in decisions]
+
+
+def in_a_process(kind: str, where: str, amount: int, approvals: list[dict[str, str]], times: int) -> list[str]:
+    """What one process is told, as often as it asks."""
+    shop = Shop(paying.opened(kind, where), *RULES)
+    return [str(shop.refund(amount, *approvals).outcome) for _ in range(times)]
