@@ -233,7 +233,8 @@ class Deciding(Keeping):
         return self.log.past(evaluator.slices.histories_in(part), facts_of(part, request, snapshot, now))
 
     def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
-        return self._store.fetch(needs.windows) if needs.windows else {}
+        """As of now, also for whoever asks about another time."""
+        return self._store.fetch(needs.windows, microseconds(self._clock())) if needs.windows else {}
 
     def _now(self, request: Request) -> datetime:
         return request.options.at or self._clock()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from policyengine.asking import Clock, Question, cleaned, microseconds, new_id, read, utc_now
+from policyengine.asking import MICROSECOND, Clock, Question, cleaned, microseconds, new_id, read, utc_now
 from policyengine.batching import Batching
 from policyengine.compiler.bundle import Keys, read_bundle
 from policyengine.compiler.show import show
@@ -32,6 +32,7 @@ from policyengine.semantics.kernel import Kernel
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
+from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.store import Store, StoreError
 from policyengine.threads import in_thread
 
@@ -203,12 +204,19 @@ class Engine(Batching):
         return {} if self._observer is None else dict(self._observer.counts)
 
     def store_failure(self) -> str | None:
-        """Asks the store; what is wrong with it, if something is."""
+        """Asks the store; what is wrong with it, in words for callers, if something is."""
         try:
-            self._store.spent_among(("",))
+            self._store.check(microseconds(self._clock()))
         except StoreError as error:
-            return str(error)
+            return error.reason
         return None
+
+    @property
+    def clock_skew(self) -> timedelta | None:
+        """How far the clock of the store is ahead of this one, as it told when it last answered; None where it has none
+        of its own, or told nothing yet."""
+        offset = self._store.skew.offset if isinstance(self._store, GuardedStore) else None
+        return None if offset is None else offset * MICROSECOND
 
     def directory_failure(self) -> str | None:
         """Asks where rows are looked up; what is wrong there, if something is."""

@@ -37,9 +37,10 @@ from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
 from policyengine.runtime.refusals import Refusal
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.settling import UNANSWERED, settled, unanswered
+from policyengine.runtime.settling import settled, unanswered
 from policyengine.semantics.kernel import Confirm, Kernel
 from policyengine.source import Source
+from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import Store, StoreError
 
@@ -85,6 +86,8 @@ class Keeping:
         self.failures = 0
         self._clock, self._ids, self._nanoseconds = clock, ids, counting(clock)
         self._store: Store = MemoryStore() if store is None else store
+        if isinstance(self._store, GuardedStore):
+            self._store.follow(lambda: self._nanoseconds() // 1_000)
         own = self._store if isinstance(self._store, MemoryStore) else None
         self._taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
         if begins:
@@ -301,7 +304,7 @@ class Keeping:
         with self._counting:
             self.failures += 1
         _LOG.debug("a decision was denied: %s", error)
-        return self._denied(f"what was spent and what happened is not known: {UNANSWERED}")
+        return self._denied(f"what was spent and what happened is not known: {error.reason}")
 
     def _denied(self, why: str) -> Decision:
         package, revision = self.kernel.package, self.kernel.revision
@@ -316,4 +319,5 @@ def told_by(decision: Decision, effects: Effects, told: Settled) -> Decision:
     if told.failed is None:
         return settled(decision, effects.limits, told.standings)
     remembered = bool(effects.records or effects.relied)
-    return unanswered(decision, effects.limits, approved=bool(effects.spends), remembered=remembered)
+    approved = bool(effects.spends)
+    return unanswered(decision, effects.limits, approved=approved, remembered=remembered, why=told.reason)

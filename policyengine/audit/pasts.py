@@ -31,11 +31,11 @@ class Past(NamedTuple):
 
     events: Sequence[Happening] | None
     complete_after: int
-    last: int
+    now: int
     version: int = 0
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
-        return Listed(self.events or (), self.complete_after).among(place, wanted)
+        return Listed(self.events or (), self.complete_after, self.now).among(place, wanted)
 
 
 # ── To a line ─────────────────────────────────────────────────────────────────────────────────
@@ -51,7 +51,7 @@ def told(asked: Iterable[k.Happened | k.Aggregate], facts: Facts, redaction: Red
             past = looked_at(history, event, span, facts)
             events = None if past.events is None else [as_data(one, event, redaction) for one in past.events]
             looked = " ".join(event.span.text.split())
-            times = {"complete_after": past.complete_after, "last": past.last}
+            times = {"complete_after": past.complete_after, "now": past.now}
             found.append({"watch": event.watch, "event": looked, **times, "events": events})
     return found
 
@@ -70,7 +70,7 @@ def looked_at(history: History, event: k.Event, span: timedelta, facts: Facts) -
     start, events = within(history, event, span, facts, value)
     sure = not rests_on_approvals(event)
     some = [one for one in events if not (sure and matches(event, one, facts, value) is False)]
-    return Past(None if len(some) > MOST else some, max(history.complete_after, start), history.last)
+    return Past(None if len(some) > MOST else some, max(history.complete_after, start), history.now)
 
 
 def rests_on_approvals(event: k.Event) -> bool:
@@ -110,7 +110,7 @@ def read(tree: Iterable[Mapping[str, Any]]) -> dict[str, Past]:
         one["watch"]: Past(
             None if one["events"] is None else [happening(event) for event in one["events"]],
             one["complete_after"],
-            one["last"],
+            one["now"],
         )
         for one in tree
     }

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from policyengine.cli.loaded import load_engine
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
+    from policyengine.stores.clock_skew import ClockSkew
 
 OLDEST_PYTHON = (3, 11)
 # Modules that stand for extras of the distribution, and what each gives.
@@ -46,6 +47,7 @@ QUICK = ("uvloop", "httptools")
 FEWEST_FILES = 4_096
 LITTLE_ROOM, NO_ROOM = 1024**3, 64 * 1024**2  # bytes
 LARGEST_SKEW = 1.0  # seconds
+BY_NTP = "keep both clocks by NTP (`timedatectl set-ntp true`)"
 ZONE = "Europe/Berlin"
 OTHERS_READ = 0o077
 
@@ -240,27 +242,37 @@ def log(path: Path) -> Finding:
 
 
 def store(url: str) -> Finding:
+    from policyengine.stores.clock_skew import ClockSkewError, system_time
     from policyengine.stores.guarding import GuardedStore
     from policyengine.stores.store import StoreError
     from policyengine.stores.urls import StoreUrlError, open_store
 
     try:
         found = open_store(url)
-        with closing(found) if isinstance(found, GuardedStore) else nullcontext():
-            told = found.about() if isinstance(found, GuardedStore) else None
+        if not isinstance(found, GuardedStore):
+            hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
+            return Finding("store", Status.NOTE, "what decisions spend is in memory: a restart forgets it", hint)
+        with closing(found):
+            name = found.about()
+            found.check(system_time())
     except StoreUrlError as error:
         return Finding("store", Status.FAILED, error.message, error.hint)
+    except ClockSkewError as error:
+        hint = f"{BY_NTP}: what rests on the store is denied as long as they differ by more than `skew` of its URL"
+        return Finding("store", Status.FAILED, error.reason, hint)
     except StoreError as error:
         return Finding("store", Status.FAILED, f"the store does not answer: {error}", "see that it runs")
-    if told is None:
-        hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
-        return Finding("store", Status.NOTE, "what decisions spend is in memory: a restart forgets it", hint)
-    name, moment = told
-    skew = 0.0 if moment is None else abs(time.time() - moment / 1e6)
-    if skew > LARGEST_SKEW:
-        hint = "keep both clocks by NTP: limits count by that of the store"
-        return Finding("store", Status.WARNING, f"the clock of {name} is {skew:.1f} s away from this one", hint)
-    return Finding("store", Status.OK, f"{name} answers")
+    return clocks(name, found.skew)
+
+
+def clocks(name: str, skew: ClockSkew) -> Finding:
+    """Of this machine and of a store that answers."""
+    from policyengine.stores.clock_skew import lasting
+
+    offset = abs(skew.offset or 0)
+    if offset - skew.error > LARGEST_SKEW * 1_000_000:
+        return Finding("store", Status.WARNING, skew.reason, BY_NTP)
+    return Finding("store", Status.OK, f"{name} answers; clocks differ by {lasting(offset)} (± {lasting(skew.error)})")
 
 
 # ── What it decides by ────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from policyengine.directory.entities import Directory
 from policyengine.directory.looking import Looking
 from policyengine.identity.unissued import Unissued
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.history import NOT_READ
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import PENDING, Unknown, Value
@@ -24,13 +25,12 @@ from policyengine.semantics import walk as w
 from policyengine.semantics.facts import Path
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.recalling import NOT_FETCHED
 from policyengine.semantics.reference import walk
 
 ANYTHING = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
 MOST_ENDPOINTS = 1_000  # that one request for a token is about
 MOST_BLOCKS = 100_000  # of which is known what is about an endpoint
-LATER = frozenset({"pending", NOT_FETCHED})
+LATER = frozenset({"pending", NOT_READ})
 OF_REQUESTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 

@@ -18,6 +18,7 @@ Reported: TypeAlias = Word["first", "again"]
 
 MOST_EVENTS = 10_000  # that are kept of one key; then the oldest go
 MOST_KEPT = 256  # bytes of one fact; what is longer is unknown later
+NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a history that lacks nothing
 
 
@@ -36,7 +37,8 @@ class Happening(NamedTuple):
 class History(Protocol):
     """All events of one watch and key after `complete_after` (microseconds), oldest first; older ones may be missing.
 
-    The version changes whenever the events do. `last` is when the last one happened, -1 where none did.
+    The version changes whenever the events do. `now` is when they were read, by the clock of whoever keeps them, which
+    never runs back: windows end then, and no event is later.
     """
 
     @property
@@ -49,7 +51,7 @@ class History(Protocol):
     def version(self) -> int: ...
 
     @property
-    def last(self) -> int: ...
+    def now(self) -> int: ...
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
         """The events whose fact at that place is the wanted one, or is unknown: of no others it is true."""
@@ -61,14 +63,24 @@ class Listed(NamedTuple):
 
     events: Sequence[Happening]
     complete_after: int
+    now: int
     version: int = 0
-
-    @property
-    def last(self) -> int:
-        return self.events[-1].at if self.events else -1
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
         return [one for one in self.events if one.facts[place] == wanted or isinstance(one.facts[place], Unknown)]
+
+
+class Unread(dict[WindowKey, History]):
+    """Histories of which none was read, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def unread(histories: Mapping[WindowKey, History]) -> str:
+    """Why a history that is not among these was not read."""
+    return histories.reason if isinstance(histories, Unread) else NOT_READ
 
 
 class Record(NamedTuple):

@@ -21,6 +21,7 @@ Key: TypeAlias = tuple[str, ...]
 LARGEST = 2**52  # what a double holds exactly, with room for one sum
 COARSE = 10_000_000  # windows from here on (microseconds) are counted in milliseconds
 MICRO = 1_000_000  # the sixth digit after the point is the last one that a budget counts
+UNANSWERED = "the store did not answer"
 MOST_ENTRIES = 10_000  # that a budget keeps of one key; then what comes is counted with the last one
 
 
@@ -351,12 +352,14 @@ class Stood(NamedTuple):
 class Settled(NamedTuple):
     """What a store answered to the charges of one decision, in their order, and when, by its clock.
 
-    `failed` says, for the charges of a store that could not be asked, what went wrong.
+    `failed` says, for the charges of a store that could not be asked, what went wrong, and `reason` what callers are
+    told of it.
     """
 
     standings: tuple[Standing, ...]
     now: int
     failed: str | None = None
+    reason: str = UNANSWERED
 
     @property
     def admitted(self) -> bool:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from policyengine.runtime.decision import FOR_THE_OPERATOR, Answer, Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.limits import Add, Limited, Standing, Stood
+from policyengine.runtime.limits import UNANSWERED, Add, Limited, Standing, Stood
 from policyengine.runtime.show import duration
 
 MILLISECOND = timedelta(milliseconds=1)
-UNANSWERED = "the store did not answer"
 
 
 def settled(decision: Decision, limits: Sequence[Limited], standings: Sequence[Standing]) -> Decision:
@@ -86,7 +85,14 @@ def lasting(milliseconds: int) -> str:
     return duration(milliseconds * MILLISECOND)
 
 
-def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool, remembered: bool = False) -> Decision:
+def unanswered(
+    decision: Decision,
+    limits: Sequence[Limited],
+    *,
+    approved: bool,
+    remembered: bool = False,
+    why: str = UNANSWERED,
+) -> Decision:
     """A deny, where the store did not answer: at gate `failure`, for each rule that says so. `approved`: it would have
     spent an approval, which nobody can tell from one that was used. `remembered`: history is to know of it, or it rests
     on what history knew."""
@@ -94,14 +100,14 @@ def unanswered(decision: Decision, limits: Sequence[Limited], *, approved: bool,
     if answer.outcome is Outcome.DENY:
         return decision
     reasons = [
-        Reason(Gate.FAILURE, f"`{one.words}`: {UNANSWERED}", one.name, one.at)
+        Reason(Gate.FAILURE, f"`{one.words}`: {why}", one.name, one.at)
         for one in limits
         if one.charge.failing == "deny"
     ]
     if approved:
-        reasons.append(Reason(Gate.FAILURE, f"the approval cannot be spent: {UNANSWERED}", "approval"))
+        reasons.append(Reason(Gate.FAILURE, f"the approval cannot be spent: {why}", "approval"))
     if remembered:
-        reasons.append(Reason(Gate.FAILURE, f"the request cannot be remembered: {UNANSWERED}", "history"))
+        reasons.append(Reason(Gate.FAILURE, f"the request cannot be remembered: {why}", "history"))
     denied = replace(
         answer,
         outcome=Outcome.DENY,

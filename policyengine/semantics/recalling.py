@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic
-from policyengine.runtime.history import Happening, History
+from policyengine.runtime.history import Happening, History, unread
 from policyengine.runtime.show import canonical
 from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.semantics import kernel as k
@@ -24,7 +24,6 @@ from policyengine.semantics.kleene import conjunction, describe, disjunction, is
 
 Meaning: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back so far"
-NOT_FETCHED = "this part of the history was not read"
 NOT_REPORTED = "its outcome is not reported yet"
 LONGEST_KEY = 200  # a longer one is kept as its digest
 UNSURE = Unknown.of("past", "not of this request")
@@ -87,13 +86,12 @@ def window(node: k.Happened | k.Aggregate, facts: Facts, value: Meaning) -> Coun
 def within(
     history: History, event: k.Event, span: timedelta, facts: Facts, value: Meaning
 ) -> tuple[int, list[Happening]]:
-    """From when on, and the events since then: half-open. What a store holds has happened, whatever our clock says;
-    only who asks about an earlier time does not see what came later."""
-    now, asked = microseconds(facts.now), facts.request.options.at
-    start = (now if asked is not None else max(now, history.last)) - micros(span)
-    end = None if asked is None else now
-    candidates = may_match(history, event, facts, value)
-    return start, [one for one in candidates if one.at > start and (end is None or one.at <= end)]
+    """From when on, and the events since then: half-open, by the clock of the store that holds them, whatever ours
+    says. Only who asks about an earlier time names it, and does not see what came later."""
+    asked = None if facts.request.options.at is None else microseconds(facts.now)
+    start = (history.now if asked is None else asked) - micros(span)
+    found = may_match(history, event, facts, value)
+    return start, [one for one in found if one.at > start and (asked is None or one.at <= asked)]
 
 
 def may_match(history: History, event: k.Event, facts: Facts, value: Meaning) -> Sequence[Happening]:
@@ -145,7 +143,7 @@ def fetched(node: k.Expr, event: k.Event, facts: Facts, value: Meaning) -> Histo
         read(event.where, facts, value)
     if isinstance(key, Unknown):
         return key
-    return facts.history.get((event.watch, key)) or Unknown.of(words(node), NOT_FETCHED)
+    return facts.history.get((event.watch, key)) or Unknown.of(words(node), unread(facts.history))
 
 
 def read(where: k.Expr, facts: Facts, value: Meaning) -> None:

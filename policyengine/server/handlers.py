@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from fastapi import Request, Response
@@ -37,6 +38,7 @@ from policyengine.server.refusals import Refusals
 from policyengine.server.tally import Tally, now_and_then
 from policyengine.server.tokens import Tokens
 
+MILLISECOND = timedelta(milliseconds=1)
 INSTALL_METRICS = "pip install 'agent-policyengine[metrics]'"
 CHALLENGE = 'Bearer realm="policyengine"'
 
@@ -137,20 +139,21 @@ class DecisionApi:
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, its store answers, and so does where rows are looked up: which policy, and whether another
-        was refused since."""
+        """A policy is armed, its store answers and agrees on the time, and rows can be looked up: which policy, and
+        whether another was refused since."""
         if self.drain.begun is not None:
             raise Problem(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
-        failure = await apart(engine, engine.store_failure) if engine.shares else None
+        failure = await apart(engine, engine.store_failure) if engine.keeps else None
         if failure is not None:
-            raise Problem(503, "the store does not answer", hint="the operator's log says why")
+            raise Problem(503, failure, hint="the operator's log says why")
         looks_up = engine.directory.lookups is not None
         if looks_up and await apart(engine, engine.directory_failure) is not None:
             raise Problem(503, "the directory does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
-        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing})
+        skew = {} if engine.clock_skew is None else {"clock_skew_ms": engine.clock_skew // MILLISECOND}
+        return answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing, **skew})
 
     async def metrics(self, http: Request) -> Response:
         """What it did so far, as Prometheus reads it: of all workers together."""

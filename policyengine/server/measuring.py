@@ -13,6 +13,7 @@ from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.server.tally import Tally
 from policyengine.stores.guarding import GuardedStore
+from policyengine.stores.memory import MemoryStore
 
 PROC = Path("/proc/self")
 MICRO = 1_000_000
@@ -38,6 +39,9 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     if isinstance(store, GuardedStore):
         tally.reached("store_failures", count=store.failures, of=store)
         tally.now("store_breakers_open", value=int(store.breaker.open))
+        tally.now("clock_skew", value=abs(store.skew.offset or 0))
+    if isinstance(store, GuardedStore | MemoryStore):
+        tally.now("clock_skew_exceeded", value=int(store.skew.exceeded))
     if log is not None:
         tally.reached("log_failures", count=log.failures, of=log)
     if engine.identity is not None:

@@ -38,6 +38,11 @@ TOTALS = (
 )
 GAUGES = (
     ("policyengine_store_breakers_open", "Workers that ask the store nothing, as it failed.", "store_breakers_open"),
+    (
+        "policyengine_store_clock_skew_exceeded",
+        "Workers that ask the store nothing, as its clock is too far from theirs.",
+        "clock_skew_exceeded",
+    ),
     ("policyengine_observing", "Workers that let pass what policies deny.", "observing"),
     ("policyengine_draining", "Workers that are about to stop.", "draining"),
     ("process_resident_memory_bytes", "Resident memory of all workers, shared pages counted in each.", "memory"),
@@ -45,6 +50,10 @@ GAUGES = (
     ("process_max_fds", "Files that all workers together may open.", "most_files"),
 )
 
+CLOCK_SKEW = (
+    "policyengine_store_clock_skew_seconds",
+    "How far the clock of the store is from that of the worker for which this is most.",
+)
 Total = dict[Key, Sequence[int]]
 
 
@@ -66,6 +75,8 @@ class Metrics(Collector):
         for name, doc, key in GAUGES:
             if (key,) in total:
                 yield GaugeMetricFamily(name, doc, total[key,][0])
+        if ("clock_skew",) in total:
+            yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICRO)
         yield CounterMetricFamily("process_cpu_seconds", "Processor time.", total.get(("cpu",), (0,))[0] / MICRO)
         yield GaugeMetricFamily("process_start_time_seconds", "When it began.", self._tally.began)
 

@@ -342,6 +342,9 @@ class Readiness(BaseModel):
     packages: list[str]
     reloads: Reloads
     observing: Annotated[Observing | None, Field(description="with `serve --observe`, while it lasts")] = None
+    clock_skew_ms: Annotated[
+        int | None, Field(description="how far the clock of the store is ahead, where it has one of its own")
+    ] = None
 
 
 MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)

@@ -19,6 +19,7 @@ from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take, o
 from policyengine.stores import slots
 from policyengine.stores.claims import settled_from, settled_to
 from policyengine.stores.claims_redis import Claims
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.following import Following
 from policyengine.stores.marks_redis import RedisMarks
 from policyengine.stores.past import watch_of
@@ -75,10 +76,11 @@ class ClusterStore:
     what it had reserved.
     """
 
-    def __init__(self, client: redis.RedisCluster, *, virtual: bool = False) -> None:
+    def __init__(self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
+        self.skew = ClockSkew(max_skew)
         self._claims = Claims(self._run, lambda draft, settled: settled_from(settled), virtual=virtual)
-        self.marks = RedisMarks(self._run)
+        self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
         self._begun: frozenset[str] = frozenset()
         self._following = Following()
 
@@ -89,6 +91,33 @@ class ClusterStore:
         for memory in told.values() if "maxmemory" not in told else [told]:
             if forgets := forgetting(memory):
                 raise StoreError(forgets)
+
+    def about(self) -> str:
+        """Which servers they are (`Redis 7.4.1`). Raises StoreError."""
+        with answering():
+            told: Any = self._client.info("server", target_nodes=self._client.PRIMARIES)
+        one = told if "redis_version" in told else next(iter(told.values()))
+        return f"Valkey {one['valkey_version']}" if "valkey_version" in one else f"Redis {one['redis_version']}"
+
+    def time(self, now: int) -> int:
+        """By the clock of the server that is furthest from ours; it is measured. Raises StoreError."""
+        before = self.skew.clock()
+        with answering():
+            told: Any = self._client.time(target_nodes=self._client.PRIMARIES)
+        times = [int(one[0]) * 1_000_000 + int(one[1]) for one in (told.values() if isinstance(told, dict) else [told])]
+        furthest = max(times, key=lambda one: abs(one - before))
+        if not self._virtual:
+            self.skew.measure(before, furthest)
+        return furthest
+
+    def _timed(self, before: int, told: int) -> None:
+        """What one of the servers told as its time."""
+        if not self._virtual:
+            self.skew.measure(before, told, of_all=False)
+
+    def check(self, now: int) -> None:
+        self.time(now)
+        self.skew.check()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         with answering():
@@ -176,8 +205,12 @@ class ClusterStore:
             for begun in slots.all_begun():
                 self._client.hdel(begun, *map(watch_of, names))
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
-        return slots.fetch(self._run, tuple(keys), self._begun, self._given, self._following)
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
+        self._latest, before = max(self._latest, now), self.skew.clock()
+        found = slots.fetch(self._run, tuple(keys), self._begun, self._given, self._following)
+        for told in {history.now for history in found.values()}:
+            self._timed(before, told)
+        return found
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         self._latest = max(self._latest, now)
@@ -222,10 +255,12 @@ class ClusterStore:
 
     def _ask(self, effects: Effects, decision: str, now: int, *, peek: bool) -> Told | None:
         question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=False)
+        before = self.skew.clock()
         answer = self._run(STEP, keys_of(effects), question)
         if answer is None:
             return None
         at, admitted, found = msgpack.decode(answer[0])
+        self._timed(before, at)
         charges = [one.charge for one in effects.limits]
         rows = list(zip(charges, found, strict=True))
         return Told(

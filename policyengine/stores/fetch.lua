@@ -1,14 +1,14 @@
 -- Reads lines, and begins watches that were not begun, or of which the server lost that they were.
--- KEYS: begun, the clock where there is one, lines. ARGV[1] (MessagePack): {now or false, clocked, watches to begin, the
--- watch of each line, what is read of it already: {version when it was born, version, number of the next event} or false}.
--- It answers of each {after what nothing is missing, what is known of the line, the number from which on its events follow,
--- these, and of those before them the number and the event that was reported on since}.
-local given, clocked, begins, watches, read = unpack(cmsgpack.unpack(ARGV[1]))
-local begun, first = KEYS[1], clocked and 2 or 1
-local now = the_time(given, clocked and KEYS[2])
+-- KEYS: begun, the clock, lines. ARGV[1] (MessagePack): {now or false, watches to begin, the watch of each line, what is
+-- read of it already: {version when it was born, version, number of the next event} or false}.
+-- It answers its time, and of each {after what nothing is missing, what is known of the line, the number from which on its
+-- events follow, these, and of those before them the number and the event that was reported on since}.
+local given, begins, watches, read = unpack(cmsgpack.unpack(ARGV[1]))
+local begun, first = KEYS[1], 2
+local now = moved(given, KEYS[2])
 alive(begun, now)
 for _, watch in ipairs(begins) do call('HSETNX', begun, watch, pack({now - 1, 0, 0})) end
-local found = {}
+local found = {digits(now)}
 for i, watch in ipairs(watches) do
   local after, shortest = known(begun, watch)
   local line, mine, changed = KEYS[first + i], read[i], {}
@@ -26,9 +26,9 @@ for i, watch in ipairs(watches) do
         end
       end
     end
-    found[i] = {digits(after), raw, start, call('LRANGE', line, start - head[4] + 1, -1), changed}
+    found[i + 1] = {digits(after), raw, start, call('LRANGE', line, start - head[4] + 1, -1), changed}
   else
-    found[i] = {digits(without(after, shortest, now)), '', 0, {}, {}}
+    found[i + 1] = {digits(without(after, shortest, now)), '', 0, {}, {}}
   end
 end
 return found

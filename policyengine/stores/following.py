@@ -53,13 +53,12 @@ class Followed:
 class Seen:
     """A history as it was when it was read: what came later is left out."""
 
-    __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "last", "version")
+    __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "now", "version")
 
-    def __init__(self, followed: Followed, lock: Lock, head: Head, end: int, after: int) -> None:
-        self._followed, self._lock = followed, lock
+    def __init__(self, followed: Followed, lock: Lock, head: Head, end: int, after: int, now: int) -> None:
+        self._followed, self._lock, self.now = followed, lock, now
         self._start, self._end = max(0, head.first - followed.start), end - followed.start
         self.complete_after, self.version = max(after, head.complete_after), head.version
-        self.last = followed.line.events[self._end - 1].at
 
     @property
     def events(self) -> Sequence[Happening]:
@@ -90,14 +89,14 @@ class Following:
             self._lines.move_to_end(name)
             return found.born, found.version, found.next
 
-    def read(self, name: str, answer: Sequence[Any]) -> History | None:
+    def read(self, name: str, answer: Sequence[Any], now: int) -> History | None:
         """What `fetch.lua` answered of a line; None where that is not enough, as others have forgotten it meanwhile."""
         after, raw, start, added, changed = answer
         if not raw:
-            return Recorded((), int(after), 0)
+            return Recorded((), int(after), now, 0)
         head, rows = HEAD.decode(raw), [ROW.decode(one) for one in added]
         if start == head.first and len(rows) < FEWEST:
-            return Recorded(rows, max(int(after), head.complete_after), head.version)
+            return Recorded(rows, max(int(after), head.complete_after), now, head.version)
         with self._lock:
             found = self._lines.get(name)
             if start == head.first:
@@ -109,7 +108,7 @@ class Following:
                 gone = head.first - found.start
                 if gone > len(found.line.events) // 2:
                     found = self._anew(name, head, found.line.events[gone:])
-            return Seen(found, self._lock, head, start + len(rows), int(after))
+            return Seen(found, self._lock, head, start + len(rows), int(after), now)
 
     def _anew(self, name: str, head: Head, events: Sequence[Happening]) -> Followed:
         made, known = Followed(head, events), self._lines.get(name)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
+from policyengine.runtime.history import History, Record, Report, Reported, Unread, WindowKey
 from policyengine.runtime.limits import Settled, Standing, untouched
+from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.marks import Marks
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import Asked, Committed, Store, StoreError
@@ -22,14 +24,21 @@ PAUSE = 0.25  # seconds that nobody asks a store that fails
 LOGS_EVERY = 10.0  # seconds
 MOST_LATE = 10_000  # denied requests that are remembered when the store answers again
 LATE_AT_ONCE = 16  # of them by one caller, who waits for it
+T = TypeVar("T")
 _LOG = logging.getLogger("policyengine")
 
 
 class Remote(Store, Protocol):
-    """What is begun in vain, `fetch` begins when it can."""
+    """What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it answers."""
+
+    skew: ClockSkew
 
     def ping(self) -> None:
         """Raises StoreError."""
+        ...
+
+    def about(self) -> str:
+        """Which store it is (`Valkey 8.1.1`). Raises StoreError."""
         ...
 
     def close(self) -> None: ...
@@ -54,9 +63,9 @@ class Breaker:
             self._try()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) and not isinstance(error, ClockSkewError):
             self._failed(error)
-        elif error is None and self._fails:
+        elif (error is None or isinstance(error, ClockSkewError)) and self._fails:
             self._answered()
 
     def _try(self) -> None:
@@ -90,10 +99,11 @@ class Breaker:
 
 
 class GuardedMarks:
-    """Asks for them as long as the store answers; where it does not, nobody guesses."""
+    """Asks for them as long as the store answers, and agrees on the time; where it does not, nobody guesses. What it
+    answers counts only if the clocks agree then, too."""
 
-    def __init__(self, marks: Marks, breaker: Breaker) -> None:
-        self._marks, self._breaker = marks, breaker
+    def __init__(self, marks: Marks, breaker: Breaker, agree: Callable[[], None], skew: ClockSkew) -> None:
+        self._marks, self._breaker, self._agree, self._skew = marks, breaker, agree, skew
         self.remote = marks.remote
 
     @property
@@ -102,31 +112,40 @@ class GuardedMarks:
             return self._marks.version
 
     def once(self, name: str, until: int, now: int) -> bool:
-        with self._breaker:
-            return self._marks.once(name, until, now)
+        return self._asked(lambda: self._marks.once(name, until, now))
 
     def take(self, name: str, now: int) -> bool:
-        with self._breaker:
-            return self._marks.take(name, now)
+        return self._asked(lambda: self._marks.take(name, now))
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._breaker:
             self._marks.revoke(names, until, now)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
+        return self._asked(lambda: self._marks.revoked(names, now))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        self._agree()
         with self._breaker:
-            return self._marks.revoked(names, now)
+            told = ask()
+        self._skew.check()
+        return told
 
 
 class GuardedStore:
     """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
     `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
     whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
+
+    A store whose clock is too far from that of this process counts as one that does not answer. Somebody asks it for
+    its time now and then, until both agree.
     """
 
     def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._local = store, MemoryStore()
+        self.skew = store.skew
         self.breaker = Breaker(clock)
+        self._clock, self._lock, self._looks = clock, Lock(), 0.0
         self._late: deque[tuple[tuple[Record, ...], str]] = deque(maxlen=MOST_LATE)
 
     @property
@@ -143,14 +162,24 @@ class GuardedStore:
         """Gives its connections back."""
         self._store.close()
 
-    def about(self) -> tuple[str, int | None]:
-        """Which store it is, and its time in microseconds since 1970 where it has one of its own. Raises StoreError."""
-        told: tuple[str, int | None] = getattr(self._store, "about", lambda: ("the store", None))()
-        return told
+    def follow(self, clock: Callable[[], int]) -> None:
+        """From now on the clock of the store is compared with this one (microseconds), beginning at once. Where it does
+        not answer, whoever asks it next finds out."""
+        self.skew.clock = clock
+        with suppress(StoreError):
+            self.check(clock())
+
+    def about(self) -> str:
+        """Which store it is. Raises StoreError."""
+        return self._store.about()
+
+    def check(self, now: int) -> None:
+        with self.breaker:
+            self._store.check(now)
 
     @property
     def marks(self) -> GuardedMarks:
-        return GuardedMarks(self._store.marks, self.breaker)
+        return GuardedMarks(self._store.marks, self.breaker, self._agree, self.skew)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -161,6 +190,7 @@ class GuardedStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         try:
+            self._agree()
             with self.breaker:
                 told = self._store.commit(effects, decision, now, peek=peek)
         except StoreError as error:
@@ -172,6 +202,7 @@ class GuardedStore:
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
         told: Sequence[Committed]
         try:
+            self._agree()
             with self.breaker:
                 told = self._store.commit_many(asked, now)
         except StoreError as error:
@@ -196,11 +227,16 @@ class GuardedStore:
         with self.breaker:
             self._store.end(list(watches))
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         """Of a key that is not in it nothing is known."""
         try:
+            self._agree()
             with self.breaker:
-                return self._store.fetch(list(keys))
+                found = self._store.fetch(list(keys), now)
+            self.skew.check()
+            return found
+        except ClockSkewError as error:
+            return Unread(error.reason)
         except StoreError:
             return {}
 
@@ -222,6 +258,18 @@ class GuardedStore:
         with self.breaker:
             self._store.release(claim, now)
 
+    def _agree(self) -> None:
+        """Raises StoreError while the clocks differ by too much: whoever comes after a pause looks whether they do."""
+        if not self.skew.exceeded:
+            return
+        with self._lock:
+            looks = self._clock() >= self._looks
+            if looks:
+                self._looks = self._clock() + PAUSE
+        if looks:
+            self.check(self.skew.clock())
+        self.skew.check()
+
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
         if effects.denied and effects.records and not peek:
             self._late.append((effects.records, decision))
@@ -229,7 +277,7 @@ class GuardedStore:
         denied = effects.spends or history or any(one.charge.failing == "deny" for one in effects.limits)
         if denied:
             stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
-            return Settled(stands, now, str(error))
+            return Settled(stands, now, str(error), error.reason)
         local = [one for one in effects.limits if one.charge.failing == "local"]
         counted = Effects(limits=tuple(local), denied=effects.denied, opens=effects.opens, confirms=effects.confirms)
         told = self._local.commit(counted, decision, now, peek=peek)

@@ -1,12 +1,13 @@
 -- Lines of one slot of a Cluster, for a decision whose other keys lie elsewhere: they are locked, and let go when it is
 -- known what becomes of the decision. A lock whose holder died is gone after LEASE.
--- KEYS: the lines relied on, the lines that records enter, a lock for each of both, what is waited for, changes, begun.
+-- KEYS: the lines relied on, the lines that records enter, a lock for each of both, what is waited for, changes, begun, the
+-- clock of the slot.
 -- ARGV[1] (MessagePack): {now or false, decision, what to do, a name of this try, versions of lines relied on, records,
 -- serial or false}. It answers a serial; nothing where a line is of another version, or locked by another.
 local LEASE = 2000 -- milliseconds
 local given, decision, task, name, relied, records, serial = unpack(cmsgpack.unpack(ARGV[1]))
-local many, now = #relied + #records, the_time(given)
-local awaited, changes, begun = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local many, now = #relied + #records, moved(given, KEYS[#KEYS])
+local awaited, changes, begun = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1]
 
 local held = 0
 for i = 1, many do

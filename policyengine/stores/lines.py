@@ -55,16 +55,16 @@ def lost(asked: sqlite3.Connection, watches: Iterable[str]) -> list[str]:
     return [one for one in watches if asked.execute(known, (watch_of(one),)).fetchone() is None]
 
 
-def fetch(asked: sqlite3.Connection, key: WindowKey) -> Recorded:
+def fetch(asked: sqlite3.Connection, key: WindowKey, now: int) -> Recorded:
     name = line_of(key)
     begun = asked.execute("SELECT after FROM begun WHERE watch = ?", (watch_of(key[0]),)).fetchone() or (NEVER,)
     line = asked.execute("SELECT complete_after, version FROM line WHERE key = ?", (name,)).fetchone()
     if line is None:
-        return Recorded((), begun[0], 0)
+        return Recorded((), begun[0], now, 0)
     rows = asked.execute(
         "SELECT at, serial, decision, facts, reported FROM event WHERE key = ? ORDER BY serial", (name,)
     ).fetchall()
-    return Recorded([Row(*row) for row in rows], max(line[0], begun[0]), line[1])
+    return Recorded([Row(*row) for row in rows], max(line[0], begun[0]), now, line[1])
 
 
 def are(asked: sqlite3.Connection, relied: Iterable[tuple[WindowKey, int]]) -> bool:

@@ -1,30 +1,35 @@
 -- Names of credentials with an end, in seconds by the clock of whoever asks: what was used once, and what was revoked.
 -- KEYS: one for each name. ARGV: what to do, now, the end, milliseconds after which this server may forget it.
--- `once` and `take` answer 1 or 0, `revoked` the places of those that are.
+-- `once` and `take` answer 1 or 0, `revoked` the places of those that are; with each the time of this server.
 local what, now, till, lasts = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local time = redis.call('TIME')
+
+local function answer(told)
+  return {told, time[1], time[2]}
+end
 
 local function ends(key)
   return tonumber(redis.call('GET', key) or 0)
 end
 
 if what == 'once' then
-  if ends(KEYS[1]) > now then return 0 end
+  if ends(KEYS[1]) > now then return answer(0) end
   redis.call('SET', KEYS[1], till, 'PX', lasts)
-  return 1
+  return answer(1)
 end
 if what == 'take' then
   local ended = ends(KEYS[1]) <= now
   redis.call('DEL', KEYS[1])
-  return ended and 0 or 1
+  return answer(ended and 0 or 1)
 end
 if what == 'revoke' then
   for _, key in ipairs(KEYS) do
     if ends(key) < tonumber(till) then redis.call('SET', key, till, 'PX', lasts) end
   end
-  return 1
+  return answer(1)
 end
 local found = {}
 for place, till in ipairs(redis.call('MGET', unpack(KEYS))) do
   if tonumber(till or 0) > now then found[#found + 1] = place end
 end
-return found
+return answer(found)

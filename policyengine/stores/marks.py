@@ -7,10 +7,12 @@ from heapq import heappop, heappush
 from threading import Lock
 from typing import Protocol
 
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.step import digest_of
 from policyengine.stores.store import StoreError
 
 MOST_MARKS = 1_000_000
+SECOND = 1_000_000  # microseconds
 LONGEST = 128  # characters of a name that is kept as it is
 LINGERS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
 
@@ -79,12 +81,13 @@ class MemoryMarks:
 
     remote = False
 
-    def __init__(self, most: int = MOST_MARKS) -> None:
-        self.version = 0
+    def __init__(self, most: int = MOST_MARKS, max_skew: int = MAX_SKEW) -> None:
+        self.version, self._latest, self._skew = 0, 0, ClockSkew(max_skew)
         self._lock, self._marked, self._revoked = Lock(), Ends(most), Ends(most)
 
     def once(self, name: str, until: int, now: int) -> bool:
         known = short(name)
+        self._moved(now)
         with self._lock:
             if self._marked.until.get(known, now) > now:
                 return False
@@ -92,6 +95,7 @@ class MemoryMarks:
             return True
 
     def take(self, name: str, now: int) -> bool:
+        self._moved(now)
         with self._lock:
             return self._marked.until.pop(short(name), now) > now
 
@@ -101,8 +105,18 @@ class MemoryMarks:
             self.version += 1
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
+        self._moved(now)
         known = self._revoked.until
         return frozenset(name for name in names if known.get(short(name), now) > now) if known else frozenset()
+
+    def _moved(self, now: int) -> None:
+        """What was forgotten counts no more: raises ClockSkewError where it might, as the clock was set back."""
+        latest = self._latest
+        if now >= latest:
+            self._latest = now
+        if now < latest or self._skew.exceeded:
+            self._skew.between(now * SECOND, max(now, latest) * SECOND, now * SECOND)
+            self._skew.check()
 
 
 def short(name: str) -> str:

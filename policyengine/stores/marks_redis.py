@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from policyengine.stores.marks import LINGERS
@@ -15,31 +15,39 @@ MARK = Script.of("mark.lua")
 class RedisMarks:
     """Each call is one script in one round trip; `run` calls it, with its keys and its arguments.
 
-    Ends are compared by the clock of whoever asks. How long the server keeps a mark is counted from when it is told, so
-    that its own clock may be any.
+    Ends are compared by the clock of whoever asks, as those of the credentials are; where that is too far from the
+    clock of the server, which tells it with each answer, nobody asks any more (`guarding.py`). How long the server
+    keeps a mark is counted from when it is told.
     """
 
     remote = True
     version = 0
 
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
+    def __init__(self, run: Callable[..., Any], timed: Callable[[int, int], None], clock: Callable[[], int]) -> None:
+        """`timed` is told when it was asked, by the `clock` of this process, and the time that the server answered."""
+        self._call, self._timed, self._clock = run, timed, clock
+
+    def _run(self, what: str, keys: Sequence[str], now: int, until: int = 0, lasts: int = 0) -> Any:
+        before = self._clock()
+        told, seconds, micros = self._call(MARK, keys, what, now, until, lasts)
+        self._timed(before, int(seconds) * 1_000_000 + int(micros))
+        return told
 
     def once(self, name: str, until: int, now: int) -> bool:
-        return bool(self._run(MARK, [marked_key(name)], "once", now, until, lasts(until, now)))
+        return bool(self._run("once", [marked_key(name)], now, until, lasts(until, now)))
 
     def take(self, name: str, now: int) -> bool:
-        return bool(self._run(MARK, [marked_key(name)], "take", now, 0, 0))
+        return bool(self._run("take", [marked_key(name)], now))
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         if names:
-            self._run(MARK, [revoked_key(one) for one in names], "revoke", now, until, lasts(until, now))
+            self._run("revoke", [revoked_key(one) for one in names], now, until, lasts(until, now))
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         asked = list(names)
         if not asked:
             return frozenset()
-        places = self._run(MARK, [revoked_key(one) for one in asked], "revoked", now, 0, 0)
+        places = self._run("revoked", [revoked_key(one) for one in asked], now)
         return frozenset(asked[place - 1] for place in places)
 
 

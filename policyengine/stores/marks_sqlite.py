@@ -24,7 +24,8 @@ REVOKE = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = ma
 
 
 class SqliteMarks:
-    """`step` is one transaction, which writes or not; `connection` that of this thread. Of names there are hashes."""
+    """`step` is one transaction, which writes or not; `connection` that of this thread; `looked` looks at the clock of
+    the store, and moves it where that is said, so that one that is set back is noticed. Of names there are hashes."""
 
     remote = False
 
@@ -32,8 +33,9 @@ class SqliteMarks:
         self,
         step: Callable[[bool], AbstractContextManager[sqlite3.Connection]],
         connection: Callable[[], sqlite3.Connection],
+        looked: Callable[[sqlite3.Connection, int, bool], None],
     ) -> None:
-        self._step, self._connection = step, connection
+        self._step, self._connection, self._looked = step, connection, looked
 
     @property
     def version(self) -> int:
@@ -46,17 +48,20 @@ class SqliteMarks:
 
     def once(self, name: str, until: int, now: int) -> bool:
         with self._step(True) as asked:
+            self._looked(asked, now, True)
             first = asked.execute(ONCE, (digest_of(name), until, now)).rowcount == 1
             _forget(asked, "marked", 1, now)
             return first
 
     def take(self, name: str, now: int) -> bool:
         with self._step(True) as asked:
+            self._looked(asked, now, True)
             row = asked.execute("DELETE FROM marked WHERE name = ? RETURNING until", (digest_of(name),)).fetchone()
             return row is not None and row[0] > now
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._step(True) as asked:
+            self._looked(asked, now, True)
             asked.executemany(REVOKE, [(digest_of(name), until) for name in names])
             asked.execute(REVOKED)
             _forget(asked, "revoked", len(names), now)
@@ -64,6 +69,7 @@ class SqliteMarks:
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         known = "SELECT 1 FROM revoked WHERE name = ? AND until > ?"
         with self._step(False) as asked:
+            self._looked(asked, now, False)
             return frozenset(one for one in names if asked.execute(known, (digest_of(one), now)).fetchone())
 
 

@@ -43,11 +43,6 @@ class Line:
         self.events: list[Happening] = []
         self.places: dict[int, dict[Any, deque[int]]] = {}
 
-    @property
-    def last(self) -> int:
-        """When the last event was, -1 where none was."""
-        return self.events[-1].at if self.events else -1
-
     def matters(self, now: int) -> bool:
         return bool(self.events) and self.events[-1].at > now - self.within
 
@@ -101,12 +96,12 @@ class View:
     """A line as it was when it was fetched: what came later is left out. What was reported or forgotten since, `commit`
     sees by the version."""
 
-    __slots__ = ("_line", "_lock", "_serial", "complete_after", "last", "version")
+    __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
 
-    def __init__(self, line: Line, lock: Lock) -> None:
-        self._line, self._lock = line, lock
+    def __init__(self, line: Line, lock: Lock, now: int) -> None:
+        self._line, self._lock, self.now = line, lock, now
         self.complete_after, self.version = line.complete_after, line.version
-        self.last, self._serial = line.last, line.events[-1].serial if line.events else 0
+        self._serial = line.events[-1].serial if line.events else 0
 
     @property
     def events(self) -> Sequence[Happening]:
@@ -159,8 +154,8 @@ class Memories:
         for key in [key for key in self._lines if key[0] in watches]:
             del self._lines[key]
 
-    def fetch(self, keys: Iterable[WindowKey]) -> dict[WindowKey, History]:
-        return {key: self._history(key) for key in keys}
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> dict[WindowKey, History]:
+        return {key: self._history(key, now) for key in keys}
 
     def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
         """Whether these histories are of these versions still."""
@@ -230,11 +225,11 @@ class Memories:
             found = self._lines[key] = Line(self.since(record.watch), record.within)
         return found
 
-    def _history(self, key: WindowKey) -> History:
+    def _history(self, key: WindowKey, now: int) -> History:
         line = self._lines.get(key)
         if line is None:
-            return Listed((), self.since(key[0]))
-        return View(line, self._lock)
+            return Listed((), self.since(key[0]), now)
+        return View(line, self._lock, now)
 
     def since(self, watch: str) -> int:
         """After which time nothing is missing of a key that nothing is known of."""

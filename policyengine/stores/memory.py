@@ -24,6 +24,7 @@ from policyengine.runtime.limits import (
     Take,
 )
 from policyengine.stores.claims import Claims
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
@@ -35,6 +36,7 @@ from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
 
 MOST_KEYS = 1_000_000
+BETWEEN_THREADS = 1_000_000  # nanoseconds: who read the clock first may come last
 FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
 
 
@@ -52,10 +54,14 @@ class MemoryStore:
     What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
     spent stays spent: people grant them, so they stay few. What happened before the store was made is not known, unless
     `history_complete` says that nothing did.
+
+    Its clock is the latest time that it was given. Where that is set back by more than `max_skew` microseconds it is
+    not asked any more until they meet again: windows that stand still would let through what is over.
     """
 
-    def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False) -> None:
-        self.marks = MemoryMarks()
+    def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False, max_skew: int = MAX_SKEW) -> None:
+        self.marks = MemoryMarks(max_skew=max_skew)
+        self.skew = ClockSkew(max_skew)
         self._spent: set[str] = set()
         self._receipts = Receipts()
         self._rules: dict[object, Counts] = {}
@@ -66,13 +72,17 @@ class MemoryStore:
         self._lock, self._claims = Lock(), Claims()
         self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys)
 
+    def check(self, now: int) -> None:
+        with self._lock:
+            self._agreed(now * 1_000)
+
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
 
     @property
     def recall(self) -> Recall:
         """What `fetch` tells, without its words; see `recalling.py`."""
-        return Recall(self._memories, self._lock)
+        return Recall(self._memories, self._lock, self._agreed)
 
     def note(self, records: tuple[Record, ...], decision: str, now: int, changes: int) -> bool:
         """What `commit` does for what is remembered alone; False where the histories have changed since there were so
@@ -80,7 +90,7 @@ class MemoryStore:
         with self._lock:
             if self._memories.changes != changes:
                 return False
-            now = self._moved(now)
+            now = self._agreed(now * 1_000) // 1_000
             self._memories.make_room(records, now)
             self._memories.keep(records, decision, now)
             return True
@@ -90,7 +100,7 @@ class MemoryStore:
     ) -> Settled | None:
         """`changes`: as for `note`."""
         with self._lock:
-            now = self._moved(now, peek=peek)
+            now = self._peeked(now) if peek else self._agreed(now * 1_000) // 1_000
             if changes is not None and self._memories.changes != changes:
                 return None
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
@@ -118,13 +128,13 @@ class MemoryStore:
 
     def taking(self, meters: tuple[Meter, ...]) -> Taking:
         """What `commit` does for plain rates alone, without its words; see `taking.py`."""
-        return taking(meters, [self._plain(meter) for meter in meters], self._lock, self._clock, self._room_for)
+        states = [self._plain(meter) for meter in meters]
+        return taking(meters, states, self._lock, self._clock, self._agreed, self._room_for)
 
     def plainly(self, charges: Sequence[tuple[Meter, Key | str]], moment: int) -> tuple[Standing, ...]:
         """What `commit` answers to plain rates alone; see `plainly.py`."""
         with self._lock:
-            self._clock[0] = moment = max(self._clock[0], moment)
-            return plainly(charges, self._plain, self._counted_in, moment)
+            return plainly(charges, self._plain, self._counted_in, self._agreed(moment))
 
     def _counted_in(self, new: int) -> None:
         self._make_room(new, self._clock[0] // 1_000)
@@ -134,13 +144,24 @@ class MemoryStore:
         """The states of a plain rate: the same object for good."""
         return self._counts(meter.limited.charge).states
 
-    def _moved(self, now: int, *, peek: bool = False) -> int:
-        """The time by the store's own clock, which never runs back; whoever only looks, perhaps at another time, does
-        not move it."""
-        moved = max(self._clock[0], now * 1_000)
-        if not peek:
-            self._clock[0] = moved
+    def _peeked(self, now: int) -> int:
+        """The time by the store's own clock for whoever only looks, perhaps at another time: that does not move it."""
+        return max(self._clock[0] // 1_000, now)
+
+    def _moved(self, now: int) -> int:
+        """The time by the store's own clock, which never runs back."""
+        self._clock[0] = moved = max(self._clock[0], now * 1_000)
         return moved // 1_000
+
+    def _agreed(self, moment: int) -> int:
+        """The same in nanoseconds, for what is decided by it. Raises ClockSkewError."""
+        latest = self._clock[0]
+        if moment >= latest:
+            self._clock[0] = latest = moment
+        if latest - moment > BETWEEN_THREADS or self.skew.exceeded:
+            self.skew.between(moment // 1_000, latest // 1_000, moment // 1_000)
+            self.skew.check()
+        return latest
 
     def _room_for(self, new: int, moment: int) -> bool:
         """Room for so many new keys, which are counted then; False where the store is full."""
@@ -169,9 +190,9 @@ class MemoryStore:
         with self._lock:
             self._memories.end(frozenset(watches))
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         with self._lock:
-            return self._memories.fetch(keys)
+            return self._memories.fetch(keys, self._agreed(now * 1_000) // 1_000)
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         with self._lock:

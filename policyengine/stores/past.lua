@@ -18,6 +18,13 @@ local function the_time(given, clock)
   return clock and most(now, tonumber(call('GET', clock) or 0)) or now
 end
 
+-- The same, from which on it never runs back.
+local function moved(given, clock)
+  local now = the_time(given, clock)
+  call('SET', clock, digits(now))
+  return now
+end
+
 -- Above all that were given before, and whatever is lost, above those of the past.
 local function changed(changes, now)
   local serial = most(tonumber(call('GET', changes) or 0) + 1, now)

@@ -40,16 +40,15 @@ class Row(NamedTuple):
 class Recorded:
     """A history as it was read, whose events are made when somebody looks at them."""
 
-    def __init__(self, rows: Sequence[Row], complete_after: int, version: int) -> None:
-        self._rows, self.complete_after, self.version = rows, complete_after, version
-        self.last = rows[-1].at if rows else -1
+    def __init__(self, rows: Sequence[Row], complete_after: int, now: int, version: int) -> None:
+        self._rows, self.complete_after, self.now, self.version = rows, complete_after, now, version
 
     @cached_property
     def events(self) -> Sequence[Happening]:
         return [row.happening for row in self._rows]
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
-        return Listed(self.events, self.complete_after).among(place, wanted)
+        return Listed(self.events, self.complete_after, self.now).among(place, wanted)
 
 
 def line_of(key: WindowKey) -> str:

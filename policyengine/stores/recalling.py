@@ -30,8 +30,10 @@ AT = itemgetter(0)
 class Recall:
     """Looks into histories. `changes` tells whether they are as they were: whoever acts on them asks again then."""
 
-    def __init__(self, memories: Memories, lock: Lock) -> None:
-        self._memories, self._lock = memories, lock
+    def __init__(self, memories: Memories, lock: Lock, moved: Callable[[int], int]) -> None:
+        """`moved` is the time of the store's own clock at a time of ours (nanoseconds); it raises StoreError where they
+        are too far from each other. The lock is held meanwhile."""
+        self._memories, self._lock, self._moved = memories, lock, moved
 
     def changes(self) -> int:
         return self._memories.changes
@@ -39,15 +41,14 @@ class Recall:
     def looking(self, watch: str, within: int, place: int | None) -> Look:
         """For the events of a watch within a window (microseconds): all of them, or those that may have the wanted fact
         at a place."""
-        find, since, lock = self._memories.line, self._memories.since, self._lock
+        find, since, lock, moved = self._memories.line, self._memories.since, self._lock, self._moved
 
         def look(key: str, moment: int, wanted: str | EntityRef | None = None) -> Window:
-            now = moment // 1_000
-            line = find((watch, key))
-            if line is None:
-                return (), since(watch), now - within
             with lock:
-                start = max(now, line.last) - within
+                start = moved(moment) // 1_000 - within
+                line = find((watch, key))
+                if line is None:
+                    return (), since(watch), start
                 found = newest(line, start) if place is None else among(line, place, wanted, start, lock)
                 return found, line.complete_after, start
 
@@ -55,15 +56,14 @@ class Recall:
 
     def counting(self, watch: str, within: int) -> Count:
         """How many there are."""
-        find, since, lock = self._memories.line, self._memories.since, self._lock
+        find, since, lock, moved = self._memories.line, self._memories.since, self._lock, self._moved
 
         def count(key: str, moment: int) -> tuple[int, int, int]:
-            now = moment // 1_000
-            line = find((watch, key))
-            if line is None:
-                return 0, since(watch), now - within
             with lock:
-                start = max(now, line.last) - within
+                start = moved(moment) // 1_000 - within
+                line = find((watch, key))
+                if line is None:
+                    return 0, since(watch), start
                 return len(line.events) - bisect_right(line.events, start, key=AT), line.complete_after, start
 
         return count

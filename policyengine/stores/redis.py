@@ -15,6 +15,7 @@ from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Stand
 from policyengine.runtime.once import charges_of
 from policyengine.stores import rates
 from policyengine.stores.claims_redis import CLAIM, ONCE, Claims
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.following import Following
 from policyengine.stores.marks_redis import MARK, RedisMarks
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
@@ -43,6 +44,11 @@ class Names(NamedTuple):
     def changes(self) -> str:
         return f"{self.prefix}:changes"
 
+    @property
+    def clock(self) -> str:
+        """What never runs back, whatever the clock of the server does."""
+        return f"{self.prefix}:clock"
+
     def line(self, key: WindowKey) -> str:
         return f"{self.prefix}:line:{line_of(key)}"
 
@@ -50,7 +56,7 @@ class Names(NamedTuple):
         return f"{self.prefix}:awaited:{digest_of(decision)}"
 
 
-NAMES, CLOCK = Names(), f"{PREFIX}:clock"
+NAMES = Names()
 
 
 class RedisStore:
@@ -60,13 +66,14 @@ class RedisStore:
     may take, and must not try again by itself: nobody knows whether what was sent was done.
     """
 
-    def __init__(self, client: redis.Redis, *, virtual: bool = False) -> None:
+    def __init__(self, client: redis.Redis, *, virtual: bool = False, max_skew: int = MAX_SKEW) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
+        self.skew = ClockSkew(max_skew)
         self._begun: frozenset[str] = frozenset()
         self._following = Following()
         self._wires = Wires(client, SCRIPTS, self.ping)
         self._claims = Claims(self._run, stood, virtual=virtual)
-        self.marks = RedisMarks(self._run)
+        self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""
@@ -75,13 +82,19 @@ class RedisStore:
         if forgets:
             raise StoreError(forgets)
 
-    def about(self) -> tuple[str, int]:
-        """Which server it is (`Valkey 8.1.1`), and its time in microseconds since 1970. Raises StoreError."""
+    def about(self) -> str:
+        """Which server it is (`Valkey 8.1.1`). Raises StoreError."""
         with answering():
             told: Any = self._client.info("server")
-            seconds, rest = self._client.time()
-        name = f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
-        return name, int(seconds) * 1_000_000 + int(rest)
+        return f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
+
+    def time(self, now: int) -> int:
+        """By the clock that it decides by, in microseconds since 1970; it is measured. Raises StoreError."""
+        return int(self._fetching((), now)[0])
+
+    def check(self, now: int) -> None:
+        self.time(now)
+        self.skew.check()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -92,15 +105,18 @@ class RedisStore:
         return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
-        claim = effects.claim
+        claim, before = effects.claim, self.skew.clock()
         if not peek and claim is None and rates.plain(effects):
             asked = rates.Call((effects.limits,), self._moved(now))
-            return asked.settled(self._wires.ask(asked.words))[0]
+            [settled] = asked.settled(self._wires.ask(asked.words))
+            return self._measured(before, settled)
         if claim is None:
             answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
         else:
             answer = self._claims.step(*self._asking(Asked(effects, decision, peek), now), claim, now)
-        return None if answer is None else settled_of([one.charge for one in effects.limits], answer)
+        if answer is None:
+            return None
+        return self._measured(before, settled_of([one.charge for one in effects.limits], answer))
 
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
         """In one round trip. Plain rates that follow each other are one script."""
@@ -116,8 +132,13 @@ class RedisStore:
                     calls.append(call)
                     yield call.words
 
+        before = self.skew.clock()
         answers = self._wires.ask_all(words())
-        return [one for call, answer in zip(calls, answers, strict=True) for one in told(call, answer)]
+        found = [one for call, answer in zip(calls, answers, strict=True) for one in told(call, answer)]
+        last = next((one for one in reversed(found) if isinstance(one, Settled)), None)
+        if last is not None:
+            self._measured(before, last)
+        return found
 
     def _step(self, asked: Asked, now: int) -> bytes:
         return STEP.call(*self._asking(asked, now))
@@ -126,7 +147,8 @@ class RedisStore:
         """The keys of a step, and its question."""
         effects, decision, peek = asked
         lines = [NAMES.line(key) for key in (*(key for key, _ in effects.relied), *map(key_of, effects.records))]
-        beside = f"{PREFIX}:made:{digest_of(decision)}", NAMES.awaited(decision), NAMES.changes, NAMES.begun, CLOCK
+        made = f"{PREFIX}:made:{digest_of(decision)}"
+        beside = made, NAMES.awaited(decision), NAMES.changes, NAMES.begun, NAMES.clock
         given = now if peek else self._moved(now)
         question = asking(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
         return [*keys_of(effects), *lines, *beside], question
@@ -155,9 +177,14 @@ class RedisStore:
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
-        self._latest = max(self._latest, now)
-        asked = self._given, True, [watch_of(one) for one in self._begun], (), ()
-        self._run(FETCH, [NAMES.begun, CLOCK], msgpack.encode(asked))
+        self._fetching([watch_of(one) for one in self._begun], now)
+
+    def _fetching(self, begins: Sequence[str], now: int) -> Any:
+        before = self.skew.clock()
+        asked = msgpack.encode((self._moved(now), begins, (), ()))
+        told = self._run(FETCH, [NAMES.begun, NAMES.clock], asked)
+        self._timed(before, int(told[0]))
+        return told
 
     def end(self, watches: Iterable[str]) -> None:
         names = frozenset(watches)
@@ -165,8 +192,13 @@ class RedisStore:
         with answering():
             self._client.hdel(NAMES.begun, *map(watch_of, names))
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
-        return fetched(self._run, NAMES, tuple(keys), self._begun, self._given, self._following, CLOCK)
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
+        before = self.skew.clock()
+        found = fetched(self._run, NAMES, tuple(keys), self._begun, self._moved(now), self._following)
+        for history in found.values():
+            self._timed(before, history.now)
+            break
+        return found
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         with answering():
@@ -175,8 +207,8 @@ class RedisStore:
         if not waiting:
             return None
         reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
-        keys = [NAMES.awaited(decision), NAMES.changes, CLOCK, *(line for line, _, _ in waiting)]
-        told = self._run(REPORT, keys, msgpack.encode((self._moved(now), True, decision, reports)))
+        keys = [NAMES.awaited(decision), NAMES.changes, NAMES.clock, *(line for line, _, _ in waiting)]
+        told = self._run(REPORT, keys, msgpack.encode((self._moved(now), decision, reports)))
         return None if told is None else "again" if told else "first"
 
     def close(self) -> None:
@@ -187,10 +219,19 @@ class RedisStore:
     def _given(self) -> int | bool:
         return self._latest if self._virtual else False
 
+    def _measured(self, before: int, settled: Settled) -> Settled:
+        self._timed(before, settled.now)
+        return settled
+
+    def _timed(self, before: int, told: int) -> None:
+        """What it told as its time, by answers to what was asked at a time of ours."""
+        if not self._virtual:
+            self.skew.measure(before, told)
+
     def _now(self, now: int) -> int:
         """By the clock of the server, unless a test has its own."""
         with answering():
-            clock: Any = self._client.get(CLOCK)
+            clock: Any = self._client.get(NAMES.clock)
         return max(now if self._virtual else 0, int(clock or 0))
 
     def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
@@ -204,7 +245,6 @@ def fetched(
     begun: frozenset[str],
     given: int | bool,
     following: Following,
-    *clock: str,
 ) -> dict[WindowKey, History]:
     """By one script, if others do not forget meanwhile what was read before."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
@@ -212,10 +252,10 @@ def fetched(
     while len(found) < len(keys):
         begins = [watch_of(one) for one in begun.intersection(watches)]
         known = [following.known(line) for line in lines]
-        asked = given, bool(clock), begins, [watch_of(one) for one in watches], known
-        answers = run(FETCH, [names.begun, *clock, *lines], msgpack.encode(asked))
+        asked = given, begins, [watch_of(one) for one in watches], known
+        now, *answers = run(FETCH, [names.begun, names.clock, *lines], msgpack.encode(asked))
         for key, line, answer in zip(keys, lines, answers, strict=True):
-            if (history := following.read(line, answer)) is not None:
+            if (history := following.read(line, answer, int(now))) is not None:
                 found[key] = history
     return found
 

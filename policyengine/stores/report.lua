@@ -1,9 +1,8 @@
--- How the request of a decision came out. KEYS: what is waited for, changes, the clock where there is one, then each line.
--- ARGV[1] (MessagePack): {now or false, clocked, decision, for each line {the number of its event, what is reported}}.
+-- How the request of a decision came out. KEYS: what is waited for, changes, the clock, then each line.
+-- ARGV[1] (MessagePack): {now or false, decision, for each line {the number of its event, what is reported}}.
 -- It answers whether it was reported before; nothing where it is not waited for.
-local given, clocked, decision, reports = unpack(cmsgpack.unpack(ARGV[1]))
-local first = clocked and 3 or 2
-local now = the_time(given, clocked and KEYS[3])
+local given, decision, reports = unpack(cmsgpack.unpack(ARGV[1]))
+local first, now = 3, moved(given, KEYS[3])
 local raw = call('GET', KEYS[1])
 if not raw then return false end
 local till, reported, waiting = unpack(unpacked(raw))

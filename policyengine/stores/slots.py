@@ -66,7 +66,8 @@ class Try:
     def _do(self, task: Task, slot: Slot, serial: int | bool) -> Any:
         names, relied, records = slot
         lines = [names.line(key) for key in (*(key for key, _ in relied), *map(key_of, records))]
-        keys = [*lines, *(f"{line}:lock" for line in lines), names.awaited(self._decision), names.changes, names.begun]
+        beside = names.awaited(self._decision), names.changes, names.begun, names.clock
+        keys = [*lines, *(f"{line}:lock" for line in lines), *beside]
         versions, recordings = [version for _, version in relied], [recording(one) for one in records]
         asked = self._given, self._decision, task, self._name, versions, recordings, serial
         return self._run(LINES, keys, msgpack.encode(asked))
@@ -103,9 +104,9 @@ def index(effects: Effects, now: int) -> tuple[bytes, int] | None:
 
 
 def begin(run: Run, watches: Iterable[str], given: int | bool) -> None:
-    asked = msgpack.encode((given, False, [watch_of(one) for one in watches], (), ()))
+    asked = msgpack.encode((given, [watch_of(one) for one in watches], (), ()))
     for number in range(SHARES):
-        run(FETCH, [share(number).begun], asked)
+        run(FETCH, [share(number).begun, share(number).clock], asked)
 
 
 def all_begun() -> Iterator[str]:
@@ -116,6 +117,7 @@ def all_begun() -> Iterator[str]:
 def fetch(
     run: Run, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: Following
 ) -> Mapping[WindowKey, History]:
+    """Each slot by the clock of the server that has it."""
     found: dict[WindowKey, History] = {}
     for names in sorted({names_of(key) for key in keys}):
         here = [key for key in keys if names_of(key) == names]
@@ -127,6 +129,6 @@ def report(run: Run, names: Names, raw: bytes, decision: str, report: Report, gi
     """In one slot, where `raw` is waited for."""
     waiting = msgpack.decode(raw)[2]
     reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
-    keys = [names.awaited(decision), names.changes, *(line for line, _, _ in waiting)]
-    told = run(REPORT, keys, msgpack.encode((given, False, decision, reports)))
+    keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]
+    told = run(REPORT, keys, msgpack.encode((given, decision, reports)))
     return None if told is None else "again" if told else "first"

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import random
 from threading import local
-from time import monotonic, sleep, time_ns
+from time import monotonic, sleep
 from typing import Any, assert_never
 
 from msgspec import msgpack
@@ -20,6 +20,7 @@ from policyengine.runtime.history import History, Report, Reported, WindowKey
 from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
 from policyengine.stores import lines, marks_sqlite
 from policyengine.stores.claims import TABLE, ClaimsTable
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.marks_sqlite import SqliteMarks
 from policyengine.stores.step import MOST_RECEIPTS, Kept, Receipt, digest, lasting, name_of, step
 from policyengine.stores.store import Asked, StoreError
@@ -29,6 +30,7 @@ BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
 FORGETS_EVERY = 256  # commits of a process
 FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
+SECOND = 1_000_000  # microseconds
 LAYOUT = 3  # of 1 there was no history, of 2 there were no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
@@ -67,8 +69,9 @@ class SqliteStore:
     Its clock is the latest time that any process gave it. Raises StoreError where the file cannot be used.
     """
 
-    def __init__(self, path: Path | str, *, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW) -> None:
         self.path, self._patience = str(path), patience
+        self.skew = ClockSkew(max_skew)
         self._own = local()
         self._commits, self._latest, self._claims = 0, 0, ClaimsTable()
         self._begun: set[str] = set()
@@ -79,13 +82,22 @@ class SqliteStore:
         with self._step(writes=False) as asked:
             asked.execute("SELECT now FROM clock").fetchone()
 
-    def about(self) -> tuple[str, None]:
-        """Which version it is. It has the time of whoever asks."""
-        return f"SQLite {sqlite3.sqlite_version}", None
+    def about(self) -> str:
+        """Which version it is."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def time(self, now: int) -> int:
+        """Its time, asked at that time (microseconds). Raises StoreError."""
+        with self._step(writes=False) as asked:
+            return self._looked(asked, now)
 
     @property
     def marks(self) -> SqliteMarks:
-        return SqliteMarks(self._step, self._connection)
+        return SqliteMarks(self._step, self._connection, self._looked_by_seconds)
+
+    def check(self, now: int) -> None:
+        self.time(now)
+        self.skew.check()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -106,7 +118,7 @@ class SqliteStore:
     def _commit(self, asking: sqlite3.Connection, asked: Asked, now: int) -> Settled | None:
         effects, decision, peek = asked
         charges = [one.charge for one in effects.limits]
-        now = _clock(asking, now, moves=not peek)
+        now = _clock(asking, now, moves=False) if peek else self._moved(asking, now)
         if _spent(asking, effects.spends) or (not peek and not lines.are(asking, effects.relied)):
             return None
         if effects.claim is not None and not self._claims.holds(asking, effects.claim):
@@ -115,7 +127,6 @@ class SqliteStore:
         paid = [_paid(asking, one, name, now) if name else 0 for one in charges]
         found = step(effects, [_state(asking, one) for one in charges], paid, now, decision)
         if not peek:
-            self._latest = now
             _keep(asking, found.kept)
             _receive(asking, found.receipts, name)
             if found.settled.admitted or effects.denied:
@@ -141,8 +152,7 @@ class SqliteStore:
         names = list(watches)
         self._begun.update(names)
         with self._step() as asked:
-            self._latest = _clock(asked, now, moves=True)
-            lines.begin(asked, names, self._latest)
+            lines.begin(asked, names, self._moved(asked, now))
 
     def end(self, watches: Iterable[str]) -> None:
         names = list(watches)
@@ -150,24 +160,25 @@ class SqliteStore:
         with self._step() as asked:
             lines.end(asked, names)
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         wanted = list(keys)
         with self._step(writes=False) as asked:
-            found = {key: lines.fetch(asked, key) for key in wanted}
+            read = self._looked(asked, now)
+            found = {key: lines.fetch(asked, key, read) for key in wanted}
             lost = self._begun.intersection(lines.lost(asked, {watch for watch, _ in wanted}))
         if not lost:
             return found
         # Somebody took the file away, and its time with it. What happens is recorded from now on.
-        self.begin(lost, max(self._latest, time_ns() // 1_000))
-        return self.fetch(wanted)
+        self.begin(lost, read)
+        return self.fetch(wanted, now)
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
         with self._step() as asked:
-            return lines.report(asked, decision, report, _clock(asked, now, moves=True))
+            return lines.report(asked, decision, report, self._moved(asked, now))
 
     def claim(self, claim: Claim, now: int) -> Found | None:
         with self._step() as asked:
-            return self._claims.claim(asked, claim, _clock(asked, now, moves=True))
+            return self._claims.claim(asked, claim, self._moved(asked, now))
 
     def release(self, claim: Claim, now: int) -> None:
         with self._step() as asked:
@@ -177,6 +188,24 @@ class SqliteStore:
         """The connection of this thread."""
         connection, self._own.connection = self._connection(), None
         connection.close()
+
+    # ── Time ──────────────────────────────────────────────────────────────────────────────────
+
+    def _moved(self, asked: sqlite3.Connection, now: int) -> int:
+        """The time by its own clock, which never runs back."""
+        return self._measured(now, _clock(asked, max(self._latest, now), moves=True))
+
+    def _looked(self, asked: sqlite3.Connection, now: int) -> int:
+        """The same for whoever only reads."""
+        return self._measured(now, _clock(asked, max(self._latest, now), moves=False))
+
+    def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
+        self._measured(now * SECOND, _clock(asked, max(self._latest, now * SECOND), moves=moves), SECOND)
+
+    def _measured(self, now: int, found: int, error: int = 0) -> int:
+        self.skew.between(now, found, now + error)
+        self._latest = max(self._latest, found)
+        return found
 
     # ── Connections ───────────────────────────────────────────────────────────────────────────
 

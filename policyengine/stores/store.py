@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.limits import Settled
+from policyengine.runtime.limits import UNANSWERED, Settled
 
 if TYPE_CHECKING:
     from policyengine.stores.marks import Marks
 
 
 class StoreError(Exception):
-    """A store that could not be asked, or did not answer; the text says why. Nothing of the step was done."""
+    """A store that could not be asked, or did not answer; the text says why. Nothing of the step was done.
+
+    `reason` is what callers are told.
+    """
+
+    reason = UNANSWERED
 
 
 class Asked(NamedTuple):
@@ -38,6 +43,10 @@ class Store(Protocol):
     @property
     def marks(self) -> Marks:
         """What it remembers of credentials."""
+        ...
+
+    def check(self, now: int) -> None:
+        """Raises StoreError where it does not answer, or where its clock, which is looked at, is too far from `now`."""
         ...
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
@@ -66,8 +75,9 @@ class Store(Protocol):
         engine that still asks for one, elsewhere, begins it again when it fetches."""
         ...
 
-    def fetch(self, keys: Iterable[WindowKey]) -> Mapping[WindowKey, History]:
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         """The history of each key, in one step; one without events too. Events are oldest first and rise by `serial`.
+        Each tells the moment of its reading by the store's own clock.
         Of a watch that nobody began nothing is known: its `complete_after` is later than any time.
 
         `commit` records what `Effects.records` says when, and only when, the request is allowed and admitted by all

@@ -22,7 +22,7 @@ HEAD = """def take({keys}, moment):
     {unpacked}
     acquire()
     try:
-        if moment < clock[0]: moment = clock[0]
+        if moment < clock[0]: moment = moved(moment)
         else: clock[0] = moment
 """
 # What is empty by now is the same until the next tick of the rate. No level that is kept is zero.
@@ -71,13 +71,17 @@ def taking(
     states: Sequence[dict[Any, Any]],
     lock: Lock,
     clock: list[int],
+    moved: Callable[[int], int],
     room: Callable[[int, int], bool],
 ) -> Taking:
     """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
 
-    `clock` holds the latest time (nanoseconds), `room` makes room for so many new keys at a time, or cannot.
+    `clock` holds the latest time (nanoseconds), and `moved` says what it is where it is earlier now; `room` makes room
+    for so many new keys at a time, or cannot.
     """
-    space: dict[str, Any] = {"acquire": lock.acquire, "release": lock.release, "clock": clock, "room": room}
+    space: dict[str, Any] = {
+        "acquire": lock.acquire, "release": lock.release, "clock": clock, "moved": moved, "room": room,
+    }  # fmt: skip
     for number, (meter, of) in enumerate(zip(meters, states, strict=True)):
         space |= {
             f"meter{number}": meter, f"states{number}": of, f"get{number}": of.get, f"tick{number}": meter.tick * 1_000,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from policyengine.stores.clock_skew import MAX_SKEW
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.sqlite import PATIENCE, SqliteStore
@@ -19,9 +20,9 @@ KNOWN = (
     "memory: sqlite:///path redis://host:6379/0 rediss://host:6379/0 redis+cluster://host:6379 "
     "redis+sentinel://host:26379/service"
 ).split()
-OPTIONS = {"sqlite": ("timeout",), "redis": ("timeout",), "rediss": ("timeout", "ca")}
+OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
 TIMEOUT = 0.05  # seconds to connect, and again to answer
-LONGEST = 60.0
+LONGEST = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
 DURATION = re.compile(r"(\d+)(ms|s)")
 
 
@@ -54,6 +55,11 @@ class Address:
 
     def seconds(self, unless: float) -> float:
         return float(self.options.get("timeout", unless))
+
+    @property
+    def max_skew(self) -> int:
+        """By how much clocks may differ, in microseconds."""
+        return round(float(self.options.get("skew", MAX_SKEW / 1e6)) * 1e6)
 
 
 def open_store(url: str) -> Store:
@@ -107,20 +113,18 @@ def _checked(parts: SplitResult) -> Address:
 
 def _options(parts: SplitResult) -> dict[str, str]:
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    allowed = OPTIONS.get(parts.scheme, ("timeout", "tls", "ca"))
+    allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
             raise StoreUrlError(f"`{name}` is no option of a store", f"it takes {', '.join(allowed)}")
-    if "timeout" in given:
-        given["timeout"] = str(_seconds(given["timeout"]))
-    return given
+    return given | {name: str(_seconds(given[name], *of)) for name, of in LONGEST.items() if name in given}
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, most: int, what: str) -> float:
     found = DURATION.fullmatch(text)
     seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
-    if not 0 < seconds <= LONGEST:
-        raise StoreUrlError(f"`{text}` is no time to wait", "give it like 50ms or 2s, at most 60s")
+    if not 0 < seconds <= most:
+        raise StoreUrlError(f"`{text}` is no {what}", f"give it like 50ms or 2s, at most {most}s")
     return seconds
 
 
@@ -144,7 +148,8 @@ def _known() -> str:
 
 def _sqlite(address: Address) -> SqliteStore:
     """Three slashes are a path from here, four one from the root."""
-    return SqliteStore(unquote(address.path[1:]), patience=address.seconds(PATIENCE))
+    patience, path = address.seconds(PATIENCE), unquote(address.path[1:])
+    return SqliteStore(path, patience=patience, max_skew=address.max_skew)
 
 
 def _redis(address: Address) -> Any:
@@ -159,8 +164,9 @@ def _redis(address: Address) -> Any:
         raise StoreUrlError("the package `redis` is not installed", hint) from None
     with answering():
         if address.scheme == "redis+cluster":
-            return ClusterStore(_cluster(address))
-        return RedisStore(_sentinel(address) if address.scheme == "redis+sentinel" else _standalone(address))
+            return ClusterStore(_cluster(address), max_skew=address.max_skew)
+        client = _sentinel(address) if address.scheme == "redis+sentinel" else _standalone(address)
+        return RedisStore(client, max_skew=address.max_skew)
 
 
 def _standalone(address: Address) -> redis.Redis:

@@ -360,7 +360,7 @@ def decision_of(case: Case, sayer: Sayer) -> Decision | None:
     snapshot = Snapshot(Directory(case.rows.values()))
     facts = facts_of(sayer.kernel, request, snapshot, case.now)
     if sayer.asked:
-        snapshot = replace(snapshot, history=Begun().fetched(windows(sayer.asked, facts)))
+        snapshot = replace(snapshot, history=Begun().fetched(windows(sayer.asked, facts), case.now))
         facts = replace(facts, history=snapshot.history)
     seen = walk(facts, snapshot)
     if given := tuple(approved(case, seen)):

@@ -179,7 +179,7 @@ class Runner:
             rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
             self.histories = tuple(histories(rules))
         looked_at = windows(self.histories, facts_of(self.kernel, request, plain, case.now))
-        return replace(plain, history=self._sequence(case).fetched(looked_at))
+        return replace(plain, history=self._sequence(case).fetched(looked_at, case.now))
 
     def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, once its sequence has said how its limits stand."""

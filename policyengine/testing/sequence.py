@@ -47,9 +47,10 @@ class Sequence:
             store.finish(name, now)
         return decision, tuple(zip(effects.limits, answer.standings, strict=True))
 
-    def fetched(self, keys: frozenset[WindowKey]) -> Mapping[WindowKey, History]:
+    def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:
         """What happened before in this sequence: nothing else ever did."""
-        return (self.store or MemoryStore(history_complete=True)).fetch(keys)
+        store = self.store or MemoryStore(history_complete=True)
+        return store.fetch(keys, (moment - EPOCH) // MICROSECOND)
 
 
 def alone(decision: Decision, effects: Effects, case: Case) -> Decision:

@@ -1,8 +1,10 @@
 """`policyengine doctor`: every check with something right and something wrong."""
 
 import json
+import re
 import socket
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from joserfc.jwk import ECKey
 from policyengine.cli import checkups
 from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
 from policyengine.identity.keys import new_ring, write_ring
+from policyengine.stores import clock_skew
 from tests.stores.servers import running
 
 LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'
@@ -150,9 +153,17 @@ def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeyp
     with running("redis-server", tmp_path) as server:
         url = server.url
         found = checkups.store(url)
-        assert (found.status, found.message.split()[0]) == (Status.OK, "Redis")
-        monkeypatch.setattr(checkups.time, "time", lambda: 1e9)
-        assert checkups.store(url).status is Status.WARNING
+        assert found.status is Status.OK
+        assert re.fullmatch(r"Redis [\d.]+ answers; clocks differ by \d+m?s \(± \d+m?s\)", found.message)
+        for seconds, status, message in (
+            (3, Status.WARNING, "the clock of this server is 3s ahead of the store's"),
+            (-20, Status.FAILED, "the clock of this server is 20s behind the store's"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(clock_skew, "time_ns", lambda seconds=seconds: time.time_ns() + seconds * 10**9)
+                found = checkups.store(url)
+            assert (found.status, found.message) == (status, message)
+            assert "NTP" in (found.hint or "")
 
 
 def test_policies_that_are_wrong_or_not_there(run, tmp_path, port):

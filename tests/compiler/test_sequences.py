@@ -35,6 +35,12 @@ guard "manager" on POST /pay/{id} {
 guard "all" { deny when context.amount > 9_000 and not approval.granted   warn when approval.granted }
 facts { context.amount: number }
 """
+LIMITS = """
+rate "calls" per user.id on POST /pay/{id} { 9_000/1m cost context.amount }
+rate "tries" per params.id on POST /pay/{id} { 12/1m counting denials }
+rate "at work" per user.id on POST /pay/{id} { at most 3 at once for 1h }
+budget "spending" per user.id on POST /pay/{id} { sum context.amount <= 16_000 within 1h }
+"""
 ROWS: list[dict[str, Any]] = [
     {"type": "user", "id": "alice", "attributes": {"roles": ["clerk"], "manager": "carol"}},
     {"type": "user", "id": "bob", "attributes": {"roles": ["boss"]}, "in": [{"type": "team", "id": "legal"}]},
@@ -45,9 +51,9 @@ ROWS: list[dict[str, Any]] = [
 AMOUNTS = (50, 500, 5_000, 10_000)
 
 
-@lru_cache(maxsize=1)
-def payments() -> Setting:
-    policy = Policy((File("package acme.pay", (POLICY,)),))
+@lru_cache(maxsize=2)
+def payments(limits: str = "") -> Setting:
+    policy = Policy((File("package acme.pay", (POLICY + limits,)),))
     kernel = kernel_of(policy)
     assert kernel is not None
     return Setting(policy, ROWS, kernel, directory(ROWS))
@@ -80,9 +86,9 @@ def bindings_of(pair: Pair, asked: Question) -> list[str]:
     return [one.binding for one in said.remedies if one.binding is not None]
 
 
-def run(seed: int, length: int) -> tuple[Pair, list[Said]]:
+def run(seed: int, length: int, limits: str = "") -> tuple[Pair, list[Said]]:
     """Payments in a row, decided or only evaluated, on one engine."""
-    random, pair = Random(seed), Pair.of(payments(), NOW)
+    random, pair = Random(seed), Pair.of(payments(limits), NOW)
     said = []
     for _ in range(length):
         asked = payment(random.choice(AMOUNTS), random.choice([1, 2]))
@@ -98,6 +104,17 @@ def run(seed: int, length: int) -> tuple[Pair, list[Said]]:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_payments_in_a_row_are_decided_as_specified(seed: int) -> None:
     run(seed, 12)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_payments_that_count_are_decided_as_specified(seed: int) -> None:
+    run(seed, 12, LIMITS)
+
+
+def test_payments_that_count_meet_all_outcomes() -> None:
+    found = {one.outcome for seed in range(12) for one in run(seed, 12, LIMITS)[1]}
+    assert found == set(Outcome)
 
 
 @pytest.fixture(scope="module")

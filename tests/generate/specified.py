@@ -85,21 +85,22 @@ class Specified:
     def snapshot(self) -> Snapshot:
         return Snapshot(self.directory, frozenset(self.spent))
 
-    def remembered(self, request: Request, at: datetime) -> Mapping[WindowKey, History]:
+    def remembered(self, request: Request, at: datetime, now: datetime) -> Mapping[WindowKey, History]:
         """All that any rule may look at, as it is now."""
         if not self.kernel.watches:
             return {}
         rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
         self.asked = tuple(histories(rules)) if self.asked is None else self.asked
-        found = self.store.fetch(windows(self.asked, facts_of(self.kernel, request, self.snapshot, at)))
-        return {key: Listed(tuple(one.events), one.complete_after) for key, one in found.items()}
+        wanted = windows(self.asked, facts_of(self.kernel, request, self.snapshot, at))
+        found = self.store.fetch(wanted, micros(now))
+        return {key: Listed(tuple(one.events), one.complete_after, one.now) for key, one in found.items()}
 
     def answer(self, request: Request, now: datetime, *, peek: bool) -> Said:
         at = request.options.at or now
-        self.past, self.number = self.remembered(request, at), f"{next(NUMBERS)}"
+        self.past, self.number = self.remembered(request, at, now), f"{next(NUMBERS)}"
         decision, self.effects = reference.decide(self.kernel, request, replace(self.snapshot, history=self.past), at)
         self.unsettled = said(decision)
-        if self.effects.limits or self.effects.opens or self.effects.records:
+        if self.effects.limits or self.effects.records:
             stood = self.store.commit(replace(self.effects, spends=()), self.number, micros(at), peek=peek)
             assert stood is not None
             decision = settled(decision, self.effects.limits, stood.standings)

@@ -29,11 +29,12 @@ class Everything(dict[WindowKey, History]):
     """All that was recorded, for good: a window is made when somebody looks."""
 
     complete_after: int = -1
+    now: int = 0
     events: list[tuple[Record, Happening]] = field(default_factory=list)
 
     def get(self, key: WindowKey, default: Any = None) -> Any:
         found = tuple(event for record, event in self.events if (record.watch, record.key) == key)
-        return Listed(found, self.complete_after)
+        return Listed(found, self.complete_after, self.now)
 
     def keep(self, effects: Effects, decision: str, at: int) -> None:
         serial = len(self.events) + 1
@@ -50,10 +51,12 @@ class Everything(dict[WindowKey, History]):
 
 @dataclass
 class Trace:
-    """Asks the specification request after request, under a clock of its own; limits always admit."""
+    """Asks the specification request after request, under a clock of its own; limits always admit. `stored` is what the
+    clock of a store says, where that is another."""
 
     kernel: k.Kernel
     now: datetime = NOW
+    stored: datetime | None = None
     rows: Rows = field(default_factory=dict)
     history: Everything = field(default_factory=Everything)
     asked: int = 0
@@ -71,12 +74,13 @@ class Trace:
 
     def decide(self, asked: Mapping[str, object]) -> Decision:
         request = Request.from_json(json.dumps(asked))
+        self.history.now = microseconds(self.stored or self.now)
         snapshot = Snapshot(directory(self.rows), history=self.history)
         decision, effects = reference.decide(self.kernel, request, snapshot, request.options.at or self.now)
         self.asked += 1
         decision = decision.with_id(f"d{self.asked}")
         if decision.outcome is not Outcome.CONFIRM:
-            self.history.keep(effects, decision.id, microseconds(self.now))
+            self.history.keep(effects, decision.id, self.history.now)
         return decision
 
     def report(self, decision: Decision, status: int | None = None, **output: object) -> None:

@@ -59,6 +59,7 @@ class Traffic(RuleBasedStateMachine):
         self.engine = Engine.from_text(RULES, "0.policy", clock=lambda: self.now, store=self.store)
         self.trace = Trace(kernel(RULES), history=Everything(-1 if complete else microseconds(NOW) - 1))
         self.pairs: list[tuple[Decision, Decision]] = []
+        self.latest = NOW
 
     @rule(
         who=st.sampled_from(WHO), where=st.sampled_from(WHERE), amount=st.sampled_from(AMOUNTS),
@@ -66,7 +67,8 @@ class Traffic(RuleBasedStateMachine):
     )  # fmt: skip
     def ask(self, who: dict[str, object], where: str, amount: object, note: object, risk: object) -> None:
         asked = {**who, **question(where, body={"amount": amount, "note": note}, context={"risk": risk})}
-        self.trace.now = self.now
+        self.latest = max(self.latest, self.now)
+        self.trace.now, self.trace.stored = self.now, self.latest
         peeked, found, told = self.engine.evaluate(asked), self.engine.decide(asked), self.trace.decide(asked)
         assert found.answer == told.answer
         assert found.principal == told.principal
@@ -77,9 +79,15 @@ class Traffic(RuleBasedStateMachine):
     def wait(self, passed: int) -> None:
         self.now += timedelta(seconds=passed)
 
+    @rule(back=st.sampled_from([1, 2, 4]))
+    def set_back(self, back: int) -> None:
+        """Windows are judged by the clock of the store, which never runs back. Further than this it is asked no more."""
+        self.now = max(self.now - timedelta(seconds=back), self.latest - timedelta(seconds=4))
+
     @rule(data=st.data(), status=st.sampled_from([200, 399, 400, None]), score=st.sampled_from([None, 1, 6, "6"]))
     def report(self, data: st.DataObject, status: int | None, score: Any) -> None:
         if self.pairs:
+            self.latest = max(self.latest, self.now)
             found, told = data.draw(st.sampled_from(self.pairs))
             if self.engine.report(found.id, status=status, output={"score": score}):
                 self.trace.history.report(told.id, Report(status, {"score": score}))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.identity.nonces import name_of
 from policyengine.identity.proved import UNBOUND, Binding
 from tests.identity.attesting import DIGEST, END, MINE, MODEL, NOW, URL, US, Lab, key, part, token
 
@@ -90,7 +91,8 @@ def of_another_store(lab: Lab) -> str:
 
 
 def answered_late(lab: Lab) -> str:
-    return lab.signed(eat_nonce=lab.nonces.issue(NOW - lab.nonces.lifetime)[0])
+    lab.nonces.marks.once(name_of("L" * 43), NOW, NOW)
+    return lab.signed(eat_nonce="L" * 43)
 
 
 PRIVATE = OTHER.as_dict(private=True)

@@ -12,6 +12,7 @@ from policyengine.runtime.decision import Effects, OpenedApproval
 from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Meter, Take, unit_of
 from policyengine.stores.memory import MemoryStore
 from tests.limits.plain import PlainStore
+from tests.stores.conftest import ANY_SKEW
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
@@ -50,7 +51,7 @@ class Stores(RuleBasedStateMachine):
     """Two stores, each asked the same."""
 
     def made(self) -> Any:
-        return MemoryStore()
+        return MemoryStore(max_skew=ANY_SKEW)
 
     @initialize()
     def begin(self) -> None:
@@ -104,7 +105,7 @@ class Forgetting(Stores):
     """As small as a store can be before it looks for what may be forgotten."""
 
     def made(self) -> MemoryStore:
-        store = MemoryStore()
+        store = MemoryStore(max_skew=ANY_SKEW)
         store._sweep_at = 0
         return store
 

@@ -137,6 +137,21 @@ def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
     assert of(found, "policyengine_store_breakers_open") == 1
 
 
+def test_a_store_whose_clock_is_too_far_is_seen(tmp_path: Path) -> None:
+    store: Any = open_store(f"sqlite:///{tmp_path}/store.db")
+    rules = FREE + 'rate "r" per request.path on GET /health { 9/1h }'
+    now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
+    engine = Engine.from_text(rules, store=store, clock=lambda: now[0])
+    found = scraped(engine, decide(OPEN))
+    names = ("policyengine_store_clock_skew_seconds", "policyengine_store_clock_skew_exceeded")
+    assert [of(found, one) for one in names] == [0, 0]
+    now[0] -= timedelta(seconds=20)
+    found = scraped(engine, decide(OPEN), decide(OPEN))
+    assert [of(found, one) for one in names] == [20, 1]
+    assert of(found, "policyengine_decisions_total", outcome="deny", gate="failure") == 1
+    assert of(found, "policyengine_store_breakers_open") == 0
+
+
 def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
     engine = Engine.from_text(POLICY)
     engine.observe(Observe(datetime.now(UTC) + timedelta(days=1)))
@@ -212,7 +227,10 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
     told = set(re.findall(r"^\| `(policyengine_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
     families = list(prometheus(exchange(small_engine, decide(OPEN), ("GET", "/metrics", {}))[-1].text))
     counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
-    needs_a_reason = {"policyengine_store_breakers_open", "policyengine_draining", "policyengine_reloads_total"}
+    needs_a_reason = {
+        "policyengine_store_breakers_open", "policyengine_store_clock_skew_seconds", "policyengine_draining",
+        "policyengine_reloads_total",
+    }  # fmt: skip
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 
 

@@ -117,7 +117,7 @@ def of_events() -> Iterator[int]:
 def of_readyz() -> Iterator[int]:
     yield status(Failing(), "GET", "/readyz")
     down = Failing()
-    down.shares, down.store_failure = True, lambda: str(StoreError("down"))  # type: ignore[attr-defined]
+    down.keeps, down.store_failure = True, lambda: StoreError.reason  # type: ignore[attr-defined]
     yield status(down, "GET", "/readyz")
 
 

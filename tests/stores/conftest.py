@@ -13,6 +13,7 @@ from policyengine.stores.sqlite import SqliteStore
 from policyengine.stores.store import Store
 from tests.stores.servers import Server, cluster, running
 
+ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
 STORES = ("memory", "sqlite", "redis", "valkey", "cluster")
 Fresh = Callable[[], Store]
 
@@ -40,7 +41,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """Makes an empty store; what was made before is empty, too, where they share a server."""
     match request.param:
         case "memory":
-            yield MemoryStore
+            yield lambda: MemoryStore(max_skew=ANY_SKEW)
         case "sqlite":
             made = iter(range(1_000_000))
             yield lambda: SqliteStore(tmp_path / f"{next(made)}.db")

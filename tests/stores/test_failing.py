@@ -16,6 +16,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
+from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.guarding import FAILS_BEFORE_OPEN, PAUSE, GuardedStore
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import StoreError
@@ -53,6 +54,10 @@ class Broken:
     inner: MemoryStore
     broken: bool = True
     asked: int = 0
+
+    @property
+    def skew(self) -> ClockSkew:
+        return self.inner.skew
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:

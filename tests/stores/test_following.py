@@ -43,7 +43,7 @@ def opened(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
 
 def read(history: History) -> Any:
-    return list(history.events), history.complete_after, history.version, history.last, list(history.among(0, "a"))
+    return list(history.events), history.complete_after, history.version, history.now, list(history.among(0, "a"))
 
 
 STEPS = st.lists(
@@ -88,7 +88,9 @@ def test_only_what_came_since_is_told(opened: Opened, monkeypatch: pytest.Monkey
     for number in range(200):
         happens(store, record("paid", "alice", "x", awaits=True), name=str(number), at=START + number)
     keeps = store._following.read
-    monkeypatch.setattr(store._following, "read", lambda name, answer: told.append(answer) or keeps(name, answer))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        store._following, "read", lambda name, answer, now: told.append(answer) or keeps(name, answer, now)
+    )  # type: ignore[func-returns-value]
     past(store)
     past(store)
     happens(store, record("paid", "alice", "y"), name="one more", at=START + 300)
@@ -137,4 +139,4 @@ def test_no_more_than_so_many_events_are_kept_here(opened: Opened, monkeypatch: 
             happens(store, record("paid", key), name=f"{key}{number}")
         assert len(past(store, ("paid", key)).events) == 10
     assert store._following._many == sum(len(one.line.events) for one in store._following._lines.values()) <= 50
-    assert LINE not in store.fetch([("paid", "a")])
+    assert LINE not in store.fetch([("paid", "a")], START)

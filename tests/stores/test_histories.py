@@ -41,8 +41,8 @@ def happens(store: Store, *records: Record, name: str = "one", at: int = START, 
     return told is not None and told.admitted
 
 
-def past(store: Store, key: WindowKey = LINE) -> History:
-    return store.fetch([key])[key]
+def past(store: Store, key: WindowKey = LINE, at: int = START) -> History:
+    return store.fetch([key], at)[key]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def begun(store: Store) -> Store:
 
 def test_of_a_watch_that_nobody_began_nothing_is_known(store: Store) -> None:
     found = past(store)
-    assert (list(found.events), found.version, found.last) == ([], 0, -1)
+    assert (list(found.events), found.version, found.now) == ([], 0, START)
     assert found.complete_after > START * 1_000
 
 
@@ -84,14 +84,14 @@ def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
     assert happens(begun, record(), name="second", at=START + 5)
     first, second = past(begun).events
     assert (first.at, first.decision, first.facts, first.status, first.output) == (START, "first", facts, None, ())
-    assert (second.at, second.decision, past(begun).last) == (START + 5, "second", START + 5)
+    assert (second.at, second.decision, past(begun).now) == (START + 5, "second", START + 5)
     assert first.serial == past(begun, ("seen", "alice")).events[0].serial < second.serial
 
 
 def test_histories_of_others_are_apart(begun: Store) -> None:
     assert happens(begun, record())
     keys = [LINE, ("paid", "bob"), ("seen", "alice")]
-    found = begun.fetch(keys)
+    found = begun.fetch(keys, START)
     assert [len(found[key].events) for key in keys] == [1, 0, 0]
 
 

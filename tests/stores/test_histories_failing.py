@@ -216,6 +216,6 @@ def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
 @pytest.mark.parametrize("relied", [(), ((LINE, 0),)])
 def test_nobody_passes_whom_history_is_to_know_of_while_it_is_away(relied: Any) -> None:
     guarded = GuardedStore(Broken(MemoryStore()))  # type: ignore[arg-type]
-    assert guarded.fetch([LINE]) == {}
+    assert guarded.fetch([LINE], START) == {}
     told: Any = guarded.commit(remembers(record(), relied=relied), "one", START)
     assert told.failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,25 @@ def test_workers_let_through_as_many_as_one_would(url: str, tmp_path: Path) -> N
 
         allowed = [*pool.map(by_port, range(20)), *pool.map(by_socket, range(20))]
     assert sum(allowed) == 20
+
+
+@pytest.mark.parametrize(("shift", "reason"), [(0, None), (20, "20s ahead of"), (-3_600, "1h behind")])
+def test_a_server_says_how_far_its_clock_is_from_that_of_its_store(
+    redis_server: Server, shift: int, reason: str | None
+) -> None:
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=shift)
+
+    engine = Engine.from_text(POLICY, clock=clock, store=open_store(f"{redis_server.url}?timeout=5s"))
+
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.get("/readyz")
+
+    answer = asyncio.run(asked())
+    assert answer.status_code == (200 if reason is None else 503)
+    if reason is None:
+        assert abs(answer.json()["clock_skew_ms"]) < 1_000
+    else:
+        assert answer.json()["detail"] == f"the clock of this server is {reason} the store's"

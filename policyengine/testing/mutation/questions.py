@@ -142,7 +142,7 @@ def recalled(facts: Facts, asked: Asked, sequence: Sequence, keys: frozenset[Win
     """The facts, with what is asked of what happened before in the sequence, and with these keys."""
     if not asked and not keys:
         return facts
-    return replace(facts, history=sequence.fetched(windows(asked, facts) | keys))
+    return replace(facts, history=sequence.fetched(windows(asked, facts) | keys, facts.now))
 
 
 def walked(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, Walk]:

@@ -53,7 +53,7 @@ class Judge:
             return None
         facts = facts_of(kernel, request, snapshot, case.now)
         if asked := self.evaluator.slices.histories_in(kernel):  # nothing happened before
-            snapshot = replace(snapshot, history=Sequence().fetched(windows(asked, facts)))
+            snapshot = replace(snapshot, history=Sequence().fetched(windows(asked, facts), case.now))
             facts = replace(facts, history=snapshot.history)
         if not case.approvals and not self.concerns(facts):
             return None

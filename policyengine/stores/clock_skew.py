@@ -1,0 +1,97 @@
+"""How far the clock of this process is from that of its store, as answers tell, and whether that is too far."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Lock
+from time import monotonic, time_ns
+
+from policyengine.runtime.show import duration
+from policyengine.stores.store import StoreError
+
+MAX_SKEW = 5_000_000  # microseconds
+AGREES_WITHIN = 0.8  # of the bound: once it was exceeded, the clocks have to come closer than that
+LOGS_EVERY = 10.0  # seconds
+MICROSECOND = timedelta(microseconds=1)
+_LOG = logging.getLogger("policyengine")
+
+
+class ClockSkewError(StoreError):
+    """The clock of this process and that of the store differ by too much. Nothing of the step was done."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def system_time() -> int:
+    return time_ns() // 1_000
+
+
+class ClockSkew:
+    """`offset` is how far the store is ahead (microseconds), give or take `error`: half of the time that it took to
+    answer. None where it has not answered yet.
+
+    Beyond the `bound` the store is not asked any more: one of both clocks is wrong, and nobody can tell whether times
+    and ages in conditions, or ends of credentials, are right.
+    """
+
+    def __init__(self, bound: int = MAX_SKEW, clock: Callable[[], int] = system_time) -> None:
+        self.bound, self.clock = bound, clock
+        self.offset: int | None = None
+        self.error = 0
+        self.exceeded = False
+        self._lock, self._logged = Lock(), -LOGS_EVERY
+
+    @property
+    def reason(self) -> str:
+        behind = self.offset or 0
+        word = "behind" if behind > 0 else "ahead of"
+        return f"the clock of this server is {lasting(abs(behind))} {word} the store's"
+
+    def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
+        """`before` it was asked the clock of this process said so, and what it `told` came in between. What is not
+        `of_all` servers of a store may tell that one of them is too far, and not that none is."""
+        self.between(before, told, self.clock(), of_all=of_all)
+
+    def between(self, before: int, told: int, after: int, *, of_all: bool = True) -> None:
+        least, most = sorted((told - before, told - after))
+        if not of_all and self.exceeded:
+            return
+        self.offset, self.error = (least + most) // 2, (most - least) // 2
+        if least > self.bound or most < -self.bound:
+            self._exceeds()
+        elif self.exceeded and max(most, -least) <= self.bound * AGREES_WITHIN:
+            self._agrees()
+
+    def check(self) -> None:
+        """Raises ClockSkewError."""
+        if self.exceeded:
+            raise ClockSkewError(self.reason)
+
+    def _exceeds(self) -> None:
+        with self._lock:
+            self.exceeded = True
+            if monotonic() - self._logged < LOGS_EVERY:
+                return
+            self._logged = monotonic()
+        _LOG.error(
+            "%s, more than %s: what rests on the store is denied until they agree",
+            self.reason,
+            lasting(self.bound),
+            extra={"event": "clock_skew", "skew_ms": (self.offset or 0) // 1_000},
+        )
+
+    def _agrees(self) -> None:
+        with self._lock:
+            was, self.exceeded, self._logged = self.exceeded, False, -LOGS_EVERY
+        if was:
+            _LOG.warning("the clocks of this server and of its store agree again", extra={"event": "clock_agrees"})
+
+
+def lasting(microseconds: int) -> str:
+    """In whole seconds, where there are some."""
+    rounded = round(microseconds, -6) if microseconds >= 1_000_000 else round(microseconds, -3)
+    return duration(rounded * MICROSECOND)

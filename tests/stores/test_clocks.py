@@ -1,0 +1,385 @@
+"""Whose clock decides: the store's own, on every store, whatever the clock of the server says that asks it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from policyengine.audit import DecisionLog, read_records
+from policyengine.audit.again import decided_again
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Decision
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew, ClockSkewError
+from policyengine.stores.guarding import PAUSE, GuardedStore
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import Store
+from policyengine.stores.urls import open_store
+from tests.stores.charges import SECOND, START, asks, budget, rate
+from tests.stores.servers import Server
+from tests.stores.test_failing import Time
+from tests.stores.test_histories import LINE, happens, past, record
+from tests.stores.test_histories_failing import begun_long_ago
+
+if TYPE_CHECKING:
+    import redis
+
+HOUR = 3_600 * SECOND
+POLICY = """
+language 1
+package bank
+anyone { may POST /pay/{id}, POST /late, GET /rate, GET /local, GET /allow, GET /free }
+guard "once" on POST /pay/{id} { require no POST /pay/{id} within 10s per (params.id) }
+guard "soon" on POST /late { require after POST /pay/{id} within 10s per (request.method) }
+rate "usual" per request.path on GET /rate { 2/1d }
+rate "here" per request.path on GET /local { 2/1d   on store failure local }
+rate "lax" per request.path on GET /allow { 2/1d   on store failure allow }
+"""
+SHIFTS = [timedelta(seconds=20), timedelta(seconds=-20), timedelta(hours=1), timedelta(hours=-1)]
+
+
+class Shifted:
+    """A clock that is wrong."""
+
+    def __init__(self, shift: timedelta = timedelta(0)) -> None:
+        self.shift = shift
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.shift
+
+
+def asked(engine: Engine, where: str) -> Decision:
+    method, path = where.split()
+    return engine.decide({"request": {"method": method, "path": path}})
+
+
+def outcomes(engine: Engine, *where: str) -> list[str]:
+    return [str(asked(engine, one).outcome) for one in where]
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    import redis
+
+    with redis.Redis(port=server.port, protocol=2) as found:
+        found.flushall()
+        yield found
+
+
+# ── Windows ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("shift", SHIFTS, ids=str)
+def test_what_just_happened_is_known_whatever_the_clock_of_a_server_says(client: redis.Redis, shift: timedelta) -> None:
+    from policyengine.stores.redis import RedisStore
+
+    engine = Engine.from_text(POLICY, clock=Shifted(shift), store=RedisStore(client))
+    begun_long_ago(engine, client)
+    assert outcomes(engine, "POST /pay/7", "POST /pay/7", "POST /late") == ["allow", "deny", "allow"]
+
+
+@pytest.mark.parametrize("shift", SHIFTS, ids=str)
+def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
+    redis_cluster: list[Server], shift: timedelta
+) -> None:
+    import redis
+
+    from policyengine.stores.cluster import ClusterStore
+    from policyengine.stores.slots import all_begun
+
+    with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
+        client.flushall(target_nodes=client.PRIMARIES)
+        engine = Engine.from_text(POLICY, clock=Shifted(shift), store=ClusterStore(client))
+        for begun in all_begun():
+            for watch in engine.kernel.watches:
+                from msgspec import msgpack
+
+                from policyengine.stores.past import watch_of
+
+                client.hset(begun, watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
+        assert outcomes(engine, "POST /pay/7", "POST /pay/7", "POST /late") == ["allow", "deny", "allow"]
+
+
+@pytest.mark.parametrize("shift", [timedelta(seconds=20), timedelta(seconds=-20)], ids=str)
+def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
+    client: redis.Redis, server: Server, shift: timedelta, tmp_path: Path
+) -> None:
+    store = open_store(f"{server.url}?skew=60s&timeout=5s")
+    shared = Engine.from_text(POLICY, clock=Shifted(shift), store=store)
+    begun_long_ago(shared, client)
+    clock = Shifted(shift - timedelta(minutes=1))
+    alone = Engine.from_text(POLICY, clock=clock, store=open_store(f"sqlite:///{tmp_path}/store.db"))
+    clock.shift = shift
+    for engine in (shared, alone):
+        passed, stopped = (asked(engine, "POST /pay/7") for _ in range(2))
+        assert (passed.outcome, stopped.outcome, stopped.gate) == ("allow", "deny", "guard")
+
+
+def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client: redis.Redis) -> None:
+    from policyengine.stores.redis import NAMES, RedisStore
+
+    store = RedisStore(client)
+    store.begin(["paid"], 0)
+    first = past(store, at=START).now
+    assert abs(first - time_ns() // 1_000) < 60 * SECOND
+    client.set(NAMES.clock, first + HOUR)  # as if the clock of the server had been set back
+    assert past(store, at=START).now == first + HOUR
+    happens(store, record(), at=START)
+    [event] = past(store, at=START).events
+    assert event.at == first + HOUR
+    assert int(client.get(NAMES.clock) or 0) == first + HOUR  # type: ignore[arg-type]
+
+
+def test_looking_moves_the_clock_of_a_store(store: Store) -> None:
+    """Else who looks again, once the clock is set back, would find in the window what had left it."""
+    store.begin(["paid"], START)
+    assert past(store, at=START + 4 * SECOND).now == START + 4 * SECOND
+    assert past(store, at=START).now == START + 4 * SECOND
+    happens(store, record(), at=START)
+    assert [one.at for one in past(store, at=START).events] == [START + 4 * SECOND]
+
+
+def test_the_quick_way_looks_by_the_clock_of_the_store() -> None:
+    now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
+    store = MemoryStore(history_complete=True)
+    engine = Engine.from_text(POLICY, clock=lambda: now[0], store=store)
+    assert outcomes(engine, "POST /pay/7") == ["allow"]
+    now[0] += timedelta(seconds=11)
+    assert outcomes(engine, "POST /pay/8") == ["allow"]
+    now[0] -= timedelta(seconds=3)
+    assert outcomes(engine, "POST /pay/7", "POST /pay/8") == ["allow", "deny"]
+
+
+def test_what_is_on_record_is_decided_again_by_the_clock_of_then(client: redis.Redis, tmp_path: Path) -> None:
+    from policyengine.stores.redis import RedisStore
+
+    log = DecisionLog(tmp_path / "log")
+    engine = Engine.from_text(POLICY, clock=Shifted(timedelta(minutes=5)), store=RedisStore(client), log=log)
+    begun_long_ago(engine, client)
+    assert outcomes(engine, "POST /pay/7", "POST /pay/7", "POST /late") == ["allow", "deny", "allow"]
+    log.close()
+    records = list(read_records(tmp_path / "log"))
+    assert [str(one.outcome) for one in records] == ["allow", "deny", "allow"]
+    assert all(decided_again(one, engine.kernel).same for one in records)
+
+
+# ── Too far ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("shift", "reason"),
+    list(zip(SHIFTS, ["20s ahead of", "20s behind", "1h ahead of", "1h behind"], strict=True)),
+    ids=str,
+)
+def test_a_server_whose_clock_is_too_far_denies_what_rests_on_the_store(
+    client: redis.Redis, server: Server, shift: timedelta, reason: str
+) -> None:
+    engine = Engine.from_text(POLICY, clock=Shifted(shift), store=open_store(f"{server.url}?timeout=5s"))
+    begun_long_ago(engine, client)
+    why = f"the clock of this server is {reason} the store's"
+    paid, counted = asked(engine, "POST /pay/7"), asked(engine, "GET /rate")
+    assert (paid.outcome, counted.outcome, counted.gate) == ("deny", "deny", "failure")
+    assert f"`no POST /pay/{{id}} within 10s per (params.id)` is unknown: {why}" in paid.reasons[0].message
+    assert [one.message for one in counted.reasons] == [f"`2/1d`: {why}"]
+    assert outcomes(engine, "GET /free", "GET /allow") == ["allow"] * 2
+    assert outcomes(engine, *["GET /local"] * 3) == ["allow", "allow", "throttle"]
+    assert engine.store_failure() == why
+    assert client.keys("policyengine:state:*") == []
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster", "sqlite"])
+def test_once_the_clocks_agree_the_store_is_asked_again(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    inner: Any = SqliteStore(tmp_path / "store.db")
+    if kind != "sqlite":
+        import redis
+
+        from policyengine.stores.cluster import ClusterStore
+        from policyengine.stores.redis import RedisStore
+
+        servers = request.getfixturevalue("redis_cluster" if kind == "cluster" else "redis_server")
+        for one in servers if kind == "cluster" else [servers]:
+            redis.Redis(port=one.port, protocol=2).flushall()
+        inner = (
+            ClusterStore(redis.RedisCluster(host="127.0.0.1", port=servers[0].port, protocol=2))
+            if kind == "cluster"
+            else RedisStore(redis.Redis(port=servers.port, protocol=2))
+        )
+    clock, time = Shifted(), Time()
+    engine = Engine.from_text(POLICY, clock=clock, store=GuardedStore(inner, clock=time))
+    assert outcomes(engine, "GET /rate") == ["allow"]
+    clock.shift = timedelta(seconds=-20)
+    asked(engine, "GET /rate")  # tells how far it is
+    assert [one.gate for one in (asked(engine, "GET /rate"), asked(engine, "GET /rate"))] == ["failure"] * 2
+    clock.shift = timedelta(seconds=-4.5)  # not close enough
+    time.now += PAUSE
+    assert asked(engine, "GET /rate").gate == "failure"
+    clock.shift = timedelta(0)
+    assert asked(engine, "GET /rate").gate == "failure"  # somebody looked just now
+    time.now += PAUSE
+    assert outcomes(engine, "GET /free", "GET /rate")[0] == "allow"
+    assert asked(engine, "GET /rate").gate != "failure"
+
+
+def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.LogCaptureFixture) -> None:
+    now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
+    engine = Engine.from_text(POLICY, clock=lambda: now[0], store=MemoryStore(history_complete=True))
+    assert outcomes(engine, "GET /rate", "POST /pay/7") == ["allow", "allow"]
+    now[0] -= timedelta(seconds=4)
+    assert outcomes(engine, "GET /rate", "POST /pay/7") == ["allow", "deny"]
+    now[0] -= timedelta(minutes=10)
+    with caplog.at_level(logging.ERROR, "policyengine"):
+        decisions = [asked(engine, where) for where in ("GET /rate", "POST /pay/8", "GET /allow")]
+    assert [one.gate for one in decisions] == ["failure"] * 3
+    assert {one.reasons[0].message for one in decisions} == {
+        "what was spent and what happened is not known: the clock of this server is 10m4s behind the store's"
+    }
+    [line] = caplog.records
+    assert line.getMessage() == (
+        "the clock of this server is 10m4s behind the store's, more than 5s: "
+        "what rests on the store is denied until they agree"
+    )
+    assert outcomes(engine, "GET /free") == ["allow"]
+    assert engine.store_failure() == "the clock of this server is 10m4s behind the store's"
+    now[0] += timedelta(minutes=10, seconds=4)
+    assert outcomes(engine, "GET /rate", "POST /pay/8") == ["throttle", "allow"]
+    assert engine.store_failure() is None
+
+
+def test_approvals_are_not_spent_while_the_clocks_differ() -> None:
+    skew = ClockSkew()
+    store = SqliteStore(":memory:")
+    store.skew = skew
+    guarded = GuardedStore(store)
+    skew.between(START, START + 2 * MAX_SKEW, START)
+    guarded._looks = float("inf")
+    told = guarded.commit(asks(rate(), spends=("a",)), "one", START)
+    assert told is not None
+    assert (told.failed, told.reason) == (skew.reason, skew.reason)
+    assert store.spent_among(["a"]) == frozenset()
+    assert not guarded.breaker.open
+
+
+@pytest.mark.parametrize("shift", [-20, 20])
+def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, server: Server, shift: int) -> None:
+    """Else a proof would count twice: once it is forgotten here, a clock that is behind holds it to be fresh."""
+    store = open_store(f"{server.url}?timeout=5s")
+    assert isinstance(store, GuardedStore)
+    store.follow(lambda: time_ns() // 1_000 + shift * SECOND)
+    now = time_ns() // 1_000_000_000 + shift
+    marks: list[Callable[[], object]] = [
+        lambda: store.marks.once("jti:a", now + 300, now),
+        lambda: store.marks.take("nonce:a", now),
+        lambda: store.marks.revoked(("agent:a",), now),
+    ]
+    for ask in marks:
+        with pytest.raises(ClockSkewError, match=r"the clock of this server is 20s (ahead of|behind) the store's"):
+            ask()
+    store.marks.revoke(("agent:a",), now + 300, now)  # what is to end ends
+
+
+def test_marks_tell_the_clock_of_their_server(client: redis.Redis) -> None:
+    from policyengine.stores.redis import RedisStore
+
+    store = RedisStore(client)
+    store.skew.clock = lambda: time_ns() // 1_000 - 20 * SECOND
+    store.marks.revoked(("agent:a",), 0)
+    assert store.skew.exceeded
+    assert store.skew.offset is not None
+    assert abs(store.skew.offset - 20 * SECOND) < SECOND
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_clock_that_is_set_back_makes_no_credential_new_again(kind: str, tmp_path: Path) -> None:
+    """What was used is forgotten a minute after its end: by a clock that is set back it would be fresh again."""
+    now, ends = 1_800_000_000, 1_800_000_300
+    guarded = GuardedStore(SqliteStore(tmp_path / "store.db"))
+    guarded.skew.clock = lambda: now * SECOND
+    marks = MemoryStore().marks if kind == "memory" else guarded.marks
+    assert marks.once("jti:a", ends, now)
+    for number in range(9):
+        marks.once(f"jti:{number}", ends + 900, ends + 61)  # by now it is forgotten
+    for _ in range(2):
+        with pytest.raises(ClockSkewError, match=r"6m(1s)? behind the store's"):
+            marks.once("jti:a", ends, now)
+
+
+# ── Measuring ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "after", "exceeded", "offset", "error"),
+    [
+        (0, 0, 0, False, 0, 0),
+        (0, MAX_SKEW, 0, False, MAX_SKEW, 0),
+        (0, MAX_SKEW + 1, 0, True, MAX_SKEW + 1, 0),
+        (0, -MAX_SKEW - 1, 0, True, -MAX_SKEW - 1, 0),
+        (0, MAX_SKEW + 10, 20, False, MAX_SKEW, 10),  # it may have told that at the end
+        (0, -MAX_SKEW + 1, 20, False, -MAX_SKEW - 9, 10),
+        (0, MAX_SKEW + 30, 20, True, MAX_SKEW + 20, 10),
+        (20, 10, 0, False, 0, 10),  # a clock that was set back meanwhile
+    ],
+)
+def test_clocks_are_too_far_where_no_time_of_the_answer_explains_it(
+    before: int, told: int, after: int, exceeded: bool, offset: int, error: int
+) -> None:
+    skew = ClockSkew()
+    skew.between(before, told, after)
+    assert (skew.exceeded, skew.offset, skew.error) == (exceeded, offset, error)
+
+
+def test_clocks_that_differ_by_about_the_bound_do_not_flap() -> None:
+    skew, found = ClockSkew(), []
+    for percent in (99, 101, 99, 90, 81, 80, 99, 100, 101, -99, -81, -79):
+        skew.between(START, START + MAX_SKEW * percent // 100, START)
+        found.append(skew.exceeded)
+    assert found == [False, True, True, True, True, False, False, False, True, True, True, False]
+
+
+def test_one_of_many_servers_that_is_too_far_is_not_forgotten_for_another_that_is_not() -> None:
+    skew = ClockSkew()
+    skew.between(START, START + 2 * MAX_SKEW, START, of_all=False)
+    skew.between(START, START, START, of_all=False)
+    assert (skew.exceeded, skew.offset) == (True, 2 * MAX_SKEW)
+    skew.between(START, START, START)
+    assert not skew.exceeded
+
+
+def test_the_operator_is_told_when_it_begins_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = Time()
+    monkeypatch.setattr("policyengine.stores.clock_skew.monotonic", time)
+    skew = ClockSkew()
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        for _ in range(100):
+            skew.between(START, START - 20 * SECOND, START)
+        time.now += 10
+        skew.between(START, START - 20 * SECOND, START)
+        skew.between(START, START, START)
+        skew.between(START, START, START)
+    assert [(one.levelname, getattr(one, "event", None)) for one in caplog.records] == [
+        ("ERROR", "clock_skew"), ("ERROR", "clock_skew"), ("WARNING", "clock_agrees")
+    ]  # fmt: skip
+
+
+def test_a_peek_at_another_time_tells_nothing_of_clocks(tmp_path: Path) -> None:
+    for store in (MemoryStore(), SqliteStore(tmp_path / "store.db")):
+        store.commit(asks(budget(9)), "one", START)
+        for at in (START - HOUR, START + HOUR):
+            assert store.commit(asks(budget(9)), "look", at, peek=True) is not None
+        assert not store.skew.exceeded
+        assert store.fetch([LINE], START)[LINE].now == START
