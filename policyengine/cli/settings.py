@@ -98,7 +98,8 @@ SETTINGS: tuple[Setting, ...] = (
     log("keep", r.whole, "all", "how many old files are kept"),
     log("compress", r.yes_or_no, "false", "whether old files are compressed"),
     log("sync", r.one_of("never", "second", "always"), "never", "when decisions are forced to the disk"),
-    Setting("store", "url", r.store, "memory:", "what keeps rates, budgets, approvals and history",
+    Setting("store", "url", r.store, "memory:",
+            "what keeps rates, budgets, approvals and history; `?skew=5s` says by how much clocks may differ",
             (*served("store"), ("mcp-gateway", "store")), secret=True),
     *(Setting("gateway", key, r.header, name or "none", f"the header that says `{key}`") for key, name in HEADERS),
     *(Setting("gateway", f"hands_on_{one}", r.handed_on, shown(one), f"headers that always arrive at {one.place}")

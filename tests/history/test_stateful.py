@@ -81,7 +81,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(back=st.sampled_from([1, 2, 4]))
     def set_back(self, back: int) -> None:
-        """Windows are judged by the clock of the store, which never runs back. Further than this it is asked no more."""
+        """Windows are judged by the clock of the store, which never runs back. Further back it is asked no more."""
         self.now = max(self.now - timedelta(seconds=back), self.latest - timedelta(seconds=4))
 
     @rule(data=st.data(), status=st.sampled_from([200, 399, 400, None]), score=st.sampled_from([None, 1, 6, "6"]))

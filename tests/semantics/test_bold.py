@@ -9,6 +9,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.server.authzen import Authzen, read
+from tests.history.plainly import Trace
 from tests.semantics.deciding import (
     NOW,
     bot,
@@ -330,6 +331,19 @@ def test_a_person_is_asked_once_and_what_is_granted_is_taken_once():
     assert [refund(1_500, approval)[0] for _ in range(2)] == ["throttle"] * 2
     now[0] = NOW + timedelta(hours=25)
     assert refund(1_500, approval)[0] == "allow"
+
+
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=20), timedelta(seconds=-20), timedelta(hours=1)], ids=str)
+def test_windows_end_by_the_clock_of_the_store(ahead):
+    """**The store's own clock decides windows on every store**, and never runs back."""
+    trace = Trace.of('guard "g" on POST /pay { require no POST /pay within 10s }')
+    trace.now, trace.stored = NOW + ahead, NOW
+    assert [trace.says("POST /pay") for _ in range(2)] == ["allow", 'deny by "g"']
+    trace.stored += timedelta(seconds=10)
+    assert trace.says("POST /pay") == "allow"
 
 
 # ── Paths ─────────────────────────────────────────────────────────────────────────────────────
