@@ -134,6 +134,8 @@ class Deciding(Keeping):
             world = self._world
             try:
                 quick = world.peeking(question)
+            except StoreError:  # as above
+                quick = None
             except Exception:
                 return self._kept(question, self._failed(), b"evaluate", world.mark)
             if quick is not None:

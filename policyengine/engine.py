@@ -233,6 +233,8 @@ class Engine(Batching):
         request = no_identity(read(question))
         try:
             return self._explained(request)
+        except StoreError as error:
+            return Explanation(self._unanswered(error), endpoint_words(request.endpoint), ())
         except Exception:
             return Explanation(self._failed(), endpoint_words(request.endpoint), ())
 

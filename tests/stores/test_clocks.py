@@ -142,6 +142,34 @@ def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client
     assert int(client.get(NAMES.clock) or 0) == first + HOUR  # type: ignore[arg-type]
 
 
+def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: redis.Redis, server: Server) -> None:
+    from policyengine.stores.redis import NAMES
+
+    engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
+    client.set(NAMES.clock, time_ns() // 1_000 + HOUR)
+    assert engine.store_failure() == "the clock of this server is 1h behind the store's"
+    assert asked(engine, "GET /rate").gate == "failure"
+
+
+def test_a_slot_of_a_cluster_never_judges_by_an_earlier_time(redis_cluster: list[Server]) -> None:
+    import redis
+
+    from policyengine.stores.cluster import ClusterStore
+    from policyengine.stores.slots import names_of
+
+    with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
+        client.flushall(target_nodes=client.PRIMARIES)
+        store = ClusterStore(client)
+        store.begin(["paid"], 0)
+        first = past(store, at=START).now
+        client.set(names_of(LINE).clock, first + HOUR)
+        assert past(store, at=START).now == first + HOUR
+        happens(store, record(), at=START)
+        [event] = past(store, at=START).events
+        assert event.at == first + HOUR
+        assert store.skew.exceeded
+
+
 def test_looking_moves_the_clock_of_a_store(store: Store) -> None:
     """Else who looks again, once the clock is set back, would find in the window what had left it."""
     store.begin(["paid"], START)
@@ -253,6 +281,9 @@ def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.
         "what rests on the store is denied until they agree"
     )
     assert outcomes(engine, "GET /free") == ["allow"]
+    paid = {"request": {"method": "POST", "path": "/pay/8"}}
+    for looked in (engine.evaluate(paid), engine.explain(paid).decision):
+        assert (looked.gate, looked.reasons) == (decisions[1].gate, decisions[1].reasons)
     assert engine.store_failure() == "the clock of this server is 10m4s behind the store's"
     now[0] += timedelta(minutes=10, seconds=4)
     assert outcomes(engine, "GET /rate", "POST /pay/8") == ["throttle", "allow"]
