@@ -196,12 +196,12 @@ def refused(bucket: Bucket | None, charge: Take, now: int) -> Bucket:
     return Bucket(0, tick, flow.drain, latches) if bucket is None else bucket._replace(latches=latches)
 
 
-def owed(charge: Take, paid: int) -> Take:
+def deduct(charge: Take, paid: int) -> Take:
     """What is still to be taken where so many tokens were taken before, for the same request."""
     return charge._replace(cost=max(0, charge.cost - paid)) if paid else charge
 
 
-def covered(bucket: Bucket | None, charge: Take, now: int) -> tuple[Standing, Bucket | None]:
+def take_prepaid(bucket: Bucket | None, charge: Take, now: int) -> tuple[Standing, Bucket | None]:
     """How a rate stands of which all was taken before: it needs no room, whatever its pace is by now. What of it is to
     be kept: clamps that go on; None where nothing is."""
     standing = take(bucket, charge._replace(cost=0), now)[0]._replace(admitted=True, retry=0)

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take, owed
+from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take, deduct
 from policyengine.stores import slots
 from policyengine.stores.claims import settled_from, settled_to
 from policyengine.stores.claims_redis import Claims
@@ -54,10 +54,10 @@ class Told(NamedTuple):
     admitted: bool
     stands: tuple[Standing, ...]
     untouched: tuple[Standing, ...]
-    raw: tuple[Change, ...]
+    raw: tuple[SlotChange, ...]
 
 
-class Change(NamedTuple):
+class SlotChange(NamedTuple):
     """Of one charge: its state and its receipt, each before and after, and how much was paid before. Empty: there is
     none, or a state is as it was."""
 
@@ -268,7 +268,7 @@ class ClusterStore:
             admitted,
             tuple(standing(one, passed, numbers) for one, (passed, numbers, _, _) in rows),
             tuple(standing(one, True, numbers) for one, (_, _, numbers, _) in rows),
-            tuple(Change._make((*answer[4 * at + 1 : 4 * at + 5], row[3])) for at, row in enumerate(found)),
+            tuple(SlotChange._make((*answer[4 * at + 1 : 4 * at + 5], row[3])) for at, row in enumerate(found)),
         )
 
     def _give_back(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, *, conflict: bool = False) -> None:
@@ -283,18 +283,18 @@ class ClusterStore:
                 with answering():
                     self._client.delete(approval_key(approval))
 
-    def _back(self, charge: Charge, decision: str, now: int, change: Change) -> None:
+    def _back(self, charge: Charge, decision: str, now: int, change: SlotChange) -> None:
         kind = "rate" if isinstance(charge, Take) else "place" if isinstance(charge, Hold) else "entry"
         # Of a pace that changes nobody knows how much of it ran out meanwhile.
         units, tick = (
-            (owed(charge, change.paid).cost * charge.token, charge.tick)
+            (deduct(charge, change.paid).cost * charge.token, charge.tick)
             if isinstance(charge, Take) and charge.steady
             else (0, 1)
         )
         given = (now,) if self._virtual else ()
         self._run(BACK, [state_key(charge)], decision, kind, change.before, change.after, units, tick, *given)
 
-    def _unreceive(self, charge: Charge, name: str, now: int, change: Change) -> None:
+    def _unreceive(self, charge: Charge, name: str, now: int, change: SlotChange) -> None:
         given = (now,) if self._virtual else ()
         self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 

@@ -16,11 +16,11 @@ from policyengine.runtime.limits import (
     Standing,
     Take,
     add,
-    covered,
+    deduct,
     hold,
-    owed,
     refused,
     take,
+    take_prepaid,
     untouched,
 )
 
@@ -60,9 +60,9 @@ def step(effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int,
     found = [asked(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
     settled = Settled(tuple(standing for standing, _ in found), now)
     if not settled.admitted or effects.denied:
-        return refusal(charges, states, paid, settled, now)
+        return refuse(charges, states, paid, settled, now)
     if effects.opens:
-        return opening(effects, charges, states, paid, found, now)
+        return confirm(effects, charges, states, paid, found, now)
     kept = [
         Kept(charge, state, counts_until(charge, state))
         for charge, (_, state) in zip(charges, found, strict=True)
@@ -72,7 +72,7 @@ def step(effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int,
     return Step(settled, tuple(kept), tuple(over))
 
 
-def opening(
+def confirm(
     effects: Effects,
     charges: Sequence[Charge],
     states: Sequence[Any],
@@ -94,17 +94,17 @@ def opening(
     return Step(Settled(tuple(standings), now), tuple(kept), tuple(receipts))
 
 
-def refusal(charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: Settled, now: int) -> Step:
+def refuse(charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: Settled, now: int) -> Step:
     """Of what is denied, or not admitted: rates that count denials take what was not taken before, and clamps go on."""
     if not settled.admitted:
         stand = zip(charges, states, settled.standings, strict=True)
-        settled = Settled(tuple(spared(state, one, now) if how.admitted else how for one, state, how in stand), now)
+        settled = Settled(tuple(leave(state, one, now) if how.admitted else how for one, state, how in stand), now)
     rows = zip(charges, states, paid, strict=True)
     kept = (kept_of_refused(charge, state, tokens, now) for charge, state, tokens in rows if isinstance(charge, Take))
     return Step(settled, tuple(one for one in kept if one is not None))
 
 
-def spared(state: Any, charge: Charge, now: int) -> Standing:
+def leave(state: Any, charge: Charge, now: int) -> Standing:
     """How a limit stands that had room, where another had none; one that was paid before needs none."""
     return untouched(state, charge, now)._replace(admitted=True, retry=0)
 
@@ -112,8 +112,8 @@ def spared(state: Any, charge: Charge, now: int) -> Standing:
 def asked(charge: Charge, state: Any, paid: int, now: int, decision: str) -> tuple[Standing, Any]:
     match charge:
         case Take():
-            rest = owed(charge, paid)
-            return covered(state, charge, now) if paid and not rest.cost else take(state, rest, now)
+            rest = deduct(charge, paid)
+            return take_prepaid(state, charge, now) if paid and not rest.cost else take(state, rest, now)
         case Add():
             return add(state or (), charge, now, decision)
         case Hold():
@@ -125,8 +125,8 @@ def asked(charge: Charge, state: Any, paid: int, now: int, decision: str) -> tup
 def kept_of_refused(charge: Take, state: Bucket | None, paid: int, now: int) -> Kept | None:
     if not (charge.counts or charge.latching):
         return None
-    rest = owed(charge, paid)
-    after = covered(state, charge, now)[1] if paid and not rest.cost else refused(state, rest, now)
+    rest = deduct(charge, paid)
+    after = take_prepaid(state, charge, now)[1] if paid and not rest.cost else refused(state, rest, now)
     return None if after is None else Kept(charge, after, counts_until(charge, after))
 
 
