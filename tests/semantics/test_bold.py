@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.runtime.caller import called_by
 from policyengine.server.authzen import Authzen, read
+from policyengine.stores.memory import MemoryStore
 from tests.history.plainly import Trace
 from tests.semantics.deciding import (
     NOW,
@@ -368,6 +370,28 @@ def test_any_other_path_is_malformed(path):
     """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
     decision = decide("anyone { may GET /** }", {"request": {"method": "GET", "path": path}})
     assert gates(decision) == ["malformed_path"]
+
+
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+REVIEWED = """
+anyone { may POST /review, POST /pay }
+guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }
+"""
+
+
+def test_a_report_of_another_caller_is_not_heard():
+    """**Only the caller that asked for a decision reports its outcome.**"""
+    engine = Engine.from_text(REVIEWED, store=MemoryStore(history_complete=True))
+    who = {"agent": {"id": "bot"}, "user": {"id": "alice"}}
+    review, pay = ({"request": {"method": "POST", "path": path}, **who} for path in ("/review", "/pay"))
+    with called_by("name edge"):
+        decision = engine.decide(review).id
+    assert not engine.report(decision, status=200)
+    assert not engine.decide(pay).allowed
+    with called_by("name edge"):
+        assert engine.report(decision, status=200)
+    assert engine.decide(pay).allowed
 
 
 # ── Where facts come from ─────────────────────────────────────────────────────────────────────
