@@ -91,6 +91,19 @@ def test_what_the_policy_would_stop_is_let_through_and_says_what_it_would_be(obs
     assert observing.observed == {"allow": 2, "deny": 2, "confirm": 1, "throttle": 1}
 
 
+def test_what_would_be_confirmed_takes_what_a_confirm_takes(clock: Clock) -> None:
+    limits = """
+    rate "asked" per request.path on POST /v1/pay { 9/1h }
+    budget "paid" per request.path on POST /v1/pay { count <= 2 within 1h }
+    """
+    engine = Engine.from_text(POLICY + limits, clock=clock)
+    engine.observe(Observe(END))
+    pay = {"method": "POST", "path": "/v1/pay", "query": {"ask": "yes"}}
+    decisions = [engine.decide({**asked(""), "request": pay}) for _ in range(3)]
+    assert [outcomes(one) for one in decisions] == [("allow", "confirm")] * 3
+    assert [(one.rule, one.remaining) for one in decisions[-1].rates] == [("asked", 8), ("paid", 2)]
+
+
 def test_it_keeps_the_reasons_and_what_is_for_the_operator(observing: Engine) -> None:
     decision = observing.decide(asked("/v1/shut"))
     assert (decision.observed, [one.rule for one in decision.reasons]) == (True, ["shut"])

@@ -44,6 +44,12 @@ def test_what_is_denied_and_what_asks_a_person_is_counted_apart():
     assert (whole.allow, whole.confirm, whole.deny) == (0, 1, 1)
 
 
+def test_what_asks_a_person_takes_of_no_budget():
+    text = POLICY + 'guard "ask" on POST /mail { confirm by role admin }\nentity user { roles: set<string> }\n'
+    whole = played(flow("steady", plan(seconds=5), MAIL), text).total
+    assert (whole.confirm, whole.throttle, whole.rules["mail"].remaining) == (5, 0, 3)
+
+
 def test_who_was_throttled_most_is_known():
     events = flow("steady", plan(rate=10)) + flow("steady", plan(rate=2, callers=2), vary="agent.id")
     found = played(sorted(events, key=lambda one: one.at)).callers

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+from policyengine.audit import DecisionLog
 from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
 from policyengine.runtime.claims import Once
@@ -36,10 +37,10 @@ ROWS = Directory([row("user fin", {"roles": ["finance", "boss"]})])
 class Shop:
     """An engine whose clock the test holds, and who asks it."""
 
-    def __init__(self, store: Store, *rules: str, confirms: bool = True) -> None:
+    def __init__(self, store: Store, *rules: str, confirms: bool = True, log: DecisionLog | None = None) -> None:
         self.now, self._ids, self.store = NOW, count(1), store
         text = HEAD + "\n".join((ASKS if confirms else "", *rules))
-        self.engine = Engine.from_text(text, clock=lambda: self.now, store=store, directory=ROWS)
+        self.engine = Engine.from_text(text, clock=lambda: self.now, store=store, directory=ROWS, log=log)
 
     def question(self, amount: object, *approvals: dict[str, str], agent: str = "bot", **more: Any) -> dict[str, Any]:
         asked = {"request": {"method": "POST", "path": "/refund"}, "agent": {"id": agent, "issuer": "acme"}}

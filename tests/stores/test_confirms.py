@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policyengine.audit import DecisionLog, read_records
+from policyengine.audit.again import decided_again
 from policyengine.runtime.decision import Decision
 from tests.limits.plain import PlainStore
 from tests.stores import paying
@@ -169,6 +171,18 @@ def test_a_batch_asks_once(fresh: Fresh) -> None:
     found = shop.engine.decide_many([shop.question(3_000) for _ in range(5)])
     assert [str(one.outcome) for one in found if isinstance(one, Decision)] == ["confirm"] * 5
     assert shop.left() == {"asking": 1, "refunds": 5_000}
+
+
+def test_what_was_asked_and_allowed_is_decided_again_from_the_log(fresh: Fresh, tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log")
+    shop = Shop(fresh(), RATE, BUDGET, log=log)
+    asked = shop.refund()
+    decisions = [asked, shop.refund(3_000, shop.granted(asked)), shop.refund(4_000)]
+    assert outcomes(*decisions) == ["confirm", "allow", "throttle"]
+    log.close()
+    again = [decided_again(one, shop.engine.kernel) for one in read_records(tmp_path / "log")]
+    assert [one.decision.to_dict()["rates"] for one in again] == [one.to_dict()["rates"] for one in decisions]
+    assert all(one.same for one in again)
 
 
 STEPS = st.lists(

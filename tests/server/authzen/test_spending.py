@@ -162,6 +162,21 @@ def test_an_approval_is_spent_whatever_the_question_says_of_spending(call: Call)
     assert answers[1].json()["context"]["reason"] == "approval_required"
 
 
+def test_who_asks_for_an_approval_takes_of_rates_once_and_of_budgets_when_it_is_granted() -> None:
+    limits = """rate "calls" per user.id on ACTION ask account { 5/1h }
+    budget "asks" per user.id on ACTION ask account { count <= 1 within 1h }"""
+    engine = Engine.from_text(f"{POLICY}\n{limits}", clock=lambda: NOW)
+    call = caller(engine)
+    asked = [call("POST", ONE, json=doing("ask", consume=True)).json()["context"] for _ in range(3)]
+    assert [one["reason"] for one in asked] == ["approval_required"] * 3
+    granted = {"by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": asked[0]["approvals"][0]["binding"]}
+    answers = [call("POST", ONE, json=doing("ask", approval={"id": one, **granted})) for one in ("a-1", "a-2")]
+    assert [decision(answer) for answer in answers] == [True, False]
+    assert answers[1].json()["context"]["reason"] == "throttled"
+    question = {"action": {"name": "ask"}, "resource": {"type": "account", "id": "7"}, "user": {"id": "alice"}}
+    assert {one.rule: one.remaining for one in engine.evaluate(question).rates} == {"calls": 4, "asks": 0}
+
+
 def test_a_list_carries_the_approvals_of_several(call: Call) -> None:
     (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
     granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
