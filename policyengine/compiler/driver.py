@@ -149,23 +149,20 @@ else: return None
     # ── Where ─────────────────────────────────────────────────────────────────────────────────
 
     def where(self, members: dict[str, tuple[str, ...] | None]) -> None:
+        if "pending" in members:
+            self.add("if not well_said(pending_, q): return None")
         request = members.get("request") or ()
         for name in ("headers", "query"):
             if name in request:
                 self.add(f'if not tame(request_["{name}"]): return None')
         if "tool" in members or "action" in members:
             self.add(ELSEWHERE.format(key=self.place(members)))
-            return self.pending(members)
+            return
         if "body" in members:
             self.add("if not tame(body_): return None")
         if {"method", "path"} - {*request}:
             self.add("return None")
         self.add(WALK)
-        self.pending(members)
-
-    def pending(self, members: dict[str, tuple[str, ...] | None]) -> None:
-        if "pending" in members:
-            self.add("if not idle(leaf, pending_, q): return None")
 
     def place(self, members: dict[str, tuple[str, ...] | None]) -> str:
         """What a tool or an action is known by, once it has been looked at."""

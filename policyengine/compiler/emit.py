@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from policyengine import kinds
 from policyengine.compiler import pasts, reads
 from policyengine.compiler.lines import NotQuick, Text
+from policyengine.compiler.pending import surely_absent
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.values import LARGEST_INT, SMALLEST_INT
@@ -30,7 +31,7 @@ NAMESPACE: dict[str, object] = {
         "known", "lifetime", "named", "negated", "only_str", "plain_strings", "within",
     )
 }  # fmt: skip
-NAMESPACE |= {"EntityRef": EntityRef, **pasts.NAMESPACE}
+NAMESPACE |= {"EntityRef": EntityRef, "surely_absent": surely_absent, **pasts.NAMESPACE}
 
 
 # Comparisons of an int with a limit that also keep it within 64 bits.
@@ -176,7 +177,10 @@ class Writer(pasts.PastLines):
                     return "None", lambda: Text("None")
                 if len(path) == 1 or path[1] in ("age", "lifetime") or path[:2] == ("request", "headers"):
                     raise NotQuick("absence of what is made from others")
-                return self.raw(path), lambda: self.fact(node)
+                raw = self.raw(path)
+                with self.block(f'if {raw} is None and "pending" in q:'):
+                    self.unless(f"surely_absent(q, {self.word(path)})")
+                return raw, lambda: self.fact(node)
             case _:
                 raise NotQuick("absence of what is no fact")
 

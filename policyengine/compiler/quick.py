@@ -14,7 +14,7 @@ from policyengine.compiler.branches import PLAIN, Branch
 from policyengine.compiler.driver import MEMBERS, MISSED, Driver, Form, Question, form_of
 from policyengine.compiler.leaf import Leaf, Side
 from policyengine.compiler.leaves import Leaves
-from policyengine.compiler.pending import PendingFacts
+from policyengine.compiler.pending import well_said
 from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
@@ -89,12 +89,11 @@ class Quick:
             "NOTHING_OPENS": verdicts.nothing_opens, "charge": charge,
             "changes": leaves.recall.changes if leaves.recall is not None else None, "noted": self.noted,
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
-            "heads": self._heads, "idle": PendingFacts(kernel).are_idle,
-            "in_force": in_force, "instant": instant, "issuers": self._issuers,
+            "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
             "now": now, "only_str": only_str, "opened_by_globs": opened_by_globs, "places": self._places,
             "plain": plain, "plain_strings": plain_strings, "take": serials.__next__, "tame": tame,
-            "verdict": verdicts.at, "walk": self.walk,
+            "verdict": verdicts.at, "walk": self.walk, "well_said": well_said,
             "recording": frozenset(name for name, issuer in kernel.issuers.items() if issuer.records_chains),
         }  # fmt: skip
 
