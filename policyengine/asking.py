@@ -33,7 +33,7 @@ def utc_now() -> datetime:
 
 def new_id(now: datetime) -> str:
     """A ULID of that time."""
-    return ulid(int(now.timestamp() * 1e9), next(serials))
+    return ulid(microseconds(now) * 1_000, next(serials))
 
 
 def microseconds(moment: datetime) -> int:

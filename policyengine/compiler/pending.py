@@ -1,4 +1,4 @@
-"""Pending facts, as generated code needs them: whether what a question says of them is plain, and what is surely absent.
+"""Pending facts for generated code: whether what a question says of them is plain, and what is surely absent.
 
 A fact that is not given is not sure to generated code where it needs its value, pending or not. Only where it takes
 absence for an answer it has to ask whether the fact is pending.
