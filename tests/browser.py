@@ -34,6 +34,15 @@ onload = () => {
 Seen = list[dict[str, Any]]
 
 
+def shown(url: str, folder: Path, *options: str) -> str:
+    """What a page comes to, as HTML, once its scripts have run and its requests were answered; and, on standard error,
+    what the browser complained of."""
+    if BROWSER is None:
+        pytest.skip("no browser here to look with: apt install chromium")
+    command = [BROWSER, *QUIET.split(), *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False).stdout
+
+
 def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]:
     """What a browser makes of a page at all widths, and what it complains of.
 

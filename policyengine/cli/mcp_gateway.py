@@ -29,6 +29,7 @@ from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.serve_options import (
+    AllowedHost,
     Forced,
     LogCompress,
     LogFile,
@@ -63,6 +64,7 @@ def mcp_gateway(
     header: SaidByHeader = None,
     host: LocalHost = "127.0.0.1",
     port: HttpPort = None,
+    allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
     env: HandedOn = None,
     token_file: UpstreamToken = None,
@@ -101,7 +103,7 @@ def mcp_gateway(
     from policyengine.reloading import Origin, Reloading
 
     words = words_of(identity, "--as"), words_of(header, "--from-header")
-    front = Front(upstream, server, *words, identity_file is not None, host, port, timeout)
+    front = Front(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
     check(front)
     token, environment = token_of(token_file), environment_of(env or ())
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
@@ -133,6 +135,7 @@ class Front:
     host: str
     port: int | None
     timeout: float
+    allowed_hosts: Sequence[str] = ()
 
 
 def check(front: Front) -> None:
@@ -231,13 +234,20 @@ def run(front: Front, held: Reloading, token: Mapping[str, str], environment: Ma
     if front.port is None:
         anyio.run(gateway.over_stdio)
     else:
-        over_http(gateway, front.host, front.port)
+        over_http(gateway, front)
 
 
-def over_http(gateway: Any, host: str, port: int) -> None:
+def over_http(gateway: Any, front: Front) -> None:
     import uvicorn
 
     from policyengine.integrations.mcp_gateway import http_app
+    from policyengine.runtime.hosts import AllowedHostError
+
+    host = front.host
+    try:
+        app = http_app(gateway, front.allowed_hosts)
+    except AllowedHostError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -247,7 +257,7 @@ def over_http(gateway: Any, host: str, port: int) -> None:
                 print(f"listening on http://{host if ':' not in host else f'[{host}]'}:{at[1]}/mcp", flush=True)
 
     config = uvicorn.Config(
-        http_app(gateway), host=host, port=port, log_config=None, log_level="warning", ws="none",
+        app, host=host, port=front.port or 0, log_config=None, log_level="warning", ws="none",
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     Server(config).run()

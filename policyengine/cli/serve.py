@@ -19,6 +19,7 @@ from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.serve_options import (
+    AllowedHost,
     DrainSeconds,
     EnvoyPort,
     Forced,
@@ -66,6 +67,7 @@ def serve(
     socket_mode: SocketMode = "600",
     envoy_grpc: EnvoyPort = None,
     public_url: PublicUrl = None,
+    allowed_host: AllowedHost = None,
     workers: Workers = 1,
     token_file: TokensFile = None,
     log: LogFile = None,
@@ -94,7 +96,8 @@ def serve(
 
     It runs until SIGTERM or SIGINT, and ends in order then; a second one ends it at once. Facts in a request are
     claims, so only a trusted gateway may make them: to listen elsewhere than on this machine needs a token file, with
-    a token on each line. A socket needs none: whoever may open its file may ask.
+    a token on each line. A socket needs none: whoever may open its file may ask. Without a token file it refuses
+    requests whose Host is neither loopback nor an `--allowed-host`, and requests of web pages of other sites.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
     their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. With `--test` the
@@ -109,6 +112,7 @@ def serve(
       policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
     """
     from policyengine.reloading import Origin, Reloading
+    from policyengine.runtime.hosts import AllowedHostError
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
     from policyengine.server.journal import LogFormat, journal
@@ -140,11 +144,13 @@ def serve(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
                 metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
-                authzen_consume=configuration.authzen_consume,
-                listening=greet, following=following_of(held, sources, stamp, files=not watch),
+                authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
+                following=following_of(held, sources, stamp, files=not watch),
             )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
+    except AllowedHostError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
     return 0
 
 

@@ -59,6 +59,15 @@ PublicUrl: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+AllowedHost: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        metavar="NAME",
+        help="A name, beside localhost, to which it answers without a token; `*.NAME`: all below.",
+        show_default=False,
+    ),
+]
 Workers: TypeAlias = Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")]
 TokensFile: TypeAlias = Annotated[
     Path | None,

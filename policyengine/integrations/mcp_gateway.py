@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from policyengine.integrations.asking import Decides, Facts, Identify
 from policyengine.integrations.mcp_relay import Reads, Relay, Writes
 from policyengine.integrations.mcp_sdk import Asked, PolicyMiddleware
+from policyengine.runtime.hosts import AllowedHosts
 
 try:
     import httpx2
@@ -29,7 +30,7 @@ try:
     from mcp.client.streamable_http import streamable_http_client
     from mcp.server.stdio import stdio_server
     from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
-    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+    from mcp.server.transport_security import RequestBodyLimitMiddleware
     from mcp.shared.message import SessionMessage
     from mcp_types import INTERNAL_ERROR
 except ImportError as error:
@@ -42,7 +43,6 @@ MOST_SESSIONS = 100
 LARGEST_REQUEST = 4 * 1024 * 1024
 IDLE = 30 * 60.0  # seconds until a session that nobody uses is over
 CONNECT = 5.0  # seconds
-LOCAL = ["127.0.0.1:*", "localhost:*", "[::1]:*"]
 _LOG = logging.getLogger("policyengine")
 
 
@@ -141,15 +141,22 @@ def told(error: BaseException) -> str:
 
 
 class Sessions:
-    """An ASGI endpoint: each client has a session, and each session an upstream of its own."""
+    """An ASGI endpoint: each client has a session, and each session an upstream of its own.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    Requests whose `Host` or `Origin` is foreign to `hosts` are refused before a session is looked for.
+    """
+
+    def __init__(self, gateway: Gateway, hosts: AllowedHosts) -> None:
+        self._gateway, self._hosts = gateway, hosts
         self._open: dict[str, StreamableHTTPServerTransport] = {}
         self._group: TaskGroup | None = None
         self.bounded = RequestBodyLimitMiddleware(self._answer, LARGEST_REQUEST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._hosts.refusal(scope["method"], scope["headers"])
+        if refused is not None:
+            _LOG.warning("a request was refused because %s: %s", refused.message, refused.hint)
+            return await JSONResponse(problem(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)
         await self.bounded(scope, receive, send)
 
     @asynccontextmanager
@@ -172,12 +179,7 @@ class Sessions:
         if len(self._open) >= MOST_SESSIONS or self._group is None:
             return await JSONResponse(problem("too many sessions are open"), 503)(scope, receive, send)
         name = uuid4().hex
-        security = TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=LOCAL,
-            allowed_origins=[f"http://{one}" for one in LOCAL],
-        )
-        transport = StreamableHTTPServerTransport(name, security_settings=security, idle_timeout=IDLE)
+        transport = StreamableHTTPServerTransport(name, idle_timeout=IDLE)
         self._open[name] = transport
         status = 500
 
@@ -218,9 +220,9 @@ def problem(message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": message}}
 
 
-def http_app(gateway: Gateway) -> Starlette:
-    """The gateway at `/mcp`."""
-    sessions = Sessions(gateway)
+def http_app(gateway: Gateway, allowed_hosts: Collection[str] = ()) -> Starlette:
+    """The gateway at `/mcp`, for who names loopback or one of `allowed_hosts`. Raises AllowedHostError."""
+    sessions = Sessions(gateway, AllowedHosts.of(allowed_hosts))
     return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
 
 

@@ -15,13 +15,15 @@ from starlette.types import Receive, Scope, Send
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.runtime.claims import KeyProblem
+from policyengine.runtime.hosts import AllowedHosts, names_of
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import Vouched
-from policyengine.server import authzen_schema, schema
+from policyengine.server import authzen_schema, schema, statuses
 from policyengine.server.authzen import Translators
 from policyengine.server.draining import Drain
 from policyengine.server.frame import Frame
 from policyengine.server.handlers import DecisionApi, on_problem
+from policyengine.server.hosts import HostCheck
 from policyengine.server.hot import HotPath
 from policyengine.server.identity_routes import add_identity
 from policyengine.server.measuring import rules_of
@@ -64,9 +66,18 @@ class DecisionApp(FastAPI):
                 title=self.title, version=self.version, description=self.description, routes=self.routes
             )
             document.setdefault("components", {})["schemas"] = schema.components(authzen_schema.MODELS)
+            if self.api.tokens is None:
+                refused_hosts(document)
             document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             self.openapi_schema = document
         return self.openapi_schema
+
+
+def refused_hosts(document: dict[str, Any]) -> None:
+    """Add 403 to every operation that does not document one of its own."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            operation["responses"].setdefault("403", statuses.FOREIGN)
 
 
 def create_app(
@@ -77,19 +88,22 @@ def create_app(
     gateway: Vouched | None = None,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
+    allowed_hosts: Collection[str] = (),
 ) -> FastAPI:
     """The decision API as an ASGI application.
 
     With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
-    is too short. Without, whoever reaches the application may ask. A body has `body_timeout` seconds to arrive.
+    is too short. Without, whoever reaches the application may ask, if `Host` is a name of loopback, the address that
+    the connection arrived at, the host of `public_url` or one of `allowed_hosts` (`*.example.com`: all below, `*`:
+    any), and no page of another site asks (`docs/http-api.md`). A body has `body_timeout` seconds to arrive.
     `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of
     AuthZEN find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume`
     names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
-    `Reloading` may give it other policies at any time.
+    `Reloading` may give it other policies at any time. Raises AllowedHostError.
     """
     return decision_app(
         engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
-        authzen_consume=authzen_consume,
+        authzen_consume=authzen_consume, allowed_hosts=allowed_hosts,
     )  # fmt: skip
 
 
@@ -103,13 +117,15 @@ def decision_app(
     drain: Drain | None = None,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
+    allowed_hosts: Collection[str] = (),
 ) -> DecisionApp:
     """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
     tokens = None if token is None else Tokens.of(token)
     consume = frozenset(authzen_consume)
-    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally), consume)
+    hosts = HostCheck(AllowedHosts.of((*allowed_hosts, *names_of(public_url))), tally)
+    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally), hosts, consume)
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",
@@ -118,12 +134,12 @@ def decision_app(
         docs_url=None,  # FastAPI's pages run scripts of other people from another server
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Frame)],
+        middleware=[Middleware(Frame, hosts=hosts if tokens is None else None)],
         exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
     )
     add_routes(app, api)
     add_identity(app, api)
     counts = tally.counter("decide"), tally.apart("decide")
-    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, body_timeout, *counts)
+    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, hosts.allowed, body_timeout, *counts)
     app.api = api
     return app

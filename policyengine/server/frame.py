@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.runtime.tracing import Trace, enter
+from policyengine.server.hosts import HostCheck
 from policyengine.server.journal import REQUEST_ID
 from policyengine.server.media import problem_answer
 from policyengine.server.problems import Problem
@@ -20,8 +21,10 @@ LOGGER = logging.getLogger("policyengine")
 
 
 class Frame:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    """`hosts` refuses requests by their `Host` and `Origin`; None where a token is needed instead."""
+
+    def __init__(self, app: ASGIApp, hosts: HostCheck | None = None) -> None:
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +41,10 @@ class Frame:
                 add_headers(MutableHeaders(scope=message), label, trace)
             await send(message)
 
+        refused = None if self.hosts is None else self.hosts.problem(scope)
         try:
+            if refused is not None:
+                return await problem_answer(Request(scope), refused)(scope, receive, framed)
             await self.app(scope, receive, framed)
         except Exception:
             if started:

@@ -29,6 +29,7 @@ from policyengine.server.envoy_http import EnvoyHttp
 from policyengine.server.events import event_of, reported
 from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
 from policyengine.server.gateways import Told
+from policyengine.server.hosts import HostCheck
 from policyengine.server.measuring import publish
 from policyengine.server.media import Form, answer, form_of_body, problem_answer, read_body
 from policyengine.server.once import once_of, refused
@@ -56,6 +57,7 @@ class DecisionApi:
     public_url: str | None
     translators: Translators
     refusals: Refusals
+    hosts: HostCheck
     authzen_consume: frozenset[str] = frozenset()
 
     @property

@@ -24,6 +24,7 @@ from policyengine.reloading import Reloading
 from policyengine.runtime.caller import enter_caller
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.hosts import AllowedHosts
 from policyengine.runtime.quick import json_question, msgpack_question
 from policyengine.runtime.tracing import enter
 from policyengine.server.frame import LABEL
@@ -72,6 +73,7 @@ class HotPath:
     careful: ASGIApp
     reloading: Reloading
     tokens: Tokens | None
+    hosts: AllowedHosts  # without tokens
     body_timeout: float
     count: Count
     count_apart: Count
@@ -128,6 +130,7 @@ class HotPath:
             or b"idempotency-key" in headers
             or len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY
             or (b"x-request-id" in headers and not BYTES_OF_LABEL.fullmatch(headers[b"x-request-id"]))
+            or (self.tokens is None and not self.hosts.at_once(headers))
         ):
             return None
         if self.tokens is not None:

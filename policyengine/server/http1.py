@@ -8,6 +8,7 @@ arrived as a whole is answered before one would have begun.
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import httptools
@@ -19,6 +20,7 @@ from policyengine.server.app import DecisionApp
 
 LARGEST_HEAD = 64 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
+ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -77,6 +79,8 @@ class Http1Protocol(HttpToolsProtocol):
             raise ValueError("one Host is needed")
         if b"#" in self.url:  # httptools would drop the rest, and a gateway may have asked for all of it
             raise ValueError("no request line has a fragment")
+        if not self.url.startswith(b"/"):
+            self.take_authority()
         self.quiet = self.hosts = 0
         self.in_body = True
         self.upgrading = self.parser.should_upgrade()
@@ -86,6 +90,13 @@ class Http1Protocol(HttpToolsProtocol):
             self.starting = False
             if self.app.drain.begun is not None:
                 self.cycle.keep_alive = False
+
+    def take_authority(self) -> None:
+        """Who asks in absolute form names the host there, and what `Host` says means nothing (RFC 9112, 3.2.2)."""
+        found = ABSOLUTE.match(self.url)
+        if found is not None:
+            self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers.append((b"host", found["authority"]))
 
     def on_body(self, body: bytes) -> None:
         self.quiet = 0

@@ -41,6 +41,7 @@ GIVEN = (
     "fingerprint",
     "count",
     "conditions",
+    "header",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -25,6 +25,7 @@ EVERY = 2  # bounds that are kept apart for one that is told
 COUNTERS = (
     ("policyengine_once", "Questions by a key, by what came of it.", ("result",), "once"),
     ("policyengine_credentials", "Raw credentials: `proved`, or the code of a refusal.", ("result",), "credentials"),
+    ("policyengine_foreign_requests", "Requests refused by their `Host` or `Origin`.", ("header",), "foreign"),
     ("policyengine_problems", "HTTP answers that are no decision, by status.", ("status",), "problems"),
     ("policyengine_would_be", "Decisions that passed as somebody observes.", ("outcome",), "would_be"),
     ("policyengine_rule_decisions", "Decisions in which a rule stood in the way.", ("rule", "outcome"), "rules"),

@@ -25,6 +25,7 @@ from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.reloading.reloader import hanging_up, reloaded
 from policyengine.reloading.watching import Attempts
+from policyengine.runtime.hosts import AllowedHosts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import DecisionApp, decision_app
 from policyengine.server.authzen import EVERY_CALLER, NAMED
@@ -76,6 +77,7 @@ def serve(
     watching: bool = False,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
+    allowed_hosts: Collection[str] = (),
     listening: Callable[[str | None], None] = lambda url: None,
     following: Following | None = None,
 ) -> None:
@@ -86,22 +88,24 @@ def serve(
     processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
     port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
     `authzen_consume` names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`).
+    `allowed_hosts` are names that are answered without a token, and on port `metrics`, as `create_app` says.
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
     URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and
-    when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that, and
-    TokenError for a token that is too short.
+    when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that,
+    TokenError for a token that is too short, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
     tokens = None if token is None else Tokens.of(token)
     check_consumers(authzen_consume, tokens)
+    AllowedHosts.of(allowed_hosts)  # told before anything is listened on
     listening = logged(workers, listening)
     check_workers(reloading.current, workers)
     tally = Tally(workers, rules_of(reloading.current))
     apps = partial(
         decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally,
-        authzen_consume=authzen_consume,
+        authzen_consume=authzen_consume, allowed_hosts=tuple(allowed_hosts),
     )  # fmt: skip
     attempts = None if reloading.origin is None else Attempts(reloading, watching)
     with ExitStack() as open_until_then:

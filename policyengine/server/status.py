@@ -1,4 +1,7 @@
-"""What whoever watches the server may ask, on a port of its own and without a token: is it well, and what did it do."""
+"""What whoever watches the server may ask, on a port of its own and without a token: is it well, and what did it do.
+
+So it answers to its own names and addresses only, also where questions need a token.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def status_app(api: DecisionApi) -> Starlette:
             Route("/healthz", api.healthz),
             Route("/readyz", api.readyz),
         ],
-        middleware=[Middleware(Frame)],
+        middleware=[Middleware(Frame, hosts=api.hosts)],
         exception_handlers=dict.fromkeys((Problem, HTTPException), on_problem),
     )
     app.api = api  # type: ignore[attr-defined]  # as `on_problem` finds it

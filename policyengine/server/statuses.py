@@ -54,6 +54,7 @@ def problem(description: str, example: Free | None = None, headers: Free | None 
     return {**found, "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: shape}}
 
 
+FOREIGN = problem("The `Host` is no name of this server, or a page of another site asks.")
 SOON = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
 BY_KEY: Statuses = {
     409: problem("The same question is being decided, by this key: ask again.", headers=SOON),

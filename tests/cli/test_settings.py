@@ -25,6 +25,7 @@ WRONG = {
     "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
     "token_file": ("1", "`token_file` is a path"),
     "trust": ('"a"', "`trust` is a list of texts"),
+    "allowed_hosts": ('["a.example:80"]', "`a.example:80` is no name of a host"),
     "watch": ('"yes"', "`watch` is `true` or `false`"),
     "log_format": ('"jsn"', "`log_format` is one of `text`, `json`"),
 }

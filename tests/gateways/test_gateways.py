@@ -146,6 +146,23 @@ def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gatewa
     assert web.client.ask("/v1/query?page=7&page=8", WRITER).status == 403
 
 
+def test_a_page_of_another_site_that_the_gateway_serves_is_no_page_of_ours(web: Gateway) -> None:
+    """What a client says of the page that it shows is for the API and its policy, and nothing of who asks us."""
+    page = ("Origin: https://app.example", "Sec-Fetch-Site: cross-site", "Referer: https://app.example/")
+    assert web.client.ask("/public/a", *page).status == 200
+    assert only(web.api.taken()).values("origin") == ["https://app.example"]
+
+
+def test_a_client_may_ask_by_any_name_of_the_site(web: Gateway) -> None:
+    """Envoy alone asks with the name that its client used, so only there the engine has to know it."""
+    found = web.client.ask("/public/a", host="www.acme.example:8000")
+    assert found.status == (403 if web.kind.name == "envoy-http" else 200)
+    if found.status == 403:
+        assert "`--allowed-host NAME`" in found.problem["hint"]
+        assert web.api.taken() == []
+    assert web.client.ask("/public/a", host="api.acme.example:8000").status == 200
+
+
 JSON = "Content-Type: application/json"
 
 

@@ -42,7 +42,7 @@ def with_certificates(text: str) -> str:
 def verifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     folder = tmp_path_factory.mktemp("verifying")
     identity = written(folder, only_proved=True)
-    with engine(str(folder / "doors.policy"), "--identity", str(identity)) as ports:
+    with engine(str(folder / "doors.policy"), "--identity", str(identity), "--allowed-host", HOST) as ports:
         yield ports
 
 

@@ -201,7 +201,7 @@ def test_keys_that_are_slow_keep_nobody_from_deciding_or_revoking(http: Http):
 
     async def asked() -> tuple[int, str, set[int]]:
         transport = httpx.ASGITransport(http.client.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
 
             async def token() -> int:
                 more = {"subject_token": subject(), **proof("summarizer")}
@@ -516,7 +516,8 @@ def test_without_keys_nothing_is_issued_and_operators_end_what_others_did(tmp_pa
 
 
 def test_who_has_no_identity_has_no_such_endpoint():
-    client = TestClient(create_app(Engine.from_text("language 1\npackage p\nanyone { may GET /x }")))
+    engine = Engine.from_text("language 1\npackage p\nanyone { may GET /x }")
+    client = TestClient(create_app(engine), base_url="http://127.0.0.1")
     paths = ("/token", "/revoke", "/introspect", "/attestation/nonce", "/tasks/t/complete")
     assert {client.post(path).status_code for path in paths} == {404}
 
@@ -525,7 +526,7 @@ def test_a_nonce_is_given_to_attest_for(tmp_path: Path):
     desk = Desk(tmp_path)
     nonces = Nonces(desk.marks, most=2)
     desk.identity.attestation_nonces = nonces.issue
-    client = TestClient(create_app(desk.engine))
+    client = TestClient(create_app(desk.engine), base_url="http://127.0.0.1")
     first, second = (client.post("/attestation/nonce").json() for _ in range(2))
     assert first["nonce"] != second["nonce"]
     assert nonces.take(first["nonce"], NOW)

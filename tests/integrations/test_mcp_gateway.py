@@ -284,12 +284,22 @@ def test_headers_of_a_trusted_caller_say_who_asks(behind: Behind, watched: Watch
 
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [({"host": "evil.example"}, 421), ({"origin": "https://evil.example"}, 403), ({"mcp-session-id": "x"}, 404)],
+    [({"host": "evil.example"}, 403), ({"origin": "https://evil.example"}, 403), ({"mcp-session-id": "x"}, 404)],
 )
 def test_other_sites_and_made_up_sessions_get_nowhere(url: str, headers: dict[str, str], status: int) -> None:
     always_sent = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
     assert httpx.post(url, json=hello, headers={**always_sent, **headers}).status_code == status
+
+
+def test_a_name_that_is_allowed_is_answered(behind: Behind, watched: Watched) -> None:
+    with serving(behind) as upstream:
+        gateway = Gateway(watched, "billing", always(BOT), Upstream(f"{upstream}/mcp", {}, {}, 20.0))
+        with serving(http_app(gateway, ["mcp.example"])) as url:
+            named = {"host": "mcp.example", "mcp-session-id": "x"}
+            assert httpx.post(f"{url}/mcp", json={}, headers=named).status_code == 404
+            found = httpx.post(f"{url}/mcp", json={}, headers={**named, "host": "other.example"})
+            assert (found.status_code, "`--allowed-host NAME`" in found.json()["error"]["message"]) == (403, True)
 
 
 # ── The command, over stdio ───────────────────────────────────────────────────────────────────

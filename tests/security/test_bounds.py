@@ -41,7 +41,7 @@ def errors(text: str) -> list[Diagnostic]:
 def post(path: str, content: bytes, form: str = "application/json") -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(ENGINE))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.post(path, content=content, headers={"content-type": form})
 
     return asyncio.run(run())

@@ -151,7 +151,7 @@ FORMS = {"application/json": lambda tree: json.dumps(tree).encode(), "applicatio
 def post(path: str, body: bytes, form: str) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(ENGINE))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.post(path, content=body, headers={"content-type": form, "accept": "application/json"})
 
     return asyncio.run(run())

@@ -33,7 +33,7 @@ def under(path: str, place: str) -> bool:
 def ask(request: Mapping[str, Any], path: str = "/decide", **more: Any) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(ENGINE))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             body = json.dumps({"request": request, **more})
             return await client.post(path, content=body, headers={"content-type": "application/json"})
 
@@ -145,7 +145,7 @@ def test_another_method_than_the_opened_one_is_denied(method: str) -> None:
 def test_a_path_given_twice_or_as_no_text_is_no_question(body: str) -> None:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(ENGINE))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.post("/decide", content=body, headers={"content-type": "application/json"})
 
     assert asyncio.run(run()).status_code == 400

@@ -22,6 +22,7 @@ OPEN = {"request": {"method": "GET", "path": "/health"}}
 SHUT = {"request": {"method": "GET", "path": "/secrets"}}
 
 
+BY_ENVOY = {"x-envoy-internal": "true"}  # which it sends with every question, and no page unasked
 ORDER = {"request": {"method": "POST", "path": "/orders"}}
 POLICY = """
 language 1
@@ -75,7 +76,7 @@ class Watched:
 
 def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(create_app(engine, **options))
-    return httpx.AsyncClient(transport=transport, base_url="http://gateway.example")
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=BY_ENVOY)
 
 
 def small(store: str = "memory:") -> Engine:

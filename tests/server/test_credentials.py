@@ -42,7 +42,7 @@ def doors(tmp_path: Path) -> Doors:
 
 @asynccontextmanager
 async def connected(doors: Doors, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(doors.engine, **options) as client:
+    async with client_of(doors.engine, allowed_hosts=[HOST], **options) as client:
         yield client
 
 

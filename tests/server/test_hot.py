@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.reloading import Reloading
+from policyengine.runtime.hosts import AllowedHosts
 from policyengine.server import create_app
 from policyengine.server.app import DecisionApp
 from policyengine.server.hot import HotPath
@@ -27,6 +28,7 @@ from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, Watched, small
 
 ENGINE = small()
 ID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
+HOST = (b"host", b"127.0.0.1:8080")
 JSON = (b"content-type", b"application/json")
 MSGPACK = (b"content-type", b"application/msgpack")
 OPTIONS = {**OPEN, "options": {"obligations_supported": ["notify"]}}
@@ -55,7 +57,7 @@ class Exchange:
             "raw_path": self.path.encode(),
             "query_string": b"",
             "root_path": self.root,
-            "headers": list(self.headers),
+            "headers": [*self.headers] if b"host" in dict(self.headers) else [HOST, *self.headers],
             "client": ("127.0.0.1", 50_000),
             "server": ("127.0.0.1", 8080),
         }
@@ -120,7 +122,9 @@ VALUES = {
         b"",
     ],
     b"x-request-id": [b"label-1", b"x" * 129, b"two words", b"\xe9", b"line\n", b""],
-    b"host": [b"gateway.example"],
+    b"host": [b"127.0.0.1", b"LOCALHOST.:80", b"[::1]:8080", b"gateway.example", b"127.0.0.1.evil.example", b""],
+    b"origin": [b"http://127.0.0.1:8080", b"https://evil.example", b"null"],
+    b"sec-fetch-site": [b"same-origin", b"cross-site"],
     b"user-agent": [b"gateway/1"],
 }
 HEADER = st.sampled_from([(name, value) for name, values in VALUES.items() for value in values])
@@ -226,7 +230,7 @@ def status(app: ASGIApp, exchange: Exchange) -> int:
         ([JSON], SHUT),
         ([JSON], ORDER),
         ([JSON], OPTIONS),
-        ([(b"host", b"a"), JSON, (b"accept", b"*/*"), (b"user-agent", b"b")], OPEN),
+        ([(b"host", b"localhost"), JSON, (b"accept", b"*/*"), (b"user-agent", b"b")], OPEN),
         ([JSON, (b"accept", b"application/json"), (b"content-length", b"53")], OPEN),
         ([(b"content-type", b"application/json; charset=utf-8"), (b"x-request-id", b"label")], OPEN),
         ([MSGPACK], OPEN),
@@ -239,13 +243,14 @@ def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object,
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
-    hot = HotPath(refuse, Reloading(ENGINE), None, 30.0, uncounted, uncounted)
+    hot = HotPath(refuse, Reloading(ENGINE), None, AllowedHosts(), 30.0, uncounted, uncounted)
     assert status(hot, Exchange(tuple(headers), cut, late=late)) == 200
 
 
 def test_a_question_with_a_token_takes_the_hot_path() -> None:
-    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), 30.0, uncounted, uncounted)
-    exchange = Exchange((JSON, (b"authorization", f"Bearer {TOKEN}".encode())), (json.dumps(OPEN).encode(),))
+    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), AllowedHosts(), 30.0, uncounted, uncounted)
+    headers = ((b"host", b"gateway.example"), JSON, (b"authorization", f"Bearer {TOKEN}".encode()))
+    exchange = Exchange(headers, (json.dumps(OPEN).encode(),))
     assert status(hot, exchange) == 200
 
 

@@ -20,7 +20,7 @@ BODY = json.dumps(OPEN).encode()
 SIZE = str(len(BODY)).encode()
 CHUNKED = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
 VARYING = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}|date: [^\r]+")
-NEXT = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+NEXT = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def url() -> Iterator[str]:
         yield url
 
 
-def post(*headers: bytes, body: bytes = BODY, version: bytes = b"1.1", host: bytes = b"host: x") -> bytes:
+def post(*headers: bytes, body: bytes = BODY, version: bytes = b"1.1", host: bytes = b"host: localhost") -> bytes:
     head = (b"POST /decide HTTP/" + version, host, b"content-type: application/json", *headers)
     return b"".join(line + b"\r\n" for line in head if line) + b"\r\n" + body
 
@@ -86,7 +86,7 @@ def statuses(answer: bytes) -> list[int]:
         pytest.param(b"GET /healthz\r\n\r\n", id="HTTP/0.9"),
         pytest.param(post(LENGTH, version=b"3.0"), id="HTTP/3.0"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: " + b"b" * 65_600, id="an endless header"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: " + b"b" * 65_600, id="an endless header"),
         pytest.param(b"GET /" + b"a" * 65_600, id="an endless path"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_trailer_is_no_header(url: str) -> None:
     assert statuses(spoken(url, message)) == [415]
 
 
-SMALL = (b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b":", b"0", b"f", b";", b"host: x\r\n")
+SMALL = (b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b":", b"0", b"f", b";", b"host: localhost\r\n")
 LARGE = (
     LENGTH,
     b"upgrade: h2c\r\n",
@@ -134,7 +134,7 @@ def test_whatever_bytes_come_nothing_fails_and_the_next_is_answered(
         answer = raw(url, message[:at] + b"".join(put) + message[at + cut :])
     except OSError:  # the server closed while there was more to say
         answer = b""
-    assert set(statuses(answer)) <= {100, 200, 400, 404, 405, 413, 415}
+    assert set(statuses(answer)) <= {100, 200, 400, 403, 404, 405, 413, 415}
     assert statuses(spoken(url, NEXT)) == [200]
 
 
@@ -146,7 +146,6 @@ def test_whatever_bytes_come_nothing_fails_and_the_next_is_answered(
     [
         pytest.param(post(LENGTH, CLOSE), id="plain"),
         pytest.param(post(LENGTH, version=b"1.0"), id="HTTP/1.0"),
-        pytest.param(post(LENGTH, version=b"1.0", host=b""), id="HTTP/1.0 without a host"),
         pytest.param(post(b"transfer-encoding: Chunked", CLOSE, body=CHUNKED + b"\r\n"), id="chunks"),
         pytest.param(post(LENGTH, CLOSE, b"expect: 100-continue"), id="expecting"),
     ],
@@ -186,7 +185,7 @@ OFFER = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settin
 
 def test_an_offer_of_another_protocol_is_passed_over_and_its_body_is_no_request(url: str) -> None:
     """Some clients make one with every request; the body must not be taken for the next request."""
-    smuggled = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+    smuggled = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     answer = spoken(url, post(b"content-length: %d" % len(smuggled), *OFFER, body=smuggled) + NEXT)
     assert statuses(answer) == [400, 200]
     assert b"revision" not in answer

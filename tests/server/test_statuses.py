@@ -71,7 +71,7 @@ class Failing:
 def status(engine: Any, method: str, path: str, *, body_timeout: float = 30.0, **request: Any) -> int:
     async def run() -> int:
         app = create_app(engine, token=TOKEN, body_timeout=body_timeout)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"} | request.pop(
                 "headers", {}
             )
@@ -174,7 +174,7 @@ GIVEN: dict[str, Callable[[], Iterator[int]]] = {
 
 
 def documented() -> dict[str, set[int]]:
-    paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
+    paths = create_app(Engine.from_text(POLICY), token=TOKEN).openapi()["paths"]
     return {path: {int(one) for one in operation["responses"]} for path, [operation] in operations(paths)}
 
 
@@ -189,6 +189,11 @@ def test_every_route_is_tried() -> None:
 @pytest.mark.parametrize("path", GIVEN)
 def test_what_a_route_gives_is_what_is_documented(path: str) -> None:
     assert set(GIVEN[path]()) == documented()[path]
+
+
+def test_without_a_token_every_route_documents_that_a_foreign_host_is_refused() -> None:
+    paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
+    assert all("403" in operation["responses"] for _, [operation] in operations(paths))
 
 
 def test_every_status_that_the_server_can_say_is_documented_somewhere() -> None:

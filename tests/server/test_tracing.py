@@ -152,7 +152,7 @@ def test_what_comes_right_behind_a_trace_is_not_of_it(tmp_path: Path) -> None:
     body = json.dumps(OPEN).encode()
 
     def asking(path: str, more: str) -> bytes:
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{more}"
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
     with started(SERVE, str(tmp_path / "log")) as (url, _):

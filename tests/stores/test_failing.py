@@ -209,7 +209,7 @@ def test_an_outcome_that_cannot_be_kept_is_to_be_reported_again(engine: Engine, 
 
     async def reported() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.post("/events", json={"decision": "01J", "status": 200})
 
     answer = asyncio.run(reported())
@@ -221,7 +221,7 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
 
     async def asked() -> tuple[list[int], float]:
         transport = httpx.ASGITransport(create_app(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             deciding = [asyncio.create_task(client.post("/decide", json=ask("/deny"))) for _ in range(3)]
             await asyncio.sleep(0)
             began = monotonic()

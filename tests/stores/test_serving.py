@@ -69,7 +69,7 @@ def answers(store: Store, semantics: str) -> Any:
 
     async def asked() -> Any:
         transport = httpx.ASGITransport(create_app(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             answer = await client.post("/decide/batch", json={"requests": BATCH, "semantics": semantics})
             return answer.json()["decisions"]
 

@@ -46,7 +46,7 @@ def caller(engine: Any, **options: Any) -> Call:
 
     def call(method: str, path: str, **request: Any) -> httpx.Response:
         async def run() -> httpx.Response:
-            async with httpx.AsyncClient(transport=transport, base_url="http://pdp.example") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, **request)
 
         return asyncio.run(run())
