@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from policyengine.diagnostics import Diagnostic
+from policyengine.file_mark import CHANGED, HINT, FileMark
 from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text import MAX_CHARACTERS, read_source
 
@@ -38,6 +39,7 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     loading = Loading(tests)
     for path in map(Path, paths):
         loading.given(path)
+    loading.deserted()
     loading.imported()
     return loading.sources, loading.problems
 
@@ -91,6 +93,7 @@ class Loading:
     sources: list[Source] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    empty: list[Path] = field(default_factory=list)
     roots: list[tuple[Source, Path, Path | None]] = field(default_factory=list)
 
     def given(self, path: Path) -> None:
@@ -100,10 +103,18 @@ class Loading:
                 problem("E154", name_of(path), "several sets of policies lie here", f"name one: {named}")
             )
         elif os.path.isdir(path):
-            for file in policies_in(path, self.unlisted):
+            files = list(policies_in(path, self.unlisted))
+            self.empty += [] if files else [path]
+            for file in files:
                 self.read(file, root_above(path) or path)
         else:
             self.read(path, root_above(path.parent))
+
+    def deserted(self) -> None:
+        """A folder that was named and holds nothing, beside others that do, is more often not mounted than meant."""
+        if self.sources:
+            why, hint = "no policy lies in this folder", "is it mounted, and do its files end with `.policy`?"
+            self.problems += [problem("E156", name_of(one), why, hint) for one in self.empty]
 
     def imported(self) -> None:
         for source, file, root in self.roots:  # grows while it is walked
@@ -151,7 +162,9 @@ def read_file(file: Path) -> Source | Diagnostic:
             message = f"this file has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}"
             return problem("E153", name, message, "split it into several packages")
         with file.open("rb") as stream:
-            return read_source(name, stream.read(MAX_BYTES + 1))
+            before = FileMark.of(stream.fileno())
+            found = read_source(name, stream.read(MAX_BYTES + 1))
+            return found if FileMark.of(stream.fileno()) == before else problem("E152", name, CHANGED, HINT)
     except FileNotFoundError:
         return problem("E151", name, "there is no such file", "paths are read from the current folder")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

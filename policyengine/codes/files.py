@@ -27,4 +27,20 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
+    Code(
+        "E155",
+        "an empty policy",
+        "A file that declares nothing (no bytes, or only comments, `language`, `package` and `import`) was more often "
+        "cut off than meant: guards that stood in it would be gone without a word. Remove it if nothing belongs there.",
+        "language 1\npackage shop # what stood here?\n",
+        "language 1\npackage shop\nanyone { may GET /health }\n",
+    ),
+    Code(
+        "E156",
+        "a folder without policies",
+        "A folder that is named beside other policies holds no file `….policy`. More often than meant it is not "
+        "mounted, or was emptied, and the guards that should lie in it are missing.",
+        "",
+        "",
+    ),
 )

@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from policyengine.directory.errors import EntitiesError
 from policyengine.directory.reading import Gathering, Numbered, Place
+from policyengine.file_mark import CHANGED, HINT, FileMark
 from policyengine.kinds import EntityRef
 from policyengine.runtime import wire
 from policyengine.runtime.entities import EntityData, entity_row
@@ -164,8 +166,18 @@ def plain_value(value: object) -> bool:
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def opened(path: Path) -> BinaryIO:
-    """A file for reading; not a device or a pipe, which may never end. Raises EntitiesError."""
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file for reading; not a device or a pipe, which may never end. Raises EntitiesError, also at the end, where
+    somebody wrote to it meanwhile."""
+    with _opened(path) as file:
+        before = FileMark.of(file.fileno())
+        yield file
+        if FileMark.of(file.fileno()) != before:
+            raise EntitiesError(str(path), "", CHANGED, HINT, code="E180")
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise EntitiesError(str(path), "", "this is no file", "name a file", code="E180")

@@ -104,7 +104,8 @@ def _read(source: Where, declared: Declarations, mapping: Path | None, gathering
         case ".toml":
             _open(_with_url(read_mapping(path)), declared, gathering)
         case _ if not path.exists():
-            files.opened(path)  # which says so
+            with files.opened(path):  # which says so
+                pass
         case _:
             raise EntitiesError(str(path), "", "nobody knows what this holds", f"name {KINDS}", code="E180")
 

@@ -18,7 +18,7 @@ from policyengine.semantics.places import Places
 from policyengine.semantics.revision import ordered
 from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import MAIN, Program, Reporter, package_of, report_unused_imports
-from policyengine.source import Source
+from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
 from policyengine.syntax.pause import uncollected
@@ -113,9 +113,19 @@ def unordered(
     shown = examples.Examples() if syntax else examples.lower(program, schema)
     report_unused_imports(program)
     found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
-    found += [*syntax, *(finding for module in modules for finding in text.findings(module))]
+    found += [*syntax, *(finding for module in modules for finding in text.findings(module)), *empty(modules, syntax)]
     kept = in_order(concluded(found, kernel, modules, shown, Sought(depth, optional)))
     return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
+
+
+def empty(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
+    """Files in which nothing is declared; one whose mistakes were not read as anything is told by these."""
+    mistaken = {id(one.span.source) for one in syntax}
+    for module in modules:
+        source = module.span.source
+        if not module.declarations and id(source) not in mistaken:
+            hint = "write what belongs in it, or remove the file"
+            yield Diagnostic("E155", "nothing is declared in this file", Span(source, 0, 0), hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,11 +83,12 @@ class Policy:
 
     def split(self) -> Policy:
         """The same declarations in twice as many files."""
-        return Policy(tuple(File(f.head, f.declarations[start::2]) for f in self.files for start in (0, 1)))
+        halves = [File(f.head, f.declarations[start::2]) for f in self.files for start in (0, 1)]
+        return Policy(tuple(half for half in halves if half.declarations))
 
     def without(self, declaration: str) -> Policy:
         files = tuple(replace(f, declarations=tuple(d for d in f.declarations if d != declaration)) for f in self.files)
-        return Policy(files)
+        return Policy(tuple(file for file in files if file.declarations))
 
 
 def policy(random: Random) -> Policy:

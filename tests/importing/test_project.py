@@ -377,7 +377,7 @@ def test_a_fixture_that_the_author_renamed_is_not_asked_for(tmp_path):
         (lambda shop: (shop / "doors.policy").write_text("agent {"), r"E\d+ .*"),
         (lambda shop: (shop / "own.policy").write_text("anyone { may nothing.at.all }"), r"E\d+ .*"),
         (
-            lambda shop: (shop / "api/pets_new_2.policy").write_text("package shop\n"),
+            lambda shop: (shop / "api/pets_new_2.policy").write_text("package shop\nlet a = 1\n"),
             "is already there, nothing was made",
         ),
     ],

@@ -61,10 +61,23 @@ def test_a_test_with_errors_is_refused(folder: Path) -> None:
     assert refused(folder).why == "1 error in the policies"
 
 
-@pytest.mark.parametrize("left", ["", None])
+@pytest.mark.parametrize("left", ["entity user { }", None])
 def test_nothing_is_no_policy(folder: Path, left: str | None) -> None:
     (folder / "shop.policy").unlink() if left is None else (folder / "shop.policy").write_text(left)
     assert refused(folder).why == "nothing in the policies allows anything"
+
+
+@pytest.mark.parametrize("left", ["", " \n\t\n", "# only words", "language 1\npackage shop\n"])
+def test_a_file_that_declares_nothing_is_refused_whatever_lies_beside_it(folder: Path, left: str) -> None:
+    (folder / "guards.policy").write_text(left)
+    found = refused(folder)
+    assert found.why == "1 error in the policies"
+    assert "E155 nothing is declared in this file" in str(found)
+
+
+def test_a_folder_that_was_named_and_is_empty_is_refused_beside_one_that_is_not(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "guards").mkdir()
+    assert "E156 no policy lies in this folder" in str(refused(folder, tmp_path / "guards"))
 
 
 def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,7 @@ def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
 
 
 @pytest.mark.parametrize(
-    "policy", ["", "language 1\npackage empty", "anyone { may GET /y }", 'guard "g" { audit full }']
+    "policy", ["let a = 1", "language 1\npackage empty\nlet a = 1", "anyone { may GET /y }", 'guard "g" { audit full }']
 )
 def test_nothing_said_means_deny(policy):
     """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""

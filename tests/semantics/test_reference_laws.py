@@ -282,7 +282,7 @@ def ask_about_docs(body: object, scopes: object, bound: object, hops: int) -> di
 )  # fmt: skip
 def test_the_order_of_declarations_files_and_items_never_matters(shuffled, cut, swaps, body, scopes, bound, hops, user):
     assert all(before in "\n".join(DECLARATIONS) for before, _ in REORDERED)
-    text = ["\n".join(shuffled[:cut]), "\n".join(shuffled[cut:])]
+    text = ["\n".join(part) for part in (shuffled[:cut], shuffled[cut:]) if part]
     for number, (before, after) in enumerate(REORDERED):
         text = [one.replace(before, after) for one in text] if swaps >> number & 1 else text
     one, other = kernel("\n".join(DECLARATIONS)), kernel(*text)
