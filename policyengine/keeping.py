@@ -102,6 +102,11 @@ class Keeping:
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
         self._observer: Observer | None = None
 
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The texts that it was made of; none where it was made of a bundle."""
+        return self._sources
+
     def seconds(self) -> int:
         """Since 1970, by its clock."""
         return self._nanoseconds() // 1_000_000_000

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine import loading
 from policyengine.loading import MAX_BYTES, load_sources, sets_of
 
 
@@ -216,3 +217,39 @@ def test_imports_and_labels_begin_at_the_marked_root() -> None:
         assert not problems
         assert "shared/words.policy" in {source.label for source in sources}
         assert sources[0].label == "acme/pay.policy"
+
+
+def test_a_file_that_somebody_writes_while_it_is_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.policy", "anyone { may GET /a }\n")
+    read = loading.read_source
+
+    def slow(name: str, data: bytes) -> object:
+        write("a.policy", "anyone { may GET /a }\nanyone { may GET /b }\n")
+        return read(name, data)
+
+    monkeypatch.setattr(loading, "read_source", slow)
+    assert told("a.policy") == [("E152", "a.policy", "this file changed while it was read")]
+    monkeypatch.undo()
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a rename: whoever has it open reads all of the old one."""
+    write("a.policy", "anyone { may GET /a }\n")
+    read = loading.read_source
+
+    def slow(name: str, data: bytes) -> object:
+        write("b", "anyone { may GET /b }\n")
+        os.replace("b", "a.policy")
+        return read(name, data)
+
+    monkeypatch.setattr(loading, "read_source", slow)
+    assert told("a.policy") == []
+
+
+def test_a_folder_without_policies_is_told_beside_others_and_alone_it_is_nothing() -> None:
+    os.makedirs("guards")
+    write("doors/a.policy")
+    assert told("doors", "guards") == [("E156", "guards", "no policy lies in this folder")]
+    assert told("guards") == []
+    write("guards/a_test.policy")
+    assert told("doors", "guards") == []

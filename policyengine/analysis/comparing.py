@@ -93,6 +93,11 @@ class Comparing:
         self.claimed = frozenset((root, attribute) for root, attribute, *_ in of_old ^ of_new)
 
     def run(self) -> Diff:
+        self.walk()
+        return self.result()
+
+    def walk(self) -> None:
+        """Every class of endpoints in turn. Whoever stops it half-way has the result of what was looked at by then."""
         if self.old.revision != self.new.revision or not self.old.revision:
             try:
                 for at in classes(patterns_of(self.old, self.new)):
@@ -100,6 +105,8 @@ class Comparing:
             except TooMany:
                 why = "the patterns of the two policies cross in too many ways"
                 self.doubts.append(Doubt(WHOLE, "everybody", why, 0))
+
+    def result(self) -> Diff:
         return Diff(
             self.old.revision, self.new.revision, tuple(gathered(self.found)), tuple(self.doubts), self.same,
             len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),

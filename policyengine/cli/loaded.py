@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from policyengine.directory.following import Following
     from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
-    from policyengine.reloading import Reloading
+    from policyengine.reloading import Reloading, ReloadRules
     from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
@@ -84,15 +84,20 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | No
     return Sources(tuple(entities), mapping)
 
 
-def following_of(held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool) -> Following | None:
+def following_of(
+    held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool, rules: Callable[[], ReloadRules]
+) -> Following | None:
     """The entities are read again when they change; with `--watch` their files are, together with the policies."""
     from policyengine.directory.errors import EntitiesError
     from policyengine.directory.following import Following
+    from policyengine.reloading.inventory import ENTITIES
 
     if sources is None:
         return None
     try:
-        return Following(sources, lambda: held.current, stamp=stamp, files=files)
+        return Following(
+            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
+        )
     except EntitiesError as error:
         raise entities_error(error) from None
 

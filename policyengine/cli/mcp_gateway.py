@@ -28,9 +28,11 @@ from policyengine.cli.mcp_gateway_options import (
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
+from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.serve_options import (
     AllowedHost,
     Forced,
+    Gated,
     LogCompress,
     LogFile,
     LogKeep,
@@ -42,6 +44,9 @@ from policyengine.cli.serve_options import (
     ObservedUntil,
     OnLogFailure,
     Redacted,
+    ReloadAllow,
+    ReloadCompare,
+    ReloadGateOption,
     TestFirst,
     WatchFiles,
     WhenUnrecorded,
@@ -85,6 +90,9 @@ def mcp_gateway(
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
     test: TestFirst = False,
+    reload_allow: ReloadAllow = None,
+    reload_gate: ReloadGateOption = Gated.NONE,
+    reload_compare: ReloadCompare = 30,
 ) -> int:
     """Put policies in front of an MCP server.
 
@@ -108,6 +116,7 @@ def mcp_gateway(
     token, environment = token_of(token_file), environment_of(env or ())
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
     configuration = configuration_of(paths)
+    rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
     need_sdk()
     with recorded_to(log):
         sources = entity_sources(paths, entities)
@@ -117,8 +126,9 @@ def mcp_gateway(
         held_to_tests(paths, engine)
     asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
     observe(engine, asked, configuration.observe)
-    held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
-    with attended(held, watch, following_of(held, sources, stamp, files=not watch)):
+    keys = None if trust is None else tuple(trust)
+    held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
+    with attended(held, watch, following_of(held, sources, stamp, files=not watch, rules=rules)):
         run(front, held, token, environment)
     return 0
 

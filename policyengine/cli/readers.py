@@ -227,6 +227,17 @@ def hosts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     return found
 
 
+def reloads(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.reloading.rules import ReloadRuleError, ReloadRules
+
+    found = texts(at, section, key, value)
+    try:
+        ReloadRules.of(found)
+    except ReloadRuleError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+    return found
+
+
 def kinds(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
@@ -287,7 +298,9 @@ def pairs(words: str) -> object:
 
 
 SAID: Mapping[Reader, Callable[[str], object]] = {
-    **dict.fromkeys((rules, texts, files, sources, facts, rotation, handed_on, adapters, kinds, names, hosts), listed),
+    **dict.fromkeys(
+        (rules, texts, files, sources, facts, rotation, handed_on, adapters, kinds, names, hosts, reloads), listed
+    ),
     **dict.fromkeys((whole, positive, port, percent, seconds, lasting), number),
     yes_or_no: flag,
     domains: pairs,

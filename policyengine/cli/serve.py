@@ -18,11 +18,13 @@ from policyengine.cli.loaded import entity_sources, following_of, held_to_tests,
 from policyengine.cli.observing import Asked, observe
 from policyengine.cli.options import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.recording import Recorded, log_of, recorded_to
+from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.serve_options import (
     AllowedHost,
     DrainSeconds,
     EnvoyPort,
     Forced,
+    Gated,
     Host,
     LogCompress,
     LogFile,
@@ -38,6 +40,9 @@ from policyengine.cli.serve_options import (
     Port,
     PublicUrl,
     Redacted,
+    ReloadAllow,
+    ReloadCompare,
+    ReloadGateOption,
     ServerLog,
     SocketMode,
     SocketPath,
@@ -88,6 +93,9 @@ def serve(
     trust: TrustedKeys = None,
     watch: WatchFiles = False,
     test: TestFirst = False,
+    reload_allow: ReloadAllow = None,
+    reload_gate: ReloadGateOption = Gated.NONE,
+    reload_compare: ReloadCompare = 30,
     metrics_port: MetricsPort = None,
     drain_seconds: DrainSeconds = 10,
     format: TextOrJson = Format.TEXT,
@@ -100,8 +108,9 @@ def serve(
     requests whose Host is neither loopback nor an `--allowed-host`, and requests of web pages of other sites.
 
     SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
-    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. With `--test` the
-    first ones are held to their tests, too.
+    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. So are those in which
+    a guard, a limit, a file or a package is gone, unless `--reload-allow` says so. With `--test` the first ones are
+    held to their tests, too.
 
     \b
     Example:
@@ -119,6 +128,7 @@ def serve(
 
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
     configuration = configuration_of(paths)
+    rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
     try:
         with recorded_to(log):
             sources = entity_sources(paths, entities)
@@ -138,14 +148,15 @@ def serve(
                 _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
         listens = 8080 if port is None and socket is None else port
-        held = Reloading(engine, Origin(tuple(paths), sources, None if trust is None else tuple(trust)))
+        keys = None if trust is None else tuple(trust)
+        held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
         with journal(LogFormat(log_format), lambda: held.current.revision):
             answer(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
                 metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
                 authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
-                following=following_of(held, sources, stamp, files=not watch),
+                following=following_of(held, sources, stamp, files=not watch, rules=rules),
             )  # fmt: skip
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None

@@ -20,6 +20,11 @@ class Forced(StrEnum):
     ALWAYS = "always"
 
 
+class Gated(StrEnum):
+    NONE = "none"
+    DIFF = "diff"
+
+
 class Told(StrEnum):
     TEXT = "text"
     JSON = "json"
@@ -75,6 +80,28 @@ TokensFile: TypeAlias = Annotated[
 ]
 WatchFiles: TypeAlias = Annotated[
     bool, typer.Option("--watch/--no-watch", help="Read policies anew whenever a file changes.")
+]
+ReloadAllow: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reload-allow",
+        metavar="WORD",
+        help="What a reload may take away or open, as in `removed-guards`; nothing else.",
+        show_default=False,
+    ),
+]
+ReloadGateOption: TypeAlias = Annotated[
+    Gated, typer.Option("--reload-gate", help="`diff`: refuse a reload that is not proved to widen nothing.")
+]
+ReloadCompare: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--reload-compare",
+        metavar="SECONDS",
+        min=0,
+        max=3600,
+        help="How long a reload is compared with what was before.",
+    ),
 ]
 TestFirst: TypeAlias = Annotated[
     bool, typer.Option("--test/--no-test", help="Start only if the policies pass their own tests.")

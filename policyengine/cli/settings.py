@@ -61,6 +61,10 @@ def log(key: str, read: r.Reader, default: str, doc: str, parameter: str = "") -
     return Setting("log", key, read, default, doc, (*served(option), ("mcp-gateway", option)))
 
 
+def reload(key: str, read: r.Reader, default: str, doc: str) -> Setting:
+    return Setting("reload", key, read, default, doc, (("serve", f"reload_{key}"), ("mcp-gateway", f"reload_{key}")))
+
+
 def gateway(
     key: str, read: r.Reader, default: str, doc: str, parameter: str = "", *, must_exist: bool = False
 ) -> Setting:
@@ -113,6 +117,10 @@ SETTINGS: tuple[Setting, ...] = (
             "the header that says whose certificate the connection has"),
     Setting("authzen", "consume", r.texts, "none",
             "callers of the token file, or `*`, whose AuthZEN evaluations spend unless `context.consume` is false"),
+    reload("allow", r.reloads, "nothing",
+           "what a reload may take away or open: words (`removed-guards`) and revisions (`sha256:…`)"),
+    reload("gate", r.one_of("none", "diff"), "none", "`diff`: a reload must be proved to widen nothing"),
+    reload("compare", r.lasting, "30", "seconds that a reload is compared with what was before; 0: it is not"),
     Setting("observe", "until", r.moment, "none", "let pass what would be stopped, until then; `--observe-until`"),
     Setting("observe", "packages", r.names, "all", "only what their rules would stop; `--observe-package`"),
     Setting("observe", "endpoints", r.names, "all", "only there; `--observe-endpoint`"),

@@ -143,6 +143,12 @@ class Directory:
         return self._ancestors.get(ref, NOTHING_KNOWN)
 
 
+def lost_types(before: Directory, after: Directory) -> list[str]:
+    """Types of which there were rows, and of which there are none now, nor any to be looked up."""
+    looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
+    return sorted({row.ref.type for row in before} - {row.ref.type for row in after} - looked_up)
+
+
 class WithRows(Directory):
     """A directory and the rows of one request, of which those count that it does not know itself."""
 

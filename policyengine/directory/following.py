@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Protocol
 
 from policyengine.directory.declared import Declarations
-from policyengine.directory.entities import Directory
+from policyengine.directory.entities import Directory, lost_types
 from policyengine.directory.errors import EntitiesError
 from policyengine.directory.sources import Sources, Stamp
 
@@ -27,6 +27,8 @@ class Deciding(Protocol):
 
     @property
     def kernel(self) -> Kernel: ...
+    @property
+    def directory(self) -> Directory: ...
     def replace_directory(self, directory: Directory) -> None: ...
 
 
@@ -36,6 +38,7 @@ class Following:
     What cannot be read is told in the log, once, and what was good last stays. `look` does it once; `started` lets a
     thread do it until `stop`. `clock` counts seconds; `stamp` was taken before the sources were read first, so that no
     change is missed. Without `files` only what databases hold is read again, as often as their mapping says.
+    A directory without any row of a type that had some is refused, unless it `may_lose` them.
     """
 
     def __init__(
@@ -45,11 +48,12 @@ class Following:
         *,
         stamp: Stamp | None = None,
         files: bool = True,
+        may_lose: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.sources = sources
         self.refused = 0
-        self._current, self._files, self._clock = current, files, clock
+        self._current, self._files, self._clock, self._may_lose = current, files, clock, may_lose
         self._stamp = self._seen = sources.stamp() if stamp is None else stamp
         self._refresh = sources.refresh()
         self._due = clock() + self._refresh
@@ -65,6 +69,12 @@ class Following:
         try:
             deciding = self._current()
             directory = self.sources.read(deciding.kernel.entities)
+            if (gone := lost_types(deciding.directory, directory)) and not self._may_lose():
+                rows = ", ".join(f"every row of `{name}`" for name in gone)
+                self._refused(
+                    f"{rows} would be gone; `--reload-allow removed-entities` allows it, and so does a restart"
+                )
+                return False
             deciding.replace_directory(directory)
         except EntitiesError as error:
             self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")

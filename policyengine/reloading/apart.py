@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-from policyengine.reloading.candidate import Candidate, Refused, prepared
+from policyengine.reloading.candidate import Candidate, RefusalKind, Refused, prepared
 from policyengine.reloading.origin import Origin
 
 LONGEST = 120.0  # seconds that checking and testing may take
@@ -23,11 +23,13 @@ def prepared_apart(origin: Origin, longest: float = LONGEST) -> Candidate:
             command, input=pickle.dumps(origin), stdout=subprocess.PIPE, timeout=longest, start_new_session=True
         )
     except subprocess.TimeoutExpired:
-        raise Refused(f"checking and testing took longer than {longest:g} s") from None
+        raise Refused(f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE) from None
     except OSError as error:
-        raise Refused(f"no process could be started to check them: {(error.strerror or str(error)).lower()}") from None
+        why = f"no process could be started to check them: {(error.strerror or str(error)).lower()}"
+        raise Refused(why, reason=RefusalKind.FAILURE) from None
     if ended.returncode:
-        raise Refused(f"the process that checked them ended with status {ended.returncode}")
+        why = f"the process that checked them ended with status {ended.returncode}"
+        raise Refused(why, reason=RefusalKind.FAILURE)
     found = pickle.loads(ended.stdout)
     if isinstance(found, Refused):
         raise found

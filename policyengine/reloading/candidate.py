@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from policyengine.diagnostics import PolicyError
 from policyengine.directory.entities import Directory
 from policyengine.directory.errors import EntitiesError
 from policyengine.loading import load_sources
+from policyengine.reloading.inventory import Inventory
 from policyengine.reloading.origin import Origin
 from policyengine.semantics.check import Checked, check, compiled
 from policyengine.semantics.kernel import Kernel
@@ -28,42 +30,73 @@ MOST_TOLD = 20  # findings, one by one
 _LOG = logging.getLogger("policyengine")
 
 
-class Refused(Exception):
-    """What was read must not decide: why in short (`2 errors in the policies`), and everything that was found."""
+class RefusalKind(StrEnum):
+    """Why policies were refused, as metrics count it."""
 
-    def __init__(self, why: str, findings: Sequence[str] = ()) -> None:
-        super().__init__(why, tuple(findings))
-        self.why, self.findings = why, tuple(findings)
+    POLICIES = "policies"  # they have errors, or could not be read
+    TESTS = "tests"
+    ENTITIES = "entities"
+    REMOVED = "removed"  # something is gone that no rule of reloading allows to go
+    WIDENING = "widening"
+    UNPROVED = "unproved"
+    FAILURE = "failure"  # of ours
+
+
+class Refused(Exception):
+    """What was read must not decide: why in short (`2 errors in the policies`), all that was found, what to do."""
+
+    def __init__(
+        self,
+        why: str,
+        findings: Sequence[str] = (),
+        reason: RefusalKind = RefusalKind.POLICIES,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(why, tuple(findings), reason, hint)
+        self.why, self.findings, self.reason, self.hint = why, tuple(findings), reason, hint
 
     def __str__(self) -> str:
         more = len(self.findings) - MOST_TOLD
         told = [self.why, *self.findings[:MOST_TOLD], *([f"… and {more:,} more"] if more > 0 else [])]
-        return "\n\n".join(told)
+        return "\n\n".join([*told, *([f"hint: {self.hint}"] if self.hint else [])])
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What may decide next: policies as a bundle, and rows where there is a file of them. It can be sent to others."""
+    """What may decide next: policies as a bundle, and rows where there is a file of them. It can be sent to others.
+
+    `inventory` is what they hold, by name.
+    """
 
     bundle: bytes
     directory: Directory | None
+    inventory: Inventory
     tests: int = 0
 
 
 def prepared(origin: Origin) -> Candidate:
+    """Raises Refused, also where somebody wrote meanwhile: what was read may be a part of each."""
+    look = origin.look()
+    found = read(origin)
+    if origin.look() != look:
+        raise Refused("the files changed while they were read")
+    return found
+
+
+def read(origin: Origin) -> Candidate:
     """Raises Refused."""
     try:
         if origin.bundle is not None:
             data, kernel = signed(origin.bundle, origin.keys)
-            return Candidate(data, origin.directory(kernel.entities))
-        bundle, kernel, tests = of_sources(origin)
-        return Candidate(bundle, origin.directory(kernel.entities), tests)
+            return Candidate(data, origin.directory(kernel.entities), Inventory.of(kernel))
+        return of_sources(origin)
     except PolicyError as error:
         found = [one for one in error.diagnostics if one.is_error]
         raise Refused(f"{counted(len(found), 'error')} in the policies", [one.render() for one in found]) from None
     except EntitiesError as error:
         place = f" at `{error.member}`" if error.member else ""
-        raise Refused("the entities cannot be used", [f"`{error.place}`{place}: {error.message}"]) from None
+        told = f"`{error.place}`{place}: {error.message}"
+        raise Refused("the entities cannot be used", [told], RefusalKind.ENTITIES) from None
 
 
 def signed(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes, Kernel]:
@@ -72,8 +105,8 @@ def signed(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes, Kernel]:
     return data, decode_bundle(data, str(path), keys).kernel
 
 
-def of_sources(origin: Origin) -> tuple[bytes, Kernel, int]:
-    """The policies as a bundle, and how many tests they passed. Raises PolicyError, Refused."""
+def of_sources(origin: Origin) -> Candidate:
+    """Raises PolicyError, EntitiesError, Refused."""
     sources, problems = load_sources(origin.paths, tests=False)
     kernel, found = compiled(sources, problems)
     if kernel is None:
@@ -81,7 +114,8 @@ def of_sources(origin: Origin) -> tuple[bytes, Kernel, int]:
     if not (kernel.agents or kernel.users or kernel.anyones):  # a file that was cut off, a folder that was emptied
         raise Refused("nothing in the policies allows anything")
     tests = tested(origin, sources) if origin.tested else 0
-    return write_bundle(kernel, version("agent-policyengine")), kernel, tests
+    bundle = write_bundle(kernel, version("agent-policyengine"))
+    return Candidate(bundle, origin.directory(kernel.entities), Inventory.of(kernel, sources), tests)
 
 
 def tested(origin: Origin, sources: Sequence[Source]) -> int:
@@ -100,7 +134,8 @@ def tested(origin: Origin, sources: Sequence[Source]) -> int:
     results = list(outcomes(checked))
     bad = [one for one in results if one.status in BAD]
     if bad:
-        raise Refused(f"{len(bad):,} of {counted(len(results), 'test request')} failed", [one.render() for one in bad])
+        why = f"{len(bad):,} of {counted(len(results), 'test request')} failed"
+        raise Refused(why, [one.render() for one in bad], RefusalKind.TESTS)
     return len(results)
 
 

@@ -20,13 +20,15 @@ Look: TypeAlias = tuple[tuple[str, object], ...]
 class Origin:
     """Files and folders of policies, or one bundle, with the keys of which one must have signed it; where entities are.
 
-    `tested`: what the policies' own tests say has to be so before they decide.
+    `tested`: what the policies' own tests say has to be so before they decide. `settings` is a file that says what a
+    reload may take away: it is looked at, too.
     """
 
     paths: tuple[Path, ...]
     entities: Sources | None = None
     keys: tuple[Path, ...] | None = None
     tested: bool = True
+    settings: Path | None = None
 
     @property
     def bundle(self) -> Path | None:
@@ -51,6 +53,7 @@ class Origin:
         yield from imported
         yield from () if self.entities is None else self.entities.files()
         yield from self.keys or ()
+        yield from () if self.settings is None else (self.settings,)
 
     def look(self, imported: tuple[Path, ...] = ()) -> Look:
         """How the files look: the same as long as nobody wrote, moved, linked, removed or shut one."""

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
-from policyengine.reloading.candidate import Refused
+from policyengine.reloading.candidate import RefusalKind, Refused
 from policyengine.reloading.swapping import Reloading
 from policyengine.reloading.watching import Attempts
 
@@ -37,6 +37,7 @@ class Reloader:
         finally:
             self._calls.put(False)
             thread.join(LONGEST_STEP)
+            self._reloading.gate.close()
 
     def _run(self) -> None:
         while self._goes_on():
@@ -48,7 +49,9 @@ class Reloader:
                 self._reloading.refuse(refused)
             except Exception:
                 _LOG.exception("reloading failed", extra={"event": "reload_failed"})
-                self._reloading.refuse(Refused("reloading failed; the operator's log says why"))
+                self._reloading.refuse(
+                    Refused("reloading failed; the operator's log says why", reason=RefusalKind.FAILURE)
+                )
 
     def _goes_on(self) -> bool:
         """Until something is to be done; False for the end. Who asked several times is served once."""

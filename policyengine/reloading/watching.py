@@ -33,8 +33,8 @@ class Watch:
         return before == self._last
 
     def trying(self) -> Look:
-        """They are read now."""
-        self._tried = self._last = self._look()
+        """They are read now; what changed since the last look counts as changed while they are read."""
+        self._tried = self._last
         return self._tried
 
     def tried(self, look: Look) -> bool:
@@ -61,23 +61,36 @@ class Attempts:
         assert reloading.origin is not None
         self._reloading, self._origin, self._prepare = reloading, reloading.origin, prepare
         self._watch, self._watching = Watch(reloading.origin), watching
-        self._asked, self._tries = False, 0
+        self._asked, self._tries, self._waits = False, 0, 0
 
     def ask(self) -> None:
         """At the next occasion."""
         self._asked = True
 
+    def _due(self) -> bool:
+        """Whether to read the files now: nobody wrote between the last two looks. Also who asks waits for that."""
+        if not self._asked:
+            return self._watching and self._watch.due()
+        if self._watch.stays():
+            return True
+        self._waits += 1
+        if self._waits > MOST_TRIES:
+            self._asked, self._waits = False, 0
+            self._reloading.refuse(Refused("the files changed whenever they were looked at"))
+        return False
+
     @property
     def pause(self) -> float | None:
         """Seconds after which there is something to look at, asked or not."""
-        return PAUSE if self._watching or self._asked else None
+        return PAUSE if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
-        """What shall decide next, if it is time and if there is something. What is bad is refused."""
-        due = self._watch.due() if self._watching and not self._asked else self._asked
-        if not due or (self._tries and not self._watch.stays()):
+        """What shall decide next, if it is time and if there is something. What is bad is refused, and so is what takes
+        away or opens more than it may. Meanwhile what the last one changed is compared."""
+        self._reloading.attend()
+        if not self._due():
             return None
-        self._asked = False
+        self._asked, self._waits = False, 0
         look = self._watch.trying()
         try:
             found: Candidate | Refused = self._prepare(self._origin)
@@ -87,7 +100,17 @@ class Attempts:
             self._tries, self._asked = self._tries + 1, True
             return None
         self._tries = 0
-        if isinstance(found, Candidate):
-            return found if self._reloading.is_new(found) else None
-        self._reloading.refuse(found)
-        return None
+        try:
+            return self._checked(found)
+        except Refused as refused:
+            self._reloading.refuse(refused)
+            return None
+
+    def _checked(self, found: Candidate | Refused) -> Candidate | None:
+        """Raises Refused."""
+        if isinstance(found, Refused):
+            raise found
+        if not self._reloading.is_new(found):
+            return None
+        self._reloading.check(found)
+        return found

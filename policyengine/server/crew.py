@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TypeAlias, assert_never
 
 from policyengine.engine import Engine
-from policyengine.reloading import Candidate, Refused, Reloading, Reloads
+from policyengine.reloading import Candidate, RefusalKind, Refused, Reloading, Reloads
 
 LONGEST = 60.0  # seconds until every worker has to be ready
 SIZE = struct.Struct("!Q")
@@ -118,7 +118,7 @@ class Listener:
             return refused
         except Exception as error:
             _LOG.exception("reloading failed", extra={"event": "reload_failed"})
-            return Refused(f"a worker failed: {type(error).__name__}")
+            return Refused(f"a worker failed: {type(error).__name__}", reason=RefusalKind.FAILURE)
         return None
 
     def _do(self, order: Order) -> None:
@@ -180,7 +180,7 @@ class Crew:
         here = [line for line in self.lines if line not in self.lost]
         heard = [line for line in here if self._sent(line, order, latest)]
         return [refused for line in heard if (refused := self._answer(line, latest)) is not None] + [
-            Refused("a worker does not answer") for line in here if line in self.lost
+            Refused("a worker does not answer", reason=RefusalKind.FAILURE) for line in here if line in self.lost
         ]
 
     def _sent(self, line: Line, order: Order, latest: float) -> bool:

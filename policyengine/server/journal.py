@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TextIO
 
 LOGGERS = ("policyengine", "uvicorn")
-ALSO_IN_WORDS = frozenset({"reload", "reload_same"})  # what is no trouble, and still worth a line
+ALSO_IN_WORDS = frozenset({"reload", "reload_same", "reload_compared"})  # what is no trouble, and still worth a line
 # Members of a line that whoever logs may give, beside those that every line has.
 GIVEN = (
     "revision",
@@ -42,6 +42,13 @@ GIVEN = (
     "count",
     "conditions",
     "header",
+    "reason",
+    "rule",
+    "places",
+    "change",
+    "request",
+    "widens",
+    "unproved",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -35,6 +35,9 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     if reloading.origin is not None:
         tally.now("reloads", "done", value=reloads.done)
         tally.now("reloads", "refused", value=reloads.refused)
+        tally.now("reloads_widened", value=reloads.widened)
+        for reason, count in reloads.reasons:
+            tally.now("reload_refusals", reason, value=count)
     store, log, lookups = engine.store, engine.log, engine.directory.lookups
     if isinstance(store, GuardedStore):
         tally.reached("store_failures", count=store.failures, of=store)

@@ -27,6 +27,7 @@ COUNTERS = (
     ("policyengine_credentials", "Raw credentials: `proved`, or the code of a refusal.", ("result",), "credentials"),
     ("policyengine_foreign_requests", "Requests refused by their `Host` or `Origin`.", ("header",), "foreign"),
     ("policyengine_problems", "HTTP answers that are no decision, by status.", ("status",), "problems"),
+    ("policyengine_reload_refusals", "Reloads that were refused, by why.", ("reason",), "reload_refusals"),
     ("policyengine_would_be", "Decisions that passed as somebody observes.", ("outcome",), "would_be"),
     ("policyengine_rule_decisions", "Decisions in which a rule stood in the way.", ("rule", "outcome"), "rules"),
 )
@@ -122,6 +123,8 @@ def counters(total: Total) -> Iterator[Metric]:
         for result in ("done", "refused"):
             family.add_metric([result], total.get(("reloads", result), (0,))[0])
         yield family
+        widened = total.get(("reloads_widened",), (0,))[0]
+        yield CounterMetricFamily("policyengine_reloads_widened", "Reloads that let more pass than before.", widened)
 
 
 def policies(total: Total) -> Iterator[Metric]:

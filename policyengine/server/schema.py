@@ -326,6 +326,8 @@ class Reloads(BaseModel):
     refused: int
     why: str | None = Field(description="Of the last one that was refused, while the policies before it decide.")
     at: str | None = Field(description="When that was, in RFC 3339.")
+    widens: int | None = Field(description="How much the last one let pass that did not pass; null: not known yet.")
+    proved: bool | None = Field(description="Whether that is all, proved for every request.")
 
 
 class Observing(BaseModel):

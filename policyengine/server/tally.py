@@ -39,7 +39,7 @@ ONE_OF = 16  # is timed, where looking at the clock would cost as much as all el
 MOST_RULES = 200  # that are told apart
 MOST_KNOWN = 4_096  # answers whose cells are remembered
 OTHER = "other"
-TOLD_BY_ALL = frozenset({"reloads", "clock_skew"})
+TOLD_BY_ALL = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
 
 encode, decode = msgspec.json.encode, msgspec.json.Decoder(Key).decode
 

@@ -124,6 +124,7 @@ def supervise(
         return end(crew, last)
     finally:
         end(crew, 0)  # where something else went wrong
+        reloading.gate.close()
         os.close(lifeline)
         os.close(held)
         for one, handler in before.items():

@@ -157,3 +157,37 @@ def test_where_files_are_watched_by_somebody_else_only_databases_are_read_again(
     (folder / "user.csv").write_text("id\n")
     assert not following.look()
     assert not following.look()
+
+
+def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(folder, caplog):
+    sources, allowed = Sources((folder,)), []
+    stamp = sources.stamp()
+    engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
+    following = Looking(sources, lambda: engine, stamp=stamp, clock=Clock(), may_lose=lambda: bool(allowed))
+    before, header = engine.directory, USER.splitlines()[0]
+    (folder / "user.csv").write_text(f"{header}\n")
+    assert not following.look()
+    assert (engine.directory, following.refused) == (before, 1)
+    assert "every row of `user` would be gone" in caplog.text
+    allowed.append(True)
+    (folder / "user.csv").write_text(f"{header}\n\n")
+    assert following.look()
+    assert not any(row.ref.type == "user" for row in engine.directory)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_read(folder, monkeypatch, caplog):
+    from policyengine.directory import tables as reading
+
+    engine, following = followed(Sources((folder,)), Clock())
+    records = reading.Lines.records
+
+    def slow(lines):
+        (folder / "user.csv").write_text(USER + "\n")
+        return records(lines)
+
+    before = engine.directory
+    (folder / "user.csv").write_text(USER.replace("alice,emea", "alice,company"))
+    monkeypatch.setattr(reading.Lines, "records", slow)
+    assert not following.look()
+    assert engine.directory is before
+    assert "this file changed while it was read" in caplog.text

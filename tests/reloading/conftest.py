@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.reloading import ReloadRules
+
 OPEN = """language 1
 package shop
 anyone { may GET /health }
@@ -15,6 +17,7 @@ TEST = """language 1
 package shop
 test "it is open" { GET /health => allow }
 """
+QUIET = ReloadRules(seconds=0)  # nobody is told what a reload widened, which takes a process
 ASK = {"request": {"method": "GET", "path": "/health"}}
 
 

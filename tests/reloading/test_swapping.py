@@ -15,7 +15,7 @@ from policyengine.audit import DecisionLog, read_records
 from policyengine.engine import Engine
 from policyengine.reloading import Refused, Reloading, prepared
 from policyengine.runtime.request import Request
-from tests.reloading.conftest import ASK, OPEN, SHUT
+from tests.reloading.conftest import ASK, OPEN, QUIET, SHUT
 
 SWAPS = 1_000
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -79,7 +79,7 @@ def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_pa
 
 
 def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path) -> None:
-    held = Reloading.load(folder)
+    held = Reloading.load(folder, rules=QUIET)
     assert held.current.decide(ASK).allowed
     (folder / "shop.policy").write_text(SHUT)
     assert held.reload()
@@ -93,13 +93,13 @@ def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path
 def test_what_is_bad_from_the_beginning_is_raised(folder: Path) -> None:
     (folder / "shop.policy").write_text("nonsense")
     with pytest.raises(Refused):
-        Reloading.load(folder)
+        Reloading.load(folder, rules=QUIET)
 
 
 def test_rows_are_read_anew_and_stay_where_there_is_no_file_of_them(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
-    held = Reloading.load(folder, entities=rows)
+    held = Reloading.load(folder, rules=QUIET, entities=rows)
     rows.write_text('{"entities": [{"type": "user", "id": "bob"}]}')
     assert held.reload()
     assert [row.ref.id for row in held.current.directory] == ["bob"]
@@ -236,7 +236,7 @@ def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
 ) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"entities": []}')
-    held = Reloading.load(folder, entities=rows, log=DecisionLog(tmp_path / "log.jsonl"))
+    held = Reloading.load(folder, rules=QUIET, entities=rows, log=DecisionLog(tmp_path / "log.jsonl"))
     rows.write_text('{"entities": [{"type": "user", "id": "bob"}]}')
 
     def full(file: int, data: bytes) -> int:
@@ -254,6 +254,6 @@ def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
 
 def test_what_was_prepared_is_as_quick_as_what_was_loaded(folder: Path) -> None:
     """The plain way is taken: nothing of it is left to the careful one."""
-    held = Reloading.load(folder)
+    held = Reloading.load(folder, rules=QUIET)
     held.replace(held.engine_of(prepared(held.origin)))  # type: ignore[arg-type]
     assert held.current._world.quick(ASK) is not None

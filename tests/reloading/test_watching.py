@@ -11,7 +11,7 @@ import pytest
 from policyengine.directory.sources import Sources
 from policyengine.engine import Engine
 from policyengine.reloading import Candidate, Origin, Refused, Reloading, prepared
-from policyengine.reloading.watching import MOST_TRIES, Attempts, Watch
+from policyengine.reloading.watching import MOST_TRIES, PAUSE, Attempts, Watch
 from tests.reloading.conftest import OPEN, SHUT
 
 
@@ -151,13 +151,26 @@ def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Prep
 # ── Asked for ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_asks_is_served_at_once_and_once(held: Reloading, folder: Path, preparing: Preparing) -> None:
+def test_who_asks_is_served_once_as_soon_as_nobody_writes(held: Reloading, folder: Path, preparing: Preparing) -> None:
     attempts = Attempts(held, False, preparing)
+    attempts.ask()
+    assert (looks(attempts), preparing.times) == ([True, False], 1)
     (folder / "shop.policy").write_text(SHUT)
     assert looks(attempts, 3) == [False, False, False]
     attempts.ask()
     attempts.ask()
-    assert (looks(attempts), preparing.times) == ([True, False], 1)
+    assert (looks(attempts, 1), attempts.pause) == ([False], PAUSE)
+    assert (looks(attempts), preparing.times) == ([True, False], 2)
+
+
+def test_who_asks_while_somebody_writes_on_and_on_is_told(held: Reloading, folder: Path, preparing: Preparing) -> None:
+    attempts = Attempts(held, False, preparing)
+    attempts.ask()
+    for number in range(MOST_TRIES + 1):
+        (folder / "shop.policy").write_text(SHUT + "#" * number)
+        assert looks(attempts, 1) == [False]
+    assert (held.reloads.why, preparing.times) == ("the files changed whenever they were looked at", 0)
+    assert attempts.pause is None
 
 
 def test_who_asks_while_it_is_read_is_served_after(held: Reloading, folder: Path, preparing: Preparing) -> None:

@@ -21,7 +21,7 @@ from policyengine.client import HEADER
 from policyengine.engine import Engine
 from policyengine.identity.configuration import SAFE_ALGORITHMS
 from policyengine.observing import Observe
-from policyengine.reloading import Reloading
+from policyengine.reloading import Reloading, ReloadRules
 from policyengine.runtime.credentials import digests_of
 from policyengine.runtime.vouched import Vouched
 from policyengine.server import create_app
@@ -497,7 +497,11 @@ def test_credentials_are_counted_by_what_became_of_them(doors: Doors) -> None:
 @pytest.fixture
 def reloading(doors: Doors) -> Reloading:
     found = Reloading.load(
-        doors.folder / "doors.policy", identity=doors.folder / "identity.toml", clock=doors.clock, tested=False
+        doors.folder / "doors.policy",
+        identity=doors.folder / "identity.toml",
+        clock=doors.clock,
+        tested=False,
+        rules=ReloadRules(seconds=0),
     )
     doors.engine = found.current
     return found

@@ -366,7 +366,7 @@ def test_healthz_says_that_the_process_is_alive(call: Call) -> None:
 
 
 def test_readyz_says_which_policy_is_armed(call: Call, engine: Watched) -> None:
-    none = {"done": 0, "refused": 0, "why": None, "at": None}
+    none = {"done": 0, "refused": 0, "why": None, "at": None, "widens": None, "proved": None}
     ready = {"status": "ready", "revision": engine.revision, "packages": list(engine.packages), "reloads": none}
     assert call("GET", "/readyz").json() == ready
 

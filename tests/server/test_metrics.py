@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from policyengine.engine import Engine
 from policyengine.observing import Observe
-from policyengine.reloading import Reloading
+from policyengine.reloading import Reloading, ReloadRules
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
 from policyengine.server.measuring import publish
@@ -163,7 +163,7 @@ def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
 
 def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text(FREE)
-    reloading = Reloading.load(tmp_path)
+    reloading = Reloading.load(tmp_path, rules=ReloadRules(seconds=0))
     (tmp_path / "a.policy").write_text(f"{FREE}guard {{ deny }}")
     assert not reloading.reload()
     (tmp_path / "a.policy").write_text(f'{FREE}guard "later" on GET /health {{ deny }}')
@@ -175,6 +175,8 @@ def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) 
     found = samples(Metrics(tally).collect())
     name = "policyengine_reloads_total"
     assert (of(found, name, result="done"), of(found, name, result="refused")) == (1, 1)
+    assert of(found, "policyengine_reload_refusals_total", reason="policies") == 1
+    assert of(found, "policyengine_reloads_widened_total") == 0
     assert "later" in tally.rules
     assert of(found, "policyengine_workers", revision=reloading.current.revision) == 2
 
@@ -229,7 +231,7 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
     counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
     needs_a_reason = {
         "policyengine_store_breakers_open", "policyengine_store_clock_skew_seconds", "policyengine_draining",
-        "policyengine_reloads_total",
+        "policyengine_reloads_total", "policyengine_reloads_widened_total",
     }  # fmt: skip
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 

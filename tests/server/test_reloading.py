@@ -58,8 +58,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[int, Any]]:
-    with started(SERVE, "serve", str(folder), "--port", "0", "--format", "json", *options) as (line, process):
+def serving(folder: Path, *options: str, compare: bool = False) -> Iterator[tuple[int, Any]]:
+    """Its port, and its process. Without `compare` it does not say what a reload widens, which takes a while."""
+    given = [*options, *([] if compare else ["--reload-compare", "0"])]
+    with started(SERVE, "serve", str(folder), "--port", "0", "--format", "json", *given) as (line, process):
         yield int(json.loads(line)["listening"].rpartition(":")[2]), process
 
 

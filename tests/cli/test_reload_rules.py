@@ -1,0 +1,69 @@
+"""What a reload may take away, as an option, a variable or the project's file says it: the file is read each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policyengine.cli.failures import CommandError
+from policyengine.cli.reload_rules import reload_rules, settings_file
+from policyengine.reloading import Refused
+
+REVISION = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "p.policy").write_text("anyone { may GET /health }\n")
+    return tmp_path
+
+
+def test_what_the_file_says_is_read_each_time(project: Path) -> None:
+    current = reload_rules([Path("shop")], (), "none", 30)
+    assert (current().allow, current().gate, current().seconds) == (frozenset(), False, 30)
+    (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
+    assert current().allow == {REVISION}
+    (project / "shop" / "policyengine.toml").unlink()
+    assert current().allow == frozenset()
+
+
+def test_what_an_option_says_stays(project: Path) -> None:
+    current = reload_rules([Path("shop")], ("removed-guards",), "diff", 5)
+    (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
+    assert (current().allow, current().gate) == ({"removed-guards"}, True)
+
+
+def test_what_a_variable_says_goes_before_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLICYENGINE_RELOAD_ALLOW", "removed-files, removed-limits")
+    current = reload_rules([Path("shop")], ("removed-files", "removed-limits"), "none", 30)
+    (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
+    assert current().allow == {"removed-files", "removed-limits"}
+
+
+def test_a_file_that_cannot_be_read_allows_nothing_and_says_why(project: Path) -> None:
+    current = reload_rules([Path("shop")], (), "none", 30)
+    (project / "shop" / "policyengine.toml").write_text("[reload]\nallow = [")
+    with pytest.raises(Refused) as refused:
+        current()
+    assert refused.value.why == "what a reload may take away cannot be read"
+    assert "policyengine.toml" in refused.value.findings[0]
+
+
+def test_what_is_no_word_is_told_at_the_start(project: Path) -> None:
+    with pytest.raises(CommandError) as error:
+        reload_rules([Path("shop")], ("removed-guard",), "none", 30)
+    assert (error.value.code, error.value.hint) == (2, "did you mean `removed-guards`?")
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [(None, "shop/policyengine.toml"), (".", "policyengine.toml"), ("shop", "shop/policyengine.toml")],
+)
+def test_the_file_that_is_looked_at_is_the_one_that_counts(project: Path, there: str | None, found: str) -> None:
+    if there is not None:
+        (project / there / "policyengine.toml").write_text("")
+    for path in (Path("shop"), Path("shop/p.policy")):
+        assert settings_file([path]).absolute() == project / found
