@@ -82,7 +82,7 @@ class MemoryStore:
     @property
     def recall(self) -> Recall:
         """What `fetch` tells, without its words; see `recalling.py`."""
-        return Recall(self._memories, self._lock, self._agreed)
+        return Recall(self._memories, self._lock, self._clock, self._agreed)
 
     def note(self, records: tuple[Record, ...], decision: str, now: int, changes: int) -> bool:
         """What `commit` does for what is remembered alone; False where the histories have changed since there were so

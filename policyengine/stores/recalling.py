@@ -30,10 +30,10 @@ AT = itemgetter(0)
 class Recall:
     """Looks into histories. `changes` tells whether they are as they were: whoever acts on them asks again then."""
 
-    def __init__(self, memories: Memories, lock: Lock, moved: Callable[[int], int]) -> None:
-        """`moved` is the time of the store's own clock at a time of ours (nanoseconds); it raises StoreError where they
-        are too far from each other. The lock is held meanwhile."""
-        self._memories, self._lock, self._moved = memories, lock, moved
+    def __init__(self, memories: Memories, lock: Lock, clock: list[int], moved: Callable[[int], int]) -> None:
+        """`clock` holds the latest time (nanoseconds), and `moved` says what it is where it is earlier now, or raises
+        StoreError."""
+        self._memories, self._lock, self._clock, self._moved = memories, lock, clock, moved
 
     def changes(self) -> int:
         return self._memories.changes
@@ -41,11 +41,16 @@ class Recall:
     def looking(self, watch: str, within: int, place: int | None) -> Look:
         """For the events of a watch within a window (microseconds): all of them, or those that may have the wanted fact
         at a place."""
-        find, since, lock, moved = self._memories.line, self._memories.since, self._lock, self._moved
+        find, since, lock = self._memories.line, self._memories.since, self._lock
+        clock, moved = self._clock, self._moved
 
         def look(key: str, moment: int, wanted: str | EntityRef | None = None) -> Window:
             with lock:
-                start = moved(moment) // 1_000 - within
+                if moment < clock[0]:
+                    moment = moved(moment)
+                else:
+                    clock[0] = moment
+                start = moment // 1_000 - within
                 line = find((watch, key))
                 if line is None:
                     return (), since(watch), start
@@ -56,11 +61,16 @@ class Recall:
 
     def counting(self, watch: str, within: int) -> Count:
         """How many there are."""
-        find, since, lock, moved = self._memories.line, self._memories.since, self._lock, self._moved
+        find, since, lock = self._memories.line, self._memories.since, self._lock
+        clock, moved = self._clock, self._moved
 
         def count(key: str, moment: int) -> tuple[int, int, int]:
             with lock:
-                start = moved(moment) // 1_000 - within
+                if moment < clock[0]:
+                    moment = moved(moment)
+                else:
+                    clock[0] = moment
+                start = moment // 1_000 - within
                 line = find((watch, key))
                 if line is None:
                     return 0, since(watch), start
