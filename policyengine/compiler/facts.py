@@ -161,7 +161,7 @@ class FactLines(Lines):
     def _endpoint(self, path: Path) -> Text:
         match path, self.setting.kind:
             case ("tool",), "tool":
-                return Text("parts")
+                return Text("parts", "tool")  # its qualified name
             case ("request", "path"), "http":
                 raw = self.raw(path)  # plain, as the walk has seen: but for a last slash it is as it is decided
                 return Text(self.put(f'{raw}[:-1] if {raw}[-1] == "/" and {raw} != "/" else {raw}'))
