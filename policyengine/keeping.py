@@ -98,7 +98,7 @@ class Keeping:
         self._counting = Lock()
         self.log = log
         self._tree = tree or tree_of(kernel)
-        self._world = self._with(Directory() if directory is None else directory)
+        self._world = self._with(Directory(loaded=False) if directory is None else directory)
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
         self._observer: Observer | None = None
 
@@ -135,7 +135,7 @@ class Keeping:
             taking=self._taking,
             recall=self._recall,
         )
-        mark = self.log.directory(directory) if self.log is not None and len(directory) else b""
+        mark = self.log.directory(directory) if self.log is not None and directory.loaded else b""
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         quick = evaluator.charging(self._charged, self._noted).__call__
         return World(directory, evaluator, quick, evaluator.quick.__call__, mark)

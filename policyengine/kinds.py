@@ -64,12 +64,14 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A member of a record or an attribute of an entity. `optional` is `T?`; `inherited` unions a set along `in`."""
+    """A member of a record or an attribute of an entity. `optional` is `T?`; `inherited` unions a set along `in`, with
+    `else_empty` also of entities whose row lacks it."""
 
     name: str
     type: Type
     optional: bool = False
     inherited: bool = False
+    else_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,8 @@ def asking_name(condition: k.Expr, root: str) -> Iterator[k.Expr]:
         node = pending.pop()
         if isinstance(node, k.Attribute) and isinstance(node.base, k.Fact) and node.name != "id":
             continue
+        if isinstance(node, k.HasRow) and isinstance(node.entity, k.Fact):
+            continue
         inside = list(k.parts(node))
         if is_name(node, root) or any(is_name(part, root) or is_id_of(part, root) for part in inside):
             yield node

@@ -15,6 +15,7 @@ from itertools import islice, product
 from typing import Any, TypeAlias
 
 from policyengine import kinds
+from policyengine.analysis import values
 from policyengine.analysis.endpoints import Class, filled
 from policyengine.analysis.rewriting import DEPTH, SOUND, UNSURE, Settled
 from policyengine.analysis.values import FRESH, MONDAY, address_in, moved, number, rank, spelled, text_like, within_cell
@@ -56,10 +57,13 @@ class Filling:
         """Facts first, then what is said of entities and sets, then what compares two facts."""
         for subject, state in sorted(wanted.items(), key=lambda item: rank(item[0])):
             self.want(subject, state)
+        for subject, state in wanted.items():
+            if isinstance(subject, k.HasRow) and state is False:
+                self.rows.pop(self.entity(subject.entity), None)
 
     def want(self, subject: Subject, state: Plain) -> None:
         if state is State.ABSENT:
-            return
+            return self.leave_out(subject)
         if state is State.BROKEN:
             self.spoil(subject)
         elif isinstance(subject, Pair):
@@ -68,6 +72,11 @@ class Filling:
             self.decide(subject, state)
         else:
             self.give(subject, self.nice(subject, state))
+
+    def leave_out(self, subject: Subject) -> None:
+        """An attribute is absent only where there is a row that lacks it."""
+        if isinstance(subject, k.Attribute):
+            self.row(self.entity(subject.base))
 
     def spoil(self, subject: Subject) -> None:
         """What is unknown is absent, unless the rules tell that from other unknowns."""
@@ -167,9 +176,7 @@ class Filling:
                 self.now = raw if isinstance(raw, datetime) else self.now
             case _ if path[0] in (SOUND[0], UNSURE, DEPTH, "claimed") or path[0] in ("chain", "approval", "params"):
                 pass
-            case ("agent" | "user" | "tool",) | ("agent" | "user", "id") | ("request", "method" | "path"):
-                pass
-            case ("tool", _):
+            case ("agent" | "user" | "tool",) | ("agent" | "user", "id") | ("request", "method" | "path") | ("tool", _):
                 pass
             case _:
                 self.put(path, raw)
@@ -254,6 +261,8 @@ class Filling:
         match subject:
             case k.Contains(collection, item):
                 self.contain(collection, item, wanted)
+            case k.HasRow(entity):
+                self.row(self.entity(entity))  # which `fill` takes away at the end where there is to be none
             case k.Below(item, ancestor):
                 self.place(self.entity(item), self.entity(ancestor), wanted)
             case k.InNetwork(address, networks):
@@ -278,8 +287,8 @@ class Filling:
             choices = self.held(collection)
             self.give(item, choices[0] if wanted and choices else self.fresh(type_of(item)))
             return
-        held = self.known(collection)
-        one = self.known(item)
+        unsaid = not wanted and self.held(collection) is None and values.empty_unsaid(collection)
+        held, one = [] if unsaid else self.known(collection), self.known(item)
         known = [*held] if isinstance(held, list | tuple) else []
         if wanted and one not in known:
             known.append(one)
@@ -287,7 +296,7 @@ class Filling:
             known = [other for other in known if other != one]
             if isinstance(one, EntityRef):
                 self.row(one)
-        self.give(collection, known)
+        self.leave_out(collection) if unsaid else self.give(collection, known)
 
     def place(self, item: EntityRef, ancestor: EntityRef, wanted: bool) -> None:
         self.row(item)

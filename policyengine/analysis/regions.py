@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import assert_never
 
+from policyengine import kinds
 from policyengine.analysis.diagrams import Diagram, Diagrams
 from policyengine.analysis.families import Family, families, states_by_member
 from policyengine.analysis.rewriting import DEPTH, ISSUER, RESOURCE, SEGMENT, SOUND, Settled, fact
@@ -26,6 +27,7 @@ from policyengine.semantics.formulas import (
     Truth,
     numbers_in,
     read,
+    type_of,
 )
 from policyengine.semantics.possibilities import answer, negated, states_of, value_of
 
@@ -37,7 +39,7 @@ WHO = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
 WITHOUT_VALUE = (State.ABSENT, State.BROKEN)
 STRICT = (
     k.Contains, k.Below, k.InNetwork, k.InWindow, k.Like, k.Matches, k.Overlaps, k.Subset, k.Compare, k.Arithmetic,
-    k.Negative, k.Apply, Pair,
+    k.Negative, k.Apply, k.HasRow, Pair,
 )  # fmt: skip
 NO_HOPS = Fraction(0)
 
@@ -64,12 +66,20 @@ def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
     match subject:
         case Pair(left, right):
             return left, right
+        case k.Attribute(base, name) if name != "id" and not may_be_claimed(base):
+            return base, k.HasRow(base, span=base.span)
         case k.Attribute(base) | k.Member(base):
             return (base,)
         case _ if isinstance(subject, STRICT):
             return tuple(k.parts(subject))
         case _:
             return ()
+
+
+def may_be_claimed(holder: k.Expr) -> bool:
+    """Whether a credential may say what no row does: of an agent or a user."""
+    type_ = type_of(holder)
+    return not isinstance(type_, kinds.Ref) or not type_.entities.isdisjoint(("agent", "user"))
 
 
 class Comparison:
@@ -115,7 +125,12 @@ class Comparison:
         parts = [part for part in operands_of(subject) if not isinstance(part, k.Constant)]
         total = isinstance(subject, Pair) and len(asked) == len(parts)
 
+        rows = [place for place, one in enumerate(asked) if isinstance(self.space.subjects[one], k.HasRow)]
+        attribute = isinstance(subject, k.Attribute)
+
         def of(own: Plain, *operands: Plain) -> Plain:
+            if attribute and any(operands[place] is False for place in rows):
+                return State.BROKEN  # without a row it is not even absent
             if any(one in WITHOUT_VALUE for one in operands):
                 return own if own in WITHOUT_VALUE else State.BROKEN
             return every[0] if total and own in WITHOUT_VALUE else own

@@ -100,6 +100,11 @@ def address_in(networks: Any, wanted: bool) -> str:
     return next(outside, OUTSIDE[0])
 
 
+def empty_unsaid(collection: k.Expr) -> bool:
+    """Whether it is empty where no row says what it holds: `inherited else []`."""
+    return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
+
+
 def text_like(pattern: str, wanted: bool) -> str:
     """A text that the regular expression matches, if a simple one is found among those that people write."""
     matches = compile_regex(pattern).matches

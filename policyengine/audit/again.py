@@ -162,6 +162,10 @@ class Traced:
         self.asked.add(ref)
         return ref in self.entities
 
+    def has_row(self, ref: EntityRef) -> bool | None:
+        self.asked.add(ref)
+        return self.entities.has_row(ref)
+
     def attribute(self, ref: EntityRef, name: str) -> object:
         self.asked.add(ref)
         return self.entities.attribute(ref, name)

@@ -27,7 +27,7 @@ from policyengine.runtime.shape import RequestError
 from policyengine.runtime.values import Invalid, coerce_time
 
 OF_A_DIRECTORY = BEGINNING + b'"directory":'
-EMPTY = Directory()
+EMPTY = Directory(loaded=False)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.failures import CommandError
-from policyengine.cli.options import Policies
+from policyengine.cli.options import EntitySources, Policies
 from policyengine.cli.terminal import Screen, busy, print_json
 
 if TYPE_CHECKING:
     from policyengine.diagnostics import Diagnostic
+    from policyengine.directory.entities import Directory
     from policyengine.semantics.check import Checked
     from policyengine.semantics.footprint import Footprint
 
@@ -27,6 +28,7 @@ class Report(StrEnum):
 
 def check(
     paths: Policies,
+    entities: EntitySources = None,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
     format: Annotated[
         Report, typer.Option("--format", help="For people, for programs, or for code scanning.")
@@ -34,17 +36,21 @@ def check(
 ) -> int:
     """Find what is wrong with policies: every mistake in one run.
 
+    With --entities also what they read and no row, claim or map supplies, so that it is unknown whoever asks.
+
     Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
 
     \b
     Example:
       policyengine check payments/
+      policyengine check payments/ --entities entities.json
       policyengine check --strict --format sarif payments/ > policies.sarif
     """
     from policyengine.diagnostics import in_order
 
     sets = list(checked_sets(paths))
-    found = in_order(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics)
+    beside = list(beside_entities(sets, paths, entities)) if entities else []
+    found = in_order([*(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics), *beside])
     files = sum(files for _, files in sets)
     if format is Report.TEXT:
         show_findings(found, files)
@@ -66,6 +72,32 @@ def checked_sets(paths: Sequence[Path]) -> Iterator[tuple[Checked, int]]:
 
     for several_paths in sets_of(paths):
         yield check_files(several_paths)
+
+
+def beside_entities(
+    sets: Sequence[tuple[Checked, int]], paths: Sequence[Path], entities: Sequence[str]
+) -> Iterator[Diagnostic]:
+    """What the policies read of entities that nothing supplies; of policies with mistakes nothing is told."""
+    from policyengine.cli.loaded import directory_beside
+
+    if len(sets) != 1:
+        hint = "name one of them: each set of policies has a directory of its own"
+        raise CommandError("usage", "`--entities` stands beside one set of policies", hint, code=2)
+    [(checked, _)] = sets
+    if checked.kernel is None:
+        return
+    yield from unsupplied(checked, directory_beside(paths, entities, checked.kernel))
+
+
+def unsupplied(checked: Checked, directory: Directory) -> list[Diagnostic]:
+    """What the policies read of entities that a directory lacks, but for what a comment allows."""
+    from policyengine.semantics.lints import allowances
+    from policyengine.semantics.supply import missing
+
+    assert checked.kernel is not None
+    looked_up = {} if directory.lookups is None else directory.lookups.attributes
+    modules = [module for package in checked.program.packages.values() for module in package.modules]
+    return allowances.without_allowed(missing(checked.kernel, directory, looked_up), modules)
 
 
 def check_files(paths: Sequence[Path]) -> tuple[Checked, int]:

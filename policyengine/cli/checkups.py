@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
-from policyengine.cli.loaded import load_engine
+from policyengine.cli.loaded import BUNDLE, load_engine
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -293,6 +293,8 @@ def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
         return
     yield checked(engine, plan.paths)
     yield from absences(plan, engine)
+    if plan.entities and not any(path.suffix == BUNDLE for path in plan.paths):
+        yield supplied(engine, plan.paths, plan.entities)
     if plan.identity is not None:
         yield from issuers(plan.identity, engine)
     try:
@@ -322,6 +324,19 @@ def absences(plan: Plan, engine: Engine) -> Iterator[Finding]:
     if found:
         shown = "".join(f"\n  {line}" for line in found.lines())
         yield Finding("gateways", Status.NOTE, f"{found.message}{shown}", HINT)
+
+
+def supplied(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> Finding:
+    """Whether what the policies read of entities is supplied by something."""
+    from policyengine.cli.check import check_files, unsupplied
+
+    many = len(unsupplied(check_files(paths)[0], engine.directory))
+    if not many:
+        return Finding("entities", Status.OK, "the rows have what the policies read")
+    named = " ".join(f"--entities {one}" for one in entities)
+    hint = f"`policyengine check {' '.join(map(str, paths))} {named}` shows it"
+    message = f"{many:,} thing{'' if many == 1 else 's'} that the policies read will be unknown"
+    return Finding("entities", Status.WARNING, message, hint)
 
 
 def issuers(file: Path, engine: Engine) -> Iterator[Finding]:

@@ -18,11 +18,13 @@ from policyengine.cli.terminal import Screen, busy, printable
 if TYPE_CHECKING:
     from policyengine.asking import Clock
     from policyengine.audit import DecisionLog
+    from policyengine.directory.entities import Directory
     from policyengine.directory.errors import EntitiesError
     from policyengine.directory.following import Following
     from policyengine.directory.sources import Sources, Stamp
     from policyengine.engine import Engine
     from policyengine.reloading import Reloading, ReloadRules
+    from policyengine.semantics.kernel import Kernel
     from policyengine.stores.store import Store
 
 MOST_DOUBTS = 5
@@ -68,7 +70,7 @@ def load_engine(
     if not engine.packages:
         raise no_policies(paths)
     if entities is not None:
-        _warn_of_rows(engine, entities)
+        _warn_of_rows(engine.directory, engine.kernel, entities)
     return engine
 
 
@@ -82,6 +84,21 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | No
         return None
     mapping = next_file(paths[0]) if paths and any(map(is_url, entities)) else None
     return Sources(tuple(entities), mapping)
+
+
+def directory_beside(paths: Sequence[Path], entities: Sequence[str], kernel: Kernel) -> Directory:
+    """The rows that `--entities` names, read as these policies declare them; what they cannot read is warned of."""
+    from policyengine.directory.errors import EntitiesError
+
+    sources = entity_sources(paths, entities)
+    assert sources is not None
+    try:
+        with busy("reading the entities"):
+            directory = sources.read(kernel.entities)
+    except EntitiesError as error:
+        raise entities_error(error) from None
+    _warn_of_rows(directory, kernel, sources)
+    return directory
 
 
 def following_of(
@@ -157,14 +174,14 @@ def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | 
     return bundles[0] if bundles else None
 
 
-def _warn_of_rows(engine: Engine, sources: Sources) -> None:
+def _warn_of_rows(directory: Directory, kernel: Kernel, sources: Sources) -> None:
     """What a policy cannot read in a row is unknown when it decides: better told before."""
     from policyengine.semantics.rows import doubts
 
-    told = list(engine.directory.notes)
+    told = list(directory.notes)
     names = ", ".join(f"`{one}`" for one in sources.unchecked)
     if names:
-        told += [f"{names}: {doubt}" for doubt in doubts(engine.directory, engine.kernel.entities)]
+        told += [f"{names}: {doubt}" for doubt in doubts(directory, kernel.entities)]
     screen = Screen(sys.stderr)
     for doubt in told[:MOST_DOUBTS]:
         screen.line(("warning: ", "bold yellow"), printable(doubt))

@@ -68,4 +68,36 @@ CODES = (
         "",
         "",
     ),
+    Code(
+        "W180",
+        "an attribute that nothing supplies",
+        "A rule reads the attribute, and `policyengine check --entities` finds no row that has it, no issuer that maps "
+        "a claim to it and no map that gives it. Without a row it is unknown, for everybody and through `else`, and "
+        "unknown opens nothing. Where a trusted gateway sends the rows with its requests, allow it beside the rule.",
+        "",
+        "",
+        name="unsupplied",
+        optional=True,
+    ),
+    Code(
+        "W181",
+        "rows that lack an attribute",
+        "A rule reads the attribute, it is declared without `?`, and `policyengine check --entities` finds rows that "
+        "lack it. Of an inherited set each such row leaves unknown what no other one holds, unless `inherited else []` "
+        "says that it holds nothing then.",
+        "",
+        "",
+        name="lacking-rows",
+        optional=True,
+    ),
+    Code(
+        "W182",
+        "an entity without a row that others are in",
+        "`policyengine check --entities` finds rows that are in something of which there is no row. What that one is "
+        "in, nobody knows: so membership of the others, and what they inherit, is unknown where it is not found.",
+        "",
+        "",
+        name="missing-rows",
+        optional=True,
+    ),
 )

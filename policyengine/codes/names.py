@@ -139,8 +139,7 @@ _NAMES: tuple[Code, ...] = (
         "E217",
         "a fact is declared in two ways that do not agree",
         "Where the places of two declarations meet, a fact has one type, and what has members is a record. A rule "
-        "that "
-        "reaches two places with different types is two rules.",
+        "that reaches two places with different types is two rules. A set is inherited from sets of its own type.",
         'facts { body.amount: number }\nfacts { body.amount: string }\nguard "example" { require body.amount == 5 }\n',
         'facts { body.amount: number }\nguard "example" { require body.amount == 5 }\n',
     ),
@@ -148,8 +147,8 @@ _NAMES: tuple[Code, ...] = (
         "E218",
         "`?` or `inherited` where it means nothing",
         "A whole fact, attribute or member may be absent (`?`), an element of a set may not. `inherited` unites a "
-        "set of an "
-        "entity with the same set of all that the entity is in.",
+        "set of an entity with the same set of all that the entity is in; `else []` after it says that a row which "
+        "lacks the set holds nothing, so the set is never absent.",
         'entity user { roles: set<string?> }\nguard "example" { require user.roles has "clerk" }\n',
         'entity user { roles: set<string>? }\nguard "example" { require user.roles has "clerk" }\n',
     ),
@@ -278,11 +277,22 @@ _WARNINGS: tuple[Code, ...] = (
         "W201",
         "a fact that is always present",
         "By its declaration the fact is always there, so asking whether it is says nothing. A fact that may be "
-        "absent is "
-        "declared with `?`.",
+        "absent is declared with `?`. Whether there is a row for an entity at all is asked by `user is known`.",
         "user.tenant is present",
         "credential.scopes is present",
         name="always-present",
+    ),
+    Code(
+        "W202",
+        "an `else` after an inherited set",
+        "An inherited set is absent only where neither the entity nor anything that it is in has it. Where one has it "
+        "and another lacks it, membership of what none of them holds is unknown, and `else` changes nothing. "
+        "`inherited else []` in the declaration says that a row which lacks the set holds nothing.",
+        "entity folder { blocked: set<user> inherited } in folder\nanyone { may GET /folders/{id: folder} }\n"
+        'guard "example" on GET /folders/{id: folder} { deny when user in (resource.blocked else []) }\n',
+        "entity folder { blocked: set<user> inherited else [] } in folder\nanyone { may GET /folders/{id: folder} }\n"
+        'guard "example" on GET /folders/{id: folder} { deny when user in resource.blocked }\n',
+        name="inherited-default",
     ),
     Code(
         "W209",

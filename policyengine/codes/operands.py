@@ -88,6 +88,14 @@ OPERATORS: tuple[Code, ...] = (
         "5 is absent",
         "credential.scopes is absent",
     ),
+    in_a_condition(
+        "E254",
+        "`is known` on what is no entity",
+        "`x is known` asks the directory, or the rows that come with a request, whether there is a row for an entity. "
+        "Whether a fact is there is asked by `is present`.",
+        "credential.scopes is known",
+        "user is known",
+    ),
     Code(
         "E230",
         "`else` gives another type",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from policyengine import kinds
 from policyengine.compiler import pasts, reads
 from policyengine.compiler.lines import NotQuick, Text
+from policyengine.compiler.membership import MembershipLines
 from policyengine.compiler.pending import surely_absent
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.patterns import Glob, compile_regex
@@ -57,7 +58,7 @@ def effort(node: k.Expr) -> int:
 
 
 @dataclass(slots=True)
-class Writer(pasts.PastLines):
+class Writer(MembershipLines):
     """Writes values and conditions."""
 
     # ── Values ────────────────────────────────────────────────────────────────────────────────
@@ -258,11 +259,13 @@ class Writer(pasts.PastLines):
             case k.Matches(operand, pattern):
                 return self.put(f"{self.constant(compile_regex(pattern))}.matches({self.value(operand).code})")
             case k.Overlaps(left, right):
-                return self.put(f"not {self.as_set(left)}.isdisjoint({self.as_set(right)})")
+                return self._overlaps(left, right)
             case k.Subset(left, right):
                 return self.put(f"{self.as_set(left)} <= {self.as_set(right)}")
             case k.Present(operand):
                 return self._present(operand)
+            case k.HasRow(entity):
+                return self._kin("row", self.value(entity))
             case k.Quantifier():
                 return self._quantifier(node)
             case k.Happened():
@@ -301,70 +304,6 @@ class Writer(pasts.PastLines):
         if isinstance(node, k.Constant):
             return str(ranks.values.index(str(node.value)))
         return f"{self.word(ranks.values)}.index({self.value(node).code})"
-
-    def as_set(self, node: k.Expr) -> str:
-        """A collection as a set of values that can be hashed."""
-        while isinstance(node, k.Named):
-            node = node.expression
-        type = getattr(node, "type", None)
-        element = getattr(type, "element", None)
-        if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
-            raise NotQuick("elements that are no plain values")
-        match node:
-            case k.Constant(tuple() as items):
-                return self.constant(frozenset(items))
-            case k.Attribute():
-                return self._once(("set", node), lambda: self._attribute(node, as_set=True)).code
-            case _:
-                return self.put(f"frozenset({self.value(node).code})")
-
-    def _contains(self, node: k.Contains) -> str:
-        collection = node.collection
-        while isinstance(collection, k.Named):
-            collection = collection.expression
-        item = self.value(node.item)
-        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), kinds.Ref)):
-            return self.put(f"not {self._kin('within', item)}.isdisjoint({self.as_set(collection)})")
-        if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:
-            return self.put(f"{item.code} in {self._attribute(collection, as_set=True, ids=True).code}")
-        if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):
-            found = self._in_strings(collection, item)
-            if found is not None:
-                return found
-        return self.put(f"{self.reference(item)} in {self.as_set(collection)}")
-
-    def _kin(self, relation: str, item: Text) -> str:
-        """All that an entity is in, surely; what is in many conditions is looked up once."""
-
-        def write() -> Text:
-            found = self.put(f"{self.word(self.setting.kin(relation, item.of))}[{item.code}]")
-            self.unless(f"{found} is not None")
-            return Text(found)
-
-        return self._once(("kin", relation, item), write).code
-
-    def _as_reference(self, node: k.Expr) -> str:
-        """A reference as it stands in the directory, without making it anew."""
-        match node:
-            case k.Constant(EntityRef() as ref):
-                return self.constant(ref)
-            case k.Attribute() if node.name != "id":
-                return self._once(("reference", node), lambda: self._attribute(node, ids=False)).code
-            case _:
-                return self.reference(self.value(node))
-
-    def _only_element(self, node: k.Attribute) -> str | None:
-        return self._only(node.type.element) if isinstance(node.type, kinds.Set | kinds.List) else None
-
-    def _in_strings(self, fact: k.Fact, item: Text) -> str | None:
-        """Where a string is found in a raw list, the other elements do not matter."""
-        plain = fact.type in (kinds.Set(Scalar.STRING), kinds.List(Scalar.STRING))
-        if not plain or fact.path in self.setting.bound or fact.path[0] in ("chain", "params") or item.of is not None:
-            return None
-        raw = self.raw(fact.path)
-        found = self.put(f"(type({raw}) is list or type({raw}) is tuple) and {item.code} in {raw}")
-        self.unless(f"plain_strings({raw}) if not {found} else len({raw}) < 10_000 and only_str(map(type, {raw}))")
-        return found
 
     def _present(self, node: k.Expr) -> str:
         match node:

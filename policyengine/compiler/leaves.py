@@ -297,7 +297,7 @@ class Leaves:
         )  # fmt: skip
 
     def _column(self, node: k.Attribute, ids: bool, as_set: bool, type: str | None) -> reads.Column:
-        key = (node.name, node.type, node.inherited, ids, as_set, type)
+        key = (node.name, node.type, node.levels, ids, as_set, type)
         found = self._columns.get(key)
         if found is None:
             read = reads.attribute(self._facts, node, ids=ids, as_set=as_set)

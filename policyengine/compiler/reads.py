@@ -5,7 +5,7 @@ These say nothing of their own: `coerce`, the functions and the arithmetic of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
@@ -178,6 +178,10 @@ class Absent:
 ABSENT = Absent()
 
 
+class LowerBound(frozenset[object]):
+    """A set of which more elements may exist: what is in it is in it, of anything else nobody knows."""
+
+
 class Column(dict[object, object]):
     """One attribute of the entities of a directory, by entity, as generated code wants it: read once, remembered.
 
@@ -212,11 +216,17 @@ def attribute(facts: Facts, node: k.Attribute, *, ids: bool, as_set: bool) -> Ca
         value = facts.attribute(ref, node)
         if is_absent(value):
             return ABSENT
+        if as_set and node.inherited and isinstance(value, tuple) and settled(value) is None:
+            return LowerBound(one.id if ids and isinstance(one, EntityRef) else one for one in known_among(value))
         found = settled(value)
         found = ids_of(found) if ids else found
         return frozenset(found) if as_set and isinstance(found, tuple) else found
 
     return read
+
+
+def known_among(value: tuple[Value, ...]) -> Iterator[Value]:
+    return (one for one in value if not isinstance(one, Unknown))
 
 
 def ids_of(found: object) -> object:
@@ -232,6 +242,8 @@ def ids_of(found: object) -> object:
 
 def kin(entities: Entities, relation: str) -> Callable[[EntityRef], object]:
     """What an entity is in: itself included (`within`), only others (`above`), or directly (`parents`)."""
+    if relation == "row":  # not whom it is beside, but whether it is there
+        return entities.has_row
 
     def read(ref: EntityRef) -> object:
         found = entities.parents(ref) if relation == "parents" else entities.ancestors(ref)

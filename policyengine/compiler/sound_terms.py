@@ -73,6 +73,7 @@ def check_attribute(attribute: k.Attribute, _: Reading) -> None:
     require(isinstance(type_of(attribute.base), Ref | Unresolved), "an attribute of what is no entity")
     require(is_name(attribute.name), "an attribute without a name")
     require(not attribute.inherited or isinstance(attribute.type, Set), "an inherited attribute that is no set")
+    require(all(is_name(name) for name, _ in attribute.levels), "an attribute of what is no entity")
 
 
 def check_member(member: k.Member, _: Reading) -> None:
@@ -131,6 +132,10 @@ def check_contains(node: k.Contains, _: Reading) -> None:
 def check_below(node: k.Below, _: Reading) -> None:
     both = isinstance(type_of(node.item), Ref) and isinstance(type_of(node.ancestor), Ref)
     require(both and not (node.strict and node.direct), "a hierarchy of what are no entities")
+
+
+def check_has_row(node: k.HasRow, _: Reading) -> None:
+    require(isinstance(type_of(node.entity), Ref | Unresolved), "a row of what is no entity")
 
 
 def check_network(node: k.InNetwork, _: Reading) -> None:
@@ -301,6 +306,7 @@ TERMS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Compare: check_compare,
     k.Contains: check_contains,
     k.Below: check_below,
+    k.HasRow: check_has_row,
     k.InNetwork: check_network,
     k.InWindow: check_window,
     k.Like: check_like,

@@ -196,7 +196,8 @@ def check_issuer(part: k.Issuer, _: Reading) -> None:
 
 
 def check_member_type(part: Field, _: Reading) -> None:
-    require(is_name(part.name) and (not part.inherited or isinstance(part.type, Set)), "an attribute without a name")
+    sets = isinstance(part.type, Set) if part.inherited else not part.else_empty
+    require(is_name(part.name) and sets, "an attribute without a name")
 
 
 # ── The tree: numbers of what there is ────────────────────────────────────────────────────────

@@ -61,6 +61,10 @@ class SqlRows:
         return self.database.shown
 
     @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        return {one.type: frozenset(one.attributes) for one in self.database.map.entities if one.lookup}
+
+    @property
     def timeout(self) -> float:
         return self.database.map.timeout
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.snapshot import IN_PART, NO_ROW
 from policyengine.runtime.values import ABSENT, Invalid
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ NOTHING_KNOWN = Ancestors((), False)
 NOBODY_ANSWERED = Ancestors((), False, False)
 
 
+def attribute_of(row: EntityData, name: str) -> object:
+    """The raw attribute; what a partial row does not say is no more known than without a row."""
+    value = row.attributes.get(name)
+    if value is not None:
+        return value
+    return IN_PART if row.partial else ABSENT
+
+
 def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], Found]) -> Ancestors:
     """These and all that they are in, nearest first; a circle of memberships is walked once."""
     found = dict.fromkeys(parents)
@@ -67,15 +76,21 @@ class Directory:
     """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked.
 
     `lookups` gives the rows of some types one by one, when a decision needs them (`looking`); without being asked
-    nothing is known of these. `notes` are what readers of these rows found odd about them, for people.
+    nothing is known of these. `notes` are what readers of these rows found odd about them, for people. One that is not
+    `loaded` stands where nobody named a source: it answers nothing, and so never that there is no row.
     """
 
     def __init__(
-        self, rows: Iterable[EntityData] = (), *, lookups: Lookups | None = None, notes: Sequence[str] = ()
+        self,
+        rows: Iterable[EntityData] = (),
+        *,
+        lookups: Lookups | None = None,
+        notes: Sequence[str] = (),
+        loaded: bool = True,
     ) -> None:
         self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
         self.lookups: Lookups | None = lookups
-        self.notes = tuple(notes)
+        self.notes, self.loaded = tuple(notes), loaded
         self._ancestors = self._closures()
 
     def _closures(self) -> dict[EntityRef, Ancestors]:
@@ -109,7 +124,8 @@ class Directory:
 
     def same_as(self, other: Directory) -> bool:
         """Whether both hold the same rows, and look up the same in the same places."""
-        return self.lookups == other.lookups and {row.ref: row for row in self} == {row.ref: row for row in other}
+        same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
+        return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def with_rows(self, rows: Iterable[EntityData]) -> Directory:
         """This directory and the rows of one request; where both know an entity, this one's row stands."""
@@ -120,13 +136,26 @@ class Directory:
         """This directory for one decision, which may look up rows; None where there is nothing to look up."""
         return None if self.lookups is None else self.lookups.beside(self)
 
+    def has_row(self, ref: EntityRef) -> bool | None:
+        """Whether there is a row that says all; None where nobody answered, or none was asked."""
+        match self.found_of(ref):
+            case EntityData(partial=partial):
+                return None if partial else True
+            case None:
+                return False if self.loaded and not self._is_looked_up(ref) else None
+            case Unanswered():
+                return None
+
     def attribute(self, ref: EntityRef, name: str) -> object:
-        """The raw attribute, or ABSENT."""
+        """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
         row = self._rows.get(ref)
         if row is not None:
-            value = row.attributes.get(name, ABSENT)
-            return ABSENT if value is None else value
-        return ABSENT if self.lookups is None or ref.type not in self.lookups.types else NOT_ASKED
+            return attribute_of(row, name)
+        return NOT_ASKED if self._is_looked_up(ref) else NO_ROW
+
+    def _is_looked_up(self, ref: EntityRef) -> bool:
+        """Whether its row is one that only `looking` would find."""
+        return self.lookups is not None and ref.type in self.lookups.types
 
     def parents(self, ref: EntityRef) -> Ancestors:
         """What an entity is directly in."""
@@ -155,7 +184,7 @@ class WithRows(Directory):
     def __init__(self, below: Directory, rows: Iterable[EntityData]) -> None:
         self._below = below
         self._rows = {row.ref: row for row in rows if row.ref not in below}
-        self.lookups, self.notes = below.lookups, below.notes
+        self.lookups, self.notes, self.loaded = below.lookups, below.notes, below.loaded
 
     def __len__(self) -> int:
         return len(self._below) + len(self._rows)
@@ -169,6 +198,9 @@ class WithRows(Directory):
 
     def found_of(self, ref: EntityRef) -> Found:
         return self._rows.get(ref) or self._below.found_of(ref)
+
+    def has_row(self, ref: EntityRef) -> bool | None:
+        return super().has_row(ref) if ref in self._rows else self._below.has_row(ref)
 
     def attribute(self, ref: EntityRef, name: str) -> object:
         return super().attribute(ref, name) if ref in self._rows else self._below.attribute(ref, name)

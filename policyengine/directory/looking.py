@@ -17,12 +17,13 @@ from policyengine.directory.entities import (
     Directory,
     Found,
     Unanswered,
+    attribute_of,
     of_row,
 )
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.snapshot import NOT_ANSWERED
-from policyengine.runtime.values import ABSENT, Invalid
+from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED
+from policyengine.runtime.values import Invalid
 
 _LOG = logging.getLogger("policyengine")
 MOST_STEPS = 32  # from an entity to what is above it
@@ -53,6 +54,10 @@ class Rows(Protocol):
     @property
     def types(self) -> frozenset[str]: ...
     @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        """By type what its rows may have."""
+
+    @property
     def timeout(self) -> float: ...
     @property
     def ttl(self) -> float: ...
@@ -70,7 +75,7 @@ class Looking(Directory):
     know besides is `lacking`, until `fetch` asks for that."""
 
     def __init__(self, directory: Directory, lookups: Lookups, found: Mapping[EntityRef, Found] | None = None) -> None:
-        self.directory, self.lookups, self.notes = directory, lookups, ()
+        self.directory, self.lookups, self.notes, self.loaded = directory, lookups, (), directory.loaded
         self.found: dict[EntityRef, Found] = dict(found or {})
         self.lacking: set[EntityRef] = set()
         self._lookups = lookups
@@ -115,6 +120,9 @@ class Looking(Directory):
             self.found[ref] = kept[0]
         return self.found[ref]
 
+    def _is_looked_up(self, ref: EntityRef) -> bool:
+        return False  # here it was asked for
+
     def __len__(self) -> int:
         return len(self.directory) + len(self.rows())
 
@@ -130,11 +138,11 @@ class Looking(Directory):
         row = self.found_of(ref)
         match row:
             case None:
-                return ABSENT
+                return NO_ROW
             case Unanswered():
                 return UNANSWERED
-        value = row.attributes.get(name, ABSENT)
-        return ABSENT if value is None else value
+            case EntityData():
+                return attribute_of(row, name)
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
         match self.found_of(ref):
@@ -192,6 +200,11 @@ class Lookups:
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which asks for itself: what is kept stays here."""
         return Lookups, (tuple(kept.source for kept in self._kept), self.clock)
+
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        """By type what its rows may have."""
+        return {name: names for kept in self._kept for name, names in kept.source.attributes.items()}
 
     @property
     def failures(self) -> int:

@@ -79,7 +79,8 @@ class Builder:
             own=own,
         )
         if self.signing is not None:
-            found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, Directory()), self.clock)
+            nobody = Directory(loaded=False)
+            found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, nobody), self.clock)
         if before is not None:
             found.counts, found.telling = before.counts, before.telling
         return found

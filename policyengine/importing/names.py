@@ -21,7 +21,7 @@ KEPT = frozenset(
     claims clamp cluster confirm context cost count counting credential cycles define delegate delegation
     denials denied deny depth distinct duration else entities entity enum environment except expect export fact
     facts failure false first fixture floor for forall from given group guard has header history import in
-    include inherited int invariant ip is issued issuer keys kind language let lifetime like list local main map
+    include inherited int invariant ip is issued issuer keys kind known language let lifetime like list local main map
     matches may message model most never no none not notify number of on once optional or otherwise overlaps
     package params past per present profile raise rate records redact repeat repeated request require resource
     responded role scope scopes set since skip step_up store string subject subset sum task test throttle time

@@ -16,7 +16,7 @@ REFERENCE = ("type", "id")
 class EntityData:
     """One row. The attributes are raw; they become values when a policy that declares them reads them.
 
-    `partial`: it may be in more than `parents`, so that what it is not in is unknown.
+    `partial`: it says a part of what is so: attributes it lacks, and what it is not in, are unknown.
     """
 
     ref: EntityRef

@@ -9,8 +9,11 @@ from typing import Protocol
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import History, WindowKey
+from policyengine.runtime.values import Invalid
 
 NOT_ANSWERED = "the directory did not answer"
+NO_ROW = Invalid("there is no row for its entity")
+IN_PART = Invalid("the row of its entity is partial and does not say it")
 
 
 class Membership(Protocol):
@@ -31,7 +34,11 @@ class Entities(Protocol):
 
     def __contains__(self, ref: EntityRef) -> bool: ...
 
-    def attribute(self, ref: EntityRef, name: str) -> object: ...
+    def has_row(self, ref: EntityRef) -> bool | None:
+        """Whether there is a row that says all; None where nobody knows."""
+
+    def attribute(self, ref: EntityRef, name: str) -> object:
+        """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
 
     def parents(self, ref: EntityRef) -> Membership: ...
 

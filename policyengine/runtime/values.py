@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow
 from enum import Enum
@@ -65,11 +65,13 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why one fact is unknown."""
+    """Why one fact is unknown. `entity` is whose row does not say it, for the operator alone: it may come from the
+    directory."""
 
     fact: str
     why: str
     absent: bool = False
+    entity: EntityRef | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class Unknown:
     causes: frozenset[Cause]
 
     @classmethod
-    def of(cls, fact: str, why: str) -> Unknown:
-        return cls(frozenset({Cause(fact, why)}))
+    def of(cls, fact: str, why: str, entity: EntityRef | None = None) -> Unknown:
+        return cls(frozenset({Cause(fact, why, entity=entity)}))
 
     @staticmethod
     @lru_cache(maxsize=4_096)  # the commonest unknown of all, and the same whoever asks

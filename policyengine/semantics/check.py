@@ -12,6 +12,7 @@ from policyengine.semantics import binders, examples, lints, logic, logic_limits
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
+from policyengine.semantics.kinship import check_inherited
 from policyengine.semantics.lints import allowances
 from policyengine.semantics.lower import lower
 from policyengine.semantics.places import Places
@@ -107,6 +108,7 @@ def unordered(
     places.check_scopes()
     bound = binders.collect(program, places, schema)
     check_definitions(program, schema)
+    check_inherited(program, schema)
     draft = Draft.of(program, schema, places)
     check_languages(modules, report)
     kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)

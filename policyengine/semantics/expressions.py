@@ -18,7 +18,7 @@ from policyengine.semantics.history import lower_history, lower_past
 from policyengine.semantics.lists import collect, wanted_element
 from policyengine.semantics.members import head, navigate
 from policyengine.semantics.operators import Operation, lower_operation
-from policyengine.semantics.presence import lower_else, lower_presence
+from policyengine.semantics.presence import lower_else, lower_has_row, lower_presence
 from policyengine.semantics.references import enum_word, lone_word, lower_fact, report_unknown_name
 from policyengine.semantics.schema import EVERYWHERE, UNRESOLVED, FactsHere, Schema
 from policyengine.semantics.symbols import Program, Reporter, Symbol, article, check_usable, report_private
@@ -124,6 +124,8 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
             return lower_binary(expression, context)
         case ast.Presence(operand):
             return lower_presence(expression, lower(operand, context), context)
+        case ast.HasRow(operand):
+            return lower_has_row(expression, lower(operand, context), context)
         case ast.Else(operand, fallback):
             known = lower(operand, context, expected)
             default = lower(fallback, context, UNRESOLVED if known is None else type_of(known))

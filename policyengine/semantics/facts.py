@@ -13,9 +13,10 @@ from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.history import Happening, History, WindowKey
 from policyengine.runtime.request import OTHERS_PENDING, Request, member_of, pending_path
-from policyengine.runtime.snapshot import NOT_ANSWERED, Entities
-from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce, distinct
+from policyengine.runtime.snapshot import IN_PART, NO_ROW, NOT_ANSWERED, Entities
+from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
+from policyengine.semantics.inheritance import Level, united
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
 from policyengine.semantics.walk import Agent
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS
@@ -23,6 +24,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 Path: TypeAlias = tuple[str, ...]
 STRINGS = kinds.Set(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
+NO_WORD = "nothing says whether there is a row for it"
 AS_GIVEN = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
 MOST_HOPS = 32  # each is asked about every block that may speak for it
 
@@ -76,29 +78,42 @@ class Facts:
         before = self.known.get((entity, node.name))
         if before is not None and before[0] is node.type:
             return before[1]
-        raw = entity.id if node.name == "id" else self._own(entity, node.name)
-        value = coerce(raw, node.type, describe(node))
-        value = self._inherited(entity, node, value) if node.inherited else value
+        raw, value = self._inherited(entity, node) if node.inherited else self._own(entity, node)
         self.known[entity, node.name] = node.type, value
         return self._saw((str(entity), node.name), raw, value, node.type)
+
+    def has_row(self, entity: EntityRef, fact: str) -> Value:
+        """Whether the directory or a trusted row knows the entity: what claims say of it is no answer."""
+        found = self.entities.has_row(entity)
+        value = Unknown.of(fact, NO_WORD, entity) if found is None else found
+        return self._saw((str(entity), "is", "known"), ABSENT, value)
 
     def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
         """Remembers, as what is read is, whether one entity is in another."""
         return self._saw((str(item), "in", str(ancestor)), ABSENT, found)
 
-    def _own(self, entity: EntityRef, name: str) -> object:
-        known = self.claims.get((entity, name), ABSENT)
-        return self.entities.attribute(entity, name) if known is ABSENT else known
+    def _own(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
+        """What is said of this entity alone, as it is given and as a value of the type."""
+        raw = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
+        raw = self.entities.attribute(entity, node.name) if raw is ABSENT else raw
+        if raw is NO_ROW or raw is IN_PART:
+            return raw, Unknown.of(describe(node), raw.why, entity)
+        return raw, coerce(raw, node.type, describe(node))
 
-    def _inherited(self, entity: EntityRef, node: k.Attribute, own: Value) -> Value:
-        above = self.entities.ancestors(entity)
-        raws = [self._own(ref, node.name) for ref in above.refs]
-        sets = [own, *(coerce(raw, node.type, describe(node)) for raw in raws)]
-        if not above.complete:
-            why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
-            sets.append(Unknown.of(describe(node), why))
-        known = [one for one in sets if not (isinstance(one, Unknown) and one.absent)]
-        return distinct(tuple(item for one in known for item in elements(one))) if known else own
+    def _inherited(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
+        """All that the levels hold which declare the attribute; a level whose declaration ends in `else []` holds
+        nothing where its row lacks it."""
+        above, fact, declared = self.entities.ancestors(entity), describe(node), dict(node.levels)
+        raws: list[object] = []
+        levels: list[Level] = []
+        for ref in (entity, *above.refs):
+            if ref.type in declared:
+                raw, held = self._own(ref, node)
+                raws.append(raw)
+                levels.append(Level(ref, () if raw is ABSENT and declared[ref.type] else held))
+        why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
+        gaps = [] if above.complete else [Unknown.of(fact, why)]
+        return tuple(raws), united(levels, gaps, fact)
 
     def raw(self, path: Path) -> object:
         if path in self.bound:

@@ -59,6 +59,7 @@ from policyengine.semantics.terms import Event as Event
 from policyengine.semantics.terms import Expr as Expr
 from policyengine.semantics.terms import Fact as Fact
 from policyengine.semantics.terms import Happened as Happened
+from policyengine.semantics.terms import HasRow as HasRow
 from policyengine.semantics.terms import InNetwork as InNetwork
 from policyengine.semantics.terms import InWindow as InWindow
 from policyengine.semantics.terms import Like as Like

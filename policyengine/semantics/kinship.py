@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from policyengine.diagnostics import Related
 from policyengine.kinds import Ref
+from policyengine.semantics.fitting import fits
 from policyengine.semantics.schema import Schema
+from policyengine.semantics.symbols import Program
+from policyengine.semantics.wording import a
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
 
 
 def can_be_in(item: Ref, holder: Ref, schema: Schema, strict: bool = False) -> bool:
@@ -31,3 +37,23 @@ def above(name: str, schema: Schema) -> frozenset[str]:
         found |= new
         pending += new
     return frozenset(found)
+
+
+def check_inherited(program: Program, schema: Schema) -> None:
+    """What a set is inherited from holds elements of its type; else nobody would ever know what is in it."""
+    for entity in schema.entities.values():
+        for field in (one for one in entity.fields if one.inherited):
+            for name in sorted(above(entity.name, schema) - {entity.name}):
+                other = schema.entities[name].field(field.name)
+                if other is not None and not fits(other.type, field.type):
+                    types = f"{a(other.type)} and not {a(field.type)}"
+                    message = f"`{field.name}` is inherited from `{name}`, where it is {types}"
+                    where = [Related("declared there", where_declared(program, name, field.name))]
+                    span = where_declared(program, entity.name, field.name)
+                    program.report("E217", message, span, "give both one type, or one of them another name", where)
+
+
+def where_declared(program: Program, entity: str, attribute: str) -> Span:
+    declared = program.entities[entity].declaration
+    assert isinstance(declared, ast.EntityDecl)
+    return next(field.name.span for field in declared.fields if field.name.text == attribute)

@@ -8,12 +8,12 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
-from policyengine.runtime.show import shown
-from policyengine.runtime.values import Unknown, Value
+from policyengine.runtime.show import quoted, shown
+from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.history_explained import found
-from policyengine.semantics.kleene import describe
+from policyengine.semantics.kleene import describe, elements, merged
 from policyengine.semantics.meaning import value
 from policyengine.vocabulary import SECRET_HEADERS
 
@@ -118,7 +118,9 @@ def _outermost_facts(node: k.Expr) -> Iterator[k.Expr]:
 def fact_line(name: str, known: Value) -> Line:
     if isinstance(known, Unknown):
         return Line(Mark.UNKNOWN, name, note_of(known))
-    return Line(Mark.YES, f"{name} = {shown(known)}")
+    unknown = merged(elements(known))
+    mark = Mark.UNKNOWN if unknown.causes else Mark.YES
+    return Line(mark, f"{name} = {shown(known)}", note_of(unknown) or None)
 
 
 def mark_of(result: Value) -> Mark:
@@ -130,11 +132,12 @@ def mark_of(result: Value) -> Mark:
 def note_of(result: Value) -> str | None:
     if not isinstance(result, Unknown):
         return None
-    return "; ".join(sorted(f"`{cause.fact}` is {_why(cause.why)}" for cause in result.causes))
+    return "; ".join(sorted(f"`{cause.fact}` is {_why(cause)}" for cause in result.causes))
 
 
-def _why(why: str) -> str:
-    return why if why in ("absent", "pending") else f"unknown: {why}"
+def _why(cause: Cause) -> str:
+    whose = "" if cause.entity is None else f", `{cause.entity.type} {quoted(cause.entity.id)}`"
+    return cause.why if cause.why in ("absent", "pending") else f"unknown: {cause.why}{whose}"
 
 
 def text_of(part: k.Part) -> str:

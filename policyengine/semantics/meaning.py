@@ -109,6 +109,8 @@ def value(node: k.Expr, facts: Facts) -> Value:
         case k.Present(operand):
             one = value(operand, facts)
             return not one.absent and one if isinstance(one, Unknown) else True
+        case k.HasRow(entity):
+            return lift(lambda ref: facts.has_row(ref, node.span.text), value(entity, facts))
         case k.Default(operand, fallback):
             one = value(operand, facts)
             return value(fallback, facts) if is_absent(one) else one

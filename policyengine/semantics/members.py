@@ -71,7 +71,9 @@ def attribute(base: Navigable, type_: Ref, name: str, span: Span, context: Conte
         message = f"`{lacking[0]}` has no attribute `{name}`, and `{base.span.text}` may be one"
         context.report("E203", message, span, f"`{base.span.text}` is {a(type_)}: declare `{name}` for each")
         return None
-    return k.Attribute(base, name, *common(having, name, span, lenient, context), span=span)
+    type_of_all, optional, inherited = common(having, name, span, lenient, context)
+    levels = context.schema.levels[name] if inherited else ()
+    return k.Attribute(base, name, type_of_all, optional, levels, span=span)
 
 
 def common(fields: list[Field], name: str, span: Span, lenient: bool, context: Context) -> tuple[Type, bool, bool]:

@@ -1,7 +1,8 @@
-"""Absence: `is present`, `is absent` and `else`, which speak of facts only."""
+"""Absence: `is present`, `is absent` and `else`, which speak of facts only; `is known`, which speaks of entities."""
 
 from __future__ import annotations
 
+from policyengine.kinds import Ref, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.context import Context
 from policyengine.semantics.fitting import fits, type_of
@@ -22,12 +23,33 @@ def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: Co
         return None
     if not may_be_absent(operand):
         message = f"`{operand.span.text}` is always present by declaration, so `is {word}` says nothing"
-        hint = (
-            f"remove `is {word}`" if isinstance(operand, k.Fact) and operand.path in BUILT_IN else "add `?` to its type"
-        )
-        context.report("W201", message, expression.span, hint)
+        context.report("W201", message, expression.span, hint_instead(operand, word))
     found = k.Present(operand, span=expression.span)
     return found if expression.present else k.Not(found, span=expression.span)
+
+
+def hint_instead(operand: k.Expr, word: str) -> str:
+    """Of an attribute it may be the row that is in doubt, not the attribute."""
+    if isinstance(operand, k.Fact):
+        return f"remove `is {word}`" if operand.path in BUILT_IN else "add `?` to its type"
+    while isinstance(operand, k.Member):
+        operand = operand.base
+    if not isinstance(operand, k.Attribute):
+        return "add `?` to its type"
+    return f"`{operand.base.span.text} is known` asks whether there is a row; if a row may lack it, add `?` to its type"
+
+
+def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Context) -> k.HasRow | None:
+    if operand is None:
+        return None
+    type_ = type_of(operand)
+    if not isinstance(type_, Ref | Unresolved):
+        may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
+        hint = f"write `{operand.span.text} is present`" if may_be_there else None
+        message = f"`is known` asks for the row of an entity, and {quote(operand.span)} is {a(type_)}"
+        context.report("E254", message, operand.span, hint)
+        return None
+    return k.HasRow(operand, span=expression.span)
 
 
 def may_be_absent(operand: k.Expr) -> bool:
@@ -63,4 +85,8 @@ def lower_else(
         message = f"{quote(operand.span)} is {a(type_)}, and `else` gives {a(other)}"
         context.report("E230", message, fallback.span, f"after `else` stands {a(type_)}")
         return None
+    if isinstance(operand, k.Attribute) and operand.inherited:
+        message = f"`else` stands for {quote(operand.span)} only where nothing that it is inherited from has it"
+        hint = f"`{operand.name}: … inherited else []` makes each row empty that lacks it"
+        context.report("W202", message, expression.fallback.span, hint)
     return k.Default(operand, fallback, type_ if fits(other, type_) else other, span=expression.span)

@@ -106,6 +106,7 @@ class Schema:
     places: Places
     by_path: Mapping[Path, tuple[DeclaredFact, ...]]
     measures: Measures  # of each `let` and `define` that can be used
+    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of sets that are inherited
 
     @classmethod
     def of(cls, program: Program, places: Places, report: Reporter | None = None) -> Schema:
@@ -117,7 +118,7 @@ class Schema:
         for fact in facts:
             by_path[fact.path] = (*by_path.get(fact.path, ()), fact)
         check_agreement(by_path, reader.report)
-        return cls(enums, entities, facts, places, by_path, measure_all(program, reader.report))
+        return cls(enums, entities, facts, places, by_path, measure_all(program, reader.report), levels_of(entities))
 
     def enums_in(self, program: Program, package: str) -> Iterator[Enum]:
         """Every enum whose words the package may use, built-in ones last."""
@@ -256,7 +257,7 @@ class Reader:
             if self.is_new(item, seen) and not self.is_reserved(item, declared.name.text):
                 type_ = self.type(item.type, package)
                 inherited = item.inherited and self.can_inherit(item, type_, declared)
-                yield Field(item.name.text, type_, item.type.optional, inherited)
+                yield Field(item.name.text, type_, item.type.optional, inherited, inherited and item.else_empty)
 
     def is_reserved(self, item: ast.FieldDecl, entity: str) -> bool:
         reserved = item.name.text in RESERVED.get(entity, NOTHING_RESERVED)
@@ -270,15 +271,28 @@ class Reader:
         if not isinstance(type_, Set | Unresolved):
             message, hint = f"only a set is inherited, and `{item.name.text}` is {a(type_)}", "remove `inherited`"
             self.report("E218", message, item.type.span, hint)
-        elif not declared.parents:
+        elif not declared.parents and not (item.else_empty and self.holds_others(name)):
             message, hint = (
                 f"`{name}` is in nothing that it could inherit from",
                 f"write `entity {name} {{ … }} in folder`",
             )
             self.report("E218", message, item.span, hint)
+        elif item.else_empty and item.type.optional:
+            message = f"`{item.name.text}` is never absent: `else []` makes it empty"
+            self.report("E218", message, item.type.span, "remove `?`")
         else:
             return True
         return False
+
+    def holds_others(self, name: str) -> bool:
+        """Whether some entity is in this one: then others inherit from it, though it inherits from nothing."""
+        declared = (symbol.declaration for symbol in self.program.entities.values())
+        return any(
+            parent.text.rpartition(".")[2] == name
+            for one in declared
+            if isinstance(one, ast.EntityDecl)
+            for parent in one.parents
+        )
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
@@ -322,6 +336,16 @@ class Reader:
         else:
             message = f"`{name.text}` does not begin with `body.`, `args.` or `context.`"
         self.report("E216", message, name.span, hint)
+
+
+def levels_of(entities: Mapping[str, k.Entity]) -> dict[str, tuple[tuple[str, bool], ...]]:
+    """By the name of each inherited set the entities that declare it, and whether `else []` ends that declaration."""
+    inherited = {field.name for entity in entities.values() for field in entity.fields if field.inherited}
+    declared = {name: [(one.name, one.field(name)) for one in entities.values()] for name in inherited}
+    return {
+        name: tuple(sorted((entity, field.else_empty) for entity, field in some if field is not None))
+        for name, some in declared.items()
+    }
 
 
 def check_agreement(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:

@@ -33,13 +33,20 @@ class Fact(Part):
 
 @dataclass(frozen=True, slots=True)
 class Attribute(Part):
-    """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too."""
+    """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too.
+
+    `levels` of an inherited one are the entities that declare it, each with whether it is empty where a row lacks it.
+    """
 
     base: Expr
     name: str
     type: Type
     optional: bool = False
-    inherited: bool = False
+    levels: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def inherited(self) -> bool:
+        return bool(self.levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,13 @@ class Present(Part):
 
 
 @dataclass(frozen=True, slots=True)
+class HasRow(Part):
+    """`x is known`: whether there is a row for the entity."""
+
+    entity: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Default(Part):
     """`x else d`: d when x is absent."""
 
@@ -276,6 +290,7 @@ Expr: TypeAlias = (
     | Overlaps
     | Subset
     | Present
+    | HasRow
     | Default
     | Arithmetic
     | Negative

@@ -174,7 +174,7 @@ class Entity(Closed):
     id: str
     attributes: Free | None = None
     in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
-    partial: Annotated[bool | None, Field(description="`in` is not all that it is in")] = None
+    partial: Annotated[bool | None, Field(description="What it lacks, and what it is not in, is unknown")] = None
 
 
 class Options(Closed):

@@ -275,7 +275,7 @@ def _words(s: Situation) -> list[str]:
 
 
 def misspelled(s: Situation) -> Diagnostic | None:
-    if not s.is_word or s.found in s.accepted:
+    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # which is the opposite of `known`
         return None
     foreign = FOREIGN.get(s.found)
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))

@@ -83,6 +83,8 @@ def _presence(s: Situation) -> str | None:
     if "present" in s.accepted and s.previous == "is":
         if s.found in ("null", "nil", "none", "None", "undefined"):
             return "write `is absent`"
+        if s.found == "unknown":
+            return "write `not … is known`"
         return "`is` asks only whether something is there; compare with `==` or `!=`"
     return None
 

@@ -219,6 +219,7 @@ class Sayer:
                 kept[name] = value
         parents = [one for one in row.parents if one.type in declared.parents]
         unsaid += [f"that {row.ref} is in {one}" for one in row.parents if one not in parents]
+        unsaid += [f"that the row of {row.ref} is partial"] if row.partial else []
         record = f" {self.spelling.record(kept)}" if kept else ""
         inside = f" in {', '.join(map(self.spelling.ref, parents))}" if parents else ""
         return f"{self.spelling.ref(row.ref)}{record}{inside}"

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import CannotRepeat, DecisionLog, LogError, Record, decided_again, read_records
+from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
 from policyengine.kinds import EntityRef
 from policyengine.runtime.request import Request, RequestError
@@ -98,6 +99,17 @@ def test_a_record_says_whether_it_was_to_spend(path, consume):
 def test_a_record_keeps_that_a_row_is_partial(path):
     rows = [{"type": "user", "id": "u", "attributes": {"plan": "free"}, "in": [], "partial": True}]
     assert recorded(path, PAY | {"entities": rows}).question.entities[0].partial
+
+
+@pytest.mark.parametrize(("directory", "allowed"), [(None, False), (Directory(), True)])
+def test_a_record_says_whether_there_was_a_directory_to_answer(path, directory, allowed):
+    """Without one nobody knows that there is no row; one that is empty says so."""
+    text = "entity user\nanyone { may GET /x when not user is known }"
+    made = Engine.from_text(text, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
+    decision = made.decide({"request": {"method": "GET", "path": "/x"}, "user": {"id": "alice"}})
+    (record,) = read_records(path)
+    again = decided_again(record, made.kernel)
+    assert (decision.allowed, again.same, again.decision.to_dict()) == (allowed, True, record.decision)
 
 
 def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):

@@ -49,6 +49,7 @@ guard "g" on /v1/** {
   deny when -context.n > 3 or context.rec.a == 1
   deny when context.n == 3 and context.n == 1
   deny when user in team "t"
+  deny unless user is known
   deny when user.plan >= team
   deny when user.tags overlaps ["a"]
   deny when user.tags subset of ["b"]
@@ -154,7 +155,9 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.Apply, "function", "lower", "cannot take these"),
     (k.Member, "name", "b", "a member of no record"),
     (k.Attribute, "name", "__class__.x", "an attribute without a name"),
-    (k.Attribute, "inherited", True, "no set"),
+    (k.Attribute, "levels", [["user", False]], "no set"),
+    (k.Attribute, "levels", [["a b", False]], "no"),
+    (Field, "else_empty", True, "an attribute without a name"),
     (k.Default, "type", 0, "of another type"),
     (k.Arithmetic, "operator", "**", "one of +"),
     (k.HttpPattern, "methods", [], "methods that no request has"),
@@ -172,6 +175,7 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.AttestedBy, "attesters", ["nobody"], "an attester that is not declared"),
     (k.CredentialKind, "kinds", ["smile"], "a kind of credential that does not exist"),
     (k.Below, "strict", 1, "bool is expected"),
+    (k.HasRow, "entity", None, "Constant | Fact"),
     (k.Named, "type", 0, "a definition of another type"),
     (windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
     (windows.Daily, "days", [], "a window on no day"),
@@ -237,6 +241,7 @@ MISTYPED: list[tuple[type, str, str]] = [
     (k.Like, "operand", "no string"),
     (k.InNetwork, "address", "no network"),
     (k.InNetwork, "networks", "no network"),
+    (k.HasRow, "entity", "no entity"),
     (k.InWindow, "instant", "no time"),
     (k.Below, "item", "no entities"),
     (k.Overlaps, "left", "no sets of one type"),

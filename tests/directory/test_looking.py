@@ -44,6 +44,10 @@ class Table:
     lasts: bool = True
     asked: list[list[str]] = field(default_factory=list)
 
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        return {name: frozenset() for name in self.types}
+
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
         self.asked.append([str(ref) for ref in refs])
         if self.down:
@@ -72,7 +76,7 @@ def looked_up(directory: Directory, clock: Clock, *types: str, **more: Any) -> t
     rows = rows_of(directory)
     table = Table({ref: row for ref, row in rows.items() if ref.type in types}, frozenset(types), **more)
     loaded = [row for ref, row in rows.items() if ref.type not in types]
-    return table, Directory(loaded, lookups=Lookups([table], clock))
+    return table, Directory(loaded, lookups=Lookups([table], clock), loaded=directory.loaded)
 
 
 @pytest.fixture
@@ -285,6 +289,64 @@ def test_a_directory_that_nobody_asked_knows_nothing_of_what_is_looked_up(known,
     _, directory = looked_up(known, clock, "user")
     assert "not looked up" in str(directory.attribute(EntityRef("user", "alice"), "plan"))
     assert shop(directory)._world.quick(READ) is None
+
+
+# ── Whether there is a row ────────────────────────────────────────────────────────────────────
+
+KNOWN = """
+entity folder { blocked: set<user> inherited else [] } in folder
+entity doc { blocked: set<user> inherited else []   private: bool? } in folder
+entity user { }
+anyone {
+  may GET /known/{id: doc} when resource is known
+  may GET /new/{id: doc} when not resource is known
+  may GET /public/{id: doc} when not (resource.private else false)
+  may GET /free/{id: doc} when user not in resource.blocked
+}
+"""
+FOLDER, DOC = EntityRef("folder", "f"), EntityRef("doc", "1")
+ROWS = [
+    EntityData(FOLDER, {"blocked": (EntityRef("user", "bob"),)}),
+    EntityData(DOC, {}, (FOLDER,)),
+    EntityData(EntityRef("user", "alice"), {}),
+    EntityData(EntityRef("user", "bob"), {}),
+]
+
+
+def opened(engine: Engine, doc: str, user: str = "alice") -> set[str]:
+    def ask(place: str) -> bool:
+        return engine.decide({"request": {"method": "GET", "path": f"/{place}/{doc}"}, "user": {"id": user}}).allowed
+
+    return {place for place in ("known", "new", "public", "free") if ask(place)}
+
+
+@pytest.mark.parametrize("types", [(), ("doc",), ("folder",), ("doc", "folder", "user")])
+def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_says_neither(clock, types):
+    table, directory = looked_up(Directory(ROWS), clock, *types)
+    engine = Engine.from_text(KNOWN, directory=directory)
+    assert opened(engine, "1") == {"known", "public", "free"}
+    assert opened(engine, "1", user="bob") == {"known", "public"}
+    assert opened(engine, "2") == {"new"}
+    table.down = "gone"
+    clock.now += 31
+    if "doc" in types:
+        assert opened(engine, "1") == opened(engine, "2") == set()
+    elif "folder" in types:
+        assert opened(engine, "1") == {"known", "public"}
+
+
+def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
+    table, directory = looked_up(Directory(ROWS), clock, "doc", ttl=0.0)
+    log = DecisionLog(tmp_path / "log.jsonl")
+    engine = Engine.from_text(KNOWN, directory=directory, log=log)
+    asked = [opened(engine, "1"), opened(engine, "2")]
+    table.down = "gone"
+    asked.append(opened(engine, "2"))
+    log.close()
+    assert asked == [{"known", "public", "free"}, {"new"}, set()]
+    for record in read_records(tmp_path / "log.jsonl"):
+        again = decided_again(record, engine.kernel)
+        assert again.decision.to_dict() == record.decision
 
 
 # ── The same as loaded ────────────────────────────────────────────────────────────────────────

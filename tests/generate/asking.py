@@ -77,7 +77,7 @@ class Asking:
 def setting(seed: int) -> Setting:
     random = Random(seed)
     found = checked_policy(random, gateway if random.random() < 0.6 else policy)
-    known = rows(random, known=random.choice([0.9, 1.0]))
+    known = rows(random, known=random.choice([0.0, 0.6, *[0.9, 1.0] * 8]))
     found = twinned(random, found) if random.random() < 0.3 else found
     kernel = kernel_of(found)
     assert kernel is not None

@@ -33,7 +33,7 @@ EQUAL = (
     "strings",
     "plans",
 )
-REFERENCES = ("user", "team", "folder", "invoice", "doc", "org")
+REFERENCES = ("user", "team", "folder", "invoice", "doc", "org", "tool")
 ELEMENTS = {"strings": "string", "plans": "plan", "numbers": "number", "members": "user", "cidrs": "cidr"}
 ABOVE = {"user": ("team",), "team": ("team",), "folder": ("folder",), "invoice": ("folder",), "doc": ("folder",)}
 Atoms = Mapping[str, tuple[Atom, ...]]
@@ -89,7 +89,7 @@ class Writer:
     def relation(self) -> str:
         forms: list[Callable[[], str | None]] = [
             self._flag, self._defined, self._equal, self._ordered, self._presence, self._membership, self._below,
-            self._network, self._window, self._text, self._sets, self._function, self._ordered, self._equal,
+            self._row, self._network, self._window, self._text, self._sets, self._function, self._ordered, self._equal,
         ]  # fmt: skip
         for form in self.random.sample(forms, len(forms)):
             found = form()
@@ -125,6 +125,10 @@ class Writer:
     def _presence(self) -> str | None:
         known = [atom.text for atoms in self.atoms.values() for atom in atoms if atom.optional]
         return f"({self.random.choice(known)} is {self.random.choice(['present', 'absent'])})" if known else None
+
+    def _row(self) -> str | None:
+        kinds = [kind for kind in REFERENCES if self._any(kind)]
+        return f"({self._lead(self.random.choice(kinds))} is known)" if kinds else None
 
     def _membership(self) -> str | None:
         found = self._first(["strings", "plans", "numbers", "members", "list"])

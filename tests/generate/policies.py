@@ -155,7 +155,10 @@ def _plain_may(random: Random) -> str:
     return f"may {target}" + (f" when {_plain_condition(random, SCOPES[target])}" if random.random() < 0.7 else "")
 
 
-PLAIN = ("bool", "int", "number", "string", "plan", "kind", "duration", "time", "strings", "ip")
+PLAIN = (
+    "bool", "int", "number", "string", "plan", "kind", "duration", "time", "strings", "ip", "user", "doc", "tool",
+    "members",
+)  # fmt: skip
 
 
 def _plain_condition(random: Random, groups: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ TOOLS = ("billing/refund", "mail/send", "mail/draft", "mail/odd name", "search",
 def rows(random: Random, known: float = 0.9) -> Rows:
     """What the directory knows: most entities, most attributes, now and then a value of a wrong type.
 
-    `known` is how often it has a row or an attribute: with 1.0 it has all, and of their types.
+    `known` is how often it has a row or an attribute: with 1.0 it has all, and of their types; with 0.0 there is none.
     """
     found: Rows = []
     for kind, names in (("team", v.TEAMS), ("user", v.USERS), ("folder", v.FOLDERS), ("invoice", v.INVOICES),
@@ -50,7 +50,7 @@ def rows(random: Random, known: float = 0.9) -> Rows:
 
 def directory(given: Rows) -> Directory:
     raw = from_python(given)
-    return Directory(entity_rows(raw, "entities"))
+    return Directory(entity_rows(raw, "entities"), loaded=bool(given))
 
 
 def _row(random: Random, kind: str, name: str, known: float) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def _row(random: Random, kind: str, name: str, known: float) -> dict[str, Any]:
     above = {"user": "team", "team": "team", "folder": "folder", "invoice": "folder", "doc": "folder"}.get(kind)
     pool = {"team": v.TEAMS, "folder": v.FOLDERS}.get(above or "", ())
     parents = [{"type": above, "id": one} for one in pool if random.random() < 0.4]
-    return {"type": kind, "id": name, "attributes": attributes, "in": parents}
+    partial = {"partial": True} if known < 1.0 and random.random() < 0.05 else {}
+    return {"type": kind, "id": name, "attributes": attributes, "in": parents, **partial}
 
 
 _ATTRIBUTES: dict[str, dict[str, str]] = {
@@ -79,7 +80,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "doc": {"home": "folder", "editors": "members", "labels": "strings"},
     "org": {"plan": "plan", "admins": "users"},
     "agent": {"tier": "int", "home": "team"},
-    "tool": {"risk": "number", "owner": "team"},
+    "tool": {"risk": "number", "owner": "team", "limit": "int"},
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ TEAMS = ("legal", "sales", "all")
 AGENTS = ("bot", "planner", "reader")
 AGENT_GLOBS = ("b*", "*er")
 GROUPS = ("ops", "night")
-INVOICES, FOLDERS, DOCS, ORGS = ("7", "8"), ("a", "b"), ("d1", "d2"), ("north", "south")
+INVOICES, FOLDERS, DOCS, ORGS = ("7", "8"), ("a", "b", "c"), ("d1", "d2"), ("north", "south")
 ROLES = ("clerk", "finance", "boss")
 TENANTS = ("acme", "evil")
 PLANS = ("free", "basic", "enterprise")
@@ -101,14 +101,18 @@ GROUPS_OF_FACTS: dict[str, dict[str, tuple[Atom, ...]]] = {
     "amount": _atoms("number: body.amount"),
     "tool": _atoms(
         """
+        tool: tool
         string: tool.name tool.server? args.invoice
+        int: tool.limit?
         number: args.amount tool.risk
         team: tool.owner?
         """
     ),
     "mail": _atoms(
         """
+        tool: tool
         string: tool.name tool.server? args.content_type? args.to?
+        int: tool.limit?
         strings: args.cc?
         number: tool.risk
         team: tool.owner?
@@ -150,6 +154,7 @@ LITERALS: dict[str, tuple[str, ...]] = {
     "invoice": tuple(f'invoice "{name}"' for name in INVOICES),
     "doc": tuple(f'doc "{name}"' for name in DOCS),
     "org": tuple(f'org "{name}"' for name in ORGS),
+    "tool": ('tool "mail/send"', 'tool "billing/refund"'),
 }  # fmt: skip
 WINDOWS = (
     'mon..fri 08:00..18:00 "Europe/Berlin"',
@@ -171,15 +176,15 @@ entity user {
   suspended: bool   since: time?   address: { city: string   zip: string?   floor: number? }   net: cidr?
   quota: duration?
 } in team
-entity folder { editors: set<user or team> inherited   labels: set<string> inherited   owner: user? } in folder
+entity folder { editors: set<user or team> inherited else []   labels: set<string> inherited   owner: user? } in folder
 entity invoice {
   tenant: string   owner: user   approvers: set<user or team> inherited   total: number?   tags: set<string>?
   locked: bool   due: time?
 } in folder
-entity doc { home: folder?   editors: set<user or team> inherited   labels: set<string> inherited } in folder
+entity doc { home: folder?   editors: set<user or team> inherited   labels: set<string> inherited else [] } in folder
 entity org { plan: plan   admins: set<user> }
 entity agent { tier: int?   home: team? }
-entity tool { risk: number   owner: team? }
+entity tool { risk: number   owner: team?   limit: int? }
 facts {
   context.flag: bool   context.risk: number?   context.zone: string?   context.level: plan?   context.wait: duration?
   context.moment: time?   context.person: user?   context.home: team?   context.tags: set<string>?

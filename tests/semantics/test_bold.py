@@ -154,7 +154,8 @@ def test_the_order_of_imports_and_declarations_never_matters():
     [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
 )
 def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
-    """**`inherited`** makes a set the union of its own and of everything it is in, at any depth."""
+    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
     policy = """
     entity folder { tags: set<string> inherited } in folder
     entity doc { tags: set<string> inherited } in folder
@@ -167,6 +168,69 @@ def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
         "doc 8": {"tags": ["child"], "in": ["doc 7"]},
     }  # fmt: skip
     assert decide(policy.replace("TAG", member), question("GET /docs/7"), rows).allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("levels", "folder", "expected"),
+    [
+        ("inherited", {"tags": ["parent"]}, "deny"),
+        ("inherited", {"tags": ["bad"]}, "deny"),
+        ("inherited", {}, "deny"),
+        ("inherited else []", {"tags": ["parent"]}, "allow"),
+        ("inherited else []", {"tags": ["bad"]}, "deny"),
+        ("inherited else []", {}, "allow"),
+        ("inherited else []", {"tags": "parent"}, "deny"),
+        ("inherited else []", None, "deny"),
+    ],
+)
+def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, folder, expected):
+    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
+    policy = f"""
+    entity folder {{ tags: set<string> {levels} }} in folder
+    entity doc {{ tags: set<string> {levels} }} in folder
+    anyone {{ may GET /docs/{{id: doc}} }}
+    guard "g" on GET /docs/{{id: doc}} {{ deny when resource.tags has "bad" }}
+    """
+    rows = {"doc 7": {"in": ["folder a"]}} | ({} if folder is None else {"folder a": folder})
+    assert str(decide(policy, question("GET /docs/7"), rows).outcome) == expected
+
+
+ROWLESS = """
+entity user { tenant: string?  banned: bool? }
+entity doc { private: bool? }
+issuer acme { scopes none  claims { org -> user.tenant } }
+user any {
+  may GET /open/{id: doc} when not (resource.private else false)
+  may GET /mine/{id: doc} when (user.tenant else "acme") == "acme"
+  may GET /fair/{id: doc} when not (user.banned else false)
+  may GET /known/{id: doc} when resource is known
+  may GET /new/{id: doc} when not resource is known
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "opened"),
+    [
+        ({}, {}, {"new"}),
+        ({}, {"claims": {"org": "acme"}}, {"mine", "new"}),
+        ({"user alice": {}}, {}, {"mine", "fair", "new"}),
+        ({"doc 7": {}}, {}, {"open", "known"}),
+        ({"doc 7": {"private": True}}, {}, {"known"}),
+        ({}, {"entities": [{"type": "doc", "id": "7"}]}, {"open", "known"}),
+        ({}, {"entities": [{"type": "doc", "id": "7", "partial": True}]}, set()),
+        ({}, {"entities": [{"type": "doc", "id": "7", "attributes": {"private": False}, "partial": True}]}, {"open"}),
+    ],
+)
+def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
+    """**An attribute of a thing without a row is unknown, through `else` too; claims and `map authzen` make known only
+    what they map; `resource is known` is answered by the directory or trusted rows.**"""
+    claims = {"claims": more["claims"]} if "claims" in more else {}
+    entities = {"entities": more["entities"]} if "entities" in more else {}
+    who = {"user": {"id": "alice"}, "credential": {"issuer": "acme", **claims}}
+    places = ("open", "mine", "fair", "known", "new")
+    assert {p for p in places if decide(ROWLESS, question(f"GET /{p}/7", **who, **entities), rows).allowed} == opened
 
 
 # ── Requirements ──────────────────────────────────────────────────────────────────────────────

@@ -396,6 +396,7 @@ FOLDERS = {
     "doc 8": {"in": ["folder gone"]},
     "doc 9": {"in": ["folder odd"]},
     "doc 10": {"in": ["folder gone"], "editors": [{"type": "user", "id": "alice"}]},
+    "doc 11": {"in": ["folder b"], "editors": []},
     "folder odd": {"editors": "everybody"},
     **TEAMS,
 }
@@ -406,7 +407,8 @@ FOLDERS = {
     [
         ("7", 'resource.editors has user "alice"', "true"),
         ("7", 'resource.editors has team "legal"', "true"),
-        ("7", 'resource.editors has team "sales"', "false"),
+        ("7", 'resource.editors has team "sales"', "unknown"),
+        ("11", 'resource.editors has team "sales"', "false"),
         ("8", 'resource.editors has team "sales"', "unknown"),
         ("9", 'resource.editors has team "sales"', "unknown"),
         ("gone", 'resource.editors has team "sales"', "unknown"),

@@ -61,7 +61,7 @@ def grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.builds("({} {} {})".format, inner, COMPARISONS, inner),
         st.builds("({} {} {})".format, inner, st.sampled_from("+-*"), inner),
         st.builds("({} else {})".format, inner, inner),
-        st.builds("({} is {})".format, inner, st.sampled_from(["present", "absent"])),
+        st.builds("({} is {})".format, inner, st.sampled_from(["present", "absent", "known"])),
         st.builds("(not {})".format, inner),
         st.builds("(-{})".format, inner),
         st.builds(lambda parts, word: f"({f' {word} '.join(parts)})", connected, st.sampled_from(["and", "or"])),
@@ -115,6 +115,7 @@ SAMPLES = [
     'any x in [1]: size("a") is present',
     'time within sat..sun "UTC" and user in team "a" and no GET /x within 1h',
     "5 else 5m == user.id",
+    "user is known",
 ]
 
 

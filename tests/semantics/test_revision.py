@@ -96,6 +96,7 @@ def test_what_means_the_same_has_the_same_revision(before: str, after: str) -> N
         ("records chains", ""),
         ("free_plan < paid", "paid < free_plan"),
         ("roles: set<string>   plan", "roles: set<string> inherited   plan"),
+        ("roles: set<string>   plan", "roles: set<string> inherited else []   plan"),
         ("tenant: string?", "tenant: string"),
         ('guard "one"', 'guard "uno"'),
         ('agent "b" { issued', 'agent "c" { issued'),

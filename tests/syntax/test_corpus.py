@@ -129,6 +129,8 @@ def test_every_comment_is_kept_with_its_place(path: Path) -> None:
         ("define x = no a within 1h per (a, b)", ast.Happened, "no a within 1h per (a, b)"),
         ('profile "p" for group "g" { expect POST /x repeated }', ast.ProfileStep, "POST /x repeated"),
         ("entity e { a: set<b>? inherited }", ast.FieldDecl, "a: set<b>? inherited"),
+        ("entity e { a: set<b> inherited else [] }", ast.FieldDecl, "a: set<b> inherited else []"),
+        ("define x = not (a.b is known)", ast.HasRow, "(a.b is known)"),
         ("entity e in a, b", ast.EntityDecl, "entity e in a, b"),
         ("anyone { may GET /a, b }", ast.May, "may GET /a, b"),
         ("export let x = 1", ast.Export, "export let x = 1"),

@@ -588,7 +588,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         'define x = user.role is "admin"',
         "E101",
-        'expected `present` or `absent`, got `"admin"`',
+        'expected `present`, `absent` or `known`, got `"admin"`',
         "`is` asks only whether something is there; compare with `==` or `!=`",
         '"admin"',
     ),
@@ -705,9 +705,16 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "contains",
     ),
     (
+        "define x = user is unknown",
+        "E101",
+        "expected `present`, `absent` or `known`, got `unknown`",
+        "write `not … is known`",
+        "unknown",
+    ),
+    (
         "define x = body.a is null",
         "E101",
-        "expected `present` or `absent`, got `null`",
+        "expected `present`, `absent` or `known`, got `null`",
         "write `is absent`",
         "null",
     ),

@@ -29,6 +29,7 @@ TABLE = [
     ("1st field", "entity a { W: string }", ""),
     ("2nd field", "entity a { b: string W: string }", "inherited or"),
     ("field after set<>", "entity a { b: set<string> W: int }", "inherited or"),
+    ("field after inherited", "entity a { b: set<string> inherited W: int }", "else"),
     ("type", "entity a { b: W }", ""),
     ("enum value", "enum a = b < W", ""),
     ("facts", "facts { W: int }", ""),

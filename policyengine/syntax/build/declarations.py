@@ -54,10 +54,12 @@ class Declarations(Leaves):
         return fields
 
     def field(self, span: Span, name: Token, type_: ast.TypeExpr, *inherited: ast.Name) -> ast.FieldDecl:
-        return ast.FieldDecl(self._name(name), type_, bool(inherited), span=span)
+        else_empty = any(words.text != "inherited" for words in inherited)
+        return ast.FieldDecl(self._name(name), type_, bool(inherited), else_empty, span=span)
 
-    def inherited(self, span: Span, word: Token) -> ast.Name:
-        return ast.Name(word.text, span=span)  # no token: `field` is given only those that hold a value
+    def inherited(self, span: Span, *words: Token) -> ast.Name:
+        """`inherited`, or `inherited else []`. No token: `field` is given only those that hold a value."""
+        return ast.Name(" ".join(word.text for word in words), span=span)
 
     def named_type(self, span: Span, name: Token, *parts: Part) -> ast.NamedType:
         parameters = tuple(part for part in parts if isinstance(part, ast.NamedType | ast.RecordType))

@@ -50,6 +50,9 @@ class Expressions(Leaves):
     def absent(self, span: Span, operand: ast.Expr) -> ast.Presence:
         return ast.Presence(operand, False, span=span)
 
+    def has_row(self, span: Span, operand: ast.Expr) -> ast.HasRow:
+        return ast.HasRow(operand, span=span)
+
     def negative(self, span: Span, operand: ast.Expr) -> ast.Negative:
         return ast.Negative(operand, span=span)
 

@@ -85,6 +85,7 @@ from policyengine.syntax.nodes.expressions import EntityLiteral as EntityLiteral
 from policyengine.syntax.nodes.expressions import Event as Event
 from policyengine.syntax.nodes.expressions import Expr as Expr
 from policyengine.syntax.nodes.expressions import Happened as Happened
+from policyengine.syntax.nodes.expressions import HasRow as HasRow
 from policyengine.syntax.nodes.expressions import History as History
 from policyengine.syntax.nodes.expressions import ListLiteral as ListLiteral
 from policyengine.syntax.nodes.expressions import Logic as Logic

@@ -81,6 +81,13 @@ class Presence(Node):
 
 
 @node()
+class HasRow(Node):
+    """`x is known`."""
+
+    operand: Expr
+
+
+@node()
 class Else(Node):
     operand: Expr
     fallback: Expr
@@ -202,6 +209,7 @@ Expr: TypeAlias = (
     | Logic
     | Binary
     | Presence
+    | HasRow
     | Else
     | Quantified
     | WithinWindow

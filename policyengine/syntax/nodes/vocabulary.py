@@ -33,6 +33,7 @@ class FieldDecl(Node):
     name: Name
     type: TypeExpr
     inherited: bool = False
+    else_empty: bool = False  # `inherited else []`
 
 
 @node()

@@ -24,7 +24,7 @@ Place: TypeAlias = tuple[str, int, int]
 # What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
 CONDITIONS = (
     k.Named | k.Not | k.And | k.Or | k.Compare | k.Contains | k.Below | k.InNetwork | k.InWindow | k.Like | k.Matches
-    | k.Overlaps | k.Subset | k.Present | k.Quantifier | k.Happened
+    | k.Overlaps | k.Subset | k.Present | k.HasRow | k.Quantifier | k.Happened
 )  # fmt: skip
 
 

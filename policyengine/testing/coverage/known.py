@@ -80,7 +80,8 @@ def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:
     if len(http) < len(patterns):
         return frozenset()
     common = frozenset.intersection(*map(captures, http))
-    return frozenset({("request", "method"), ("request", "path"), *(("params", name) for name in common)})
+    resource = [("resource",)] * all(any(segment.entity for segment in pattern.segments) for pattern in http)
+    return frozenset({("request", "method"), ("request", "path"), *(("params", name) for name in common), *resource})
 
 
 def captures(pattern: k.HttpPattern) -> frozenset[str]:

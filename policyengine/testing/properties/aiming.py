@@ -72,6 +72,8 @@ class Aim:
                 self.contains(collection, item, wanted)
             case k.Below(item, ancestor, strict, direct):
                 self.below(item, ancestor, wanted, strict or direct)
+            case k.HasRow(entity):
+                self.row(self.settled(entity), wanted)
             case k.InNetwork(address, networks):
                 self.put_one(address, list(addresses(self.known(networks), wanted)))
             case k.InWindow(instant, window):
@@ -165,6 +167,15 @@ class Aim:
             row.parents = [parent for parent in row.parents if parent != upper]
             row.parents += [upper] if wanted and upper.type in declared.parents else []
 
+    def row(self, ref: object, wanted: bool) -> None:
+        """Makes the directory know an entity, or not: what the property's world says of it stays."""
+        if not isinstance(ref, EntityRef) or ref.type not in self.sketch.kernel.entities:
+            return
+        if wanted:
+            self.sketch.row(ref)
+        else:
+            self.sketch.forget(ref)
+
     def text(self, operand: k.Expr, likely: tuple[str, ...], matches: Callable[[str], bool], wanted: bool) -> None:
         leaf = leaf_of(operand)
         pool = self.pools.values(leaf) if leaf is not None else ()
@@ -218,6 +229,9 @@ class Aim:
             case k.Contains(collection, item):
                 held, one = self.known(collection), self.known(item)
                 return one in held if isinstance(held, tuple) and one is not None else None
+            case k.HasRow(entity):
+                ref = self.known(entity)
+                return self.sketch.knows(ref) if isinstance(ref, EntityRef) else None
             case k.Present(operand):
                 return True if self.known(operand) is not None else None
             case k.Fact() | k.Attribute() | k.Member():
@@ -248,8 +262,11 @@ def take_away(leaf: Leaf, aim: Aim) -> bool:
             return sketch.remove((*path, "id") if path in (("user",), ("agent",)) else path)
         case k.Attribute(base, name):
             holder = aim.known(base)
-            if not isinstance(holder, EntityRef) or sketch.is_given_row(holder, name) or holder not in sketch.rows:
+            if not isinstance(holder, EntityRef) or sketch.is_given_row(holder, name):
                 return False
+            if holder not in sketch.rows:  # nobody knows whether it is there, before there is a row that lacks it
+                aim.row(holder, True)
+                return holder in sketch.rows
             return sketch.rows[holder].attributes.pop(name, None) is not None
         case _:
             return False

@@ -321,6 +321,8 @@ class Drawing:
         root = self.choose.of(roots)
         holder = self.sketch.holder(root)
         assert holder is not None
+        if self.choose.chance(4):
+            return self.sketch.forget(holder)
         names = [name for name in self.sketch.rows[holder].attributes if not self.sketch.is_given_row(holder, name)]
         if not names:
             return

@@ -288,6 +288,14 @@ class Sketch:
     def row(self, ref: EntityRef) -> Row:
         return self.rows.setdefault(ref, Row({}, []))
 
+    def forget(self, ref: EntityRef) -> None:
+        """Leaves an entity without a row; one that the property's world gives stays."""
+        if ref not in self.world.rows:
+            self.rows.pop(ref, None)
+
+    def knows(self, ref: EntityRef) -> bool:
+        return ref in self.rows or any(self.holder(root) == ref for root, _ in self.attributes)
+
     # ── The question ──────────────────────────────────────────────────────────────────────────
 
     def question(self) -> dict[str, object]:

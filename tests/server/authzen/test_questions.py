@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.compiler.bundle import write_bundle
+from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
+from policyengine.kinds import EntityRef
+from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.authzen import Asked, Authzen, read
 from policyengine.server.authzen_questions import Translator, Unmapped
@@ -323,6 +326,49 @@ user where user not in team "suspended" { may ACTION read team }
 user where user.level > 3 { may ACTION write team }
 map authzen { subject "user" => user from acme   fact user.level = subject.properties.level }
 """
+
+
+CLAIMED = """language 1
+package todos
+entity user { }
+entity todo { owner: string?   private: bool?   watchers: set<string>? }
+issuer acme { scopes none }
+user any {
+  may ACTION read todo when resource.owner == user.id
+  may ACTION show todo when resource.owner == user.id and not (resource.private else false)
+  may ACTION join todo when "bot" not in (resource.watchers else [])
+  may ACTION find todo when resource is known
+  may ACTION make todo when not resource is known
+}
+map authzen { subject "user" => user from acme   fact todo.owner = resource.properties.owner }
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "properties", "opened"),
+    [
+        ([], {"owner": "alice"}, {"read"}),
+        ([], {"owner": "bob"}, set()),
+        ([], {}, {"make"}),
+        ([], {"owner": None}, {"make"}),
+        ([{}], {"owner": "alice"}, {"join", "find"}),  # the row stands, and has no owner
+        ([{"owner": "alice"}], {"owner": "bob"}, {"read", "show", "join", "find"}),
+        ([{"owner": "alice", "private": True}], {}, {"read", "join", "find"}),
+    ],
+)
+def test_a_map_makes_known_what_it_maps_and_nothing_else(
+    rows: list[dict[str, object]], properties: dict[str, object], opened: set[str]
+) -> None:
+    """It makes nothing known to be there, either: that is for the directory to say."""
+    directory = Directory(EntityData(EntityRef("todo", "7"), row) for row in rows)
+    authzen = Authzen(Engine.from_text(CLAIMED, directory=directory))
+    subject = {"type": "user", "id": "alice"}
+
+    def ask(verb: str) -> bool:
+        question = asked(verb, subject=subject, resource={"properties": properties})
+        return authzen.decided(read(question)).decision.allowed
+
+    assert {verb for verb in ("read", "show", "join", "find", "make") if ask(verb)} == opened
 
 
 def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:

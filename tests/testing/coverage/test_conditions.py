@@ -29,6 +29,12 @@ def test_a_request_shows_the_one_that_the_condition_was(n: str, seen: str) -> No
     assert seen_of("body.n > 5", written(n=n)) == {"body.n > 5": {seen}}
 
 
+@pytest.mark.parametrize(("doc", "seen"), [("1", "true"), ("2", "false")])
+def test_a_request_shows_whether_there_is_a_row(doc: str, seen: str) -> None:
+    request_ = written().replace("/docs/1", f"/docs/{doc}")
+    assert seen_of("resource is known", request_) == {"resource is known": {seen}}
+
+
 def test_each_operand_is_a_part_and_the_whole_another() -> None:
     assert seen_of("body.n > 5 and body.urgent", written(n="9", urgent="absent")) == {
         "body.n > 5 and body.urgent": {"unknown"}, "body.n > 5": {"true"}, "body.urgent": {"unknown"},
@@ -142,6 +148,10 @@ def test_conditions_see_approvals_as_guards_do() -> None:
         ('not (params.id.id matches "a+")', {"unknown"}),
         ('params.id.id in ["1", "2"] or time > 2030-01-01', {"unknown"}),
         ('any one in ["a", "b"]: one == params.id.id', {"unknown"}),
+        ("resource is known", {"unknown"}),  # a test says of everything whether there is a row
+        ('user "root" is known and not params.id is known', {"unknown"}),
+        ("user is known", set()),
+        ("resource.tenant is present", set()),
         ("body.note is present", set()),  # a wrong type leaves it open
         ('host(params.id.id) == "a"', set()),
         ("body.n * 2 > 5", set()),

@@ -31,6 +31,7 @@ HANDED_ON = 'agent.id == "summarizer" and request.path like "/v1/*" and chain.ro
 NIGHT = 'request.path like "*/refunds" and request.ip is absent and not approval.granted' \
     ' and not (time within mon..fri 08:00..18:00 "Europe/Berlin") => not allow'  # fmt: skip
 ABSENT = "user.tenant is absent and resource.tenant is present => not allow"
+UNHEARD = 'not resource is known and request.path like "/v1/invoices/*" => not allow'
 CLOUD = "user.tenant != tenancy.tenant(params.tenant) => not allow"
 SUSPENDED = 'user.tenant.suspended and request.method == "POST" => not allow'
 EXPORT = 'agent.id is present and user.tenant.plan == team and request.path like "*/export" => not allow'
@@ -43,6 +44,8 @@ IN_PAYMENTS = [
     (ISLANDS, "/**, ACTION view invoice,", "/**,"),
     (ISLANDS, "on /v1/invoices/{id}/**,", "on /v1/invoices/{id}/refunds,"),
     (ABSENT, "define same_tenant = user.tenant ==", 'define same_tenant = user.tenant else "acme" =='),
+    (UNHEARD, "  require same_tenant\n", "  audit full\n"),
+    (UNHEARD, "  require same_tenant\n", "  deny when resource is known and not same_tenant\n"),
     (LARGE, "deny when body.amount > 10_000", "deny when body.amount > 100_000"),
     (LARGE, "deny when body.amount > 10_000", "deny when body.amount == 10_000"),
     (UNASKED, "when body.amount > 500 message", "when body.amount > 501 message"),

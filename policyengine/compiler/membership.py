@@ -1,0 +1,127 @@
+"""Membership → lines of Python: what is in a set, and who is in what, by one look into a set where that is sure."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from policyengine import kinds
+from policyengine.compiler.lines import NotQuick, Text
+from policyengine.compiler.pasts import PastLines
+from policyengine.kinds import EntityRef, Scalar
+from policyengine.semantics import kernel as k
+
+
+def inherited(node: k.Expr) -> bool:
+    """Whether only a part of it may be known."""
+    while isinstance(node, k.Named):
+        node = node.expression
+    return isinstance(node, k.Attribute) and node.inherited
+
+
+@dataclass(slots=True)
+class MembershipLines(PastLines):
+    """Writes what asks collections and the directory who is in what."""
+
+    @abstractmethod
+    def reference(self, text: Text) -> str:
+        """A reference as such, where it stood as an id."""
+
+    @abstractmethod
+    def _attribute(self, node: k.Attribute, *, as_set: bool = False, ids: bool | None = None) -> Text:
+        """An attribute that is there; see `emit.py`."""
+
+    @abstractmethod
+    def _only(self, type: kinds.Type) -> str | None:
+        """The one type of entity that a reference can be of."""
+
+    def as_set(self, node: k.Expr) -> str:
+        """A collection, all of it, as a set of values that can be hashed."""
+        code = self._known_part(node)
+        self._is_whole(node, code)
+        return code
+
+    def _is_whole(self, node: k.Expr, code: str, unless: str = "") -> None:
+        """Of an inherited set a part may be known alone: not sure then, unless something needs no more than that."""
+        if inherited(node):
+            self.unless(f"{unless and f'{unless} or '}{code}.__class__ is frozenset")
+
+    def _known_part(self, node: k.Expr) -> str:
+        """All that is surely in a collection."""
+        while isinstance(node, k.Named):
+            node = node.expression
+        type = getattr(node, "type", None)
+        element = getattr(type, "element", None)
+        if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
+            raise NotQuick("elements that are no plain values")
+        match node:
+            case k.Constant(tuple() as items):
+                return self.constant(frozenset(items))
+            case k.Attribute():
+                return self._once(("set", node), lambda: self._attribute(node, as_set=True)).code
+            case _:
+                return self.put(f"frozenset({self.value(node).code})")
+
+    def _contains(self, node: k.Contains) -> str:
+        collection = node.collection
+        while isinstance(collection, k.Named):
+            collection = collection.expression
+        item = self.value(node.item)
+        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), kinds.Ref)):
+            kin, code = self._kin("within", item), self._known_part(collection)
+            return self._found(f"not {kin}.isdisjoint({code})", collection, code)
+        if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:
+            code = self._attribute(collection, as_set=True, ids=True).code
+            return self._found(f"{item.code} in {code}", collection, code)
+        if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):
+            found = self._in_strings(collection, item)
+            if found is not None:
+                return found
+        code = self._known_part(collection)
+        return self._found(f"{self.reference(item)} in {code}", collection, code)
+
+    def _found(self, test: str, collection: k.Expr, code: str) -> str:
+        """A test that is true for what is surely in a collection, and false for what is surely not."""
+        found = self.put(test)
+        self._is_whole(collection, code, unless=found)
+        return found
+
+    def _overlaps(self, left: k.Expr, right: k.Expr) -> str:
+        one, other = self._known_part(left), self._known_part(right)
+        found = self.put(f"not {one}.isdisjoint({other})")
+        self._is_whole(left, one, unless=found)
+        self._is_whole(right, other, unless=found)
+        return found
+
+    def _kin(self, relation: str, item: Text) -> str:
+        """All that an entity is in, surely; what is in many conditions is looked up once."""
+
+        def write() -> Text:
+            found = self.put(f"{self.word(self.setting.kin(relation, item.of))}[{item.code}]")
+            self.unless(f"{found} is not None")
+            return Text(found)
+
+        return self._once(("kin", relation, item), write).code
+
+    def _as_reference(self, node: k.Expr) -> str:
+        """A reference as it stands in the directory, without making it anew."""
+        match node:
+            case k.Constant(EntityRef() as ref):
+                return self.constant(ref)
+            case k.Attribute() if node.name != "id":
+                return self._once(("reference", node), lambda: self._attribute(node, ids=False)).code
+            case _:
+                return self.reference(self.value(node))
+
+    def _only_element(self, node: k.Attribute) -> str | None:
+        return self._only(node.type.element) if isinstance(node.type, kinds.Set | kinds.List) else None
+
+    def _in_strings(self, fact: k.Fact, item: Text) -> str | None:
+        """Where a string is found in a raw list, the other elements do not matter."""
+        plain = fact.type in (kinds.Set(Scalar.STRING), kinds.List(Scalar.STRING))
+        if not plain or fact.path in self.setting.bound or fact.path[0] in ("chain", "params") or item.of is not None:
+            return None
+        raw = self.raw(fact.path)
+        found = self.put(f"(type({raw}) is list or type({raw}) is tuple) and {item.code} in {raw}")
+        self.unless(f"plain_strings({raw}) if not {found} else len({raw}) < 10_000 and only_str(map(type, {raw}))")
+        return found

@@ -1,0 +1,178 @@
+"""`policyengine check --entities`: what policies read of entities that nothing supplies."""
+
+import json
+
+import pytest
+
+from tests.directory.conftest import sqlite_of
+
+POLICY = """language 1
+package docs
+
+entity user { tenant: string   roles: set<string>   badge: string? }
+entity folder { blocked: set<user> inherited } in folder
+entity doc { owner: user   blocked: set<user> inherited EMPTY   private: bool? } in folder
+issuer acme { scopes none   claims { CLAIM -> user.tenant } }
+user any { may GET /docs/{id: doc} when user.tenant == "acme" and not (resource.private else false) }
+guard "blocked" on GET /docs/{id: doc} { deny when user in resource.blocked }
+guard "owners" on GET /docs/{id: doc} { require resource.owner != user   confirm by role boss unless has_badge }
+define has_badge = user.badge is present
+"""
+WHOLE = [
+    {"type": "user", "id": "a", "attributes": {"tenant": "acme", "roles": [], "badge": "x"}},
+    {"type": "folder", "id": "f", "attributes": {"blocked": []}},
+    {"type": "doc", "id": "1", "attributes": {"owner": "a", "blocked": []}, "in": [{"type": "folder", "id": "f"}]},
+    {"type": "doc", "id": "2", "attributes": {"owner": "a", "blocked": []}, "in": [{"type": "folder", "id": "f"}]},
+]
+
+
+def less(*names, of=None):
+    """The rows without an attribute, all of a type or one by its id."""
+    kept = []
+    for row in WHOLE:
+        is_meant = of is None or of in (row["type"], row["id"])
+        attributes = {n: v for n, v in row["attributes"].items() if n not in names or not is_meant}
+        kept.append({**row, "attributes": attributes})
+    return kept
+
+
+@pytest.fixture
+def checked(run, tmp_path):
+    def check(rows, *options, empty="", claim="other", policy=POLICY):
+        text = policy.replace("EMPTY", empty).replace("CLAIM -> user.tenant", "" if not claim else "org -> user.tenant")
+        (tmp_path / "docs.policy").write_text(text if claim else text.replace("   claims {  }", ""))
+        (tmp_path / "rows.json").write_text(json.dumps({"entities": rows}))
+        return run("check", "docs.policy", "--entities", "rows.json", *options)
+
+    return check
+
+
+def findings(ended):
+    return [(one["code"], one["message"], one["line"]) for one in ended.json["diagnostics"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (WHOLE, []),
+        (less("tenant"), []),  # the issuer maps a claim to it
+        (less("owner"), [("W180", "nothing supplies `doc.owner`: none of its 2 rows has it, and no claim or map "
+                          "makes it known", 10)]),
+        (less("owner", of="2"), [("W181", '`doc "2"` lacks `owner`', 10)]),
+        (less("blocked", of="folder"), [("W180", "nothing supplies `folder.blocked`: none of its 1 row has it, and no "
+                                         "claim or map makes it known", 9)]),
+        (less("blocked", of="1"), [("W181", '`doc "1"` lacks `blocked`', 9)]),
+        (less("roles"), [("W180", "nothing supplies `user.roles`: none of its 1 row has it, and no claim or map "
+                          "makes it known", 10)]),
+        (less("badge"), []),  # it may be absent, and there is a row that says so
+        (WHOLE[1:], [("W180", "nothing supplies `user.roles`: no `user` has a row, and no claim or map "
+                      "makes it known", 10),
+                     ("W180", "nothing supplies `user.badge`: no `user` has a row, and no claim or map "
+                      "makes it known", 11)]),
+        ([*WHOLE[:1], *WHOLE[2:]], [
+            ("W182", 'other rows are in `folder "f"`, without a row', 5),
+            ("W180", "nothing supplies `folder.blocked`: no `folder` has a row, and no claim or map "
+             "makes it known", 9),
+        ]),
+    ],
+)  # fmt: skip
+def test_what_nothing_supplies_is_told_where_it_is_read_first(checked, rows, found):
+    ended = checked(rows, "--format", "json")
+    assert ended.code == 0
+    assert sorted(findings(ended)) == sorted(found)
+
+
+def test_a_level_that_lacks_an_inherited_set_is_told_what_makes_it_empty(checked):
+    ended = checked(less("blocked", of="doc")[:3] + WHOLE[3:])
+    assert '`doc "1"` lacks `blocked`' in ended.out
+    assert "hint: `blocked: set<user> inherited else []` makes such rows empty; else what none holds is unknown" in (
+        ended.out
+    )
+    assert checked(less("blocked", of="doc"), empty="else []").out == "no mistakes in 1 file\n"
+
+
+def test_how_many_rows_lack_it_is_counted(checked):
+    rows = [*WHOLE, *({"type": "doc", "id": f"n{n}", "attributes": {"owner": "a"}} for n in range(1_500))]
+    assert '1,500 of 1,502 `doc` rows lack `blocked`; the first is `doc "n0"`' in checked(rows).out
+
+
+def test_it_counts_as_a_warning_does(checked):
+    assert checked(less("owner")).code == 0
+    assert checked(less("owner"), "--strict").code == 1
+    sarif = checked(less("owner"), "--format", "sarif").json
+    assert [one["ruleId"] for one in sarif["runs"][0]["results"]] == ["W180"]
+
+
+def test_what_a_gateway_sends_may_be_allowed(checked):
+    allowed = POLICY.replace(
+        "confirm by role boss unless has_badge }",
+        "confirm by role boss unless has_badge } # lint: allow unsupplied because the gateway sends the rows",
+    )
+    assert checked(less("owner"), policy=allowed).out == "no mistakes in 1 file\n"
+
+
+def test_without_a_claim_a_tenant_is_read_in_vain(checked):
+    ended = checked(less("tenant"), claim="")
+    assert "W180 nothing supplies `user.tenant`" in ended.out
+
+
+def test_a_map_supplies_what_it_maps(checked):
+    mapped = POLICY + "map authzen { fact doc.owner = resource.properties.owner }\n"
+    assert checked(less("owner"), policy=mapped).out == "no mistakes in 1 file\n"
+
+
+def test_what_is_looked_up_is_not_counted_but_its_mapping_is_asked(run, tmp_path):
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    (tmp_path / "docs.policy").write_text(
+        "entity doc { owner: user   private: bool }\n"
+        "anyone { may GET /docs/{id: doc} when resource.private and resource.owner == user }\n"
+    )
+    url = sqlite_of(tmp_path / "docs.db", "create table docs (id text, owner text);")
+    (tmp_path / "docs.toml").write_text(
+        f'[directory]\nurl = "{url}"\n'
+        '[directory.doc]\ntable = "docs"\nlookup = true\nattributes = { owner = "owner" }\n'
+    )
+    ended = run("check", "docs.policy", "--entities", "docs.toml")
+    assert "nothing supplies `doc.private`: its rows are looked up, and the mapping has no such attribute" in ended.out
+    assert ended.out.count("W18") == 1
+
+
+def test_rows_that_policies_cannot_read_are_told_beside_it(checked):
+    rows = [*WHOLE[:1], {"type": "folder", "id": "f", "attributes": {"blocked": "all"}}, *WHOLE[2:]]
+    assert checked(rows).err == (
+        'warning: `rows.json`: folder "f": `blocked` is unknown: expected set<user>, got string\n'
+    )
+
+
+def test_entities_stand_beside_one_set_of_policies(run, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".policyroot").touch()
+        (tmp_path / name / "p.policy").write_text("anyone { may GET /x }\n")
+    ended = run("check", ".", "--entities", "rows.json")
+    assert ended.code == 2
+    assert "`--entities` stands beside one set of policies" in ended.err
+
+
+def test_entities_that_cannot_be_read_are_an_error(run, tmp_path):
+    (tmp_path / "p.policy").write_text("anyone { may GET /x }\n")
+    ended = run("check", "p.policy", "--entities", "gone.json")
+    assert (ended.code, ended.out) == (1, "")
+    assert "gone.json" in ended.err
+
+
+def test_of_policies_with_mistakes_nothing_more_is_told(checked):
+    ended = checked(less("owner"), policy=POLICY + "anyone { may GET /x when nonsense }\n")
+    assert (ended.code, "W180" in ended.out) == (1, False)
+
+
+def test_the_doctor_counts_them(run, checked, tmp_path):
+    checked(less("owner"))
+    ended = run("doctor", "docs.policy", "--entities", "rows.json")
+    assert "entities: 1 thing that the policies read will be unknown" in ended.out
+    assert "  hint: `policyengine check docs.policy --entities rows.json` shows it" in ended.out
+    checked(WHOLE)
+    assert (
+        "✓ entities: the rows have what the policies read"
+        in run("doctor", "docs.policy", "--entities", "rows.json").out
+    )
