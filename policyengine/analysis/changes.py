@@ -8,12 +8,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from policyengine.analysis.bound_parts import binds_no_less
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.literals import parse_duration
+from policyengine.semantics.approval_binding import IN_ACTIONS, IN_EVERY_REQUEST, object_words
 
 # What an answer comes to: the outcome, whom a confirm asks, what an allow demands.
 Answer: TypeAlias = frozenset[tuple[str, ...]]
 REASON = "reason"
+UNSAID = frozenset(tuple(sorted(map(object_words, one))) for one in (IN_EVERY_REQUEST, (*IN_EVERY_REQUEST, IN_ACTIONS)))
 STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
@@ -251,11 +254,11 @@ def answer_of(decision: Decision) -> Answer:
     if decision.outcome is not Outcome.CONFIRM:
         return frozenset({(str(decision.outcome),)})
     asked = (one for one in decision.remedies if one.kind == "approval")
-    return frozenset(("confirm", one.by or "", one.within or "any time") for one in asked)
+    return frozenset(("confirm", one.by or "", one.within or "any time", *(one.bound or ())) for one in asked)
 
 
 def whole_answer_of(decision: Decision) -> Answer:
-    """The same with all reasons, remedies and obligations; places and what approvals are bound to are not."""
+    """The same with all reasons, remedies and obligations; places and digests are not."""
     reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
     remedies = (
         (REASON, one.kind, one.rule or "", one.by or "", one.within or "", one.need or "", *(one.scopes or ()))
@@ -279,7 +282,8 @@ def details_of(answer: Answer) -> tuple[str, ...]:
 
     def words(key: tuple[str, ...]) -> str:
         if key[0] == "confirm":
-            return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}"
+            bound = f" bound to ({', '.join(key[3:])})" if key[3:] not in UNSAID else ""
+            return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}{bound}"
         return " ".join(key[1:])
 
     return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
@@ -290,7 +294,8 @@ def in_words(outcome: Outcome, details: tuple[str, ...]) -> str:
 
 
 def direction_of(old: Answer, new: Answer) -> Direction:
-    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or one that lasts longer."""
+    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or an approval that lasts longer or
+    is bound to less."""
     old, new = coming_to(old), coming_to(new)
     before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
     if old == new:
@@ -299,19 +304,23 @@ def direction_of(old: Answer, new: Answer) -> Direction:
         return Direction.WIDENING if after > before else Direction.NARROWING
     lost, gained = old - new, new - old
     if outcome_of(old) is Outcome.CONFIRM:
-        lost = frozenset(key for key in lost if not any(shorter(other, key) for other in gained))
+        lost = frozenset(key for key in lost if not any(stricter(other, key) for other in gained))
     if not lost:
         return Direction.NARROWING
-    longer = all(any(shorter(key, other) for key in lost) for other in gained)
-    return Direction.WIDENING if longer or outcome_of(old) is Outcome.ALLOW else Direction.CHANGED
+    laxer = all(any(stricter(key, other) for key in lost) for other in gained)
+    return Direction.WIDENING if laxer or outcome_of(old) is Outcome.ALLOW else Direction.CHANGED
 
 
-def shorter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """The same people are asked, and what they grant does not last as long."""
-    if one[:2] != other[:2] or one[2] == "any time":
-        return False
-    lasts, longer = parse_duration(one[2]), parse_duration(other[2])
-    return longer is None or (lasts is not None and lasts < longer)
+def stricter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """The same people are asked, and what they grant lasts no longer and is bound to no less."""
+    return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
+
+
+def lasts_no_longer(one: str, other: str) -> bool:
+    if one == other or other == "any time":
+        return True
+    lasts, longer = parse_duration(one), parse_duration(other)
+    return lasts is not None and longer is not None and lasts <= longer
 
 
 def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:

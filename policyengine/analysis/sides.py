@@ -32,6 +32,7 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.show import duration
 from policyengine.semantics import kernel as k
+from policyengine.semantics.approval_binding import bound_words
 from policyengine.semantics.cells import State
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.revision import Writers
@@ -164,11 +165,11 @@ class Side:
         for number in self.covering(at).guards:
             guard = self.kernel.guards[number]
             for effect in guard.effects:
-                yield Unit("guard", self.effect(effect), f"{guard.name} {self.text(effect)}", effect, guard=guard)
+                yield Unit("guard", self.effect(effect, at), f"{guard.name} {self.text(effect)}", effect, guard=guard)
 
-    def effect(self, effect: k.Effect) -> str:
+    def effect(self, effect: k.Effect, at: Class) -> str:
         when = "" if effect.condition is None else self.text(effect.condition)
-        return f"{effect_key(effect, self.write)} {when}"
+        return f"{effect_key(effect, at)} {when}"
 
     def setting(self, at: Class) -> str:
         """What else decides there: what patterns bind, which issuers and delegations there are."""
@@ -177,9 +178,8 @@ class Side:
 
     @cached_property
     def trust(self) -> str:
-        known = sorted(
-            (name, one.records_chains, one.scopes_none, sorted(one.claims)) for name, one in self.kernel.issuers.items()
-        )
+        every = self.kernel.issuers.items()
+        known = sorted((name, one.records_chains, one.scopes_none, sorted(one.claims)) for name, one in every)
         return f"{known} {sorted(map(self.write, self.kernel.delegation))}"
 
     def rewriter(self, at: Class, settled: Settled, claimed: frozenset[tuple[str, str]]) -> Rewriter:
@@ -190,7 +190,7 @@ class Side:
         """A rule and what its block requires, each by a text that is equal exactly when it says the same."""
         part = unit.part
         if unit.guard is not None:
-            yield (unit.name, self.effect(part)), unit.name, part.span  # type: ignore[arg-type]  # a guard has effects
+            yield (unit.name, self.effect(part, at)), unit.name, part.span  # type: ignore[arg-type]  # a guard has effects
             return
         assert unit.block is not None
         what = str(sorted(carriers_of(part, at) or ())) if isinstance(part, k.Grant) else unit.text
@@ -212,7 +212,7 @@ class Side:
         acting: dict[str, dict[tuple[str, ...], list[k.Expr]]] = {"deny": {}, "confirm": {}, "oblige": {}}
         for effect in effects:
             assert isinstance(effect, k.Deny | k.Confirm | k.Oblige)
-            key = effect_key(effect, self.write)
+            key = effect_key(effect, at)
             when = ALWAYS if effect.condition is None else rewrite(effect.condition)
             acting[key[0]].setdefault(key, []).append(when)
         joined = {
@@ -224,13 +224,14 @@ class Side:
         )  # fmt: skip
 
 
-def effect_key(effect: k.Effect, write: Writers) -> tuple[str, ...]:
+def effect_key(effect: k.Effect, at: Class) -> tuple[str, ...]:
     """What an effect comes to when it acts."""
     match effect:
         case k.Deny():
             return ("deny",)
-        case k.Confirm(_, approvers, within):
-            return ("confirm", approvers.words, "any time" if within is None else duration(within))
+        case k.Confirm(_, by, within):
+            bound = bound_words(effect, at.endpoint)
+            return ("confirm", by.words, "any time" if within is None else duration(within), *bound)
         case k.Oblige(_, kind, arguments):
             return ("oblige", kind, *arguments)
         case _:

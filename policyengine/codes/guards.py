@@ -120,6 +120,23 @@ CODES: tuple[Code, ...] = (
         "",
     ),
     Code(
+        "E516",
+        "what no approval is bound to",
+        "In the parentheses of `bound to` stand `body`, `args`, `context`, `request.query` and `request.headers`, each "
+        "as a whole and but for what `except` names, facts of the request or of the directory, and `resource`, which "
+        "an approval is always bound to. Nothing stands there twice, and nothing that changes by itself.",
+        _guard(f"confirm by role boss bound to (body, body.amount) {_LARGE}", _TEAM),
+        _guard(f"confirm by role boss bound to (body) {_LARGE}", _TEAM),
+    ),
+    Code(
+        "E517",
+        "what cannot be left out",
+        "`except` names what may change after an approval was granted: members of the object before it. What the rule "
+        "and its message read never may.",
+        _guard(f"confirm by role boss bound to (body except body.amount) {_LARGE}", _TEAM),
+        _guard(f"confirm by role boss bound to (body except body.request_id) {_LARGE}", _TEAM),
+    ),
+    Code(
         "W521",
         "a guard or limit where no door opens",
         "Nothing is opened at this place, so the rule never matters. More often than not the place is misspelled.",

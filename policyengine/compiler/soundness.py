@@ -19,6 +19,7 @@ from policyengine.runtime import paths
 from policyengine.semantics import kernel as k
 from policyengine.semantics import maps
 from policyengine.semantics.anchors import CLAIMED
+from policyengine.semantics.bound_clause import OBJECTS, is_below
 from policyengine.semantics.counting import is_countable
 from policyengine.semantics.endpoints import tool_mistake
 from policyengine.semantics.fitting import type_of
@@ -85,6 +86,16 @@ def check_credential(part: k.CredentialKind, _: Reading) -> None:
 def check_confirm(part: k.Confirm, _: Reading) -> None:
     check_condition(part.condition)
     require(part.approvers.count > 0, "an approval by nobody")
+
+
+def check_bound_object(part: k.BoundObject, _: Reading) -> None:
+    require(part.path in OBJECTS, "an approval bound to what is no object of a request")
+    require(all(is_below(one, part.path) for one in part.excepts), "what is left out of something else")
+
+
+def check_bound_to(part: k.BoundTo, _: Reading) -> None:
+    facts = all(isinstance(one, k.Fact | k.Attribute | k.Member) for one in part.facts)
+    require(facts, "an approval bound to what is no fact")
 
 
 def check_approvers(part: k.MemberOf, _: Reading) -> None:
@@ -271,6 +282,8 @@ CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Deny: conditional("condition"),
     k.Oblige: conditional("condition"),
     k.Confirm: check_confirm,
+    k.BoundObject: check_bound_object,
+    k.BoundTo: check_bound_to,
     k.MemberOf: check_approvers,
     k.IssuedBy: check_issued,
     k.AttestedBy: check_attested,

@@ -29,7 +29,7 @@ def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
 
 
 def readers(kernel: k.Kernel) -> Iterator[Covers]:
-    """Where each rule applies that reads of the body, be it only to say so in its message."""
+    """Where each rule applies that reads of the body, be it only to say so in its message or to have it approved."""
     for placed in (*kernel.guards, *kernel.limits):
         if reads_body(placed):
             yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]
@@ -54,10 +54,12 @@ def readers_of_block(block: Block) -> Iterator[Covers]:
 
 
 def reads_body(part: object) -> bool:
-    """Whether a fact of the body stands in it, at any depth."""
+    """Whether a fact of the body stands in it, at any depth, or an approval is bound to all of the body."""
     match part:
-        case k.Fact(path):
+        case k.Fact(path) | k.BoundObject(path):
             return path[0] == "body"
+        case k.Confirm(bound=None):
+            return True
         case tuple() | list() | frozenset():
             return any(reads_body(one) for one in part)
         case _ if is_dataclass(part):

@@ -58,7 +58,7 @@ def as_data(decision: Decision) -> dict[str, Any]:
 
 
 def described(remedy: Remedy) -> dict[str, Any]:
-    names = ("kind", "rule", "by", "within", "binding", "scopes", "need")
+    names = ("kind", "rule", "by", "within", "binding", "bound", "scopes", "need")
     members = {name: getattr(remedy, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
 

@@ -60,9 +60,10 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 class Remedy(Struct, frozen=True, omit_defaults=True):
     """What would change the answer.
 
-    `approval` names who (`by`), how long one lasts (`within`: `15m`) and what it must be bound to (`binding`);
-    `scope` the credential scopes any of which would do; `credential` and `attestation` what is needed, in words; `wait`
-    how long until a rate has room again (`within`).
+    `approval` names who (`by`), how long one lasts (`within`: `15m`), what it must be bound to (`binding`, a digest)
+    and the parts of the request that this is made of (`bound`: `body except body.request_id`); `scope` the credential
+    scopes any of which would do; `credential`, `attestation` and `facts` what is needed, in words; `wait` how long
+    until a rate has room again (`within`).
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
     by: str | None = None
     within: str | None = None
     binding: str | None = None
+    bound: tuple[str, ...] | None = None
     scopes: tuple[str, ...] | None = None
     need: str | None = None
 

@@ -1,9 +1,9 @@
-"""Values as people read them in messages, and as approvals are bound to them."""
+"""Values and names of facts as people read them in messages, and values as keys of histories hold them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -37,6 +37,18 @@ def shown(value: object) -> str:
             return str(value)
 
 
+def fact_name(path: Sequence[str]) -> str:
+    """`request.headers["x-id"]`, `body.items[0]`: a path as policies write it."""
+    first, *others = path
+    return first + "".join(map(_member, others))
+
+
+def _member(name: str) -> str:
+    if name.isascii() and name.isidentifier():
+        return f".{name}"
+    return f"[{name}]" if name.isascii() and name.isdigit() else f"[{quoted(name)}]"
+
+
 def quoted(text: str) -> str:
     """All of a text as a policy would spell it."""
     return '"' + "".join(_escaped(char) for char in text) + '"'
@@ -62,7 +74,7 @@ def duration(value: timedelta) -> str:
 
 
 def canonical(value: object) -> object:
-    """JSON that is equal exactly when two values are: what an approval is bound to. Unknown is a value."""
+    """JSON that is equal exactly when two values are: what a history is kept under. Unknown is a value."""
     match value:
         case Unknown() | Missing():
             return {"unknown": True}

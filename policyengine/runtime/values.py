@@ -58,9 +58,13 @@ class PartialObject(dict[str, object]):
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """What a decoder leaves where the wire held something hazardous; it coerces to unknown."""
+    """What a decoder leaves where the wire held something hazardous; it coerces to unknown.
+
+    `given` is what stood there, where one thing did: of a duplicate key nobody can say what was meant.
+    """
 
     why: str
+    given: str | bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from policyengine.runtime.values import (
 
 DEEPEST = 32
 DUPLICATE_KEY = Invalid("a duplicate key")
-NOT_FINITE = Invalid("not a finite number")
+NOT_FINITE = "not a finite number"
 JSON_MISTAKES = {
     "Expecting value": ": a value was expected",
     "Expecting ',' delimiter": ": `,` was expected",
@@ -113,14 +113,14 @@ def pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
 
 def json_int(text: str) -> int | Invalid:
     """Long digits are not converted at all: that would take quadratic time."""
-    return int(text) if len(text) <= len(str(SMALLEST_INT)) else Invalid(TOO_LARGE_INT)
+    return int(text) if len(text) <= len(str(SMALLEST_INT)) else Invalid(TOO_LARGE_INT, text)
 
 
 def json_float(text: str) -> Decimal | Invalid:
     try:
         return EXACT.create_decimal(text)
     except DecimalException:
-        return Invalid(TOO_MANY_DIGITS)
+        return Invalid(TOO_MANY_DIGITS, text)
 
 
 def extension(code: int, data: bytes) -> Invalid:
@@ -128,7 +128,10 @@ def extension(code: int, data: bytes) -> Invalid:
 
 
 DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
-    object_pairs_hook=pairs, parse_int=json_int, parse_float=json_float, parse_constant=lambda _: NOT_FINITE
+    object_pairs_hook=pairs,
+    parse_int=json_int,
+    parse_float=json_float,
+    parse_constant=lambda text: Invalid(NOT_FINITE, text),
 )
 
 
@@ -177,7 +180,7 @@ def clean_list(raw: Iterable[object], depth: int) -> object:
 
 def clean_text(raw: str) -> str | Invalid:
     why = text_hazard(raw)
-    return Invalid(why) if why else str.__str__(raw)
+    return Invalid(why, str.__str__(raw)) if why else str.__str__(raw)
 
 
 def clean_leaf(raw: object) -> object:
@@ -189,13 +192,13 @@ def clean_leaf(raw: object) -> object:
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return raw
         case int():
-            return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid(TOO_LARGE_INT)
+            return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid(TOO_LARGE_INT, hex(raw))
         case float():
             return clean_decimal(Decimal(float.__repr__(raw)))
         case Decimal():
             return clean_decimal(raw)
         case bytes() | bytearray() | memoryview():
-            return Invalid("bytes")
+            return Invalid("bytes", bytes(raw))
         case _:
             return Invalid("of no type that policies know")
 
@@ -203,8 +206,8 @@ def clean_leaf(raw: object) -> object:
 def clean_decimal(raw: Decimal) -> Decimal | Invalid:
     """Floats arrive as the decimal that their shortest form shows."""
     if not raw.is_finite():
-        return NOT_FINITE
+        return Invalid(NOT_FINITE, str(raw))
     try:
         return EXACT.create_decimal(raw)
     except DecimalException:
-        return Invalid(TOO_MANY_DIGITS)
+        return Invalid(TOO_MANY_DIGITS, str(raw))

@@ -1,67 +1,41 @@
-"""Approvals: what a confirm is bound to, and which approvals lift it. Part of the executable specification."""
+"""Approvals: which of them lift a confirm. Part of the executable specification."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
 from typing import assert_never
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.request import Approval
-from policyengine.runtime.show import canonical
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Unknown, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
+from policyengine.semantics.approval_binding import bound_to
 from policyengine.semantics.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
 from policyengine.semantics.kleene import elements, lift
 from policyengine.semantics.meaning import contains, value
-from policyengine.vocabulary import FACTS
-
-VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
 
 
 def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
     """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
     bound = cache(partial(bound_to, guard, index, confirm, facts))
-    if not facts.request.approvals:
+    if not facts.request.approvals or bound().unseen:
         return w.ApprovalSeen(bound, (), False)
     given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
     ids = [approval.id for approval in given]
     fitting = [
         approval
         for approval in given
-        if approval.binding == bound() and approval.id not in snapshot.spent
+        if approval.binding == bound().digest and approval.id not in snapshot.spent
         if ids.count(approval.id) == 1  # one id is one grant of one person
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
     counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
     return w.ApprovalSeen(bound, counted, len(counted) == confirm.approvers.count)
-
-
-def bound_to(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> str:
-    """A digest of all an approval is for: rule, principal and chain, endpoint, revision, every fact read."""
-    reading = replace(facts, seen={})
-    for node in (confirm.condition, *(part.expression for part in confirm.message or () if isinstance(part, k.Shown))):
-        if node is not None:
-            value(node, reading)
-    seen = [[key, _canonical(one)] for key, one in sorted((reading.seen or {}).items()) if key not in VOLATILE]
-    presenter, hops = presenter_of(facts), hops_of(facts)
-    chain = [] if isinstance(hops, Unknown) else [[canonical(hop.issuer), canonical(hop.id)] for hop in hops]
-    who = [canonical(presenter.issuer), canonical(presenter.id), canonical(facts.read(("user", "id"))), chain]
-    what = [type(facts.request.endpoint).__name__, str(facts.request.endpoint), canonical(facts.raw(("resource",)))]
-    everything = [guard.package, guard.name, index, who, what, facts.kernel.revision, seen]
-    return "sha256:" + hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
-
-
-def _canonical(one: object) -> object:
-    in_any_order = isinstance(one, frozenset)
-    return {"set": sorted(json.dumps(canonical(item)) for item in one)} if in_any_order else canonical(one)  # type: ignore[attr-defined]
 
 
 def approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:

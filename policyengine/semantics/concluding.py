@@ -28,6 +28,7 @@ from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import remembering, spending
 from policyengine.semantics import walk as w
+from policyengine.semantics.approval_binding import bound_words
 from policyengine.semantics.approvals import approval_facts
 from policyengine.semantics.facts import (
     Facts,
@@ -45,6 +46,7 @@ from policyengine.semantics.saying import (
     NO_SCOPE,
     NO_USER_BLOCK,
     NOTHING_OPENS,
+    NOTHING_TO_APPROVE,
     PROOFS,
 )
 
@@ -174,14 +176,24 @@ def _proofs(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]
 
 
 def _unconfirmed(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Stop:
+    """Nobody is asked to approve what is not known."""
+    if seen.approval is not None and seen.approval.unseen:
+        reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard.name, confirm.span.at)
+        return Stop(reason, seen.approval.unseen, _facts_to_approve(guard, seen.approval.unseen))
     reason = Reason(Gate.GUARD, _words(facts, confirm), guard.name, confirm.span.at, Outcome.CONFIRM)
-    return Stop(reason, _causes(seen.condition), _approvals_of(guard, seen, confirm))
+    return Stop(reason, _causes(seen.condition), _approvals_of(facts, guard, seen, confirm))
 
 
-def _approvals_of(guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Iterator[Remedy]:
+def _facts_to_approve(guard: k.Guard, unseen: frozenset[Cause]) -> Iterator[Remedy]:
+    names = ", ".join(sorted(f"`{cause.fact}`" for cause in unseen))
+    yield Remedy("facts", guard.name, need=f"{names}, or a rule that leaves it out: `bound to (…)`")
+
+
+def _approvals_of(facts: Facts, guard: k.Guard, seen: w.EffectSeen, confirm: k.Confirm) -> Iterator[Remedy]:
     within = None if confirm.within is None else duration(confirm.within)
     binding = seen.approval.binding if seen.approval else None
-    yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding)
+    bound = bound_words(confirm, facts.request.endpoint)
+    yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding, bound=bound)
 
 
 def _words(facts: Facts, effect: k.Deny | k.Confirm) -> str:

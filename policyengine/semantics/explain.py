@@ -12,6 +12,7 @@ from policyengine.runtime.refusals import words_of
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
+from policyengine.semantics.bound_explained import bound_line
 from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
 from policyengine.semantics.limits_explained import limits_line
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
@@ -178,6 +179,8 @@ def _is_duty(seen: w.EffectSeen) -> bool:
 
 def _effect(seen: w.EffectSeen, facts: Facts) -> Line:
     parts = () if seen.effect.condition is None else (expression_line(seen.effect.condition, facts),)
+    if isinstance(seen.effect, k.Confirm) and seen.triggered:
+        parts = (*parts, bound_line(seen, seen.effect, facts))
     mark = Mark.SKIPPED if not seen.triggered else Mark.YES if _is_duty(seen) else mark_of(not seen.acts)
     if seen.acts:
         note = "applies" if _is_duty(seen) else "acts, for a fact is unknown" if seen.condition is not True else "acts"

@@ -30,6 +30,15 @@ MOST_HOPS = 32  # each is asked about every block that may speak for it
 
 
 @dataclass(frozen=True, slots=True)
+class ReadFact:
+    """A fact that was read: what was given, and the value that it is. `unordered`: a set, equal in any order."""
+
+    given: object
+    value: Value
+    unordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
 
@@ -44,7 +53,7 @@ class Facts:
     now: datetime
     bound: Mapping[Path, object]
     claims: Mapping[tuple[EntityRef, str], object]
-    seen: dict[Path, object] | None = None
+    seen: dict[Path, ReadFact] | None = None
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
@@ -136,11 +145,9 @@ class Facts:
                 return self.request.fact(*path)
 
     def _saw(self, key: Path, raw: object, value: Value, type_: kinds.Type = Scalar.STRING) -> Value:
-        """What an approval is bound to: an unknown value by what was given in its place, a set without its order."""
+        """An approval is bound to what was read."""
         if self.seen is not None:
-            unknown = any(isinstance(one, Unknown) for one in elements(value))
-            in_any_order = isinstance(type_, kinds.Set) and isinstance(value, tuple)
-            self.seen[key] = raw if unknown else frozenset(value) if in_any_order else value  # type: ignore[arg-type]
+            self.seen[key] = ReadFact(raw, value, isinstance(type_, kinds.Set))
         return value
 
 

@@ -11,6 +11,7 @@ from typing import assert_never
 from policyengine.diagnostics import Related, suggest
 from policyengine.kinds import Enum, List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.semantics import kernel as k
+from policyengine.semantics.bound_clause import bound_clause
 from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import PatternIndex, covers
 from policyengine.semantics.draft import Draft, facts_read, positive_duration, words
@@ -139,7 +140,8 @@ def confirm(item: ast.Confirm, said: k.Message | None, context: Context) -> k.Co
         if fact.path[0] == "approval":
             hint = "the approval lifts the confirm by itself: remove it from the condition"
             context.report("E512", "a confirm cannot depend on an approval", span, hint)
-    return k.Confirm(condition.value, who, within, said, words(item.span), span=item.span)
+    bound = bound_clause(item.bound, condition.value, said, context)
+    return k.Confirm(condition.value, who, within, bound, said, words(item.span), span=item.span)
 
 
 # ── Who approves ──────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,8 @@ Everything that says no is written as a deny: `require c` and `deny unless c` ha
 of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
 
 Its expressions stand in `terms.py`, its endpoints in `kernel_places.py`, its limits in `kernel_limits.py`, its maps in
-`kernel_maps.py`, and all of them here once more: all stages say `kernel as k`.
+`kernel_maps.py`, what approvals are bound to in `kernel_bound.py`, and all of them here once more: all stages say
+`kernel as k`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.kinds import Field as FieldType
+from policyengine.semantics.kernel_bound import BoundObject as BoundObject
+from policyengine.semantics.kernel_bound import BoundTo as BoundTo
 from policyengine.semantics.kernel_limits import AtOnce as AtOnce
 from policyengine.semantics.kernel_limits import Budget as Budget
 from policyengine.semantics.kernel_limits import Clamp as Clamp
@@ -300,6 +303,7 @@ class Confirm(Part):
     condition: Expr | None
     approvers: Approvers
     within: timedelta | None
+    bound: BoundTo | None
     message: Message | None
     words: str
 

@@ -10,6 +10,7 @@ NO_BLOCK = "no block of the policy accepts this caller with these credentials"
 NOTHING_OPENS = "nothing opens this to the caller"
 NO_SCOPE = "the credential carries no scope that opens this"
 NO_USER_BLOCK = "no user block opens this to the person served"
+NOTHING_TO_APPROVE = "an approval is needed, and what it would be bound to is not known"
 
 FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 

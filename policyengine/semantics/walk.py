@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from policyengine.runtime.request import Approval
-from policyengine.runtime.values import Value
+from policyengine.runtime.values import Cause, Value
 from policyengine.semantics import kernel as k
 
 
@@ -119,17 +119,30 @@ class LimitSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalSeen:
-    """What a confirm must be bound to (found out when somebody asks), the approvals that count, and whether they are
-    enough."""
+class ApprovalBinding:
+    """`digest` is equal for two requests exactly when one approval is good for both; `unseen` is what would be part of
+    it and is not known: then nobody can approve."""
 
-    bound: Callable[[], str]
+    digest: str
+    unseen: frozenset[Cause]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalSeen:
+    """What an approval must be bound to (found out when somebody asks), the approvals that count, and whether they are
+    enough. What is `unseen` of what it would be bound to leaves nothing to approve."""
+
+    bound: Callable[[], ApprovalBinding]
     counted: tuple[Approval, ...]
     granted: bool
 
     @property
     def binding(self) -> str:
-        return self.bound()
+        return self.bound().digest
+
+    @property
+    def unseen(self) -> frozenset[Cause]:
+        return self.bound().unseen
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ CONFIRM: Free = {
             "by": "role finance",
             "within": "15m",
             "binding": "…",
+            "bound": ["args", "body", "request.host", "request.query"],
         }
     ],
     "principal": {

@@ -76,7 +76,15 @@ PROBLEM: Free = {
     "detail": 'refund of 900 to "bob"',
     "outcome": "confirm",
     "decision": "01M874BN1FBKKCX6K4X7XFQD60",
-    "remedies": [{"kind": "approval", "by": "role finance", "within": "15m", "binding": "sha256:71e5fde2…"}],
+    "remedies": [
+        {
+            "kind": "approval",
+            "by": "role finance",
+            "within": "15m",
+            "binding": "sha256:71e5fde2…",
+            "bound": ["args", "body", "request.host", "request.query"],
+        }
+    ],
     "reasons": [
         {"gate": "guard", "rule": "large refunds need a human", "message": 'refund of 900 to "bob"'},
     ],

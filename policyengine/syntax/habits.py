@@ -14,6 +14,7 @@ MEMBERSHIP = re.compile(r"\b(?:in|below)\s+\Z")
 DAY = "mon|tue|wed|thu|fri|sat|sun"
 WEEKDAYS = re.compile(rf"\b({DAY})\s*-\s*({DAY})\s*\Z")
 HALF_DAY = re.compile(r"(\d{1,2})(am|pm)\b")
+ENDS_BOUND = re.compile(r"\bbound\s+to\s*\([^)]*\)\s*\Z")
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
@@ -164,6 +165,21 @@ def _bound(s: Situation) -> str | None:
     return "write `bound` alone" if s.found in (":", "=", "==") and s.previous == "bound" else None
 
 
+def _bound_to(s: Situation) -> str | None:
+    """Where `bound to (…)` of a confirm stands, and what it looks like."""
+    example = "`bound to (body except body.request_id)`"
+    before = s.source.text[s.stop.declaration : s.at]
+    if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
+        return f"what an approval is bound to stands in parentheses: {example}"
+    if s.found == ")" and before.rstrip().endswith("bound to ("):
+        return f"name what an approval is bound to: {example}, or `resource` for nothing but what the rule reads"
+    if s.found == "bound" and "deny" in s.accepted:
+        return "`bound to (…)` stands before `when` and `message`, after `within`"
+    if s.found == "within" and "when" in s.accepted and ENDS_BOUND.search(before):
+        return "`within` stands before `bound to (…)`"
+    return None
+
+
 def _example(s: Situation) -> str | None:
     shape = example(s.accepted)
     return f"for example {shape}" if shape else None
@@ -199,6 +215,7 @@ def _in_test(s: Situation) -> str | None:
 
 HINTS: tuple[Callable[[Situation], str | None], ...] = (
     _bound,
+    _bound_to,
     _presence,
     _pace,
     _short_hour,

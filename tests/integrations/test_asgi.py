@@ -346,6 +346,29 @@ def test_a_message_that_shows_the_body_looks_into_it() -> None:
     assert not looks("POST", "/other")
 
 
+@pytest.mark.parametrize(
+    ("clause", "looked_into"),
+    [
+        ("", True),
+        ("bound to (body except body.trace)", True),
+        ("bound to (body.amount)", True),
+        ("bound to (resource)", False),
+        ("bound to (request.query)", False),
+    ],
+)
+def test_a_body_that_is_to_be_approved_is_read(clause: str, looked_into: bool) -> None:
+    policy = f"""
+    language 1
+    package p
+    facts on POST /pay {{ body.amount: number }}
+    anyone {{ may POST /pay, POST /other }}
+    guard "asks" on POST /pay {{ confirm by user within 5m {clause} }}
+    """
+    looks = looks_into_bodies(Engine.from_text(policy))
+    assert looks("POST", "/pay") is looked_into
+    assert not looks("POST", "/other")
+
+
 # ── What comes of it ──────────────────────────────────────────────────────────────────────────
 
 

@@ -496,3 +496,58 @@ def test_no_other_member_of_a_request_gives_an_attribute(member):
             "GET /x", **bot(), **{member: {"level": "high", "user": {"level": "high"}, "user.level": "high"}}
         )
         assert not decide(SOURCES, asked).allowed
+
+
+# ── Approvals ─────────────────────────────────────────────────────────────────────────────────
+
+APPROVING = """
+entity user { roles: set<string> }
+anyone { may POST /pay, TOOL fs/delete, ACTION open door }
+entity door
+guard "ask" { confirm by role boss CLAUSE }
+"""
+
+
+def asked_and_approved(clause: str, asked: dict[str, object], then: dict[str, object]) -> str:
+    """What comes of one request with the approval of another."""
+    rows = {"user boss": {"roles": ["boss"]}}
+    text = APPROVING.replace("CLAUSE", clause)
+    binding = decide(text, asked, rows).remedies[0].binding
+    approval = {"id": "a", "by": "boss", "granted_at": "2027-01-04T11:00:00Z", "binding": binding}
+    return verdict(decide(text, {**then, "approvals": [approval]}, rows))
+
+
+@pytest.mark.parametrize(
+    ("where", "member", "one", "other"),
+    [
+        ("POST /pay", "body", {"amount": 1}, {"amount": 500}),
+        ("TOOL fs/delete", "args", {"path": "/tmp/x"}, {"path": "/etc/passwd"}),
+        ("POST /pay", "request", {"query": {"amount": "1"}}, {"query": {"amount": "500"}}),
+        ("POST /pay", "request", {"host": "a.example"}, {"host": "b.example"}),
+        ("ACTION open door 7", "context", {"wide": False}, {"wide": True}),
+    ],
+)
+def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
+    """**an approval binds the whole `body` and `args` as read, undeclared members too, the query and the host, of an
+    action its `context`, with the resource and all that the rule and its message read.**"""
+    asked, changed = question(where, **{member: one}), question(where, **{member: other})
+    assert asked_and_approved("", asked, asked) == "allow"
+    assert asked_and_approved("", asked, changed) == 'confirm by "ask"'
+    assert asked_and_approved("bound to (resource)", asked, changed) == "allow"
+
+
+@pytest.mark.parametrize(
+    ("clause", "more", "expected"),
+    [
+        ("", {}, 'confirm by "ask"'),
+        ("", {"body": {"amount": "much"}}, 'confirm by "ask"'),
+        ("", {"pending": ["body"]}, 'deny by "ask"'),
+        ("", {"pending": ["body.note"]}, 'deny by "ask"'),
+        ("bound to (request.query)", {"pending": ["body"]}, 'confirm by "ask"'),
+        ("bound to (body except body.note)", {"pending": ["body.note"]}, 'confirm by "ask"'),
+    ],
+)
+def test_what_is_pending_is_no_value(clause, more, expected):
+    """**Absent and wrong-typed are values; pending is not: a confirm that cannot see what it would bind is a deny,
+    unless `bound to (…)` leaves it out.**"""
+    assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected

@@ -157,7 +157,7 @@ MISTAKES = [
     ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
      "`aproval` is no kind of remedy", "did you mean `approval`?"),
     ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is no kind of remedy",
-     "it begins with `approval`, `scope`, `credential`, `attestation` or `wait`"),
+     "it begins with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
     ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is no kind of obligation",
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',

@@ -13,6 +13,7 @@ REMEDIES: Mapping[str, frozenset[Outcome]] = {
     "scope": frozenset({Outcome.DENY}),
     "credential": frozenset({Outcome.DENY}),
     "attestation": frozenset({Outcome.DENY}),
+    "facts": frozenset({Outcome.DENY}),
     "wait": frozenset({Outcome.THROTTLE}),
 }
 OBLIGATIONS = ("audit", "redact", "notify", "warn", "step_up", "header")

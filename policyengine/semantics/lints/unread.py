@@ -9,6 +9,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.lints.findings import declared
 from policyengine.semantics.logic import blocks, conditions_of
 from policyengine.semantics.logic_limits import conditions_of_limits
+from policyengine.semantics.schema import FACT_ROOTS
 from policyengine.semantics.unused import prefixes, spoken
 from policyengine.syntax import nodes as ast
 
@@ -32,7 +33,7 @@ def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
     for one in declarations:
         found.update(spoken(one.place) if isinstance(one, ast.FactsDecl) and one.place else ())
         found.update(spoken(one) if not isinstance(one, ast.FactsDecl) else ())
-    return frozenset(found)
+    return frozenset(found.difference(FACT_ROOTS))  # an approval that is bound to the whole `body` reads no fact of it
 
 
 def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:

@@ -114,8 +114,18 @@ class Rules(Leaves):
 
     def confirm(self, span: Span, approver: ast.Approver, *parts: Part) -> ast.Confirm:
         within, _ = self._duration_and_rest(parts)
+        bound = self._only(ast.BoundTo, parts)
         condition, message = self._only(ast.Condition, parts), self._only(ast.Text, parts)
-        return ast.Confirm(approver, within, condition, message, span=span)
+        return ast.Confirm(approver, within, bound, condition, message, span=span)
+
+    def bound_to(self, span: Span, *items: ast.BoundItem) -> ast.BoundTo:
+        return ast.BoundTo(items, span=span)
+
+    def bound_item(self, span: Span, of: ast.Reference, left_out: tuple[ast.Reference, ...] = ()) -> ast.BoundItem:
+        return ast.BoundItem(of, left_out, span=span)
+
+    def left_out(self, span: Span, *paths: ast.Reference) -> tuple[ast.Reference, ...]:
+        return paths
 
     def by_user(self, span: Span) -> ast.ByUser:
         return ast.ByUser(span=span)

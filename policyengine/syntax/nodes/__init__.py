@@ -99,6 +99,8 @@ from policyengine.syntax.nodes.expressions import WholeDaysWindow as WholeDaysWi
 from policyengine.syntax.nodes.expressions import Window as Window
 from policyengine.syntax.nodes.expressions import WithinWindow as WithinWindow
 from policyengine.syntax.nodes.guards import Approver as Approver
+from policyengine.syntax.nodes.guards import BoundItem as BoundItem
+from policyengine.syntax.nodes.guards import BoundTo as BoundTo
 from policyengine.syntax.nodes.guards import ByEntity as ByEntity
 from policyengine.syntax.nodes.guards import ByFact as ByFact
 from policyengine.syntax.nodes.guards import ByRole as ByRole

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.endpoints import Place
-from policyengine.syntax.nodes.expressions import EntityLiteral, Expr
+from policyengine.syntax.nodes.expressions import EntityLiteral, Expr, Reference
 
 
 @node()
@@ -66,9 +66,25 @@ Approver: TypeAlias = ByUser | ByRole | ByFact | ByEntity | Quorum
 
 
 @node()
+class BoundItem(Node):
+    """`body except body.request_id`: what an approval is bound to, and what of it is left out."""
+
+    of: Reference
+    excepts: tuple[Reference, ...] = ()
+
+
+@node()
+class BoundTo(Node):
+    """`bound to (body except body.request_id, request.query)`."""
+
+    items: tuple[BoundItem, ...]
+
+
+@node()
 class Confirm(Node):
     approver: Approver
     within: Literal | None = None
+    bound: BoundTo | None = None
     condition: Condition | None = None
     message: Text | None = None
 

@@ -13,6 +13,7 @@ from policyengine.testing.mutation.places import fewer
 
 GONE, LESS, MORE = "drop a requirement", "widen a requirement", "narrow a requirement"
 NO_CONDITION, NO_LIMIT, APPROVER = "drop a condition", "drop a limit of time", "change who approves"
+BOUND = "change what is approved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,10 @@ def guard_faults(node: ast.Node, known: Known) -> Iterator[Change]:
                 yield Change.at(operator, node, cut_span(item.span), items=without(items, number))
         case ast.Deny(condition=ast.Condition() as condition) | ast.Obligation(condition=ast.Condition() as condition):
             yield Change.at(NO_CONDITION, node, cut_span(condition.span), condition=None)
-        case ast.Confirm(approver, within, condition):
+        case ast.Confirm(approver, within, bound, condition):
+            if bound is not None:
+                yield Change.at(BOUND, node, cut_span(bound.span), bound=None)
+                yield from bound_faults(bound)
             if condition is not None:
                 yield Change.at(NO_CONDITION, node, cut_span(condition.span), condition=None)
             if within is not None:
@@ -151,6 +155,16 @@ def guard_faults(node: ast.Node, known: Known) -> Iterator[Change]:
         case ast.ByRole(role):
             other = next((name for name in known.roles if name != role.text), f"{role.text}_other")
             yield Change.at(APPROVER, role, put(role.span, other), text=other)
+
+
+def bound_faults(bound: ast.BoundTo) -> Iterator[Change]:
+    """An approval of one request passes another, or no longer does."""
+    spans = [item.span for item in bound.items]
+    for number, item in enumerate(bound.items):
+        if len(spans) > 1:
+            yield Change.at(BOUND, bound, cut_item(spans, number), items=without(bound.items, number))
+        if item.excepts:
+            yield Change.at(BOUND, item, Edit(item.of.span.end, item.span.end, ""), excepts=())
 
 
 # ── Trust anchors ─────────────────────────────────────────────────────────────────────────────

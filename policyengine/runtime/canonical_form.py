@@ -1,0 +1,117 @@
+"""Raw facts and values to bytes that are equal exactly when these are the same: what an approval is bound to.
+
+What two readers could tell apart differs here: `1`, `1.0` and `"1"`, null and nothing, texts of other code points.
+`1.0` and `1.00` are one number. Members of an object have no order, elements of a list have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from datetime import datetime, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import NoneType
+from typing import TypeAlias
+
+from policyengine.kinds import EntityRef
+from policyengine.runtime.values import Invalid, Missing, Unknown
+
+# What is left out of an object: by the name of a member, what is left out of that; all of it where that is nothing.
+LeftOut: TypeAlias = Mapping[str, "LeftOut"]
+NOTHING: LeftOut = {}
+# Of what else there may be in Python no form is known: two that differ could share one.
+CANONICAL = (
+    NoneType, str, bool, int, Decimal, Mapping, tuple, list, Missing, Invalid, Unknown, Set, bytes, datetime, timedelta,
+    IPv4Address, IPv6Address, IPv4Network, IPv6Network, EntityRef,
+)  # fmt: skip
+
+
+def canonical_bytes(value: object, left_out: LeftOut = NOTHING) -> bytes:
+    """The canonical form of a raw fact or a value; `left_out` are members that have no part in it.
+
+    Each part begins with what it is and how long it is or how many parts it has, so that no two values share a form.
+    """
+    parts: list[bytes] = []
+    write(value, left_out, parts)
+    return b"".join(parts)
+
+
+def write(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
+    match value:
+        case str():
+            write_text(b"text", str.__str__(value), parts)
+        case None:
+            parts.append(b"null:")
+        case bool():
+            parts.append(b"true:" if value else b"false:")
+        case int():
+            write_bytes(b"int", int.__repr__(value).encode(), parts)
+        case Decimal():
+            write_bytes(b"decimal", decimal(value), parts)
+        case Mapping():
+            write_members(value, left_out, parts)
+        case tuple() | list():
+            parts.append(b"list%d:" % len(value))
+            for item in value:
+                write(item, NOTHING, parts)
+        case _:
+            write_other(value, parts)
+
+
+def write_members(value: Mapping[str, object], left_out: LeftOut, parts: list[bytes]) -> None:
+    kept = [name for name in value if left_out.get(name) != NOTHING]
+    parts.append(b"object%d:" % len(kept))
+    for name in sorted(kept):
+        write_text(b"", name, parts)
+        write(value[name], left_out.get(name, NOTHING), parts)
+
+
+def write_other(value: object, parts: list[bytes]) -> None:
+    """What JSON does not hold."""
+    match value:
+        case Missing():
+            write_text(b"missing", value.value, parts)
+        case Invalid(why, given):
+            write_text(b"invalid", why, parts)
+            write(given, NOTHING, parts)
+        case Unknown(causes):
+            write_all(b"unknown", sorted((one.fact, one.why) for one in causes), parts)
+        case Set():
+            forms = sorted(map(canonical_bytes, value))
+            parts += [b"set%d:" % len(forms), *forms]
+        case bytes():
+            write_bytes(b"bytes", value, parts)
+        case datetime():
+            write_text(b"time", value.isoformat(), parts)
+        case timedelta():
+            write_text(b"duration", str(value // timedelta(microseconds=1)), parts)
+        case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
+            write_text(type(value).__name__.encode(), str(value), parts)
+        case EntityRef(type_, id_):
+            write_all(b"entity", (type_, id_), parts)
+        case _:
+            write_text(b"other", type(value).__name__, parts)
+
+
+def write_all(kind: bytes, items: object, parts: list[bytes]) -> None:
+    parts.append(kind)
+    write(tuple(items), NOTHING, parts)  # type: ignore[arg-type]
+
+
+def write_text(kind: bytes, text: str, parts: list[bytes]) -> None:
+    write_bytes(kind, text.encode("utf-8", "surrogatepass"), parts)
+
+
+def write_bytes(kind: bytes, content: bytes, parts: list[bytes]) -> None:
+    parts.append(b"%b%d:%b" % (kind, len(content), content))
+
+
+def decimal(number: Decimal) -> bytes:
+    """Its value, whatever zeros stand at its end: never rounded, and never written out."""
+    sign, digits, exponent = number.as_tuple()
+    if not isinstance(exponent, int):
+        return str(number).encode()
+    text = "".join(map(str, digits)).lstrip("0")
+    kept = text.rstrip("0")
+    exponent += len(text) - len(kept)
+    return f"{'-' * sign}{kept}e{exponent if kept else 0}".encode()
