@@ -363,7 +363,7 @@ def decision_of(case: Case, sayer: Sayer) -> Decision | None:
         snapshot = replace(snapshot, history=Begun().fetched(windows(sayer.asked, facts), case.now))
         facts = replace(facts, history=snapshot.history)
     seen = walk(facts, snapshot)
-    if given := tuple(approved(case, seen)):
+    if given := tuple(approved(case, seen, facts, snapshot)):
         facts = facts_of(sayer.kernel, replace(request, approvals=given), snapshot, case.now)
         seen = walk(facts, snapshot)
     return alone(*conclude(facts, seen), case)

@@ -151,7 +151,7 @@ class Runner:
         snapshot = self._remembering(case, request, plain)
         facts = facts_of(self.kernel, request, snapshot, case.now)
         seen = walk(facts, snapshot)
-        if approvals := tuple(approved(case, seen)):
+        if approvals := tuple(approved(case, seen, facts, snapshot)):
             facts = facts_of(self.kernel, replace(request, approvals=approvals), snapshot, case.now)
             seen = walk(facts, snapshot)
         return facts, seen
@@ -226,18 +226,26 @@ def holder(root: str, name: str, facts: Facts) -> EntityRef:
     return found
 
 
-def approved(case: Case, seen: Walk) -> Iterator[Approval]:
-    """The given approvals, each bound to exactly what this request needs approved by its rule."""
+def approved(case: Case, seen: Walk, facts: Facts, snapshot: Snapshot) -> Iterator[Approval]:
+    """The given approvals, each bound to exactly what this request needs approved by its rule, or to what another one
+    needed that was asked before."""
     for given in case.approvals:
+        walked = seen if given.question is None else walk(another(given.question, facts, snapshot), snapshot)
         bindings = [
             effect.approval.binding
-            for guard in seen.guards
+            for guard in walked.guards
             if guard.guard.name == given.rule
             for effect in guard.effects
             if effect.triggered and effect.approval is not None
         ]
         for number, binding in enumerate(bindings):
             yield approval_for(given, number, binding, case)
+
+
+def another(question: Mapping[str, object], facts: Facts, snapshot: Snapshot) -> Facts:
+    """The facts of another request, asked of the same policy in the same world."""
+    found = facts_of(facts.kernel, Request.from_mapping(question), snapshot, facts.now)
+    return replace(found, history=facts.history)
 
 
 def approval_for(given: GivenApproval, number: int, binding: str, case: Case) -> Approval:

@@ -202,6 +202,25 @@ def test_an_approval_is_of_exactly_the_request_that_is_made(approval: str, outco
     assert outcomes(f"use clerks_bot {approval} {REFUND} {{ body.amount: 900 }} => allow") == [outcome]
 
 
+@pytest.mark.parametrize(
+    ("of", "outcome"),
+    [
+        ("body.amount: 900", "allow"),
+        ("body.amount: 901", CONFIRM),
+        ("body.amount: absent", CONFIRM),
+        ('body.recipient: "bob"', CONFIRM),
+        ('body["x-id"]: "1"', CONFIRM),
+        ('user: "lea"', CONFIRM),
+        ("body.amount: 1", CONFIRM),
+        ("context: {}", "allow"),
+    ],
+)
+def test_an_approval_of_another_request_lifts_this_one_where_both_agree_on_what_is_bound(of: str, outcome: str) -> None:
+    """A request that needed none has none."""
+    given = f"{APPROVED}, of: {{ {of} }} }}"
+    assert outcomes(f"use clerks_bot {given} {REFUND} {{ body.amount: 900 }} => allow") == [outcome]
+
+
 def test_an_approval_does_not_lift_what_denies() -> None:
     assert outcomes(f"use clerks_bot {APPROVED} }} {REFUND} {{ body.amount: 90_000 }} => deny") == [
         "deny by large refunds need a human"

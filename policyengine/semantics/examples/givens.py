@@ -36,7 +36,7 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 HOP_MEMBERS = (*HOP, "age")
-APPROVAL_MEMBERS = ("rule", "by", "age")
+APPROVAL_MEMBERS = ("rule", "by", "age", "of")
 EXAMPLES = {
     "approval": 'write `given approval { rule: "…", by: "…" }`',
     "chain": 'write `given chain [agent "planner"]`',
@@ -254,10 +254,25 @@ def approval(value: ast.Value, reading: Reading) -> GivenApproval | None:
     age = (duration(given["age"], reading) if "age" in given else None) or timedelta(0)
     if rule is not None and rule not in reading.catalogue.confirming:
         report_rule(rule, given["rule"].span, reading)
+    other = tuple(facts_of_another(given["of"], reading)) if "of" in given else ()
     if rule is None or by is None:
         return None
     where = value.span
-    return GivenApproval(f"{where.at}:{where.column}", rule, by, age)
+    return GivenApproval(f"{where.at}:{where.column}", rule, by, age, other)
+
+
+def facts_of_another(value: ast.Value, reading: Reading) -> Iterator[PutFact]:
+    """What differs in the request that was approved; what the directory knows is the same for both."""
+    if not isinstance(value, ast.RecordLiteral):
+        hint = "name what differs in it: `of: { body.amount: 1 }`"
+        reading.report("E605", "an approval is `of` a request with other facts", value.span, hint)
+        return
+    for step in facts(value, reading):
+        if isinstance(step, PutFact):
+            yield step
+        else:
+            message = "what the directory knows is the same for both requests"
+            reading.report("E605", message, value.span, "name facts that come with a request: `of: { body.amount: 1 }`")
 
 
 def text(value: ast.Value | None, name: str, whole: ast.RecordLiteral, reading: Reading) -> str | None:

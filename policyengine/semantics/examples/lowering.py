@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from policyengine.diagnostics import Related
@@ -18,7 +18,16 @@ from policyengine.semantics.examples.requests import Asked, asked, question
 from policyengine.semantics.examples.tables import Filled, matrix_cells, table_rows
 from policyengine.semantics.examples.traces import Trace, repeats, traced
 from policyengine.semantics.examples.values import Reading
-from policyengine.semantics.examples.world import Case, Examples, Expected, Property, Repeated, Step, World
+from policyengine.semantics.examples.world import (
+    Case,
+    Examples,
+    Expected,
+    GivenApproval,
+    Property,
+    Repeated,
+    Step,
+    World,
+)
 from policyengine.semantics.schema import Schema
 from policyengine.semantics.symbols import Package, Program, Symbol, declarations
 from policyengine.source import Span, is_test_file
@@ -204,7 +213,7 @@ class Test:
             question=question(endpoint, world, self.fixtures.catalogue),
             rows=world.rows,
             attributes=world.attributes,
-            approvals=world.approvals,
+            approvals=tuple(self.approved(one, endpoint, world) for one in world.approvals),
             now=world.now,
             expected=wanted,
             skip=self.skip,
@@ -212,6 +221,12 @@ class Test:
             repeated=trace.repeated,
             responded=trace.responded,
         )
+
+    def approved(self, one: GivenApproval, endpoint: Asked, world: World) -> GivenApproval:
+        """With the request that it was granted for, where that is another."""
+        if not one.of:
+            return one
+        return replace(one, question=question(endpoint, world.then(one.of), self.fixtures.catalogue))
 
     def moved(self, world: World, shot: ast.Shot, started: bool, reading: Reading) -> World:
         """The world when the request is made: `after` adds to the clock, `at` sets it, and it never runs back."""

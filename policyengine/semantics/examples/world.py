@@ -19,21 +19,26 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)  # when a test takes place that doe
 
 
 @dataclass(frozen=True, slots=True)
-class GivenApproval:
-    """An approval of exactly what is asked, by `rule`, granted `age` before the request. `id` is unique in its test."""
-
-    id: str
-    rule: str
-    by: str
-    age: timedelta
-
-
-@dataclass(frozen=True, slots=True)
 class PutFact:
     """A raw fact where the wire has it; None takes it away."""
 
     path: Path
     value: object
+
+
+@dataclass(frozen=True, slots=True)
+class GivenApproval:
+    """An approval of exactly what is asked, by `rule`, granted `age` before the request. `id` is unique in its test.
+
+    With `of` it was granted for a request with other facts: `question` is that request, in its wire shape.
+    """
+
+    id: str
+    rule: str
+    by: str
+    age: timedelta
+    of: tuple[PutFact, ...] = ()
+    question: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def recalled(facts: Facts, asked: Asked, sequence: Sequence, keys: frozenset[Win
 def walked(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, Walk]:
     """The given approvals are bound to what the first walk says has to be approved."""
     seen = walk(facts, snapshot)
-    given = tuple(approved(case, seen)) if case.approvals else ()
+    given = tuple(approved(case, seen, facts, snapshot)) if case.approvals else ()
     if not given:
         return facts, seen
     facts = replace(facts, request=replace(facts.request, approvals=given))

@@ -58,7 +58,7 @@ class Judge:
         if not case.approvals and not self.concerns(facts):
             return None
         seen = walk(facts, snapshot)
-        if approvals := tuple(approved(case, seen)):
+        if approvals := tuple(approved(case, seen, facts, snapshot)):
             facts = facts_of(kernel, replace(request, approvals=approvals), snapshot, case.now)
             seen = walk(facts, snapshot)
         if case.approvals and not self.concerns(facts.bind(approval_facts(seen_approvals(seen), case.now))):

@@ -110,6 +110,34 @@ def test_what_earlier_requests_spend_is_spent_for_mutants_too() -> None:
     assert [one.fate for one in bounds] == [Fate.KILLED, Fate.KILLED]
 
 
+BOUND = """guard "asks" on GET /a { confirm by role boss within 5m bound to (body except body.id, request.host) }
+entity user { roles: set<string> }
+facts { body.id: string?  body.amount: int? }
+fixture asked {
+  given user "ann"
+  given entities { user "eve" { roles: ["boss"] } }
+  given body { id: "1", amount: 1 }
+  given request { host: "a.example" }
+}
+test "approved" { use asked  GET /a { approval: { rule: "asks", by: "eve" } } => allow  OTHERS }"""
+NOTICED = (
+    'GET /a { approval: { rule: "asks", by: "eve", of: { body.id: "2" } } } => allow',
+    'GET /a { approval: { rule: "asks", by: "eve", of: { body.amount: 2 } } } => confirm',
+    'GET /a { approval: { rule: "asks", by: "eve", of: { request.host: "b.example" } } } => confirm',
+    'GET /a { approval: { rule: "asks", by: "eve", of: { request.query: { x: "1" } } } } => allow',
+)
+
+
+@pytest.mark.parametrize(("shown", "killed"), [((), 0), (NOTICED[:1], 2), (NOTICED, 4)])
+def test_what_may_change_after_an_approval_is_noticed_by_approvals_of_other_requests(
+    shown: tuple[str, ...], killed: int
+) -> None:
+    found = mutate(checked(POLICY + BOUND.replace("OTHERS", "  ".join(shown))))
+    bound = [one for one in found.outcomes if one.operator == "change what is approved"]
+    assert len(bound) == 4
+    assert [one.fate for one in bound].count(Fate.KILLED) == killed
+
+
 def test_a_policy_whose_tests_fail_teaches_nothing() -> None:
     with pytest.raises(TestsFail, match="test `wrong` does not pass as it is"):
         report('test "wrong" { GET /a => deny }')

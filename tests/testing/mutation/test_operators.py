@@ -60,6 +60,10 @@ def guard(inside: str, on: str = " on refunds") -> str:
         (guard("confirm by role finance within 15m"), "drop a limit of time", ["confirm by role finance"]),
         (guard("confirm by 2 of role finance"), "change who approves", [
             "confirm by user", "confirm by role finance", "confirm by 2 of role finance_other"]),
+        (guard("confirm by user within 5m bound to (body except body.id, request.host)"), "change what is approved", [
+            "confirm by user within 5m", "confirm by user within 5m bound to (request.host)",
+            "confirm by user within 5m bound to (body, request.host)",
+            "confirm by user within 5m bound to (body except body.id)"]),
         (guard("audit full\n  notify \"x\""), "drop an obligation", ["audit full", 'notify "x"']),
         (guard("deny", on=" on /v1/** except GET /v1/invoices"), "drop an except", ['guard "g" on /v1/** {']),
         (agent("may invoices, refunds"), "drop a may", ["user any { }", "may invoices, refunds"]),
