@@ -78,8 +78,14 @@ def guards_of(doors: Sequence[Door], taken: set[str]) -> Iterator[str]:
         yield "# It destroys something. Fill in who may say yes: until then the person served is asked, each time."
         yield f'guard "suggested {number}" on {place} {{'
         yield f"  confirm by user within 15m when {' or '.join(conditions)}"
-        yield '    message "this may destroy something"'
+        yield f'    message "this may destroy something: {asked_at(place)}"'
         yield "}"
+
+
+def asked_at(place: str) -> str:
+    """What the person sees of what is asked for there; the arguments of a tool are the author's to name."""
+    word = place.partition(" ")[0]
+    return {"TOOL": "{tool.name}", "ACTION": "{resource.id}"}.get(word, "{request.path}")
 
 
 def condition_of(door: Door) -> str:

@@ -3,6 +3,7 @@
 from policyengine.codes.code import Code
 
 _DOOR = "anyone { may GET /a }\n"
+_BOSS = "entity user { roles: set<string> }\n"
 _FACTS = "facts { body.amount: number? }\n"
 _BOT = 'users unrestricted\nissuer acme { url "https://login.acme.example"  scopes none }\n'
 _ASKED = "credential { kind in [jwt, mtls]  lifetime <= 15m }"
@@ -160,9 +161,20 @@ CODES: tuple[Code, ...] = (
         "W553",
         "an approval that never expires",
         "A person agreed to what was asked then. `within` says for how long that holds, counted from the grant.",
-        'entity user { roles: set<string> }\nguard "ask" { confirm by role boss }\n' + _DOOR,
-        'entity user { roles: set<string> }\nguard "ask" { confirm by role boss within 15m }\n' + _DOOR,
+        _BOSS + _FACTS + 'guard "ask" { confirm by role boss message "pay {body.amount}" }\n' + _DOOR,
+        _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="open-confirm",
+        opinion=True,
+    ),
+    Code(
+        "W557",
+        "approvers who see nothing of the request",
+        "An approval is bound to what comes with the request, so whoever approves should see it. The message names "
+        "members of `body`, `args` or `context`, the path or captures of it, the resource, parameters of the query or "
+        "headers. Where nothing of that matters, the comment says why.",
+        _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m when body.amount > 9 }\n' + _DOOR,
+        _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
+        name="blind-confirm",
         opinion=True,
     ),
     Code(

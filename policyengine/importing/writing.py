@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from policyengine.importing.approvals import asks_name, confirm_line
 from policyengine.importing.fitting import meeting
 from policyengine.importing.grouping import Carried, Group, Plan
 from policyengine.importing.model import Api, Http, Kind, Operation, Tool
@@ -145,10 +146,6 @@ def _beside(known: Http, new: Http) -> bool:
     return together and known.key != new.key and not _within(new, known)
 
 
-def asks_name(group: Group) -> str:
-    return f"{group.name} asks"
-
-
 def guard_lines(group: Group, run: Run) -> Iterator[str]:
     place = f"{group.name}{but(run, group.operations)}"
     if any(len(ask) > 1 for ask in group.asks):
@@ -158,9 +155,10 @@ def guard_lines(group: Group, run: Run) -> Iterator[str]:
         yield "}"
     if group.kind is Kind.DELETE:
         yield "# Fill in who may say yes, and when it is no. Until then the person who is served is asked, each time."
-        yield f'guard "{asks_name(group)}" on {place} {{{run.allowance(asks_name(group))}'
-        yield '  confirm by user within 15m message "this may destroy something"'
-        yield "}"
+        for operation in group.operations:
+            name = asks_name(operation)
+            place = f"{operation.endpoint.written}{but(run, [operation])}"
+            yield from (f"guard {json.dumps(name)} on {place} {{{run.allowance(name)}", confirm_line(operation), "}")
 
 
 def _carries(group: Group) -> str:
@@ -232,14 +230,15 @@ def new_guard_text(run: Run, groups: Sequence[Group], stricter: Sequence[Operati
         lines += ['  deny message "this is new, and nobody has granted it yet"', "}"]
     for operation in stricter:
         endpoint = operation.endpoint
-        place = f"{endpoint.bare.written if isinstance(endpoint, Http) else endpoint.written}{but(run, [operation])}"
+        bare = endpoint.bare if isinstance(endpoint, Http) else endpoint
+        place = f"{bare.written}{but(run, [operation])}"
         name = f"{operation.key} asks since import {run.number}"
         lines += [
             "",
             "# It may break more than it did when it was granted.",
             f"guard {json.dumps(name)} on {place} {{{run.allowance(name)}",
         ]
-        lines += ['  confirm by user within 15m message "this may destroy something"', "}"]
+        lines += [confirm_line(replace(operation, endpoint=bare, facts=())), "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -323,21 +322,21 @@ class Expectations:
 
     def __init__(self, plan: Plan) -> None:
         self.asked = any(group.asks for group in plan.groups)
-        self.asking: dict[tuple[str, int], list[tuple[Http, Group]]] = {}
+        self.asking: dict[tuple[str, int], list[tuple[Http, Operation]]] = {}
         for group in plan.groups if plan.groups else ():
             for operation in group.operations if group.kind is Kind.DELETE else ():
                 if isinstance(operation.endpoint, Http):
                     key = operation.endpoint.method, len(operation.endpoint.segments)
-                    self.asking.setdefault(key, []).append((operation.endpoint, group))
+                    self.asking.setdefault(key, []).append((operation.endpoint, operation))
 
     def of(self, run: Run, operation: Operation, group: Group) -> str:
         if not run.first:
             return f'deny by "{run.guard}"' if run.fixture else "deny"
         if group.kind is Kind.DELETE:
-            return f'confirm by "{asks_name(group)}"'
+            return f"confirm by {json.dumps(asks_name(operation))}"
         endpoint = operation.endpoint
         if isinstance(endpoint, Http):
             for other, asks in self.asking.get((endpoint.method, len(endpoint.segments)), ()):
                 if matches(other.segments, _path(endpoint)):
-                    return f'confirm by "{asks_name(asks)}"'
+                    return f"confirm by {json.dumps(asks_name(asks))}"
         return "allow"

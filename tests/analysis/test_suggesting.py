@@ -162,6 +162,8 @@ def test_what_destroys_something_asks_a_person(traffic: Traffic) -> None:
     traffic.ask("", tool={"name": "drop_table", "server": "db"}, request={})
     found = traffic.suggested()
     assert found.text.count("confirm by user within 15m") == 2
+    assert found.text.count("this may destroy something: {request.path}") == 1
+    assert found.text.count("this may destroy something: {tool.name}") == 1
     assert {one.new for one in found.flips} == {"confirm (user within 15m)"}
     assert found.holds
 

@@ -212,6 +212,13 @@ def test_the_same_again_changes_nothing(tmp_path):
     assert contents(tmp_path / "shop") == before
 
 
+def test_a_person_who_is_asked_sees_the_path(tmp_path):
+    brought(tmp_path, {"/pets/{petId}/toys/{toy}": {"delete": {"responses": {}}}})
+    [policy] = (tmp_path / "shop" / "api").glob("*s.policy")
+    assert 'message "DELETE /pets/{params.petId}/toys/{params.toy}"' in policy.read_text()
+    assert_sound(tmp_path / "shop")
+
+
 def test_no_file_of_the_author_is_touched(tmp_path):
     brought(tmp_path, SHOP)
     shop = tmp_path / "shop"

@@ -1,12 +1,16 @@
 """Lists of tools to operations: hints are claims, and only ever make a tool stricter."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
+from policyengine import Engine
 from policyengine.importing import ImportProblem, Kind, bring, read_tools
 from policyengine.importing.tools import is_file
 from tests.importing.bringing import assert_sound
+
+NOW = datetime(2000, 6, 1, tzinfo=UTC)  # before the doors of a new project ended
 
 
 def tools(folder, *listed, name="desk"):
@@ -123,6 +127,53 @@ def test_many_tools_are_sorted_into_files_by_their_first_words(tmp_path):
     assert sorted(path.name for path in (tmp_path / "p/tools").glob("*s.policy")) == ["files.policy"]
     assert (tmp_path / "p/tools/mail.policy").exists()
     assert_sound(tmp_path / "p")
+
+
+DELETES = {
+    "name": "delete_file",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "force": {"type": "boolean"}, "how": {"type": "object"}},
+        "required": ["path"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("tool", "confirm"),
+    [
+        (DELETES, 'message "delete_file: path {args.path}, force {args.force}"'),
+        (
+            {**DELETES, "inputSchema": {"type": "object", "properties": {"path": {"type": "string"}}}},
+            'message "delete_file {args.path}"',
+        ),
+        ({"name": "wipe"}, 'message "wipe" # lint: allow blind-confirm because its arguments are not declared'),
+        ({"name": "wipe {all}"}, 'message "wipe {{all}}" # lint: allow blind-confirm because'),
+    ],
+)
+def test_a_person_who_is_asked_sees_the_arguments(tmp_path, tool, confirm):
+    bring(tmp_path / "p", tools(tmp_path, tool), "policyengine init")
+    assert f"confirm by user within 15m {confirm}" in (tmp_path / "p/tools/tools.policy").read_text()
+    assert_sound(tmp_path / "p")
+
+
+def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
+    engine = Engine.load(tmp_path / "p", clock=lambda: NOW)
+
+    def called(args, *approvals):
+        return engine.decide({
+            "tool": {"server": "desk", "name": "delete_file"}, "args": args, "approvals": list(approvals),
+            "agent": {"id": "example-agent", "issuer": "login"}, "user": {"id": "alice"},
+            "credential": {"kind": "jwt", "lifetime": "10m"},
+        })  # fmt: skip
+
+    asked = called({"path": "/tmp/x"})
+    assert (str(asked.outcome), asked.reasons[0].message) == ("confirm", 'delete_file: path "/tmp/x", force (unknown)')
+    granted = {"id": "a", "by": "alice", "granted_at": NOW.isoformat(), "binding": asked.remedies[0].binding}
+    for args in ({"path": "/etc/passwd"}, {"path": "/tmp/x", "force": True}, {"path": "/tmp/x", "more": "/etc"}):
+        assert str(called(args, granted).outcome) == "confirm"
+    assert called({"path": "/tmp/x"}, granted).allowed
 
 
 def test_a_description_that_changes_is_told(tmp_path):

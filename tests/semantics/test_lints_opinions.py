@@ -191,10 +191,41 @@ def test_a_denial_without_words_is_told(rule: str) -> None:
     assert told(policy) == [("W552", message, rule, hint)]
 
 
+def asking(rest: str) -> str:
+    facts = "facts { body.amount: number?  body.note: string? }\n"
+    return f'entity user {{ roles: set<string> }}\n{facts}guard "g" {{ confirm by role boss {rest} }}\n' + DOOR
+
+
 def test_an_approval_without_an_end_is_told() -> None:
-    policy = 'entity user { roles: set<string> }\nguard "g" { confirm by role boss }\n' + DOOR
+    rule = 'message "pay {body.amount}, {body.note}"'
     hint = "add `within 15m`: by then the world has moved on"
-    assert told(policy) == [("W553", "an approval of `g` never expires", "confirm by role boss", hint)]
+    assert told(asking(rule)) == [("W553", "an approval of `g` never expires", f"confirm by role boss {rule}", hint)]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", 'message "may it?"', 'message "{user.id} from {request.ip}, {request.host}, {tool.name} and {agent.id}"'],
+)
+def test_approvers_who_see_nothing_of_the_request_are_told(rest: str) -> None:
+    rule = f"within 15m when body.amount > 9 and body.note is absent {rest}"
+    message = "approvers of `g` see nothing of the request that they approve"
+    hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
+    assert told(asking(rule)) == [("W557", message, f"confirm by role boss {rule}".rstrip(), hint)]
+
+
+@pytest.mark.parametrize(
+    "shown", ["body.amount", "request.path", 'request.query["id"]', 'request.headers["x-id"]', 'args["x-id"]']
+)
+def test_approvers_who_see_one_fact_of_the_request_are_not_told(shown: str) -> None:
+    text = shown.replace('"', '\\"')
+    rest = f'within 15m when body.amount > 9 and body.note is absent message "{{{text}}}"'.replace("\\\\", "\\")
+    assert codes(asking(rest)) == []
+
+
+@pytest.mark.parametrize("bound", ["body", "body except body.trace", "body.note, request.query"])
+def test_a_fact_that_approvals_alone_are_bound_to_is_read(bound: str) -> None:
+    rest = f'within 15m bound to ({bound}) when body.amount > 9 message "pay {{body.amount}}"'
+    assert codes(asking(rest)) == (["W262"] if "note" not in bound else [])
 
 
 # ── Defaults ──────────────────────────────────────────────────────────────────────────────────
@@ -415,7 +446,7 @@ def test_what_differs_is_no_repetition(second: str) -> None:
 
 
 def test_a_request_after_an_approval_was_spent_is_no_repetition() -> None:
-    policy = 'entity user { roles: set<string> }\nguard "g" { confirm by role boss within 5m }\n' + DOOR
+    policy = asking('within 5m when body.note is absent message "pay {body.amount}"')
     shots = 'GET /a { approval: { rule: "g", by: "x" } } => confirm   GET /a => confirm   GET /a => confirm'
     assert codes(policy + f'test "t" {{ {shots} }}\n') == []
 

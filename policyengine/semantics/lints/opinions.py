@@ -16,7 +16,7 @@ from policyengine.semantics.lints.limits import chosen_keys, open_failures
 from policyengine.semantics.lints.look_alikes import look_alikes
 from policyengine.semantics.lints.secrets import pasted_secrets
 from policyengine.semantics.lints.shown import repeated, untested
-from policyengine.semantics.lints.told import open_confirms, without_message
+from policyengine.semantics.lints.told import blind_confirms, open_confirms, without_message
 from policyengine.semantics.lints.unread import unread_facts, unused_anchors
 from policyengine.semantics.logic import as_written
 from policyengine.syntax import nodes as ast
@@ -48,6 +48,7 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     open_delegations,
     without_message,
     open_confirms,
+    blind_confirms,
     defaults_that_decide,
     unseen_absences,
     chosen_keys,
