@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 from policyengine.analysis.bound_parts import binds_no_less
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.literals import parse_duration
-from policyengine.semantics.approval_binding import IN_ACTIONS, IN_EVERY_REQUEST, object_words
+from policyengine.semantics.approval_binding import IN_ACTIONS, IN_CALLS, IN_HTTP, object_words
 
 # What an answer comes to: the outcome, whom a confirm asks, what an allow demands.
 Answer: TypeAlias = frozenset[tuple[str, ...]]
 REASON = "reason"
-UNSAID = frozenset(tuple(sorted(map(object_words, one))) for one in (IN_EVERY_REQUEST, (*IN_EVERY_REQUEST, IN_ACTIONS)))
+UNSAID = frozenset(tuple(map(object_words, one)) for one in (IN_CALLS, IN_ACTIONS, IN_HTTP))
 STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 

@@ -16,7 +16,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.limits import Limited, Standing
 from policyengine.runtime.literals import parse_duration
-from policyengine.runtime.request import RequestError
+from policyengine.runtime.request import Approval, RequestError
 from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
 from policyengine.runtime.values import Cause, Unknown
@@ -117,12 +117,28 @@ def with_what_is_there(record: Record, kernel: Kernel) -> Again:
     past = Pasts(record.history, facts)
     facts = replace(facts, history=past)
     seen = walk(facts, snapshot)
+    if record.redacted and record.spends:
+        facts = replace(facts, request=replace(request, approvals=tuple(counted_then(record, seen))))
+        seen = walk(facts, snapshot)
     if past.lacking and seen.identified:  # else nothing of it is told
         raise CannotRepeat("the log does not hold what happened before it")
     decision, effects = conclude(facts, seen)
     if effects.limits:
         decision = settled(decision, effects.limits, tuple(stood_then(record.decision, effects.limits)))
     return Again(record, decision.with_id(record.id), facts, seen, frozenset(entities.asked))
+
+
+def counted_then(record: Record, seen: Walk) -> Iterator[Approval]:
+    """The approvals, where those that were spent count for all that asked for one: they were bound to facts that were
+    left out of the log, and nothing was spent unless all of these had theirs."""
+    effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
+    bindings = [one.approval.binding for one in effects if one.approval is not None]
+    for approval in record.question.approvals:
+        if approval.id not in record.spends:
+            yield approval
+            continue
+        for number, binding in enumerate(bindings):
+            yield replace(approval, id=f"{approval.id}/{number}" if number else approval.id, binding=binding)
 
 
 def stood_then(decision: Mapping[str, Any], limits: Sequence[Limited]) -> Iterator[Standing]:

@@ -264,5 +264,7 @@ def value_of(kind: str, written: Any) -> object:
             return EntityRef(*written)
         case "invalid":
             return Invalid(str(written))
+        case "no_value":  # one thing stood there, and this is its digest
+            return Invalid(*map(str, written))
         case _:
             raise ValueError(f"`{kind}` is no kind of value")

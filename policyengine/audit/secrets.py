@@ -25,7 +25,7 @@ SECRET_NAMES: Final = SECRET_HEADERS | {
 }
 CALLERS_FACTS = frozenset({"request", "body", "args", "context", "credential", "task"})
 OF_THE_ENDPOINT = frozenset({("request", "method"), ("request", "path")})
-REDACTED = Invalid("redacted")
+REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
 ANY, ANY_MANY = "*", "**"  # one step of a path, and any number of them

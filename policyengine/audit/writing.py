@@ -190,8 +190,8 @@ def told(value: object) -> tuple[str, object]:
             return "cidr", str(value)
         case EntityRef(type_, id_):
             return "entity", [type_, id_]
-        case Invalid(why):
-            return "invalid", why
+        case Invalid(why, given):
+            return ("invalid", why) if given is None else ("no_value", [why, given])
         case _:
             return "invalid", "of no type that policies know"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
@@ -60,11 +61,19 @@ class PartialObject(dict[str, object]):
 class Invalid:
     """What a decoder leaves where the wire held something hazardous; it coerces to unknown.
 
-    `given` is what stood there, where one thing did: of a duplicate key nobody can say what was meant.
+    `given` is a digest of what stood there, where one thing did: of a duplicate key nobody can say what was meant.
     """
 
     why: str
-    given: str | bytes | None = field(default=None, compare=False, repr=False)
+    given: str | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def in_place_of(cls, given: str | bytes, why: str) -> Invalid:
+        """Where one text, or the text of one number, stood."""
+        kind, content = (
+            ("bytes", given) if isinstance(given, bytes) else ("text", given.encode("utf-8", "surrogatepass"))
+        )
+        return cls(why, f"{kind} {hashlib.sha256(content).hexdigest()}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,14 +113,14 @@ def pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
 
 def json_int(text: str) -> int | Invalid:
     """Long digits are not converted at all: that would take quadratic time."""
-    return int(text) if len(text) <= len(str(SMALLEST_INT)) else Invalid(TOO_LARGE_INT, text)
+    return int(text) if len(text) <= len(str(SMALLEST_INT)) else Invalid.in_place_of(text, TOO_LARGE_INT)
 
 
 def json_float(text: str) -> Decimal | Invalid:
     try:
         return EXACT.create_decimal(text)
     except DecimalException:
-        return Invalid(TOO_MANY_DIGITS, text)
+        return Invalid.in_place_of(text, TOO_MANY_DIGITS)
 
 
 def extension(code: int, data: bytes) -> Invalid:
@@ -131,7 +131,7 @@ DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
     object_pairs_hook=pairs,
     parse_int=json_int,
     parse_float=json_float,
-    parse_constant=lambda text: Invalid(NOT_FINITE, text),
+    parse_constant=lambda text: Invalid.in_place_of(text, NOT_FINITE),
 )
 
 
@@ -180,7 +180,7 @@ def clean_list(raw: Iterable[object], depth: int) -> object:
 
 def clean_text(raw: str) -> str | Invalid:
     why = text_hazard(raw)
-    return Invalid(why, str.__str__(raw)) if why else str.__str__(raw)
+    return Invalid.in_place_of(str.__str__(raw), why) if why else str.__str__(raw)
 
 
 def clean_leaf(raw: object) -> object:
@@ -192,13 +192,13 @@ def clean_leaf(raw: object) -> object:
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return raw
         case int():
-            return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid(TOO_LARGE_INT, hex(raw))
+            return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid.in_place_of(hex(raw), TOO_LARGE_INT)
         case float():
             return clean_decimal(Decimal(float.__repr__(raw)))
         case Decimal():
             return clean_decimal(raw)
         case bytes() | bytearray() | memoryview():
-            return Invalid("bytes", bytes(raw))
+            return Invalid.in_place_of(bytes(raw), "bytes")
         case _:
             return Invalid("of no type that policies know")
 
@@ -206,8 +206,8 @@ def clean_leaf(raw: object) -> object:
 def clean_decimal(raw: Decimal) -> Decimal | Invalid:
     """Floats arrive as the decimal that their shortest form shows."""
     if not raw.is_finite():
-        return Invalid(NOT_FINITE, str(raw))
+        return Invalid.in_place_of(str(raw), NOT_FINITE)
     try:
         return EXACT.create_decimal(raw)
     except DecimalException:
-        return Invalid(TOO_MANY_DIGITS, str(raw))
+        return Invalid.in_place_of(str(raw), TOO_MANY_DIGITS)

@@ -23,8 +23,9 @@ from policyengine.semantics.meaning import value
 from policyengine.vocabulary import FACTS
 
 VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
-IN_EVERY_REQUEST = tuple(map(k.BoundObject, (("args",), ("body",), ("request", "host"), ("request", "query"))))
-IN_ACTIONS = k.BoundObject(("context",))  # what an action is about in detail is said there
+IN_CALLS = (k.BoundObject(("args",)), k.BoundObject(("body",)))
+IN_ACTIONS = (*IN_CALLS, k.BoundObject(("context",)))  # what an action is about in detail is said there
+IN_HTTP = (*IN_CALLS, k.BoundObject(("request", "host")), k.BoundObject(("request", "query")))
 OF_WHO_ASKS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
@@ -64,7 +65,13 @@ def objects_of(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject, .
     """The parts of a request that are bound as a whole, declared or not."""
     if confirm.bound is not None:
         return confirm.bound.objects
-    return (*IN_EVERY_REQUEST, IN_ACTIONS) if isinstance(endpoint, ActionEndpoint) else IN_EVERY_REQUEST
+    match endpoint:
+        case ToolEndpoint():
+            return IN_CALLS
+        case ActionEndpoint():
+            return IN_ACTIONS
+        case _:
+            return IN_HTTP
 
 
 def bound_words(confirm: k.Confirm, endpoint: Endpoint) -> tuple[str, ...]:

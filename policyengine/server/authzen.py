@@ -286,8 +286,14 @@ def told(found: Found, spent: bool) -> Free:
 
 
 def approval_of(remedy: Remedy) -> Free:
-    """What a question is to carry in `context.approval`, once somebody who may has approved it."""
-    found = {"rule": remedy.rule, "by": remedy.by, "within": remedy.within, "binding": remedy.binding}
+    """What a question is to carry in `context.approval`, once somebody who may has approved what it is `bound` to."""
+    found = {
+        "rule": remedy.rule,
+        "by": remedy.by,
+        "within": remedy.within,
+        "binding": remedy.binding,
+        "bound": remedy.bound,
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 

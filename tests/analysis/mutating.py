@@ -14,7 +14,7 @@ SWAPS = (
     (r" == ", " != "), (r" != ", " == "), (r"\bnot ", ""), (r" 500\b", " 501"), (r"499\.99", "0.5"),
     (r'"acme"', '"evil"'), (r"\bfor any user\b", "alone"), (r"\bacts alone\b", "acts for any user"),
     (r" except [^{\n]+", " "), (r"\bbound\b", ""), (r"lifetime <= \w+", "lifetime <= 2d"),
-    (r"within \w+m\b", "within 7m"),
+    (r"within \w+m\b", "within 7m"), (r" bound to \((?:[^()]|\([^()]*\))*\)", ""), (r" except body\.trace_id", ""),
     (r" when [^\n}]+", ""), (r"issued by acme", "issued by plain"), (r"\bGET /", "POST /"), (r"/\*\*", ""),
     (r"depth <= \d", "depth <= 1"),
     (r"audit \w+", "audit basic"), (r"for \d+m\b", "for 3m"), (r"user \"alice\"", 'user "bob"'), (r"no cycles", ""),

@@ -418,3 +418,43 @@ def test_an_allow_that_a_hidden_fact_could_have_opened_is_not_called_a_deny(path
     again = decided_again(record, asked.kernel)
     assert not again.same
     assert again.unsure == ("body.code",)
+
+
+# ── Approvals of what was left out ────────────────────────────────────────────────────────────
+
+ASKS = """
+entity user { roles: set<string> }
+anyone { may POST /pay }
+guard "ask" on POST /pay { confirm by role finance   confirm by 2 of role finance when body.amount > 500 }
+facts { body.amount: number? }
+"""
+FINANCE = [{"type": "user", "id": name, "attributes": {"roles": ["finance"]}} for name in ("carol", "dora")]
+
+
+@pytest.mark.parametrize("body", [{"amount": 1, "token": "s3cret"}, {"amount": 501, "token": 7}, {"x": "x" * 70_000}])
+def test_an_approval_that_was_bound_to_what_was_left_out_counts_again(path: Path, body: dict[str, object]) -> None:
+    """A digest of it cannot be made again: it was spent, so it counted."""
+    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
+    question = {**PAY, "body": body, "entities": FINANCE}
+    granted = [
+        {"id": f"{number}-{who}", "by": who, "granted_at": NOW.isoformat(), "binding": remedy.binding}
+        for number, remedy in enumerate(asked.decide(question).remedies)
+        for who in ("carol", "dora")
+    ]
+    assert asked.decide({**question, "approvals": granted}).allowed
+    assert not asked.decide({**question, "body": {**body, "more": 1}, "approvals": granted}).allowed
+    outcomes = []
+    for record in read_records(path):
+        again = decided_again(record, asked.kernel)
+        assert again.same
+        outcomes.append(str(again.decision.outcome))
+    assert outcomes == ["confirm", "allow", "confirm"]
+
+
+def test_what_nobody_saw_is_denied_again(path: Path) -> None:
+    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
+    asked.decide('{"request": {"method": "POST", "path": "/pay"}, "body": {"a": 1, "a": 2}}')
+    asked.decide({**PAY, "pending": ["body.note"], "body": {}})
+    for record in read_records(path):
+        again = decided_again(record, asked.kernel)
+        assert (again.same, str(again.decision.outcome)) == (True, "deny")

@@ -23,6 +23,7 @@ from policyengine.runtime.wire import DEEPEST
 from policyengine.stores.memory import MemoryStore
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
+from tests.generate.properties import near_misses
 from tests.generate.requests import NOW, approved, directory
 from tests.generate.specified import Said, Specified, micros, said
 
@@ -264,11 +265,15 @@ def held(seed: int, questions: int) -> Tally:
 
 
 def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
-    """A confirm is asked again, with approvals, more often than they last."""
+    """A confirm is asked again, with approvals, more often than they last; and so is a question that is nearly it."""
     confirms = isinstance(found, Said) and found.outcome is Outcome.CONFIRM
     plain = type(asking.question) is dict and "approvals" not in asking.question
     if confirms and plain and random.random() < FOLLOWED:
         again = Asking(approved(random, asking.question, found, asking.now), asking.now)
+        yield from (
+            Asking({**other, "approvals": again.question["approvals"]}, asking.now)
+            for other in near_misses(random, asking.question, most=1)
+        )
         yield from [again] * random.choice([1, 2, 3])
 
 

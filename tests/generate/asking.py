@@ -52,6 +52,7 @@ SHARES: dict[Gate | None, int] = {
 SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # without the right ones hardly any block stands
 VARIED, SPOILT = 0.79, 0.14  # what is neither is asked at random
 AS_JSON = 0.06
+UNDECLARED = ("body", "args", "context")  # may have any member
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,8 @@ def varied(random: Random, base: Question) -> Question:
             reach(random, found)
         elif root == "user":
             found["user"] = {"id": random.choice([*v.USERS, "nobody"])}
+        elif root in UNDECLARED and random.random() < 0.15:
+            found[root] = {**found[root], **beside(random)}
         elif kinds:
             known = [one for one in kinds if one in found[root] and (one not in SETTLED or random.random() < 0.2)]
             name = random.choice(known or list(kinds))
@@ -177,6 +180,14 @@ def varied(random: Random, base: Question) -> Question:
             found[root] = {**found[root], name: random.sample(value, min(len(value), 4)) if name == "scopes" else value}
             lesser(random, found, root, name)
     return found
+
+
+def beside(random: Random) -> Question:
+    """A member that no policy declares; approvals are bound to it all the same."""
+    value = random.choice(
+        [1, 1.0, "1", None, [], {}, {"dry": True}, {"dry": False, "deep": [{"x": 1}, {"x": 2}]}, 2**70]
+    )
+    return {random.choice(["trace_id", "options", "x-id"]): copied(value)}
 
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:

@@ -370,7 +370,12 @@ def _item(random: Random, groups: tuple[str, ...]) -> str:
         lambda: f"deny{condition(optional=False)}{message}",
         lambda: f"require {_writer(random, groups, approvals=True).condition()}{message}",
         lambda: f"require {_writer(random, groups, approvals=True).condition()}{message}",
-        *[lambda: f"confirm by {_approver(random, groups)}{within}{condition(approvals=False)}{message}"] * 4,
+        *[
+            lambda: (
+                f"confirm by {_approver(random, groups)}{within}{_bound(random)}{condition(approvals=False)}{message}"
+            )
+        ]
+        * 4,
         lambda: f"audit {random.choice(['full', 'brief', 'none'])}{condition()}",
         lambda: f'notify "soc"{condition()}',
         lambda: f"warn{condition()}{message}",
@@ -393,6 +398,20 @@ def _approver(random: Random, groups: tuple[str, ...]) -> str:
     forms += ["resource.approvers", "resource.owner", "2 of resource.approvers"] if "invoice" in groups else []
     forms += ["resource.editors", "params.org.admins"] if "doc" in groups else []
     return random.choice(forms)
+
+
+def _bound(random: Random) -> str:
+    """Mostly an approval is bound to all that is usual; what is left out is never read by a rule."""
+    if random.random() < 0.6:
+        return ""
+    items = [
+        random.choice(["body", "body except body.trace_id", 'body except (body.trace_id, body["x-id"])']),
+        random.choice(["args", "args except args.trace_id", "args except args.options.dry"]),
+        random.choice(["context", "request.query", 'request.query except request.query["page"]']),
+        random.choice(["request.headers", 'request.headers["x-trace"]', "request.host", "request.ip", "user.id"]),
+        "resource",
+    ]
+    return f" bound to ({', '.join(random.sample(items, random.randint(1, 3)))})"
 
 
 # ── Choosing ──────────────────────────────────────────────────────────────────────────────────

@@ -137,6 +137,29 @@ def an_approval_is_spent_once(case: Case) -> None:
     assert not allows[-1]
 
 
+def what_is_approved_is_known(case: Case) -> None:
+    """Nobody is asked about what is pending, unless no approval is bound to it."""
+    if case.decide().outcome is Outcome.CONFIRM:
+        for one in confirms_of(case):
+            for path in paths_of(one, case.question):
+                hidden = [name for name in case.question.get("pending", ()) if f"{name}.".startswith(f"{path}.")]
+                assert all(left_out(name, one) for name in hidden), f"asked while pending: {hidden}"
+
+
+def an_approval_lifts_only_what_it_was_granted_for(case: Case) -> None:
+    """Approvals of one question lift a confirm of another only where both agree on all that is bound."""
+    decision = case.decide()
+    if decision.outcome is not Outcome.CONFIRM:
+        return
+    random = Random(repr(case.question))
+    granted = approved(random, case.question, decision, case.now)["approvals"]
+    for other in near_misses(random, case.question):
+        without = replace(case, question=other).decide()
+        lifted = reasons_of(without) - reasons_of(replace(case, question={**other, "approvals": granted}).decide())
+        for one in (one for one in confirms_of(case) if one.span.at in lifted):
+            assert agreeing(one, case.question, other), f"lifted by an approval of something else: {other}"
+
+
 PROPERTIES = (
     an_answer_is_whole,
     no_failure_inside,
@@ -150,7 +173,73 @@ PROPERTIES = (
     without_doors_nothing_is_allowed,
     what_the_caller_cannot_do_is_not_asked_of_it,
     an_approval_is_spent_once,
+    what_is_approved_is_known,
+    an_approval_lifts_only_what_it_was_granted_for,
 )
+
+
+# ── What approvals are bound to, said once more: by hand, and only as far as questions say it ──
+
+
+def confirms_of(case: Case) -> Iterator[k.Confirm]:
+    """The confirms that act, each by its place."""
+    asked = reasons_of(case.decide())
+    for guard in case.kernel.guards:
+        yield from (one for one in guard.effects if isinstance(one, k.Confirm) and one.span.at in asked)
+
+
+def reasons_of(decision: Decision) -> set[str]:
+    return {str(one.at) for one in decision.reasons if one.outcome is Outcome.CONFIRM}
+
+
+def paths_of(confirm: k.Confirm, asked: Question) -> list[str]:
+    if confirm.bound is not None:
+        return [".".join(one.path) for one in confirm.bound.objects]
+    if asked.get("tool") is not None:
+        return ["body", "args"]
+    if asked.get("action") is not None:
+        return ["body", "args", "context"]
+    return ["body", "args", "request.query", "request.host"]
+
+
+def left_out(name: str, confirm: k.Confirm) -> bool:
+    excepts = [".".join(path) for one in confirm.bound.objects for path in one.excepts] if confirm.bound else []
+    return any(f"{name}.".startswith(f"{one}.") for one in excepts)
+
+
+def agreeing(confirm: k.Confirm, one: Question, other: Question) -> bool:
+    """Whether both say the same of who asks, of the endpoint, and of every object that is bound as a whole."""
+    paths = ["user", "agent.id", "agent.issuer", "tool", "action", "resource", *paths_of(confirm, one)]
+    return all(plainly(one, path, confirm) == plainly(other, path, confirm) for path in paths)
+
+
+def plainly(asked: Question, path: str, confirm: k.Confirm) -> str:
+    """What stands there, as a text that tells `1`, `1.0` and `"1"` apart."""
+    found: Any = asked
+    for step in path.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    return json.dumps(without(deepcopy(found), path, confirm), sort_keys=True)
+
+
+def without(found: Any, path: str, confirm: k.Confirm) -> Any:
+    if not isinstance(found, dict):
+        return found
+    kept = {name: one for name, one in found.items() if not left_out(f"{path}.{name}", confirm)}
+    return {name: without(one, f"{path}.{name}", confirm) for name, one in kept.items()}
+
+
+def near_misses(random: Random, asked: Question, most: int = 6) -> Iterator[Question]:
+    """The question with one thing changed, mostly of what is asked for."""
+    changes: list[tuple[str, Any]] = [
+        ("body.trace_id", 2), ("body.options", {"dry": False}), ("body.x-id", None), ("args.trace_id", "2"),
+        ("args.options", {"dry": [1]}), ("context.trace_id", 1), ("request.query", {"page": "8"}),
+        ("request.host", "other.example"), ("request.headers", {"X-Trace": "evil"}), ("user.id", "bob"),
+        *((f"{root}.{name}", None) for root in ("body", "args", "context") for name in asked.get(root) or ()),
+        *((f"{root}.{name}", 10**6) for root in ("body", "args", "context") for name in asked.get(root) or ()),
+    ]  # fmt: skip
+    for path, value in random.sample(changes, min(most, len(changes))):
+        root, _, name = path.partition(".")
+        yield {**deepcopy(asked), root: {**(asked.get(root) or {}), name: value}}
 
 
 # ── Variants ──────────────────────────────────────────────────────────────────────────────────

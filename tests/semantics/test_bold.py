@@ -528,8 +528,8 @@ def asked_and_approved(clause: str, asked: dict[str, object], then: dict[str, ob
     ],
 )
 def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
-    """**an approval binds the whole `body` and `args` as read, undeclared members too, the query and the host, of an
-    action its `context`, with the resource and all that the rule and its message read.**"""
+    """**an approval binds the whole `body` and `args` as read, undeclared members too, of an HTTP request the query and
+    the host, of an action its `context`, with the resource and all that the rule and its message read.**"""
     asked, changed = question(where, **{member: one}), question(where, **{member: other})
     assert asked_and_approved("", asked, asked) == "allow"
     assert asked_and_approved("", asked, changed) == 'confirm by "ask"'

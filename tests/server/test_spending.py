@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from policyengine.engine import Engine
@@ -79,6 +80,54 @@ def test_a_batch_spends_only_for_items_that_say_so(
     item = {**approved, "options": options}
     answer = call("POST", "/decide/batch", json={"requests": [item, item]})
     assert [one["outcome"] for one in answer.json()["decisions"]] == outcomes
+
+
+# ── What an approval is for ───────────────────────────────────────────────────────────────────
+
+OTHERS: list[dict[str, Any]] = [
+    {"body": {"amount": 500}},
+    {"body": {}},
+    {"args": {"amount": 500}},
+    {"request": {**ORDER["request"], "query": {"amount": "500"}}},
+    {"request": {**ORDER["request"], "host": "other.example"}},
+    {"user": {"id": "mallory"}},
+]
+
+
+@pytest.mark.parametrize("path", ["/decide", "/evaluate"])
+def test_an_approval_of_one_order_lets_no_other_pass(call: Call, approved: dict[str, Any], path: str) -> None:
+    for other in OTHERS:
+        assert outcome(call("POST", path, json={**approved, **other})) == "confirm"
+    assert outcome(call("POST", path, json=approved)) == "allow"
+
+
+def test_each_item_of_a_batch_needs_its_own_approval(call: Call, approved: dict[str, Any]) -> None:
+    items = [{**approved, **other, "options": {"consume": True}} for other in (*OTHERS, {})]
+    answer = call("POST", "/decide/batch", json={"requests": items})
+    assert [one["outcome"] for one in answer.json()["decisions"]] == ["confirm"] * len(OTHERS) + ["allow"]
+
+
+def test_an_approval_asked_for_in_one_format_is_good_in_another(call: Call, approved: dict[str, Any]) -> None:
+    packed = {"content": msgpack.packb(approved), "headers": {"content-type": "application/msgpack"}}
+    other = {"content": msgpack.packb({**approved, "body": {"amount": 500}}), "headers": packed["headers"]}
+    for request, expected in ((other, "confirm"), (packed, "allow")):
+        answer = call("POST", "/decide", **{**request, "headers": {**request["headers"], "accept": "application/json"}})
+        assert outcome(answer) == expected
+
+
+@pytest.mark.parametrize("hidden", [["body"], ["body.amount"], ["request.query"], ["request.host"]])
+def test_what_is_pending_is_denied_and_the_remedy_says_what_to_tell(call: Call, hidden: list[str]) -> None:
+    answer = call("POST", "/decide", json={**ORDER, "pending": hidden}).json()
+    assert (answer["outcome"], answer["gate"]) == ("deny", "guard")
+    [remedy] = answer["remedies"]
+    assert (remedy["kind"], hidden[0] in remedy["need"]) == ("facts", True)
+
+
+def test_an_explanation_lists_what_an_approval_is_bound_to(call: Call) -> None:
+    asked = {**ORDER, "body": {"amount": 1, "note": {"deep": True}}}
+    walk = str(call("POST", "/explain", json=asked).json()["walk"])
+    assert "an approval is bound to args, body, request.host, request.query" in walk
+    assert "body.amount = 1" in walk
 
 
 def test_a_decision_that_spends_cannot_be_made_in_the_past(call: Call) -> None:

@@ -155,6 +155,7 @@ def test_an_approval_is_spent_whatever_the_question_says_of_spending(call: Call)
         "rule": "asked",
         "by": "user",
         "within": "15m",
+        "bound": ["args", "body", "context"],
     }
     granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
     answers = [call("POST", ONE, json=doing("ask", approval=granted, consume=False)) for _ in range(2)]
@@ -175,6 +176,31 @@ def test_who_asks_for_an_approval_takes_of_rates_once_and_of_budgets_when_it_is_
     assert answers[1].json()["context"]["reason"] == "throttled"
     question = {"action": {"name": "ask"}, "resource": {"type": "account", "id": "7"}, "user": {"id": "alice"}}
     assert {one.rule: one.remaining for one in engine.evaluate(question).rates} == {"calls": 4, "asks": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"action": {"name": "ask", "properties": {"amount": 500}}},
+        {"action": {"name": "ask", "properties": {"amount": 1, "to": "mallory"}}},
+        {"resource": {"type": "account", "id": "8"}},
+        {"subject": {"type": "user", "id": "bob"}},
+        {"context": {"step": 2}},
+        {"context": {"step": 1, "more": True}},
+    ],
+)
+def test_an_approval_of_one_question_lets_no_other_pass(call: Call, other: Free) -> None:
+    asked = {**doing("ask", step=1), "action": {"name": "ask", "properties": {"amount": 1}}}
+    (wanted,) = call("POST", ONE, json=asked).json()["context"]["approvals"]
+    granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
+
+    def again(question: Free) -> Free:
+        context = question["context"]
+        assert isinstance(context, dict)
+        return {**question, "context": {**context, "approval": granted}}
+
+    assert decision(call("POST", ONE, json=again({**asked, **other}))) is False
+    assert decision(call("POST", ONE, json=again(asked))) is True
 
 
 def test_a_list_carries_the_approvals_of_several(call: Call) -> None:
