@@ -10,10 +10,10 @@ from itertools import islice
 from policyengine.kinds import EntityRef
 from policyengine.runtime.canonical_form import CANONICAL, NOTHING, LeftOut, canonical_bytes
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.runtime.request import spelled
+from policyengine.runtime.request import member_of, spelled
 from policyengine.runtime.show import fact_name
 from policyengine.runtime.snapshot import NOT_ANSWERED
-from policyengine.runtime.values import ABSENT, PENDING, Cause, Invalid, Unknown
+from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
 from policyengine.semantics.facts import Facts, Path, ReadFact, has_agent, hops_of, presenter_of
@@ -117,6 +117,8 @@ def unseen(raw: object, path: Path, left_out: LeftOut = NOTHING) -> Iterator[Cau
         case Invalid(why, given) if given is None:
             yield Cause(fact_name(path), why)
         case Mapping():
+            if isinstance(raw, PartialObject):
+                yield Cause(f"{fact_name(path)}.*", "pending")
             for name in raw:
                 if left_out.get(name) != NOTHING:
                     yield from unseen(raw[name], (*path, name), left_out.get(name, NOTHING))
@@ -241,5 +243,5 @@ def in_place_of(key: Path, one: ReadFact, facts: Facts) -> object:
     for name in spelled(key):
         if not isinstance(found, Mapping):
             break
-        found = found.get(name, ABSENT)
+        found = member_of(found, name)
     return found
