@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from policyengine.asking import (
     EPOCH,
+    Identified,
     Question,
     made_now,
     microseconds,
@@ -66,8 +67,8 @@ class Deciding(Keeping):
             world = self._world
             try:
                 quick = world.quick(question)
-            except StoreError:  # it is asked again with care, which tells what is missing
-                quick = None
+            except StoreError as error:  # nobody knows whether it was spent: it is not asked again
+                return self._kept(question, self._unanswered(error), b"decide", world.mark)
             except Exception:
                 return self._kept(question, self._failed(), b"decide", world.mark)
             if quick is not None:
@@ -86,8 +87,9 @@ class Deciding(Keeping):
         decided.
         """
         request = read(question)
+        asked: Question = Identified(request) if isinstance(question, Identified) else request
         if not request.options.consume:
-            return Accounted(self.evaluate(question), False)
+            return Accounted(self.evaluate(asked), False)
         made_now(request)
         if self.identity is None:
             no_identity(request)
@@ -95,19 +97,19 @@ class Deciding(Keeping):
         try:
             found = self._store.claim(claim, microseconds(self._clock()))
         except StoreError:  # whoever guards the store tells the operator
-            return Accounted(self._guarded(self._proved(question), b"decide", self._spent), False)
+            return Accounted(self._guarded(self._proved(asked), b"decide", self._spent), False)
         except Exception:
             return Accounted(self._kept(unproved(request), self._failed(), b"decide", self._world.mark), False)
         if found is not None:  # nobody looks at its credentials again: a proof counts once
-            asked = proved_then(request, found)
-            return Accounted(self._guarded(asked, b"decide", partial(self._again, claim, found)), True)
-        return Accounted(self._first(question, claim), False)
+            before = proved_then(request, found)
+            return Accounted(self._guarded(before, b"decide", partial(self._again, claim, found)), True)
+        return Accounted(self._first(asked, claim), False)
 
-    def _first(self, question: Question, claim: Claim) -> Decision:
+    def _first(self, asked: Question, claim: Claim) -> Decision:
         """By a key that nobody asked by before. What failed is not kept, nor is that somebody could not be asked."""
         request = None
         try:
-            request = self._proved(question)
+            request = self._proved(asked)
             keeps = refusal_of(request) not in PASSING
             decision = self._guarded(request, b"decide", partial(self._spent, claim=claim if keeps else None))
             keeps = keeps and decision.gate is not Gate.FAILURE
@@ -117,11 +119,9 @@ class Deciding(Keeping):
                     self._store.release(claim, microseconds(self._clock()))
         return decision
 
-    def _proved(self, question: Question) -> Request:
+    def _proved(self, asked: Question) -> Request:
         """Raises RequestError."""
-        if self.identity is not None:
-            question = self._identified(self.identity, question)
-        return no_identity(read(question))
+        return no_identity(read(asked if self.identity is None else self._identified(self.identity, asked)))
 
     def evaluate(self, question: Question) -> Decision:
         """Decide without spending anything: asked again, the answer is the same. Raises RequestError.

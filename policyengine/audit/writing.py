@@ -110,8 +110,8 @@ def bounded(value: object, levels: int) -> object:
         case Mapping() | list() | tuple() if not levels:
             return Invalid(TOO_DEEP)
         case Mapping():
-            usable = {name: one for name, one in value.items() if isinstance(name, str) and not text_hazard(name)}
-            return {name: bounded(one, levels - 1) for name, one in usable.items()}
+            names = {str.__str__(name): one for name, one in value.items() if issubclass(type(name), str)}
+            return {name: bounded(one, levels - 1) for name, one in names.items() if not text_hazard(name)}
         case list() | tuple():
             return tuple(bounded(one, levels - 1) for one in value)
         case _:

@@ -4,6 +4,9 @@ The form of a question is which members its roots have. A client's questions hav
 its own, written here. It answers where every fact that matters is there and plain; where it is not sure it returns
 None, and the request is decided with care. A question of another form is MISSED: `quick.py` then finds its own
 function. Names of members come from the table of roots, never from a question or a policy.
+
+Whatever is compared, looked up by or remembered is exactly a `str` before that: an object of another class may say that
+it equals anything, and something else the next time. Who asks by one is answered with care, from a copy.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from policyengine.compiler.reads import only_str
 from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import MOST_ELEMENTS
 
@@ -40,10 +44,14 @@ MISSED = Missed()
 
 def form_of(question: Question) -> Form | None:
     """None for what is decided with care: unknown members, approvals, rows, options, no one endpoint."""
+    if not only_str(map(type, question)):
+        return None
     form = []
     for root in sorted(question):
         given = question[root]
         if root not in MEMBERS or type(given) is not (list if root == "pending" else dict):
+            return None
+        if not only_str(map(type, given)):
             return None
         allowed = MEMBERS[root]
         if allowed is not None and not allowed.issuperset(given):
@@ -68,7 +76,7 @@ class Driver:
     def text(self) -> str:
         members = dict(self.form)
         self.lines.append("def driver(q):")
-        self.roots(members)
+        self.roots()
         self.who(members)
         self.where(members)
         if self.recalls:
@@ -84,42 +92,60 @@ class Driver:
 
     # ── What is given ─────────────────────────────────────────────────────────────────────────
 
-    def roots(self, members: dict[str, tuple[str, ...] | None]) -> None:
-        """Every member is read, so if there are as many as there should be, there are no others."""
-        plain, lengths, total = [], [], 0
+    def roots(self) -> None:
+        """Every name is exactly a string, and every member is read: if there are as many as there should be, there are
+        no others."""
+        self.add("try:")
+        self.named_as("q", len(self.form))
+        for root, _ in self.form:
+            self.add(f'{root}_ = q["{root}"]', depth=2)
+        plain = [f"type({root}_) is not {'list' if root == 'pending' else 'dict'}" for root, _ in self.form]
+        free = [root for root, names in self.form if names is None]
+        plain += [f"len({root}_) > {MOST_ELEMENTS}" for root in free]
+        self.add(f"if {' or '.join(plain)}: return None", depth=2)
         for root, names in self.form:
-            self.add(f'{root}_ = q["{root}"]')
-            plain.append(f"{root}_.__class__ is not {'list' if root == 'pending' else 'dict'}")
-            if names is None:
-                plain.append(f"len({root}_) > {MOST_ELEMENTS}")
-            else:
-                lengths.append(f"len({root}_)")
-                total += len(names)
-        self.add(f"if {' or '.join(plain)}: return None")
-        self.add(f"if {' + '.join(lengths)} != {total}: return MISSED")
+            if names is not None:
+                self.named_as(f"{root}_", len(names))
         for root, names in self.form:
             for name in names or ():
                 used = USED.get((root, name))
-                self.add(f'{used} = {root}_["{name}"]' if used else f'{root}_["{name}"]')
+                self.add(f'{used} = {root}_["{name}"]' if used else f'{root}_["{name}"]', depth=2)
+        self.add("except (KeyError, ValueError): return MISSED")
+        roots = {root for root, _ in self.form}
+        for root in free:
+            if root != "body" or roots & {"tool", "action", "pending"}:  # else it is looked at for overrides
+                self.add(f"if {root}_ and not only_str(map(type, {root}_)): return None")
+
+    def named_as(self, of: str, many: int) -> None:
+        """The names of the members of an object, so many as there are: nothing is looked up before their types are."""
+        if not many:
+            self.add(f"if {of}: return MISSED", depth=2)
+            return
+        names = [f"k{number}" for number in range(many)]
+        self.add(f"{', '.join(names)}{',' if many == 1 else ''} = {of}", depth=2)
+        self.add(f"if not {' is '.join(f'type({name})' for name in names)} is str: return None", depth=2)
 
     def who(self, members: dict[str, tuple[str, ...] | None]) -> None:
         for (root, name), used in USED.items():
             if name not in (members.get(root) or ()) and root != "request":
                 self.add(f"{used} = None")
-        credential = members.get("credential") or ()
+        credential, agent = members.get("credential") or (), members.get("agent") or ()
         if "agent" in members:  # an agent without a name is nobody, whatever its groups
-            self.add("if agent is None: return None")
+            self.add("if type(agent) is not str: return None")
         if "user" in members:
             self.add("if type(user) is not str or not user or not user.isascii() or len(user) > 999: return None")
         if "subject" in credential:
             self.add("if subject is not None and not named(subject): return None")
         if "refused" in credential:
             self.add('if credential_["refused"] is not None: return None')
+        if "issuer" in agent:
+            self.add("if issuer is not None and type(issuer) is not str: return None")
         if "issuer" in credential:
             self.add("""
-if issuer is None: issuer = credential_issuer
-elif credential_issuer is not None:
-    if type(credential_issuer) is not str or type(issuer) is not str or credential_issuer != issuer: return None
+if credential_issuer is not None:
+    if type(credential_issuer) is not str: return None
+    if issuer is None: issuer = credential_issuer
+    elif credential_issuer != issuer: return None
 """)
         for name in ("consume", "explain"):
             if name in (members.get("options") or ()):
@@ -129,34 +155,26 @@ elif credential_issuer is not None:
         if {"issued_at", "expires_at"} & {*credential}:
             self.add("if not in_force(credential_, instant(now())): return None")
         if "claims" in credential:
-            self.add('claims = credential_["claims"]')
-            self.add(f"if type(claims) is not dict or len(claims) > {MOST_ELEMENTS}: return None")
+            self.add('if not free(credential_["claims"]): return None')
         if "chain" in members:
             self.add('hops = chain_.get("hops")')
             self.add("if hops is not None and (type(hops) is not list or hops): return None")
         if self.limited and "agent" in members:
             self.add("if issuer not in recording: return None")
-        self.add(
-            """
-if scopes is None: carried = ()
-elif (type(scopes) is list or type(scopes) is tuple) and len(scopes) < 1000: carried = scopes
-else: return None
-"""
-            if "scopes" in credential
-            else "carried = ()"
-        )
+        self.add(SCOPES if "scopes" in credential else "carried = ()")
 
     # ── Where ─────────────────────────────────────────────────────────────────────────────────
 
     def where(self, members: dict[str, tuple[str, ...] | None]) -> None:
-        if "pending" in members:
-            self.add("if not well_said(pending_, q): return None")
         request = members.get("request") or ()
         for name in ("headers", "query"):
             if name in request:
                 self.add(f'if not tame(request_["{name}"]): return None')
+        if "pending" in members:
+            self.add("if not well_said(pending_, q): return None")
         if "tool" in members or "action" in members:
-            self.add(ELSEWHERE.format(key=self.place(members)))
+            self.place(members)
+            self.add(ELSEWHERE)
             return
         if "body" in members:
             self.add("if not tame(body_): return None")
@@ -164,12 +182,14 @@ else: return None
             self.add("return None")
         self.add(WALK)
 
-    def place(self, members: dict[str, tuple[str, ...] | None]) -> str:
+    def place(self, members: dict[str, tuple[str, ...] | None]) -> None:
         """What a tool or an action is known by, once it has been looked at."""
-        if "tool" in members:
-            return """("tool", tool_.get("server"), tool_.get("name"))"""
-        of = 'resource_["type"]' if "type" in (members.get("resource") or ()) else "None"
-        return f"""("action", action_.get("name"), {of})"""
+        kind = "tool" if "tool" in members else "action"
+        parts = {"tool": (("tool", "server"), ("tool", "name")), "action": (("action", "name"), ("resource", "type"))}
+        for variable, (root, name) in zip(("of", "name"), parts[kind], strict=True):
+            self.add(f'{variable} = {root}_["{name}"]' if name in (members.get(root) or ()) else f"{variable} = None")
+        self.add("if type(name) is not str or (of is not None and type(of) is not str): return None")
+        self.add(f'key = "{kind}", of, name')
 
     # ── Doors, guards, and what follows ───────────────────────────────────────────────────────
 
@@ -188,7 +208,7 @@ else: return None
         spends = self.spends and not says_whether_it_spends
         self.add(
             END.format(
-                plain_agent="type(agent) is str and (known(agent) or plain(agent))" if by_agent else "True",
+                plain_agent="(known(agent) or plain(agent))" if by_agent else "True",
                 met=met,
                 nothing=NOTHING_REMEMBERED if self.recalls else NOTHING_TAKEN,
                 noted=NOTED if self.recalls and spends else "",
@@ -204,9 +224,17 @@ else: return None
         self.add("return answer and Decision(answer, (agent, issuer, user), (moment, take()))")
 
 
+SCOPES = """
+if scopes is None: carried = ()
+elif (type(scopes) is list or type(scopes) is tuple) and len(scopes) < 1000 and only_str(map(type, scopes)):
+    carried = scopes
+else: return None
+"""
+
 # The collection is mostly known, and what is new is the last segment; else the path is walked from its root. A segment
 # that no literal stands for must be canonical as it is.
 WALK = """
+if not type(method) is type(path) is str: return None
 moment = now()
 head, _, tail = path.rpartition("/")
 leaf = parts = None
@@ -225,7 +253,7 @@ elif leaf.takes_parts: parts = path.split("/")
 # Tools and actions that the policy names are known by their names; others are looked at each time.
 ELSEWHERE = """
 moment = now()
-place = places.get({key}) or elsewhere({key})
+place = places.get(key) or elsewhere(key)
 if place is None: return None
 leaf, parts = place
 """
@@ -244,6 +272,7 @@ if not opened:
     if not opened and side.more:
         rules = side.groups
         if rules and (type(groups) is list or type(groups) is tuple):
+            if not only_str(map(type, groups)): return None
             for group in rules if len(rules) < 4 else groups:
                 rule = rules.get(group) if group in groups else None
                 if rule is not None:
@@ -275,8 +304,7 @@ if leaf.guards is not None:
 
 # Where it is allowed the limits are charged, if there are any; where it is not, some rates count denials: with care.
 END = """
-if opened and served and ((issuer in issuers and type(issuer) is str) or plain(issuer)) and {plain_agent}:
-    if carried and not only_str(map(type, carried)): return None
+if opened and served and (issuer in issuers or plain(issuer)) and {plain_agent}:
     answer = ALLOW if not acting else leaf.verdicts.get((OPEN, acting)) or verdict(leaf, OPEN, acting){met}
     if {nothing}:
         return Decision(answer, (agent, issuer, user), (moment, take()))
@@ -304,7 +332,7 @@ MET = """
 # about the caller is asked what it tells, as it may have a doubt of its own; two lists of scopes are told with care.
 DENIED = f"""
 side = leaf.told_KIND
-if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers and type(issuer) is str:
+if not opened and not side.globs and leaf.told_anyone is None and issuer in issuers:
     closed = False
     rule = side.names.get(NAME) if asked else None
     if rule is not None:
@@ -313,8 +341,8 @@ if not opened and not side.globs and leaf.told_anyone is None and issuer in issu
         if closed is None: return None
     rules = side.groups
     if rules:
-        if (type(groups) is not list and type(groups) is not tuple) or not known_groups.issuperset(groups):
-            if not plain_strings(groups): return None
+        if (type(groups) is not list and type(groups) is not tuple) or not only_str(map(type, groups)): return None
+        if not known_groups.issuperset(groups) and not plain_strings(groups): return None
         if asked:
             for group in rules if len(rules) < 4 else groups:
                 rule = rules.get(group) if group in groups else None
@@ -334,7 +362,7 @@ if not opened and not side.globs and leaf.told_anyone is None and issuer in issu
             if type(rule) is tuple: rule = side.names.made(NAME)
             closed = rule({WHO})
         if closed is False and side.others is not None and NAME is not None: closed = side.others({WHO})
-    if closed is not False and closed is not None and type(NAME) is str and (known(NAME) or plain(NAME)):
+    if closed is not False and closed is not None and NAME is not None and (known(NAME) or plain(NAME)):
         answer = None
         if not closed and not acting: answer = NOTHING_OPENS
         elif not closed or plain_strings(scopes):

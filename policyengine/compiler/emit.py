@@ -29,7 +29,7 @@ NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
         "ABSENT", "NOTHING", "age", "called", "calculated", "claimed", "duration", "during", "header", "instant",
-        "known", "lifetime", "named", "negated", "only_str", "plain_strings", "within",
+        "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "within",
     )
 }  # fmt: skip
 NAMESPACE |= {"EntityRef": EntityRef, "surely_absent": surely_absent, **pasts.NAMESPACE}
@@ -206,7 +206,7 @@ class Writer(MembershipLines):
         match node:
             case k.Compare("==", k.Fact() as fact, k.Constant(str() as text)) if self.is_raw(fact):
                 raw = self.raw(fact.path)
-                return f"{raw} == {self.constant(text)} and type({raw}) is str"
+                return f"type({raw}) is str and {raw} == {self.constant(text)}"
             case k.Compare(operator, k.Fact(path, Scalar.INT) as fact, k.Constant(int() as limit)) if (
                 self.is_raw(fact) and operator in RANGES
             ):

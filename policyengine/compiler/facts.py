@@ -90,7 +90,7 @@ class FactLines(Lines):
         code = self.root(root)
         for index, step in enumerate(steps):
             if index:
-                self.unless(f"{code} is None or type({code}) is dict")
+                self.unless(f"{code} is None or record({code})")
                 code = self.put(f"NOTHING if {code} is None else {code}")
             known_name = not index and ROOTS[root] is not None
             code = self.put(f'{code}.get("{step}")' if known_name else f"{code}.get({self.word(step)})")
@@ -225,7 +225,7 @@ class FactLines(Lines):
             case kinds.Set(element=Scalar.STRING) | kinds.List(element=Scalar.STRING):
                 return self._strings(raw, path)
             case kinds.Record():
-                self.unless(f"type({raw}) is dict")
+                self.unless(f"record({raw})")
                 return raw
             case kinds.Ref():
                 raise NotQuick("a reference in the request")

@@ -122,6 +122,7 @@ class MembershipLines(PastLines):
         if not plain or fact.path in self.setting.bound or fact.path[0] in ("chain", "params") or item.of is not None:
             return None
         raw = self.raw(fact.path)
-        found = self.put(f"(type({raw}) is list or type({raw}) is tuple) and {item.code} in {raw}")
-        self.unless(f"plain_strings({raw}) if not {found} else len({raw}) < 10_000 and only_str(map(type, {raw}))")
+        self.unless(f"texts({raw})")
+        found = self.put(f"{item.code} in {raw}")
+        self.unless(f"{found} or plain_strings({raw})")
         return found

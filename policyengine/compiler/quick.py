@@ -29,21 +29,27 @@ Answered: TypeAlias = Callable[[Question], Any]
 
 MOST_FORMS = 256
 MOST_HEADS, LONGEST_HEAD = 8_192, 256
-# What reading a question of another form than was expected comes to.
-OTHER_FORM = (KeyError, TypeError, AttributeError)
 
 
 def plain(name: object) -> bool:
     return name is None or named(name)
 
 
+def free(members: Any) -> bool:
+    """Whether these are members of any name, which can be looked up as they are."""
+    return type(members) is dict and len(members) <= MOST_ELEMENTS and only_str(map(type, members))
+
+
 def tame(members: Any) -> bool:
     """Whether these are members of which none could override the method."""
-    return (
-        type(members) is dict
-        and len(members) <= MOST_ELEMENTS
-        and all(type(name) is str and "method" not in name.lower() for name in members)
-    )
+    if type(members) is not dict or len(members) > MOST_ELEMENTS:
+        return False
+    for name in members:  # a generator takes longer for the few that there are
+        if type(name) is not str:
+            return False
+        if "method" in name.lower():
+            return False
+    return True
 
 
 def met(answer: Answer, supported: Any) -> bool:
@@ -89,7 +95,7 @@ class Quick:
             "NOTHING_OPENS": verdicts.nothing_opens, "charge": charge,
             "changes": leaves.recall.changes if leaves.recall is not None else None, "noted": self.noted,
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
-            "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
+            "free": free, "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
             "known": leaves.known_names.__contains__, "known_groups": leaves.known_groups, "met": met, "named": named,
             "now": now, "only_str": only_str, "opened_by_globs": opened_by_globs, "places": self._places,
             "plain": plain, "plain_strings": plain_strings, "take": serials.__next__, "tame": tame,
@@ -98,24 +104,20 @@ class Quick:
         }  # fmt: skip
 
     def __call__(self, question: Question) -> Decision | None:
-        """The decision; None where it is to be made with care."""
-        try:
-            found = self._by_length[len(question)](question)
-        except OTHER_FORM:
-            found = MISSED
-        except IndexError:
+        """The decision; None where it is to be made with care. What is raised on the way may have been spent already:
+        nobody decides it again."""
+        length = len(question)
+        if length > len(MEMBERS):
             return None
+        found = self._by_length[length](question)
         return self._of_form(question) if found is MISSED else found
 
     def _of_form(self, question: Question) -> Decision | None:
-        try:
-            form = form_of(question)
-            if form is None:
-                return None
-            driver = self._by_length[len(question)] = self._drivers.get(form) or self._written(form)
-            found = driver(question)
-        except OTHER_FORM:
+        form = form_of(question)
+        if form is None:
             return None
+        driver = self._by_length[len(question)] = self._drivers.get(form) or self._written(form)
+        found = driver(question)
         return None if found is MISSED else found
 
     def driver_text(self, form: Form) -> str:

@@ -40,7 +40,7 @@ def settled(value: Value) -> object:
 def known(raw: object, type: kinds.Type, fact: str) -> object:
     """A raw fact as a value of its type; absent, pending and unusable ones are None."""
     try:
-        return settled(coerce(wire.clean(raw), type, fact))
+        return settled(coerce(wire.from_python(raw), type, fact))
     except wire.WireError:
         return None
 
@@ -57,11 +57,20 @@ def plain_strings(raw: object) -> bool:
     """Whether a list can be searched as it is: every element is a string that needs no second look."""
     if type(raw) is not list and type(raw) is not tuple:
         return False
-    try:
-        joined = "".join(raw)  # asks of every element whether it is a string, at the speed of C
-    except TypeError:
+    if len(raw) >= LONG or not only_str(map(type, raw)):
         return False
-    return joined.isascii() and len(joined) < LONG and len(raw) < LONG and only_str(map(type, raw))
+    joined = "".join(raw)
+    return joined.isascii() and len(joined) < LONG
+
+
+def texts(raw: object) -> bool:
+    """Whether a list can be searched for a text of the policy: every element is exactly a string, whatever is in it."""
+    return (type(raw) is list or type(raw) is tuple) and len(raw) < LONG and only_str(map(type, raw))
+
+
+def record(raw: object) -> bool:
+    """Whether an object can be asked for members by their names."""
+    return type(raw) is dict and only_str(map(type, raw))
 
 
 def header(request: Members, name: str) -> object:
@@ -81,7 +90,7 @@ def claimed(q: Mapping[str, Members], issuer: object, names: Mapping[object, str
     """The raw claim by which this issuer vouches for an attribute of the caller, if it does."""
     claims = q.get("credential", NOTHING).get("claims")
     name = names.get(issuer)
-    return claims.get(name) if isinstance(claims, dict) and name is not None else None
+    return claims.get(name) if type(claims) is dict and name is not None else None
 
 
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────

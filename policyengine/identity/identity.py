@@ -25,6 +25,7 @@ FORGETS = 2  # that have ended, by each that is new: nobody waits for many
 RECHECK = 300  # seconds: for so long what was verified stands, as issuers take keys back
 LONGEST = 1_024  # characters of a certificate that is kept as it is, as it is no secret
 NO_TOKEN = b""
+STRINGS = frozenset({str})
 Certificate: TypeAlias = str | bytes | None  # of a long one a digest
 Key: TypeAlias = bytes | tuple[bytes, Certificate]  # digest of a token, and what came beside it
 T = TypeVar("T")
@@ -131,6 +132,8 @@ class Identity:
     def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
         """The question with what its credentials proved before in their place, as `known` knows it. None where that
         takes a longer look, also at what it says itself of who asks."""
+        if not exactly_named(question):
+            return None
         found = self.known(question.get("credentials"), now)
         if found is None:
             return None
@@ -151,7 +154,7 @@ class Identity:
         for nobody. None where somebody has to be asked, be it only whether it was revoked: with `asks` whoever calls
         does that. `raw` is the member `credentials` of a question."""
         marks = self.marks
-        if type(raw) is not dict or (marks.remote and not asks):
+        if type(raw) is not dict or (marks.remote and not asks) or not exactly_named(raw):
             return None
         token, certificate = raw.get("authorization"), None
         if token is None or len(raw) != 1:
@@ -304,6 +307,11 @@ def forget(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
     for _ in range(FORGETS):
         if kept and ended(kept[next(iter(kept))]):
             kept.popitem(last=False)
+
+
+def exactly_named(members: dict[str, object]) -> bool:
+    """Whether no name is of a class of its own: such a one may say that it equals any other."""
+    return STRINGS.issuperset(map(type, members))
 
 
 def kept_as(certificate: str | None) -> Certificate:

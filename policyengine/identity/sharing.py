@@ -7,7 +7,7 @@ network that a request comes from, as the gateway says.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from threading import Lock
 
 from policyengine.identity.proved import Proved
@@ -16,11 +16,18 @@ MOST_WATCHED = 200_000
 SWEEP = 10  # seconds at least between two looks for what has ended
 
 
+def spelled(ip: object) -> str | None:
+    """The text of an address. One of another class could say that it equals any, and is remembered as none."""
+    if type(ip) is str:
+        return ip
+    return str(ip) if type(ip) in (IPv4Address, IPv6Address) else None
+
+
 @dataclass(slots=True)
 class Use:
     """The last one: `ip` as it was said, `place` its network. Until `shared` it was seen from elsewhere, too."""
 
-    ip: object
+    ip: str | None
     place: str | None
     presenter: str
     last: int
@@ -42,6 +49,7 @@ class Sharing:
 
     def told(self, found: Proved, ip: object, now: int) -> Proved:
         """The same with `credential.shared` as it is now; it counts as a use. In what is `found` it is false."""
+        ip = spelled(ip)
         use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
         if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:
             use.last = now  # as most requests are, and each of them waits for this
@@ -54,7 +62,7 @@ class Sharing:
         return replace(found, facts={**found.facts, "credential": {**credential, **more}})
 
     def shared(self, found: Proved, ip: object, now: int) -> bool | None:
-        known, seen = True, False
+        ip, known, seen = spelled(ip), True, False
         for name in found.watched:
             use = self._uses.get(name)
             if use is None or use.ip != ip or use.presenter != found.presenter:
@@ -65,7 +73,7 @@ class Sharing:
             seen = seen or (use is not None and use.shared > now)
         return seen or (False if known else None)
 
-    def _used(self, name: str, presenter: str, ip: object, now: int) -> Use | None:
+    def _used(self, name: str, presenter: str, ip: str | None, now: int) -> Use | None:
         place = self._place(ip)
         with self._lock:
             use = self._uses.get(name)
@@ -80,9 +88,9 @@ class Sharing:
             use.ip, use.place, use.presenter, use.last = ip, place or use.place, presenter, now
             return use
 
-    def _place(self, ip: object) -> str | None:
+    def _place(self, ip: str | None) -> str | None:
         try:
-            address = ip_address(str(ip))
+            address = ip_address(ip or "")
             mapped = getattr(address, "ipv4_mapped", None)
             address = address if mapped is None else mapped
             return str(ip_network(f"{address}/{self.ipv4 if address.version == 4 else self.ipv6}", strict=False))

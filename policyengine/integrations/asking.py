@@ -7,11 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 
 from policyengine.asking import new_id, utc_now
+from policyengine.runtime import wire
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import RequestError
 
@@ -74,15 +75,26 @@ async def identified(identify: Identify[Context], context: Context) -> Facts | N
 
 
 def checked(facts: Facts | None) -> Facts | None:
-    """Raises ValueError where they would say more than who asks. Nothing at all is nobody; nothing known is somebody
-    whom only `anyone` lets through."""
+    """The facts as they are asked with: what was looked at once is not read again. Nothing at all is nobody; nothing
+    known is somebody whom only `anyone` lets through. Raises ValueError where they would say more than who asks."""
     if facts is None:
         return None
-    request = facts.get("request")
-    inner = [f"request.{name}" for name in request if name not in OF_A_REQUEST] if isinstance(request, Mapping) else []
-    if strange := [name for name in facts if name not in SAYABLE] + inner:
+    found = copied(facts)
+    inner: list[str] = []
+    if isinstance(found.get("request"), Mapping):
+        request = found["request"] = copied(found["request"])
+        inner = [f"request.{name}" for name in request if name not in OF_A_REQUEST]
+    if strange := [name for name in found if name not in SAYABLE] + inner:
         raise ValueError(f"`{strange[0]}` is no fact about who asks")
-    return facts
+    return found
+
+
+def copied(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what has two members of one name."""
+    found = {wire.member_name(name): value for name, value in members.items()}
+    if len(found) != len(members):
+        raise ValueError("a member is there twice")
+    return found
 
 
 async def proved(decides: object, facts: Facts) -> Facts:

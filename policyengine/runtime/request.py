@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -75,6 +75,7 @@ class Request:
 
     `facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there. Every way to make
     one raises RequestError when the structure is wrong; a fact of a wrong type is no error but unknown when asked for.
+    Whoever calls this class itself has read the facts already: they are plain values, each of exactly its type.
     Raw `credentials` are verified before anything is decided, and what they prove stands in place of what `facts` say.
     """
 
@@ -85,6 +86,13 @@ class Request:
     pending: frozenset[str] = frozenset()
     options: Options = Options()
     credentials: Credentials | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
+        if not wire.is_plain([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
+            raise RequestError("", "the endpoint is not made of plain strings", FROM_OBJECTS)
+        if not wire.is_plain(self.facts):
+            raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Request:
@@ -154,6 +162,7 @@ HOP = ("agent", "issuer", "issued_at", "scopes", "groups")
 APPROVAL = ("id", "by", "granted_at", "binding")
 OPTIONS = ("consume", "explain", "obligations_supported", "at")
 ENTITY_ROOTS = ("agent", "user", "tool", "resource")
+FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
     "attributes of a declared entity come from the directory, from the credential's `claims`, "
     "or from `entities` in this request"

@@ -178,17 +178,29 @@ def coerce_duration(raw: object, fact: str) -> Value:
 
 
 def coerce_int(raw: object, fact: str) -> Value:
+    if is_whole(raw):
+        return Unknown.of(fact, TOO_LARGE_INT)
     if isinstance(raw, bool) or not isinstance(raw, int):
         return mismatch("int", raw, fact)
     return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Unknown.of(fact, TOO_LARGE_INT)
 
 
+def is_whole(raw: object) -> bool:
+    """Whether it is a whole number beyond 64 bits: it travels as a decimal without a point."""
+    return (
+        isinstance(raw, Decimal)
+        and raw.is_finite()
+        and not SMALLEST_INT <= raw <= LARGEST_INT
+        and int(raw.as_tuple().exponent) >= 0
+    )
+
+
 def coerce_number(raw: object, fact: str) -> Value:
     if isinstance(raw, Decimal):
         return exact(raw, fact)
-    return (
-        coerce_int(raw, fact) if isinstance(raw, int) and not isinstance(raw, bool) else mismatch("number", raw, fact)
-    )
+    if isinstance(raw, bool) or not isinstance(raw, int):
+        return mismatch("number", raw, fact)
+    return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else exact(Decimal(raw), fact)
 
 
 def exact(number: Decimal, fact: str) -> Decimal | Unknown:

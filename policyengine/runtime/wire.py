@@ -6,10 +6,14 @@ A raw tree holds None, bool, int, Decimal, str, times, durations, addresses, Ent
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Set
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Set
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import islice
+from types import NoneType
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -19,10 +23,11 @@ from policyengine.runtime.values import (
     LARGEST_INT,
     MOST_ELEMENTS,
     SMALLEST_INT,
-    TOO_LARGE_INT,
     TOO_MANY_DIGITS,
     TOO_MANY_ELEMENTS,
     Invalid,
+    Missing,
+    PartialObject,
     text_hazard,
 )
 
@@ -93,7 +98,13 @@ def msgpack_tree(data: bytes) -> object:
 
 
 def from_python(data: object) -> object:
-    return clean(data)
+    """Objects of any class are read once, and only the copy is looked at: what they say later means nothing."""
+    try:
+        return clean(data)
+    except WireError:
+        raise
+    except Exception as error:  # of a class that the caller brings
+        raise WireError(f"it cannot be read: {type(error).__name__}") from error
 
 
 # ── Hooks: what only the decoder sees ─────────────────────────────────────────────────────────
@@ -111,9 +122,9 @@ def pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
     return result
 
 
-def json_int(text: str) -> int | Invalid:
-    """Long digits are not converted at all: that would take quadratic time."""
-    return int(text) if len(text) <= len(str(SMALLEST_INT)) else Invalid.in_place_of(text, TOO_LARGE_INT)
+def json_int(text: str) -> int | Decimal | Invalid:
+    """Long digits are not converted to a whole number: that would take quadratic time."""
+    return int(text) if len(text) <= len(str(SMALLEST_INT)) else json_float(text)
 
 
 def json_float(text: str) -> Decimal | Invalid:
@@ -139,75 +150,156 @@ DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
 
 
 def clean(raw: object, depth: int = 0) -> object:
-    """A copy that holds plain values only. Raises WireError where the structure itself is unusable."""
-    match raw:
-        case str():  # what is commonest comes first: each of these questions takes its time
-            return clean_text(raw)
-        case dict() | Mapping():
-            return clean_object(raw, depth)
-        case list() | tuple():
-            return clean_list(raw, depth)
-        case Set():
-            return clean_list(sorted(raw, key=repr), depth)
-        case _:
-            return clean_leaf(raw)
+    """A copy that holds plain values only, each of exactly its type. Raises WireError where the structure itself is
+    unusable."""
+    kind = type(raw)  # what an object calls its class is not asked
+    if kind is str:  # what is commonest comes first: each of these questions takes its time
+        return clean_text(raw)  # type: ignore[arg-type]
+    if kind is dict:
+        return clean_object(raw, depth)  # type: ignore[arg-type]
+    if kind is list or kind is tuple:
+        return clean_list(raw, depth)  # type: ignore[arg-type]
+    if kind in LEAVES:
+        return LEAVES[kind](raw)
+    if issubclass(kind, Mapping):
+        return clean_object(raw, depth)  # type: ignore[arg-type]
+    if issubclass(kind, list | tuple):
+        return clean_list(raw, depth)  # type: ignore[arg-type]
+    if issubclass(kind, Set):
+        return clean_set(raw, depth)  # type: ignore[arg-type]
+    return clean_leaf(raw)
 
 
 def clean_object(raw: Mapping[object, object], depth: int) -> object:
     if depth >= DEEPEST:
         raise WireError(TOO_DEEP)
-    if len(raw) > MOST_ELEMENTS:
+    members = [(member_name(key), value) for key, value in islice(raw.items(), MOST_ELEMENTS + 1)]
+    if len(members) > MOST_ELEMENTS:
         return Invalid("more than 10,000 members")
-    return {member_name(key): clean(value, depth + 1) for key, value in raw.items()}
+    return pairs([(name, clean(value, depth + 1)) for name, value in members])
 
 
 def member_name(key: object) -> str:
-    if not isinstance(key, str):
+    if not issubclass(type(key), str):
         raise WireError("a member name that is no string")
-    if text_hazard(key):
+    name = str.__str__(key)
+    if text_hazard(name):
         raise WireError("a member name that is too long or not valid Unicode")
-    return str.__str__(key)
+    return name
 
 
 def clean_list(raw: Iterable[object], depth: int) -> object:
     if depth >= DEEPEST:
         raise WireError(TOO_DEEP)
-    items = tuple(raw)
+    items = tuple(islice(raw, MOST_ELEMENTS + 1))
     if len(items) > MOST_ELEMENTS:
         return Invalid(TOO_MANY_ELEMENTS)
     return tuple(clean(item, depth + 1) for item in items)
 
 
+def clean_set(raw: Set[object], depth: int) -> object:
+    items = clean_list(raw, depth)
+    return tuple(sorted(items, key=repr)) if isinstance(items, tuple) else items
+
+
 def clean_text(raw: str) -> str | Invalid:
-    why = text_hazard(raw)
-    return Invalid.in_place_of(str.__str__(raw), why) if why else str.__str__(raw)
+    text = str.__str__(raw)
+    why = text_hazard(text)
+    return Invalid.in_place_of(text, why) if why else text
 
 
 def clean_leaf(raw: object) -> object:
-    match raw:
-        case str():
-            return clean_text(raw)
-        case None | bool() | Invalid() | EntityRef() | datetime() | timedelta():
-            return raw
-        case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
-            return raw
-        case int():
-            return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Invalid.in_place_of(hex(raw), TOO_LARGE_INT)
-        case float():
-            return clean_decimal(Decimal(float.__repr__(raw)))
-        case Decimal():
-            return clean_decimal(raw)
-        case bytes() | bytearray() | memoryview():
-            return Invalid.in_place_of(bytes(raw), "bytes")
-        case _:
-            return Invalid("of no type that policies know")
+    """A value that has no parts. One of a class derived from a known one is what it holds, not what it says."""
+    kind = type(raw)
+    known = LEAVES.get(kind) or next((LEAVES[base] for base in DERIVABLE if issubclass(kind, base)), no_value)
+    return known(raw)
+
+
+def clean_int(raw: int) -> int | Decimal | Invalid:
+    """A whole number beyond 64 bits is a number like any other."""
+    number = int.__int__(raw)
+    if SMALLEST_INT <= number <= LARGEST_INT:
+        return number
+    if number.bit_length() > MOST_BITS:
+        return Invalid.in_place_of(hex(number), TOO_MANY_DIGITS)
+    return clean_decimal(Decimal(number))
+
+
+def clean_float(raw: float) -> Decimal | Invalid:
+    """Floats arrive as the decimal that their shortest form shows."""
+    return clean_decimal(Decimal(float.__repr__(raw)))
 
 
 def clean_decimal(raw: Decimal) -> Decimal | Invalid:
-    """Floats arrive as the decimal that their shortest form shows."""
-    if not raw.is_finite():
-        return Invalid.in_place_of(str(raw), NOT_FINITE)
+    if not Decimal.is_finite(raw):
+        return Invalid.in_place_of(Decimal.__str__(raw), NOT_FINITE)
     try:
         return EXACT.create_decimal(raw)
     except DecimalException:
-        return Invalid.in_place_of(str(raw), TOO_MANY_DIGITS)
+        return Invalid.in_place_of(Decimal.__str__(raw), TOO_MANY_DIGITS)
+
+
+def clean_time(raw: datetime) -> datetime:
+    """Zones of other classes are asked once for their offset."""
+    if type(raw) is datetime and (raw.tzinfo is None or type(raw.tzinfo) in ZONES):
+        return raw
+    return datetime.fromisoformat(datetime.isoformat(raw))
+
+
+def clean_duration(raw: timedelta) -> timedelta:
+    return raw if type(raw) is timedelta else timedelta.__pos__(raw)
+
+
+def clean_address(raw: IPv4Address | IPv6Address) -> object:
+    return type(raw)(str(raw))
+
+
+def clean_network(raw: IPv4Network | IPv6Network) -> object:
+    return type(raw)(str(raw))
+
+
+def clean_reference(raw: EntityRef) -> object:
+    type_, id_ = clean(raw.type), clean(raw.id)
+    both = isinstance(type_, str) and isinstance(id_, str)
+    return EntityRef(type_, id_) if both else Invalid("no reference to an entity")  # type: ignore[arg-type]
+
+
+def clean_invalid(raw: Invalid) -> Invalid:
+    plain = type(raw.why) is str and (raw.given is None or type(raw.given) is str)
+    return raw if plain else no_value(raw)
+
+
+def as_it_is(raw: object) -> object:
+    return raw
+
+
+def no_bytes(raw: bytes | bytearray | memoryview) -> Invalid:
+    return Invalid.in_place_of(bytes(raw), "bytes")
+
+
+def no_value(raw: object) -> Invalid:
+    return Invalid("of no type that policies know")
+
+
+def is_plain(tree: object) -> bool:
+    """Whether all of it is what `clean` makes of it, as far as types go, or is not known yet."""
+    kind = type(tree)
+    if kind is dict or kind is PartialObject:
+        return all(type(name) is str and is_plain(one) for name, one in tree.items())  # type: ignore[attr-defined]
+    if kind is tuple or kind is list:
+        return all(map(is_plain, tree))  # type: ignore[call-overload]
+    if kind is EntityRef:
+        return type(tree.type) is type(tree.id) is str  # type: ignore[attr-defined]
+    return kind in PLAIN
+
+
+MOST_BITS = 20_500  # of a whole number with as many zeros at its end as a decimal may have
+ZONES = (timezone, ZoneInfo)
+LEAVES: dict[type, Callable[[Any], object]] = {
+    str: clean_text, bool: as_it_is, NoneType: as_it_is, int: clean_int, float: clean_float, Decimal: clean_decimal,
+    datetime: clean_time, timedelta: clean_duration, IPv4Address: clean_address, IPv6Address: clean_address,
+    IPv4Network: clean_network, IPv6Network: clean_network, EntityRef: clean_reference, Invalid: clean_invalid,
+    bytes: no_bytes, bytearray: no_bytes, memoryview: no_bytes,
+}  # fmt: skip
+PLAIN = frozenset({*LEAVES, Missing}) - {bytes, bytearray, memoryview}
+DERIVABLE = (str, int, float, Decimal, datetime, timedelta)

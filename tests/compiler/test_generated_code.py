@@ -31,7 +31,7 @@ SHOWN = """\
 def rule(q, parts, agent, issuer, user, subject, scopes, moment, C0=None, C1=None, C2=None, C3=None, C4=None, C5=None, places=()):
     v1 = q.get("context", NOTHING)                                                        # policy.policy:11
     v2 = v1.get(C0)
-    if v2 == C1 and type(v2) is str:
+    if type(v2) is str and v2 == C1:
         v3 = v1.get(C2)
         if type(v3) is int and -9223372036854775808 <= v3 <= C3:
             if issuer == C4:                                                              # policy.policy:9

@@ -94,21 +94,21 @@ def test_what_is_known_is_decided_the_quick_way_as_specified(condition: str, wit
 def test_what_may_be_missing_is_asked_with_care(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require after POST /review within 1h }', store=MemoryStore())
     assert playing.ask("POST /pay").unknown != ()
-    assert len(with_care) == 1
+    assert not with_care  # nobody knows what of it was kept
     playing.ask("POST /review")
     assert playing.says("POST /pay") == "allow"
-    assert len(with_care) == 1
+    assert not with_care  # nobody knows what of it was kept
 
 
 def test_an_outcome_that_is_not_reported_settles_nothing_where_another_does(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }')
     first = playing.ask("POST /review")
     assert playing.says("POST /pay") == 'deny by "g"'
-    assert len(with_care) == 1
+    assert not with_care  # nobody knows what of it was kept
     playing.ask("POST /review")
     assert playing.engine.report(first.id, status=200)
     assert playing.says("POST /pay") == "allow"
-    assert len(with_care) == 1
+    assert not with_care  # nobody knows what of it was kept
 
 
 def test_what_is_denied_is_remembered_with_care(with_care: list[Request]) -> None:
@@ -157,7 +157,7 @@ def test_a_store_that_is_full_denies(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require no POST /pay within 1h per (user.id) }',
                       store=MemoryStore(history_complete=True, most_keys=2))  # fmt: skip
     assert [playing.says("POST /pay", user(name)) for name in ("a", "b", "c")] == ["allow", "allow", "deny by failure"]
-    assert len(with_care) == 1
+    assert not with_care  # nobody knows what of it was kept
     playing.after(hours=1)
     assert playing.says("POST /pay", user("c")) == "allow"
 

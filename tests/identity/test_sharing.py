@@ -9,6 +9,7 @@ import pytest
 from policyengine.identity.proved import Proved
 from policyengine.identity.sharing import Sharing
 from policyengine.runtime.credentials import Credentials
+from tests.generate.impostors import Agreeable
 from tests.identity.bound_world import API_KEY, NOW, World, jkt, proof
 
 HOUR = 3_600
@@ -28,6 +29,12 @@ def test_places_are_networks(first: object, second: object, shared: bool) -> Non
     sharing = Sharing()
     assert sharing.shared(proved(), first, NOW) is False
     assert sharing.shared(proved(), second, NOW + 1) is shared
+
+
+def test_an_address_that_says_it_is_any_hides_no_place() -> None:
+    sharing = Sharing()
+    said = (Agreeable("10.1.2.3"), "192.0.2.1", "10.9.9.9")
+    assert [sharing.shared(proved(), ip, NOW) for ip in said] == [False, False, True]
 
 
 def test_a_request_from_nowhere_hides_no_place() -> None:

@@ -21,6 +21,7 @@ from policyengine.integrations.bodies import looks_into_bodies
 from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
 from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, route_path, unread_body
 from policyengine.runtime.decision import Decision
+from tests.generate.impostors import Agreeable, Changing, impostor
 from tests.integrations.conftest import Watched
 
 POLICY = """
@@ -398,6 +399,23 @@ def test_what_fails_lets_nothing_through(watched: Watched, failing: str) -> None
     else:
         app = PolicyMiddleware(routes(), watched, identify=identify)
         assert TestClient(app).get("/files/a").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {**ALICE, "user": {"id": Agreeable("")}},
+        {**ALICE, impostor("tool", "context"): {"name": "any"}},
+        {**ALICE, "request": {impostor("path", "ip"): "/files/a"}},
+        Changing(ALICE, {**ALICE, "tool": {"name": "any"}}),
+        {**ALICE, "request": {"headers": {impostor("x-http-method-override", "x-id"): "GET"}}},
+    ],
+    ids=["who", "root", "endpoint", "changing", "header"],
+)
+def test_facts_about_who_asks_are_what_they_are_and_not_what_they_say(watched: Watched, who: Any) -> None:
+    answer = client_of(watched, who).get("/files/secret")
+    assert answer.status_code in (401, 403)
+    assert all("tool" not in asked and asked["request"]["path"] == "/files/secret" for asked in watched.asked)
 
 
 def test_websockets_are_closed_unless_they_are_decided(watched: Watched) -> None:

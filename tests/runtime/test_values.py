@@ -39,7 +39,10 @@ def why(value: object) -> str:
         (-(2**63) - 1, Scalar.INT, "beyond 64 bits"),
         (False, Scalar.NUMBER, "expected number, got bool"),
         ("15000", Scalar.NUMBER, "expected number, got string"),
-        (10**20, Scalar.NUMBER, "beyond 64 bits"),
+        (Decimal(2**63), Scalar.INT, "beyond 64 bits"),
+        (Decimal("-1E+40"), Scalar.INT, "beyond 64 bits"),
+        (Decimal("1E+3"), Scalar.INT, "expected int, got number"),
+        (int("1" * 35), Scalar.NUMBER, "beyond 34 digits"),
         (Decimal("1." + "1" * 34), Scalar.NUMBER, "beyond 34 digits"),
         (Decimal("1E+7000"), Scalar.NUMBER, "beyond 34 digits"),
         (Decimal("1E-7000"), Scalar.NUMBER, "beyond 34 digits"),
@@ -97,12 +100,20 @@ def test_a_wrong_typed_fact_is_unknown(raw, type, reason):
     assert why(coerce(raw, type, "body.x")) == reason
 
 
+def test_a_whole_number_has_as_many_zeros_at_its_end_as_a_decimal():
+    assert coerce(10**6144, Scalar.NUMBER, "body.x") == Decimal("1E+6144")
+    assert why(coerce(10**6145, Scalar.NUMBER, "body.x")) == "beyond 34 digits"
+
+
 @pytest.mark.parametrize(
     ("raw", "type", "value"),
     [
         (True, Scalar.BOOL, True),
         (-(2**63), Scalar.INT, -(2**63)),
         (7, Scalar.NUMBER, 7),
+        (2**63, Scalar.NUMBER, Decimal(2**63)),
+        (-(10**34) + 1, Scalar.NUMBER, Decimal("-" + "9" * 34)),
+        (10**40, Scalar.NUMBER, Decimal("1E+40")),
         (Decimal("0.1"), Scalar.NUMBER, Decimal("0.1")),
         (Decimal("9" * 34), Scalar.NUMBER, Decimal("9" * 34)),
         ("", Scalar.STRING, ""),

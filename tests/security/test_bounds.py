@@ -184,7 +184,11 @@ def test_a_fact_above_a_bound_is_unknown(member: str, below: object, above: obje
         ("0." + "1" * 35, "beyond 34 digits"),
         ("1e99999", "beyond 34 digits"),
         ("1e" + "9" * 400, "beyond 34 digits"),
-        ("9" * 300_000, "beyond 64 bits"),
+        ("9" * 34, None),
+        ("9" * 35, "beyond 34 digits"),
+        ("1" + "0" * 6_144, None),
+        ("1" + "0" * 6_145, "beyond 34 digits"),
+        ("9" * 300_000, "beyond 34 digits"),
     ],
     ids=lambda one: str(one)[:20],
 )

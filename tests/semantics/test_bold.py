@@ -11,6 +11,7 @@ from policyengine.engine import Engine
 from policyengine.runtime.caller import called_by
 from policyengine.server.authzen import Authzen, read
 from policyengine.stores.memory import MemoryStore
+from tests.generate.impostors import impostor
 from tests.history.plainly import Trace
 from tests.semantics.deciding import (
     NOW,
@@ -113,6 +114,32 @@ def test_a_guard_closes_what_every_block_opens():
     asked = question("GET /x", **bot())
     assert decide(policy, asked).allowed
     assert gates(decide(policy + 'guard "g" { deny }', asked)) == ["guard"]
+
+
+@pytest.mark.parametrize(("is_", "says", "outcome"), [("bob", "alice", 'deny by "g"'), ("alice", "bob", "allow")])
+def test_a_fact_is_what_it_is(is_, says, outcome):
+    """**A fact is what was given, not what it says of itself:** it is read once, as the plain value that it holds."""
+    policy = HEAD + 'facts { context.who: string }\nanyone { may GET /x }\nguard "g" { require context.who == "alice" }'
+    raw = {"request": {"method": "GET", "path": "/x"}, "context": {"who": impostor(is_, says)}}
+    assert verdict(Engine.from_text(policy).decide(raw)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("12345678901234567890", ["number"]), ("9223372036854775808", ["number"]), ("9223372036854775807", ["number", "int"]),
+        ("9" * 34, ["number"]), ("9" * 35, []), ("1" + "0" * 40, ["number"]), ("1e40", ["number"]), ("1" + "0" * 34 + "1", []),
+        ("-12345678901234567890", ["number"]), ("0.1234567890123456789012345678901234", ["number"]),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_exact_to_34_digits(given, known):
+    """**A number is exact up to 34 significant digits, a whole one beyond 64 bits too; with more digits it is unknown,
+    and an `int` beyond 64 bits is.**"""
+    policy = "facts { body.number: number?  body.int: int? }\nanyone { may GET /x }\n"
+    policy += "".join(f'guard "{one}" {{ deny when body.{one} == 3 }}\n' for one in ("number", "int"))
+    text = f'{{"request": {{"method": "GET", "path": "/x"}}, "body": {{"number": {given}, "int": {given}}}}}'
+    denied = {reason.rule for reason in Engine.from_text(policy).decide(text).reasons}
+    assert [one for one in ("number", "int") if one not in denied] == known
 
 
 # ── Order ─────────────────────────────────────────────────────────────────────────────────────

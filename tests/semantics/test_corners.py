@@ -163,11 +163,11 @@ def test_presence_and_else_apply_to_facts_and_nothing_else(condition):
 
 @pytest.mark.parametrize("condition", ["(body.n else 0) == 0", "body.n is absent", "body.n is present"])
 def test_a_failed_computation_is_unknown_and_not_absent(condition):
-    policy = "facts on TOOL t { args.a: number?  body.n: number? }\nscope t { TOOL t with body.n = args.a * 10 }\n"
+    policy = "facts on TOOL t { args.a: number?  body.n: number? }\nscope t { TOOL t with body.n = args.a * 11 }\n"
     policy += f'anyone {{ may t }}\nguard "g" on t {{ deny when {condition}  deny unless {condition} }}'
     decision = decide(policy, question("TOOL t", args={"a": 10**33 + 1}))
     assert [reason.rule for reason in decision.reasons] == ["g", "g"]
-    assert {one.why for one in decision.unknown} == {"beyond 34 digits"} or "beyond 64 bits" in str(decision.unknown)
+    assert {one.why for one in decision.unknown} == {"beyond 34 digits"}
 
 
 @pytest.mark.parametrize(

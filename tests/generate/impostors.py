@@ -1,0 +1,208 @@
+"""Objects of classes of their own that are one thing and say that they are another, in every place of a question.
+
+What such an object is, is what the class it derives from keeps in it; what it says is what its methods answer. Both
+trees are made side by side: the one that is asked with, and the plain one that it really is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from random import Random
+from typing import Any, NamedTuple, TypeAlias
+
+from policyengine.kinds import EntityRef
+from tests.generate.requests import Question
+
+Place: TypeAlias = tuple[str | int, ...]
+
+OWN = frozenset({
+    "__new__", "__init__", "__class__", "__init_subclass__", "__subclasshook__", "__getattribute__", "__setattr__",
+    "__delattr__", "__dir__", "__doc__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__sizeof__",
+    "__class_getitem__", "__dict__", "__getformat__", "__set_format__",
+})  # fmt: skip
+ASKED: Counter[str] = Counter()  # methods of impostors, and how often somebody called them
+
+
+def answering(name: str, says: Callable[[Any], Any]) -> Callable[..., Any]:
+    def method(self: Any, *given: Any, **named: Any) -> Any:
+        ASKED[name] += 1
+        return getattr(says(self), name)(*given, **named)
+
+    return method
+
+
+@cache
+def impostor_of(base: type) -> type:
+    """A class whose objects answer everything as what they say would."""
+    members = {name: answering(name, lambda self: self.__dict__["says"]) for name in dir(base) if name not in OWN}
+    return type(f"Impostor{base.__name__.title()}", (base,), members)
+
+
+def impostor(is_: Any, says: Any) -> Any:
+    """Of the type of what it is."""
+    kind = impostor_of(type(is_))
+    if isinstance(is_, datetime):
+        found = kind(is_.year, is_.month, is_.day, is_.hour, is_.minute, is_.second, is_.microsecond, is_.tzinfo)
+    elif isinstance(is_, timedelta):
+        found = kind(is_.days, is_.seconds, is_.microseconds)
+    else:
+        found = kind(is_)
+    found.__dict__["says"] = says
+    return found
+
+
+class Agreeable(str):
+    """Equal to whatever it is compared with, under its own hash."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        ASKED["__eq__"] += 1
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class Changing(dict[str, Any]):
+    """Says something else to whoever asks for one member than to whoever reads all of them, and to whoever reads them
+    again."""
+
+    def __init__(self, first: dict[str, Any], then: dict[str, Any]) -> None:
+        super().__init__(then)
+        self.first, self.reads = first, 0
+
+    def items(self) -> Any:
+        self.reads += 1
+        return self.first.items() if self.reads == 1 else super().items()
+
+
+class Elements(list[Any]):
+    """Holds some elements, and gives others when it is gone through."""
+
+    def __init__(self, gone_through: list[Any], held: list[Any]) -> None:
+        super().__init__(held)
+        self.gone_through = gone_through
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.gone_through)
+
+
+class Pair(NamedTuple):
+    """What is asked with, and what it is."""
+
+    asked: Any
+    real: Any
+
+
+STRINGS = (
+    "mallory", "alice", "bot", "acme", "GET", "DELETE", "HEAD", "/elsewhere", "/notes", "/v1/invoices/7", "clerk", "x",
+    "invoices.write", "everything", "invoice", "billing", "refund", "body", "amount", "agent", "user", "id", "path", "",
+)  # fmt: skip
+LOOKED_UP = frozenset(
+    {"method", "path", "id", "issuer", "name", "server", "type", "scopes", "groups", "claims", "headers"}
+)
+NUMBERS = (0, 1, 7, 500, 10_000, 2**63)
+
+
+def posed(random: Random, value: Any) -> Pair:
+    """An impostor in place of a value: mostly it is something else, and says that it is the value."""
+    match value:
+        case str():
+            other = random.choice(STRINGS)
+            if random.random() < 0.3:
+                return Pair(Agreeable(other), other)
+            is_, says = random.choice([(other, value), (other, value), (value, other), (value, value)])
+            return Pair(impostor(is_, says), is_)
+        case bool() | None:
+            return posed(random, random.choice(["true", 1, Decimal(1)]))
+        case int() | float() | Decimal():
+            kind = random.choice([int, float, Decimal])
+            is_, says = kind(random.choice(NUMBERS)), kind(value)
+            return Pair(impostor(is_, says), is_)
+        case datetime() | timedelta():
+            return Pair(impostor(value, value + timedelta(days=400)), value)
+        case list() | tuple():
+            return elements(random, value)
+        case dict():
+            return members(random, value)
+        case _:
+            return Pair(value, value)
+
+
+def elements(random: Random, value: list[Any] | tuple[Any, ...]) -> Pair:
+    others = [random.choice(STRINGS)]
+    match random.choice(["one", "one", "all", "instead"]) if value else "instead":
+        case "one":
+            at = random.randrange(len(value))
+            one = posed(random, value[at])
+            return Pair([*value[:at], one.asked, *value[at + 1 :]], [*value[:at], one.real, *value[at + 1 :]])
+        case "all":
+            pairs = [posed(random, one) for one in value]
+            return Pair([one.asked for one in pairs], [one.real for one in pairs])
+        case _:
+            return Pair(Elements(others, list(value)), others)
+
+
+def members(random: Random, value: dict[str, Any]) -> Pair:
+    match random.choice(["name", "name", "changing", "reference"]) if value else "changing":
+        case "name":
+            name = random.choice(list(value))
+            odd = posed(random, name)
+            return Pair(
+                {odd.asked if one == name else one: found for one, found in value.items()},
+                renamed(value, name, odd.real),
+            )
+        case "changing":
+            return Pair(Changing(value, {name: random.choice(STRINGS) for name in value}), value)
+        case _:
+            parts = posed(random, "user"), posed(random, "alice")
+            asked = EntityRef(*(one.asked for one in parts))
+            return Pair(asked, EntityRef(*(one.real for one in parts)))
+
+
+def renamed(value: dict[str, Any], name: str, to: str) -> Any:
+    """None where two members would be of one name: nobody says which counts."""
+    if to != name and to in value:
+        return None
+    return {to if one == name else one: found for one, found in value.items()}
+
+
+# ── A question with impostors in it ───────────────────────────────────────────────────────────
+
+
+def places(tree: Any, at: Place = ()) -> Iterator[Place]:
+    yield at
+    if isinstance(tree, dict | list):
+        for name, one in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from places(one, (*at, name))
+
+
+def at_place(tree: Any, at: Place, put: Callable[[Any], Any]) -> Any:
+    """A copy of the tree with something else there."""
+    if not at:
+        return put(tree)
+    name, *rest = at
+    if isinstance(tree, dict):
+        return {one: at_place(value, tuple(rest), put) if one == name else value for one, value in tree.items()}
+    return [at_place(value, tuple(rest), put) if one == name else value for one, value in enumerate(tree)]
+
+
+def with_impostor(random: Random, question: Question) -> Pair:
+    """The question with an impostor somewhere. `real` is None where it is none: it has two members of one name."""
+    everywhere = list(places(question))
+    looked_up = [one for one in everywhere if one[-1:] and one[-1] in LOOKED_UP]
+    where = random.choice(looked_up if looked_up and random.random() < 0.5 else everywhere)
+    found: list[Pair] = []
+
+    def put(value: Any) -> Any:
+        found.append(posed(random, value))
+        return found[0].asked
+
+    asked = at_place(question, where, put)
+    real = at_place(question, where, lambda _: found[0].real)
+    return Pair(asked, None if found[0].real is None else real)
