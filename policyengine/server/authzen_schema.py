@@ -146,7 +146,7 @@ def answered(model: type[BaseModel], example: Free) -> Statuses:
         401: problem("No token, or a wrong one."),
         408: problem("The body did not arrive in time."),
         413: problem("The body is larger than 1 MiB."),
-        500: problem("The server failed; nothing was decided. Deny."),
+        500: problem("The server failed and gives no answer. Deny."),
         **BY_KEY,
     }
 

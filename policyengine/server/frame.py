@@ -13,7 +13,7 @@ from policyengine.runtime.tracing import Trace, enter
 from policyengine.server.hosts import HostCheck
 from policyengine.server.journal import REQUEST_ID
 from policyengine.server.media import problem_answer
-from policyengine.server.problems import Problem
+from policyengine.server.problems import DENY, NO_ANSWER, Problem
 from policyengine.server.traced import told, trace_in
 
 LABEL = re.compile(r"[\x21-\x7e]{1,128}")
@@ -51,7 +51,7 @@ class Frame:
                 raise
             said = scope["method"], label or "(no X-Request-ID)"
             LOGGER.exception("an answer failed: %s %s", *said, extra={"event": "answer_failed", "path": scope["path"]})
-            failed = Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")
+            failed = Problem(500, NO_ANSWER, hint=DENY)
             await problem_answer(Request(scope), failed)(scope, receive, framed)
 
 

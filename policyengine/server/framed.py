@@ -28,7 +28,7 @@ from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.events import Event, event_in, reported
 from policyengine.server.hot import plain_options
 from policyengine.server.once import asked_by, refused
-from policyengine.server.problems import Problem
+from policyengine.server.problems import DENY, NO_ANSWER, Problem
 from policyengine.threads import pool
 
 LOGGER = logging.getLogger("policyengine")
@@ -82,7 +82,7 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple
         return refusal(asked.id, Problem.of(error)), 1
     except Exception:
         LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
-        return refusal(asked.id, Problem(500, "the server failed, nothing was decided", hint="treat this as a deny")), 1
+        return refusal(asked.id, Problem(500, NO_ANSWER, hint=DENY)), 1
 
 
 def answers_to(

@@ -104,7 +104,7 @@ FORWARD_AUTH: Statuses = {
     401: CHALLENGED,
     403: problem("It may not pass, or not without an approval.", DECIDED),
     429: problem("Not now: `Retry-After` says when.", DECIDED),
-    500: problem("The server failed; nothing was decided.", {}),
+    500: problem("The server failed and gives no answer.", {}),
     503: problem("Deciding failed.", DECIDED),
 }
 EXT_AUTHZ_STATUSES: Statuses = {
@@ -116,5 +116,5 @@ FORWARD_AUTH_NGINX: Statuses = {
     200: ALLOWED,
     401: CHALLENGED,
     403: problem("It may not pass, for whatever reason.", {**DECIDED, **AS_HEADERS}),
-    500: problem("The server failed; nothing was decided.", {}),
+    500: problem("The server failed and gives no answer.", {}),
 }

@@ -1,7 +1,8 @@
 """`POST /decide` as gateways send it, from the server to the engine with nothing between; all else the careful way.
 
 The application documents `/decide` and can answer it alone. What is answered here is what it would answer, to the byte:
-whatever is out of the ordinary, a mistake above all, is handed to it with not a byte of it lost.
+whatever is out of the ordinary, a mistake above all, is handed to it with not a byte of it lost. But for what was decided
+and has no answer: it may have been spent, so nobody decides it again, and the application tells that it failed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.hosts import AllowedHosts
 from policyengine.runtime.quick import json_question, msgpack_question
+from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import enter
 from policyengine.server.frame import LABEL
 from policyengine.server.media import LARGEST_BODY, Form, read_body
@@ -37,6 +39,7 @@ from policyengine.server.traced import decided_within, told, trace_in
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
 PLAIN_OPTIONS = frozenset({"obligations_supported"})
+UNANSWERED = "policyengine.unanswered"  # in the scope of what was decided already
 ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 Headers = dict[bytes, bytes]
 Lines = tuple[tuple[bytes, bytes], ...]
@@ -81,6 +84,8 @@ class HotPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         enter(None)
+        if UNANSWERED in scope:
+            return await self.careful(scope, raising(scope[UNANSWERED]), send)
         headers = self.plain(scope)
         if headers is None:
             return await self.careful(scope, receive, send)
@@ -90,10 +95,13 @@ class HotPath:
             return await self.careful(scope, raising(problem), send)
         engine = self.reloading.current
         apart = engine.waits  # the loop does not wait for a store
-        if apart:
-            answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
-        else:
-            answer = self.answer(engine, headers, body, self.count)
+        try:
+            if apart:
+                answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
+            else:
+                answer = self.answer(engine, headers, body, self.count)
+        except Exception as error:
+            return await self.careful(scope, raising(Unanswered(error)), send)
         if answer is None:
             return await self.careful(scope, preceded(ready(whole(body)), receive), send)
         limits, content = answer
@@ -103,12 +111,18 @@ class HotPath:
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
         """The answer to a question that is here as a whole: the lines of its headers, and its content.
 
-        None where it takes more than that: then ask as ASGI does.
+        None where it takes more than that: then ask as ASGI does, in the same scope.
         """
         engine = self.reloading.current
         headers = None if engine.waits else self.plain(scope)
-        answer = None if headers is None else self.answer(engine, headers, body, self.count)
-        if headers is None or answer is None:
+        if headers is None:
+            return None
+        try:
+            answer = self.answer(engine, headers, body, self.count)
+        except Exception as error:
+            scope[UNANSWERED] = Unanswered(error)
+            return None
+        if answer is None:
             return None
         limits, content = answer
         label = b"x-request-id: %b\r\n" % headers[b"x-request-id"] if b"x-request-id" in headers else b""
@@ -143,7 +157,8 @@ class HotPath:
     def answer(self, engine: Engine, headers: Headers, body: bytes, count: Count) -> tuple[Lines, bytes] | None:
         """The headers that say how limits stand and of which trace it is, and the content.
 
-        None where a careful look is needed: at what is no question, and at what fails, so that it is told.
+        None where a careful look is needed: at what is no question, so that it is told. Whatever else is raised may have
+        been spent.
         """
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= LARGEST_BODY else None
@@ -153,14 +168,14 @@ class HotPath:
         asked: Question | None = engine.at_once(question) if "credentials" in question else question
         if asked is None:
             return None
+        began = perf_counter_ns() if next(self.timed) else 0
         try:
-            began = perf_counter_ns() if next(self.timed) else 0
             decision = engine.decide(asked) if trace is None else decided_within(trace, engine, asked)
-            content = codec.write(decision)
-            count(decision.answer, began)
-            return (*(limits_of(decision) if decision.standings else ()), *told(trace)), content
-        except Exception:
+        except RequestError:  # nothing was decided
             return None
+        content = codec.write(decision)
+        count(decision.answer, began)
+        return (*(limits_of(decision) if decision.standings else ()), *told(trace)), content
 
 
 def limits_of(decision: Decision) -> Lines:
@@ -223,10 +238,18 @@ def preceded(first: Awaitable[Message], receive: Receive) -> Receive:
     return again
 
 
-def raising(problem: Problem) -> Receive:
-    """Whoever asks for the body gets the problem that there was with it."""
+class Unanswered(Exception):
+    """A question was decided, and why there is no answer to it."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(f"{type(why).__name__}: {why}")
+        self.__cause__ = why
+
+
+def raising(why: Problem | Unanswered) -> Receive:
+    """Whoever asks for the body gets what there was with it, or with its answer."""
 
     async def failing() -> Message:
-        raise problem
+        raise why
 
     return failing

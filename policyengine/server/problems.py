@@ -24,6 +24,10 @@ TITLES = {
 }
 
 
+NO_ANSWER = "the server failed and gives no answer"
+DENY = "treat this as a deny: what was decided is not decided again, and stays on record"
+
+
 class Problem(Exception):
     """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`), `code` a word for
     programs where the status alone does not say what to do."""

@@ -43,7 +43,7 @@ def answered(model: type[BaseModel], example: Free, headers: Free | None = None)
         408: problem("The body did not arrive in time."),
         413: problem("The body is larger than 1 MiB."),
         415: problem("The body is neither JSON nor MessagePack."),
-        500: problem("The server failed; nothing was decided. Deny."),
+        500: problem("The server failed and gives no answer. Deny."),
     }
 
 

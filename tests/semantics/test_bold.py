@@ -6,9 +6,11 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.runtime.caller import called_by
+from policyengine.server import create_app
 from policyengine.server.authzen import Authzen, read
 from policyengine.stores.memory import MemoryStore
 from tests.generate.impostors import impostor
@@ -140,6 +142,19 @@ def test_whole_numbers_are_exact_to_34_digits(given, known):
     text = f'{{"request": {{"method": "GET", "path": "/x"}}, "body": {{"number": {given}, "int": {given}}}}}'
     denied = {reason.rule for reason in Engine.from_text(policy).decide(text).reasons}
     assert [one for one in ("number", "int") if one not in denied] == known
+
+
+@pytest.mark.parametrize("options", [None, {"consume": True}])
+def test_what_was_decided_is_not_decided_again(options):
+    """**What was decided once is not decided again:** of two requests a minute the one that got no answer was one."""
+    ids = iter(["\ud800", "second", "third"])
+    policy = 'anyone { may GET /x }\nrate "r" per request.path on GET /x { 2/1m }'
+    engine = Engine.from_text(policy, ids=lambda now: next(ids))
+    client = TestClient(create_app(engine), raise_server_exceptions=False)
+    asked = {"request": {"method": "GET", "path": "/x"}, **({} if options is None else {"options": options})}
+    answers = [client.post("/decide", json=asked) for _ in range(3)]
+    assert [one.status_code for one in answers] == [500, 200, 200]
+    assert [one.json()["outcome"] for one in answers[1:]] == ["allow", "throttle"]
 
 
 # ── Order ─────────────────────────────────────────────────────────────────────────────────────

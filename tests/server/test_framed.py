@@ -190,7 +190,7 @@ def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pyte
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
     answer, _ = framed.answer_to(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
-    assert (id, status, problem["detail"]) == (5, 500, "the server failed, nothing was decided")
+    assert (id, status, problem["detail"]) == (5, 500, "the server failed and gives no answer")
     assert b"secret" not in answer
     assert "the secret of the house" in caplog.text
 
