@@ -1,8 +1,8 @@
 """`POST /decide` as gateways send it, from the server to the engine with nothing between; all else the careful way.
 
 The application documents `/decide` and can answer it alone. What is answered here is what it would answer, to the byte:
-whatever is out of the ordinary, a mistake above all, is handed to it with not a byte of it lost. But for what was decided
-and has no answer: it may have been spent, so nobody decides it again, and the application tells that it failed.
+whatever is out of the ordinary, a mistake above all, is handed to it with not a byte of it lost. But what was decided
+and has no answer may have been spent: nobody decides it again, and the application only tells that it failed.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class HotPath:
     def answer(self, engine: Engine, headers: Headers, body: bytes, count: Count) -> tuple[Lines, bytes] | None:
         """The headers that say how limits stand and of which trace it is, and the content.
 
-        None where a careful look is needed: at what is no question, so that it is told. Whatever else is raised may have
+        None where a careful look is needed: at what is no question, so that it is told. Whatever else fails may have
         been spent.
         """
         codec = CODECS[headers[b"content-type"]]
