@@ -73,13 +73,12 @@ class ComparisonProcess:
         if self._process.poll() is None:
             if monotonic() - self._began < self._seconds + GRACE:
                 return None
-            self._process.kill()
-            self._process.wait()
+            self._end()
         return self._read()
 
     def wait(self) -> PolicyComparison:
         self.join()
-        self.stop()
+        self._end()
         return self._read()
 
     def join(self) -> None:
@@ -89,9 +88,13 @@ class ComparisonProcess:
 
     def stop(self) -> None:
         """End it without a result."""
+        self._end()
+        self._answer.close()
+
+    def _end(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
     def _read(self) -> PolicyComparison:
         took = monotonic() - self._began

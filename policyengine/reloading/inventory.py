@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TypeAlias, assert_never
 
@@ -56,10 +56,10 @@ class InventoryItem:
 class Inventory:
     """`delegation` names what the limits on chains bound: `depth`, `lifetime`, `no cycles`. `texts` are of files."""
 
-    packages: frozenset[str]
-    items: tuple[InventoryItem, ...]
-    delegation: frozenset[str]
-    texts: Mapping[str, str]
+    packages: frozenset[str] = frozenset()
+    items: tuple[InventoryItem, ...] = ()
+    delegation: frozenset[str] = frozenset()
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> Inventory:

@@ -9,13 +9,14 @@ import logging
 import pickle
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from time import monotonic
 from typing import TypeAlias, assert_never
 
 from policyengine.engine import Engine
 from policyengine.reloading import Candidate, RefusalKind, Refused, Reloading, Reloads
+from policyengine.reloading.inventory import Inventory
 
 LONGEST = 60.0  # seconds until every worker has to be ready
 SIZE = struct.Struct("!Q")
@@ -159,7 +160,7 @@ class Crew:
         """
         try:
             engine = self.reloading.engine_of(candidate)
-            for refused in self._told(Take(candidate)):
+            for refused in self._told(Take(replace(candidate, inventory=Inventory()))):  # held against it here alone
                 raise refused
         except Refused as refused:
             self.reloading.refuse(refused)

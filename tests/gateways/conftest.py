@@ -34,7 +34,9 @@ def engine_ports(decisions: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         (folder / policy.name).write_text(policy.read_text(encoding="utf-8"), encoding="utf-8")
     named = re.sub(r"^(hands_on_(?:nginx|envoy) = \[)", r'\1\n  "X-Tenant",', HANDED_ON, flags=re.MULTILINE)
     (folder / "policyengine.toml").write_text(named, encoding="utf-8")
-    with engine(str(folder), "--log", str(decisions), "--allowed-host", "api.acme.example") as ports:
+    with engine(
+        str(folder), "--log", str(decisions), "--allowed-host", "api.acme.example", "--allowed-host", "api.example"
+    ) as ports:
         yield ports
 
 

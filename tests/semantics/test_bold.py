@@ -455,6 +455,13 @@ def test_windows_end_by_the_clock_of_the_store(ahead):
     assert trace.says("POST /pay") == "allow"
 
 
+@pytest.mark.parametrize("text", ["", "\n\t ", "# only words", "language 1\npackage app", "import app.common"])
+def test_a_file_that_declares_nothing_is_an_error(text):
+    """**A file that declares nothing is an error**"""
+    assert "E155" in codes(text)
+    assert "E155" not in codes(f"{text}\nlet a = 1")
+
+
 # ── Paths ─────────────────────────────────────────────────────────────────────────────────────
 
 CANONICAL = ["/", "/a", "/a/b", "/a/b/", "/caf%C3%A9", "/a%20b", "/a.b", "/.well-known/x", "/...x", "/a:b", "/~a", "/A"]

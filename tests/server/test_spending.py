@@ -157,7 +157,7 @@ def test_a_refund_above_half_of_the_budget_can_be_approved(store: str, tmp_path:
 
     async def asking(*more: dict[str, Any]) -> list[dict[str, Any]]:
         transport = httpx.ASGITransport(app=create_app(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return [(await client.post("/decide", json={**ask, **one})).json() for one in more]
 
     asked = asyncio.run(asking({}, {}, {}))

@@ -116,7 +116,7 @@ def test_a_server_says_how_far_its_clock_is_from_that_of_its_store(
 
     async def asked() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.get("/readyz")
 
     answer = asyncio.run(asked())
