@@ -196,6 +196,7 @@ def test_asking_for_an_approval_takes_of_the_rates_once() -> None:
     assert outcomes == ["confirm"] * 5
     assert [made.decide(asking(amount=1)).outcome for _ in range(2)] == ["allow", "throttle"]
     assert made.decide(asking(amount=100)).outcome == "confirm"
+    assert made.decide(asking(amount=100, to="y")).outcome == "throttle"
 
 
 def test_many_threads_get_no_more_than_the_limit() -> None:
