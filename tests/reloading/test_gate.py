@@ -267,7 +267,18 @@ def gated(folder: Path, allow: Iterable[str] = (), seconds: float = 30.0) -> Rel
     return held_of(folder, ReloadRules.of(allow, gate=True, seconds=seconds))
 
 
-def test_behind_the_gate_what_widens_is_refused_unless_it_is_allowed(folder: Path) -> None:
+@pytest.mark.deep
+def test_a_process_compares_behind_the_gate(folder: Path) -> None:
+    held = gated(folder)
+    (folder / "shop.policy").write_text(WIDER)
+    assert not held.reload()
+    assert held.reloads.why == "1 change lets requests pass that did not"
+    assert held.reloads.reasons == (("widening", 1),)
+    assert held.reload(allow=["widening"])
+
+
+def test_behind_the_gate_what_widens_is_refused_unless_it_is_allowed(folder: Path, answering: type[Answering]) -> None:
+    answering.found = PolicyComparison((Widening('guard "g"', (), "deny -> allow"),))
     held = gated(folder)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.types import ASGIApp, Message
 
 from policyengine.engine import Engine
 from policyengine.runtime.hosts import AllowedHostError, AllowedHosts
 from policyengine.server import create_app, serve
 from policyengine.server.hosts import PAUSE, HostCheck
+from policyengine.server.status import status_app
 from policyengine.server.tally import Tally
 from tests.gateways.servers import free_port
 from tests.server.conftest import BY_ENVOY, OPEN, TOKEN, Watched
@@ -155,19 +157,30 @@ def test_where_a_token_is_needed_every_name_is_answered_as_no_page_knows_one(cal
     assert call("POST", "/decide", json=OPEN, token=TOKEN, headers=with_token).status_code == 200
 
 
-def test_the_port_for_metrics_has_no_token_and_so_keeps_to_its_names(tmp_path: Path) -> None:
-    (tmp_path / "p.policy").write_text(POLICY)
-    (tmp_path / "tokens").write_text(TOKEN)
-    (tmp_path / "tokens").chmod(0o600)
-    port = free_port()
-    given = ["--host", "0.0.0.0", "--port", "0", "--metrics-port", str(port), "--token-file", str(tmp_path / "tokens")]
-    with started(SERVE, "serve", str(tmp_path / "p.policy"), "--format", "json", *given) as (line, _):
-        listening = json.loads(line)["listening"].replace("0.0.0.0", "127.0.0.1")
-        authorized = b"authorization: Bearer " + TOKEN.encode()
-        assert statuses(raw(listening, post(LENGTH, authorized, host=EVIL))) == [200]
-        status = f"http://127.0.0.2:{port}"  # an address of this machine, as a pod has one
-        assert statuses(raw(status, get("/readyz", b"127.0.0.2:%d" % port))) == [200]
-        assert statuses(raw(status, get("/readyz", b"rebound.example"))) == [403]
+def test_the_port_for_metrics_has_no_token_and_so_keeps_to_its_names() -> None:
+    app = create_app(Engine.from_text(POLICY), token=TOKEN)
+    status = status_app(app.api)  # type: ignore[attr-defined]
+    found = {
+        host: asyncio.run(got(status, "/readyz", host, ("10.1.2.3", 9090)))
+        for host in ("10.1.2.3:9090", "127.0.0.1:9090", "10.1.2.4:9090", "rebound.example:9090")
+    }
+    assert list(found.values()) == [200, 200, 403, 403]
+
+
+async def got(app: ASGIApp, path: str, host: str, server: tuple[str, int]) -> int:
+    """The status of an answer on a connection that arrived at that address, as a pod has one of its own."""
+    sent: list[Message] = []
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+             "headers": [(b"host", host.encode())], "server": server, "scheme": "http"}  # fmt: skip
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
 
 
 def test_an_application_of_ones_own_answers_to_the_names_that_are_given_to_it(call: Any) -> None:
@@ -180,8 +193,6 @@ def test_an_application_of_ones_own_answers_to_the_names_that_are_given_to_it(ca
 
 
 def asking(app: Any, base: str) -> httpx.Response:
-    import asyncio
-
     async def run() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base) as client:
             return await client.post("/decide", json=OPEN)

@@ -165,5 +165,6 @@ def test_a_page_whose_name_is_rebound_to_this_machine_learns_and_changes_nothing
     assert list(read_records(log)) == []
 
 
+@pytest.mark.deep
 def test_our_own_page_is_shown(port: int, tmp_path: Path) -> None:
     assert "POST /decide" in shown(f"http://127.0.0.1:{port}/docs", tmp_path)
