@@ -134,7 +134,7 @@ class Deciding(Keeping):
             world = self._world
             try:
                 quick = world.peeking(question)
-            except StoreError:  # as above
+            except StoreError:  # nothing is spent: with care it is told what is missing
                 quick = None
             except Exception:
                 return self._kept(question, self._failed(), b"evaluate", world.mark)
