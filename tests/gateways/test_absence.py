@@ -18,6 +18,7 @@ from policyengine.runtime.paths import OVERRIDE_HEADERS
 from tests.gateways.conftest import ABSENCE, SITE
 from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Upstream, gateway
 
+HOST = "api.acme.example"  # which the engine has to know, as Envoy over HTTP asks with it
 JSON = "Content-Type: application/json"
 ADMIN = b'{"to": "mallory", "role": "admin"}'
 PLACES = ("else", "present", "absent")
@@ -32,7 +33,7 @@ class Shape(NamedTuple):
 
     def sent(self, path: str, method: str = "POST") -> bytes:
         framing = "Transfer-Encoding: chunked" if self.chunked else f"Content-Length: {len(self.body)}"
-        head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: api.example", *self.headers, framing, "", ""])
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {HOST}", *self.headers, framing, "", ""])
         size = b"%x\r\n" % len(self.body)
         return head.encode() + (size + self.body + b"\r\n0\r\n\r\n" if self.chunked else self.body)
 
@@ -99,6 +100,13 @@ def test_a_body_that_was_read_whole_is_known_in_all_its_members(
     assert opened(web, shape) == (passes if web.kind.sees_body else [])
 
 
+def test_a_person_is_asked_only_about_a_body_that_was_read(web: Gateway) -> None:
+    for body, asked in ((b'{"to": "alice"}', web.kind.sees_body), (b"[1]", False)):
+        answer = web.client.send(Shape((JSON,), body).sent("/absence/body/confirm"), "POST")
+        assert (answer.status, answer.problem["outcome"]) == (403, "confirm" if asked else "deny")
+        assert [one["kind"] for one in answer.problem["remedies"]] == ["approval" if asked else "facts"]
+
+
 # By which gateways it is shown that there is no body: no header says a word of one, its length is 0, or
 # the only chunk is the last one.
 EMPTY = {
@@ -113,7 +121,7 @@ def test_a_body_is_absent_where_its_emptiness_was_shown(web: Gateway, how: str) 
     framing = {"nothing": "", "length 0": "Content-Length: 0\r\n", "no chunk": "Transfer-Encoding: chunked\r\n"}[how]
     found = []
     for place in PLACES:
-        head = f"POST /absence/body/{place} HTTP/1.1\r\nHost: api.example\r\n{JSON}\r\n{framing}\r\n"
+        head = f"POST /absence/body/{place} HTTP/1.1\r\nHost: {HOST}\r\n{JSON}\r\n{framing}\r\n"
         answer = web.client.send(head.encode() + (b"0\r\n\r\n" if how == "no chunk" else b""))
         found += [place] if answer.status == 200 else []
     assert found == (list(PLACES) if web.kind.name in EMPTY[how] else [])
