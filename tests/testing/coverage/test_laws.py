@@ -2,11 +2,16 @@
 
 import random
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.directory.entities import Directory
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import walk as w
 from policyengine.semantics.meaning import facts_of
@@ -19,7 +24,7 @@ from policyengine.testing.coverage.conditions import Condition, Part
 from policyengine.testing.coverage.sights import sights_of
 from policyengine.testing.coverage.watching import Watcher
 from policyengine.testing.runner import Asked
-from tests.generate import Case, cases
+from tests.generate import Case, cases, directory
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
 from tests.testing.running import PAYMENTS, checked
 
@@ -111,9 +116,16 @@ def test_what_means_something_else_is_another_point(old: str, new: str) -> None:
 
 
 def asked(case: Case) -> Asked:
-    facts = facts_of(case.kernel, case.request, case.snapshot, case.now)
-    seen = walk(facts, case.snapshot)
+    """As a test asks: there is a directory, and its rows say all."""
+    snapshot = Snapshot(Directory(whole(directory(case.rows))))
+    request = replace(case.request, entities=tuple(whole(case.request.entities)))
+    facts = facts_of(case.kernel, request, snapshot, case.now)
+    seen = walk(facts, snapshot)
     return Asked(facts, seen, conclude(facts, seen)[0])
+
+
+def whole(rows: Iterable[EntityData]) -> list[EntityData]:
+    return [replace(row, partial=False) for row in rows]
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 60, 10)], ids=str)
