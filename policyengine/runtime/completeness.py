@@ -18,8 +18,8 @@ UNREADABLE = Invalid("not valid UTF-8")
 PERHAPS_TWICE = Invalid("a comma, as if it had been given twice")
 # What is between two neighbours, or says how a body is framed: no gateway hands it on as its client sent it.
 HOP_BY_HOP = frozenset(
-    "connection content-length expect host http2-settings keep-alive proxy-authenticate proxy-authorization proxy-connection "
-    "te trailer transfer-encoding upgrade".split()
+    "connection content-length expect host http2-settings keep-alive proxy-authenticate proxy-authorization "
+    "proxy-connection te trailer transfer-encoding upgrade".split()
 )
 # Secrets, and what is between two neighbours: none of it is a fact.
 WITHHELD = SECRET | HOP_BY_HOP | {"cookie"}
