@@ -151,7 +151,7 @@ def test_what_was_decided_is_not_decided_again(options):
     ids = iter(["\ud800", "second", "third"])
     policy = 'anyone { may GET /x }\nrate "r" per request.path on GET /x { 2/1m }'
     engine = Engine.from_text(policy, ids=lambda now: next(ids))
-    client = TestClient(create_app(engine), raise_server_exceptions=False)
+    client = TestClient(create_app(engine), "http://localhost", raise_server_exceptions=False)
     asked = {"request": {"method": "GET", "path": "/x"}, **({} if options is None else {"options": options})}
     answers = [client.post("/decide", json=asked) for _ in range(3)]
     assert [one.status_code for one in answers] == [500, 200, 200]
