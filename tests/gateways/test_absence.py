@@ -6,7 +6,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -143,6 +146,26 @@ def test_a_client_does_not_say_itself_how_large_its_body_is(web: Gateway) -> Non
     for spelled in ("X-Agent-Size", "x-agent-size", "X_Agent_Size", "X-Envoy-Auth-Partial-Body"):
         forged = Shape(("Content-Type: text/plain", f"{spelled}: 0", f"{spelled}: false"), ADMIN)
         assert opened(web, forged) == []
+
+
+def test_in_http_2_no_length_shows_no_empty_body(api: Upstream, engine_ports: tuple[int, int], tmp_path: Path) -> None:
+    """There a body may follow without a word of it; a length that is said is that of the body."""
+    kind, curl = KINDS[0], shutil.which("curl")
+    if kind.found() is None or curl is None:
+        pytest.skip("nginx or curl is missing")
+
+    def status(*options: str) -> str:
+        url = f"http://127.0.0.1:{web.client.port}/absence/body/absent"
+        asked = [curl, "-s", "-o", "/dev/null", "-w", "%{http_version} %{http_code}", "--http2-prior-knowledge"]
+        asked += ["-H", f"Host: {HOST}", "-X", "POST", *options, url]
+        return subprocess.run(asked, input=ADMIN, capture_output=True, check=True, timeout=30).stdout.decode()
+
+    with gateway(
+        kind, tmp_path, api, engine_ports, None, lambda text: text.replace(":8000;", ":8000; http2 on;")
+    ) as web:
+        assert status() == "2 401"
+        assert status("-T", "-") == "2 401"
+        assert status("--data-binary", "@-") == "2 401"
 
 
 # ── Headers ───────────────────────────────────────────────────────────────────────────────────
