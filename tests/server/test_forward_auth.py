@@ -45,7 +45,7 @@ def test_a_name_that_is_not_there_is_empty_and_not_missing(call: Call) -> None:
         (forwarded(uri="/secrets"), 401, "deny"),
         (forwarded(uri="/secrets", x_agent_id="bot"), 403, "deny"),
         (forwarded(uri="/health/../x"), 403, "deny"),
-        (forwarded("POST", "/orders"), 403, "confirm"),
+        (forwarded("POST", "/orders"), 403, "deny"),  # nobody is asked about a body that was not seen
         ({"x-forwarded-method": b"GET"}, 400, None),
         ({"x-forwarded-uri": b"/health"}, 400, None),
         (forwarded(x_agent_bound="maybe"), 400, None),
@@ -113,8 +113,11 @@ def test_the_path_that_envoy_means_is_read_as_it_came(call: Call, path: str) -> 
 
 
 def test_envoy_says_who_asks_in_headers(engine: Watched, call: Call) -> None:
-    answer = call("POST", "/envoy/orders", headers={"x-agent-id": "bot"}, json={"amount": 1})
+    whole = {"x-agent-id": "bot", "x-envoy-auth-partial-body": "false"}
+    answer = call("POST", "/envoy/orders", headers=whole, json={"amount": 1})
     assert (answer.status_code, answer.json()["outcome"]) == (403, "confirm")
+    answer = call("POST", "/envoy/orders", headers={"x-agent-id": "bot"}, json={"amount": 1})
+    assert (answer.status_code, answer.json()["outcome"]) == (403, "deny")
 
 
 # ── What is told ──────────────────────────────────────────────────────────────────────────────
