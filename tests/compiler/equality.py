@@ -25,7 +25,7 @@ from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
 from tests.generate.properties import near_misses
 from tests.generate.requests import NOW, approved, directory
-from tests.generate.specified import Said, Specified, micros, said
+from tests.generate.specified import ANY_TIME, Said, Specified, micros, said
 
 PEEKED = 0.3  # of the questions are only evaluated
 CAREFUL = 0.1  # of the questions without effects are decided with care too
@@ -51,7 +51,7 @@ class UnderTest:
 
     def __init__(self, asked: Setting, now: datetime) -> None:
         self.now = now
-        store = MemoryStore(history_complete=True)
+        store = MemoryStore(history_complete=True, max_skew=ANY_TIME)
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
         self.evaluator: Evaluator = self.engine._world.evaluator
         self.last = ""  # the id of what was decided last

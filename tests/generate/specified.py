@@ -36,6 +36,7 @@ from policyengine.stores.memory import MemoryStore
 CONSUME = Obligation("consume", (), rule="approval", at="")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NUMBERS = count()
+ANY_TIME = 2**62  # microseconds: generated questions are asked at any time, one after another
 
 
 class Said(NamedTuple):
@@ -75,7 +76,7 @@ class Specified:
     directory: Directory
     spent: set[str] = field(default_factory=set)
     effects: Effects = field(default_factory=Effects)
-    store: MemoryStore = field(default_factory=lambda: MemoryStore(history_complete=True))
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(history_complete=True, max_skew=ANY_TIME))
     unsettled: Said | None = None
     number: str = ""
     past: Mapping[WindowKey, History] = field(default_factory=dict)
