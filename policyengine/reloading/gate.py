@@ -34,6 +34,7 @@ class ReloadGate:
         self._results: dict[tuple[str, str], PolicyComparison] = {}  # of what was compared before it was swapped
         self._pending: tuple[Engine, Engine] | None = None
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
+        self._closed = False
 
     # ── Before ────────────────────────────────────────────────────────────────────────────────
 
@@ -103,7 +104,8 @@ class ReloadGate:
     def swapped(self, before: Engine, after: Engine) -> None:
         """Note that both are to be compared. Swaps that wait for that already become one step with this one."""
         with self._guard:
-            self._pending = (before if self._pending is None else self._pending[0], after)
+            if not self._closed:
+                self._pending = (before if self._pending is None else self._pending[0], after)
 
     @property
     def busy(self) -> bool:
@@ -156,8 +158,9 @@ class ReloadGate:
                 running[1].join()
 
     def close(self) -> None:
-        """End a comparison under way."""
+        """End a comparison under way, and begin none."""
         with self._guard:
+            self._closed = True
             if self._running is not None:
                 self._running[1].stop()
             self._running = self._pending = None

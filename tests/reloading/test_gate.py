@@ -385,3 +385,14 @@ def test_swaps_that_wait_to_be_compared_become_one_step(folder: Path, answering:
     held.gate.attend(lambda widens, proved: told.append(widens))
     assert told == [0]  # back to where it began: there is nothing to compare
     assert not held.gate.busy
+
+
+def test_who_ended_compares_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.reloading.gate.ComparisonProcess", lambda *_: pytest.fail("it began"))
+    held = Reloading(Engine.load(folder), Origin((folder,)))
+    held.replace(held.current.successor(Engine.from_text(WIDER).kernel))
+    held.gate.close()
+    held.attend()
+    held.replace(held.current.successor(Engine.from_text(SHUT).kernel))
+    assert not held.gate.busy
+    held.attend()

@@ -12,7 +12,7 @@ from policyengine.directory.sources import Sources
 from policyengine.engine import Engine
 from policyengine.reloading import Candidate, Origin, Refused, Reloading, prepared
 from policyengine.reloading.watching import MOST_TRIES, PAUSE, Attempts, Watch
-from tests.reloading.conftest import OPEN, SHUT
+from tests.reloading.conftest import OPEN, QUIET, SHUT
 
 
 class Preparing:
@@ -36,7 +36,7 @@ def preparing() -> Preparing:
 
 
 def held_of(*paths: Path, **more: object) -> Reloading:
-    return Reloading(Engine.load(*paths), Origin(paths, **more))  # type: ignore[arg-type]
+    return Reloading(Engine.load(*paths), Origin(paths, **more), lambda: QUIET)  # type: ignore[arg-type]
 
 
 @pytest.fixture
