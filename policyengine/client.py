@@ -13,6 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from struct import Struct as Layout
@@ -26,6 +27,8 @@ HEADER = Layout(">I")
 LARGEST_QUESTION = 1024 * 1024  # bytes in a frame that asks
 LARGEST_ANSWER = 64 * 1024 * 1024  # bytes in a frame that answers
 AT_ONCE = 64
+NUMBER_EXTENSION = 1  # of MessagePack: the text of a number that MessagePack itself does not hold
+SMALLEST_INT, LARGEST_INT = -(2**63), 2**64 - 1  # that it does
 DECIDED = 200
 NOTHING_WAITS = (404, 409)  # not known, or reported before
 UNDER_WAY = "key_under_way"
@@ -70,7 +73,7 @@ class Answer(msgspec.Struct, frozen=True):
             raise ValueError("`allowed` and `outcome` contradict each other")
 
 
-_encode = msgspec.msgpack.Encoder(decimal_format="number").encode
+_encoded = msgspec.msgpack.Encoder(decimal_format="number").encode
 _frame = msgspec.msgpack.Decoder(tuple[int | None, int, msgspec.Raw]).decode
 _answer = msgspec.msgpack.Decoder(Answer).decode
 _answers = msgspec.msgpack.Decoder(list[Answer]).decode
@@ -211,9 +214,29 @@ class SocketClient:
         return self._socket
 
 
+def encode(question: object) -> bytes:
+    """A question as MessagePack, its numbers exact. Raises TypeError, ValueError, OverflowError, RecursionError."""
+    return _encoded(_exact(question))
+
+
+def _exact(value: object) -> object:
+    """Numbers that MessagePack has none of travel as their text, in an extension."""
+    match value:
+        case dict():
+            return {name: _exact(one) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_exact(one) for one in value]
+        case Decimal() if value.is_finite() and Decimal(repr(float(value))) != value:
+            return msgspec.msgpack.Ext(NUMBER_EXTENSION, str(value).encode())
+        case int() if not SMALLEST_INT <= value <= LARGEST_INT:
+            return msgspec.msgpack.Ext(NUMBER_EXTENSION, str(value).encode())
+        case _:
+            return value
+
+
 def _framed(question: object) -> bytes:
     try:
-        payload = _encode(question)
+        payload = encode(question)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SocketError(f"the question cannot be written as MessagePack: {error}") from None
     if len(payload) > LARGEST_QUESTION:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
+from policyengine.client import encode
 from policyengine.runtime.decision import (
     Decision,
     Gate,
@@ -110,7 +111,6 @@ class Unanswered(Exception):
     """There is no decision; why, in words."""
 
 
-_encode = msgspec.msgpack.Encoder(decimal_format="number").encode
 _one = msgspec.msgpack.Decoder(Told).decode
 _many = msgspec.msgpack.Decoder(ToldMany).decode
 _problem = msgspec.msgpack.Decoder(Problem).decode
@@ -165,7 +165,7 @@ class Exchanges:
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
-            return Sent(path, _encode(asked), headers, again=keyed or not spends)
+            return Sent(path, encode(asked), headers, again=keyed or not spends)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise Unanswered(f"the question cannot be written: {error}") from None
 

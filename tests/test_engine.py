@@ -357,7 +357,7 @@ def test_a_decision_as_data_has_the_names_and_order_of_the_wire(shop):
     [reason], [remedy] = data["reasons"], data["remedies"]
     assert reason.keys() == {"gate", "message", "rule", "at", "outcome"}
     assert (reason["rule"], reason["at"]) == ("large", "shop.policy:6")
-    assert remedy.keys() == {"kind", "rule", "by", "within", "binding"}
+    assert remedy.keys() == {"kind", "rule", "by", "within", "binding", "bound"}
     assert data["rates"] == data["obligations"] == data["unknown"] == []
 
 

@@ -18,8 +18,8 @@ from policyengine.runtime.values import ID_NAMES, LONGEST_STRING, Invalid, Unkno
 
 SEPARATOR = ";"
 MOST_REMEMBERED = 65_536  # cells of a column whose values are kept: plans, teams, owners
-INT = re.compile(r"[+-]?[0-9]{1,19}")
-NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
+INT = re.compile(r"[+-]?[0-9]{1,40}")
+NUMBER = re.compile(r"[+-]?[0-9]{1,6145}(\.[0-9]{1,6178})?([eE][+-]?[0-9]{1,4})?")
 BOOLS = {"true": True, "false": False, "TRUE": True, "FALSE": False, "True": True, "False": False}
 
 
@@ -173,7 +173,7 @@ def of_text(text: str, type_: kinds.Type) -> object:
 
 def number(text: str) -> object:
     if INT.fullmatch(text):
-        return int(text)
+        return wire.clean(int(text))
     return wire.clean_decimal(Decimal(text)) if NUMBER.fullmatch(text) else text
 
 

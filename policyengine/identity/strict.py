@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from decimal import Decimal, DecimalException
 
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.values import EXACT
 
 DEEPEST = 24  # so that a claim fits into facts
-MOST_DIGITS = 34  # of a number; more are exact nowhere here
+MOST_DIGITS = EXACT.prec  # of a number; more are exact nowhere here
+LONGEST = 3 * MOST_DIGITS  # characters of a fraction
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one that does not end goes on to the end: looked at once
 BRACKETS = re.compile(r"[\[\]{}]")
 LONE = re.compile(r"[\ud800-\udfff]")
@@ -50,7 +52,7 @@ def once(members: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 
 def whole(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+    if len(text.lstrip("-")) > MOST_DIGITS:
         raise Refused(Refusal.CLAIM_TYPE)
     return int(text)
 
@@ -58,8 +60,8 @@ def whole(text: str) -> int:
 def fraction(text: str) -> Decimal:
     """Exact, as every number is here."""
     try:
-        number = Decimal(text) if len(text) <= MOST_DIGITS else None
-    except DecimalException:  # an exponent that none has
+        number = EXACT.create_decimal(text) if len(text) <= LONGEST else None
+    except DecimalException:  # more digits, or an exponent that none has
         number = None
     if number is None or abs(number.adjusted()) > MOST_DIGITS:
         raise Refused(Refusal.CLAIM_TYPE)

@@ -6,6 +6,7 @@ A raw tree holds None, bool, int, Decimal, str, times, durations, addresses, Ent
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal, DecimalException
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 
+from policyengine.client import NUMBER_EXTENSION
 from policyengine.kinds import EntityRef
 from policyengine.runtime.values import (
     EXACT,
@@ -32,6 +34,8 @@ from policyengine.runtime.values import (
 )
 
 DEEPEST = 32
+NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
+LONGEST_NUMBER = 16_384
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = "not a finite number"
 JSON_MISTAKES = {
@@ -134,7 +138,11 @@ def json_float(text: str) -> Decimal | Invalid:
         return Invalid.in_place_of(text, TOO_MANY_DIGITS)
 
 
-def extension(code: int, data: bytes) -> Invalid:
+def extension(code: int, data: bytes) -> Decimal | Invalid:
+    """MessagePack itself has no number beyond 64 bits or the precision of a float: its text is such an extension."""
+    text = data.decode("ascii", "replace")
+    if code == NUMBER_EXTENSION and len(data) <= LONGEST_NUMBER and NUMBER.fullmatch(text):
+        return json_float(text)
     return Invalid("a MessagePack extension")
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from fractions import Fraction
 from math import ceil
 
 from policyengine.kinds import EntityRef
-from policyengine.runtime.limits import MICRO, Add, Clamped, Flow, Hold, Limited, Take
+from policyengine.runtime.limits import LARGEST, MICRO, Add, Clamped, Flow, Hold, Limited, Take
 from policyengine.runtime.show import canonical, duration
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
@@ -135,11 +135,12 @@ def raised_to(base: Flow, one: k.Raise, most: Flow) -> Flow:
 
 def _add(rule: str, key: tuple[str, ...], budget: k.Budget, quota: k.Quota, bound: Value, amount: Value) -> Add:
     assert isinstance(bound, int | Decimal)
-    within, most = micros(quota.within), int(Fraction(bound) * MICRO)
+    # What a fact says may be beyond what every store counts exactly, as no policy may say it: then that is the bound.
+    within, most = micros(quota.within), min(int(Fraction(bound) * MICRO), LARGEST)
     if quota.function == "distinct":
         return Add(rule, key, most, within, value=key_text(amount), failing=budget.failing)
     assert isinstance(amount, int | Decimal)
-    whole = int((Decimal(amount) * MICRO).to_integral_value(ROUND_CEILING))
+    whole = min(ceil(Fraction(amount) * MICRO), LARGEST + 1)
     return Add(rule, key, most, within, whole, failing=budget.failing)
 
 

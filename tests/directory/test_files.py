@@ -107,7 +107,7 @@ MISTAKES = [
     ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: no value of plan", "it is one of `free`, `team`"),
     ("id,seats\na,many\n", "E183", 2, "seats", "`seats`: expected int, got string",
      "write digits, with a point where there is a fraction"),
-    ("id,seats\na,99999999999999999999\n", "E183", 2, "seats", "`seats`: expected int, got string",
+    ("id,seats\na,99999999999999999999\n", "E183", 2, "seats", "`seats`: beyond 64 bits",
      "write digits, with a point where there is a fraction"),
     ("id,share\na,1e\n", "E183", 2, "share", "`share`: expected number, got string",
      "write digits, with a point where there is a fraction"),

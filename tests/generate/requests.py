@@ -24,6 +24,7 @@ WRONG: tuple[Any, ...] = (
     True, 7, 7.5, "", "7", "true", [], ["x", 5], {}, {"type": "user", "id": "alice"}, "x" * 70_000, 2**70, 10**40,
     float("nan"), float("inf"), "\ud800", "e\u0301", -1, 900.0, "999h", "10.0.0.999", [None], {"a": {"b": []}},
 )  # fmt: skip
+LONG = 12_345_678_901_234_567_890  # beyond 64 bits
 PATHS = (
     "/health", "/notes", "/notes/7", "/notes/7/", "/notes/a/b", "/v1/invoices", "/v1/invoices/7", "/v1/invoices/8",
     "/v1/invoices/7/refunds", "/v1/invoices/nobody/refunds", "/v1/orgs/north/docs/d1", "/v1/orgs/south/docs/d2",
@@ -117,7 +118,8 @@ MEMBERS = ({"type": "user", "id": "alice"}, {"type": "user", "id": "carol"}, {"t
 ROW = {"n": 1, "note": "a", "who": "alice"}
 AS_NAMES = (*SCOPES, *(f"x:{name}" for name in SCOPES if name != "c.ping"), "ping", "unknown:scope")
 VALUES: dict[str, Callable[[Random], Any]] = {
-    "bool": _one(True, True, False), "int": _one(0, 1, 2, 500, 10_000), "number": _one(0, 0.5, 1, 100, 499.99, 900),
+    "bool": _one(True, True, False), "int": _one(0, 1, 2, 500, 10_000),
+    "number": _one(0, 0.5, 1, 100, 499.99, 900, LONG),
     "string": _one("acme", "evil", "alice", "bot", "7", "free", "acme-1", "é", ""), "plan": _one(*v.PLANS),
     "kind": _one(*v.KINDS), "duration": _one("0s", "5m", "10m", "1h", "2d"), "past": _time(-0.1, -2, 1),
     "future": _time(0.1, 5), "time": _one("2027-01-04T12:00:00Z", "2026-12-31T23:00:00+02:00", "2028-01-01T00:00:00Z"),

@@ -140,7 +140,7 @@ DEFINED = {  # name of a `define`: what it may read
 LITERALS: dict[str, tuple[str, ...]] = {
     "bool": ("true", "false"),
     "int": ("0", "1", "2", "500", "10_000"),
-    "number": ("0.5", "1", "100", "499.99", "0", "some_limit"),
+    "number": ("0.5", "1", "100", "499.99", "0", "some_limit", "12_345_678_901_234_567_890"),
     "string": ('""', '"acme"', '"evil"', '"alice"', '"bot"', '"free"', '"7"', '"legal"', '"é"', '"GET"', '"acme-1"'),
     "plan": PLANS,
     "kind": KINDS,

@@ -243,16 +243,20 @@ def test_the_client_gets_decisions(client: SocketClient) -> None:
     assert client.decide_many([]) == []
 
 
-def test_the_client_sends_decimals_as_numbers_and_times_as_times(tmp_path: Path) -> None:
+def test_the_client_sends_numbers_that_stay_exact_and_times_as_times(tmp_path: Path) -> None:
     asked: list[bytes] = []
-    question = {"body": {"amount": Decimal("0.1"), "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": {"a"}}}
+    long = Decimal("0.1234567890123456789012345678901234")
+    question = {
+        "body": {"amount": Decimal("0.1"), "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": {"a"}, "more": [long, 2**64]}
+    }
     with (
         server_that(tmp_path, lambda connection: connection.shutdown(socket.SHUT_RDWR), asked) as client,
         pytest.raises(SocketError),
     ):
         client.decide(question)
     read = msgpack.unpackb(asked[0][4:], timestamp=3)[2]
-    assert read == {"body": {"amount": 0.1, "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": ["a"]}}
+    exact = [msgpack.ExtType(1, str(one).encode()) for one in (long, 2**64)]
+    assert read == {"body": {"amount": 0.1, "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": ["a"], "more": exact}}
 
 
 def test_the_client_brings_nothing_of_the_engine_and_no_framework() -> None:
@@ -285,7 +289,7 @@ def test_a_problem_is_an_error_with_all_that_is_known_and_the_client_goes_on(cli
     [
         ({**OPEN, "body": {"a": "x" * LARGEST_QUESTION}}, "the question is larger than 1 MiB"),
         ({**OPEN, "body": {"a": object()}}, "the question cannot be written as MessagePack"),
-        ({**OPEN, "body": {"a": 2**64}}, "the question cannot be written as MessagePack"),
+        ({**OPEN, "body": {"a": {1: 2**63, "b": "\ud800"}}}, "the question cannot be written as MessagePack"),
     ],
 )
 def test_a_question_that_cannot_be_sent_is_an_error(client: SocketClient, question: Any, message: str) -> None:

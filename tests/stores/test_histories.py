@@ -79,7 +79,19 @@ def test_what_was_ended_begins_anew_and_nothing_of_before_is_known(begun: Store)
 
 
 def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
-    facts = ("é" * 50, 7, Decimal("0.1"), True, EntityRef("user", "ann"), ("a", 1), Unknown.missing("body.x"), "\ud800")
+    facts = (
+        "é" * 50,
+        7,
+        Decimal("0.1"),
+        Decimal(12345678901234567890),
+        Decimal("1E+6144"),
+        10**34 - 1,
+        True,
+        EntityRef("user", "ann"),
+        ("a", 1),
+        Unknown.missing("body.x"),
+        "\ud800",
+    )
     assert happens(begun, record("paid", "alice", *facts), record("seen", "alice"), name="first")
     assert happens(begun, record(), name="second", at=START + 5)
     first, second = past(begun).events

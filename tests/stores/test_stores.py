@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
+from policyengine.engine import Engine
 from policyengine.runtime.limits import Charge, Settled
+from policyengine.runtime.values import Value
+from policyengine.semantics import spending
+from policyengine.semantics.walk import LimitedSeen
 from policyengine.stores.store import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh, with_another_number
@@ -50,6 +56,33 @@ def test_a_request_takes_what_it_costs(store: Store) -> None:
 def test_a_cost_beyond_all_measure_is_refused(store: Store, cost: int) -> None:
     assert not ask(store, rate(10, cost=cost)).admitted
     assert admitted(store, rate(10), 11) == 10
+
+
+BY_FACT = """
+entity user { quota: number }
+facts on POST /pay { body.amount: number }
+anyone { may POST /pay }
+budget "b" per user.id on POST /pay { sum body.amount <= user.quota within 1h }
+"""
+MOST = 4_503_599_627  # that a budget counts exactly in every store
+
+
+@pytest.mark.parametrize(
+    ("bound", "amounts", "admitted"),
+    [
+        (10**30, (MOST, 1), [True, False]), (10**30, (12345678901234567890, MOST), [False, True]),
+        (Decimal("1E+6144"), (Decimal("1E+6144"), 1), [False, True]),
+        (1, (Decimal("0.9999990000000000000000000000000001"), 0), [True, True]),
+        (1, (Decimal("0.9999990000000000000000000000000001"), Decimal("0.000001")), [True, False]),
+    ],
+)  # fmt: skip
+def test_a_sum_is_exact_however_large_its_numbers_are(
+    store: Store, bound: Value, amounts: tuple[Value, ...], admitted: list[bool]
+) -> None:
+    """What is finer than a millionth is rounded up; a bound beyond what every store counts is the most that it does."""
+    (rule,) = Engine.from_text(BY_FACT).kernel.limits
+    read = (spending.charges(LimitedSeen(rule, True, True, ("alice",), quotas=((bound, one),))) for one in amounts)
+    assert [ask(store, one.charge).standings[0].admitted for found in read for one in found] == admitted
 
 
 def test_keys_and_rules_count_apart(store: Store) -> None:
