@@ -93,9 +93,22 @@ def check_quantifier(quantifier: k.Quantifier, reading: Reading) -> None:
     element = domain.element if isinstance(domain, Set | List) else domain
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
     require(all(node.name != name for node in inside), "a variable in what it goes through")
-    require(all(type_ == element for known, type_ in reading.unbound if known == name), "a variable of another type")
-    reading.unbound[:] = [(known, type_) for known, type_ in reading.unbound if known != name]
+    places = [place for place, (known, _) in enumerate(reading.unbound) if known == name]
+    mine = places[len(places) - uses(name, quantifier.condition) :]  # those before are of a loop around this one
+    require(all(reading.unbound[place][1] == element for place in mine), "a variable of another type")
+    reading.unbound[:] = [one for place, one in enumerate(reading.unbound) if place not in mine]
     check_condition(quantifier.condition)
+
+
+def uses(name: str, node: k.Expr) -> int:
+    """How often a variable stands in an expression, outside of loops in it that have one of that name themselves."""
+    match node:
+        case k.Variable(variable):
+            return int(variable == name)
+        case k.Quantifier() if node.variable == name:
+            return uses(name, node.domain)
+        case _:
+            return sum(uses(name, part) for part in k.parts(node))
 
 
 def is_name(text: str) -> bool:

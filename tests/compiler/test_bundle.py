@@ -65,6 +65,17 @@ def test_every_construct_comes_back_as_it_was(seed: int) -> None:
     assert revision(read) == found.kernel.revision == kernel.revision
 
 
+def test_a_loop_within_another_may_call_its_variable_by_the_same_name() -> None:
+    """As where a name for a condition that loops stands in a loop."""
+    text = """
+    facts { context.rows: list<{ n: number }>   context.samples: list<string>  }
+    define short = all x in context.samples: x == "a"
+    anyone { may GET /x when any x in context.rows: (x.n > 1 and short and x.n < 9) }
+    """
+    kernel = Engine.from_text(text).kernel
+    assert decode_bundle(write_bundle(kernel, "0.1.0")).kernel.anyones == kernel.anyones
+
+
 @settings(max_examples=15)
 @given(SEEDS)
 def test_a_bundle_decides_and_explains_as_its_policy_does(seed: int) -> None:

@@ -49,7 +49,7 @@ def play(seed: int, length: int) -> Tally:
 
 
 def test_decisions_in_a_row_are_decided_as_specified_whatever_happened_before() -> None:
-    tally = sum((play(seed, 30) for seed in range(15)), Tally())
+    tally = sum((play(seed, 30) for seed in range(32)), Tally())
     assert tally.reached["effect records"] >= 20, str(tally)
     assert min(tally.reached[f"reason guard {outcome}"] for outcome in ("deny", "confirm")) >= 10, str(tally)
 

@@ -88,7 +88,7 @@ def presenter(tmp_path_factory: pytest.TempPathFactory) -> Presenter:
     raw = tomllib.loads(shown("toml")) | {"issuers": {"login": {"keys": "login.jwks.json"}}}
     engine = Engine.from_text(shown("policy"))
     engine.verifying(configuration_of(raw, folder))
-    return Presenter(TestClient(create_app(engine)))
+    return Presenter(TestClient(create_app(engine), "http://localhost"))
 
 
 def test_what_the_page_shows_is_accepted_once(presenter: Presenter) -> None:
