@@ -120,6 +120,16 @@ CODES: tuple[Code, ...] = (
         "",
     ),
     Code(
+        "E518",
+        "a rule reads `resource` at doors that bind none",
+        "At an endpoint where nothing binds `resource` what the rule reads of it is unknown: a guard denies there, a "
+        "rate or budget has no key. A rule applies to endpoints that bind it, or says what holds without one.",
+        "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
+        'guard "owners" { require resource.owner == user }\n',
+        "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
+        'guard "owners" on GET /invoices/{id: invoice} { require resource.owner == user }\n',
+    ),
+    Code(
         "E516",
         "what no approval is bound to",
         "In the parentheses of `bound to` stand `body`, `args`, `context`, `request.query` and `request.headers`, each "

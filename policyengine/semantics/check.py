@@ -8,7 +8,7 @@ from enum import Enum
 
 from policyengine.codes import CODES, Code
 from policyengine.diagnostics import Diagnostic, in_order
-from policyengine.semantics import binders, examples, lints, logic, logic_limits, text
+from policyengine.semantics import binders, examples, lints, logic, logic_limits, text, unbound
 from policyengine.semantics import kernel as k
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
@@ -162,6 +162,7 @@ def concluded(
 def findings(
     kernel: k.Kernel, modules: Sequence[ast.Module], shown: examples.Examples, sought: Sought
 ) -> Iterator[Diagnostic]:
+    yield from unbound.mistakes(kernel)
     if sought.depth is Depth.ERRORS:
         yield from logic.mistakes(kernel)
         yield from logic_limits.mistakes(kernel)

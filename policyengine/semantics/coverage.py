@@ -45,13 +45,13 @@ def place_covers(outer: Place, inner: Place) -> bool:
     """Wherever a rule at `inner` applies, one at `outer` applies too."""
     if inner.patterns is None:
         return outer.patterns is None and all(_hidden(hole, inner) for hole in outer.excepts)
-    return all(_within(piece, outer, inner) for pattern in inner.patterns for piece in _by_method(pattern))
+    return all(_within(piece, outer, inner) for pattern in inner.patterns for piece in by_method(pattern))
 
 
 def place_overlaps(place: Place, pattern: Pattern) -> bool:
     """Some endpoint of the pattern is in the place; what is left out is left out only when the whole pattern is."""
     inside = place.patterns is None or any(overlaps(p, pattern) for p in place.patterns)
-    return inside and not all(any(covers(hole, piece) for hole in place.excepts) for piece in _by_method(pattern))
+    return inside and not all(any(covers(hole, piece) for hole in place.excepts) for piece in by_method(pattern))
 
 
 def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
@@ -64,10 +64,10 @@ def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
 
 def _hidden(hole: Pattern, inner: Place) -> bool:
     """What `outer` leaves out here, `inner` leaves out as well."""
-    return all(any(covers(other, piece) for other in inner.excepts) for piece in _by_method(hole))
+    return all(any(covers(other, piece) for other in inner.excepts) for piece in by_method(hole))
 
 
-def _by_method(pattern: Pattern) -> Iterator[Pattern]:
+def by_method(pattern: Pattern) -> Iterator[Pattern]:
     """The pattern for each of its methods: `GET|POST /a` is covered by `GET /a` and `POST /a` together."""
     if isinstance(pattern, HttpPattern) and pattern.methods is not None:
         yield from (replace(pattern, methods=(method,)) for method in pattern.methods)

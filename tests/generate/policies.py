@@ -352,6 +352,8 @@ def _delegation(random: Random) -> str:
 def _guard(random: Random, name: str) -> str:
     place, groups = random.choice(sorted(PLACES.items()))
     items = [_item(random, groups) for _ in range(random.randint(1, 3))]
+    if not place and len(items[0]) % 3 == 0:  # now and then, where there are endpoints that bind none
+        items.append('require resource is absent or resource.id != "7"')
     return _block(f'guard "{name}"' + (f" on {place}" if place else ""), items)
 
 

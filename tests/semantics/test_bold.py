@@ -106,6 +106,23 @@ def test_no_block_closes_what_another_opens():
     assert decide(policy, question("GET /x", **bot())).allowed
 
 
+@pytest.mark.parametrize(
+    ("guard", "told"),
+    [
+        ('guard "g" { require resource.owner == user }', ["E518"]),
+        ('guard "g" on GET /docs/{id: doc} { require resource.owner == user }', []),
+        ('guard "g" { require resource is absent or resource.owner == user }', []),
+        ('rate "r" per resource.id { 1/1m }', ["E518"]),
+        ('rate "r" per resource.id on GET /docs/{id: doc} { 1/1m }', []),
+    ],
+)
+def test_a_rule_that_reads_resource_applies_where_it_is_bound(guard, told):
+    """**A guard, rate or budget that reads `resource` applies only where something binds it, or says what holds without
+    one**: at `GET /health` it would be unknown, and shut it."""
+    doors = "entity doc { owner: user }\nuser any { may GET /docs/{id: doc}, GET /health }\n"
+    assert codes(doors + guard) == set(told)
+
+
 def test_a_guard_closes_what_every_block_opens():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = (

@@ -31,7 +31,7 @@ DECLARATIONS = [
     'agent "a" { issued by acme   acts for any user   may read when same   may write  may delegate read to group "b" }',
     'agent "b" { issued by acme, free   acts alone   credential { bound   kind in [jwt, mtls] }   may read }',
     "delegation { depth <= 2 }",
-    'guard "one" on /v1/** { require same   confirm by user when body.n > 5 }',
+    'guard "one" on /v1/{id}/** { require same   confirm by user when body.n > 5 }',
     'guard "two" on write, GET /x except GET /v1 { deny when user.plan == free_plan and context.risk > 3 }',
 ]
 

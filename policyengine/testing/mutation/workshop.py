@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic
-from policyengine.semantics import binders, doors, guards, limits, logic
+from policyengine.semantics import binders, doors, guards, limits, logic, unbound
 from policyengine.semantics import kernel as k
 from policyengine.semantics.check import Checked, has_error
 from policyengine.semantics.draft import Draft
@@ -38,6 +38,7 @@ LISTS: dict[type[ast.Node], str] = {
     ast.RateDecl: "limits", ast.BudgetDecl: "limits",
 }  # fmt: skip
 RULES = tuple(dict.fromkeys(LISTS.values()))
+AT_DOORS = frozenset({"guards", "limits"})
 ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
 # What rules know by its name only.
 BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
@@ -70,6 +71,15 @@ class Mutant:
             rules = [self.rules.get((name, i), one) for i, one in enumerate(getattr(self.base, name))]
             changed[name] = tuple(one for one in rules if one is not None)
         return replace(self.base, **changed)  # type: ignore[arg-type]  # by the names of its members
+
+
+def with_new_rules(mutant: Mutant) -> k.Kernel:
+    """The kernel of which only those guards and limits are left that are new, where no other is at other doors now."""
+    if mutant.whole or any(name not in AT_DOORS for name, _ in mutant.rules):
+        return mutant.kernel
+    new = [one for one in mutant.rules.values() if one is not None]
+    guards_ = tuple(one for one in new if isinstance(one, k.Guard))
+    return replace(mutant.base, guards=guards_, limits=tuple(one for one in new if isinstance(one, k.Limit)))
 
 
 def same_reach(old: Rule, new: Rule | None) -> bool:
@@ -108,9 +118,9 @@ class Workshop:
         """What the policy means with the fault; None when it does not check then."""
         mutated = fault.mutated
         kind = type(fault.declaration)
-        if kind in LISTS and bindings_of(fault.declaration) == bindings_of(mutated):
-            return self._one_rule(fault, mutated)
-        return self._all(fault, mutated)
+        one = kind in LISTS and bindings_of(fault.declaration) == bindings_of(mutated)
+        found = self._one_rule(fault, mutated) if one else self._all(fault, mutated)
+        return None if found is None or has_error(unbound.mistakes(with_new_rules(found))) else found
 
     # ── One rule ──────────────────────────────────────────────────────────────────────────────
 
