@@ -34,7 +34,7 @@ def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
             met = list(endpoints_in(rule.place, doors))
             bare = [one for one in met if not any(covers(by, one.piece) for by in binders.overlapping(one.piece))]
             if bare:
-                yield told(rule, read, bare, [one for one in met if one not in bare])
+                yield diagnostic_for(rule, read, bare, [one for one in met if one not in bare])
 
 
 # ── What is unknown without a resource ────────────────────────────────────────────────────────
@@ -175,21 +175,21 @@ def endpoints_in(place: k.Place, doors: PatternIndex[Door]) -> Iterator[Met]:
     """An action says itself what it is about."""
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
-            met = door.pattern if pattern is None else meeting(pattern, door.pattern)
+            met = door.pattern if pattern is None else intersection(pattern, door.pattern)
             text = words(met.span)
             for piece in () if isinstance(met, k.ActionPattern) else by_method(met):
                 if not any(covers(hole, piece) for hole in place.excepts):
                     yield Met(piece, text, door)
 
 
-def meeting(a: k.Pattern, b: k.Pattern) -> k.Pattern:
+def intersection(a: k.Pattern, b: k.Pattern) -> k.Pattern:
     """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`."""
     if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
-        return meeting_paths(a, b)
+        return path_intersection(a, b)
     return a if covers(b, a) else b
 
 
-def meeting_paths(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
+def path_intersection(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
     segments = tuple(
         narrower(one, other) if one is not None and other is not None else one or other
         for one, other in zip_longest(a.segments, b.segments)
@@ -206,15 +206,16 @@ def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
     return replace(a, prefix=max(a.prefix, b.prefix, key=len), suffix=max(a.suffix, b.suffix, key=len))
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── The diagnostic ──────────────────────────────────────────────────────────────────────────────
 
 
-def told(rule: Rule, read: Read, bare: list[Met], bound: list[Met]) -> Diagnostic:
+def diagnostic_for(rule: Rule, read: Read, bare: list[Met], bound: list[Met]) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
     endpoints = texts(bare)
     others = f" and {len(endpoints) - 1} more" if len(endpoints) > 1 else ""
     message = f"nothing binds `resource` at `{endpoints[0]}`{others}, where this {word} applies: it is unknown there"
-    where = Related(f"{bare[0].door.label} opens it", bare[0].door.pattern.span)
+    door = next(one.door for one in bare if one.text == endpoints[0])
+    where = Related(f"{door.label} opens it", door.pattern.span)
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, texts(bound)), (where,))
 
 

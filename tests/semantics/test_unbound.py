@@ -154,6 +154,12 @@ def test_a_door_of_any_package_counts() -> None:
 # ── What is let through by the check is known ─────────────────────────────────────────────────
 
 
+def test_the_note_shows_the_door_of_the_endpoint_that_the_message_names() -> None:
+    (mistake,) = (one for one in check_text(POLICY + 'guard "g" { require resource.owner == user }') if one.is_error)
+    (note,) = mistake.related
+    assert f"`{note.span.text}` and 3 more" in mistake.message
+
+
 def conditions(kernel: k.Kernel) -> list[tuple[k.Place, k.Expr]]:
     effects = [(guard.place, one.condition) for guard in kernel.guards for one in guard.effects]
     limits = [(one.place, part) for one in kernel.limits for part in (one.when, *one.keys)]
