@@ -62,8 +62,7 @@ def test_a_store_that_is_filled_takes_no_more_than_is_told(value: Callable[[int]
 
 def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
     """Bytes that are taken by so many requests of one caller."""
-    gc.collect()
-    gc.freeze()  # what other tests left behind is not looked through again
+    gc.freeze()  # what other tests left behind is looked through neither here nor later
     tracemalloc.start()
     memories = Memories(Lock(), complete=True, most_keys=10)
     for number in range(events):
@@ -76,7 +75,6 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    gc.unfreeze()
     assert len(next(iter(memories._lines.values())).events if events else ()) == events
     return taken
 
