@@ -17,6 +17,7 @@ from policyengine.compiler.membership import MembershipLines
 from policyengine.compiler.pending import surely_absent
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.patterns import Glob, compile_regex
+from policyengine.runtime.request import OF_CLIENTS
 from policyengine.runtime.values import LARGEST_INT, SMALLEST_INT
 from policyengine.semantics import kernel as k
 from policyengine.semantics.kleene import describe
@@ -28,8 +29,8 @@ LASTING = ("root", "raw", "fact", "variable")  # what a variable of the same nam
 NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
-        "ABSENT", "NOTHING", "age", "called", "calculated", "claimed", "duration", "during", "header", "instant",
-        "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "within",
+        "ABSENT", "NOTHING", "absent", "age", "called", "calculated", "claimed", "duration", "during", "header",
+        "instant", "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "within",
     )
 }  # fmt: skip
 NAMESPACE |= {"EntityRef": EntityRef, "surely_absent": surely_absent, **pasts.NAMESPACE}
@@ -181,6 +182,9 @@ class Writer(MembershipLines):
                 raw = self.raw(path)
                 with self.block(f'if {raw} is None and "pending" in q:'):
                     self.unless(f"surely_absent(q, {self.word(path)})")
+                if path[0] in OF_CLIENTS and len(path) > 1:
+                    steps = "".join(f", {self.word(step)}" for step in path[1:])
+                    self.unless(f"{raw} is not None or absent({self.root(path[0])}{steps})")
                 return raw, lambda: self.fact(node)
             case _:
                 raise NotQuick("absence of what is no fact")

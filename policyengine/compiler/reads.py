@@ -14,7 +14,7 @@ from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import arithmetic, functions, windows, wire
 from policyengine.runtime.literals import parse_duration
-from policyengine.runtime.request import HttpEndpoint, Request
+from policyengine.runtime.request import HttpEndpoint, Request, in_another_case
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
@@ -81,6 +81,17 @@ def header(request: Members, name: str) -> object:
     if type(headers) is not dict or not all(type(one) is str and one == one.lower() for one in headers):
         return UNSURE
     return headers.get(name)
+
+
+def absent(members: object, *steps: str) -> bool:
+    """Whether a fact that is not there is nowhere on its way there in another case."""
+    for step in steps:
+        if not members:
+            return True
+        if type(members) is not dict or not all(type(one) is str for one in members) or in_another_case(members, step):
+            return False
+        members = members.get(step)
+    return members is None
 
 
 UNSURE = Invalid("a header with upper case in its name")

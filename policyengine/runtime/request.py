@@ -112,8 +112,9 @@ class Request:
     def fact(self, *path: str) -> object:
         """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
         current: object = self.facts
+        ours = path[0] not in OF_CLIENTS
         for name in path if path[0] != "request" else spelled(path):
-            current = current.get(name, ABSENT) if type(current) is dict else member_of(current, name)
+            current = current.get(name, ABSENT) if ours and type(current) is dict else member_of(current, name)
         return ABSENT if current is None else current
 
 
@@ -123,17 +124,22 @@ def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def member_of(raw: object, name: str) -> object:
+    """A member that is not there is unknown where its name is in another case: some readers take that one for it."""
     match raw:
-        case PartialObject():
-            return raw.get(name, PENDING)
         case dict():  # objects of a clean tree are nothing else, and it is asked at every step of every path
-            return raw.get(name, ABSENT)
+            found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
+            return IN_ANOTHER_CASE if (found is ABSENT or found is None) and in_another_case(raw, name) else found
         case Invalid() | Missing():
             return raw
         case None:
             return ABSENT
         case _:
             return Invalid(f"expected object, got {describe(raw)}")
+
+
+def in_another_case(members: Mapping[str, object], name: str) -> bool:
+    folded = name.casefold()
+    return any(one != name and one.casefold() == folded for one in members)
 
 
 # ── The raw tree to a request ─────────────────────────────────────────────────────────────────
@@ -157,6 +163,8 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
     "args": None,
     "context": None,
 }  # fmt: skip
+OF_CLIENTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
+IN_ANOTHER_CASE = Invalid("absent, but there in another case")
 OTHERS = ("credentials", "approvals", "entities", "pending", "options")
 HOP = ("agent", "issuer", "issued_at", "scopes", "groups")
 APPROVAL = ("id", "by", "granted_at", "binding")

@@ -191,8 +191,10 @@ def beside(random: Random) -> Question:
 
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:
-    """Now and then a fact is of a wrong type, absent, or not known yet."""
-    match random.choices(["right", "wrong", "absent", "pending"], [88, 4, 3, 5])[0]:
+    """Now and then a fact is of a wrong type, absent, not known yet, or there in another case, as all beside it."""
+    match random.choices(["right", "other case", "wrong", "absent", "pending"], [82, 6, 4, 3, 5])[0]:
+        case "other case" if root in ("body", "args", "context"):
+            found[root] = {one.capitalize(): value for one, value in found[root].items()}
         case "wrong":
             found[root][name] = copied(random.choice(WRONG))
         case "absent":

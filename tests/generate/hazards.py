@@ -152,7 +152,22 @@ def a_member_nobody_knows(random: Random, question: Question) -> Spoilt:
     return question
 
 
+def in_another_case(random: Random, question: Question) -> Spoilt:
+    """A name in place of another, or beside it."""
+    members = random.choice(branches(question))
+    names = [one for one in members if isinstance(one, str)]
+    if names:
+        name = random.choice(names)
+        other = random.choice(
+            [name.upper(), name.capitalize(), name.replace("s", "\u017f"), name.replace("k", "\u212a")]
+        )
+        members[other] = members.pop(name) if random.random() < 0.7 else members[name]
+    return question
+
+
 def an_odd_name(random: Random, question: Question) -> Spoilt:
+    if random.random() < 0.5:
+        return in_another_case(random, question)
     random.choice([*branches(question), question])[random.choice(KEYS)] = random.choice([1, "x", None])
     return question
 
