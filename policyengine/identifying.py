@@ -15,7 +15,7 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.once import draft_of, facts_of
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request, RequestError, pending_beside
-from policyengine.runtime.values import Missing
+from policyengine.runtime.values import Invalid, Missing
 from policyengine.stores.store import StoreError
 
 PASSING = frozenset({Refusal.PROVIDER.value, Refusal.STORE.value, Refusal.FAILURE.value})  # it may be otherwise later
@@ -174,7 +174,7 @@ def size_of(request: Request, http: Mapping[str, object]) -> object:
     """As the gateway says; True where it says nothing, or 0, and told what is in the body all the same."""
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, Missing) else size
-    return size or (isinstance(body, Mapping) and bool(body)) or size
+    return size or isinstance(body, Invalid) or (isinstance(body, Mapping) and bool(body)) or size
 
 
 def tell_differences(identity: Identity, claimed: Mapping[str, object], found: Proved) -> None:

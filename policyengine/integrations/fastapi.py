@@ -27,7 +27,12 @@ from policyengine.integrations.asking import (
 from policyengine.integrations.credentials import with_content
 from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, body_facts
 from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.values import Invalid
 
+READ_BEFORE = Invalid(
+    "a parameter of the route is a `Form` or a `File`, so the body was read before: use the middleware"
+)
+TOO_LARGE = Invalid("the body is larger than a policy looks into")
 Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 
 
@@ -107,7 +112,10 @@ def acting(asked: dict[str, Any], action: tuple[str, str, str], request: Request
 
 
 async def asked_for(request: Request, facts: Facts) -> dict[str, Any]:
-    """With its body, which FastAPI keeps for the route. One that is too large is not looked into."""
-    content = await request.body()
-    body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"pending": ["body"]}
+    """With its body, which FastAPI keeps for the route, unless it is a form that was read before anything is asked."""
+    try:
+        content = await request.body()
+    except RuntimeError:  # of Starlette, whose stream is at its end
+        return asked_of(request.scope, facts, {"body": READ_BEFORE})
+    body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"body": TOO_LARGE}
     return asked_of(request.scope, with_content(facts, content), body, content)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
 from starlette.types import Message, Receive, Scope
 
 from policyengine.integrations.asking import Facts
-from policyengine.runtime import wire
+from policyengine.runtime.form_fields import MOST_FIELDS, form_fields
+from policyengine.runtime.http_body import body_members
 from policyengine.runtime.presented import SECRET
+from policyengine.runtime.values import Invalid
 from policyengine.vocabulary import SECRET_HEADERS
 
 LARGEST_BODY = 1024 * 1024
-MOST_FIELDS = 1_000
 LONGEST_SIZE = 15  # digits
 UNTOLD = SECRET_HEADERS | SECRET
 CROOKED = "/%00"  # a path that is never canonical, for one that two readers would read differently
+TOO_MANY = Invalid(f"more than {MOST_FIELDS:,} parameters")  # which is no question
 
 
 class BodyTooLarge(Exception):
@@ -42,16 +44,15 @@ def route_path(scope: Scope) -> str:
 
 
 def request_facts(scope: Scope) -> dict[str, object]:
-    """All of it but the body. A header or a parameter that comes twice is a list, which is no text: it is unknown."""
+    """All of it but the body. A header that comes twice is a list, which is no text: it is unknown."""
     headers = headers_of(scope)
-    query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     client = scope.get("client")
     size = size_of(scope, headers)
     return {
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
         "headers": {name: value for name, value in headers.items() if name not in UNTOLD},
-        "query": several(query),
+        "query": query_facts(scope.get("query_string", b"").decode("latin-1")),
         **({"ip": client[0]} if client else {}),
         **({"host": bare(headers["host"])} if isinstance(headers.get("host"), str) else {}),
         **({} if size is None else {"size": size}),
@@ -69,6 +70,11 @@ def size_of(scope: Scope, headers: Mapping[str, Any]) -> int | None:
         return int(length)
     silent = length is None and "transfer-encoding" not in headers
     return 0 if silent and scope.get("http_version", "").startswith("1") else None
+
+
+def query_facts(text: str) -> Mapping[str, object] | Invalid:
+    found = form_fields(text)
+    return TOO_MANY if found is None else found
 
 
 def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -140,32 +146,12 @@ async def read_body(receive: Receive, largest: int = LARGEST_BODY) -> tuple[byte
 def body_facts(scope: Scope, content: bytes) -> Facts:
     """The body as members of a question: an object in JSON, or the fields of a form.
 
-    Any other that is not empty is pending: nobody can say what is in it, nor what is not.
+    Any other that is not empty has no value: nobody can say what is in it, nor what is not.
     """
     if not content:
         return {}
-    headers = headers_of(scope)
-    found = members_of(headers.get("content-type"), content) if "content-encoding" not in headers else None
-    return {"pending": ["body"]} if found is None else {"body": found}
+    return {"body": body_members(values_of(scope, b"content-type"), values_of(scope, b"content-encoding"), content)}
 
 
-def members_of(media: object, content: bytes) -> Mapping[str, object] | None:
-    kind = media.partition(";")[0].strip().lower() if isinstance(media, str) else ""
-    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
-        return json_facts(content)
-    return form_facts(content) if kind == "application/x-www-form-urlencoded" else None
-
-
-def json_facts(content: bytes) -> Mapping[str, object] | None:
-    try:
-        found = wire.json_tree(content)
-    except wire.WireError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def form_facts(content: bytes) -> Mapping[str, object] | None:
-    try:
-        return several(parse_qsl(content.decode("utf-8"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
-    except ValueError:
-        return None
+def values_of(scope: Scope, header: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == header]

@@ -29,7 +29,8 @@ HAZARDS = {
 }
 # Spelled as `override_name` leaves them.
 OVERRIDE_HEADERS = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
-OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {"-method"}
+OVERRIDE_FIELD = "-method"
+OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def overrides_method(headers: Mapping[str, object], query: Mapping[str, object],
     return (
         any(override_name(name) in OVERRIDE_HEADERS for name in given(headers))
         or any(override_name(name) in OVERRIDE_PARAMETERS for name in given(query))
-        or any(override_name(name) == "-method" for name in given(body))
+        or any(override_name(name) == OVERRIDE_FIELD for name in given(body))
     )
 
 

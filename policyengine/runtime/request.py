@@ -205,7 +205,7 @@ def read_request(raw: Mapping[str, object]) -> Request:
     only(raw, (*ROOTS, *OTHERS), "")
     by_root = read_facts(raw)
     endpoint = read_endpoint(by_root)
-    facts: dict[str, object] = dict(by_root)
+    facts: dict[str, object] = {**by_root, **unreadable_body(raw)}
     pending = [(text_at(item, place), place) for place, item in items_at(raw.get("pending"), "pending")]
     for name, place in pending:
         mark_pending(facts, name, place)
@@ -222,13 +222,20 @@ def read_request(raw: Mapping[str, object]) -> Request:
 
 def read_facts(raw: Mapping[str, object]) -> Facts:
     """Every root that is given, its structure checked; leaves of a wrong type stay and turn out unknown."""
-    facts = {root: read_root(root, raw.get(root)) for root in ROOTS if raw.get(root) is not None}
+    said = raw.keys() - unreadable_body(raw).keys()
+    facts = {root: read_root(root, raw.get(root)) for root in ROOTS if root in said and raw.get(root) is not None}
     object_at(facts.get("credential", {}).get("claims"), "credential.claims")
     for place, item in items_at(facts.get("chain", {}).get("hops"), "chain.hops"):
         only(object_at(item, place) or {}, HOP, place)
     if "request" in facts:
         facts["request"] = read_http_facts(facts["request"])
     return facts
+
+
+def unreadable_body(raw: Mapping[str, object]) -> dict[str, object]:
+    """One that cannot be read: each member is unknown, and for the same reason."""
+    body = raw.get("body")
+    return {"body": body} if isinstance(body, Invalid) and body != wire.DUPLICATE_KEY else {}
 
 
 def read_root(root: str, raw: object) -> dict[str, object]:

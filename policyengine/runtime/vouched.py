@@ -11,13 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote_to_bytes
+from typing import TypeAlias
 
-from policyengine.runtime import wire
 from policyengine.runtime.completeness import (
     ALL,
-    TWICE,
-    UNREADABLE,
     WITHHELD,
     Adapter,
     Given,
@@ -25,18 +22,25 @@ from policyengine.runtime.completeness import (
     header_facts,
     unknown_headers,
 )
+from policyengine.runtime.form_fields import MOST_FIELDS, Field, form_fields
+from policyengine.runtime.http_body import OVERRIDE, body_members
+from policyengine.runtime.method_override import names_method
 from policyengine.runtime.presented import CERTIFICATES, credentials_of, url_of
 from policyengine.runtime.presented import FORWARDED as FORWARDED_AUTHORIZATION
 from policyengine.runtime.request import RequestError
+from policyengine.runtime.values import Invalid
 
 Raw = Iterable[tuple[bytes, bytes]]
 Facts = Mapping[str, Mapping[str, object]]
+# A body as far as the gateway sent it. One that came as text is not as its client sent it: the gateway has put other
+# characters in place of bytes that are no UTF-8.
+Content: TypeAlias = bytes | str
 
 LONGEST_VALUE = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 BYTES = re.compile(r"[0-9]{1,15}")
-UNDERSCORED = str.maketrans(". ", "__")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
+AS_TEXT = Invalid("the body came as text, not as it was sent (`pack_as_bytes` is not set)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
 # Servers behind us may take another path than that of the request line from these.
@@ -246,7 +250,7 @@ def question_of(
     given: Given,
     names: Vouched,
     hands_on: HandsOn,
-    content: bytes | None = None,
+    content: Content | None = None,
     vouched: Facts | None = None,
 ) -> dict[str, object]:
     """What the engine is asked, in the shape of `/decide`; what nobody saw is pending. `content` is the body as far as
@@ -292,17 +296,31 @@ def unsaid(facts: Facts, given: Given, names: Vouched, hands_on: HandsOn) -> Ite
 
 
 def body_and_size(
-    given: Given, hands_on: HandsOn, content: bytes | None, said: object
-) -> tuple[Mapping[str, object] | None, object]:
-    """The members of the body, none of an empty one and None where nobody knows them; and its bytes. What the gateway
+    given: Given, hands_on: HandsOn, content: Content | None, said: object
+) -> tuple[Mapping[str, object] | Invalid | None, object]:
+    """The members of the body, none of an empty one, and None where nobody saw it; and its bytes. What the gateway
     has `said` of them counts where it never sends any."""
     if content is None:
         return ({} if said == 0 else None), said
     whole = whole_body(given, content)
     if whole is not None:
-        return body_of(given, whole), len(whole)
-    empty = not content and hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
+        return body_of(given, whole), len(raw_body(whole))
+    if content:
+        return override_in(given, content), None
+    empty = hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
     return ({}, 0) if empty else (None, None)
+
+
+def body_of(given: Given, content: Content) -> Mapping[str, object] | Invalid:
+    """The members of a whole body, or why nobody can say what is in it, nor what is not."""
+    if isinstance(content, str):
+        return override_in(given, content) or AS_TEXT
+    return body_members(given.get("content-type", ()), given.get("content-encoding", ()), content)
+
+
+def override_in(given: Given, content: Content) -> Mapping[str, object] | None:
+    """What is known of a body that is not read: that it names another method, if it does."""
+    return OVERRIDE if names_method(given.get("content-type", ()), raw_body(content)) else None
 
 
 def with_credentials(
@@ -312,61 +330,30 @@ def with_credentials(
     *,
     own: bool,
     certificate: str | None,
-    content: bytes | None = None,
+    content: Content | None = None,
 ) -> dict[str, object]:
     """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
     token of ours. `certificate`: the header that tells of its certificate. `content`: the body, as far as the gateway
     sent it. Raises RequestError."""
     url, whole = url_of(given, target.host, target.uri), whole_body(given, content)
-    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=whole)
+    signed = None if whole is None else raw_body(whole)
+    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=signed)
     return {**question, "credentials": found} if found else question
 
 
-def whole_body(given: Given, content: bytes | None) -> bytes | None:
+def whole_body(given: Given, content: Content | None) -> Content | None:
     """The body where the gateway says that this is all of it. Without a word of it none may have been sent, or only
     its beginning: then nobody saw it."""
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 
 
-def query_of(text: str) -> dict[str, object]:
-    """By name; a name that is there twice, or that some servers read out of another one, has no value that everybody
-    agrees on."""
-    found: dict[str, object] = {}
-    doubtful: set[str] = set()
-    for part in filter(None, text.split("&")):
-        name, _, value = part.partition("=")
-        known = unquoted(name) or name
-        decoded = unquoted(value)
-        found[known] = TWICE if known in found else UNREADABLE if decoded is None else decoded
-        doubtful.update(other_names(part, known))
-    return {**found, **dict.fromkeys(doubtful, TWICE)}
+def raw_body(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
 
 
-def other_names(part: str, name: str) -> Iterator[str]:
-    """Of a parameter: some servers part at `;` too, make lists and objects of `to[]`, and `_` of a dot or a space."""
-    if ";" in part:
-        yield from (unquoted(one.partition("=")[0]) or "" for one in part.split(";"))
-    plain = name.partition("\0")[0].partition("[")[0]
-    yield from {plain, plain.lstrip(" "), plain.lstrip(" ").translate(UNDERSCORED)} - {name}
-
-
-def unquoted(text: str) -> str | None:
-    try:
-        return unquote_to_bytes(text.replace("+", " ").encode("utf-8")).decode("utf-8")
-    except UnicodeError:
-        return None
-
-
-def body_of(given: Given, content: bytes) -> Mapping[str, object] | None:
-    """The object that a whole body in JSON holds; None where nobody can say what is in it, nor what is not."""
-    kind = given.get("content-type", ())
-    coded, partial = given.get("content-encoding", ()), given.get(PARTIAL_BODY, ("false",))
-    if len(kind) != 1 or coded or partial != ("false",):
-        return None
-    if kind[0].partition(";")[0].strip().lower() != "application/json":
-        return None
-    try:
-        found = wire.from_json(content)
-    except wire.WireError:
-        return None
-    return found if isinstance(found, dict) else None
+def query_of(text: str) -> dict[str, Field]:
+    """By name. Raises RequestError."""
+    found = form_fields(text)
+    if found is None:
+        raise RequestError("request.query", f"the query has more than {MOST_FIELDS:,} parameters")
+    return found

@@ -36,8 +36,10 @@ from policyengine.runtime.values import (
 DEEPEST = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
 LONGEST_NUMBER = 16_384
+LONGEST_REASON = 200
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = "not a finite number"
+NO_VALUE_EXTENSION = 2  # of MessagePack: why there is no value, as our clients say it
 JSON_MISTAKES = {
     "Expecting value": ": a value was expected",
     "Expecting ',' delimiter": ": `,` was expected",
@@ -56,13 +58,14 @@ def from_json(data: bytes | str) -> object:
     return clean(json_tree(data))
 
 
-def json_tree(data: bytes | str) -> object:
-    """As decoded, hazards of text, size and depth still in it: for what holds several trees, each to be cleaned."""
+def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> object:
+    """As decoded, hazards of text, size and depth still in it: for what holds several trees, each to be cleaned.
+    `decoder` may take less than ours does."""
     text = data if isinstance(data, str) else utf8(data)
     if text.startswith("\ufeff"):
         raise WireError("a byte order mark at the start of the JSON")
     try:
-        return DECODER.decode(text)
+        return (decoder or DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}{why_no_json(error)}") from None
     except RecursionError:
@@ -139,10 +142,14 @@ def json_float(text: str) -> Decimal | Invalid:
 
 
 def extension(code: int, data: bytes) -> Decimal | Invalid:
-    """MessagePack itself has no number beyond 64 bits or the precision of a float: its text is such an extension."""
-    text = data.decode("ascii", "replace")
-    if code == NUMBER_EXTENSION and len(data) <= LONGEST_NUMBER and NUMBER.fullmatch(text):
+    """MessagePack itself has no number beyond 64 bits or the precision of a float: its text is such an extension. So is
+    why there is no value, and a digest of what stood in its place."""
+    text = data.decode("utf-8", "replace")
+    if code == NUMBER_EXTENSION and len(data) <= LONGEST_NUMBER and text.isascii() and NUMBER.fullmatch(text):
         return json_float(text)
+    why, _, digest = text.partition("\0")
+    if code == NO_VALUE_EXTENSION and len(text) <= LONGEST_REASON and (why + digest).isprintable():
+        return Invalid(why, digest or None)
     return Invalid("a MessagePack extension")
 
 

@@ -104,7 +104,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         http, engine = attributes.request.http, self.door.reloading.current
         try:
             given = given_of(http, attributes.source.address.socket_address.address, attributes.source.certificate)
-            content = http.raw_body or http.body.encode()
+            content = http.raw_body or http.body
             target = Target(http.method, http.path, http.host or None)
             hands_on = hands_on_of(http, self.door.names)
             vouched = spiffe_facts(attributes.source.principal, self.door.names)

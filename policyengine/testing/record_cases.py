@@ -110,6 +110,7 @@ class Sayer:
             facts.append(("chain", self._value(hops_of(chain["hops"]), "chain.hops", unsaid) or "[]"))
         facts += approvals_of(again, at, unsaid)
         unsaid += ["pending facts"] if "pending" in raw else []
+        unsaid += ["a body that was not read"] if isinstance(raw.get("body"), Invalid) else []
         unsaid += ["obligations_supported"] if again.record.question.options.obligations_supported is not None else []
         return Said(
             at,

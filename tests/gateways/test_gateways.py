@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,23 @@ def test_the_policy_sees_a_body_where_the_gateway_sends_it_and_denies_where_not(
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"amount": 11}', b'{"amount": 11, "amount": 10}', b'{"amount": "10"}', b"[]", b"", b'{"amount": 10', b"\xff"],
+    [
+        b'{"amount": 11}',
+        b'{"amount": 11, "amount": 10}',
+        b'{"amount": "10"}',
+        b"[]",
+        b"",
+        b'{"amount": 10',
+        b"\xff",
+        b'{"amount": 10, "Amount": 11}',
+        b'{"amount": 10, "x": "\xff"}',
+        b'{"amount": 10} {"amount": 11}',
+        b'{"amount": 10, "x": "&amount=11&"}',
+        b'{"amount": 10, "__proto__": {}}',
+        b'\xef\xbb\xbf{"amount": 10}',
+        b'{"amount": 9007199254740993}',
+        b'{"Amount": 10}',
+    ],
 )
 def test_a_body_that_is_not_as_it_has_to_be_is_denied(web: Gateway, body: bytes) -> None:
     assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status == 403
@@ -183,7 +200,18 @@ def test_a_body_that_is_not_as_it_has_to_be_is_denied(web: Gateway, body: bytes)
 
 @pytest.mark.parametrize(
     "headers",
-    [("Content-Type: text/plain",), (JSON, "Content-Encoding: gzip"), (JSON, "X-Envoy-Auth-Partial-Body: true"), ()],
+    [
+        ("Content-Type: text/plain",),
+        (JSON, "Content-Encoding: gzip"),
+        (JSON, "X-Envoy-Auth-Partial-Body: true"),
+        (),
+        (JSON, JSON),
+        (JSON, "Content-Type: text/plain"),
+        (f"{JSON}; charset=utf-7",),
+        (f"{JSON}, text/plain",),
+        (f"{JSON}; charset=utf-8; charset=utf-7",),
+        (JSON, "Content-Encoding: identity"),
+    ],
 )
 def test_a_body_that_another_may_read_otherwise_is_none(web: Gateway, headers: tuple[str, ...]) -> None:
     web.client.ask("/v1/pay", WRITER, *headers, method="POST", body=b'{"amount": 10}')
@@ -195,6 +223,27 @@ def test_a_body_of_which_the_engine_would_see_a_piece_does_not_pass(web: Gateway
     body = b'{"amount": 10' + b" " * 70_000 + b"}"
     assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status in (403, 413)
     assert web.api.taken() == []
+
+
+FORM, PARTS = "Content-Type: application/x-www-form-urlencoded", "Content-Type: multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (FORM, b"a=1&_method=DELETE"),
+        (FORM, b".method=DELETE"),
+        (JSON, b'{"_method": "DELETE"}'),
+        (PARTS, b'--x\r\nContent-Disposition: form-data; name="_method"\r\n\r\nDELETE\r\n--x--\r\n'),
+        ("X-Nothing: 1", b"_method=DELETE"),
+    ],
+)
+def test_a_method_override_in_a_body_that_the_engine_sees_does_not_pass(web: Gateway, head: str, body: bytes) -> None:
+    """Where it sees none, whoever serves behind the gateway must not take one from there (docs/gateways.md)."""
+    answer = web.client.ask("/v1/things", WRITER, head, method="POST", body=body)
+    assert (answer.status, len(web.api.taken())) == ((403, 0) if web.kind.sees_body else (200, 1))
+    assert web.client.ask("/v1/things", WRITER, head, method="POST", body=body.replace(b"method", b"m")).status == 200
+    web.api.taken()
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"])
@@ -362,3 +411,30 @@ def test_the_page_starts_each_gateway_as_its_file_says(kind: Kind) -> None:
     starts = re.findall(r"^#   (.+)$", (DEPLOY / kind.file).read_text(encoding="utf-8"), re.MULTILINE)
     assert len(starts) == 1
     assert starts[0] in PAGE
+
+
+@pytest.fixture
+def packing_no_bytes(
+    api: Upstream, engine_ports: tuple[int, int], decisions: Path, tmp_path: Path
+) -> Iterator[Gateway]:
+    """Envoy over gRPC, as it is by default."""
+    kind = next(one for one in KINDS if one.name == "envoy-grpc")
+    if kind.found() is None:
+        pytest.skip(f"{kind.name} is missing: {kind.install}")
+
+    def change(text: str) -> str:
+        assert "pack_as_bytes: true" in text
+        return text.replace("pack_as_bytes: true", "pack_as_bytes: false")
+
+    with gateway(kind, tmp_path, api, engine_ports, decisions, change) as one:
+        yield one
+
+
+def test_a_body_that_envoy_sends_as_text_is_unknown(packing_no_bytes: Gateway) -> None:
+    web = packing_no_bytes
+    web.api.taken()
+    for content in (b'{"amount": 10}', b'{"amount": 10, "x": "\xff"}'):
+        answer = web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=content)
+        assert "the body came as text, not as it was sent (`pack_as_bytes` is not set)" in answer.problem["detail"]
+    assert web.client.ask("/v1/things", WRITER, JSON, method="POST", body=b'{"_method": "DELETE"}').status == 403
+    assert web.api.taken() == []

@@ -10,6 +10,8 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.runtime.caller import called_by
+from policyengine.runtime.http_body import body_members
+from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
 from policyengine.server.authzen import Authzen, read
 from policyengine.stores.memory import MemoryStore
@@ -385,6 +387,20 @@ def test_of_an_object_that_is_not_known_whole_nothing_is_absent_but_null(given, 
     policy = "facts { body.note: string? }\n" + HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     policy += 'guard "g" { deny when (body.note else "") == "urgent" }'
     assert decide(policy, question("GET /x", **bot(), **given)).allowed is allowed
+
+
+def test_a_member_in_another_case_is_unknown():
+    """**A member whose name is there in another case only is unknown, not absent**: `Amount` is `amount` to some."""
+    policy = "anyone { may GET /x }\nfacts { body.role: string? }\n" + 'guard "g" { require body.role is absent }'
+    assert decide(policy, question("GET /x", body={"roles": "admin"})).allowed
+    assert verdict(decide(policy, question("GET /x", body={"Role": "admin"}))) == 'deny by "g"'
+
+
+def test_a_body_that_two_readers_read_otherwise_is_unknown():
+    """**A body is read where every usual reader reads the same from it; what one reads otherwise is unknown.**"""
+    form = "application/x-www-form-urlencoded"
+    assert body_members([form], [], b"to=alice") == {"to": "alice"}
+    assert isinstance(body_members([form], [], b'{"x":"&to=alice&y=","to":"mallory"}'), Invalid)
 
 
 # ── Outcomes ──────────────────────────────────────────────────────────────────────────────────

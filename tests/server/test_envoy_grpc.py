@@ -58,7 +58,7 @@ def served(tokens: Tokens | None = None) -> Iterator[Ask]:
                 method: str,
                 path: str,
                 principal: str = "",
-                body: str = "",
+                body: str | bytes = b"",
                 token: str | None = None,
                 ip: str = "",
                 **headers: str,
@@ -67,7 +67,8 @@ def served(tokens: Tokens | None = None) -> Iterator[Ask]:
                 asked.attributes.source.principal = principal
                 asked.attributes.source.address.socket_address.address = ip
                 http = asked.attributes.request.http
-                http.method, http.path, http.host, http.body = method, path, "api.example", body
+                http.method, http.path, http.host = method, path, "api.example"
+                setattr(http, "body" if isinstance(body, str) else "raw_body", body)
                 http.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
                 http.headers.update({":method": method, ":path": path})
                 metadata = [] if token is None else [("authorization", f"Bearer {token}")]
@@ -105,12 +106,20 @@ def test_a_name_that_is_not_there_is_taken_away_from_what_passes(ask: Ask) -> No
 
 
 def test_what_is_denied_has_a_problem_for_a_body_and_a_decision_in_the_metadata(ask: Ask) -> None:
-    answer = ask("POST", "/pay", BOT, '{"amount": 11}', **JSON)
+    answer = ask("POST", "/pay", BOT, b'{"amount": 11}', **JSON)
     assert answer.status.code == 7
     assert sent(answer.denied_response.headers)["content-type"] == "application/problem+json"
     assert "small ones only" in answer.denied_response.body
     assert len(answer.dynamic_metadata["x_decision_id"]) == 26
-    assert ask("POST", "/pay", BOT, '{"amount": 9}', **JSON).status.code == 0
+    assert ask("POST", "/pay", BOT, b'{"amount": 9}', **JSON).status.code == 0
+
+
+def test_a_body_that_came_as_text_is_unknown(ask: Ask) -> None:
+    """Envoy puts other characters in it for what is no UTF-8, unless it says `pack_as_bytes`."""
+    answer = ask("POST", "/pay", BOT, '{"amount": 9}', **JSON)
+    assert "body.amount` is unknown" in answer.denied_response.body
+    override = ask("POST", "/pay", BOT, '{"_method": "DELETE"}', **JSON)
+    assert "a method override" in override.denied_response.body
 
 
 def test_the_address_is_that_of_the_connection_and_not_of_a_header(ask: Ask) -> None:

@@ -1,0 +1,61 @@
+"""Whether a body that is not read as facts names another method: `_method=DELETE`, as some servers take it.
+
+It is looked for where a server could find it: in what can be read as a form, as JSON, and in the parts of `multipart`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from urllib.parse import unquote
+
+from policyengine.runtime.form_fields import possible_names
+from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
+
+IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
+IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
+ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
+DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
+NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
+NAMED = (  # in double quotes, or in single ones, too
+    re.compile(NAME + r"""("(?:\\.|[^"\\])*"?|[^;\s]*)""", re.IGNORECASE),
+    re.compile(NAME + r"""("(?:\\.|[^"\\])*"?|'(?:\\.|[^'\\])*'?|[^;\s]*)""", re.IGNORECASE),
+)
+# Types whose bodies no server takes for a form or for JSON.
+OTHER_TYPE = re.compile(
+    r"[ \t]*(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
+)
+WHOLE = re.compile(r"\s*(?:(?:/[*/].*)?\{.*\}|\S*)\s*", re.DOTALL)  # JSON, or a form, and no text that speaks of one
+
+
+def names_method(types: Sequence[str], content: bytes) -> bool:
+    """`types` are the content types as they came. UTF-16 and UTF-32 have the letters of ASCII, with zeros between."""
+    text = content.replace(b"\0", b"").decode("latin-1")
+    if "multipart" in "".join(types).lower() and in_parts(text):
+        return True
+    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0]) and not WHOLE.fullmatch(text):
+        return False
+    return in_form(text) or in_json(text)
+
+
+def in_form(text: str) -> bool:
+    return IN_FORM.search(text) is not None or IN_FORM.search(unquote(text.replace("+", " "), "latin-1")) is not None
+
+
+def in_json(text: str) -> bool:
+    return IN_JSON.search(ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)) is not None
+
+
+def in_parts(text: str) -> bool:
+    return any(override_name(name) == OVERRIDE_FIELD for raw in part_names(text) for name in possible_names(raw))
+
+
+def part_names(text: str) -> Iterator[str]:
+    """The names of the parts, in each way that one can be written."""
+    for disposition in DISPOSITION.finditer(text):
+        for pattern in NAMED:
+            values = [(one[1], one[2].strip("\"'")) for one in pattern.finditer(disposition[1])]
+            whole = "".join(value for extended, value in values if extended)
+            for value in (*(value for _, value in values), whole):
+                bare = re.sub(r"\\(.)", r"\1", value)
+                yield from (value, bare, value.rpartition("'")[2])

@@ -1,0 +1,344 @@
+"""Bodies as bytes: what every usual reader reads alike is read, and all else is unknown.
+
+Each row was a difference between two readers: of Express, FastAPI, Django, Flask, Rack, PHP and Go. `tests/readers`
+asks them, where they are installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from policyengine.runtime.form_fields import form_fields
+from policyengine.runtime.http_body import body_members
+from policyengine.runtime.method_override import names_method
+from policyengine.runtime.paths import overrides_method
+from policyengine.runtime.values import Invalid
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+PART = "multipart/form-data; boundary=x"
+
+
+def read(content: bytes | str, *types: str, codings: tuple[str, ...] = ()) -> Mapping[str, Any] | None:
+    """Members, None for one that has no value; None where the body is not read."""
+    found = body_members(types, codings, content.encode() if isinstance(content, str) else content)
+    return None if isinstance(found, Invalid) else {name: known(value) for name, value in found.items()}
+
+
+def known(value: Any) -> Any:
+    match value:
+        case Invalid():
+            return None
+        case dict():
+            return {name: known(one) for name, one in value.items()}
+        case tuple():
+            return tuple(map(known, value))
+        case _:
+            return value
+
+
+# ── Ordinary bodies ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "media",
+    [JSON, f"{JSON}; charset=utf-8", f"{JSON};charset=UTF-8", f'{JSON}; charset="utf-8"', "Application/JSON"],
+)
+def test_an_object_in_json_is_read(media: str) -> None:
+    content = (
+        '{"to": "alice", "amount": 9.5, "n": 7, "big": 9007199254740992, "ok": true, "in": [{"a": "é"}], "no": {}}'
+    )
+    assert read(content, media) == {
+        "to": "alice", "amount": Decimal("9.5"), "n": 7, "big": 2**53, "ok": True, "in": ({"a": "é"},), "no": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("media", [FORM, f"{FORM}; charset=utf-8", f"{FORM};charset=UTF-8"])
+def test_a_form_is_read(media: str) -> None:
+    assert read("to=alice&note=a+b%20c%C3%A9&cursor=abc==&user-id=7&x=a%26b", media) == {
+        "to": "alice", "note": "a b cé", "cursor": "abc==", "user-id": "7", "x": "a&b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "number", ["0.1", "0.10", "1e2", "-0", "4.35", "123456.789", "1e-7", "1e23", "15000", "5e-324"]
+)
+def test_an_ordinary_number_is_itself(number: str) -> None:
+    assert read(f'{{"n": {number}}}', JSON) == {"n": Decimal(number)}
+
+
+# ── What is not read ──────────────────────────────────────────────────────────────────────────
+
+HEADS = {
+    "no content type": (),
+    "two content types": (JSON, JSON),
+    "two content types that differ": (JSON, "text/plain"),
+    "two content types in one": (f"{JSON}, {FORM}",),
+    "another type": ("text/plain",),
+    "a type that looks like JSON": ("text/json",),
+    "a type that Express leaves alone, of JSON by its suffix": ("application/vnd.api+json",),
+    "no type at all": ("",),
+    "utf-7, which Express decodes": (f"{JSON}; charset=utf-7",),
+    "utf-16": (f"{JSON}; charset=utf-16le",),
+    "latin-1": (f"{JSON}; charset=iso-8859-1",),
+    "two character sets": (f"{JSON}; charset=utf-8; charset=utf-7",),
+    "two character sets, the other way": (f"{JSON}; charset=utf-7; charset=utf-8",),
+    "a quoted character set": (f'{JSON}; charset="utf-7"',),
+    "a character set that was continued": (f"{JSON}; charset*=utf-8''utf-7",),
+    "no character set": (f"{JSON}; charset=",),
+    "another parameter": (f"{JSON}; version=2",),
+    "a boundary": (f"{JSON}; boundary=x",),
+    "no parameter after a semicolon": (f"{JSON};",),
+    "a tab, after which Express 4 reads nothing": (f"{JSON}\t; charset=utf-8",),
+}
+
+
+@pytest.mark.parametrize("types", HEADS.values(), ids=HEADS)
+def test_a_head_that_two_readers_take_for_two_things_leaves_the_body_unread(types: tuple[str, ...]) -> None:
+    assert read('{"to": "alice"}', *types) is None
+    forms = [one.replace(JSON, FORM) for one in types]
+    assert read("to=alice", *forms) is None
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity", "", "x"])
+def test_a_coded_body_is_not_read(coding: str) -> None:
+    assert read('{"to": "alice"}', JSON, codings=(coding,)) is None
+
+
+UNREAD_JSON = {
+    "utf-7, as Express decodes it": b"+AHsAIgBhAG0AbwB1AG4AdAAiADoAMQB9-",
+    "utf-16, as Python finds it": '{"to": "alice"}'.encode("utf-16-le"),
+    "utf-16 with a mark": '{"to": "alice"}'.encode("utf-16"),
+    "utf-32": '{"to": "alice"}'.encode("utf-32-be"),
+    "a byte order mark, which Express drops": b'\xef\xbb\xbf{"to": "alice"}',
+    "bytes that Go replaces": b'{"to": "alice\xff"}',
+    "an overlong letter": b'{"t\xc1\xaf": "alice"}',
+    "what stands behind, which Go leaves unread": b'{"to": "alice"} {"to": "mallory"}',
+    "garbage behind": b'{"to": "alice"}x',
+    "a comment, which Ruby skips": b'/**/{"to": "alice"}',
+    "a comma at the end": b'{"to": "alice",}',
+    "a list": b'[{"to": "alice"}]',
+    "a text": b'"to"',
+    "null": b"null",
+    "cut off": b'{"to": "ali',
+    "33 levels deep": b'{"a":' * 33 + b"1" + b"}" * 33,
+    "white space that is none in JSON": b'\x0b{"to": "alice"}',
+    "a prototype, which JavaScript makes one of": b'{"__proto__": {"to": "mallory"}}',
+    "a prototype in other letters": b'{"\\u005f_proto__": {"to": "mallory"}}',
+    "the prototype of a constructor": b'{"constructor": {"prototype": {"to": "mallory"}}}',
+    "a name of half a character": b'{"\\ud800": 1}',
+    "nothing": b"",
+    "spaces": b"  ",
+    "more fields than a form has": ('{"x": "' + "".join(f"&n{i}=" for i in range(1_001)) + '"}').encode(),
+}
+
+
+@pytest.mark.parametrize("content", UNREAD_JSON.values(), ids=UNREAD_JSON)
+def test_json_that_two_readers_read_otherwise_is_not_read(content: bytes) -> None:
+    assert read(content, JSON) is None
+
+
+UNREAD_FORMS = {
+    "JSON, as `request.json()` reads it": b'{"x":"&to=alice&y=","to":"mallory"}',
+    "a list in JSON": b'["&to=alice&"]',
+    "a text in JSON": b'"&to=alice&"',
+    "JSON after spaces": b'  {"x":"&to=alice&y=","to":"mallory"}',
+    "what Go takes for JSON until it ends": b'{"to":"mallory"}&to=alice',
+    "what Go takes for nothing at all": b"null&to=alice",
+    "a comment, which Ruby skips": b'/*&to=alice&*/{"to":"mallory"}',
+    "a number in JSON": b"5",
+    "a truth in JSON": b"true",
+    "a byte order mark before JSON": b'\xef\xbb\xbf{"x":"&to=alice&","to":"mallory"}',
+    "utf-16, as Python finds it": '{"x":"&to=alice&","to":"mallory"}'.encode("utf-16-be"),
+    "bytes that are Latin-1 to Starlette": b"to=\xc3\xa9",
+    "a NUL, which ends names of PHP": b"to\x00x=alice",
+    "a line end": b"to=alice\n",
+    "a tab": b"to=alice\t",
+    "a character set of its own": b"_charset_=utf-7&to=alice",
+    "more fields than PHP and Express look at": b"&" * 1_000 + b"to=alice",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", UNREAD_FORMS.values(), ids=UNREAD_FORMS)
+def test_a_form_that_two_readers_read_otherwise_is_not_read(content: bytes) -> None:
+    assert read(content, FORM) is None
+
+
+# ── Members that have no value ────────────────────────────────────────────────────────────────
+
+NO_VALUE_IN_JSON = {
+    "a name that is there twice": '"to": "alice", "to": "mallory"',
+    "a name that is there twice, once escaped": '"to": "alice", "\\u0074o": "mallory"',
+    "a name in another case, which Go takes": '"to": "alice", "To": "mallory"',
+    "a name with a long s": '"users": 1, "to": "alice", "u\\u017fers": 2',
+    "a whole number that no double holds": '"to": 9007199254740993',
+    "twenty digits": '"to": 12345678901234567890',
+    "a fraction that no double holds": '"to": 0.1000000000000000000001',
+    "a number that is infinite to JavaScript": '"to": 1e400',
+    "a number that is nothing to JavaScript": '"to": 1e-400',
+    "NaN, which Python reads": '"to": NaN',
+    "an infinity, which Python reads": '"to": -Infinity',
+    "half a character": '"to": "\\ud800"',
+    "an object with a prototype": '"to": {"__proto__": {"a": 1}}',
+    "a field of a form in another text": '"to": "mallory", "x": "&to=alice&"',
+    "a field of a form in a URL": '"to": "mallory", "x": "https://x.example/?a=1&to=alice"',
+    "a field of a form after a semicolon": '"to": "mallory", "x": "&a;to=alice"',
+    "a field of a form in pieces": '"to": "mallory", "x": "&t%6F[]=alice"',
+}
+
+
+@pytest.mark.parametrize("members", NO_VALUE_IN_JSON.values(), ids=NO_VALUE_IN_JSON)
+def test_a_member_that_two_readers_read_otherwise_has_no_value_and_others_have_theirs(members: str) -> None:
+    found = read(f'{{"ok": true, {members}}}', JSON)
+    assert found is not None
+    assert found["ok"] is True
+    spoilt = "users" if "users" in members else "to"
+    assert found[spoilt] is None or found[spoilt] == {"a": None}
+
+
+NO_VALUE_IN_FORMS = {
+    "a name that is there twice": "to=alice&to=mallory",
+    "a name that is there twice, once escaped": "to=alice&%74o=mallory",
+    "a list of PHP, Rack and Express": "to=alice&to[]=mallory",
+    "a list in escapes": "to=alice&to%5B%5D=mallory",
+    "an object": "to[x]=mallory",
+    "an object with dots": "to.x=mallory",
+    "a name in brackets": "[to]=mallory",
+    "a bracket that nobody closes": "to[=mallory",
+    "a bracket that nobody opened": "to]=mallory",
+    "a name after a space, which PHP drops": "+to=mallory",
+    "a name that ends in C": "to%00x=mallory",
+    "no value, which Rack has as none": "to",
+    "an empty value, which FastAPI takes for none": "to=",
+    "an escape that is none": "to=%zz",
+    "half an escape": "to=a%",
+    "bytes that are no UTF-8": "to=%ff",
+    "an overlong letter": "to=%c1%af",
+    "half a character": "to=%ED%A0%80",
+    "a value with a semicolon, which Go drops": "to=a;b",
+    "a field after a semicolon": "x=a;to=mallory",
+    "a bracket before the sign, where names end to Express": "to=x]=y",
+    "the same in escapes": "to=x%5D=y",
+}
+
+
+@pytest.mark.parametrize("fields", NO_VALUE_IN_FORMS.values(), ids=NO_VALUE_IN_FORMS)
+def test_a_field_that_two_readers_read_otherwise_has_no_value_and_others_have_theirs(fields: str) -> None:
+    found = read(f"ok=1&{fields}&note=2", FORM)
+    assert found is not None
+    assert (found["ok"], found["note"]) == ("1", "2")
+    assert "to" in found
+    assert found["to"] is None
+    query = form_fields(f"ok=1&{fields}&note=2")
+    assert query is not None
+    assert (query["ok"], isinstance(query["to"], Invalid)) == ("1", fields != "to=")
+
+
+@pytest.mark.parametrize("name", ["a.b", "a%20b", "a+b", "a[b"])
+def test_a_name_that_php_writes_otherwise_has_no_value_under_either(name: str) -> None:
+    found = read(f"{name}=1", FORM)
+    assert found is not None
+    assert found["a_b"] is None
+
+
+@pytest.mark.parametrize("name", ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"])
+def test_a_name_that_express_leaves_out_has_no_value(name: str) -> None:
+    assert read(f"{name}=1&to=alice", FORM) == {name: None, "to": "alice"}
+
+
+def test_a_query_with_more_parameters_than_all_look_at_is_not_read() -> None:
+    assert form_fields("&" * 999 + "to=alice") is not None
+    assert form_fields("&" * 1_000 + "to=alice") is None
+    assert form_fields("".join(f"n{i}=1;" for i in range(1_001))) is None
+
+
+@pytest.mark.parametrize("raw", ["é=1", "Ã©=1"])
+def test_a_name_of_bytes_that_are_latin_1_to_some_has_no_value_as_either(raw: str) -> None:
+    found = form_fields(raw)
+    assert found is not None
+    assert isinstance(found["é"], Invalid)
+
+
+def test_a_body_of_a_megabyte_is_read_as_a_small_one_is() -> None:
+    """Names that may be fields of a form are looked for in all of it."""
+    content = json.dumps({"x": "&amp;a=1&nbsp;" * 70_000, "to": "alice"})
+    assert read(content, JSON) == {"x": None, "to": "alice", "a": None, "amp": None, "nbsp": None}
+    assert read("a=" + "%41" * 300_000, FORM) == {"a": "A" * 300_000}
+    twins = {f"{letter}{number}": 1 for number in range(4_000) for letter in "nN"}
+    assert read(json.dumps(twins), JSON) == dict.fromkeys(twins)
+
+
+# ── Another method ────────────────────────────────────────────────────────────────────────────
+
+
+def part(line: str) -> str:
+    return f"--x\r\n{line}\r\n\r\nDELETE\r\n--x--\r\n"
+
+
+OVERRIDES = {
+    "in a form": ("_method=DELETE", FORM),
+    "in escapes": ("a=1&%5Fmethod=DELETE", FORM),
+    "as PHP names it": ("a=1&.method=DELETE", FORM),
+    "after a space, which PHP drops": ("+_method=DELETE", FORM),
+    "as a list": ("_method[]=DELETE", FORM),
+    "without a value": ("_method", FORM),
+    "after a semicolon": ("a=1;_method=DELETE", FORM),
+    "in a form that is not read": ("a=é&_METHOD=DELETE", FORM),
+    "in a form of which Go takes the beginning for JSON": ("{&_method=DELETE", FORM),
+    "in a form of too many fields": ("&" * 2_000 + "_method=DELETE", FORM),
+    "in a form without a content type, as Rack reads it": ("_method=DELETE",),
+    "in a form of two types": ("_method=DELETE", FORM, "text/plain"),
+    "in a form of two types in one": ("a=1&_method=DELETE", f"{FORM}, text/plain"),
+    "in a form in another character set": ("_method=DELETE", f"{FORM}; charset=iso-8859-1"),
+    "in a form that calls itself text": ("_method=DELETE", "text/plain"),
+    "in JSON": ('{"_method": "DELETE"}', JSON),
+    "in JSON that is not read": ('{"\\u005fmethod": "DELETE"} x', JSON),
+    "in JSON that calls itself text": ('{"a": 1, "_method": "DELETE"}', "text/plain"),
+    "in JSON of an own kind": ('{"_method": "DELETE"}', "application/vnd.api+json"),
+    "in a part": (part('Content-Disposition: form-data; name="_method"'), PART),
+    "in a part without quotes": (part("content-disposition:form-data;NAME=_method"), PART),
+    "in a part on two lines": (part('Content-Disposition: form-data;\r\n name="_method"'), PART),
+    "in a part in escapes": (part("Content-Disposition: form-data; name*=utf-8''%5fmethod"), PART),
+    "in a part in pieces": (part("Content-Disposition: form-data; name*0=_me; name*1=thod"), PART),
+    "in a part with a backslash": (part('Content-Disposition: form-data; name="_meth\\od"'), PART),
+    "in a part as PHP names it": (part('Content-Disposition: form-data; name=".method"'), PART),
+    "in a part of bare lines": ('--x\nContent-Disposition: form-data; name="_method"\n\nDELETE', PART),
+    "in a part of another kind of parts": (part('Content-Disposition: form-data; name="_method"'), "multipart/mixed"),
+    "in a part, among types": (part('Content-Disposition: form-data; name="_method"'), f"{PART}, text/plain"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OVERRIDES.values(), ids=OVERRIDES)
+def test_another_method_in_a_body_is_found_whether_it_is_read_or_not(case: tuple[str, ...]) -> None:
+    content, *types = case
+    found = body_members(types, (), content.encode())
+    assert not isinstance(found, Invalid)
+    assert overrides_method({}, {}, found)
+
+
+def test_another_method_in_utf_16_is_found() -> None:
+    assert names_method([f"{JSON}; charset=utf-16"], '{"_method": "DELETE"}'.encode("utf-16"))
+
+
+NO_OVERRIDES = {
+    "a part of another name": (part('Content-Disposition: form-data; name="method"'), PART),
+    "a file of that name": (part('Content-Disposition: form-data; name="file"; filename="_method"'), PART),
+    "a page in a part": (part('Content-Disposition: form-data; name="a"') + '<input name="_method">', PART),
+    "a text that speaks of it": ("use ; _method = 3 & so on", "text/plain"),
+    "a text that shows it": ('write {"_method": "DELETE"} there', "text/markdown"),
+    "bytes": ("\0\1 &_method=\r\n", "application/octet-stream"),
+    "other names": ("a_method=1&method=2&_methods=3",),
+    "null in JSON": ('{"_method": null}', JSON),
+}
+
+
+@pytest.mark.parametrize("case", NO_OVERRIDES.values(), ids=NO_OVERRIDES)
+def test_what_no_server_takes_for_another_method_is_none(case: tuple[str, ...]) -> None:
+    content, *types = case
+    found = body_members(types, (), content.encode())
+    assert isinstance(found, Invalid) or not overrides_method({}, {}, found)
