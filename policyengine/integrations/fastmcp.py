@@ -25,6 +25,7 @@ from policyengine.integrations.asking import (
 )
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
+from policyengine.integrations.mcp_messages import AmbiguousMessage, Params, message_of, params_here
 from policyengine.integrations.mcp_methods import (
     ALIAS,
     CODES,
@@ -51,6 +52,7 @@ try:
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
+    from mcp_types import INVALID_REQUEST
 except ImportError as error:
     raise ImportError("FastMCP is not installed: pip install 'agent-policyengine[fastmcp]'") from error
 
@@ -141,7 +143,7 @@ class PolicyMiddleware(Middleware):
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
         """What names things without using them: whoever may not have them may not ask."""
-        facts = await self._facts(context, protocol_error)
+        facts, params = await self._facts(context, protocol_error), clear_params(params)
         if method == "completion/complete":
             named = completed(params)
             if named is None or not await may_see(self._decides, *named, self._server, facts):
@@ -189,8 +191,8 @@ class PolicyMiddleware(Middleware):
         go_on: Callable[[], Awaitable[Came]],
         error: Callable[[Decision], Exception],
     ) -> Came:
-        facts = await self._facts(context, error)
-        decision = await decided(self._decides, question(method, params, self._server, facts), self._duties)
+        facts, clear = await self._facts(context, error), clear_params(params)
+        decision = await decided(self._decides, question(method, clear, self._server, facts), self._duties)
         if not decision.allowed:
             raise error(decision)
         began = perf_counter()
@@ -241,6 +243,16 @@ class PolicyMiddleware(Middleware):
         if facts is None:
             raise error(refusal(NOBODY, Gate.IDENTITY))
         return await proved(self._decides, facts)
+
+
+def clear_params(params: Params) -> Params:
+    """As FastMCP has parsed them; over HTTP the message is there to say which names were repeated."""
+    try:
+        return params_here(params, message_of(get_http_request()))
+    except RuntimeError:  # it came another way
+        return params
+    except AmbiguousMessage as error:
+        raise MCPError(INVALID_REQUEST, str(error)) from None
 
 
 def protocol_error(decision: Decision) -> MCPError:

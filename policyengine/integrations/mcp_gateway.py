@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 from uuid import uuid4
 
 import anyio
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.integrations.asking import Decides, Facts, Identify
+from policyengine.integrations.mcp_messages import Line, params_elsewhere
 from policyengine.integrations.mcp_relay import Reads, Relay, Writes
 from policyengine.integrations.mcp_sdk import Asked, PolicyMiddleware
 from policyengine.runtime.hosts import AllowedHosts
@@ -31,7 +33,7 @@ try:
     from mcp.server.stdio import stdio_server
     from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
     from mcp.server.transport_security import RequestBodyLimitMiddleware
-    from mcp.shared.message import SessionMessage
+    from mcp.shared.message import ServerMessageMetadata, SessionMessage
     from mcp_types import INTERNAL_ERROR
 except ImportError as error:
     raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
@@ -77,6 +79,12 @@ class Upstream:
             yield streams
 
 
+class UpstreamPolicy(PolicyMiddleware):
+    """In front of a server of which nobody here knows how it reads."""
+
+    params = staticmethod(params_elsewhere)
+
+
 @dataclass(frozen=True, slots=True)
 class Gateway:
     decides: Decides
@@ -89,7 +97,7 @@ class Gateway:
         first = await opening(client)
         if first is None:
             return
-        policy = PolicyMiddleware(self.decides, server=self.server, identify=self.identify)
+        policy = UpstreamPolicy(self.decides, server=self.server, identify=self.identify)
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
@@ -110,8 +118,37 @@ class Gateway:
 
     async def over_stdio(self) -> None:
         """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
-        async with stdio_server() as (client, to_client), client, to_client:
-            await self.session(client, to_client)
+        lines = Lines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+        async with stdio_server(lines) as (client, to_client), client, to_client:
+            await self.session(RawMessages(client, lines), to_client)
+
+
+class Lines(anyio.AsyncFile[str]):
+    """Lines of text, each of which becomes one message: they are kept until that has come."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__(file)
+        self.kept: deque[str] = deque()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for line in super().__aiter__():
+            self.kept.append(line)
+            yield line
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessages:
+    """Messages with the lines that they came as."""
+
+    client: Reads
+    lines: Lines
+
+    async def receive(self) -> SessionMessage | Exception:
+        item = await self.client.receive()
+        line = self.lines.kept.popleft()
+        if isinstance(item, SessionMessage):
+            return SessionMessage(item.message, ServerMessageMetadata(request_context=Line(line)))
+        return item
 
 
 async def opening(client: Reads) -> SessionMessage | None:

@@ -29,6 +29,7 @@ from policyengine.integrations.asking import (
 )
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
+from policyengine.integrations.mcp_messages import AmbiguousMessage, Params, message_of, params_here
 from policyengine.integrations.mcp_methods import (
     ALIAS,
     CODES,
@@ -54,7 +55,7 @@ try:
     from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INTERNAL_ERROR
+    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
     from mcp_types.methods import is_input_required
 except ImportError as error:
     raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
@@ -101,6 +102,8 @@ class PolicyMiddleware:
     let through to nothing. `also` names further methods that pass undecided, like `logging/setLevel`.
     """
 
+    params = staticmethod(params_here)
+
     def __init__(
         self,
         decides: Decides,
@@ -129,9 +132,10 @@ class PolicyMiddleware:
         raise MCPError(METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is closed: no policy speaks of it", ctx.method[:80])
 
     async def _called(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
-        if is_second_name(ctx.method, ctx.params or {}):
+        params = self._clear_params(ctx)
+        if is_second_name(ctx.method, params):
             raise refused(refusal(ALIAS, Gate.DEFAULT))
-        asked = question(ctx.method, ctx.params or {}, self._server, await self._facts(ctx))
+        asked = question(ctx.method, params, self._server, await self._facts(ctx))
         decision = await decided(self._decides, asked, self._duties)
         if not decision.allowed:
             raise refused(decision)
@@ -172,7 +176,7 @@ class PolicyMiddleware:
 
     async def _several(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
         """What names things without using them: whoever may not have them may not ask."""
-        facts, params = await self._facts(ctx), ctx.params or {}
+        facts, params = await self._facts(ctx), self._clear_params(ctx)
         if ctx.method == "completion/complete":
             named = completed(params)
             if named is None or not await may_see(self._decides, *named, self._server, facts):
@@ -184,6 +188,13 @@ class PolicyMiddleware:
                 if not decision.allowed:
                     raise refused(decision)
         return await call_next(ctx)
+
+    def _clear_params(self, ctx: Asked) -> Params:
+        """As the server has parsed them; over HTTP the message is there to say which names were repeated."""
+        try:
+            return self.params(ctx.params or {}, message_of(ctx.request))
+        except AmbiguousMessage as error:
+            raise MCPError(INVALID_REQUEST, str(error)) from None
 
     async def _facts(self, ctx: Asked) -> Facts:
         facts = await identified(self._identify, ctx)
