@@ -24,6 +24,8 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.ids import serials, ulid
+from policyengine.runtime.values import Invalid
+from policyengine.runtime.wire import NO_VALUE_EXTENSION
 
 try:
     import httpx
@@ -111,6 +113,19 @@ class Unanswered(Exception):
     """There is no decision; why, in words."""
 
 
+def encodable(value: object) -> object:
+    """With what has no value in the form in which servers know it again."""
+    match value:
+        case Mapping():
+            return {name: encodable(one) for name, one in value.items()}
+        case list() | tuple():
+            return [encodable(one) for one in value]
+        case Invalid(why, digest):
+            return msgspec.msgpack.Ext(NO_VALUE_EXTENSION, f"{why}\0{digest or ''}".encode())
+        case _:
+            return value
+
+
 _one = msgspec.msgpack.Decoder(Told).decode
 _many = msgspec.msgpack.Decoder(ToldMany).decode
 _problem = msgspec.msgpack.Decoder(Problem).decode
@@ -165,7 +180,7 @@ class Exchanges:
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
-            return Sent(path, encode(asked), headers, again=keyed or not spends)
+            return Sent(path, encode(encodable(asked)), headers, again=keyed or not spends)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise Unanswered(f"the question cannot be written: {error}") from None
 

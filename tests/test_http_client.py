@@ -14,10 +14,13 @@ import httpx
 import msgspec
 import pytest
 
+from policyengine.client import encode
 from policyengine.engine import Engine
-from policyengine.exchange import PAUSE, Circuit, Unanswered
+from policyengine.exchange import PAUSE, Circuit, Unanswered, encodable
 from policyengine.http_client import AsyncPolicyClient, PolicyClient
+from policyengine.runtime import wire
 from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
 from tests.integrations.serving import serving
 
@@ -87,6 +90,18 @@ def test_what_python_holds_arrives_as_facts(served: str, ask: Call) -> None:
     nan = ask(served, "evaluate", order(float("nan")))
     assert nan.outcome == "deny"
     assert nan.unknown[0].why == "not a finite number"
+
+
+def test_what_has_no_value_arrives_as_unknown_with_its_reason(served: str, ask: Call) -> None:
+    """As a member, and as a body that nobody could read; an approval is bound to what stood there."""
+    engine, rounded = Engine.from_text(POLICY), Invalid.in_place_of("9007199254740993", "a number that some round")
+    for question in (order(rounded), order(1) | {"body": Invalid("the body was sent as `x`")}):
+        told = ask(served, "evaluate", question)
+        assert told.outcome == "deny"
+        assert told.answer == engine.evaluate(question).answer
+        assert {one.why for one in told.unknown} in ({"a number that some round"}, {"the body was sent as `x`"})
+    (sent,) = wire.from_msgpack(encode(encodable([rounded])))  # type: ignore[misc]
+    assert (sent.why, sent.given) == (rounded.why, rounded.given)
 
 
 def test_many_are_decided_in_order_and_spend(ask: Call) -> None:
