@@ -46,6 +46,19 @@ demo-identity: install .npm-identity/.installed
 	@npm install --prefix .npm-identity --no-audit --no-fund --silent oidc-provider@9.13.3
 	@touch $@
 
+# Frameworks that read bodies and queries: what they read otherwise than we do is to be unknown (tests/readers).
+.PHONY: readers
+readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
+.npm-readers/.installed:
+	@npm install --prefix .npm-readers --no-audit --no-fund --silent express@5.3.0 express4@npm:express@4.22.3
+	@touch $@
+.venv-readers/.installed:
+	@$(PYTHON) -m venv --clear .venv-readers
+	@.venv-readers/bin/python -m pip install -q --disable-pip-version-check django==5.2.19 flask==3.1.3
+	@touch $@
+.go-readers/reader: tests/readers/servers/main.go
+	@go build -o $@ $<
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal --session-timeout=600
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
