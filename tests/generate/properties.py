@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from random import Random
@@ -17,6 +17,7 @@ from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from policyengine.semantics import kernel as k
 from tests.generate.cases import Case, kernel_of
+from tests.generate.hazards import copied
 from tests.generate.requests import Question, approved, directory, pendable
 from tests.generate.specified import said
 
@@ -230,16 +231,19 @@ def without(found: Any, path: str, confirm: k.Confirm) -> Any:
 
 def near_misses(random: Random, asked: Question, most: int = 6) -> Iterator[Question]:
     """The question with one thing changed, mostly of what is asked for."""
+    given = ((root, asked.get(root)) for root in ("body", "args", "context"))
+    members = [(root, name) for root, some in given if isinstance(some, Mapping) for name in some]
     changes: list[tuple[str, Any]] = [
         ("body.trace_id", 2), ("body.options", {"dry": False}), ("body.x-id", None), ("args.trace_id", "2"),
         ("args.options", {"dry": [1]}), ("context.trace_id", 1), ("request.query", {"page": "8"}),
         ("request.host", "other.example"), ("request.headers", {"X-Trace": "evil"}), ("user.id", "bob"),
-        *((f"{root}.{name}", None) for root in ("body", "args", "context") for name in asked.get(root) or ()),
-        *((f"{root}.{name}", 10**6) for root in ("body", "args", "context") for name in asked.get(root) or ()),
+        *((f"{root}.{name}", None) for root, name in members),
+        *((f"{root}.{name}", 10**6) for root, name in members),
     ]  # fmt: skip
     for path, value in random.sample(changes, min(most, len(changes))):
         root, _, name = path.partition(".")
-        yield {**deepcopy(asked), root: {**(asked.get(root) or {}), name: value}}
+        before = asked.get(root)
+        yield {**copied(asked), root: {**(before if isinstance(before, Mapping) else {}), name: value}}
 
 
 # ── Variants ──────────────────────────────────────────────────────────────────────────────────
