@@ -163,11 +163,8 @@ def presented(request: Request, credentials: Credentials) -> Presented:
     told = headers.items() if isinstance(headers, Mapping) else ()
     texts = {name: value for name, value in told if isinstance(value, str)}
     method = credentials.method or given.get("method")
-    url, host, path = credentials.url, given.get("host"), given.get("path")
-    if url is None and isinstance(host, str) and isinstance(path, str):
-        url = f"https://{host}{path}"
     method = method if isinstance(method, str) else ""
-    return Presented(method, url, texts, credentials.digests, given.get("ip"), size_of(request, given))
+    return Presented(method, credentials.url, texts, credentials.digests, given.get("ip"), size_of(request, given))
 
 
 def size_of(request: Request, http: Mapping[str, object]) -> object:

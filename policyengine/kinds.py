@@ -43,7 +43,7 @@ class Ref:
     entities: frozenset[str]
 
     def __str__(self) -> str:
-        return " or ".join(sorted(self.entities))
+        return " or ".join(sorted(self.entities)) or "entity"
 
 
 @dataclass(frozen=True, slots=True)

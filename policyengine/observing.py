@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import TypeAlias
@@ -150,9 +150,15 @@ def place_of(text: str, kernel: k.Kernel) -> k.Place:
         raise ObserveError(f"`{text}` is no endpoint: {first.message}", first.hint or ENDPOINTS)
     if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
         raise ObserveError(f"`{text}` is no endpoint", ENDPOINTS)
-    place = found.guards[0].place
+    place = by_the_letter(found.guards[0].place)
     check_methods(place, kernel)
     return place
+
+
+def by_the_letter(place: k.Place) -> k.Place:
+    """What is observed passes: that is what is written, and nothing that may be the same as what is taken out."""
+    patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
+    return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
 
 
 def check_methods(place: k.Place, kernel: k.Kernel) -> None:

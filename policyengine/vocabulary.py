@@ -40,6 +40,7 @@ CREDENTIAL_KIND = Enum(
     ordered=False,
 )
 STRINGS = Set(Scalar.STRING)
+ENTITIES = Set(Ref(frozenset()))  # of whichever types a policy has: there it has all of them
 HOP = Record(
     (
         Field("agent", Scalar.STRING),
@@ -84,8 +85,8 @@ FACTS: tuple[BuiltIn, ...] = (
     ], optional="subject scopes", volatile="age"),
     *_facts("task", Origin.CREDENTIAL, [
         ("id", _S, "the task the agent was started for"),
-        ("tools", STRINGS, "the tools the task may use"),
-        ("entities", STRINGS, "ids of what the task is about"),
+        ("tools", STRINGS, "the tools the task may use, as `server/name`, or as `name` at any server"),
+        ("entities", ENTITIES, "the things the task is about"),
         ("age", _D, "since the task began"),
     ], optional="id tools entities age", volatile="age"),
     *_facts("attestation", Origin.CREDENTIAL, [
@@ -105,7 +106,7 @@ FACTS: tuple[BuiltIn, ...] = (
     *_facts("request", Origin.REQUEST, [
         ("method", _S, "HTTP method; HEAD reads as GET"),
         ("path", _S, "the canonical path"),
-        ("host", _S, "the host asked for"),
+        ("host", _S, "the host asked for, without port and final dot, in lower case"),
         ("ip", Scalar.IP, "where the request came from"),
         ("size", Scalar.INT, "bytes in the body"),
     ], optional="host ip size method path"),
@@ -188,7 +189,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "host",
         (("url", _S),),
         _S,
-        "the host of an absolute URL, in lower case; unknown for anything else",
+        "the host of an absolute URL, as `request.host` would be; unknown for anything else",
         'host("https://API.example/x") == "api.example"',
     ),
     Function(

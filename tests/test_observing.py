@@ -274,6 +274,15 @@ def test_only_the_endpoints_that_are_named_are_observed(tmp_path: Path, clock: C
     assert outcomes(found.decide(asked("/v2/x"))) == ("deny", "deny")
 
 
+def test_what_is_observed_is_what_is_written_and_in_no_other_case(tmp_path: Path, clock: Clock) -> None:
+    found = engine(tmp_path, clock, endpoints=("GET /v1/shut",))
+    assert outcomes(found.decide(asked("/v1/shut"))) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v1/SHUT"))) == ("deny", "deny")
+    found = engine(tmp_path, clock, endpoints=("GET /v3/** except /v3/enforced",))
+    assert outcomes(found.decide(asked("/v3/x"))) == ("allow", "deny")
+    assert outcomes(found.decide(asked("/v3/ENFORCED"))) == ("deny", "deny")
+
+
 def test_only_what_the_named_packages_stop_is_observed(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, packages=("other",))
     assert outcomes(found.decide(asked("/v1/elsewhere"))) == ("allow", "deny")

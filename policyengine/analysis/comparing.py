@@ -84,7 +84,8 @@ class Comparing:
     looked_at: int = 0
 
     def __post_init__(self) -> None:
-        self.sides = (Side(self.old, "old"), Side(self.new, "new"))
+        tasks = bool(self.old.advisory or self.new.advisory)
+        self.sides = (Side(self.old, "old", tasks), Side(self.new, "new", tasks))
         of = whole_answer_of if self.reasons else answer_of
         self.asked = (Asked(self.old, of), Asked(self.new, of))
         self.issuers = frozenset(self.old.issuers) | frozenset(self.new.issuers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import TypeAlias
 
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.letter_case import fold
 from policyengine.runtime.patterns import Glob
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
+from policyengine.semantics.matching import folding_for
 from policyengine.semantics.walk import Block
 
 MOST_CLASSES = 50_000
@@ -46,8 +49,13 @@ def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
             found.update((pattern, None) for delegate in agent.delegates for pattern in delegate.patterns)
         for guard in kernel.guards:
             found.update(dict.fromkeys((*(guard.place.patterns or ()), *guard.place.excepts)))
-        found.update((binder.pattern, None) for binder in kernel.binders)
+        found.update((one, None) for binder in kernel.binders for one in (binder.pattern, folded(binder.pattern)))
     return tuple(dict.fromkeys(bare(pattern) for pattern in found))
+
+
+def folded(pattern: k.Pattern) -> k.Pattern:
+    """As guards read what it binds."""
+    return k.with_folding(pattern, "full")
 
 
 def bare(pattern: k.Pattern) -> k.Pattern:
@@ -69,10 +77,15 @@ def classes(patterns: Sequence[k.Pattern]) -> Iterator[Class]:
 
 @dataclass(eq=False, slots=True)
 class Node:
+    """A place in the trie; `folding` is the number of the most that any pattern here or below folds, `cased` are the
+    literals by their folded text."""
+
     literals: dict[str, Node] = field(default_factory=dict)
+    cased: dict[str, list[str]] = field(default_factory=dict)
     affixes: dict[tuple[str, str], Node] = field(default_factory=dict)
     ends: list[k.HttpPattern] = field(default_factory=list)
     rests: list[k.HttpPattern] = field(default_factory=list)
+    folding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +97,26 @@ class Step:
     free: bool
 
 
+Reached: TypeAlias = tuple[Node, int]  # with the number of the least folding by which a path comes there
+
+
 def trie(patterns: Iterable[k.HttpPattern]) -> Node:
     root = Node()
     for pattern in patterns:
-        node = root
+        node, folding = root, k.FOLDINGS.index(pattern.folding)
+        root.folding = max(root.folding, folding)
         for one in pattern.segments:
+            if not one.wild and one.prefix not in node.literals:
+                node.cased.setdefault(fold(one.prefix), []).append(one.prefix)
             below = node.affixes.setdefault((one.prefix, one.suffix), Node()) if one.wild else None
             node = below or node.literals.setdefault(one.prefix, Node())
+            node.folding = max(node.folding, folding)
         (node.rests if pattern.rest else node.ends).append(pattern)
     return root
+
+
+def matching(patterns: Iterable[k.HttpPattern], folding: int) -> Iterator[k.HttpPattern]:
+    yield from (one for one in patterns if k.FOLDINGS.index(one.folding) >= folding)
 
 
 def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[Class]:
@@ -100,11 +124,17 @@ def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[Class]:
     it only what a pattern such as `/*/**` begins below."""
     count, empty = 0, False
     short: tuple[Step, ...] | None = None
-    pending: list[tuple[tuple[Step, ...], tuple[Node, ...], tuple[k.HttpPattern, ...]]] = [((), (trie(patterns),), ())]
+    met: set[object] = set()  # other spellings of several segments lead to the same
+    pending: list[tuple[tuple[Step, ...], tuple[Reached, ...], tuple[k.HttpPattern, ...]]]
+    pending = [((), ((trie(patterns), 0),), ())]
     while pending:
         before, nodes, above = pending.pop()
-        rests = (*above, *(one for node in nodes for one in node.rests))
-        here = [*rests, *(one for node in nodes for one in node.ends)]
+        rests = (*above, *(one for node, folding in nodes for one in matching(node.rests, folding)))
+        here = [*rests, *(one for node, folding in nodes for one in matching(node.ends, folding))]
+        state = frozenset((id(node), folding) for node, folding in nodes), rests
+        if nodes and state in met:
+            continue
+        met.add(state)
         for method in methods_of(here) if here or not (empty or nodes) else ():
             count += 1
             if count > MOST_CLASSES:
@@ -134,10 +164,17 @@ def methods_of(here: Sequence[k.HttpPattern]) -> list[str]:
     return [*named, next(one for one in (*OTHER_METHODS, "XYZZY") if one not in named)]
 
 
-def reached(nodes: Iterable[Node], text: str) -> tuple[Node, ...]:
-    literal = (node.literals[text] for node in nodes if text in node.literals)
-    wild = (below for node in nodes for affix, below in node.affixes.items() if fits(text, affix))
-    return (*literal, *wild)
+def reached(nodes: Iterable[Reached], text: str) -> tuple[Reached, ...]:
+    """Where no pattern is that folds as much as it takes, nothing is reached."""
+    found: list[Reached] = []
+    for node, folding in nodes:
+        ways = [(k.Segment(literal), node.literals[literal]) for literal in node.cased.get(fold(text), ())]
+        ways += [(k.Segment(prefix, True, suffix), below) for (prefix, suffix), below in node.affixes.items()]
+        for segment, below in ways:
+            took = folding_for(segment, text)
+            if took is not None and below.folding >= max(took, folding):
+                found.append((below, max(took, folding)))
+    return tuple(found)
 
 
 def fits(text: str, affix: tuple[str, str]) -> bool:
@@ -145,22 +182,47 @@ def fits(text: str, affix: tuple[str, str]) -> bool:
     return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
 
 
-def steps(nodes: Sequence[Node]) -> list[Step]:
-    """Segments for every set of places that one segment can lead to, the one that leads nowhere included."""
-    literals = sorted({text for node in nodes for text in node.literals})
-    affixes = sorted({affix for node in nodes for affix in node.affixes})
-    taken = set(literals)
-    found: dict[frozenset[int], Step] = {}
+def steps(nodes: Sequence[Reached]) -> list[Step]:
+    """Segments for every set of places that one segment can lead to, the one that leads nowhere included; each literal
+    also as it is spelled otherwise, where that leads to others."""
+    literals = sorted({text for node, _ in nodes for text in node.literals})
+    affixes = sorted({affix for node, _ in nodes for affix in node.affixes})
+    taken, cased = set(literals), set(map(fold, literals))
+    found: dict[object, Step] = {}
     texts = [text for affix in crossings(affixes) for text in candidates(*affix, taken)]
-    for text in [*other_texts(taken, affixes), *texts]:
+    others = [*other_texts(taken, affixes), *texts]
+    folds = any(node.folding for node, _ in nodes)
+    respelled = [text for one in literals for text in respellings(one, affixes)] if folds else []
+    others += [text for one in texts for text in respellings(one, affixes)] if folds else []
+    for text in [*others, *respelled]:
         if text and text not in taken and not isinstance(paths.canonical(f"/{text}"), paths.Malformed):
-            places = frozenset(map(id, reached(nodes, text)))
-            found.setdefault(places, Step(text, words_of(text, affixes), True))
-    return [*(Step(text, text, False) for text in literals), *found.values()]
+            free = fold(text) not in cased
+            found.setdefault(places_of(nodes, text), Step(text, words_of(text, affixes) if free else text, free))
+    named = (text for text in literals if places_of(nodes, text) not in found)
+    return [*(Step(text, text, False) for text in named), *found.values()]
+
+
+def places_of(nodes: Sequence[Reached], text: str) -> frozenset[tuple[int, int]]:
+    return frozenset((id(node), folding) for node, folding in reached(nodes, text))
+
+
+def respellings(text: str, affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """In the other case, as only some servers take for the same; with its ends also as patterns spell them."""
+    for other in (text.swapcase(), text.replace("ss", "ß").replace("i", "ı")):
+        yield other
+        for prefix, suffix in crossings(affixes):
+            if fits(fold(other), (fold(prefix), fold(suffix))):
+                yield f"{prefix}{other[len(prefix) : len(other) - len(suffix)]}{suffix}"
 
 
 def words_of(text: str, affixes: Iterable[tuple[str, str]]) -> str:
-    fitting = [affix for affix in affixes if fits(text, affix)]
+    """What a pattern would say; in the case of the text where it is spelled otherwise."""
+    spelled = [
+        (text[: len(before)], text[len(text) - len(after) :])
+        for before, after in affixes
+        if fits(fold(text), (fold(before), fold(after)))
+    ]
+    fitting = [affix for affix in spelled if fits(text, affix)]
     prefix = max((affix[0] for affix in fitting), key=len, default="")
     suffix = max((affix[1] for affix in fitting), key=len, default="")
     return f"{prefix}*{suffix}"

@@ -167,7 +167,8 @@ class Filling:
                 if self.settled.agent is not State.ABSENT:
                     self.put(("agent", "issuer"), raw)
             case ("segment", number_, prefix, suffix):
-                self.segments[int(number_)] = f"{prefix}{raw}{suffix}"
+                as_here = self.text_of(int(number_))  # in whatever case
+                self.segments[int(number_)] = f"{as_here[: len(prefix)]}{raw}{as_here[len(as_here) - len(suffix) :]}"
             case ("resource", _, *place) if place and isinstance(raw, EntityRef):
                 self.give_fact(tuple(place), raw.id)
             case ("resource", _) if isinstance(raw, EntityRef):

@@ -74,7 +74,7 @@ def bindings(kernel: k.Kernel, at: Class, binders: tuple[k.Binder, ...]) -> dict
     """What stands for a bound fact: a constant, a segment, another fact; None where patterns disagree."""
     found: dict[Path, k.Expr | None] = {}
 
-    def bind(path: Path, expression: k.Expr) -> None:
+    def bind(path: Path, expression: k.Expr | None) -> None:
         found[path] = expression if found.get(path, expression) == expression else None
 
     for binder in binders:
@@ -92,25 +92,30 @@ def bindings(kernel: k.Kernel, at: Class, binders: tuple[k.Binder, ...]) -> dict
     return found
 
 
-def entity_of(type_: str, id_: k.Expr) -> k.Expr:
+def entity_of(type_: str, id_: k.Expr | None) -> k.Expr | None:
     reference = kinds.Ref(frozenset({type_}))
+    if id_ is None:
+        return None
     if isinstance(id_, k.Constant):
         return k.Constant(EntityRef(type_, str(id_.value)), reference, span=NOWHERE)
     assert isinstance(id_, k.Fact)
     return fact((RESOURCE, type_, *id_.path), reference)
 
 
-def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr]:
-    """By name of a capture: the text of a segment that is settled, or the segment."""
-    texts = match_pattern(pattern, at.endpoint) or {}
+def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr | None]:
+    """By name of a capture: the text of a segment that is settled, or the segment; None where it is not known."""
+    texts = match_pattern(pattern, at.endpoint, "full") or {}
     if not isinstance(pattern, k.HttpPattern):
         return {}
+
+    def captured(number: int, one: k.Segment) -> k.Expr | None:
+        text = texts.get(one.capture or "")
+        if not isinstance(text, str):
+            return None
+        return fact((SEGMENT, str(number), one.prefix, one.suffix)) if number in at.free else constant(text)
+
     return {
-        one.capture: fact((SEGMENT, str(number), one.prefix, one.suffix))
-        if number in at.free
-        else constant(texts[one.capture])
-        for number, one in enumerate(pattern.segments)
-        if one.capture is not None
+        one.capture: captured(*numbered) for numbered in enumerate(pattern.segments) if (one := numbered[1]).capture
     }
 
 

@@ -29,6 +29,7 @@ from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.tree import tree_of
 from policyengine.directory.entities import Directory
 from policyengine.kinds import Scalar
+from policyengine.runtime.endpoints import ToolEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.show import duration
 from policyengine.semantics import kernel as k
@@ -36,6 +37,7 @@ from policyengine.semantics.approval_binding import bound_words
 from policyengine.semantics.cells import State
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.revision import Writers
+from policyengine.semantics.tasks import RESOURCE, entities_bound, tools_bound
 from policyengine.source import Span
 from policyengine.vocabulary import CREDENTIAL_KIND
 
@@ -82,6 +84,7 @@ class Side:
 
     kernel: k.Kernel
     name: str  # "old" or "new"
+    tasks: bool = False  # whether one of the two leaves to guards what a task bounds
     write: Writers = field(default_factory=Writers)
     texts: dict[int, str] = field(default_factory=dict)
 
@@ -147,7 +150,7 @@ class Side:
         """Whom a block is about and what it requires."""
         found = self.texts.get(id(block))
         if found is None:
-            waived = block.package in self.kernel.unrestricted
+            waived = [block.package in self.kernel.unrestricted, block.package in self.kernel.advisory]
             asked = (
                 () if isinstance(block, k.AnyoneBlock) else sorted(self.requirement(one) for one in block.requirements)
             )
@@ -182,8 +185,12 @@ class Side:
         known = sorted((name, one.records_chains, one.scopes_none, sorted(one.claims)) for name, one in every)
         return f"{known} {sorted(map(self.write, self.kernel.delegation))}"
 
-    def rewriter(self, at: Class, settled: Settled, claimed: frozenset[tuple[str, str]]) -> Rewriter:
-        binders = tuple(self.kernel.binders[number] for number in self.covering(at).binders)
+    def rewriter(
+        self, at: Class, settled: Settled, claimed: frozenset[tuple[str, str]], *, opening: bool = False
+    ) -> Rewriter:
+        """`opening`: as doors read what is bound, by the letter."""
+        found = (self.kernel.binders[number] for number in self.covering(at).binders)
+        binders = tuple(one for one in found if not opening or match_pattern(one.pattern, at.endpoint) is not None)
         return Rewriter(at, settled, bindings(self.kernel, at, binders), claimed, self.name, self.recorded)
 
     def pieces(self, unit: Unit, at: Class) -> Iterator[tuple[tuple[str, ...], str, Span]]:
@@ -207,7 +214,8 @@ class Side:
     def said(self, at: Class, settled: Settled, units: Sequence[Unit], claimed: frozenset[tuple[str, str]]) -> Said:
         """`units` are those that can be about the caller."""
         rewrite = self.rewriter(at, settled, claimed)
-        asking = Asking(self, at, settled, rewrite)
+        task = task_of(at, rewrite, self.kernel) if self.tasks else ALWAYS
+        asking = Asking(self, at, settled, self.rewriter(at, settled, claimed, opening=True), task)
         effects = [unit.part for unit in units if unit.guard is not None]
         acting: dict[str, dict[tuple[str, ...], list[k.Expr]]] = {"deny": {}, "confirm": {}, "oblige": {}}
         for effect in effects:
@@ -255,6 +263,7 @@ class Asking:
     at: Class
     settled: Settled
     rewrite: Rewriter
+    task: k.Expr  # the request lies within its task
 
     def opens(self, units: Iterable[Unit]) -> k.Expr:
         doors: dict[str, list[tuple[Unit, k.Expr]]] = {"anyone": [], "agent": [], "user": [], "delegate": []}
@@ -296,6 +305,7 @@ class Asking:
         )
         if presented:
             asked.append(self.carried(carriers_of(grant, self.at) or frozenset()))
+            asked.append(ALWAYS if block.package in self.side.kernel.advisory else self.task)
         asked.append(ALWAYS if grant.when is None else self.rewrite(grant.when))
         return every(*asked)
 
@@ -352,6 +362,17 @@ class Asking:
         subject = fact(("credential", "subject"))
         nobody = k.Not(k.Present(subject, span=NOWHERE), span=NOWHERE)
         return some(nobody, one_of([one for one in names if isinstance(one, str)], subject))
+
+
+def task_of(at: Class, rewrite: Rewriter, kernel: k.Kernel) -> k.Expr:
+    """What must be true of the task; a tool stands for all of its class."""
+    endpoint, found = at.endpoint, []
+    if isinstance(endpoint, ToolEndpoint):
+        found.append(tools_bound(constant(endpoint.qualified), constant(endpoint.name)))
+    if RESOURCE in rewrite.bound:
+        found.append(entities_bound(frozenset(kernel.entities)))
+    inside = [rewrite(k.Not(one.outside, span=NOWHERE)) for one in found]
+    return every(*inside) if inside else ALWAYS
 
 
 def at_most(path: tuple[str, ...], limit: object) -> k.Expr:

@@ -35,6 +35,7 @@ HELPED = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
 OTHER_GATES = {
     Gate.MALFORMED_PATH: "its path is one that two servers may read differently",
     Gate.CHAIN: "the chain that handed it on is not sound",
+    Gate.TASK: "its task does not hold it",
     Gate.RATE: "a rate stops it",
     Gate.BUDGET: "a budget stops it",
     Gate.FAILURE: "deciding failed",

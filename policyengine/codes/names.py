@@ -270,6 +270,23 @@ _PLACES: tuple[Code, ...] = (
         'guard "example" { require after (GET /a where past.output.done is present) within 1h }\n',
         'guard "example" { require after (GET /a where past.output.done == true) within 1h }\n',
     ),
+    Code(
+        "E255",
+        "a host that `request.host` never is",
+        "`request.host` is the plain host, whatever the client wrote: without a port, without a final dot, in lower "
+        "case; an IPv6 address without brackets, an international name as it travels (`xn--…`). A text with more than "
+        "that would never be equal to it.",
+        'guard "example" { require request.host == "api.example:8080" }\n',
+        'guard "example" { require request.host == "api.example" }\n',
+    ),
+    in_a_condition(
+        "E256",
+        "the header `host`",
+        "What the client wrote there names the same host in many ways: with a port, with a final dot, in any case. "
+        "`request.host` is the host alone, in one spelling.",
+        'request.headers["host"] == "api.example"',
+        'request.host == "api.example"',
+    ),
 )
 
 _WARNINGS: tuple[Code, ...] = (

@@ -225,6 +225,16 @@ CODES: tuple[Code, ...] = (
         opinion=True,
     ),
     Code(
+        "W558",
+        "a guard that a path in another case gets past",
+        "A server may take `/Admin` for `/admin`, and a text is compared with case: what such a rule is to stop passes "
+        "in another spelling. A place after `on` covers every case; what a capture holds is compared in lower case.",
+        'guard "admin" { deny when request.path like "/admin/*" message "no" }\n' + _DOOR,
+        'guard "admin" { deny when lower(request.path) like "/admin/*" message "no" }\n' + _DOOR,
+        name="looks-at-case",
+        opinion=True,
+    ),
+    Code(
         "W652",
         "the same test again",
         "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "

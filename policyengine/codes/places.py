@@ -179,4 +179,14 @@ CODES: tuple[Code, ...] = (
         'anyone { may GET /a }\nguard "g" on GET /a { require time > 2026-01-01 }\n',
         name="empty-except",
     ),
+    Code(
+        "W323",
+        "two paths that differ in case alone",
+        "Guards and limits match paths without regard to case, so one on either covers both; a door opens the one that "
+        "is written. Where the server takes both for the same, `paths ignore case` says so, once, for doors and "
+        "`except`.",
+        "anyone { may GET /files/{id}, POST /Files }\n",
+        "anyone { may GET /files/{id}, POST /files }\n",
+        name="two-spellings",
+    ),
 )

@@ -1,36 +1,44 @@
 """The paths of the tree as they are walked: made deterministic when they are met, so that one walk finds every pattern.
 
 A branch stands for all places of the trie that a path can be at. It is made when first needed, and kept; what a policy
-does not name is never kept, so what strangers ask for cannot fill the memory.
+does not name is never kept, so what strangers ask for cannot fill the memory. Patterns that fold are found by the same
+walk: a place remembers which folding it took to come there.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 from policyengine.compiler.leaf import Leaf
-from policyengine.compiler.tree import Node, Tree
+from policyengine.compiler.tree import Node, Numbers, Tree
+from policyengine.runtime.letter_case import fold
+from policyengine.semantics import kernel as k
+from policyengine.semantics.matching import folding_for
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch
 MOST_BRANCHES = 100_000  # kept; a policy whose patterns cross in more ways is walked without keeping more
+Place: TypeAlias = tuple[Node, int]  # with the least folding by which a path comes there, by its number
 
 
 class Branch:
     """Where a walk may be: what comes `next` by literal, where any other segment leads (`wild`), the leaves here.
 
+    `cased` are the literals by their folded text: a segment that is not in `next` may be another spelling of one.
     `ends` are the leaves of a path that ends here, `rest` of one that goes on beyond what is known; by method. `last`
-    are those of a path whose last segment is not in `next`, where it does not matter what it is.
+    are those of a path whose last segment is not in `next`, where it does not matter what it is. `rests` are patterns
+    that end in `**` and match, `loose` those that match with a folding that is not theirs, and bind something.
     """
 
-    __slots__ = ("ends", "grown", "last", "next", "nodes", "rest", "rests", "wild")
+    __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")
 
-    def __init__(self, nodes: tuple[Node, ...], rests: tuple[int, ...]) -> None:
-        self.nodes = nodes
-        self.rests = tuple(sorted({*rests, *(number for node in nodes for number in node.rests)}))
+    def __init__(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> None:
+        self.places = places
+        self.rests, self.loose = rests, loose
         self.next: dict[str, Branch] = {}
+        self.cased: dict[str, list[tuple[str, Place]]] = {}
         self.wild: Branch | None = None
         self.ends: dict[str, Leaf] = {}
         self.rest: dict[str, Leaf] = {}
@@ -41,20 +49,25 @@ class Branch:
 class Paths:
     """Makes branches out of the trie, and leaves at them."""
 
-    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int]], Leaf]) -> None:
+    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int], Iterable[int]], Leaf]) -> None:
         self._methods = tree.methods
+        self._foldings = tuple(map(k.FOLDINGS.index, tree.foldings))
+        self._binding = frozenset(tree.binding)
         self._leaf = leaf
         self._named = frozenset(method for methods in tree.methods for method in methods or ())
-        self._branches: dict[tuple[tuple[int, ...], tuple[int, ...]], Branch] = {}
-        self.root = self._branch((tree.paths,), ())
-        self.start = Branch((), ())
+        self._branches: dict[tuple[tuple[tuple[int, int], ...], Numbers, Numbers], Branch] = {}
+        self.root = self._branch(((tree.paths, 0),), (), ())
+        self.start = Branch((), (), ())
         self.start.next[""], self.start.grown = self.root, True
 
     def step(self, branch: Branch, segment: str) -> Branch | None:
-        """Where a segment leads that `next` and `wild` do not tell of; None where no pattern goes on."""
+        """Where a segment leads that `next` may not tell of; None where no pattern goes on."""
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
-        return branch.next.get(segment) or branch.wild or self._reached(branch, segment)
+        known = branch.next.get(segment)
+        if known is None and branch.wild is not None and fold(segment) not in branch.cased:
+            known = branch.wild
+        return known or self._reached(branch, segment)
 
     def at(self, branch: Branch, method: str, *, ended: bool) -> Leaf:
         """The leaf for a method, where the path ends or goes on beyond."""
@@ -62,9 +75,9 @@ class Paths:
         name = "GET" if method == "HEAD" else method
         found = known.get(name)
         if found is None:
-            numbers = (*(number for node in branch.nodes for number in node.ends), *branch.rests)
-            fitting = [one for one in (numbers if ended else branch.rests) if self._covers(one, name)]
-            found = self._leaf("http", fitting)
+            fitting, loose = self._sorted(branch.places if ended else (), "ends")
+            covering = [one for one in (*fitting, *branch.rests) if self._covers(one, name)]
+            found = self._leaf("http", covering, [one for one in (*loose, *branch.loose) if self._covers(one, name)])
             if name in self._named:
                 known[name] = found
         if name in self._named:
@@ -73,7 +86,7 @@ class Paths:
 
     def beyond(self, branch: Branch) -> Branch:
         """A branch where every segment goes on beyond."""
-        found = Branch((), branch.rests)
+        found = Branch((), branch.rests, branch.loose)
         found.rest = found.last = branch.rest
         return found
 
@@ -81,44 +94,67 @@ class Paths:
         methods = self._methods[number]
         return methods is None or method in methods
 
+    def _sorted(self, places: Iterable[Place], name: str) -> tuple[list[int], list[int]]:
+        """Of the patterns that end at the places those that fold as much as it took, and those that only bind."""
+        fitting: list[int] = []
+        loose: list[int] = []
+        for node, folding in places:
+            for number in getattr(node, name):
+                if self._foldings[number] >= folding:
+                    fitting.append(number)
+                elif number in self._binding:
+                    loose.append(number)
+        return fitting, loose
+
     def _grow(self, branch: Branch) -> None:
-        literals: dict[str, list[Node]] = defaultdict(list)
-        for node in branch.nodes:
-            for text, then in node.literals:
-                literals[text].append(then)
-        for text, nodes in literals.items():
-            branch.next[text] = self._branch((*nodes, *affixed(branch, text)), branch.rests)
+        for text, place in literals(branch):
+            branch.cased.setdefault(fold(text), []).append((text, place))
+        for text in dict.fromkeys(text for several in branch.cased.values() for text, _ in several):
+            reached = self._onward(branch, branch.cased[fold(text)], text)
+            assert reached is not None  # the literal itself
+            branch.next[text] = reached
         plain = affixed(branch, None)
-        if len(plain) == sum(len(node.affixes) for node in branch.nodes) and plain:
-            branch.wild = self._branch(plain, branch.rests)
+        if len(plain) == sum(len(node.affixes) for node, _ in branch.places) and plain:
+            branch.wild = self._branch(plain, branch.rests, branch.loose)
             branch.last = branch.wild.ends
-        elif not any(node.affixes for node in branch.nodes):
+        elif not any(node.affixes for node, _ in branch.places):
             branch.last = branch.rest
         branch.grown = True
 
     def _reached(self, branch: Branch, segment: str) -> Branch | None:
-        literal = (then for node in branch.nodes for text, then in node.literals if text == segment)
-        nodes = (*(() if branch.grown else literal), *affixed(branch, segment))
-        return self._branch(nodes, branch.rests) if nodes else None
+        alike = branch.cased.get(fold(segment), ()) if branch.grown else literals(branch)
+        return self._onward(branch, alike, segment)
 
-    def _branch(self, nodes: tuple[Node, ...], rests: tuple[int, ...]) -> Branch:
-        key = (tuple(id(node) for node in nodes), rests)
+    def _onward(self, branch: Branch, alike: Iterable[tuple[str, Place]], segment: str) -> Branch | None:
+        folded = ((place, folding_for(k.Segment(text), segment)) for text, place in alike)
+        literal = ((node, max(before, took)) for (node, before), took in folded if took is not None)
+        places = (*literal, *affixed(branch, segment))
+        return self._branch(places, branch.rests, branch.loose) if places else None
+
+    def _branch(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> Branch:
+        fitting, binding = self._sorted(places, "rests")
+        rests, loose = tuple(sorted({*rests, *fitting})), tuple(sorted({*loose, *binding}))
+        key = (tuple((id(node), folding) for node, folding in places), rests, loose)
         found = self._branches.get(key)
         if found is None:
-            found = Branch(nodes, rests)
+            found = Branch(places, rests, loose)
             if len(self._branches) < MOST_BRANCHES:
                 self._branches[key] = found
         return found
 
 
-def affixed(branch: Branch, segment: str | None) -> tuple[Node, ...]:
+def literals(branch: Branch) -> Iterator[tuple[str, Place]]:
+    for node, folding in branch.places:
+        yield from ((text, (then, folding)) for text, then in node.literals)
+
+
+def affixed(branch: Branch, segment: str | None) -> tuple[Place, ...]:
     """The places after a segment that no literal stands for; None is one that fits no beginning and no end."""
-    return tuple(then for node in branch.nodes for affix, then in node.affixes if fits(affix, segment))
-
-
-def fits(affix: tuple[str, str], segment: str | None) -> bool:
-    before, after = affix
-    if segment is None:
-        return not before and not after
-    fixed = len(before) + len(after)
-    return len(segment) > fixed and segment.startswith(before) and segment.endswith(after)
+    found: list[Place] = []
+    for node, folding in branch.places:
+        for (before, after), then in node.affixes:
+            anything = 0 if not (before or after) else None
+            took = anything if segment is None else folding_for(k.Segment(before, True, after), segment)
+            if took is not None:
+                found.append((then, max(folding, took)))
+    return tuple(found)

@@ -142,7 +142,7 @@ class LimitWriter:
         if meter is not None:
             self.writer.line(f"charges += (({self.writer.constant(meter)}, {self.key_of(limit)}),)")
             return
-        keys = "".join(f"{self.writer.reference(self.writer.value(key))}, " for key in limit.keys)
+        keys = "".join(f"{self.writer.reference(self.writer.key_value(key))}, " for key in limit.keys)
         numbers = "".join(f"{code}, " for code in self.numbers(limit))
         found = self.writer.put(f"{self.writer.constant(Charged(limit))}(({keys}), ({numbers}))")
         self.writer.unless(f"{found} is not None")
@@ -161,7 +161,7 @@ class LimitWriter:
 
     def key_of(self, limit: k.Limit) -> str:
         with self.writer.about(limit.span):
-            keys = [self.key(self.writer.value(key), key) for key in limit.keys]
+            keys = [self.key(self.writer.key_value(key), key) for key in limit.keys]
         return keys[0] if len(keys) == 1 else f"({', '.join(keys)})"
 
     def key(self, text: Text, node: k.Expr) -> str:

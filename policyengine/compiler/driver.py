@@ -71,6 +71,7 @@ class Driver:
     waives: bool  # whether users whom an agent serves need no door of their own
     spends: bool  # whether an allowed request is charged to its limits
     recalls: bool = False  # whether the past is asked for, or anything is remembered
+    bounded: bool | None = True  # whether tasks bound: None where some packages say that they do not
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -84,6 +85,8 @@ class Driver:
         self.doors("agent" in members)
         self.served("agent" in members and "user" in members)
         self.add(GUARDS)
+        if self.bounded is not False and {"tools", "entities"} & {*(members.get("task") or ())}:
+            self.add(TASK if self.bounded else TASK_IN_DOUBT)
         self.end("agent" in members, "agent" in members and "user" in members)
         return "\n".join(self.lines) + "\n"
 
@@ -232,7 +235,7 @@ else: return None
 """
 
 # The collection is mostly known, and what is new is the last segment; else the path is walked from its root. A segment
-# that no literal stands for must be canonical as it is.
+# that no literal stands for, however it is spelled, must be canonical as it is.
 WALK = """
 if not type(method) is type(path) is str: return None
 moment = now()
@@ -242,7 +245,8 @@ branch = heads.get(head)
 if branch is not None:
     then = branch.next.get(tail) if branch.next else None
     if then is not None: leaf = then.ends.get(method)
-    elif tail.isalnum() and tail.isascii() and len(tail) < 256: leaf = branch.last.get(method)
+    elif tail.isalnum() and tail.isascii() and len(tail) < 256 and tail.lower() not in branch.cased:
+        leaf = branch.last.get(method)
 if leaf is None:
     place = walk(method, path)
     if place is None: return None
@@ -300,6 +304,17 @@ acting = 0
 if leaf.guards is not None:
     acting = leaf.guards({WHO})
     if acting is None: return None
+"""
+
+# What is open to anyone is not bounded by a task, and a package may leave it to guards: which door it is, is then told
+# with care.
+TASK = f"""
+outside = 0 if leaf.task is None else leaf.task({WHO})
+if outside is None or (outside and leaf.anyone is not None): return None
+acting += outside
+"""
+TASK_IN_DOUBT = f"""
+if leaf.task is not None and leaf.task({WHO}) != 0: return None
 """
 
 # Where it is allowed the limits are charged, if there are any; where it is not, some rates count denials: with care.

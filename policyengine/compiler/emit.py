@@ -16,6 +16,7 @@ from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.membership import MembershipLines
 from policyengine.compiler.pending import surely_absent
 from policyengine.kinds import EntityRef, Scalar
+from policyengine.runtime.letter_case import fold
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import OF_CLIENTS
 from policyengine.runtime.values import LARGEST_INT, SMALLEST_INT
@@ -29,11 +30,12 @@ LASTING = ("root", "raw", "fact", "variable")  # what a variable of the same nam
 NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
-        "ABSENT", "NOTHING", "absent", "age", "called", "calculated", "claimed", "duration", "during", "header",
-        "instant", "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "within",
+        "ABSENT", "NOTHING", "absent", "age", "called", "calculated", "claimed", "duration", "during", "header", "host",
+        "instant", "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "things",
+        "within",
     )
 }  # fmt: skip
-NAMESPACE |= {"EntityRef": EntityRef, "surely_absent": surely_absent, **pasts.NAMESPACE}
+NAMESPACE |= {"EntityRef": EntityRef, "fold": fold, "surely_absent": surely_absent, **pasts.NAMESPACE}
 
 
 # Comparisons of an int with a limit that also keep it within 64 bits.

@@ -130,9 +130,9 @@ class FactLines(Lines):
             case _ if path in NEUTRAL:
                 return Text(self.constant(NEUTRAL[path]))
             case ("request", "method" | "path") | ("tool",):
-                return self._endpoint(path)
+                return self._endpoint(node)
             case ("request", "host"):
-                return Text(self.put(f"{self._checked(self.raw(path), node.type, path)}.lower()"))
+                return self._sure(f"host({self.raw(path)})")
             case _:
                 return Text(self._checked(self.raw(path), node.type, path))
 
@@ -158,10 +158,10 @@ class FactLines(Lines):
             case _:
                 return Text("()")
 
-    def _endpoint(self, path: Path) -> Text:
-        match path, self.setting.kind:
+    def _endpoint(self, node: k.Fact) -> Text:
+        match (path := node.path), self.setting.kind:
             case ("tool",), "tool":
-                return Text("parts", "tool")  # its qualified name
+                return Text("parts", "tool" if isinstance(node.type, kinds.Ref) else None)  # its qualified name
             case ("request", "path"), "http":
                 raw = self.raw(path)  # plain, as the walk has seen: but for a last slash it is as it is decided
                 return Text(self.put(f'{raw}[:-1] if {raw}[-1] == "/" and {raw} != "/" else {raw}'))
@@ -174,7 +174,7 @@ class FactLines(Lines):
     def _bound(self, bound: Bound, node: k.Fact) -> Text:
         match bound.how:
             case Piece() as piece if bound.type is None:
-                if names_an_id(node.path[-1]) or node.type is Scalar.STRING:
+                if node.type is Scalar.STRING:
                     return Text(self.put(piece.code))
                 return self._sure(f"known({piece.code}, {self.word(node.type)}, {self.word(node.path[-1])})")
             case Piece() as piece:
@@ -224,6 +224,8 @@ class FactLines(Lines):
                 return self._sure(f"duration({raw})").code
             case kinds.Set(element=Scalar.STRING) | kinds.List(element=Scalar.STRING):
                 return self._strings(raw, path)
+            case kinds.Set(element=kinds.Ref()) | kinds.List(element=kinds.Ref()):
+                return self._sure(f"things({raw}, {self.word(type)}, {self.word(path[-1])})").code
             case kinds.Record():
                 self.unless(f"record({raw})")
                 return raw

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine.compiler.charging import Take, Taker
-from policyengine.compiler.rules import Act, Rule
+from policyengine.compiler.rules import Act, OutsideTask, Rule
 from policyengine.runtime.patterns import Glob
 
 
@@ -55,7 +55,8 @@ class Leaf:
     served: Side
     anyone: Rule | None
     guards: Rule | None
-    acts: list[Act]
+    task: Rule | None  # what of its task bounds a request here, and it lies outside of
+    acts: list[Act | OutsideTask]
     limits: Rule | None  # rates and budgets
     taker: Taker | None
     take: Take | None  # what the taker does

@@ -14,14 +14,25 @@ from policyengine.compiler.emit import Writer
 from policyengine.compiler.facts import Bound, Path, Piece, Recall, Setting
 from policyengine.compiler.leaf import Covering, Doors, Leaf, Side
 from policyengine.compiler.requirements import Trust
-from policyengine.compiler.rules import Act, Door, DoorWriter, GuardWriter, Rule, Shapes, not_sure
-from policyengine.compiler.tree import Principals, Tree
+from policyengine.compiler.rules import (
+    Act,
+    Door,
+    DoorWriter,
+    GuardWriter,
+    OutsideTask,
+    Rule,
+    Shapes,
+    TaskWriter,
+    not_sure,
+)
+from policyengine.compiler.tree import Numbers, Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
 from policyengine.semantics import kernel as k
 from policyengine.semantics.remembering import histories
+from policyengine.semantics.tasks import RESOURCE, bounds
 from policyengine.semantics.walk import Block
 
 Meters: TypeAlias = tuple[Meter, ...]
@@ -84,7 +95,7 @@ class Leaves:
         self._columns: dict[object, reads.Column] = {}
         self._entities = entities
         self._facts = reads.facts_of_directory(kernel, entities)
-        self._leaves: dict[tuple[str, tuple[int, ...]], Leaf] = {}
+        self._leaves: dict[tuple[str, Numbers, Numbers], Leaf] = {}
         self._standings: dict[tuple[str, str], Side] = {}
         self._who = {"agents": about(tree.agents), "users": about(tree.users)}
         self.everyone = {"agents": tree.agents, "users": tree.users}
@@ -102,12 +113,12 @@ class Leaves:
         self.known_groups = frozenset(group for group, _ in tree.agents.groups)
         self.paths = Paths(tree, self.leaf)
 
-    def leaf(self, kind: str, patterns: Iterable[int]) -> Leaf:
-        """The leaf where these patterns match."""
-        key = (kind, tuple(sorted(set(patterns))))
+    def leaf(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> Leaf:
+        """The leaf where these patterns match; what the `loose` ones bind is known to what closes."""
+        key = (kind, tuple(sorted(set(patterns))), tuple(sorted(set(loose))))
         found = self._leaves.get(key)
         if found is None:
-            found = self._made(kind, key[1])
+            found = self._made(*key)
             if len(self._leaves) < MOST_BRANCHES:
                 self._leaves[key] = found
         return found
@@ -155,7 +166,7 @@ class Leaves:
 
     # ── One leaf ──────────────────────────────────────────────────────────────────────────────
 
-    def _made(self, kind: str, patterns: Sequence[int]) -> Leaf:
+    def _made(self, kind: str, patterns: Numbers, loose: Numbers) -> Leaf:
         uses = [self.tree.uses[number] for number in patterns]
         opens: dict[str, dict[int, dict[int, set[int]]]] = {
             name: defaultdict(lambda: defaultdict(set)) for name in ("agents", "users", "anyones")
@@ -165,12 +176,15 @@ class Leaves:
         excepted = {number for use in uses for number in use.excepts}
         guards = tuple(sorted({*self.tree.everywhere, *(number for use in uses for number in use.guards)} - excepted))
         binders = tuple(sorted({number for use in uses for number in use.binders}))
+        more = {number for one in loose for number in self.tree.uses[one].binders}
+        every = tuple(sorted({*binders, *more}))
         spared = {number for use in uses for number in use.spared}
         limits = tuple(sorted({*self.tree.always, *(number for use in uses for number in use.limits)} - spared))
         watches = tuple(sorted({number for use in uses for number in use.watches}))
         hands = frozenset(number for use in uses for number, _ in use.hands)
         setting = self._setting(kind, [self.kernel.binders[number] for number in binders])
-        acts: list[Act] = []
+        closing = self._setting(kind, [self.kernel.binders[number] for number in every]) if more else setting
+        acts: list[Act | OutsideTask] = []
         parts = [
             *(getattr(self.kernel, name)[number] for name, numbers in opens.items() for number in numbers),
             *(self.kernel.guards[number] for number in guards),
@@ -192,22 +206,30 @@ class Leaves:
             told_anyone=to_anyone.telling(anyones) if anyones else None,
             standing_agents=self._standing_at("agents", setting),
             standing_users=self._standing_at("users", setting),
-            guards=self._guards(guards, bool(watches), setting, acts),
+            guards=self._guards(guards, bool(watches), closing, acts),
+            task=self._task(closing, acts),
             acts=acts,
-            **self._limits([self.kernel.limits[number] for number in limits], setting),
-            records=self._records([self.kernel.watches[number] for number in watches], setting),
+            **self._limits([self.kernel.limits[number] for number in limits], closing),
+            records=self._records([self.kernel.watches[number] for number in watches], closing),
             recalls=bool(watches) or any(map(self._recalls, parts)),
             counting=any(counts_denials(self.kernel.limits[number]) for number in limits)
             or any(self.kernel.watches[number].event.denied for number in watches),
             verdicts={},
-            takes_parts=any(isinstance(one.how, Piece) for one in setting.bound.values()),
+            takes_parts=any(isinstance(one.how, Piece) for one in closing.bound.values()),
             covering=Covering(
                 frozenset(opens["agents"]), frozenset(opens["users"]), frozenset(opens["anyones"]), hands,
-                guards, binders, limits, watches,
+                guards, every, limits, watches,
             ),
         )  # fmt: skip
 
-    def _guards(self, numbers: Sequence[int], watched: bool, setting: Setting, acts: list[Act]) -> Rule | None:
+    def _task(self, setting: Setting, acts: list[Act | OutsideTask]) -> Rule | None:
+        binds_resource = setting.kind == "action" or RESOURCE in setting.bound
+        found = list(bounds(setting.kind, binds_resource, self.kernel.entities))
+        return self.shapes.function(lambda writer: TaskWriter(writer, acts).outside(found), setting) if found else None
+
+    def _guards(
+        self, numbers: Sequence[int], watched: bool, setting: Setting, acts: list[Act | OutsideTask]
+    ) -> Rule | None:
         if watched and self.recall is None:
             return not_sure  # what a store elsewhere remembers is written down by the careful way alone
         if not numbers:

@@ -23,6 +23,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.counting import micros
 from policyengine.semantics.fitting import type_of
 from policyengine.semantics.kleene import describe
+from policyengine.semantics.path_texts import of_path
 from policyengine.semantics.recalling import conjuncts, joined, reads_past
 from policyengine.semantics.remembering import awaits
 
@@ -196,11 +197,16 @@ class PastLines(FactLines):
         else:
             for key in event.keys:
                 only_plain(type_of(key))
-            codes = "".join(f"{self.reference(self.value(key))}, " for key in event.keys)
+            codes = "".join(f"{self.reference(self.key_value(key))}, " for key in event.keys)
             code = f"{self.constant(Keys())}[({codes})]"
         name = self.put(code)
         self.unless(f"{name} is not None")
         return name
+
+    def key_value(self, key: k.Expr) -> Text:
+        """As `path_texts` has it."""
+        text = self.value(key)
+        return Text(self.put(f"fold({text.code})")) if text.of is None and of_path(key) else text
 
     # ── Facts of an earlier request ───────────────────────────────────────────────────────────
 

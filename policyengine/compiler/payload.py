@@ -26,7 +26,7 @@ from policyengine.source import Source
 
 NAMED = ("entities", "issuers", "attesters")
 PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
-SMALL = ("package", "packages", "revision", "unrestricted", "delegation")
+SMALL = ("package", "packages", "revision", "unrestricted", "advisory", "delegation")
 MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
 KINDS = (
     *(
@@ -86,6 +86,7 @@ def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
         "packages": list(kernel.packages),
         "revision": kernel.revision,
         "unrestricted": list(kernel.unrestricted),
+        "advisory": list(kernel.advisory),
         "delegation": [codec().write(one, writing) for one in kernel.delegation],
         **named,
         **parts,
@@ -123,6 +124,7 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         issuers=issuers,
         attesters=attesters,
         unrestricted=texts(raw["unrestricted"]),
+        advisory=texts(raw["advisory"]),
         delegation=tuple(codec().read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
         binders=parts(k.Binder, raw["binders"], reading, refuse),
         agents=parts(k.AgentBlock, raw["agents"], reading, refuse),

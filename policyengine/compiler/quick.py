@@ -82,6 +82,8 @@ class Quick:
         self._limited = bool(kernel.delegation)
         self._waives = {*kernel.packages} <= waiving
         self._waiving = bool(waiving)
+        advisory = {*kernel.advisory}
+        self._bounded = None if advisory and {*kernel.packages} - advisory else not advisory
         self._issuers = leaves.trust.issuers
         self._drivers: dict[Form, Answered] = {}
         self._by_length: list[Answered] = [missed] * (len(MEMBERS) + 1)
@@ -122,7 +124,7 @@ class Quick:
 
     def driver_text(self, form: Form) -> str:
         """The text of the function for one form of question."""
-        return Driver(form, self._limited, self._waives, self._spends, self._recalls).text()
+        return Driver(form, self._limited, self._waives, self._spends, self._recalls, self._bounded).text()
 
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:

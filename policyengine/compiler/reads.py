@@ -13,6 +13,7 @@ from typing import TypeAlias
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import arithmetic, functions, windows, wire
+from policyengine.runtime.host_names import host_of
 from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import HttpEndpoint, Request, in_another_case
 from policyengine.runtime.snapshot import Entities
@@ -71,6 +72,28 @@ def texts(raw: object) -> bool:
 def record(raw: object) -> bool:
     """Whether an object can be asked for members by their names."""
     return type(raw) is dict and only_str(map(type, raw))
+
+
+def host(raw: object) -> str | None:
+    found = host_of(raw) if type(raw) is str else None
+    return found if type(found) is str else None
+
+
+def things(raw: object, type_: kinds.Collection, fact: str) -> object:
+    """References by type and id, as most are written; others as `known` has them."""
+    if (
+        (type(raw) is not list and type(raw) is not tuple)
+        or len(raw) >= LONG
+        or not isinstance(type_.element, kinds.Ref)
+    ):
+        return known(raw, type_, fact)
+    found: dict[EntityRef, None] = {}
+    for one in raw:
+        name, id_ = (one.get("type"), one.get("id")) if type(one) is dict and len(one) == 2 else (None, None)
+        if type(name) is not str or name not in type_.element.entities or not named(id_):
+            return known(raw, type_, fact)
+        found[EntityRef(name, id_)] = None  # type: ignore[arg-type]  # a name is a text
+    return tuple(found) if len(found) == len(raw) or isinstance(type_, kinds.Set) else known(raw, type_, fact)
 
 
 def header(request: Members, name: str) -> object:

@@ -18,6 +18,7 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.patterns import PatternError
 from policyengine.semantics import kernel as k
 from policyengine.semantics.saying import PROOFS
+from policyengine.semantics.tasks import Bound
 from policyengine.semantics.walk import Block
 
 Rule: TypeAlias = Callable[..., Any]
@@ -276,6 +277,29 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideTask:
+    """That a request lies outside of a bound of its task."""
+
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWriter:
+    """Writes which bounds of the task a request lies outside of, as bits among the `acts`."""
+
+    writer: Writer
+    acts: list[Act | OutsideTask]
+
+    def outside(self, bounds: Iterable[Bound]) -> None:
+        self.writer.line("acting = 0")
+        for bound in bounds:
+            with self.writer.block(f"if {self.writer.test(bound.outside)}:"):
+                self.acts.append(OutsideTask(bound))
+                self.writer.line(f"acting += {1 << len(self.acts) - 1}")
+        self.writer.line("return acting")
+
+
+@dataclass(frozen=True, slots=True)
 class GuardWriter:
     """Writes which of the `acts` take place, as bits: act number n is bit n.
 
@@ -283,7 +307,7 @@ class GuardWriter:
     """
 
     writer: Writer
-    acts: list[Act]
+    acts: list[Act | OutsideTask]
 
     def guards(self, guards: Iterable[k.Guard]) -> None:
         self.writer.line("acting = 0")

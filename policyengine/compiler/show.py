@@ -84,7 +84,7 @@ def every_leaf(leaves: Leaves) -> Iterator[Leaf]:
 
 
 def rules_of(leaf: Leaf) -> Iterator[Any]:
-    yield from (leaf.anyone, leaf.told_anyone, leaf.guards, leaf.limits, leaf.records)
+    yield from (leaf.anyone, leaf.told_anyone, leaf.guards, leaf.task, leaf.limits, leaf.records)
     for side in (leaf.agents, leaf.told_agents, leaf.users, leaf.told_users, leaf.served, leaf.told_served):
         yield from rules_of_side(side)
     yield from rules_of_side(leaf.standing_agents)

@@ -20,7 +20,7 @@ from policyengine.semantics.history import watch_of
 from policyengine.semantics.operators import arithmetic_type, is_ordered
 from policyengine.semantics.references import BUILT_IN
 from policyengine.semantics.symbols import BUILT_IN_ENTITIES
-from policyengine.vocabulary import ENTITY_ROOTS, OPEN_ROOTS, STRING_MAPS
+from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, OPEN_ROOTS, STRING_MAPS
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LONGEST_PATH = 100
@@ -34,7 +34,7 @@ def require(holds: bool, why: str) -> None:
 # ── Names and values ──────────────────────────────────────────────────────────────────────────
 
 
-def check_fact(fact: k.Fact, _: Reading) -> None:
+def check_fact(fact: k.Fact, reading: Reading) -> None:
     """A path of the vocabulary with its type, or one under a root whose members policies declare."""
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
@@ -43,7 +43,8 @@ def check_fact(fact: k.Fact, _: Reading) -> None:
         return
     require(0 < len(path) <= LONGEST_PATH and all(is_key(step) for step in path), "the path of no fact")
     if built_in is not None:
-        require(fact.type == built_in.type and built_in.later is None, f"`{built_in.name}` with another type")
+        type_ = Set(Ref(frozenset(reading.entities))) if built_in.type == ENTITIES else built_in.type
+        require(fact.type == type_ and built_in.later is None, f"`{built_in.name}` with another type")
     elif len(path) == 1:
         require(path[0] in ENTITY_ROOTS and isinstance(fact.type, Ref), f"`{path[0]}` is no fact")
     elif path[:2] in STRING_MAPS:

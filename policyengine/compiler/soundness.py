@@ -235,7 +235,8 @@ def check_node(node: tree.Node, reading: Reading) -> None:
 
 
 def check_tree(found: tree.Tree, reading: Reading) -> None:
-    require(len(found.methods) == reading.counts["uses"], "methods for other patterns")
+    alike = len(found.methods) == len(found.foldings) == reading.counts["uses"]
+    require(alike and within(found.binding, "uses", reading), "methods for other patterns")
     numbers = [number for _, number in (*found.tools, *found.actions)]
     require(within(numbers, "uses", reading) and within(found.everywhere, "guards", reading), "a number of nothing")
     require(within(found.always, "limits", reading), "a limit that is not there")

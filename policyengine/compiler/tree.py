@@ -76,13 +76,15 @@ class Principals:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """`uses` by the number of a pattern; `methods` too (None: every method). Guards `everywhere` have no pattern, and
-    nor have the limits of `always`."""
+    """`uses` by the number of a pattern; `methods` (None: every method) and `foldings` too. `binding` are the patterns
+    that bind something. Guards `everywhere` have no pattern, and nor have the limits of `always`."""
 
     package: str
     revision: str
     paths: Node
     methods: tuple[tuple[str, ...] | None, ...]
+    foldings: tuple[k.Folding, ...]
+    binding: Numbers
     tools: tuple[tuple[Tool, int], ...]
     actions: tuple[tuple[Action, int], ...]
     uses: tuple[Uses, ...]
@@ -101,6 +103,8 @@ def tree_of(kernel: k.Kernel) -> Tree:
         kernel.revision,
         _paths((pattern, number) for number, pattern in numbered if isinstance(pattern, k.HttpPattern)),
         tuple(pattern.methods if isinstance(pattern, k.HttpPattern) else None for pattern in patterns),
+        tuple(pattern.folding if isinstance(pattern, k.HttpPattern) else "none" for pattern in patterns),
+        tuple(number for number, use in enumerate(uses.values()) if use.binders),
         tuple((Tool(p.glob), number) for number, p in numbered if isinstance(p, k.ToolPattern)),
         tuple((Action(p.verb, p.type), number) for number, p in numbered if isinstance(p, k.ActionPattern)),
         tuple(uses.values()),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from policyengine.compiler.leaf import Leaf
-from policyengine.compiler.rules import Act
+from policyengine.compiler.rules import Act, OutsideTask
 from policyengine.runtime.decision import Answer, Gate, Obligation, Outcome, Reason, Remedy
 from policyengine.semantics import kernel as k
 from policyengine.semantics.saying import FOR_THE_OPERATOR, NO_BLOCK, NO_SCOPE, NO_USER_BLOCK, NOTHING_OPENS
@@ -36,7 +36,7 @@ class Verdicts:
                 leaf.verdicts[key] = found
         return found
 
-    def _made(self, doors: Doors, acts: list[Act]) -> Answer:
+    def _made(self, doors: Doors, acts: list[Act | OutsideTask]) -> Answer:
         stops = tuple(stops_of(doors, acts))
         reasons = tuple(reason for reason, _ in stops)
         return Answer(
@@ -50,7 +50,7 @@ class Verdicts:
         )
 
 
-def stops_of(doors: Doors, acts: Iterable[Act]) -> Iterator[tuple[Reason, tuple[Remedy, ...]]]:
+def stops_of(doors: Doors, acts: Sequence[Act | OutsideTask]) -> Iterator[tuple[Reason, tuple[Remedy, ...]]]:
     stands, opened, scopes, user = doors
     if not stands:
         yield Reason(Gate.IDENTITY, NO_BLOCK), ()
@@ -61,7 +61,10 @@ def stops_of(doors: Doors, acts: Iterable[Act]) -> Iterator[tuple[Reason, tuple[
     if not user:
         yield Reason(Gate.USER, NO_USER_BLOCK), ()
     for act in acts:
-        if isinstance(act.effect, k.Deny):
+        if isinstance(act, OutsideTask):
+            yield Reason(Gate.TASK, act.bound.message), (Remedy("task", need=act.bound.need),)
+    for act in acts:
+        if isinstance(act, Act) and isinstance(act.effect, k.Deny):
             yield denied(act, act.effect)
 
 
@@ -70,8 +73,8 @@ def denied(act: Act, deny: k.Deny) -> tuple[Reason, tuple[Remedy, ...]]:
     return reason, () if act.proof is None else (Remedy(act.proof[0], act.guard.name, need=act.proof[1]),)
 
 
-def obligations(acts: Iterable[Act], outcome: Outcome) -> Iterator[Obligation]:
-    for act in acts:
+def obligations(acts: Iterable[Act | OutsideTask], outcome: Outcome) -> Iterator[Obligation]:
+    for act in (one for one in acts if isinstance(one, Act)):
         effect = act.effect
         if isinstance(effect, k.Oblige) and (outcome is Outcome.ALLOW or effect.kind in FOR_THE_OPERATOR):
             yield Obligation(effect.kind, effect.arguments, act.guard.name, effect.span.at, written(effect))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeAlias
 
+from policyengine.kinds import EntityRef
 from policyengine.runtime.refusals import Refusal, Refused
 
 Claims: TypeAlias = Mapping[str, object]
@@ -43,6 +44,28 @@ def texts(claims: Claims, name: str) -> tuple[str, ...] | None:
     if not all(isinstance(one, str) and 0 < len(one) <= LONGEST_TEXT for one in found):
         raise wrong(name, "list of texts")
     return tuple(found)
+
+
+def references(claims: Claims, name: str) -> tuple[EntityRef, ...] | None:
+    """A list of `{type, id}`. Raises Refused."""
+    if name not in claims:
+        return None
+    found = claims[name]
+    if not isinstance(found, list | tuple) or len(found) > MOST_TEXTS:
+        raise wrong(name, "list of things, each by its `type` and `id`")
+    several = [reference(one) for one in found]
+    known = tuple(one for one in several if one is not None)
+    if len(known) < len(several):
+        raise wrong(name, "list of things, each by its `type` and `id`")
+    return known
+
+
+def reference(found: object) -> EntityRef | None:
+    if not isinstance(found, Mapping) or found.keys() != {"type", "id"}:
+        return None
+    type_, id_ = found["type"], found["id"]
+    plain = all(isinstance(one, str) and 0 < len(one) <= LONGEST_TEXT for one in (type_, id_))
+    return EntityRef(type_, id_) if plain else None
 
 
 def one_or_more(claims: Claims, name: str) -> tuple[str, ...] | None:

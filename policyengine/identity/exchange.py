@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from policyengine.identity.claims import reference
 from policyengine.identity.clients import ASSERTION_TYPE, Sent
 from policyengine.identity.strict import json_object
 from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.kinds import EntityRef
 from policyengine.runtime.refusals import Refused
 from policyengine.runtime.values import text_hazard
 
@@ -33,7 +35,7 @@ class Task:
 
     id: str
     tools: tuple[str, ...] | None = None
-    entities: tuple[str, ...] | None = None
+    entities: tuple[EntityRef, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def wanted_by(remedy: str) -> str | None:
 
 
 def task_of(given: str | None) -> Task | None:
-    """`{"id": …, "tools": […], "entities": […]}`: the task that the token is for."""
+    """`{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`: the task of the token."""
     if given is None:
         return None
     found = object_in(given)
@@ -130,7 +132,7 @@ def task_of(given: str | None) -> Task | None:
     name = found.get("id")
     if not found.keys() <= TASK or not is_name(name):
         raise NotIssued(Unissued.TASK, "`task` has an `id`, and may have `tools` and `entities`")
-    return Task(name, names_of(found.get("tools")), names_of(found.get("entities")))
+    return Task(name, tools_of(found.get("tools")), entities_of(found.get("entities")))
 
 
 def object_in(text: str) -> dict[str, object] | None:
@@ -141,12 +143,25 @@ def object_in(text: str) -> dict[str, object] | None:
         return None
 
 
-def names_of(given: object) -> tuple[str, ...] | None:
+def tools_of(given: object) -> tuple[str, ...] | None:
+    """No name is a pattern: one with a `*` would hold nothing, where more was meant."""
     if given is None:
         return None
     if not isinstance(given, list) or len(given) > MOST_NAMES or not all(map(is_name, given)):
-        raise NotIssued(Unissued.TASK, "`tools` and `entities` of a `task` are lists of texts")
+        raise NotIssued(Unissued.TASK, "`tools` of a `task` is a list of names: `server/name`, or `name` at any server")
+    if any("*" in name for name in given):
+        raise NotIssued(Unissued.TASK, "`tools` of a `task` holds no patterns: leave it out for every tool")
     return tuple(dict.fromkeys(given))
+
+
+def entities_of(given: object) -> tuple[EntityRef, ...] | None:
+    if given is None:
+        return None
+    found = [reference(one) for one in given] if isinstance(given, list) and len(given) <= MOST_NAMES else [None]
+    known = [one for one in found if one is not None and is_name(one.type) and is_name(one.id)]
+    if len(known) < len(found):
+        raise NotIssued(Unissued.TASK, '`entities` of a `task` is a list of things: `{"type": "invoice", "id": "42"}`')
+    return tuple(dict.fromkeys(known))
 
 
 def is_name(given: object) -> TypeGuard[str]:

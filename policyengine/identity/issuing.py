@@ -24,7 +24,7 @@ from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity, digest_of
 from policyengine.identity.jose import LARGEST
 from policyengine.identity.keys import Signing
-from policyengine.identity.narrowing import began, confirmation, end_of, innermost, narrowed
+from policyengine.identity.narrowing import began, confirmation, end_of, innermost, narrowed, shared
 from policyengine.identity.proved import Hop, Request, Token, Who
 from policyengine.identity.recording import told_of_issued, told_of_refused
 from policyengine.identity.revoking import looked_at
@@ -204,7 +204,8 @@ class Issuing:
             claims = {**self._of_the_user(subject), **claims, "sub": subject.who.user}
         if "may_act" in subject.token.claims:
             claims["may_act"] = {"sub": actor.client.agent}
-        task = narrowed(subject.who.task, asked.task)
+        own = None if actor.token is None else actor.token[1].task
+        task = narrowed(shared(subject.who.task, own), asked.task)
         return claims if task is None else {**claims, "task": task}
 
     def _act_of(self, hop: Hop) -> dict[str, object]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from policyengine.identity.exchange import Task
 from policyengine.identity.proved import Binding, Token
+from policyengine.identity.tasks import reference_of
 from policyengine.identity.unissued import NotIssued, Unissued
 
 
@@ -26,6 +27,22 @@ def end_of(token: Token) -> int:
     return token.expires if said is None else min(token.expires, said)
 
 
+def shared(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
+    """What two tokens hold, each of which may be bounded by a task. Raises NotIssued for two different tasks."""
+    if task is None or other is None:
+        return task or other
+    if task.get("id") != other.get("id"):
+        raise NotIssued(Unissued.TASK)
+    found = {**other, **task}
+    for name, holds in (("tools", holds_tool), ("entities", list.__contains__)):
+        mine, theirs = task.get(name), other.get(name)
+        if isinstance(mine, list) and isinstance(theirs, list):
+            narrower = [one for one in mine if holds(theirs, one)]
+            found[name] = narrower + [one for one in theirs if holds(mine, one) and one not in narrower]
+    times = [one for one in (task.get("issued_at"), other.get("issued_at")) if isinstance(one, datetime)]
+    return {**found, "issued_at": min(times)} if times else found
+
+
 def narrowed(given: Mapping[str, object] | None, asked: Task | None) -> dict[str, object] | None:
     """The claim: as it was, or narrower, never wider."""
     found: dict[str, object] = {}
@@ -35,13 +52,23 @@ def narrowed(given: Mapping[str, object] | None, asked: Task | None) -> dict[str
         return found or None
     if given is not None and given.get("id") != asked.id:
         raise NotIssued(Unissued.TASK)
-    for name, names in (("tools", asked.tools), ("entities", asked.entities)):
-        before = found.get(name)
-        if names is not None and isinstance(before, list) and not set(names) <= set(before):
+    tools, entities = found.get("tools"), found.get("entities")
+    if asked.tools is not None:
+        if isinstance(tools, list) and not all(holds_tool(tools, one) for one in asked.tools):
             raise NotIssued(Unissued.TASK)
-        if names is not None:
-            found[name] = list(names)
+        found["tools"] = list(asked.tools)
+    if asked.entities is not None:
+        wanted = [reference_of(one) for one in asked.entities]
+        if isinstance(entities, list) and not all(one in entities for one in wanted):
+            raise NotIssued(Unissued.TASK)
+        found["entities"] = wanted
     return {**found, "id": asked.id}
+
+
+def holds_tool(tools: list[str], name: str) -> bool:
+    """A name alone is that tool at any server, so one at some server is narrower."""
+    server, slash, alone = name.partition("/")
+    return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 
 
 def seconds_of(value: object) -> object:

@@ -12,9 +12,10 @@ from typing import TypeAlias, assert_never
 
 from policyengine.identity.claims import LATEST
 from policyengine.identity.clients import Actor, Client
-from policyengine.identity.exchange import Asked
+from policyengine.identity.exchange import Asked, Task
 from policyengine.identity.facts import facts_of, fingerprint, said
 from policyengine.identity.proved import Binding, Proved, Token, Who
+from policyengine.identity.tasks import reference_of
 from policyengine.identity.unissued import NotIssued
 from policyengine.runtime.refusals import Refused
 from policyengine.semantics.kernel import Kernel
@@ -53,12 +54,16 @@ def told_of_refused(
     about = {"fingerprint": fingerprint(subject)} if isinstance(subject, bytes) else told_of_token(*subject)
     own = {} if actor.token is None else {"actor": told_of_token(*actor.token)}
     scopes = {} if asked.scopes is None else {"credential": {"scopes": asked.scopes}}
-    task = asked.task
-    wanted = {} if task is None else {"task": said({"id": task.id, "tools": task.tools, "entities": task.entities})}
+    wanted = {} if asked.task is None else {"task": told_of_task(asked.task)}
     return {
         "code": why.code.value, "error": why.error.value, **told_of_client(actor.client), "subject": about, **own,
         **scopes, **wanted, **told_of_policies(kernel),
     }  # fmt: skip
+
+
+def told_of_task(task: Task) -> Told:
+    entities = None if task.entities is None else [reference_of(one) for one in task.entities]
+    return said({"id": task.id, "tools": task.tools, "entities": entities})
 
 
 def told_of_client(client: Client) -> Told:

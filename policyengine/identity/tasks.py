@@ -1,10 +1,14 @@
-"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at}`."""
+"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at}`.
+
+`entities` are `{type, id}`, as references are in every question.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from policyengine.identity.claims import Claims, members, moment, text, texts
+from policyengine.identity.claims import Claims, members, moment, references, text, texts
+from policyengine.kinds import EntityRef
 from policyengine.runtime.refusals import Refusal, Refused
 
 MEMBERS = frozenset({"id", "tools", "entities", "issued_at"})
@@ -20,10 +24,13 @@ def task_of(claims: Claims) -> dict[str, object] | None:
     if name is None or not task.keys() <= MEMBERS:
         raise Refused(Refusal.CLAIM_TYPE, "its `task` has no `id`, or says what is not understood")
     found: dict[str, object] = {"id": name}
-    for member in ("tools", "entities"):
-        several = texts(task, member)
-        if several is not None:
-            found[member] = list(several)
+    tools, entities = texts(task, "tools"), references(task, "entities")
+    found |= {} if tools is None else {"tools": list(tools)}
+    found |= {} if entities is None else {"entities": [reference_of(one) for one in entities]}
     if began is not None:
         found["issued_at"] = datetime.fromtimestamp(int(began), UTC)
     return found
+
+
+def reference_of(entity: EntityRef) -> dict[str, str]:
+    return {"type": entity.type, "id": entity.id}

@@ -16,15 +16,15 @@ MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OAUTH = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 # The words of the grammar and of its facts: names made here leave all of them alone.
 KEPT = frozenset(
-    """absent action acts after age agent all allow alone always and another any anyone args as at attestation
-    attested attester audience audit behavior below body bool bound budget burst by cases chain chains cidr
+    """absent action acts advisory after age agent all allow alone always and another any anyone args as at attestation
+    attested attester audience audit behavior below body bool bound budget burst by case cases chain chains cidr
     claims clamp cluster confirm context cost count counting credential cycles define delegate delegation
     denials denied deny depth distinct duration else entities entity enum environment except expect export fact
-    facts failure false first fixture floor for forall from given group guard has header history import in
+    facts failure false first fixture floor for forall from given group guard has header history ignore import in
     include inherited int invariant ip is issued issuer keys kind known language let lifetime like list local main map
     matches may message model most never no none not notify number of on once optional or otherwise overlaps
-    package params past per present profile raise rate records redact repeat repeated request require resource
-    responded role scope scopes set since skip step_up store string subject subset sum task test throttle time
+    package params past paths per present profile raise rate records redact repeat repeated request require resource
+    responded role scope scopes set since skip step_up store string subject subset sum task tasks test throttle time
     to tokens tool true unless unrestricted until url use user users valid warn when where with within""".split()
 )
 

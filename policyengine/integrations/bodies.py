@@ -35,7 +35,7 @@ def readers(kernel: k.Kernel) -> Iterator[Covers]:
             yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]
     for binder in kernel.binders:
         if reads_body(binder):
-            yield lambda endpoint, pattern=binder.pattern: match_pattern(pattern, endpoint) is not None  # type: ignore[misc]
+            yield lambda endpoint, pattern=binder.pattern: match_pattern(pattern, endpoint, "full") is not None  # type: ignore[misc]
     blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
     for block in blocks:
         yield from readers_of_block(block)

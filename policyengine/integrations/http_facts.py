@@ -54,7 +54,7 @@ def request_facts(scope: Scope) -> dict[str, object]:
         "headers": {name: value for name, value in headers.items() if name not in UNTOLD},
         "query": query_facts(scope.get("query_string", b"").decode("latin-1")),
         **({"ip": client[0]} if client else {}),
-        **({"host": bare(headers["host"])} if isinstance(headers.get("host"), str) else {}),
+        **({"host": headers["host"]} if "host" in headers else {}),
         **({} if size is None else {"size": size}),
     }
 
@@ -86,12 +86,6 @@ def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def bare(host: Any) -> str:
-    """Without the port."""
-    name = str(host)
-    return name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() and not name.endswith("]") else name
 
 
 def asked_of(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:

@@ -10,6 +10,7 @@ from policyengine.engine import Engine
 from policyengine.identity.facts import hop_of
 from policyengine.identity.proved import Token
 from policyengine.identity.setup import INSTALL
+from policyengine.identity.tasks import task_of
 from policyengine.integrations.asking import Facts
 from policyengine.runtime import wire
 from policyengine.runtime.refusals import Refused
@@ -62,7 +63,16 @@ def facts_of_token(token: AccessToken, issuers: Mapping[str, str], issuer: str |
     agent = client_of(token, claims, subject)
     user = {} if subject is None or subject == agent else {"user": {"id": subject}}
     named = {} if subject is None else {"subject": subject}
-    return {"agent": {"id": agent, "issuer": name}, **user, "credential": {**credential, **named}}
+    return {"agent": {"id": agent, "issuer": name}, **user, "credential": {**credential, **named}, **task_in(claims)}
+
+
+def task_in(claims: Mapping[str, Any]) -> Facts:
+    """What bounds the token. Raises IdentityError for one that could be read in two ways."""
+    try:
+        task = task_of(wire.from_python(claims))  # type: ignore[arg-type]  # an object stays one
+    except Refused as refused:
+        raise IdentityError(f"the token is refused: {refused.why or refused.refusal.words}") from None
+    return {} if task is None else {"task": task}
 
 
 def chained(claims: Mapping[str, Any], credential: Mapping[str, object], issuers: Mapping[str, str]) -> Facts:
@@ -80,6 +90,7 @@ def chained(claims: Mapping[str, Any], credential: Mapping[str, object], issuers
     found: dict[str, object] = {"agent": {"id": who.agent, "issuer": credential["issuer"]}}
     found |= {} if who.user is None else {"user": {"id": who.user}}
     found |= {"chain": {"hops": [hop_of(one) for one in who.hops]}} if who.hops else {}
+    found |= {} if who.task is None else {"task": dict(who.task)}
     subject = claims.get("sub")
     return {**found, "credential": {**credential, **({} if subject is None else {"subject": subject})}}
 

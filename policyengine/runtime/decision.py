@@ -32,6 +32,7 @@ class Gate(StrEnum):
     DEFAULT = "default"
     USER = "user"
     CHAIN = "chain"
+    TASK = "task"
     GUARD = "guard"
     RATE = "rate"
     BUDGET = "budget"
@@ -62,8 +63,8 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
 
     `approval` names who (`by`), how long one lasts (`within`: `15m`), what it must be bound to (`binding`, a digest)
     and the parts of the request that this is made of (`bound`: `body except body.request_id`); `scope` the credential
-    scopes any of which would do; `credential`, `attestation` and `facts` what is needed, in words; `wait` how long
-    until a rate has room again (`within`).
+    scopes any of which would do; `credential`, `attestation`, `task` and `facts` what is needed, in words; `wait` how
+    long until a rate has room again (`within`).
     """
 
     kind: str

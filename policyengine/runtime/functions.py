@@ -8,15 +8,12 @@ from decimal import Decimal
 from hashlib import sha256
 
 from policyengine.runtime.arithmetic import neg, unknown_in
-from policyengine.runtime.literals import parse_ip
+from policyengine.runtime.host_names import host_name, host_of
 from policyengine.runtime.values import Known, Unknown, Value, describe
 
 # Nothing that two readers of URLs understand differently: no userinfo, no backslash, no escapes in the host.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?(?:[/?#][^\\]*)?")
 MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
-LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
-LONGEST_HOST = 253
 
 
 def call(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
@@ -60,27 +57,10 @@ def size(value: str | tuple[Value, ...]) -> int | Unknown:
 
 
 def host(url: str) -> str | Unknown:
-    """The host of an absolute URL in lower case, without port and final dot; an address in its usual spelling."""
+    """The host of an absolute URL, as `request.host` would be."""
     match = URL.fullmatch(url)
-    if match is None or not url.isprintable() or " " in url:
-        return no_answer("host", "not a plain URL with a host")
-    name = match[1].lower()
-    found = address_name(name[1:-1]) if name.startswith("[") else host_name(name)
-    return found or no_answer("host", "not a plain URL with a host")
-
-
-def address_name(text: str) -> str | None:
-    address = parse_ip(text) if ":" in text else None
-    return None if address is None else str(address)
-
-
-def host_name(text: str) -> str | None:
-    """A name of labels. One whose last label is a number is an IPv4 address, or a trick (`0x7f.1`)."""
-    name = text.removesuffix(".")
-    labels = name.split(".")
-    if len(name) > LONGEST_HOST or not all(LABEL.fullmatch(label) for label in labels):
-        return None
-    return name if not NUMERIC.fullmatch(labels[-1]) or parse_ip(name) is not None else None
+    found = host_of(match[1]) if match is not None and url.isprintable() and " " not in url else None
+    return found if isinstance(found, str) else no_answer("host", "not a plain URL with a host")
 
 
 def domain(address: str) -> str | Unknown:

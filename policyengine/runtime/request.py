@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -21,6 +21,7 @@ from policyengine.runtime.endpoints import (
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, entity_rows
+from policyengine.runtime.host_names import host_of
 from policyengine.runtime.shape import (
     RequestError,
     did_you_mean,
@@ -216,8 +217,17 @@ def read_request(raw: Mapping[str, object]) -> Request:
         entities=entity_rows(raw.get("entities"), "entities"),
         pending=frozenset(name for name, _ in pending),
         options=read_options(raw.get("options")),
-        credentials=read_credentials(raw.get("credentials")),
+        credentials=with_url(read_credentials(raw.get("credentials")), raw, by_root),
     )
+
+
+def with_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
+    """A proof names the URL with its port, which is no part of the fact `request.host`."""
+    given, path = raw.get("request"), facts.get("request", {}).get("path")
+    host = given.get("host") if isinstance(given, Mapping) else None
+    if credentials is None or credentials.url is not None or not isinstance(host, str) or not isinstance(path, str):
+        return credentials
+    return replace(credentials, url=f"https://{host}{path}")
 
 
 def read_facts(raw: Mapping[str, object]) -> Facts:
@@ -247,14 +257,14 @@ def read_root(root: str, raw: object) -> dict[str, object]:
 
 
 def read_http_facts(given: dict[str, object]) -> dict[str, object]:
-    """Header and host names have no case: both are lower-cased here, so that no spelling slips past a guard."""
+    """Names of headers have no case, and hosts neither case nor port: no spelling slips past a guard."""
     object_at(given.get("query"), "request.query")
     headers = object_at(given.get("headers"), "request.headers")
     host = given.get("host")
     return {
         **given,
         **({} if headers is None else {"headers": lower_cased(headers)}),
-        **({"host": host.lower()} if isinstance(host, str) else {}),
+        **({"host": host_of(host)} if isinstance(host, str) else {}),
     }
 
 

@@ -197,7 +197,7 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
 def sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
     """What the facts that `with` binds are made of, as far as they are read; the resource always is."""
     for binder in facts.kernel.binders:
-        if binder.facts and match_pattern(binder.pattern, facts.request.endpoint) is not None:
+        if binder.facts and match_pattern(binder.pattern, facts.request.endpoint, "full") is not None:
             for path, expression in binder.facts:
                 if path == ("resource",) or any(key[: len(path)] == path for key in read):
                     yield expression

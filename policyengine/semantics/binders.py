@@ -146,9 +146,10 @@ def check_twice(
 
 
 def check_conflicts(every: list[Binding], index: PatternIndex[Binding], program: Program) -> None:
+    """Guards match without regard to case, and read what all such patterns bind."""
     order = {id(binding): number for number, binding in enumerate(every)}
     for binding in every:
-        for other in index.overlapping(binding.pattern):
+        for other in index.overlapping(k.with_folding(binding.pattern, "full")):
             if order[id(other)] < order[id(binding)]:
                 check_pair(binding, other, program)
 

@@ -8,6 +8,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.constants import entity_constant, lower_id
 from policyengine.semantics.context import Context
 from policyengine.semantics.fitting import NUMBERS, fits, type_of
+from policyengine.semantics.hosts import check_hosts
 from policyengine.semantics.schema import UNRESOLVED
 from policyengine.semantics.wording import a, listed, quote
 from policyengine.syntax import nodes as ast
@@ -59,7 +60,8 @@ def lower_function(function: Function, call: ast.Call, arguments: Arguments, con
     if not all(good) or not has_buckets(function, known, context):
         return None
     result = function.result if isinstance(function.result, Scalar) else joined([type_of(one) for one in known])
-    return k.Apply(function.name, tuple(known), result, span=call.span)
+    found = k.Apply(function.name, tuple(known), result, span=call.span)
+    return found if check_hosts(found, context.report) else None
 
 
 def is_counted(call: ast.Call, wanted: int, signature: str, context: Context) -> bool:

@@ -111,6 +111,9 @@ def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
         yield Stop(Reason(Gate.USER, NO_USER_BLOCK), causes)
     if not seen.chain_sound:
         yield from _broken_chain(seen)
+    for outside in seen.outside_task:
+        need = Remedy("task", need=outside.bound.need)
+        yield Stop(Reason(Gate.TASK, outside.bound.message), _causes(outside.outside), (need,))
     for guard in seen.guards:
         for one in guard.effects:
             if one.acts and isinstance(one.effect, k.Deny):

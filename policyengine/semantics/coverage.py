@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Generic, TypeVar
 
-from policyengine.semantics.kernel import ActionPattern, HttpPattern, Pattern, Place, Segment, ToolPattern
+from policyengine.runtime.letter_case import fold, has_letters
+from policyengine.semantics.kernel import (
+    FOLDINGS,
+    ActionPattern,
+    Folding,
+    HttpPattern,
+    Pattern,
+    Place,
+    Segment,
+    ToolPattern,
+)
 
 Item = TypeVar("Item")
 
@@ -91,38 +102,72 @@ def _path_covers(outer: HttpPattern, inner: HttpPattern) -> bool:
     same_length = len(inner.segments) == len(outer.segments) and not inner.rest
     if not (long_enough if outer.rest else same_length):
         return False
-    return all(_segment_covers(o, i) for o, i in zip(outer.segments, inner.segments, strict=False))
+    spelling = Spelling.covering(outer.folding, inner.folding)
+    return all(_segment_covers(o, i, spelling) for o, i in zip(outer.segments, inner.segments, strict=False))
 
 
 def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
     short, long = sorted((a, b), key=lambda pattern: len(pattern.segments))
     if len(short.segments) < len(long.segments) and not short.rest:
         return False
-    return all(segments_meet(x, y) for x, y in zip(short.segments, long.segments, strict=False))
+    spelling = Spelling.meeting(a.folding, b.folding)
+    return all(segments_meet(x, y, spelling) for x, y in zip(short.segments, long.segments, strict=False))
 
 
-def _segment_covers(outer: Segment, inner: Segment) -> bool:
+class Spelling(Enum):
+    """When a literal of one pattern stands for that of another: where they are equal, equal but for case, or equal and
+    without letters, where every other spelling of the one would be too many for the other."""
+
+    EXACT = "exact"
+    FOLDED = "folded"
+    UNCASED = "uncased"
+
+    @classmethod
+    def covering(cls, outer: Folding, inner: Folding) -> Spelling:
+        if outer == inner == "none":
+            return cls.EXACT
+        return cls.FOLDED if FOLDINGS.index(outer) >= FOLDINGS.index(inner) else cls.UNCASED
+
+    @classmethod
+    def meeting(cls, a: Folding, b: Folding) -> Spelling:
+        """Both match the text as one of them spells it, if either folds."""
+        return cls.EXACT if a == b == "none" else cls.FOLDED
+
+    def __call__(self, text: str) -> str:
+        """Texts that stand for each other come to the same."""
+        return fold(text) if self is Spelling.FOLDED else text
+
+    def allows(self, text: str) -> bool:
+        return self is not Spelling.UNCASED or not has_letters(text)
+
+
+def _segment_covers(outer: Segment, inner: Segment, spelling: Spelling) -> bool:
+    if not all(map(spelling.allows, (outer.prefix, outer.suffix))):
+        return False
     if not outer.wild:
-        return not inner.wild and inner.prefix == outer.prefix
+        return not inner.wild and spelling(inner.prefix) == spelling(outer.prefix)
     if not inner.wild:
-        return _fits(inner.prefix, outer)
-    return inner.prefix.startswith(outer.prefix) and inner.suffix.endswith(outer.suffix)
+        return _fits(inner.prefix, outer, spelling)
+    begins = spelling(inner.prefix).startswith(spelling(outer.prefix))
+    return begins and spelling(inner.suffix).endswith(spelling(outer.suffix))
 
 
-def segments_meet(a: Segment, b: Segment) -> bool:
+def segments_meet(a: Segment, b: Segment, spelling: Spelling = Spelling.EXACT) -> bool:
     """Some text is matched by both segments of a path."""
     if not a.wild:
-        return b.prefix == a.prefix if not b.wild else _fits(a.prefix, b)
+        return spelling(b.prefix) == spelling(a.prefix) if not b.wild else _fits(a.prefix, b, spelling)
     if not b.wild:
-        return _fits(b.prefix, a)
-    prefixes = a.prefix.startswith(b.prefix) or b.prefix.startswith(a.prefix)
-    return prefixes and (a.suffix.endswith(b.suffix) or b.suffix.endswith(a.suffix))
+        return _fits(b.prefix, a, spelling)
+    start, other = spelling(a.prefix), spelling(b.prefix)
+    end, other_end = spelling(a.suffix), spelling(b.suffix)
+    prefixes = start.startswith(other) or other.startswith(start)
+    return prefixes and (end.endswith(other_end) or other_end.endswith(end))
 
 
-def _fits(text: str, wild: Segment) -> bool:
+def _fits(text: str, wild: Segment, spelling: Spelling) -> bool:
     """The wild part of a segment is never empty."""
-    long_enough = len(text) > len(wild.prefix) + len(wild.suffix)
-    return long_enough and text.startswith(wild.prefix) and text.endswith(wild.suffix)
+    text, prefix, suffix = spelling(text), spelling(wild.prefix), spelling(wild.suffix)
+    return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
 
 
 # ── Globs: `*` is any run of characters ───────────────────────────────────────────────────────
@@ -189,7 +234,8 @@ class PatternIndex(Generic[Item]):
             if segment.wild:
                 branch = branch.wild.setdefault(replace(segment, capture=None, entity=None), _Branch())
             else:
-                branch = branch.literal.get(segment.prefix) or branch.literal.setdefault(segment.prefix, _Branch())
+                text = fold(segment.prefix)
+                branch = branch.literal.get(text) or branch.literal.setdefault(text, _Branch())
         branch.here.append((pattern, item))
 
     def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:
@@ -224,11 +270,12 @@ def _is_glob(pattern: Pattern) -> bool:
 
 
 def _next(branch: _Branch[Item], segment: Segment) -> Iterator[_Branch[Item]]:
+    """Where patterns may go on that meet one with this segment, whatever the case."""
     if segment.wild:
-        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment))
-    elif segment.prefix in branch.literal:
-        yield branch.literal[segment.prefix]
-    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other))
+        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment, Spelling.FOLDED))
+    elif (text := fold(segment.prefix)) in branch.literal:
+        yield branch.literal[text]
+    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other, Spelling.FOLDED))
 
 
 def _all_below(branch: _Branch[Item]) -> Iterator[tuple[Pattern, Item]]:

@@ -387,11 +387,3 @@ def anyone_blocks(draft: Draft) -> tuple[k.AnyoneBlock, ...]:
 
 def anyone_block(declared: ast.AnyoneDecl, package: str, draft: Draft) -> k.AnyoneBlock:
     return k.AnyoneBlock("anyone", package, grants(declared.items, package, draft), span=declared.span)
-
-
-def unrestricted(draft: Draft) -> tuple[str, ...]:
-    said = list(draft.declared(ast.UsersUnrestricted))
-    for package in {package for package, _ in said}:
-        spans = [("`users unrestricted`", declared.span) for owner, declared in said if owner == package]
-        draft.once(spans, "E405", "say it once in a package, where everybody sees it")
-    return tuple(sorted({package for package, _ in said}))

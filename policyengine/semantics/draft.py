@@ -93,6 +93,15 @@ class Draft:
             if where is not span:
                 self.report(code, f"{what} is said twice", span, hint, [Related("first said here", where)])
 
+    def packages_that_say(self, kind: type[Declaration]) -> tuple[str, ...]:
+        """A line that holds for its whole package stands there once."""
+        said = [(package, f"`{words(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
+        packages = sorted({package for package, _, _ in said})
+        for package in packages:
+            own = [(what, span) for owner, what, span in said if owner == package]
+            self.once(own, "E405", "say it once in a package, where everybody sees it")
+        return tuple(packages)
+
 
 def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
     """A limit of time; one of zero would let nothing through."""

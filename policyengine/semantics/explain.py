@@ -16,6 +16,7 @@ from policyengine.semantics.bound_explained import bound_line
 from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
 from policyengine.semantics.limits_explained import limits_line
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
+from policyengine.semantics.meaning import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ def explain(decision: Decision, facts: Facts, seen: w.Walk) -> Explanation:
     endpoint = facts.request.endpoint
     if seen.malformed is not None:
         return Explanation(decision, endpoint_words(endpoint), (Line(Mark.NO, "malformed_path", seen.malformed),))
-    gates = (_identity(facts, seen), _door(facts, seen), _user(facts, seen), _chain(facts, seen), _guards(facts, seen))
+    task = (_task(facts, seen),) if seen.task else ()
+    before = (_identity(facts, seen), _door(facts, seen), _user(facts, seen), _chain(facts, seen))
+    gates = (*before, *task, _guards(facts, seen))
     limits = (limits_line(decision, facts, seen),) if seen.limited else ()
     return Explanation(decision, endpoint_words(endpoint), (*gates, *limits))
 
@@ -102,6 +105,14 @@ def _identity(facts: Facts, seen: w.Walk) -> Line:
         return Line(mark_of(seen.identified), "identity", f"the credential was refused: {words_of(seen.refused)}")
     note = who if seen.presenter else f"{who}; no block is about {kind}s"
     return Line(mark_of(seen.identified), "identity", note, parts=lines)
+
+
+def _task(facts: Facts, seen: w.Walk) -> Line:
+    if not seen.task_bounds:
+        return Line(Mark.YES, "task", "open to anyone" if seen.open_to_anyone else "`tasks advisory`")
+    parts = tuple(fact_line(".".join(one.bound.path), value(one.bound.given, facts)) for one in seen.task)
+    notes = "; ".join(one.bound.message for one in seen.outside_task)
+    return Line(mark_of(not seen.outside_task), "task", notes or None, parts=parts)
 
 
 def _door(facts: Facts, seen: w.Walk) -> Line:

@@ -44,7 +44,8 @@ class Facts:
 
     `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
     are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
-    `known` are the values that were read: most are asked for by several rules.
+    `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind that match
+    only without regard to case, as guards read it, and in its place what they bind by the letter; None: nothing.
     """
 
     kernel: k.Kernel
@@ -57,6 +58,7 @@ class Facts:
     who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
+    loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
     known: dict[Path | tuple[EntityRef, str], tuple[kinds.Type, Value]] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
@@ -71,7 +73,16 @@ class Facts:
         """With more that is bound; with `claims` or `who` once these are known."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
         made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
-        return Facts(*made, self.history, self.past)
+        return Facts(*made, self.history, self.past, self.loose)
+
+    @property
+    def by_the_letter(self) -> Facts:
+        """As doors read them: that a path might be taken for another one opens nothing."""
+        if self.loose is None:
+            return self
+        loosely, strictly = self.loose
+        kept = {path: value for path, value in self.bound.items() if path not in loosely}
+        return replace(self, bound={**kept, **strictly}, loose=None)
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
         before = self.known.get(path)

@@ -80,7 +80,7 @@ def check_place(place: ast.Place | None, done: str, package: str, draft: Draft, 
     for target in place.targets if place and outside is not None else ():
         patterns = draft.places.target(target, package) or ()
         kept = [pattern for pattern in patterns if not any(covers(hole, pattern) for hole in outside or ())]
-        if kept and not any(any(opened.overlapping(pattern)) for pattern in kept):
+        if kept and not any(any(opened.overlapping(k.with_folding(pattern, "full"))) for pattern in kept):
             message = f"no door opens anything at `{words(target.span)}`"
             draft.report("W521", message, target.span, f"check how it is spelled; nothing has to be {done} here")
 

@@ -40,12 +40,15 @@ from policyengine.semantics.kernel_maps import MapSegment as MapSegment
 from policyengine.semantics.kernel_maps import MapSubject as MapSubject
 from policyengine.semantics.kernel_maps import MapTool as MapTool
 from policyengine.semantics.kernel_maps import MapVerb as MapVerb
+from policyengine.semantics.kernel_places import FOLDINGS as FOLDINGS
 from policyengine.semantics.kernel_places import ActionPattern as ActionPattern
+from policyengine.semantics.kernel_places import Folding as Folding
 from policyengine.semantics.kernel_places import HttpPattern as HttpPattern
 from policyengine.semantics.kernel_places import Pattern as Pattern
 from policyengine.semantics.kernel_places import Place as Place
 from policyengine.semantics.kernel_places import Segment as Segment
 from policyengine.semantics.kernel_places import ToolPattern as ToolPattern
+from policyengine.semantics.kernel_places import with_folding as with_folding
 from policyengine.semantics.part import Part as Part
 from policyengine.semantics.terms import Aggregate as Aggregate
 from policyengine.semantics.terms import And as And
@@ -377,7 +380,8 @@ class Watch(Part):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Everything loaded, as one value: `package` is the first one asked for, `unrestricted` those that say so."""
+    """Everything loaded, as one value: `package` is the first one asked for; `unrestricted` and `advisory` are those
+    that say so of users and of tasks."""
 
     package: str
     packages: tuple[str, ...]
@@ -391,6 +395,7 @@ class Kernel:
     unrestricted: tuple[str, ...]
     delegation: tuple[DelegationLimits, ...]
     guards: tuple[Guard, ...]
+    advisory: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     watches: tuple[Watch, ...] = ()
     maps: tuple[MapItem, ...] = ()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.semantics.part import Part
+
+# Which texts of a request a literal of a path matches: itself, those that differ in the case of ASCII letters, or all
+# that some server may take for the same. Each is a part of the next.
+Folding: TypeAlias = Word["none", "ascii", "full"]
+FOLDINGS: tuple[Folding, ...] = ("none", "ascii", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +27,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class HttpPattern(Part):
-    """`methods` None is every method; `rest` is a last `**`: zero or more segments."""
+    """`methods` None is every method; `rest` is a last `**`: zero or more segments. Methods are never folded."""
 
     methods: tuple[str, ...] | None
     segments: tuple[Segment, ...]
     rest: bool = False
+    folding: Folding = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,20 @@ class ActionPattern(Part):
 Pattern: TypeAlias = HttpPattern | ToolPattern | ActionPattern
 
 
+def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
+    """The pattern as it matches with another folding; tools and actions have one spelling."""
+    if not isinstance(pattern, HttpPattern) or pattern.folding == folding:
+        return pattern
+    return replace(pattern, folding=folding)
+
+
 @dataclass(frozen=True, slots=True)
 class Place(Part):
-    """Where a rule applies: any of `patterns` (None: everywhere, tools and actions too) but none of `excepts`."""
+    """Where a rule applies: any of `patterns` (None: everywhere, tools and actions too) but none of `excepts`.
+
+    What closes is not passed by another spelling, and what is taken out is no more than what was written: `patterns`
+    are fully folded, `excepts` are not.
+    """
 
     patterns: tuple[Pattern, ...] | None
     excepts: tuple[Pattern, ...] = ()

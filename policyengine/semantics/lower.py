@@ -8,6 +8,7 @@ from policyengine.semantics.draft import Draft
 from policyengine.semantics.later import check_later
 from policyengine.semantics.remembering import remembering
 from policyengine.semantics.revision import Writers, in_order
+from policyengine.syntax import nodes as ast
 
 
 def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True) -> k.Kernel:
@@ -26,6 +27,7 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
         guards.check_reach(draft, opened)
         maps.check_reach(mapped, draft, opened)
     check_later(draft)
+    draft.packages_that_say(ast.PathsIgnoreCase)  # `Places` has read them
     found = k.Kernel(
         package=package,
         packages=tuple(draft.program.packages),
@@ -36,7 +38,8 @@ def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: 
         agents=agents,
         users=users,
         anyones=anyones,
-        unrestricted=doors.unrestricted(draft),
+        unrestricted=draft.packages_that_say(ast.UsersUnrestricted),
+        advisory=draft.packages_that_say(ast.TasksAdvisory),
         delegation=in_order(doors.delegation_limits(draft), Writers()),  # which one is told first depends on it
         guards=guards.guards(draft),
         limits=limits.limits(draft),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
@@ -26,7 +28,7 @@ from policyengine.semantics.facts import (
     presenter_of,
 )
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
-from policyengine.semantics.matching import match_pattern
+from policyengine.semantics.matching import Captures, match_pattern
 from policyengine.vocabulary import NEUTRAL
 
 
@@ -35,28 +37,37 @@ def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dateti
     entities = snapshot.entities.with_rows(request.entities)
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
     facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL}, {}, history=snapshot.history)
-    facts = facts.bind(_bindings(facts))
+    facts = _with_bindings(facts)
     presenter, hops = presenter_of(facts), hops_of(facts)
     facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
     return facts.bind(chain_facts(facts), claims={**claims_of(facts), **pending_attributes(facts)})
 
 
-def _bindings(facts: Facts) -> dict[Path, object]:
-    """What the patterns that match bind: captures, the resource, facts by `with`; two that differ bind nothing."""
+def _with_bindings(facts: Facts) -> Facts:
+    """With what patterns bind: guards match without regard to case, and doors read what is bound by the letter."""
+    endpoint = facts.request.endpoint
+    found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
+    loosely = [(one, captures) for one, captures in found if captures is not None]
+    strictly = [(one, captures) for one, captures in loosely if match_pattern(one.pattern, endpoint) is not None]
+    bound = bound_by(loosely, facts)
+    loose = (frozenset(bound), bound_by(strictly, facts)) if len(strictly) < len(loosely) else None
+    return replace(facts.bind(bound), loose=loose)
+
+
+def bound_by(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
+    """What patterns bind: captures, the resource, facts by `with`; two that differ bind nothing."""
     found: dict[Path, object] = {}
 
     def bind(path: Path, value: object) -> None:
         differs = path in found and found[path] != value
         found[path] = Invalid("two patterns bind it differently") if differs else value
 
-    for binder in facts.kernel.binders:
-        captures = match_pattern(binder.pattern, facts.request.endpoint)
-        if captures is None:
-            continue
+    for binder, captures in matching:
         for name, text in captures.items():
             bind(("params", name), text)
         if binder.resource is not None:
-            bind(("resource",), EntityRef(binder.resource[0], captures[binder.resource[1]]))
+            captured = captures[binder.resource[1]]
+            bind(("resource",), EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured)
         for path, expression in binder.facts:
             bind(path, value(expression, facts))
     return found

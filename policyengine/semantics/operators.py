@@ -10,6 +10,7 @@ from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.semantics import kernel as k
 from policyengine.semantics.fitting import ADDRESSES, comparable, type_of
 from policyengine.semantics.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural
+from policyengine.semantics.hosts import check_hosts
 from policyengine.semantics.kinship import can_be_in, is_direct_parent
 from policyengine.semantics.schema import UNRESOLVED, Schema
 from policyengine.semantics.symbols import Reporter
@@ -42,6 +43,11 @@ class Operation:
 
 
 def lower_operation(operation: Operation) -> k.Expr | None:
+    found = lowered(operation)
+    return found if check_hosts(found, operation.report) else None
+
+
+def lowered(operation: Operation) -> k.Expr | None:
     match operation.node.operator:
         case "==" | "!=" | "<" | "<=" | ">" | ">=":
             return lower_comparison(operation)

@@ -72,12 +72,17 @@ class Places:
 
     program: Program
     bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    ignoring_case: frozenset[str] = field(init=False)  # the packages that say `paths ignore case`
     _binds: bool = False  # whether there are any
     _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
     _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
     _carriers: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        declared = self.program.declarations()
+        self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
 
     def know(self, bindings: Iterable[Binding]) -> None:
         """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
@@ -95,7 +100,10 @@ class Places:
         """
         key = (id(endpoint), opening and isinstance(endpoint, ast.Http) and "ANY" in endpoint.methods)
         if key not in self._patterns:
-            self._patterns[key] = endpoint, read_endpoint(endpoint, package, self.program, opening)
+            found = read_endpoint(endpoint, package, self.program, opening)
+            if found is not None and package in self.ignoring_case:
+                found = k.with_folding(found, "ascii")
+            self._patterns[key] = endpoint, found
         return self._patterns[key][1]
 
     def of_scope(self, scope: Symbol, opening: bool) -> list[tuple[Symbol, k.Pattern]]:
@@ -135,7 +143,7 @@ class Places:
         if inside is None or outside is None:
             return None
         self._check_excepts(place, inside, outside, package)
-        return k.Place(tuple(inside), tuple(outside), span=place.span)
+        return k.Place(tuple(k.with_folding(one, "full") for one in inside), tuple(outside), span=place.span)
 
     def covers(self, outer: k.Place, inner: k.Place) -> bool:
         return coverage.place_covers(outer, inner)
@@ -293,7 +301,8 @@ def _params(found: list[Binding]) -> dict[str, Type]:
         name
         for binding in found
         for name, (_, entity) in binding.captures.items()
-        if entity is None and not (name in typed and any(typed[name].overlapping(binding.pattern)))
+        if entity is None
+        and not (name in typed and any(typed[name].overlapping(k.with_folding(binding.pattern, "full"))))
     }
     plain = {name for name, entities in types.items() if len(entities) > 1} | untyped
     names: dict[str, Type] = {name: Ref(frozenset(some)) for name, some in types.items()}

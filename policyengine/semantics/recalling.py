@@ -21,6 +21,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.counting import micros, microseconds
 from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.kleene import conjunction, describe, disjunction, is_absent, lift, negation
+from policyengine.semantics.path_texts import key_value
 
 Meaning: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back so far"
@@ -159,7 +160,7 @@ def read(where: k.Expr, facts: Facts, value: Meaning) -> None:
 def key_of(event: k.Event, facts: Facts, value: Meaning) -> str | Unknown:
     """The key as one text: of the agent and the user, where no other is said, of which one may be absent."""
     if event.keys is not None:
-        return joined([value(key, facts) for key in event.keys])
+        return joined([key_value(key, value(key, facts)) for key in event.keys])
     presenter, user = presenter_of(facts), facts.read(("user", "id"))
     agent: Value = presenter.id if has_agent(facts.request) else Unknown.missing("agent.id")
     if is_absent(agent) and is_absent(user):

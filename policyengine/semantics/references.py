@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import replace
 
 from policyengine.diagnostics import Related, suggest
-from policyengine.kinds import Enum, Ref, Scalar, Type
+from policyengine.kinds import Enum, Ref, Scalar, Set, Type
 from policyengine.semantics import kernel as k
 from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import place_covers, place_overlaps
@@ -17,7 +17,7 @@ from policyengine.semantics.symbols import IMPLICIT_USER, Symbol, report_private
 from policyengine.semantics.wording import a, listed
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.vocabulary import ENTITY_ROOTS, FACTS, ROOTS, STRING_MAPS, BuiltIn
+from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, FACTS, ROOTS, STRING_MAPS, BuiltIn
 
 BUILT_IN = {fact.path: fact for fact in FACTS}
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -65,7 +65,8 @@ def navigate_built_in(fact: BuiltIn, reference: ast.Reference, path: Path, conte
     if fact.later is not None:
         context.report("W902", f"`{fact.name}` is the same for everybody: {fact.later} come later", reference.span)
     length = len(fact.path)
-    found = k.Fact(fact.path, fact.type, fact.optional, span=head(reference, length))
+    type_ = Set(Ref(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type
+    found = k.Fact(fact.path, type_, fact.optional, span=head(reference, length))
     return navigate(found, reference, length, context)
 
 
@@ -87,13 +88,17 @@ def lower_string_map(reference: ast.Reference, path: Path, context: Context) -> 
 def lower_header(path: Path, name: str, reference: ast.Reference, context: Context) -> k.Fact | None:
     """`path` begins with the map: a header, or a parameter of the query."""
     if path[1] == "headers" and name != name.lower():
-        hint = f'write `request.headers["{name.lower()}"]`'
+        hint = f'write `request.headers["{name.lower()}"]`' if name.lower() != "host" else "write `request.host`"
         context.report("E245", f"the header `{name}` is not in lower case", reference.span, hint)
         return None
     if path[1] == "headers" and not HEADER.fullmatch(name):
         context.report(
             "E244", f"`{name}` cannot be the name of a header", reference.span, "a name has letters, digits and `-`"
         )
+        return None
+    if path[1] == "headers" and name == "host":
+        message = "the header `host` comes with a port and in any case, and is no name to compare"
+        context.report("E256", message, reference.span, "write `request.host`")
         return None
     return k.Fact((*path[:2], name), Scalar.STRING, True, span=reference.span)
 

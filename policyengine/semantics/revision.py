@@ -17,8 +17,9 @@ from policyengine.semantics import kernel as k
 
 # What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
 SETS = frozenset(
-    "agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants guards "
-    "issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted users".split()
+    "advisory agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants "
+    "guards issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted "
+    "users".split()
 )
 
 

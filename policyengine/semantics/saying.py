@@ -11,6 +11,10 @@ NOTHING_OPENS = "nothing opens this to the caller"
 NO_SCOPE = "the credential carries no scope that opens this"
 NO_USER_BLOCK = "no user block opens this to the person served"
 NOTHING_TO_APPROVE = "an approval is needed, and what it would be bound to is not known"
+TOOL_NOT_OF_THE_TASK = "the tool is not among those of the task"
+NOT_OF_THE_TASK = "the resource is not among those of the task"
+A_TASK_WITH_IT = "a task whose `tools` hold this one"
+A_TASK_ABOUT_IT = "a task whose `entities` hold this one"
 
 FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 

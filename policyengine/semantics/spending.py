@@ -21,6 +21,7 @@ from policyengine.semantics.counting import micros, unit
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.matching import place_covers
 from policyengine.semantics.meaning import value
+from policyengine.semantics.path_texts import key_value
 
 
 def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:
@@ -30,7 +31,7 @@ def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:
         if not place_covers(one.place, facts.request.endpoint):
             return w.LimitedSeen(one, False)
         condition: Value = True if one.when is None else value(one.when, facts)
-        keys = tuple(value(key, facts) for key in one.keys)
+        keys = tuple(key_value(key, value(key, facts)) for key in one.keys)
         if isinstance(one, k.Budget):
             quotas = tuple(
                 (value(quota.bound, facts), 1 if quota.fact is None else summand(quota, value(quota.fact, facts)))

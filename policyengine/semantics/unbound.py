@@ -164,10 +164,12 @@ def doors_of(kernel: k.Kernel) -> PatternIndex[Door]:
 
 
 def binders_of(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
+    """Guards and limits read what a path binds that matches without regard to case."""
     found: PatternIndex[k.Pattern] = PatternIndex()
     for binder in kernel.binders:
         if binder.resource is not None or RESOURCE in dict(binder.facts):
-            found.add(binder.pattern, binder.pattern)
+            pattern = k.with_folding(binder.pattern, "full")
+            found.add(pattern, pattern)
     return found
 
 
@@ -183,7 +185,8 @@ def endpoints_in(place: k.Place, doors: PatternIndex[Door]) -> Iterator[Met]:
 
 
 def intersection(a: k.Pattern, b: k.Pattern) -> k.Pattern:
-    """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`."""
+    """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`. Of a path the spelling
+    of `b` alone, or of `a` where `b` is wild: in another case a rule applies, but nobody wrote an endpoint there."""
     if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
         return path_intersection(a, b)
     return a if covers(b, a) else b
@@ -196,14 +199,14 @@ def path_intersection(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
     )
     narrow = a if covers(b, a) else b
     methods = tuple(one for one in b.methods or a.methods or () if a.methods is None or one in a.methods) or None
-    return replace(narrow, methods=methods, segments=segments, rest=a.rest and b.rest)
+    return replace(narrow, methods=methods, segments=segments, rest=a.rest and b.rest, folding="none")
 
 
 def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
     """What both segments match."""
     if not a.wild or not b.wild:
-        return b if a.wild else a
-    return replace(a, prefix=max(a.prefix, b.prefix, key=len), suffix=max(a.suffix, b.suffix, key=len))
+        return a if b.wild else b
+    return replace(a, prefix=max(b.prefix, a.prefix, key=len), suffix=max(b.suffix, a.suffix, key=len))
 
 
 # ── The diagnostic ──────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from policyengine.runtime.request import Approval
 from policyengine.runtime.values import Cause, Value
 from policyengine.semantics import kernel as k
+from policyengine.semantics.tasks import Bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,18 @@ class LimitSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskBoundSeen:
+    """One bound of the task; it acts when it is true or unknown that the request lies outside."""
+
+    bound: Bound
+    outside: Value
+
+    @property
+    def acts(self) -> bool:
+        return self.outside is not False
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalBinding:
     """`digest` is equal for two requests exactly when one approval is good for both; `unseen` is what would be part of
     it and is not known: then nobody can approve."""
@@ -199,7 +212,7 @@ class Walk:
     is the code by which the credential was: then nobody is known, and only what is open to anyone is open.
 
     `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
-    where nobody is served by an agent.
+    where nobody is served by an agent. `advisory` are the packages that leave what a task bounds to guards.
     """
 
     malformed: str | None
@@ -210,6 +223,8 @@ class Walk:
     chain_known: Value = True
     hops: tuple[HopSeen, ...] = ()
     limits: tuple[LimitSeen, ...] = ()
+    task: tuple[TaskBoundSeen, ...] = ()
+    advisory: tuple[str, ...] = ()
     guards: tuple[GuardSeen, ...] = ()
     refused: str | None = None
     limiting: Callable[[], tuple[LimitedSeen, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
@@ -235,6 +250,21 @@ class Walk:
         if self.user is None or self.user_waived or self.open_to_anyone:
             return True
         return any(block.opens for block in self.user)
+
+    @property
+    def opening(self) -> list[BlockSeen]:
+        """The blocks by which the presenter comes in; where none opens, those that stand."""
+        return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
+
+    @property
+    def task_bounds(self) -> bool:
+        """What anyone may do, nobody is bounded in: without the credential it would be open, too."""
+        return not self.open_to_anyone and not any(seen.block.package in self.advisory for seen in self.opening)
+
+    @property
+    def outside_task(self) -> tuple[TaskBoundSeen, ...]:
+        acting = tuple(one for one in self.task if one.acts)
+        return acting if acting and self.task_bounds else ()
 
     @property
     def chain_sound(self) -> bool:

@@ -16,7 +16,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Missing, Unknown, Value
 from policyengine.semantics import kernel as k
-from policyengine.semantics import spending
+from policyengine.semantics import spending, tasks
 from policyengine.semantics import walk as w
 from policyengine.semantics.approvals import approval_facts, approval_of
 from policyengine.semantics.facts import (
@@ -37,19 +37,22 @@ def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.Walk(request.endpoint.why)
-    presenter, by_agent = presenter_of(facts), has_agent(request)
-    anyone = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.anyones)
+    presenter, by_agent, letter = presenter_of(facts), has_agent(request), facts.by_the_letter
+    anyone = tuple(_block(block, letter, presenter, True, carried=True) for block in kernel.anyones)
     refused = _refused(request)
     blocks = () if refused is not None else kernel.agents if by_agent else kernel.users
-    doors = tuple(_block(block, facts, presenter, True) for block in blocks)
+    doors = tuple(_block(block, letter, presenter, True) for block in blocks)
     served = by_agent and refused is None and not is_absent(facts.read(("user", "id")))
-    users = tuple(_block(block, facts, presenter, True, carried=True) for block in kernel.users) if served else None
+    users = tuple(_block(block, letter, presenter, True, carried=True) for block in kernel.users) if served else None
     opening = [block for block in doors if block.opens] or [block for block in doors if block.stands]
     waived = any(seen.block.package in kernel.unrestricted for seen in opening)
-    hops, known, limits = _chain(facts, presenter)
+    hops, known, limits = _chain(letter, presenter)
     guards = _guards(facts, snapshot)
+    task, advisory = _task(facts), kernel.advisory
     limiting = cache(partial(spending.limited, facts)) if kernel.limits else tuple
-    return w.Walk(None, anyone, doors, users, waived, known, hops, limits, guards, refused, limiting)
+    return w.Walk(
+        None, anyone, doors, users, waived, known, hops, limits, task, advisory, guards, refused, limiting
+    )  # fmt: skip
 
 
 def _refused(request: Request) -> str | None:
@@ -201,6 +204,13 @@ def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.
         unknown = [one for member in members for one in member if isinstance(one, Unknown)]
         distinct_members = len(set(members)) == len(members)
         yield w.LimitSeen("no cycles", limits, Unknown.merge(*unknown) if unknown and hops else distinct_members)
+
+
+def _task(facts: Facts) -> tuple[w.TaskBoundSeen, ...]:
+    if "task" not in facts.request.facts:
+        return ()
+    bounds = tasks.bounds_of(facts.request.endpoint, facts.bound, facts.kernel.entities)
+    return tuple(w.TaskBoundSeen(one, value(one.outside, facts)) for one in bounds)
 
 
 # ── Guards and approvals ──────────────────────────────────────────────────────────────────────

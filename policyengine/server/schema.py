@@ -146,9 +146,11 @@ class AttestationFacts(Closed):
 
 
 class TaskFacts(Closed):
+    """What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."""
+
     id: str | None = None
     tools: list[str] | None = None
-    entities: list[str] | None = None
+    entities: list[ResourceFacts] | None = None
     issued_at: str | None = None
     age: str | None = None
 

@@ -13,7 +13,7 @@ COMPARISONS = frozenset("== != < <= > >= in not below has like matches overlaps 
 OPERATORS = COMPARISONS | frozenset("and or + - * else".split())
 HEADS = frozenset(
     "export enum entity let define scope issuer attester facts users user anyone agent delegation guard rate budget "
-    "profile invariant fixture test map".split()
+    "profile invariant fixture test map paths tasks".split()
 )
 OUTCOMES = frozenset("allow deny throttle confirm not first".split())
 CLOSERS = ("}", ")", "]")

@@ -14,18 +14,22 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.matching import match_pattern
 
 texts = st.sampled_from(["a", "b", "ab", "a.b", "x", "pre-x", "x-post", "pre-post", "pre-x-post", "aa"])
+spelled = texts | st.sampled_from(
+    ["A", "B", "Ab", "X", "PRE-x", "x-POST", "pre-x-POST", "iss", "ISS", "ıss", "iß", "Aa"]
+)
 segments = st.one_of(
-    st.builds(k.Segment, texts),
+    st.builds(k.Segment, texts | st.sampled_from(["iss", "A"])),
     st.builds(k.Segment, st.sampled_from(["", "pre-", "a"]), st.just(True), st.sampled_from(["", "-post", "b"])),
 )
 methods = st.sampled_from([None, ("GET",), ("GET", "POST"), ("DELETE",)])
 http = st.builds(
-    lambda m, s, r: k.HttpPattern(m, tuple(s), r, span=NOWHERE), methods, st.lists(segments, max_size=3), st.booleans()
-)
+    lambda m, s, r, f: k.HttpPattern(m, tuple(s), r, f, span=NOWHERE),
+    methods, st.lists(segments, max_size=3), st.booleans(), st.sampled_from(k.FOLDINGS),
+)  # fmt: skip
 tools = st.sampled_from(["mail/send", "mail/*", "*", "*/send", "re*", "*rt"]).map(
     lambda glob: k.ToolPattern(glob, span=NOWHERE)
 )
-paths_ = st.lists(texts, max_size=4).map(lambda several: "/" + "/".join(several))
+paths_ = st.lists(spelled, max_size=4).map(lambda several: "/" + "/".join(several))
 
 
 def vector(patterns: list[k.Pattern], endpoint: Endpoint) -> tuple[bool, ...]:

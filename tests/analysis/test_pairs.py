@@ -85,6 +85,10 @@ PAIRS = [
     ("acts for any user   attested by lab", "acts for any user", "widening", "GET /v1/invoices", 'agent "archivist" for any user', ""),
     ("age <= 1h", "age <= 2h", "widening", "GET /v1/invoices", 'agent "archivist" for any user', 'attestation.verified and attestation.by == "lab" and attestation.age > 1h and attestation.age <= 2h and attestation.model == "small-7b" and attestation.model_hash == "sha256:9f2c41"'),
     ("issued by acme   acts for any user   attested", "issued by acme, other   acts for any user   attested", "widening", "GET /v1/invoices", 'agent "archivist" for any user', 'issuer == "other"'),
+    ('guard "islands"', 'tasks advisory\nguard "islands"', "widening", "TOOL mail/send", "any user", ""),
+    ('guard "islands"', 'tasks advisory\nguard "islands"', "widening", "GET /v1/invoices/*", 'agent "archivist" for any user', ""),
+    ("anyone { may", "paths ignore case\nanyone { may", "widening", "GET /HEALTH", "nobody", ""),
+    ("anyone { may", "paths ignore case\nanyone { may", "widening", "GET /v1/INVOICES", "any user", ""),
     ("GET /health", "GET /health/{x}", "widening", "GET /health/*", "any user", ""),
     ("GET /health", "GET /health/{x}", "narrowing", "GET /health", "any user", ""),
     ('user.roles has "clerk" {', 'user.roles has "boss" {', "widening", "GET /v1/invoices", "any user", ""),
@@ -134,6 +138,26 @@ def test_every_request_shown_is_answered_as_told(old: str, new: str) -> None:
         for witness in difference.witnesses:
             answers = [engine.evaluate(witness.request) for engine in engines]
             assert [one.outcome for one in answers] == [difference.old.outcome, difference.new.outcome]
+
+
+WIDE = 'anyone { may GET /** }\nguard "g" on /a/** except /a/b { deny when request.size > 1 }\n'
+
+
+@pytest.mark.parametrize(
+    ("new", "direction", "endpoints"),
+    [
+        (WIDE.replace("/a/**", "/a/*"), "widening", {"GET /a", "GET /A", "GET /a/*/**", "GET /A/*/**"}),
+        (WIDE.replace(" except /a/b", ""), "narrowing", {"GET /a/b"}),
+        ("paths ignore case\n" + WIDE, "widening", {"GET /a/B"}),
+        (WIDE.replace("on /a", "on /A").replace("/a/b", "/A/b"), "changed", {"GET /a/b", "GET /A/b"}),
+    ],
+)
+def test_what_a_guard_shuts_in_another_case_is_told(new: str, direction: str, endpoints: set[str]) -> None:
+    found = compare(kernel_of(WIDE), kernel_of(new), samples=SAMPLES)
+    directions = {str(one.direction) for one in found.differences}
+    assert directions == ({direction} if direction != "changed" else {"widening", "narrowing"})
+    assert endpoints <= {each.region.endpoint for one in found.differences for each in one.witnesses}
+    assert found.proved
 
 
 SAME = [

@@ -327,6 +327,13 @@ def test_without_groups_nobody_is_sent_to_them():
     assert caught.value.hint is None
 
 
+def test_a_guard_stands_at_its_endpoint_in_another_case_and_a_door_does_not():
+    kernel = kernel_of('anyone { may GET /Docs }\nguard "g" on /docs { deny when request.size > 1 }')
+    assert of_kind(drawn(kernel, "GET /DOCS"), Kind.GUARD) == ['guard "g"']
+    assert of_kind(drawn(kernel, "GET /DOCS"), Kind.MAY) == []
+    assert of_kind(drawn(kernel, "GET /Docs"), Kind.MAY) != []
+
+
 # ── Held to the specification ─────────────────────────────────────────────────────────────────
 
 SEEDS = range(40)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,66 @@ guard "rest" on /users/** { warn message "rest" }
     assert warned(engine, "/other") == []
 
 
+SPELLED = """package p
+anyone { may GET /v1/{one}, GET /v1/{one}/{two} }
+guard "secret" on /v1/secret { warn message "secret" }
+guard "below" on /v1/Secret/{two} { warn message "below" }
+guard "shown" on /v1/{name}.JSON { warn message "shown" }
+"""
+
+
+@pytest.mark.parametrize("most", [0, branches.MOST_BRANCHES])
+def test_a_walk_finds_what_is_spelled_otherwise_whatever_was_asked_before(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(branches, "MOST_BRANCHES", most)
+    engine = Engine.from_text(SPELLED)
+    for _ in range(2):
+        assert warned(engine, "/v1/other") == []
+        assert (
+            warned(engine, "/v1/secret") == warned(engine, "/v1/SECRET") == warned(engine, "/v1/Secret") == ["secret"]
+        )
+        assert warned(engine, "/v1/secret/x") == warned(engine, "/v1/SeCret/X") == ["below"]
+        assert warned(engine, "/v1/secreT.json") == warned(engine, "/v1/secret.JSON") == ["shown"]
+        assert warned(engine, "/v1/%C4%B1.jso%6E") == ["shown"]
+
+
+BOUND = """package p
+entity file { owner: string   locked: bool }
+scope files { GET /files/{id: file} }
+issuer i { scopes none }
+user "bob" { may GET /** when resource.owner == "bob" }
+user "eve" { may GET /** when params.id == file "a" }
+user any { may GET /** when user.id == "ann" }
+guard "locked" on files { deny when resource.locked }
+"""
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "allowed"),
+    [("bob", "/files/a", True), ("bob", "/FILES/a", False), ("eve", "/files/a", True), ("eve", "/Files/a", False),
+     ("ann", "/files/a", True), ("ann", "/FILES/a", True), ("ann", "/FILES/A", False), ("ann", "/other", True)],
+)  # fmt: skip
+def test_doors_read_what_is_bound_by_the_letter_and_guards_in_any_case(
+    tmp_path: Path, user: str, path: str, allowed: bool
+) -> None:
+    (tmp_path / "p.policy").write_text(BOUND)
+    rows = [{"type": "file", "id": id_, "attributes": {"owner": "bob", "locked": id_ == "A"}} for id_ in "aA"]
+    (tmp_path / "rows.json").write_text(json.dumps({"entities": rows}))
+    engine = Engine.load(tmp_path / "p.policy", entities=tmp_path / "rows.json")
+    asked = {"request": {"method": "GET", "path": path}, "user": {"id": user}, "credential": {"issuer": "i"}}
+    for _ in range(2):
+        assert engine.decide(asked).allowed is allowed
+    assert not allowed or engine._world.evaluator.quick(asked) is not None
+
+
+def test_where_no_pattern_tells_segments_apart_another_spelling_is_still_looked_up() -> None:
+    engine = Engine.from_text('package p\nanyone { may GET /** }\nguard "g" on GET /v1/secret { deny }')
+    asked = ["/v1/other", "/v1/SECRET", "/v1/secret", "/v1/x/y", "/v1/secreT"]
+    found = [engine.decide({"request": {"method": "GET", "path": path}}).allowed for path in asked * 2]
+    assert found == [True, False, False, True, False] * 2
+
+
 def test_what_strangers_ask_for_is_not_kept() -> None:
     engine = Engine.from_text("""package p
 issuer acme { scopes none }
@@ -72,11 +134,15 @@ guard "all" on /** { audit full when request.method == "GET" }
             sum(map(len, sides)), len(leaves.shapes.codes),
         ]  # fmt: skip
 
+    def respelled(text: str, n: int) -> str:
+        return "".join(char.upper() if n >> place & 1 else char for place, char in enumerate(text))
+
     def ask(n: int) -> None:
         who: dict[str, Any] = {"agent": {"id": f"stranger{n}", "issuer": "acme", "groups": [f"g{n}"]}}
         for place in (
             {"request": {"method": "GET", "path": f"/things/{n}/more{n}/{n}"}},
             {"request": {"method": f"M{'A' * (n % 9)}", "path": f"/x{n}/y"}},
+            {"request": {"method": "GET", "path": f"/{respelled('things', n)}/{n}"}},
             {"tool": {"server": f"s{n}", "name": f"t{n}"}},
             {"tool": {"server": "mail", "name": f"t{n}"}},
             {"action": {"name": f"v{n}"}, "resource": {"type": f"t{n}", "id": "1"}},

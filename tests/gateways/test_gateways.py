@@ -164,6 +164,21 @@ def test_a_client_may_ask_by_any_name_of_the_site(web: Gateway) -> None:
     assert web.client.ask("/public/a", host="api.acme.example:8000").status == 200
 
 
+@pytest.mark.parametrize("host", ["API.Acme.Example", "api.acme.example:8443", "api.acme.example."])
+def test_a_host_is_compared_without_port_final_dot_and_case(web: Gateway, host: str) -> None:
+    assert web.client.ask("/v1/host", WRITER, host=host).status == 200
+    assert web.client.ask("/v1/host", WRITER, host=f"evil.{host}").status == 403
+
+
+@pytest.mark.parametrize(
+    ("target", "host"), [("api.acme.example", "evil.example"), ("evil.example", "api.acme.example")]
+)
+def test_a_host_in_the_request_line_is_the_one_that_the_server_sees(web: Gateway, target: str, host: str) -> None:
+    answer = web.client.ask(f"http://{target}/v1/host", WRITER, host=host)
+    seen = [one.values("host") for one in web.api.taken()]
+    assert (answer.status == 200) == (seen == [["api.acme.example"]])
+
+
 JSON = "Content-Type: application/json"
 
 

@@ -38,6 +38,7 @@ from tests.generate.requests import (
     ago,
     directory,
     question,
+    respelled,
     rows,
 )
 
@@ -210,7 +211,9 @@ def lesser(random: Random, found: Question, root: str, name: str) -> None:
 def reach(random: Random, found: Question) -> None:
     """Another path or method, where a path is what is asked about."""
     if "path" in found["request"]:
-        one = random.choice([{"path": random.choice(PATHS)}, {"method": random.choice(METHODS)}])
+        path = found["request"]["path"]
+        other = respelled(random, path) if isinstance(path, str) else random.choice(PATHS)
+        one = random.choice([{"path": random.choice(PATHS)}, {"path": other}, {"method": random.choice(METHODS)}])
         found["request"] = {**found["request"], **one}
 
 

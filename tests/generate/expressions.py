@@ -32,6 +32,7 @@ EQUAL = (
     "folder",
     "strings",
     "plans",
+    "host",
 )
 REFERENCES = ("user", "team", "folder", "invoice", "doc", "org", "tool")
 ELEMENTS = {"strings": "string", "plans": "plan", "numbers": "number", "members": "user", "cidrs": "cidr"}
@@ -90,6 +91,7 @@ class Writer:
         forms: list[Callable[[], str | None]] = [
             self._flag, self._defined, self._equal, self._ordered, self._presence, self._membership, self._below,
             self._row, self._network, self._window, self._text, self._sets, self._function, self._ordered, self._equal,
+            self._thing,
         ]  # fmt: skip
         for form in self.random.sample(forms, len(forms)):
             found = form()
@@ -141,7 +143,7 @@ class Writer:
         return self.random.choice([f"({item} in {text})", f"({item} not in {text})", f"({text} has {item})"])
 
     def _in_list(self) -> str | None:
-        kinds = [kind for kind in ("string", "plan", "kind", "user", "int", "number") if self._any(kind)]
+        kinds = [kind for kind in ("string", "host", "plan", "kind", "user", "int", "number") if self._any(kind)]
         if not kinds:
             return None
         kind = self.random.choice(kinds)
@@ -159,6 +161,14 @@ class Writer:
         if item == above:
             return None
         return self.random.choice([f"({item} in {above})", f"({item} below {above})", f"({above} has {item})"])
+
+    def _thing(self) -> str | None:
+        """Whether one of several types is among things of any type."""
+        kinds = [kind for kind in REFERENCES if self._any(kind)]
+        if not kinds or not self._any("things"):
+            return None
+        item, things = self._reference(self.random.choice(kinds)), self._reference("things")
+        return self.random.choice([f"({item} in {things})", f"({things} has {item})"])
 
     def _network(self) -> str | None:
         if not self._any("ip"):

@@ -19,26 +19,29 @@ ABOUT_USERS = ABOUT_USERS_SERVED | {"credential", "attestation", "task", "reques
 
 # What a `may` can name, and the groups of facts that exist there.
 SCOPES: dict[str, tuple[str, ...]] = {
-    "notes.read": (), "invoices.read": (), "invoices.write": (), "invoice.one": ("invoice",),
+    "notes.read": (), "invoices.read": (), "invoices.write": (), "invoice.one": ("invoice", "captured"),
     "refunds": ("invoice", "amount"), "docs": ("doc",), "mail": ("mail",), "run": ("model",), "everything": (),
-    "c.ping": (),
+    "c.ping": (), "any.of": ("invoice",),
 }  # fmt: skip
 ENDPOINTS: dict[str, tuple[str, ...]] = {
     "GET /health": (), "GET /notes/**": (), "ANY /notes/*": (), "GET|POST /v1/invoices": (),
-    "GET|DELETE /v1/invoices/{id: invoice}": ("invoice",), "TOOL mail/*": ("mail",), "TOOL *": (),
+    "GET|DELETE /v1/invoices/{id: invoice}": ("invoice", "captured"), "TOOL mail/*": ("mail",), "TOOL *": (),
     "OPTIONS /notes": (), "ACTION view invoice": ("invoice",), "POST /models/{name}:predict": ("model",),
     "TOOL billing/refund": ("invoice", "amount", "tool"), "GET /v1/orgs/{org: org}/docs/{doc: doc}": ("doc",),
-    "POST /v1/invoices/{id: invoice}/refunds": ("invoice", "amount", "refund"),
+    "POST /v1/invoices/{id: invoice}/refunds": ("captured", "invoice", "amount", "refund"), "GET|POST /**": (),
+    "GET /Notes/**": (), "GET /V1/{rest}/*": (),
 }  # fmt: skip
 PLACES: dict[str, tuple[str, ...]] = {
     "": (), "/v1/**": (), "/notes/** except GET /notes/7": (), "ANY /v1/invoices/*": (), "TOOL *": (),
     "GET /v1/orgs/**, TOOL mail/* except TOOL mail/draft": (), "everything except refunds": (),
     "/health, /notes": (),
     **{name: SCOPES[name] for name in ("invoices.read", "invoice.one", "refunds", "docs", "run")},
-    "/v1/invoices/{id: invoice}": ("invoice",), "mail": ("mail",), "POST /models/{name}:predict": ("model",),
+    "/v1/invoices/{id: invoice}": ("invoice", "captured"), "mail": ("mail",), "POST /models/{name}:predict": ("model",),
     "TOOL billing/refund": ("invoice", "amount", "tool"), "ACTION view invoice": ("invoice",),
-    "POST /v1/invoices/{id: invoice}/refunds": ("invoice", "amount", "refund"),
-    "/v1/orgs/{org: org}/docs/{doc: doc}": ("doc",),
+    "POST /v1/invoices/{id: invoice}/refunds": ("captured", "invoice", "amount", "refund"),
+    "/v1/orgs/{org: org}/docs/{doc: doc}": ("doc",), "/NOTES/** except /Notes/7, /notes/a/**": (),
+    "/V1/Invoices/{id: invoice}": ("invoice", "captured"), "GET|POST /Health": (),
+    "POST /MODELS/{name}:Predict": ("model",),
 }  # fmt: skip
 # Constants that can stand for one another wherever they stand.
 CONSTANTS = (
@@ -110,8 +113,15 @@ def gateway(random: Random) -> Policy:
     return Policy((File(heads, tuple(_gateway(random))), File("package acme.common", tuple(_common(random)))))
 
 
+def _lines(random: Random) -> Iterable[str]:
+    """What holds for a whole package."""
+    yield from ("paths ignore case",) if random.random() < 0.25 else ()
+    yield from ("tasks advisory",) if random.random() < 0.2 else ()
+
+
 def _gateway(random: Random) -> Iterable[str]:
     yield v.ENTITIES
+    yield from _lines(random)
     yield from (f"define {name} = context.flag" for name in v.DEFINED)
     yield from _anchors(random)
     yield from _scopes(random)
@@ -171,6 +181,7 @@ def _plain_condition(random: Random, groups: Iterable[str]) -> str:
 
 def _app(random: Random) -> Iterable[str]:
     yield v.ENTITIES
+    yield from _lines(random)
     yield from _definitions(random)
     yield from _anchors(random)
     yield from _scopes(random)
@@ -185,6 +196,7 @@ def _app(random: Random) -> Iterable[str]:
 
 
 def _common(random: Random) -> Iterable[str]:
+    yield from _lines(random)
     yield 'export issuer partner { scopes none   records chains   claims { plan -> user.plan   "x-age" -> user.age } }'
     yield "export scope ping { GET /ping   POST /ping/{name} }"
     yield 'export let nobody = "nobody"'
@@ -275,6 +287,7 @@ def _scopes(random: Random) -> Iterable[str]:
     yield named("docs", "GET|PUT /v1/orgs/{org: org}/docs/{doc: doc}")
     yield named("mail", 'TOOL mail/*   TOOL "mail/odd name"')
     yield named("run", "POST /models/{name}:predict")
+    yield named("any.of", "GET|POST /v1/*/*   GET /v1/others")
     several = _some(random, ["notes.read", "invoices.write", "refunds", "docs", "mail", "run", "c.ping"], 2)
     yield named("everything", f"include {', '.join(several)}   GET /health")
 

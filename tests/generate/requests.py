@@ -29,7 +29,10 @@ PATHS = (
     "/health", "/notes", "/notes/7", "/notes/7/", "/notes/a/b", "/v1/invoices", "/v1/invoices/7", "/v1/invoices/8",
     "/v1/invoices/7/refunds", "/v1/invoices/nobody/refunds", "/v1/orgs/north/docs/d1", "/v1/orgs/south/docs/d2",
     "/models/m1:predict", "/ping", "/ping/x", "/elsewhere", "/v1/../notes/7", "/notes//7", "/notes/%37",
+    "/NOTES/7", "/v1/Invoices/7", "/V1/invoices/8/REFUNDS", "/Models/M1:Predict", "/v1/ınvoıces/7", "/Health",
+    "/v1/INVOICES", "/v1/others", "/v1/INVOICES/7",
 )  # fmt: skip
+RESPELLED = 0.06
 METHODS = ("GET", "GET", "GET", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS")
 TOOLS = ("billing/refund", "mail/send", "mail/draft", "mail/odd name", "search", "x/y")
 
@@ -115,9 +118,14 @@ def _time(*hours: float) -> Callable[[Random], Any]:
 
 
 MEMBERS = ({"type": "user", "id": "alice"}, {"type": "user", "id": "carol"}, {"type": "team", "id": "legal"})
+INVOICE = {"type": "invoice", "id": "7"}
 ROW = {"n": 1, "note": "a", "who": "alice"}
 AS_NAMES = (*SCOPES, *(f"x:{name}" for name in SCOPES if name != "c.ping"), "ping", "unknown:scope")
 VALUES: dict[str, Callable[[Random], Any]] = {
+    "host": _one(
+        "acme", "acme", "ACME.", "api.acme.example:8443", "API.acme.example", "[::1]:80", "::1", "10.0.0.1", "a@b",
+        "bücher.example", "",
+    ),
     "bool": _one(True, True, False), "int": _one(0, 1, 2, 500, 10_000),
     "number": _one(0, 0.5, 1, 100, 499.99, 900, LONG),
     "string": _one("acme", "evil", "alice", "bot", "7", "free", "acme-1", "é", ""), "plan": _one(*v.PLANS),
@@ -132,6 +140,8 @@ VALUES: dict[str, Callable[[Random], Any]] = {
     "rows": _several([ROW, {"n": 100}, {"n": "1", "who": None}]),
     "card": _one({"number": "42", "last": 7}, {"number": "1"}),
     "address": _one({"city": "acme", "zip": "7", "floor": 1}, {"city": "evil"}),
+    "tools": _several([*TOOLS, "send", "refund", "*"]),
+    "things": _several([*MEMBERS, INVOICE, {**INVOICE, "id": "8"}, {"type": "doc", "id": "d1"}]),
     "invoice id": _one(*v.INVOICES, "nobody"),
     "issuer": _one(*v.ISSUERS), "agent name": _one(*v.AGENTS), "scopes": _several([*AS_NAMES, "everything", "refunds"]),
     "attester": _one("lab", "lab", "notary", "stranger"), "model": _one("m1", "m2", "m3"),
@@ -168,9 +178,9 @@ def _endpoint(random: Random) -> Question:
     match random.choice(["http"] * 7 + ["tool"] * 3 + ["action"]):
         case "http":
             path = random.choice(PATHS)
-            method = (
-                "POST" if path.endswith(("refunds", ":predict")) and random.random() < 0.8 else random.choice(METHODS)
-            )
+            to_post = path.lower().endswith(("refunds", ":predict"))
+            method = "POST" if to_post and random.random() < 0.8 else random.choice(METHODS)
+            path = respelled(random, path) if random.random() < RESPELLED else path
             return {"request": {"method": method, "path": path}}
         case "tool":
             server, slash, name = random.choice(TOOLS).rpartition("/")
@@ -178,6 +188,18 @@ def _endpoint(random: Random) -> Question:
         case _:
             kind, name = random.choice([("invoice", "7"), ("invoice", "8"), ("user", "alice"), ("invoice", "nobody")])
             return {"action": {"name": random.choice(["view", "drop"])}, "resource": {"type": kind, "id": name}}
+
+
+def respelled(random: Random, path: str) -> str:
+    """The path with some segments in another case."""
+    ways = (
+        str.upper,
+        str.swapcase,
+        str.title,
+        lambda text: text.replace("i", "ı"),
+        lambda text: f"%{ord(text[0]):x}{text[1:]}",
+    )
+    return "/".join(random.choice(ways)(part) if part and random.random() < 0.5 else part for part in path.split("/"))
 
 
 def _presenter(random: Random, issuer: str) -> Question:

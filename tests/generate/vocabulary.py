@@ -48,7 +48,8 @@ EVERYWHERE = _atoms(
     number: user.score context.risk? user.address.floor? context.number?
     string: user.tenant agent.id agent.issuer agent.instance? agent.publisher? user.id credential.subject?
     string: credential.issuer task.id? attestation.by? attestation.model? attestation.environment? chain.root
-    string: request.method? request.host? request.path? request.headers["x-trace"]? request.query["page"]?
+    host: request.host?
+    string: request.method? request.path? request.headers["x-trace"]? request.query["page"]?
     string: context.zone? user.address.city user.address.zip? user.manager.tenant
     plan: user.plan context.level?
     kind: credential.kind
@@ -58,7 +59,8 @@ EVERYWHERE = _atoms(
     cidr: user.net?
     user: user user.manager? context.person?
     team: agent.home? context.home?
-    strings: user.roles agent.groups? credential.scopes? task.tools? task.entities? context.tags?
+    strings: user.roles agent.groups? credential.scopes? task.tools? context.tags?
+    things: task.entities?
     plans: user.plans?
     cidrs: context.nets?
     members: context.people?
@@ -130,6 +132,12 @@ GROUPS_OF_FACTS: dict[str, dict[str, tuple[Atom, ...]]] = {
         """
     ),
     "model": _atoms("string: params.name"),
+    "captured": _atoms(
+        """
+        invoice: params.id
+        string: params.id.id params.id.tenant
+        """
+    ),
 }
 DEFINED = {  # name of a `define`: what it may read
     "calm": frozenset({"context", "time"}),
@@ -142,6 +150,7 @@ LITERALS: dict[str, tuple[str, ...]] = {
     "int": ("0", "1", "2", "500", "10_000"),
     "number": ("0.5", "1", "100", "499.99", "0", "some_limit", "12_345_678_901_234_567_890"),
     "string": ('""', '"acme"', '"evil"', '"alice"', '"bot"', '"free"', '"7"', '"legal"', '"é"', '"GET"', '"acme-1"'),
+    "host": ('"acme"', '"api.acme.example"', '"::1"', '"10.0.0.1"', "agent.id", "user.tenant"),
     "plan": PLANS,
     "kind": KINDS,
     "duration": ("0s", "1ms", "5m", "1h", "1h30m", "1d"),
@@ -226,7 +235,7 @@ GIVEN: dict[str, dict[str, str]] = {
         "verified": "bool", "by": "attester", "model": "model", "model_hash": "hash", "environment": "environment",
         "age": "duration",
     },
-    "task": {"id": "string", "tools": "strings", "entities": "strings", "age": "duration"},
-    "request": {"host": "string", "ip": "ip", "size": "int"},
+    "task": {"id": "string", "tools": "tools", "entities": "things", "age": "duration"},
+    "request": {"host": "host", "ip": "ip", "size": "int"},
     "agent": {"groups": "groups", "instance": "string", "publisher": "string"},
 }  # fmt: skip

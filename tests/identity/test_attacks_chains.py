@@ -126,6 +126,7 @@ CHAINS = [
     Attack("a task that says what nobody understands", R.CLAIM_TYPE, {"task": {"id": "t-9", "max_amount": 5}}),
     Attack("tools that are a text", R.CLAIM_TYPE, {"task": {"id": "t-9", "tools": "refund"}}),
     Attack("entities that are numbers", R.CLAIM_TYPE, {"task": {"id": "t-9", "entities": [42]}}),
+    Attack("entities without their type", R.CLAIM_TYPE, {"task": {"id": "t-9", "entities": ["42"]}}),
     Attack("a task that began at no time", R.CLAIM_TYPE, {"task": {"id": "t-9", "issued_at": "today"}}),
     # ── The agent
     Attack("groups that are a text", R.CLAIM_TYPE, {"sub": BOT, "groups": "admins"}),

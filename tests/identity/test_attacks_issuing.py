@@ -72,7 +72,8 @@ def task(**members: Any) -> str:
     return json.dumps(members)
 
 
-HELD = {"task": {"id": "t-9", "tools": ["a"], "entities": ["42"]}}
+THING = {"type": "invoice", "id": "42"}
+HELD = {"task": {"id": "t-9", "tools": ["a"], "entities": [THING]}}
 EC2 = ec("P-256", "ec-other")
 ROWS = [
     # ── The request
@@ -192,7 +193,14 @@ ROWS = [
     # ── Tasks
     asks("another task", U.TASK, subject_token=subject(**HELD), task=task(id="t-10")),
     asks("a task with more tools", U.TASK, subject_token=subject(**HELD), task=task(id="t-9", tools=["a", "b"])),
-    asks("a task with more entities", U.TASK, subject_token=subject(**HELD), task=task(id="t-9", entities=["7"])),
+    asks("a task with more entities", U.TASK, subject_token=subject(**HELD),
+         task=task(id="t-9", entities=[THING, {**THING, "id": "7"}])),
+    asks("a task about another type", U.TASK, subject_token=subject(**HELD),
+         task=task(id="t-9", entities=[{**THING, "type": "user"}])),
+    asks("a task for a tool at any server", U.TASK, subject_token=subject(task={"id": "t-9", "tools": ["fs/read"]}),
+         task=task(id="t-9", tools=["read"])),
+    own("more than the task of the actor's own token", U.TASK, {"task": task(id="t-9", tools=["a", "b"])},
+        task={"id": "t-9", "tools": ["a"]}),
     asks("a task without a name", U.TASK, task=task(tools=["a"])),
     asks("a task that says more", U.TASK, task=task(id="t-9", admin=True)),
     asks("a task that is no JSON", U.TASK, task="{"),
@@ -228,7 +236,7 @@ def _is_form(changes: dict[str, Any]) -> bool:
     """Whether it is refused as a form, which whoever reads it counts."""
     scope, given = changes.get("scope", ""), changes.get("task", "")
     badly = '"' in str(scope) or scope == " " or given in ("{", task(tools=["a"]), task(id="t-9", admin=True))
-    badly = badly or "\\ud" in str(given) or str(given).count('"id"') > 1
+    badly = badly or "\\ud" in str(given) or str(given).count('"id": "t-') > 1
     return badly or changes.get("client_assertion_type") == "urn:x"
 
 

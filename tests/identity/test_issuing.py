@@ -284,9 +284,85 @@ def test_the_better_credential_that_a_remedy_names_is_any_of_ours(desk: Desk):
 def test_a_task_is_passed_on_and_narrowed(desk: Desk):
     held = subject(task={"id": "t-9", "tools": ["a", "b"]})
     assert claims_of(desk.exchange(subject_token=held).token)["task"] == {"id": "t-9", "tools": ["a", "b"]}
-    asked = json.dumps({"id": "t-9", "tools": ["a"], "entities": ["42"]})
-    issued = desk.exchange(subject_token=held, task=asked)
-    assert claims_of(issued.token)["task"] == {"id": "t-9", "tools": ["a"], "entities": ["42"]}
+    asked = {"id": "t-9", "tools": ["a"], "entities": [{"type": "invoice", "id": "42"}]}
+    issued = desk.exchange(subject_token=held, task=json.dumps(asked))
+    assert claims_of(issued.token)["task"] == asked
+
+
+THINGS = [{"type": "invoice", "id": "42"}, {"type": "invoice", "id": "43"}]
+NO_THINGS = '`entities` of a `task` is a list of things: `{"type": "invoice", "id": "42"}`'
+HELD = {"id": "t-9", "tools": ["fs/read", "send"], "entities": THINGS}
+
+
+@pytest.mark.parametrize(
+    ("asked", "issued"),
+    [
+        ({}, {}), ({"tools": ["fs/read"]}, {"tools": ["fs/read"]}), ({"tools": []}, {"tools": []}),
+        ({"tools": ["mail/send"]}, {"tools": ["mail/send"]}),  # of a name at any server, that at one
+        ({"entities": THINGS[1:]}, {"entities": THINGS[1:]}), ({"entities": []}, {"entities": []}),
+        ({"tools": ["read"]}, None), ({"tools": ["fs/write"]}, None), ({"tools": ["mail/send/x"]}, None),
+        ({"tools": ["/send"]}, None), ({"id": "t-10"}, None), ({"entities": [{"type": "user", "id": "42"}]}, None),
+        ({"entities": [*THINGS, {"type": "invoice", "id": "44"}]}, None),
+    ],
+)  # fmt: skip
+def test_a_task_is_only_narrowed(desk: Desk, asked: dict[str, Any], issued: dict[str, Any] | None):
+    def exchanged() -> object:
+        wanted = json.dumps({"id": "t-9", **asked})
+        return claims_of(desk.exchange(subject_token=subject(task=HELD), task=wanted).token)["task"]
+
+    if issued is not None:
+        assert exchanged() == {**HELD, **issued}
+        return
+    with pytest.raises(NotIssued) as found:
+        exchanged()
+    assert found.value.code is Unissued.TASK
+
+
+@pytest.mark.parametrize(
+    ("held", "own", "issued"),
+    [
+        (None, HELD, HELD), (HELD, None, HELD), (HELD, HELD, HELD),
+        ({"id": "t-9"}, HELD, HELD), (HELD, {"id": "t-9", "tools": []}, {**HELD, "tools": []}),
+        (HELD, {"id": "t-9", "tools": ["read", "mail/send", "x"]}, {**HELD, "tools": ["fs/read", "mail/send"]}),
+        (HELD, {"id": "t-9", "entities": THINGS[1:]}, {**HELD, "entities": THINGS[1:]}),
+        ({**HELD, "issued_at": NOW - 20}, {**HELD, "issued_at": NOW - 90}, {**HELD, "issued_at": NOW - 90}),
+        (HELD, {**HELD, "id": "t-10"}, None),
+    ],
+)  # fmt: skip
+def test_an_agent_does_not_get_rid_of_its_own_task_by_the_token_of_another(
+    desk: Desk, held: dict[str, Any] | None, own: dict[str, Any] | None, issued: dict[str, Any] | None
+):
+    def exchanged(**more: Any) -> object:
+        bounded = subject(sub="summarizer", client_id="summarizer", **({} if own is None else {"task": own}))
+        first = subject(**({} if held is None else {"task": held}))
+        return claims_of(desk.exchange(subject_token=first, actor_token=bounded, actor_token_type=JWT, **more).token)[
+            "task"
+        ]
+
+    if issued is None:
+        with pytest.raises(NotIssued) as found:
+            exchanged()
+        assert found.value.code is Unissued.TASK
+        return
+    assert exchanged() == issued
+    with pytest.raises(NotIssued):
+        exchanged(task=json.dumps({"id": "t-9", "tools": ["fs/write"]}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"tools": ["fs/*"]}, "`tools` of a `task` holds no patterns: leave it out for every tool"),
+        ({"tools": ["*"]}, "`tools` of a `task` holds no patterns: leave it out for every tool"),
+        ({"tools": "fs/read"}, "`tools` of a `task` is a list of names: `server/name`, or `name` at any server"),
+        ({"entities": ["42"]}, NO_THINGS), ({"entities": [{**THINGS[0], "x": 1}]}, NO_THINGS),
+        ({"entities": THINGS[0]}, NO_THINGS),
+    ],
+)  # fmt: skip
+def test_a_task_that_would_bound_otherwise_than_it_reads_is_not_issued(desk: Desk, asked: dict[str, Any], why: str):
+    with pytest.raises(NotIssued) as found:
+        desk.exchange(task=json.dumps({"id": "t-9", **asked}))
+    assert (found.value.code, found.value.why) == (Unissued.TASK, why)
 
 
 def test_an_agent_begins_a_task_of_its_own(desk: Desk):

@@ -35,7 +35,7 @@ issuer acme { url "https://login.acme.example"   scopes none }
 anyone { may GET /health }
 user any {
   may GET /files/**, POST /orders, POST /notes, GET /admin/users, GET /burst, GET /slow, GET /broken, GET /socket
-  may GET /masked, ACTION view invoice
+  may GET /masked, GET /named, ACTION view invoice
 }
 guard "large" on POST /orders {
   deny when body.total > 100
@@ -44,6 +44,7 @@ guard "large" on POST /orders {
 }
 guard "not secret" on GET /files/** { deny when request.path like "/files/secret*" }
 guard "mine" on ACTION view invoice { require resource.id != "66" }
+guard "named" on GET /named { require request.host == "api.example" }
 guard "masks" on GET /masked { header "X-Masked" "yes" }
 rate "burst" per user.id on GET /burst { 2/1m }
 rate "one at a time" per user.id on GET /slow, GET /broken { at most 1 at once for 1h }
@@ -185,6 +186,20 @@ def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:
     assert answer.json()["outcome"] == "deny"
     assert answer.json()["detail"].startswith("denied: nothing opens this")
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("api.example", 200), ("API.Example.:8443", 200), ("api.example:", 200), ("evil.api.example", 403), ("a@b", 403),
+     ("api.example,evil.example", 403), ("", 403)],
+)  # fmt: skip
+def test_a_host_is_compared_without_port_final_dot_and_case(watched: Watched, host: str, status: int) -> None:
+    assert client_of(watched).get("/named", headers={"host": host}).status_code == status
+
+
+def test_two_hosts_are_no_host(watched: Watched) -> None:
+    answer = client_of(watched).get("/named", headers=[("host", "api.example"), ("host", "api.example")])
+    assert answer.status_code == 403
 
 
 def test_a_confirm_is_a_problem_with_its_binding(watched: Watched) -> None:
@@ -333,6 +348,14 @@ def test_a_body_is_read_only_where_the_policy_looks_into_it(watched: Watched) ->
     large = b"x" * (LARGEST_BODY + 1)
     assert len(client_of(watched).post("/notes", content=large).json()["body"]) == len(large)
     assert client_of(watched).post("/orders", content=large, headers=JSON).status_code == 413
+
+
+def test_a_body_that_guards_read_is_read_at_its_path_in_any_case() -> None:
+    policy = "entity thing { }\nfacts on POST /things { body.id: string }\nanyone { may POST /** }\n"
+    policy += "scope things { POST /things with resource = thing(body.id) }\n"
+    policy += 'guard "g" on things { require resource == thing "7" }\n'
+    looks = looks_into_bodies(Engine.from_text(policy))
+    assert [looks("POST", path) for path in ("/things", "/THINGS", "/other")] == [True, True, False]
 
 
 def test_a_message_that_shows_the_body_looks_into_it() -> None:

@@ -281,6 +281,16 @@ def test_tools_are_for_who_proves_who_it_is(engine: Engine, tmp_path: Path, door
         assert (names, shown.startswith("refused: ")) == ([], True)
 
 
+@pytest.mark.parametrize("door", [through_sdk, through_gateway])
+def test_a_token_for_one_tool_opens_no_other(engine: Engine, tmp_path: Path, door: Any) -> None:
+    with door(engine, tmp_path) as url:
+        names, shown, _ = talk(url, Proving(task={"id": "t-1", "tools": ["billing/list"]}), used)
+        assert names == ["list"]
+        assert shown.startswith("refused: denied: the tool is not among those of the task")
+        names, shown, _ = talk(url, Proving(task={"id": "t-1", "tools": ["show"]}), used)
+        assert (names, shown) == (["show"], "shown")
+
+
 def test_a_client_of_fastmcp_proves_it_too(engine: Engine, tmp_path: Path) -> None:
     async def run(url: str) -> list[str]:
         async with fastmcp.Client(url, auth=Proving()) as client:

@@ -43,6 +43,24 @@ def test_a_token_names_agent_user_and_credential() -> None:
     }
 
 
+TASK = {"id": "t-1", "tools": ["fs/read"], "entities": [{"type": "doc", "id": "7"}]}
+
+
+@pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
+def test_the_task_of_a_token_bounds_it(act: Any) -> None:
+    claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": {**TASK, "issued_at": 900}, **act}
+    facts = facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+    assert facts["task"] == {**TASK, "issued_at": datetime.fromtimestamp(900, UTC)}
+
+
+@pytest.mark.parametrize("task", ["t-1", {}, {"id": "t-1", "tools": "fs/read"}, {"id": "t-1", "entities": ["7"]}])
+@pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
+def test_a_token_whose_task_cannot_be_read_is_nobody(task: object, act: Any) -> None:
+    claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": task, **act}
+    with pytest.raises(IdentityError, match=r"task|tools|entities"):
+        facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+
+
 @pytest.mark.parametrize("subject", [None, "bot"])
 def test_an_agent_alone_serves_nobody(subject: str | None) -> None:
     claims = {"iss": ACME, "client_id": "bot"}

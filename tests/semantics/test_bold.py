@@ -28,6 +28,7 @@ from tests.semantics.deciding import (
     hop,
     kernel,
     question,
+    spending,
     unknown,
     verdict,
 )
@@ -634,3 +635,61 @@ def test_what_is_pending_is_no_value(clause, more, expected):
     """**Absent and wrong-typed are values; pending is not: a confirm that cannot see what it would bind is a deny,
     unless `bound to (…)` leaves it out.**"""
     assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected
+
+
+@pytest.mark.parametrize("host", ["api.example", "API.example", "api.example.", "api.example:8443", "API.Example.:80"])
+def test_a_host_is_compared_as_one_spelling(host):
+    """**`request.host` is compared without port, trailing dot and case, at every door:** `API.Example.:8443` is …"""
+    policy = 'anyone { may GET /x }\nguard "g" { require request.host == "api.example" }'
+    assert decide(policy, question("GET /x", request={"host": host})).allowed
+    assert not decide(policy, question("GET /x", request={"host": f"evil.{host}"})).allowed
+    assert codes(policy.replace("api.example", "api.example:8443")) == {"E255"}
+
+
+# ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+FOR_TASKS = """
+entity invoice { }
+issuer acme { scopes none }
+users unrestricted
+agent "bot" { issued by acme  acts for any user  may TOOL *, GET /v1/{id: invoice} }
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "task", "gate"),
+    [
+        ("TOOL fs/read", {"tools": ["fs/read"]}, []), ("TOOL fs/read", {"tools": ["read"]}, []),
+        ("TOOL fs/write", {"tools": ["fs/read"]}, ["task"]), ("TOOL db/read", {"tools": ["fs/read"]}, ["task"]),
+        ("TOOL fs/read", {"tools": []}, ["task"]), ("TOOL fs/read", {}, []), ("TOOL fs/read", {"entities": []}, []),
+        ("GET /v1/7", {"entities": [{"type": "invoice", "id": "7"}]}, []), ("GET /v1/7", {"tools": []}, []),
+        ("GET /v1/7", {"entities": [{"type": "user", "id": "7"}]}, ["task"]), ("GET /v1/7", {}, []),
+        ("GET /v1/7", {"entities": [{"type": "invoice", "id": "8"}]}, ["task"]),
+        ("GET /v1/7", {"entities": []}, ["task"]),
+    ],
+)  # fmt: skip
+def test_a_task_bounds_tools_and_things(where, task, gate):
+    """**`task.tools` bounds tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that bind
+    `resource`, by type and id; absent bounds nothing, empty everything.**"""
+    asked = question(where, **bot(), task=task)
+    assert gates(decide(FOR_TASKS, asked)) == gate
+    assert gates(decide(f"tasks advisory\n{FOR_TASKS}", asked)) == []
+
+
+# ── Case ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
+    """**Guards and limits match paths without regard to case; doors and `except` exactly, unless
+    `paths ignore case`.**"""
+    head = "paths ignore case\n" if ignoring else ""
+    guarded = f'{head}anyone {{ may GET /** }}\nguard "g" on /a/** except /a/b {{ deny }}'
+    assert [decide(guarded, question(f"GET {path}")).allowed for path in ("/A/x", "/a/b", "/a/B")] == [
+        False,
+        True,
+        ignoring,
+    ]
+    assert decide(f"{head}anyone {{ may GET /a }}", question("GET /A")).allowed is ignoring
+    limited = f'{head}anyone {{ may GET /** }}\nrate "r" per request.ip on /a {{ 1/1m }}'
+    assert spending(limited, question("GET /A", request={"ip": "10.0.0.1"}))[1].limits

@@ -103,7 +103,10 @@ def test_the_last_cell_of_a_table_and_otherwise_have_details_too() -> None:
     assert [detail.wanted for case in checked.cases for detail in case.expected.details] == [(), ("x",), ("y",)]
 
 
-GATES = "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `guard`, `rate`, `budget` and `failure`"
+GATES = (
+    "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+    "`failure`"
+)
 MEMBERS = (
     "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
     "`unknown`, `chain`, `agent`, `user` and `issuer`"

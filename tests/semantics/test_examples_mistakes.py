@@ -125,7 +125,8 @@ MISTAKES = [
     ("GET /a => deny by defualt", "E609", "defualt", "there is no gate `defualt`", "did you mean `default`?"),
     ("GET /a => deny by small", "E609", "small", "there is no gate `small`", 'a rule is named in quotes: `by "small"`'),
     ("GET /a => deny by x", "E609", "x", "there is no gate `x`",
-     "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `guard`, `rate`, `budget` and `failure`"),
+     "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+     "`failure`"),
     ('GET /a => allow by "small"', "E610", 'allow by "small"', "an allow has no reason",
      "remove `by …`, or write `not allow by …`"),
     ("GET /a => not deny by default", "E610", "not deny by default", "`not deny` leaves open what comes instead",

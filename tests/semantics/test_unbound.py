@@ -135,6 +135,11 @@ def test_what_the_hint_says_to_write_mends_it() -> None:
     assert found(f'guard "g" on /v1/** {left_out} {{ require user.tenant == resource.tenant }}') == []
 
 
+@pytest.mark.parametrize("place", ["/V1/Invoices/{id: invoice}", "/V1/** except GET /v1/invoices"])
+def test_a_rule_may_stand_in_another_case_than_what_binds(place: str) -> None:
+    assert found(f'guard "g" on {place} {{ require user.tenant == resource.tenant }}') == []
+
+
 def test_where_no_door_opens_a_rule_shuts_none() -> None:
     rule = 'guard "g" on GET /closed, /v1/invoices/{id: invoice} { require user.tenant == resource.tenant }'
     assert found(rule) == []

@@ -223,7 +223,7 @@ def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
         node, trail = pending.pop()
         for numbers, rest in ((node.ends, False), (node.rests, True)):
             for number in numbers:
-                yield number, k.HttpPattern(tree.methods[number], trail, rest, span=NOWHERE)
+                yield number, k.HttpPattern(tree.methods[number], trail, rest, tree.foldings[number], span=NOWHERE)
         pending += [(child, (*trail, k.Segment(text))) for text, child in node.literals]
         pending += [(child, (*trail, _wild(affix))) for affix, child in node.affixes]
 

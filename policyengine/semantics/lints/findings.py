@@ -8,6 +8,7 @@ from itertools import groupby
 from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
+from policyengine.semantics.lints.letter_case import two_spellings
 from policyengine.semantics.lints.shared_users import shared_users
 from policyengine.semantics.logic import as_written, blocks, conditions_of
 from policyengine.semantics.logic_limits import conditions_of_limits
@@ -216,4 +217,5 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     doors_over_nothing,
     demands_over_nothing,
     limits_over_nothing,
+    two_spellings,
 )

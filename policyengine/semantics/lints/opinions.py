@@ -12,6 +12,7 @@ from policyengine.semantics.lints.credentials import long_lived, static_keys
 from policyengine.semantics.lints.defaults import defaults_that_decide
 from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, wide_grants
 from policyengine.semantics.lints.handing_on import no_depth, open_delegations
+from policyengine.semantics.lints.letter_case import looking_at_case
 from policyengine.semantics.lints.limits import chosen_keys, open_failures
 from policyengine.semantics.lints.look_alikes import look_alikes
 from policyengine.semantics.lints.secrets import pasted_secrets
@@ -53,6 +54,7 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     unseen_absences,
     chosen_keys,
     open_failures,
+    looking_at_case,
 )
 ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
     uncarried_scopes,

@@ -123,6 +123,9 @@ class Declarations(Leaves):
     def on(self, span: Span, targets: tuple[ast.Target, ...], excepts: tuple[ast.Target, ...] = ()) -> ast.Place:
         return ast.Place(targets, excepts, span=span)
 
+    def ignoring_case(self, span: Span) -> ast.PathsIgnoreCase:
+        return ast.PathsIgnoreCase(span=span)
+
     # ── Trust anchors ─────────────────────────────────────────────────────────────────────────
     def issuer(self, span: Span, name: Token, *items: Part) -> ast.IssuerDecl:
         return ast.IssuerDecl(self._name(name), items, span=span)

@@ -15,6 +15,9 @@ class Rules(Leaves):
     def unrestricted(self, span: Span) -> ast.UsersUnrestricted:
         return ast.UsersUnrestricted(span=span)
 
+    def advisory(self, span: Span) -> ast.TasksAdvisory:
+        return ast.TasksAdvisory(span=span)
+
     def user(self, span: Span, head: Part, *items: Part) -> ast.UserDecl:
         return ast.UserDecl(head, items, span=span)
 

@@ -28,12 +28,14 @@ from policyengine.syntax.nodes.doors import IssuedBy as IssuedBy
 from policyengine.syntax.nodes.doors import Matching as Matching
 from policyengine.syntax.nodes.doors import May as May
 from policyengine.syntax.nodes.doors import MayDelegate as MayDelegate
+from policyengine.syntax.nodes.doors import TasksAdvisory as TasksAdvisory
 from policyengine.syntax.nodes.doors import UserDecl as UserDecl
 from policyengine.syntax.nodes.doors import UsersUnrestricted as UsersUnrestricted
 from policyengine.syntax.nodes.doors import Valid as Valid
 from policyengine.syntax.nodes.endpoints import Action as Action
 from policyengine.syntax.nodes.endpoints import Endpoint as Endpoint
 from policyengine.syntax.nodes.endpoints import Http as Http
+from policyengine.syntax.nodes.endpoints import PathsIgnoreCase as PathsIgnoreCase
 from policyengine.syntax.nodes.endpoints import Place as Place
 from policyengine.syntax.nodes.endpoints import Reserved as Reserved
 from policyengine.syntax.nodes.endpoints import Target as Target

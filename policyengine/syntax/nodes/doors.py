@@ -123,6 +123,11 @@ class UsersUnrestricted(Node):
 
 
 @node()
+class TasksAdvisory(Node):
+    pass
+
+
+@node()
 class DelegationLimit(Node):
     """`depth <= 3`, `lifetime <= 1h`, `no cycles` (then without a limit)."""
 

@@ -48,3 +48,8 @@ class Place(Node):
 
     targets: tuple[Target, ...]
     excepts: tuple[Target, ...] = ()
+
+
+@node()
+class PathsIgnoreCase(Node):
+    pass

@@ -6,7 +6,15 @@ from dataclasses import field
 from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, node
-from policyengine.syntax.nodes.doors import AgentDecl, AnyoneDecl, DelegationDecl, UserDecl, UsersUnrestricted
+from policyengine.syntax.nodes.doors import (
+    AgentDecl,
+    AnyoneDecl,
+    DelegationDecl,
+    TasksAdvisory,
+    UserDecl,
+    UsersUnrestricted,
+)
+from policyengine.syntax.nodes.endpoints import PathsIgnoreCase
 from policyengine.syntax.nodes.examples import FixtureDecl, TestDecl
 from policyengine.syntax.nodes.guards import GuardDecl
 from policyengine.syntax.nodes.limits import BudgetDecl, InvariantDecl, ProfileDecl, RateDecl
@@ -34,7 +42,9 @@ Declaration: TypeAlias = (
     | AgentDecl
     | UserDecl
     | AnyoneDecl
+    | PathsIgnoreCase
     | UsersUnrestricted
+    | TasksAdvisory
     | DelegationDecl
     | GuardDecl
     | RateDecl

@@ -300,7 +300,7 @@ class Finder:
         kind = kind_of(rule)
         part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
         for pattern in dict.fromkeys(rule.place.patterns or ()):
-            if any(covers(hole, pattern) for hole in outside):
+            if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # as both are written
                 words = f"{quoted(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
                 self.left_out.append(LeftOut(pattern.span, "decided", words))
                 continue

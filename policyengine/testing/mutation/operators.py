@@ -19,7 +19,8 @@ from policyengine.testing.mutation.rules import Known, rule_faults, whole_faults
 # What decides. Types, facts and what the policy shows of itself stay as they are.
 MUTATED = (
     ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
-    ast.AnyoneDecl, ast.UsersUnrestricted, ast.DelegationDecl, ast.GuardDecl, ast.RateDecl, ast.BudgetDecl,
+    ast.AnyoneDecl, ast.PathsIgnoreCase, ast.UsersUnrestricted, ast.TasksAdvisory, ast.DelegationDecl, ast.GuardDecl,
+    ast.RateDecl, ast.BudgetDecl,
 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def whole_faults(declaration: ast.Declaration) -> Iterator[Change]:
         case ast.RateDecl() | ast.BudgetDecl():
             word = "rate" if isinstance(declaration, ast.RateDecl) else "budget"
             yield Change(f"drop a {word}", declaration, None, (cut_span(declaration.span),))
-        case ast.UsersUnrestricted():
+        case ast.UsersUnrestricted() | ast.PathsIgnoreCase() | ast.TasksAdvisory():
             yield Change("drop a line", declaration, None, (cut_span(declaration.span),))
 
 

@@ -156,8 +156,13 @@ def binds_otherwise(new: object, question: Question, memo: Memo) -> bool:
 
 
 def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
-    found = ((match_pattern(binder.pattern, endpoint), binder) for binder in binders)
-    return {(tuple(given.items()), one.resource, one.facts) for given, one in found if given is not None}
+    """For doors, which read what is bound by the letter, and for all that closes."""
+    found = (
+        (match_pattern(one.pattern, endpoint, folding), folding, one) for one in binders for folding in (None, "full")
+    )
+    return {
+        (folding, tuple(given.items()), one.resource, one.facts) for given, folding, one in found if given is not None
+    }
 
 
 def touched_by_issuers(old: Mapping[str, k.Issuer], new: object, question: Question) -> bool:

@@ -44,7 +44,7 @@ ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, 
 BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
 # What faults can change beside rules.
-WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "delegation", "watches")
+WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "advisory", "delegation", "watches")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from policyengine.testing.properties.aiming import Aim
 from policyengine.testing.properties.choosing import Chooser
 from policyengine.testing.properties.pools import SECOND, Leaf, Pools, wrong
 from policyengine.testing.properties.sketch import Sketch
-from policyengine.testing.properties.spots import Door, Site, near
+from policyengine.testing.properties.spots import Door, Site, Tool, near
 
 STRANGER, PERSON = "stranger", "alice"
 APPROVERS = ("ann", "ben", "cleo", "dan")
@@ -304,6 +304,8 @@ class Drawing:
         paths = list(self.sketch.leaves())
         if not paths or self.choose.chance(8):
             self.sketch.spot = near(self.sketch.spot, self.choose)
+        elif self.choose.chance(10):
+            self.bound()
         elif self.choose.chance(3):
             self.spoil_attribute()
         else:
@@ -312,6 +314,13 @@ class Drawing:
                 self.sketch.remove(path)
             elif path != ("chain", "hops"):
                 self.sketch.put(path, wrong(self.sketch.raw(path)))
+
+    def bound(self) -> None:
+        """A task that holds nothing, which bounds tools and what is about a thing."""
+        if isinstance(self.sketch.spot, Tool):
+            self.sketch.put(("task", "tools"), ())
+        elif self.site.resource_type is not None:
+            self.sketch.put(("task", "entities"), ())
 
     def spoil_attribute(self) -> None:
         """An attribute of whoever is concerned: a directory that does not know, or a claim that makes no sense."""

@@ -173,8 +173,9 @@ def near(spot: Spot, choose: Chooser) -> Spot:
     match spot:
         case Http(method, segments):
             shorter = Http(method, segments[:-1]) if len(segments) > 1 else spot
+            respelled = Http(method, tuple(one.swapcase() if choose.chance(2) else one for one in segments))
             method = choose.of([one for one in STRANGE_METHODS if one != method])
-            return choose.of([Http(method, segments), Http(spot.method, (*segments, ANY_RUN)), shorter])
+            return choose.of([Http(method, segments), Http(spot.method, (*segments, ANY_RUN)), shorter, respelled])
         case Tool(name):
             return Tool(f"{name}_{ANY_RUN}")
         case Action():

@@ -288,6 +288,21 @@ def test_an_endpoint_is_seen_when_a_request_for_it_was_decided(request_: str, de
     assert {p.span.text for p in found.points if p.kind is Kind.ENDPOINTS and p in found.hits} == decided
 
 
+@pytest.mark.parametrize(
+    ("request_", "decided"),
+    [
+        ("GET /docs/a/b => allow", {"/Docs/**", "GET /**"}),
+        ("GET /DOCS/a/b => allow", {"/Docs/**", "GET /**"}),
+        ("GET /docs/open/x => allow", {"/docs/open/*", "GET /**"}),
+        ("GET /docs/OPEN/x => allow", {"/Docs/**", "GET /**"}),  # what is taken out is what is written
+    ],
+)
+def test_a_place_is_seen_in_any_case_and_what_it_takes_out_as_written(request_: str, decided: set[str]) -> None:
+    rules = 'anyone { may GET /** }\nguard "g" on /Docs/** except /docs/open/* { audit full }'
+    found = coverage(rules, request_)
+    assert {p.span.text for p in found.points if p.kind is Kind.ENDPOINTS and p in found.hits} == decided
+
+
 def test_a_place_that_its_own_exceptions_cover_is_left_out() -> None:
     rules = f'{DOORS}guard "g" on TOOL mail/send, /docs/** except TOOL mail/* {{ audit full }}'
     words = "`TOOL mail/send` can never be decided by this guard: its `except` takes all of it"

@@ -1,0 +1,47 @@
+"""Hosts as they are compared: without port, final dot and case; what is no plain host is unknown.
+
+A name is ASCII, as it travels: international ones are written `xn--…`, for their readers differ in how they spell them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from policyengine.runtime.literals import parse_ip
+from policyengine.runtime.values import Invalid
+
+LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
+AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
+LONGEST_HOST, LONGEST_AUTHORITY = 253, 260
+NO_HOST = Invalid("not a plain host")
+
+
+def host_of(authority: str) -> str | Invalid:
+    """The host of `API.Example.:8443`, or of an address; IPv6 stands in brackets, or alone and then without a port."""
+    return _host_of(str.__str__(authority)) if len(authority) <= LONGEST_AUTHORITY else NO_HOST
+
+
+@lru_cache(maxsize=4_096)  # those of a gateway are few
+def _host_of(authority: str) -> str | Invalid:
+    match = AUTHORITY.fullmatch(authority)
+    if match is None:
+        return address_name(authority) or NO_HOST
+    name = match[1].lower()
+    return (address_name(name[1:-1]) if name.startswith("[") else host_name(name)) or NO_HOST
+
+
+def address_name(text: str) -> str | None:
+    """An IPv6 address in its usual spelling."""
+    address = parse_ip(text) if ":" in text else None
+    return None if address is None else str(address)
+
+
+def host_name(text: str) -> str | None:
+    """A name of labels. One whose last label is a number is an IPv4 address, or a trick (`0x7f.1`)."""
+    name = text.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > LONGEST_HOST or not all(LABEL.fullmatch(label) for label in labels):
+        return None
+    return name if not NUMERIC.fullmatch(labels[-1]) or parse_ip(name) is not None else None

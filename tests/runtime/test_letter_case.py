@@ -1,0 +1,58 @@
+"""What some server that ignores case may take for the same text: all of Unicode, held against every way to fold it."""
+
+import sys
+import unicodedata
+
+import pytest
+
+from policyengine.runtime import paths
+from policyengine.runtime.letter_case import fold, has_letters, same_in_ascii
+
+WAYS = (str.lower, str.upper, str.title, str.casefold, str.swapcase, lambda c: c.upper().lower())
+TURKISH = {"I": "ı", "i": "İ"}
+
+
+def readings(char: str) -> set[str]:
+    """What lower case, upper case and folding make of a character, in composed and in compatible form."""
+    found = {way(char) for way in WAYS}
+    return found | {unicodedata.normalize(form, one) for one in found if one != char for form in ("NFC", "NFKC")}
+
+
+def test_every_character_that_some_server_takes_for_ascii_folds_to_it_or_stands_in_no_path():
+    cased = (
+        chr(code) for code in range(128, sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt")
+    )
+    taken = {char: {one.lower() for one in readings(char) if one.isascii()} for char in cased}
+    odd = {char: found for char, found in taken.items() if found and paths.hazard(f"x{char}x") is None}
+    assert set(odd) == {"ß", "ẞ", "ı"}
+    assert all({fold(char)} == found for char, found in odd.items())
+
+
+@pytest.mark.parametrize("char", ["\u017f", "\u212a", "\ufb01", "\u0149", "\uff41"])
+def test_what_becomes_ascii_by_compatibility_or_composition_is_in_no_canonical_path(char: str):
+    assert isinstance(paths.canonical(f"/x{char}x"), paths.Malformed)
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [("Secret", "secret"), ("SECRET", "secret"), ("İD", "id"), ("ıd", "id"), ("STRAßE", "strasse"), ("ÉTÉ", "été"),
+     ("Σ", "σ"), ("ς", "σ"), ("a-B_1~", "a-b_1~"), ("", "")],
+)  # fmt: skip
+def test_a_text_has_one_folded_spelling(text: str, folded: str):
+    assert fold(text) == folded
+    assert fold(folded) == folded
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "same"),
+    [("SECRET", "secret", True), ("secret", "Secret", True), ("ıd", "id", False), ("straße", "strasse", False),
+     ("secrets", "secret", False), ("7", "7", True)],
+)  # fmt: skip
+def test_every_server_that_ignores_case_takes_ascii_letters_for_each_other_and_no_more(
+    text: str, other: str, same: bool
+):
+    assert same_in_ascii(text, other) is same
+
+
+def test_a_text_without_letters_has_no_other_spelling():
+    assert [one for one in ("7", "-_~:", "v1", "x") if has_letters(one)] == ["v1", "x"]
