@@ -170,6 +170,10 @@ def an_answer_is_kept_whatever_the_guards_do(patch: Patch) -> None:
     patch.setattr(verdicts.Verdicts, "at", lambda self, leaf, doors, acting: at(self, leaf, doors, 0))
 
 
+def a_name_in_another_case_is_absent(patch: Patch) -> None:
+    patch.setitem(emit.NAMESPACE, "absent", lambda members, *steps: True)
+
+
 def an_override_of_the_method_passes(patch: Patch) -> None:
     patch.setattr(quick, "tame", lambda members: True)
 
@@ -239,6 +243,7 @@ FAULTS: dict[Callable[[Patch], None], Found] = {
     a_denied_request_bears_every_obligation: Found(2008),
     an_answer_is_kept_whatever_the_guards_do: Found(2000, by_cedar=True),
     an_override_of_the_method_passes: Found(100),
+    a_name_in_another_case_is_absent: Found(17),
     who_hands_on_is_left_out: Found(9),
     groups_count_only_by_name: Found(2001),
 }

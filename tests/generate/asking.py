@@ -6,8 +6,9 @@ A raw question is what a client hands over: a mapping, JSON as text or as bytes,
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -53,6 +54,8 @@ SHARES: dict[Gate | None, int] = {
 SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # without the right ones hardly any block stands
 VARIED, SPOILT = 0.79, 0.14  # what is neither is asked at random
 AS_JSON = 0.06
+LACKING = 0.3  # of those about policies that ask whether a fact is there do without it
+WHETHER_THERE = re.compile(r"""\b(body|args|context|request\.query)[.\[]"?(\w+)"?\]? (?:is present|is absent|else\b)""")
 UNDECLARED = ("body", "args", "context")  # may have any member
 
 
@@ -89,6 +92,7 @@ def setting(seed: int) -> Setting:
 def askings(seed: int, questions: int) -> Iterator[Asking]:
     """Questions to `setting(seed)`; the same again for the same seed."""
     random, kernel = Random(), setting(seed).kernel
+    beside, optional = Random(f"lacking {seed}"), facts_that_may_lack(seed)
     bases, state = begun(seed)
     random.setstate(state)
     for _ in range(questions):
@@ -99,6 +103,7 @@ def askings(seed: int, questions: int) -> Iterator[Asking]:
             asked = spoilt(random, random.choice(bases))
         else:
             asked = aimed(random, question(random, random.choice([0.8, 0.95, 1.0])), kernel)
+        asked = lacking(beside, asked, optional)
         yield Asking(posted(random, asked), NOW if random.random() < 0.85 else random.choice(NOWS))
 
 
@@ -206,6 +211,29 @@ def lesser(random: Random, found: Question, root: str, name: str) -> None:
             found["pending"] = [*found.get("pending", ()), f"{root}.*" if others else f"{root}.{name}"]
         case _:
             pass
+
+
+@lru_cache(maxsize=128)
+def facts_that_may_lack(seed: int) -> list[tuple[str, str]]:
+    """Of which the policy asks whether they are there, or has something in their place."""
+    return WHETHER_THERE.findall("\n".join(setting(seed).policy.texts))
+
+
+def lacking(random: Random, asked: Spoilt, names: Sequence[tuple[str, str]]) -> Spoilt:
+    """Without such a fact, or with it in another case only."""
+    if not names or random.random() >= LACKING or type(asked) is not dict:
+        return asked
+    root, name = random.choice(names)
+    other = random.choice([None, name.capitalize(), name.upper()])
+    holder: Spoilt = asked.get("request") if root == "request.query" else asked
+    members = holder.get(root.removeprefix("request.")) if type(holder) is dict else None
+    if type(members) is not dict or name not in members:
+        return asked
+    left = {one: value for one, value in members.items() if one != name}
+    renamed = left if other is None else {**left, other: members[name]}
+    if root == "request.query":
+        return {**asked, "request": {**holder, "query": renamed}}
+    return {**asked, root: renamed}
 
 
 def reach(random: Random, found: Question) -> None:

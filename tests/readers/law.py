@@ -9,13 +9,14 @@ from typing import Any
 
 from policyengine.runtime.form_fields import form_fields
 from policyengine.runtime.http_body import FORM, body_members
-from policyengine.runtime.paths import OVERRIDE_FIELD, override_name, overrides_method
+from policyengine.runtime.paths import overrides_method
 from policyengine.runtime.values import Invalid
 from tests.readers.bodies import Heads
 from tests.readers.readers import REFUSED, Running
 from tests.readers.spellings import VOCABULARY
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+METHOD = re.compile(r"[ \t\n]*_method[ \t\n]*", re.IGNORECASE)
 ABSENT = object()
 # Ways that tell of the vocabulary only, and ways that read a form.
 DECLARED = frozenset({"model", "fields", "struct", "struct-whole", "form-value", "parameters"})
@@ -51,10 +52,9 @@ def query_differences(reader: Running, query: str) -> Iterator[str]:
 
 
 def overrides(way: str, theirs: dict[str, Any]) -> Iterator[str]:
-    """That we do not see. Frameworks that take the method from a field spell it `_method`, in one case or another."""
-    for name, value in theirs.items():
-        if "_" in name and override_name(name) == OVERRIDE_FIELD and value is not None:
-            yield f"{way}: an override, {name!r}"
+    """That we do not see, as the frameworks spell it that take the method from a field."""
+    found = (name for name, value in theirs.items() if METHOD.fullmatch(name) and value is not None)
+    yield from (f"{way}: an override, {name!r}" for name in found)
 
 
 def differences(ours: Mapping[str, Any], theirs: dict[str, Any], *, way: str, form: bool | None) -> Iterator[str]:

@@ -84,6 +84,7 @@ class Running:
 
     framework: Framework
     port: int
+    process: subprocess.Popen[str]
     connection: socket.socket | None = None
 
     def body(self, way: str, heads: tuple[tuple[str, str], ...], content: bytes) -> Any:
@@ -103,6 +104,7 @@ class Running:
             return self.exchanged(head + content)
         except (ConnectionError, HTTPException):  # or nothing is said to this
             self.close()
+            assert self.process.poll() is None, f"{self.framework.name} ended"
             return REFUSED
 
     def exchanged(self, data: bytes) -> Any:
@@ -157,18 +159,18 @@ def running(framework: Framework) -> Iterator[Running]:
             if "{port}" not in "".join(framework.command):
                 assert process.stdout is not None
                 port = int(process.stdout.readline())
-            one = Running(framework, port)
-            wait_for(one, process)
+            one = Running(framework, port, process)
+            wait_for(one)
             yield one
             one.close()
         finally:
             stop(process)
 
 
-def wait_for(one: Running, process: subprocess.Popen[str]) -> None:
+def wait_for(one: Running) -> None:
     latest = time.monotonic() + PATIENCE
     while time.monotonic() < latest:
-        assert process.poll() is None, f"{one.framework.name} ended"
+        assert one.process.poll() is None, f"{one.framework.name} ended"
         with suppress(OSError):
             return socket.create_connection(("127.0.0.1", one.port), timeout=1).close()
         time.sleep(0.05)
