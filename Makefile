@@ -25,9 +25,9 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table
+.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table readers
 help:
-	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | bench'
+	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | readers | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -47,9 +47,9 @@ demo-identity: install .npm-identity/.installed
 	@touch $@
 
 # Frameworks that read bodies and queries: what they read otherwise than we do is to be unknown (tests/readers).
-.PHONY: readers
 readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 .npm-readers/.installed:
+	@command -v npm >/dev/null || { echo 'Express needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }
 	@npm install --prefix .npm-readers --no-audit --no-fund --silent express@5.3.0 express4@npm:express@4.22.3
 	@touch $@
 .venv-readers/.installed:
@@ -57,6 +57,7 @@ readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 	@.venv-readers/bin/python -m pip install -q --disable-pip-version-check django==5.2.19 flask==3.1.3
 	@touch $@
 .go-readers/reader: tests/readers/servers/main.go
+	@command -v go >/dev/null || { echo 'its reader needs Go (on Debian: `apt install golang-go`)' >&2; exit 1; }
 	@go build -o $@ $<
 
 test: install

@@ -17,7 +17,7 @@ from policyengine.runtime.method_override import names_method
 from policyengine.runtime.shape import quoted
 from policyengine.runtime.values import Invalid
 
-IN_UTF_8 = r"""(?: *; *charset=(?:utf-8|"utf-8"))?"""
+IN_UTF_8 = r"""(?: *; *charset=(?:utf-?8|"utf-?8"))?"""
 JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")

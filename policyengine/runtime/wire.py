@@ -36,7 +36,7 @@ from policyengine.runtime.values import (
 DEEPEST = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
 LONGEST_NUMBER = 16_384
-LONGEST_REASON = 200
+LONGEST_REASON = 400
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = "not a finite number"
 NO_VALUE_EXTENSION = 2  # of MessagePack: why there is no value, as our clients say it

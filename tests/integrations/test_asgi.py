@@ -301,6 +301,23 @@ def test_a_header_that_changes_the_method_is_denied(watched: Watched) -> None:
     assert client_of(watched).get("/files/a", headers={"X-HTTP-Method-Override": "DELETE"}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("a=1", 200, ""), ("a=1&tag=x", 403, ""), ("Tag=1", 403, "absent, but there in another case"),
+        ("tag[]=1", 403, "a field whose name some servers read otherwise"),
+        ("a=1;tag=2", 403, "a field with a `;` in it"),
+        ("&" * 1_000, 403, "more than 1,000 parameters"), ("_method=DELETE", 403, "a method override"),
+        ("a;_method=DELETE", 403, "a method override"), (".method=DELETE", 403, "a method override"),
+    ],
+)  # fmt: skip
+def test_parameters_that_servers_read_otherwise_are_unknown(query: str, status: int, words: str) -> None:
+    policy = f"{ABSENCE}\nuser any {{ may GET /list }}\n"
+    policy += 'guard "tags" on GET /list { deny when request.query["tag"] is present }'
+    answer = client_of(Watched(Engine.from_text(policy, "list.policy"))).get(f"/list?{query}")
+    assert (answer.status_code, words in answer.text) == (status, True)
+
+
 def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) -> None:
     headers = [("authorization", "Bearer x"), ("cookie", "s=1"), ("x-a", "1"), ("x-a", "2")]
     client_of(watched).get("/files/a?b=1&b=2", headers=headers)

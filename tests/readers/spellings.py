@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 VOCABULARY = ("to", "amount", "note", "role", "item")  # what models and structs of the servers declare
-JSON_TYPES = ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8")
-FORM_TYPES = ("application/x-www-form-urlencoded", 'application/x-www-form-urlencoded; charset="utf-8"')
+JSON_TYPES = ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF8")
+FORM_TYPES = ("application/x-www-form-urlencoded", 'application/x-www-form-urlencoded; charset="utf8"')
 ODD_PARAMETERS = (
     ";", "; charset=utf-7", "; charset=utf-16le", "; charset=latin1", "; charset=utf-8; charset=utf-7",
-    '; charset="utf-7"', "; charset=utf-7; charset=utf-8", "; version=2", "; charset=utf8", ", text/plain",
+    '; charset="utf-7"', "; charset=utf-7; charset=utf-8", "; version=2", "; charset=utf_8", ", text/plain",
     "; boundary=x", "; charset=", "; charset*=utf-8''utf-7", "; CHARSET=utf-7", "\t;charset=utf-8",
     "; charset=utf-8,application/json",
 )  # fmt: skip

@@ -46,7 +46,14 @@ def known(value: Any) -> Any:
 
 @pytest.mark.parametrize(
     "media",
-    [JSON, f"{JSON}; charset=utf-8", f"{JSON};charset=UTF-8", f'{JSON}; charset="utf-8"', "Application/JSON"],
+    [
+        JSON,
+        f"{JSON}; charset=utf-8",
+        f"{JSON};charset=UTF-8",
+        f'{JSON}; charset="utf-8"',
+        f"{JSON}; charset=utf8",
+        "Application/JSON",
+    ],
 )
 def test_an_object_in_json_is_read(media: str) -> None:
     content = (
@@ -57,7 +64,7 @@ def test_an_object_in_json_is_read(media: str) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("media", [FORM, f"{FORM}; charset=utf-8", f"{FORM};charset=UTF-8"])
+@pytest.mark.parametrize("media", [FORM, f"{FORM}; charset=utf-8", f"{FORM};charset=UTF8"])
 def test_a_form_is_read(media: str) -> None:
     assert read("to=alice&note=a+b%20c%C3%A9&cursor=abc==&user-id=7&x=a%26b", media) == {
         "to": "alice", "note": "a b cé", "cursor": "abc==", "user-id": "7", "x": "a&b",
