@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from policyengine.runtime.completeness import TWICE, UNREADABLE
 from policyengine.runtime.values import Invalid
 
+LONGEST_NAME = 1_000  # that a policy could ask for
 MOST_FIELDS = 1_000  # what stands after them PHP and Express leave out
 BROKEN = Invalid("a `%` that begins no escape")
 OTHER_NAME = Invalid("a field whose name some servers read otherwise")
@@ -103,7 +104,7 @@ def possible_names(*raws: str) -> set[str]:
     """Every name that some reader takes from what stands before `=`."""
     found: set[str] = set()
     for raw in raws:
-        for text in (raw, unbracketed(raw), *other_bytes(raw), *decoded(unescaped(raw))):
+        for text in (raw, unbracketed(raw), *other_bytes(raw), *as_text(unescaped(raw))):
             ended = text.partition("\0")[0]  # to readers in C
             parts = [part for part in BRACKETS.split(ended) if part][:1]
             before = (ended.partition("[")[0], ended[:1] + ended[1:].partition("[")[0], ended.partition(".")[0])
@@ -114,14 +115,14 @@ def possible_names(*raws: str) -> set[str]:
 def in_brackets(text: str) -> str:
     """What the brackets at its start enclose, others within them included, as Express names a field; else all of it."""
     depth = 0
-    for place, char in enumerate(text):
+    for place, char in enumerate(text[:LONGEST_NAME]):
         depth += (char == "[") - (char == "]")
         if depth == 0:
             return text[1:place] if place else text
     return text
 
 
-def decoded(content: bytes) -> Iterator[str]:
+def as_text(content: bytes) -> Iterator[str]:
     """What is no UTF-8 stands as it is, replaced, or escaped as Flask leaves it."""
     text = content.decode("utf-8", "surrogateescape")
     yield text

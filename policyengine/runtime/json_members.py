@@ -30,7 +30,7 @@ def json_members(content: bytes) -> dict[str, object]:
     return found
 
 
-def members(pairs: list[tuple[str, object]]) -> dict[object, object] | Invalid:
+def clear_members(pairs: list[tuple[str, object]]) -> dict[object, object] | Invalid:
     found = wire.pairs(pairs)
     if "__proto__" in found:
         return PROTOTYPE
@@ -62,7 +62,7 @@ def unrounded(read: Callable[[str], object]) -> Callable[[str], object]:
 
 
 DECODER = json.JSONDecoder(
-    object_pairs_hook=members,
+    object_pairs_hook=clear_members,
     parse_int=unrounded(wire.json_int),
     parse_float=unrounded(wire.json_float),
     parse_constant=lambda text: Invalid.in_place_of(text, wire.NOT_FINITE),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
-from policyengine.runtime.form_fields import possible_names
+from policyengine.runtime.form_fields import LONGEST_NAME, possible_names
 from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
 
 IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
@@ -25,7 +25,8 @@ NAMED = (  # in double quotes, or in single ones, too
 OTHER_TYPE = re.compile(
     r"[ \t]*(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
-WHOLE = re.compile(r"\s*(?:(?:/[*/].*)?\{.*\}|\S*)\s*", re.DOTALL)  # JSON, or a form, and no text that speaks of one
+MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
+COMMENTS = ("/*", "//")  # which JSON has to some
 
 
 def names_method(types: Sequence[str], content: bytes) -> bool:
@@ -33,9 +34,15 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):
         return True
-    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0]) and not WHOLE.fullmatch(text):
+    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0]) and not is_whole(text):
         return False
     return in_form(text) or in_json(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether all of it could be JSON or a form: it is no text that speaks of one."""
+    bare = text.lstrip(MARKS).strip()
+    return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
 
 
 def in_form(text: str) -> bool:
@@ -47,14 +54,16 @@ def in_json(text: str) -> bool:
 
 
 def in_parts(text: str) -> bool:
-    return any(override_name(name) == OVERRIDE_FIELD for raw in part_names(text) for name in possible_names(raw))
+    """Parts may be very many: only names that could be it are looked at closely."""
+    names = {raw for raw in part_names(text) if "method" in unquote(raw, "latin-1").lower()}
+    return any(override_name(name) == OVERRIDE_FIELD for raw in names for name in possible_names(raw))
 
 
 def part_names(text: str) -> Iterator[str]:
     """The names of the parts, in each way that one can be written."""
     for disposition in DISPOSITION.finditer(text):
         for pattern in NAMED:
-            values = [(one[1], one[2].strip("\"'")) for one in pattern.finditer(disposition[1])]
+            values = [(one[1], one[2].strip("\"'")[:LONGEST_NAME]) for one in pattern.finditer(disposition[1])]
             whole = "".join(value for extended, value in values if extended)
             for value in (*(value for _, value in values), whole):
                 bare = re.sub(r"\\(.)", r"\1", value)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 VOCABULARY = ("to", "amount", "note", "role", "item")  # what models and structs of the servers declare
-JSON_TYPES = ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF8")
-FORM_TYPES = ("application/x-www-form-urlencoded", 'application/x-www-form-urlencoded; charset="utf8"')
+JSON_TYPES = (
+    *("application/json",) * 3, "application/json; charset=utf-8", "Application/JSON;charset=UTF-8",
+    "application/json; charset=utf8",
+)  # fmt: skip
+FORM_TYPES = (
+    *("application/x-www-form-urlencoded",) * 4, 'application/x-www-form-urlencoded; charset="utf-8"',
+    "application/x-www-form-urlencoded;charset=UTF8",
+)  # fmt: skip
 ODD_PARAMETERS = (
     ";", "; charset=utf-7", "; charset=utf-16le", "; charset=latin1", "; charset=utf-8; charset=utf-7",
     '; charset="utf-7"', "; charset=utf-7; charset=utf-8", "; version=2", "; charset=utf_8", ", text/plain",

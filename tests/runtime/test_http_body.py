@@ -264,6 +264,20 @@ def test_a_query_with_more_parameters_than_all_look_at_is_not_read() -> None:
     assert form_fields("".join(f"n{i}=1;" for i in range(1_001))) is None
 
 
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("t%6=%ff;note=x%5D=y", "t%6=%ff;note=x]"), ("[x]to[x]=1", "[x]to"), ("[[x]to]=1", "[x]to"), ("[]=1", "0"),
+        ("a%ff=1", "a\ufffd"), ("a%ff=1", "a%FF"),
+    ],
+)  # fmt: skip
+def test_a_name_that_one_framework_makes_of_another_has_no_value(field: str, name: str) -> None:
+    found = form_fields(f"{field}&page=7")
+    assert found is not None
+    assert isinstance(found[name], Invalid)
+    assert found["page"] == "7"
+
+
 @pytest.mark.parametrize("raw", ["é=1", "Ã©=1"])
 def test_a_name_of_bytes_that_are_latin_1_to_some_has_no_value_as_either(raw: str) -> None:
     found = form_fields(raw)
@@ -306,9 +320,11 @@ OVERRIDES = {
     "in JSON": ('{"_method": "DELETE"}', JSON),
     "in JSON that is not read": ('{"\\u005fmethod": "DELETE"} x', JSON),
     "in JSON that calls itself text": ('{"a": 1, "_method": "DELETE"}', "text/plain"),
+    "in JSON after a comment, as Ruby has them": ('/**/{"a": 1, "_method": "DELETE"}', "text/plain"),
     "in JSON of an own kind": ('{"_method": "DELETE"}', "application/vnd.api+json"),
     "in a part": (part('Content-Disposition: form-data; name="_method"'), PART),
     "in a part without quotes": (part("content-disposition:form-data;NAME=_method"), PART),
+    "in a part in single quotes, as PHP has them": (part("Content-Disposition: form-data; name='_method'"), PART),
     "in a part on two lines": (part('Content-Disposition: form-data;\r\n name="_method"'), PART),
     "in a part in escapes": (part("Content-Disposition: form-data; name*=utf-8''%5fmethod"), PART),
     "in a part in pieces": (part("Content-Disposition: form-data; name*0=_me; name*1=thod"), PART),
