@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from urllib.parse import unquote
 
-from policyengine.runtime.form_fields import LONGEST_NAME, possible_names
+from policyengine.runtime.form_fields import LONGEST_NAME, MOST_FIELDS, possible_names
 from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
 
 IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
@@ -26,6 +27,7 @@ OTHER_TYPE = re.compile(
     r"[ \t]*(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
 MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
+MOST_PARTS, MOST_NAMES = MOST_FIELDS, 20 * MOST_FIELDS  # of one body; a part has a name in several ways
 COMMENTS = ("/*", "//")  # which JSON has to some
 
 
@@ -54,17 +56,21 @@ def in_json(text: str) -> bool:
 
 
 def in_parts(text: str) -> bool:
-    """Parts may be very many: only names that could be it are looked at closely."""
-    names = {raw for raw in part_names(text) if "method" in unquote(raw, "latin-1").lower()}
-    return any(override_name(name) == OVERRIDE_FIELD for raw in names for name in possible_names(raw))
+    """Of more parts and names than servers take nobody looks at the rest: one of those may name a method."""
+    dispositions = list(islice(DISPOSITION.finditer(text), MOST_PARTS + 1))
+    names = list(islice((name for one in dispositions for name in part_names(one[1])), MOST_NAMES + 1))
+    if len(dispositions) > MOST_PARTS or len(names) > MOST_NAMES:
+        return True
+    meant = {raw for raw in names if "method" in unquote(raw, "latin-1").lower()}
+    return any(override_name(name) == OVERRIDE_FIELD for raw in meant for name in possible_names(raw))
 
 
-def part_names(text: str) -> Iterator[str]:
-    """The names of the parts, in each way that one can be written."""
-    for disposition in DISPOSITION.finditer(text):
-        for pattern in NAMED:
-            values = [(one[1], one[2].strip("\"'")[:LONGEST_NAME]) for one in pattern.finditer(disposition[1])]
-            whole = "".join(value for extended, value in values if extended)
-            for value in (*(value for _, value in values), whole):
-                bare = re.sub(r"\\(.)", r"\1", value)
-                yield from (value, bare, value.rpartition("'")[2])
+def part_names(disposition: str) -> Iterator[str]:
+    """The names of a part, in each way that one can be written."""
+    for pattern in NAMED:
+        found = islice(pattern.finditer(disposition), MOST_NAMES)
+        values = [(one[1], one[2].strip("\"'")[:LONGEST_NAME]) for one in found]
+        whole = "".join(value for extended, value in values if extended)
+        for value in (*(value for _, value in values), whole):
+            bare = re.sub(r"\\(.)", r"\1", value)
+            yield from (value, bare, value.rpartition("'")[2])

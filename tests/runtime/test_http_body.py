@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from policyengine.runtime import method_override
 from policyengine.runtime.form_fields import form_fields
 from policyengine.runtime.http_body import body_members
-from policyengine.runtime.method_override import names_method
+from policyengine.runtime.method_override import MOST_NAMES, MOST_PARTS, names_method
 from policyengine.runtime.paths import overrides_method
 from policyengine.runtime.values import Invalid
 
@@ -365,3 +366,28 @@ def test_what_no_server_takes_for_another_method_is_none(case: tuple[str, ...]) 
     content, *types = case
     found = body_members(types, (), content.encode())
     assert isinstance(found, Invalid) or not overrides_method({}, {}, found)
+
+
+NAMED_PART = "Content-Disposition: form-data; name=a{}\r\n"
+MANY_NAMES = {
+    "parts": NAMED_PART * (MOST_PARTS + 1),
+    "names in a part": "Content-Disposition: form-data" + "; name=a" * MOST_NAMES,
+    "pieces of a name": "Content-Disposition: form-data" + "; name*1*=a" * MOST_NAMES,
+}
+
+
+@pytest.mark.parametrize("content", MANY_NAMES.values(), ids=MANY_NAMES)
+def test_more_names_of_parts_than_servers_take_are_not_looked_through(
+    content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of those at the end may name a method; and to look at all takes seconds."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(method_override, "possible_names", lambda raw: looked_at.append(raw) or set())
+    assert names_method([PART], content.encode())
+    assert looked_at == []
+
+
+def test_as_many_parts_as_servers_take_are_looked_through() -> None:
+    parts = "".join(NAMED_PART.format(number) for number in range(MOST_PARTS - 1))
+    assert not names_method([PART], parts.encode())
+    assert names_method([PART], (parts + 'Content-Disposition: form-data; name="_method"\r\n').encode())
