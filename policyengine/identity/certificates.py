@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from policyengine.identity.encoding import b64url, same
+from policyengine.identity.keysets import weakness
 from policyengine.runtime.refusals import Refusal, Refused
 
 PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
@@ -46,7 +47,19 @@ def connection_of(text: str) -> Connection:
 
 
 def connection(certificates: tuple[x509.Certificate, ...]) -> Connection:
+    """Raises Refused."""
+    check_key(certificates[0])
     return Connection(thumbprint(certificates[0]), certificates[0], certificates[1:])
+
+
+def check_key(certificate: x509.Certificate) -> None:
+    """That nobody but its owner has it: as strong as keys of issuers have to be. Raises Refused."""
+    try:
+        why = weakness(certificate.public_key())
+    except Exception:  # whatever the library makes of what a stranger wrote
+        why = "it is of a type that is not known"
+    if why is not None:
+        raise Refused(Refusal.WEAK_KEY, f"the key of the client certificate cannot be used: {why}")
 
 
 def thumbprint(certificate: x509.Certificate) -> str:

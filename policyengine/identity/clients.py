@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import sha256
 from typing import TypeAlias
 
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
-
 from policyengine.identity.configuration import Configuration, IdentityError
-from policyengine.identity.jose import Jws, fits, holds, read_jws
+from policyengine.identity.documents import DocumentError, json_object
+from policyengine.identity.jose import Jws, holds, read_jws
+from policyengine.identity.keysets import MOST_KEYS, Unusable, Usable, usable_of
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.secrets import ChangingFile
 from policyengine.identity.unissued import NotIssued, Unissued
@@ -28,10 +26,9 @@ LONGEST_ASSERTION = 8_192  # characters
 LONGEST_LIFE = 300  # seconds
 LONGEST_ID = 512
 TYPES = (None, "jwt", "client-authentication+jwt")
-SMALLEST_RSA = 2_048
+JWKS = 'it has public keys of RSA from 2,048 bits on, of EC or of Ed25519 in a list: `{"keys": […]}`'
 
-PublicKey: TypeAlias = ECKey | OKPKey | RSAKey
-PublicKeys: TypeAlias = tuple[PublicKey, ...]
+PublicKeys: TypeAlias = tuple[Usable, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ class Clients:
         if client.method == "mtls":
             known = binding.x5t is not None and binding.x5t in client.certificates
         else:
-            known = binding.jkt is not None and binding.jkt in {one.thumbprint() for one in keys_of(client)}
+            known = binding.jkt is not None and binding.jkt in {one.key.thumbprint() for one in keys_of(client)}
         if not known:
             raise NotIssued(Unissued.CLIENT_KEY if binding.jkt or binding.x5t else Unissued.NO_CLIENT)
         return client
@@ -185,11 +182,11 @@ def read_assertion(raw: str) -> Jws:
 
 def signer(client: Client, jws: Jws) -> str:
     """The thumbprint of the key that signed."""
-    for key in keys_of(client):
-        if jws.kid is not None and key.kid not in (None, jws.kid):
+    for one in keys_of(client):
+        if jws.kid is not None and one.kid not in (None, jws.kid):
             continue
-        if fits(key, jws.alg) and holds(jws, key):
-            return key.thumbprint()
+        if jws.alg in one.algorithms and holds(jws, one.key):
+            return one.key.thumbprint()
     raise NotIssued(Unissued.ASSERTION_KEY)
 
 
@@ -215,19 +212,18 @@ def confirmed(token: Token) -> Binding:
 
 
 def public_keys(content: bytes, name: str) -> PublicKeys:
-    """Of a JWKS. Raises IdentityError."""
+    """Of a JWKS, as strong as keys of issuers have to be: one that cannot be used is a mistake here, as it is told to
+    whoever wrote it. Raises IdentityError."""
     try:
-        found = KeySet.import_key_set(json.loads(content)).keys
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
-        raise IdentityError(f"`{name}` is no JWKS", 'it has public keys in a list: `{"keys": […]}`') from None
-    for key in found:
-        if not isinstance(key, ECKey | OKPKey | RSAKey) or key.is_private:
-            raise IdentityError(f"`{name}` holds a key that is not public", "put only public keys there")
-        if isinstance(key, RSAKey) and key.raw_value.key_size < SMALLEST_RSA:
-            raise IdentityError(f"`{name}` holds a weak key", f"RSA keys have {SMALLEST_RSA} bits at least")
-        if key.alg is None and isinstance(key, OKPKey) and key.curve_name != "Ed25519":
-            raise IdentityError(f"`{name}` holds a key that signs nothing")
-    return tuple(key for key in found if isinstance(key, ECKey | OKPKey | RSAKey))
+        given = json_object(content).get("keys")
+    except DocumentError as error:
+        raise IdentityError(f"`{name}` is no JWKS: {error}", JWKS) from None
+    if not isinstance(given, list) or len(given) > MOST_KEYS:
+        raise IdentityError(f"`{name}` is no JWKS with up to {MOST_KEYS} keys", JWKS)
+    try:
+        return tuple(map(usable_of, given))
+    except Unusable as unusable:
+        raise IdentityError(f"`{name}` holds a key that cannot be used: {unusable.why}", JWKS) from None
 
 
 def clients_of(configuration: Configuration) -> dict[str, Client]:

@@ -25,6 +25,7 @@ from policyengine.identity.documents import DocumentError, json_object
 from policyengine.identity.fetching import Fetcher, FetchError, Unreachable, check_url, fetcher_of
 from policyengine.identity.flights import Flights, Late, Unanswered
 from policyengine.identity.jose import MODELS, fits
+from policyengine.identity.keysets import weakness
 from policyengine.identity.proved import Token
 from policyengine.identity.telling import Telling
 from policyengine.runtime.refusals import Refusal, Refused
@@ -92,8 +93,16 @@ def signing_key(text: str) -> SigningKey:
             continue
         if key.is_private and (not isinstance(value, dict) or value.get("kty") == kind.key_type):
             algorithm_of(key)
+            check_own(key)
             return key
     raise IdentityError("the key of a client is no private key in PEM, nor a JWK")
+
+
+def check_own(key: SigningKey) -> None:
+    """Raises IdentityError."""
+    why = weakness(key.public_key)
+    if why is not None:
+        raise IdentityError(f"the key of a client cannot be used: {why}", SIGNING)
 
 
 def algorithm_of(key: SigningKey) -> str:

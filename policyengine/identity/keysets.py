@@ -10,6 +10,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol, TypeAlias
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
 from policyengine.identity.documents import DocumentError, json_object
@@ -20,6 +24,7 @@ LARGEST_FILE = 1_048_576  # bytes
 MOST_TRIED = 8  # that one token could mean
 LONGEST_ID = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
+SMALLEST_CURVE = 256  # bits
 SMALLEST_EXPONENT, LONGEST_EXPONENT = 65_537, 256  # the latter in bits: FIPS 186-5
 SIGNATURES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
@@ -187,20 +192,34 @@ def bits(number: str) -> int:
 
 
 def check_strength(key: VerifyingKey) -> None:
-    if isinstance(key, RSAKey):
-        numbers = key.public_key.public_numbers()
-        if numbers.n % 2 == 0:
-            raise Unusable(Refusal.WEAK_KEY, "its modulus is even")
-        if numbers.e < SMALLEST_EXPONENT or numbers.e.bit_length() > LONGEST_EXPONENT:
-            raise Unusable(Refusal.WEAK_KEY, "its exponent is too small or too large")
-    elif isinstance(key, OKPKey) and point_of(key) in SMALL_ORDER:
-        raise Unusable(Refusal.WEAK_KEY, "it is of small order")
+    why = weakness(key.public_key)
+    if why is not None:
+        raise Unusable(Refusal.WEAK_KEY, why)
 
 
-def point_of(key: OKPKey) -> bytes:
-    """The point of a key of Ed25519, the bit of the sign taken away."""
-    raw = key.public_key.public_bytes_raw()
-    return raw[:-1] + bytes([raw[-1] & 0x7F])
+def weakness(key: object) -> str | None:
+    """What is wrong with a public key of the library `cryptography` so that others could sign by it; None: nothing."""
+    match key:
+        case RSAPublicKey():
+            numbers = key.public_numbers()
+            if numbers.n.bit_length() not in RSA_BITS:
+                return f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits"
+            if numbers.n % 2 == 0:
+                return "its modulus is even"
+            if numbers.e < SMALLEST_EXPONENT or numbers.e.bit_length() > LONGEST_EXPONENT:
+                return "its exponent is too small or too large"
+        case EllipticCurvePublicKey():
+            if key.curve.key_size < SMALLEST_CURVE:
+                return f"its curve has less than {SMALLEST_CURVE} bits"
+        case Ed25519PublicKey():
+            raw = key.public_bytes_raw()
+            if raw[:-1] + bytes([raw[-1] & 0x7F]) in SMALL_ORDER:
+                return "it is of small order"
+        case Ed448PublicKey():
+            return None
+        case _:
+            return "it is of a type that is not known"
+    return None
 
 
 def algorithms_of(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:

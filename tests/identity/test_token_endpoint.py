@@ -570,7 +570,7 @@ def test_configuration_opens_it(tmp_path: Path):
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "token"},
                       "b": {"agent": "a", "issuer": "other", "method": "token"}}}, POLICY, "two agents of different"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop", "keys": "signing.json"}}}, POLICY,
-         "is not public"),
+         "its private part stands there, too"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "mtls"}}}, POLICY, "`certificates` says"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop"}}}, POLICY, "`keys` says"),
     ],
