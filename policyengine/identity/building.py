@@ -60,7 +60,7 @@ class Builder:
         asked = endpoints_of(configuration, issuers.values(), self._secret_of)
         introspection = Introspection(asked) if asked else None
         leeway = in_seconds(configuration.identity.leeway)
-        tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), self.marks, introspection, leeway)
+        tokens = TokenVerifier(trusted_issuers(issuers, configuration, keyed), introspection, leeway)
         self.bound = bound_parts(configuration, tuple(issuers.values()), self.marks, self._nonce_key(), self.bound)
         attested = {one.name: self._keys_of(one) for one in kernel.attesters.values() if one.url is not None}
         attests = attesting(kernel.attesters, configuration, attested, self.attestation_nonces)

@@ -11,7 +11,17 @@ from threading import Lock
 from typing import Protocol, TypeAlias, TypeVar
 
 from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
-from policyengine.identity.proved import ABOUT_THE_REQUEST, CLAIMS, SAID, Binding, Proved, Request, Token, Who
+from policyengine.identity.proved import (
+    ABOUT_THE_REQUEST,
+    CLAIMS,
+    SAID,
+    Binding,
+    Proved,
+    Request,
+    SingleUse,
+    Token,
+    Who,
+)
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -196,6 +206,7 @@ class Identity:
             found = self.known_of(credentials, now, asks=True) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise Refused(Refusal.REVOKED)
+            self.use(found.single_use, now)
             if found.reusable:
                 self._keep(credentials, found, version, now)
         except Refused as refused:
@@ -208,6 +219,12 @@ class Identity:
             raise Refused(Refusal.STORE) from None
         self.count("proved")
         return self.used(found, request.ip, now)
+
+    def use(self, single: SingleUse | None, now: int) -> None:
+        """What counts once is used last, when all else holds: whoever stole it, and cannot present it, takes nothing
+        from its owner. Raises Refused, StoreError."""
+        if single is not None and not self.marks.once(single.name, single.until, now):
+            raise Refused(Refusal.REPLAYED)
 
     def used(self, found: Proved, ip: object, now: int) -> Proved:
         """The same for a request from there, with what that tells of who else has the credential."""
@@ -230,10 +247,11 @@ class Identity:
             token.expires if binding.until is None else min(token.expires, binding.until),
             names_of(token, who, binding),
             fingerprint(token.digest),
-            reusable=reusable(credentials) and not token.single_use,
+            reusable=reusable(credentials) and token.single_use is None,
             watched=watched_of(token, binding),
             presenter=presenter_of(token, who),
             own_key=self._own_key(token),
+            single_use=token.single_use,
         )
 
     def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
@@ -259,7 +277,7 @@ class Identity:
         if known is None or known.expires <= now or not self._stands(known, now):
             known = self.parts.tokens.verify(raw, now)
             known = replace(known, expires=min(known.expires, now + RECHECK))
-            if not known.single_use:
+            if known.single_use is None:
                 self._remember(digest, known, now)
         if scheme == "dpop" and "cnf" not in known.claims:
             raise Refused(Refusal.NOT_BOUND)

@@ -127,6 +127,7 @@ class Issuing:
         token = self.keys.sign({"typ": type_of(whole)}, whole, now)
         if len(token) > LARGEST:
             raise NotIssued(Unissued.TASK, "the token would be larger than it may be: ask for less of a task")
+        self._use(subject, actor, now)
         self._keep(token, whole, subject, actor, now)
         self._record(token, whole, subject, actor, hops)
         return Issued(token, scopes, until - now, actor.binding.x5t is None)
@@ -307,6 +308,17 @@ class Issuing:
         """As decisions will have them that are made by it."""
         mapped = self.identity.mapped.get(self.name, frozenset())
         return facts_of(token, self._who(token), actor.binding, None, mapped)
+
+    def _use(self, subject: Subject, actor: Actor, now: int) -> None:
+        """What counts once of what came, now that a token can be given for it. Raises NotIssued, StoreError."""
+        for code, token in (
+            (Unissued.SUBJECT_TOKEN, subject.token),
+            *(((Unissued.ACTOR_TOKEN, actor.token[0]),) if actor.token is not None else ()),
+        ):
+            try:
+                self.identity.use(token.single_use, now)
+            except Refused as refused:
+                raise NotIssued(code, f"{code.words}: {refused.why}") from None
 
     def _keep(self, raw: str, claims: Mapping[str, object], subject: Subject, actor: Actor, now: int) -> None:
         """On record before anybody has it, or nobody gets it. Raises NotIssued."""

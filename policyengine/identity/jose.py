@@ -40,6 +40,7 @@ KEYS = frozenset({"jku", "jwk", "x5u", "x5c"})
 DEMANDS = frozenset({"crit", "b64"})
 ENCRYPTED = frozenset({"enc", "zip"})
 PRESENTATION = "application/"
+REPEATABLE = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"})
 
 # `EdDSA` is Ed25519 here: of the other curve no issuer has keys.
 MODELS: dict[str, Any] = {
@@ -73,8 +74,18 @@ def read_jws(raw: str) -> Jws:
     head, body, signature = parts
     header, alg, kid, type_ = (header_of if len(head) <= USUAL else header_of.__wrapped__)(head)
     claims = json_object(decoded(body))
+    if header.keys() & REPEATABLE:
+        check_repeated(header, claims)
     signed = raw[: -len(signature) - 1].encode("ascii")
     return Jws(header, claims, alg, kid, type_, signed, decoded(signature))
+
+
+def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
+    """What the header repeats of the claims is the same there (RFC 7519, 5.3): else two readers take it for tokens of
+    two issuers, or for two services. Raises Refused."""
+    for name in sorted(REPEATABLE & header.keys()):
+        if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
+            raise Refused(Refusal.CONTRADICTION, f"its header has another `{name}` than its claims")
 
 
 def decoded(segment: str) -> bytes:

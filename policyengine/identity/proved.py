@@ -33,13 +33,21 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class SingleUse:
+    """That a credential counts for the one who presents it first: the name of its mark, and until when that is kept."""
+
+    name: str
+    until: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
 
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
     sent; `expires` when it ends; `late` that it has ended by its own word, and counts a little longer as clocks differ:
     nothing new rests on it. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
-    anybody, and the token stays the same. `single_use`: what it proves counts for the one who presented it first.
+    anybody, and the token stays the same. `single_use`: what it proves counts once.
     `key`: the agent's own, where no issuer stands between: RFC 7638 thumbprint of the one it signed by, or of that of
     its certificate; of a static key its digest as the file of keys has it, `sha256:…`.
     """
@@ -51,7 +59,7 @@ class Token:
     digest: bytes = field(repr=False)
     expires: Seconds
     signed: bytes | None = field(default=None, repr=False)
-    single_use: bool = False
+    single_use: SingleUse | None = None
     key: str | None = None
     late: bool = False
 
@@ -111,7 +119,7 @@ class Proved:
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
     `reusable`: that they were proved once is enough; else each request brings a proof of its own. `watched`: by which
     of `names` it is seen whether several share it, and `presenter` who it is that presents it. `own_key`: the one of
-    our own that signed the token.
+    our own that signed the token. `single_use`: it counts for one request alone.
     """
 
     facts: dict[str, dict[str, object]]
@@ -122,3 +130,4 @@ class Proved:
     watched: tuple[str, ...] = ()
     presenter: str = ""
     own_key: str | None = None
+    single_use: SingleUse | None = None

@@ -132,7 +132,8 @@ class Revoking:
             token, who = looked_at(self.identity, raw, now)
         except Refused:
             return {"active": False}
-        if token.expires <= now:
+        single = token.single_use
+        if token.expires <= now or (single is not None and self.identity.marks.marked(single.name, now)):
             return {"active": False}
         names = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "act", "cnf", "task", "scope")
         told = {name: token.claims[name] for name in names if name in token.claims}

@@ -12,10 +12,9 @@ from policyengine.identity.claims import Claims, moment, one_or_more, text, work
 from policyengine.identity.configuration import Configuration, IssuerSettings
 from policyengine.identity.jose import LARGEST, Jws, check_signature, plain_type, read_jws
 from policyengine.identity.keysets import KeySource
-from policyengine.identity.proved import Token
+from policyengine.identity.proved import SingleUse, Token
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
-from policyengine.stores.marks import Marks
 
 SPIFFE = "spiffe://"
 ACCESS, TRANSACTION, ID_JAG, ID_TOKEN = "at+jwt", "txntoken+jwt", "oauth-id-jag+jwt", "id_token"
@@ -60,7 +59,6 @@ class TokenVerifier:
     """`issuers` by the exact text of `iss`. `leeway` in seconds: by how much the clocks of issuers may differ."""
 
     issuers: Mapping[str, Trusted]
-    marks: Marks
     introspection: Introspects | None = None
     leeway: int = 30
     _types: dict[str, frozenset[str]] = field(init=False, repr=False)
@@ -102,7 +100,7 @@ class TokenVerifier:
         if trusted.domain is not None and workload(str(jws.claims["sub"])) != trusted.domain:
             raise Refused(Refusal.TRUST_DOMAIN)
         claims, ends = in_force(jws.claims, now, self.leeway)
-        token = Token(
+        return Token(
             kind,
             trusted.name,
             claims,
@@ -110,13 +108,13 @@ class TokenVerifier:
             sha256(raw.encode("ascii")).digest(),
             ends,
             signed=sha256(jws.signed).digest(),
-            single_use=kind == "id_jag",
+            single_use=self._single_use(trusted, claims, ends) if kind == "id_jag" else None,
             late=claims["exp"] != jws.claims["exp"],
         )
-        until = ends + self.leeway + 1  # as the seconds that it ends in are not whole
-        if token.single_use and not self.marks.once(f"id_jag:{token.issuer}/{claims['jti']}", until, now):
-            raise Refused(Refusal.REPLAYED)
-        return token
+
+    def _single_use(self, trusted: Trusted, claims: Claims, ends: int) -> SingleUse:
+        """A second more than it counts, as the one that it ends in is not whole."""
+        return SingleUse(f"id_jag:{trusted.name}/{claims['jti']}", ends + self.leeway + 1)
 
 
 def trusted_issuers(

@@ -66,6 +66,10 @@ class Sender:
         """The operator, unless a gateway hands on, beside its token, what a client sent: that is the client's wish."""
         return self.operator if self.credentials.empty else None
 
+    def operator_of(self, form: Form) -> Operator | None:
+        """The same where a form came along: it has nothing of a client in it either. Raises NotIssued."""
+        return self.itself if sent_of(form, False) == Sent() else None
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -146,8 +150,7 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
     revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = form_of(body)
-        alone = sender.itself if sent_of(form, False) == Sent() else None
-        by = alone or authenticated(desk, form, sender, "revoke")
+        by = sender.operator_of(form) or authenticated(desk, form, sender, "revoke")
         what = [name for name in ("token", *NAMED) if one(form, name) is not None]
         if len(what) != 1:
             raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
@@ -214,7 +217,7 @@ def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
     """For gateways, operators and clients."""
     try:
         form = form_of(body)
-        if sender.operator is None:
+        if sender.operator_of(form) is None:
             authenticated(desk, form, sender, "introspect")
         raw = one(form, "token")
         if raw is None:

@@ -114,6 +114,9 @@ class GuardedMarks:
     def once(self, name: str, until: int, now: int) -> bool:
         return self._asked(lambda: self._marks.once(name, until, now))
 
+    def marked(self, name: str, now: int) -> bool:
+        return self._asked(lambda: self._marks.marked(name, now))
+
     def take(self, name: str, now: int) -> bool:
         return self._asked(lambda: self._marks.take(name, now))
 

@@ -36,6 +36,10 @@ class Marks(Protocol):
         """Whether this is the first time, until then. Atomic: of many who ask at once one is told so."""
         ...
 
+    def marked(self, name: str, now: int) -> bool:
+        """Whether it is marked and has not ended; it stays so."""
+        ...
+
     def take(self, name: str, now: int) -> bool:
         """Whether it was marked and had not ended; it is not marked any more. Atomic."""
         ...
@@ -93,6 +97,10 @@ class MemoryMarks:
                 return False
             self._marked.put((known,), until, now)
             return True
+
+    def marked(self, name: str, now: int) -> bool:
+        self._moved(now)
+        return self._marked.until.get(short(name), now) > now
 
     def take(self, name: str, now: int) -> bool:
         self._moved(now)

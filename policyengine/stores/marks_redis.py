@@ -36,6 +36,9 @@ class RedisMarks:
     def once(self, name: str, until: int, now: int) -> bool:
         return bool(self._run("once", [marked_key(name)], now, until, lasts(until, now)))
 
+    def marked(self, name: str, now: int) -> bool:
+        return bool(self._run("marked", [marked_key(name)], now))
+
     def take(self, name: str, now: int) -> bool:
         return bool(self._run("take", [marked_key(name)], now))
 

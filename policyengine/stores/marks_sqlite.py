@@ -53,6 +53,12 @@ class SqliteMarks:
             _forget(asked, "marked", 1, now)
             return first
 
+    def marked(self, name: str, now: int) -> bool:
+        with self._step(False) as asked:
+            self._looked(asked, now, False)
+            row = asked.execute("SELECT until FROM marked WHERE name = ?", (digest_of(name),)).fetchone()
+            return row is not None and row[0] > now
+
     def take(self, name: str, now: int) -> bool:
         with self._step(True) as asked:
             self._looked(asked, now, True)

@@ -180,7 +180,7 @@ class Door:
             MESH: Trusted("mesh", AUDIENCE, US, IssuerSettings(), keys, domain="mesh.example"),
         }
         names = {url: one.name for url, one in issuers.items()}
-        self.tokens = TokenVerifier(issuers, marks, self.introspection)
+        self.tokens = TokenVerifier(issuers, self.introspection)
         self.reads = Reader(names, {"acme": self.settings})
         self.marks = marks
         self.identity = Identity(Parts(self.tokens, self.reads, unbound, nobody), marks)

@@ -120,7 +120,7 @@ class Desk:
             OTHER: Trusted("other", AUDIENCE, None, settings, Known({"ec": public(ec("P-256", "ec-other"))})),
             DESK: Trusted("desk", AUDIENCE, None, settings, self),
         }
-        tokens = TokenVerifier(issuers, self.marks)
+        tokens = TokenVerifier(issuers)
         reads = Reader({url: one.name for url, one in issuers.items()}, {})
         mapped = {name: frozenset(claim for claim, _ in one.claims) for name, one in kernel.issuers.items()}
         self.identity = Identity(Parts(tokens, reads, binds, nobody), self.marks, mapped)

@@ -20,7 +20,6 @@ from policyengine.identity.keysets import Keys, KeySource
 from policyengine.identity.providers import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
 from policyengine.identity.tokens import TokenVerifier, Trusted
 from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.stores.marks import MemoryMarks
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
 from tests.identity.keys import jwks, public
@@ -384,7 +383,7 @@ def test_a_verifier_of_tokens_has_its_keys_and_its_word_on_opaque_ones_from_a_re
     api, opaque = issuer(provider.url, audience="urn:api"), issuer(provider.url, audience="urn:opaque")
     asked = Introspection(endpoints_of(configuration, [opaque], lambda reference: lambda: "secret of post"))
     trusted = Trusted("acme", "urn:api", None, configuration.issuers["acme"], KeySources(configuration).of(api))
-    verifier = TokenVerifier({provider.url: trusted}, MemoryMarks(), asked)
+    verifier = TokenVerifier({provider.url: trusted}, asked)
     now = int(time())
     signed, told = (verifier.verify(provider.token(resource), now) for resource in ("urn:api", "urn:opaque"))
     assert (signed.kind, told.kind) == ("jwt", "opaque")

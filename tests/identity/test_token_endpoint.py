@@ -171,6 +171,9 @@ def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
         answer = http.post("/revoke", {"agent": "acme/planner", **form}, headers)
         assert answer.json()["error"] == ("unauthorized_client" if form else "invalid_client")
         assert form or answer.json()["error_description"].endswith("operators send none")
+    for form in ({}, {"client_id": "by-proof"}, {"client_id": "nobody"}):
+        assert http.post("/introspect", {"token": raw, **form}, certificate).json()["error"] == "invalid_client"
+    assert http.post("/introspect", {"token": raw, "client_id": "by-certificate"}, certificate).json()["active"]
     other = issued(http, task=json.dumps({"id": "t-2"}))
     handed = {**OPERATOR, "X-Forwarded-Authorization": f"DPoP {other}", "DPoP": "jkt-1"}
     assert http.post("/tasks/t-1/complete", {}, handed).json()["error"] == "unauthorized_client"

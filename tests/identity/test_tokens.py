@@ -48,7 +48,7 @@ class Asked:
 def twins() -> TokenVerifier:
     kernel = Engine.from_text(TWINS).kernel
     keys = {name: known() for name in ("acme", "twin", "open", "mesh")}
-    return TokenVerifier(trusted_issuers(kernel.issuers, Configuration(), keys), MemoryMarks())
+    return TokenVerifier(trusted_issuers(kernel.issuers, Configuration(), keys))
 
 
 def code(verifier: TokenVerifier, raw: str) -> R:

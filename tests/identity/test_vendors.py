@@ -21,7 +21,6 @@ from policyengine.identity.tokens import TokenVerifier, trusted_issuers
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.refusals import Refusal as R
 from policyengine.runtime.refusals import Refused
-from policyengine.stores.marks import MemoryMarks
 from tests.identity.issuing import GONE, NOW, Door, changed, rsa, signed, token
 
 KEYCLOAK, OKTA = "https://sso.acme.example/realms/acme", "https://acme.okta.com/oauth2/default"
@@ -173,7 +172,7 @@ def world() -> tuple[TokenVerifier, Any]:
             return keys[self.name].find(kid, alg)
 
     trusted = trusted_issuers(issuers, configuration, {name: Of(name) for name in URLS})
-    return TokenVerifier(trusted, MemoryMarks()), reader_of(issuers, configuration)
+    return TokenVerifier(trusted), reader_of(issuers, configuration)
 
 
 @pytest.mark.parametrize(("vendor", "claims", "header", "found"), ROWS)

@@ -93,6 +93,15 @@ def test_of_many_threads_one_takes_it(marks: Marks) -> None:
         assert sum(pool.map(lambda _: marks.take("nonce:a", NOW), range(64))) == 1
 
 
+def test_whether_a_name_is_marked_is_asked_without_taking_it(marks: Marks) -> None:
+    assert not marks.marked("id_jag:a", NOW)
+    marks.once("id_jag:a", LATER, NOW)
+    marks.revoke(("id_jag:b",), LATER, NOW)
+    assert [marks.marked(name, LATER - 1) for name in ("id_jag:a", "id_jag:a", "id_jag:b")] == [True, True, False]
+    assert not marks.marked("id_jag:a", LATER)
+    assert not marks.once("id_jag:a", LATER, NOW)
+
+
 # ── Revoked ───────────────────────────────────────────────────────────────────────────────────
 
 
