@@ -17,7 +17,7 @@ from policyengine.identity.facts import moment as time_of
 from policyengine.identity.facts import said
 from policyengine.identity.jose import Jws, check_signature, plain_type, read_jws
 from policyengine.identity.keysets import KeySource, Unusable, key_of
-from policyengine.identity.nonces import Nonces
+from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.proved import Binding, Seconds, Token
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import did_you_mean
@@ -47,7 +47,7 @@ class Attesting:
     """`attesters` by the exact text of `iss`. `leeway` in seconds: by how much their clocks may differ."""
 
     attesters: Mapping[str, Trusted]
-    nonces: Nonces
+    nonces: AttestationNonces
     leeway: int = 30
 
     def __call__(self, raw: str, token: Token, binding: Binding, now: Seconds) -> Mapping[str, object]:
@@ -95,7 +95,10 @@ class Attesting:
 
 
 def attesting(
-    attesters: Mapping[str, Attester], configuration: Configuration, keys: Mapping[str, KeySource], nonces: Nonces
+    attesters: Mapping[str, Attester],
+    configuration: Configuration,
+    keys: Mapping[str, KeySource],
+    nonces: AttestationNonces,
 ) -> Attesting:
     """For the attesters of a policy that have a URL and, by name, keys. Raises IdentityError for settings of one that
     no policy names, and for two by one URL: nobody could tell whose word it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from policyengine.identity.api_keys import ApiKeys
@@ -36,9 +36,16 @@ class Bound:
     proofs: Proofs
     strangers: Quota  # of proofs that come without a token: anybody can make one
 
-    def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+    def __call__(
+        self,
+        credentials: Credentials,
+        request: Request,
+        token: Token | None,
+        now: int,
+        recognizes: Callable[[str], bool] | None = None,
+    ) -> Binding:
         if token is None:
-            return self._any_key(credentials, request, now)
+            return self._any_key(credentials, request, now, recognizes)
         keys = keys_of(token)
         if KEY not in keys:
             if credentials.dpop is not None or presented_as(credentials) == "dpop":
@@ -48,11 +55,18 @@ class Bound:
         x5t, until = self._certificate(credentials, keys, now)
         return Binding(self._key(credentials, request, token, keys, now), x5t, until)
 
-    def _any_key(self, credentials: Credentials, request: Request, now: int) -> Binding:
+    def _any_key(
+        self, credentials: Credentials, request: Request, now: int, recognizes: Callable[[str], bool] | None
+    ) -> Binding:
+        """Only proofs that hold count as those of strangers."""
+
+        def admit(jkt: str) -> None:
+            if recognizes is None or not recognizes(jkt):
+                self.strangers.take(now)
+
         jkt = None
         if credentials.dpop is not None:
-            self.strangers.take(now)
-            jkt = self.proofs.check(credentials.dpop, request, now)
+            jkt = self.proofs.check(credentials.dpop, request, now, admit=admit)
         if credentials.client_certificate is None:
             return Binding(jkt)
         found = connection_of(credentials.client_certificate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import time
 
 from policyengine.directory.entities import Directory
@@ -22,7 +22,7 @@ from policyengine.identity.identity import Identity, Parts
 from policyengine.identity.introspection import Introspection, endpoints_of
 from policyengine.identity.keys import Signing
 from policyengine.identity.keysets import KeySource
-from policyengine.identity.nonces import Nonces
+from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.opening import OwnKeys, open_issuing, open_keys, open_secrets
 from policyengine.identity.providers import KeySources, key_source
 from policyengine.identity.secrets import Secrets
@@ -41,12 +41,18 @@ class Builder:
     configuration: Configuration
     marks: Marks
     keys: KeySources
-    attestation_nonces: Nonces
     secrets: Secrets = field(default_factory=Secrets)
     signing: Signing | None = None  # where tokens of our own are issued
     attesters: dict[tuple[str, str | None], KeySource] = field(default_factory=dict)
     bound: BoundParts | None = None
     clock: Callable[[], float] = time
+    attestation_nonces: AttestationNonces = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises IdentityError."""
+        key, leeway = self._nonce_key(), in_seconds(self.configuration.identity.leeway)
+        made = AttestationNonces(self.marks, leeway=leeway)
+        self.attestation_nonces = made if key is None else replace(made, key=key)
 
     def identity(self, kernel: Kernel, before: Identity | None = None) -> Identity:
         """For other policies what was counted `before` goes on. Raises IdentityError."""
@@ -123,9 +129,9 @@ def keys_of_attester(attester: Attester, configuration: Configuration) -> KeySou
 
 def built(configuration: Configuration, kernel: Kernel, marks: Marks, clock: Callable[[], float] = time) -> Identity:
     """Raises IdentityError."""
-    secrets, keys, nonces = open_secrets(configuration), KeySources(configuration), Nonces(marks)
+    secrets, keys = open_secrets(configuration), KeySources(configuration)
     signing = open_keys(configuration, secrets, int(clock()))
-    return Builder(configuration, marks, keys, nonces, secrets, signing, clock=clock).identity(kernel)
+    return Builder(configuration, marks, keys, secrets, signing, clock=clock).identity(kernel)
 
 
 def has_keys(issuer: Issuer, configuration: Configuration) -> bool:

@@ -90,6 +90,19 @@ class Clients:
             self._check_own(client, own, binding, jkt)
         return Actor(client, proved, own)
 
+    def recognizes(self, sent: Sent, own: tuple[Token, Who] | None, jkt: str, now: int) -> bool:
+        """Whether a key that came along with this is a known client's: its own, that of its token, or any beside an
+        assertion that it signed and nobody used. Decides nothing, and uses nothing up. Raises StoreError."""
+        if own is not None and confirmed(own[0]).jkt == jkt:
+            return True
+        try:
+            if sent.assertion is not None:
+                client, claims, _ = self._signed(sent.assertion)
+                return not self.marks.marked(self._mark(client, claims, now)[0], now)
+            return sent.id is not None and jkt in thumbprints_of(self._client(sent.id, "dpop"))
+        except NotIssued:
+            return False
+
     def _client(self, name: str, *methods: str) -> Client:
         client = self.known.get(name)
         if client is None:
@@ -103,7 +116,7 @@ class Clients:
         if client.method == "mtls":
             known = binding.x5t is not None and binding.x5t in client.certificates
         else:
-            known = binding.jkt is not None and binding.jkt in {one.key.thumbprint() for one in keys_of(client)}
+            known = binding.jkt is not None and binding.jkt in thumbprints_of(client)
         if not known:
             raise NotIssued(Unissued.CLIENT_KEY if binding.jkt or binding.x5t else Unissued.NO_CLIENT)
         return client
@@ -134,17 +147,22 @@ class Clients:
 
     def _by_assertion(self, raw: str, now: int) -> tuple[Client, str]:
         """The client, and the thumbprint of the key that signed."""
-        jws = read_assertion(raw)
-        claims = jws.claims
-        name = claims.get("sub")
-        if not isinstance(name, str) or claims.get("iss") != name:
-            raise NotIssued(Unissued.ASSERTION, "`iss` and `sub` of an assertion are both the client")
-        client = self._client(name, "private_key_jwt")
-        jkt = signer(client, jws)
-        self._check(client, claims, now)
+        client, claims, jkt = self._signed(raw)
+        if not self.marks.once(*self._mark(client, claims, now), now):
+            raise NotIssued(Unissued.ASSERTION_REPLAYED)
         return client, jkt
 
-    def _check(self, client: Client, claims: Mapping[str, object], now: int) -> None:
+    def _signed(self, raw: str) -> tuple[Client, Mapping[str, object], str]:
+        """Whose assertion it is, what it says, and the thumbprint of the key that signed it."""
+        jws = read_assertion(raw)
+        name = jws.claims.get("sub")
+        if not isinstance(name, str) or jws.claims.get("iss") != name:
+            raise NotIssued(Unissued.ASSERTION, "`iss` and `sub` of an assertion are both the client")
+        client = self._client(name, "private_key_jwt")
+        return client, jws.claims, signer(client, jws)
+
+    def _mark(self, client: Client, claims: Mapping[str, object], now: int) -> tuple[str, int]:
+        """Of an assertion that is for us and holds now: by which name it counts once, and until when."""
         audience, identifier = claims.get("aud"), claims.get("jti")
         if not isinstance(audience, str) or audience not in self.audiences:
             raise NotIssued(Unissued.ASSERTION_AUDIENCE)
@@ -156,8 +174,7 @@ class Clients:
         if not isinstance(identifier, str) or not 0 < len(identifier) <= LONGEST_ID:
             raise NotIssued(Unissued.ASSERTION, "its `jti` is missing")
         name = sha256(f"{client.name}\0{identifier}".encode()).hexdigest()
-        if not self.marks.once(f"assertion:{name}", ends + 1, now):
-            raise NotIssued(Unissued.ASSERTION_REPLAYED)
+        return f"assertion:{name}", ends + 1
 
 
 def time_of(claims: Mapping[str, object], name: str) -> int | None:
@@ -200,6 +217,10 @@ def keys_of(client: Client) -> PublicKeys:
         return client.keys.read()
     except IdentityError:
         raise NotIssued(Unissued.CLIENT_KEY, "the keys of the client cannot be read") from None
+
+
+def thumbprints_of(client: Client) -> frozenset[str]:
+    return frozenset(one.key.thumbprint() for one in keys_of(client))
 
 
 def confirmed(token: Token) -> Binding:

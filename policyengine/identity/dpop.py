@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -80,10 +80,19 @@ class Proofs:
     leeway: int = 30
     nonces: Nonces | None = None
 
-    def check(self, raw: str, request: Request, now: int, *, jkt: str | None = None, token: bytes | None = None) -> str:
+    def check(
+        self,
+        raw: str,
+        request: Request,
+        now: int,
+        *,
+        jkt: str | None = None,
+        token: bytes | None = None,
+        admit: Callable[[str], None] | None = None,
+    ) -> str:
         """The thumbprint of the key that was proved to be there, for this request and once. `jkt`: that it has to be;
-        `token`: SHA-256 of the token that the proof comes with. Raises Refused; StoreError where nobody knows whether
-        it was used."""
+        `token`: SHA-256 of the token that the proof comes with; `admit` may raise before one that holds is remembered.
+        Raises Refused; StoreError where nobody knows whether it was used."""
         proof = read_proof(raw)
         if jkt is not None and not same(proof.jkt, jkt):
             raise Refused(Refusal.BOUND_TO_OTHER)
@@ -94,6 +103,8 @@ class Proofs:
             raise Refused(Refusal.PROOF_TOKEN)
         if self.nonces is not None:
             self.nonces.check(proof.claims.get("nonce"), now)
+        if admit is not None:
+            admit(proof.jkt)
         if not self.marks.once(f"dpop:{proof.jkt}:{identifier(proof.claims)}", issued + self.window + 1, now):
             raise Refused(Refusal.PROOF_REPLAYED)
         return proof.jkt

@@ -61,8 +61,17 @@ class Reads(Protocol):
 
 
 class Binds(Protocol):
-    def __call__(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
-        """What of the presenter's keys was proved for this request; `token` may demand it. Raises Refused."""
+    def __call__(
+        self,
+        credentials: Credentials,
+        request: Request,
+        token: Token | None,
+        now: int,
+        recognizes: Callable[[str], bool] | None = None,
+    ) -> Binding:
+        """What of the presenter's keys was proved for this request; `token` may demand it. `recognizes`: whether a
+        thumbprint is that of a known client; of other keys that come without a token not many are remembered. Raises
+        Refused, StoreError."""
         ...
 
 
@@ -119,7 +128,7 @@ class Identity:
     only_proved: bool = False
     of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities whose rows speak of who asks
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
-    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends; raises StoreError
+    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
     sharing: Sharing | None = None
     issuing: object | None = None  # an `Issuing`, where tokens of our own are issued

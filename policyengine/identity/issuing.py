@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -136,13 +137,14 @@ class Issuing:
 
     def authenticated(self, sent: Sent, own: str | None, credentials: Credentials, request: Request, now: int) -> Actor:
         """Which client asks; `own`: its actor token. Raises NotIssued, StoreError."""
+        known = None if own is None else self._verified(own, Unissued.ACTOR_TOKEN, now)
+        recognizes = partial(self.clients.recognizes, sent, known, now=now)
         try:
-            binding = self.identity.parts.binds(credentials, request, None, now)
+            binding = self.identity.parts.binds(credentials, request, None, now, recognizes)
         except Refused as refused:
             error = refused.refusal.error.value
             proof = error in (TokenError.INVALID_DPOP_PROOF, TokenError.USE_DPOP_NONCE)
             raise NotIssued(Unissued.PROOF, refused.why, TokenError(error) if proof else None) from None
-        known = None if own is None else self._verified(own, Unissued.ACTOR_TOKEN, now)
         return self.clients.actor(sent, known, binding, now)
 
     def _subject(self, raw: str, now: int) -> Subject:

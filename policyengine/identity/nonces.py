@@ -1,18 +1,24 @@
-"""Nonces that attestations have to answer: of this store, not to be guessed, and each good for one answer."""
+"""Nonces that attestations have to answer, which nobody has to remember; and how many marks strangers may cause."""
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from dataclasses import dataclass, field
-from secrets import token_urlsafe
+from hmac import compare_digest
+from hmac import digest as hmac
+from re import compile as regex
+from secrets import token_bytes
 from threading import Lock
 
+from policyengine.identity.encoding import b64url
 from policyengine.identity.proved import Seconds
 from policyengine.stores.marks import Marks
 from policyengine.stores.store import StoreError
 
 LIFETIME = 300  # seconds
-MOST_GIVEN = 100_000  # within a lifetime, by one process
-LENGTH = 32  # bytes, which base64url makes 43 characters of: RFC 9711 takes from 8 to 88
+TIME, CHANCE, TAG = 8, 16, 18  # bytes of a nonce
+LENGTH = TIME + CHANCE + TAG  # of which base64url makes 56 characters: RFC 9711 takes from 8 to 88
+NONCE = regex(rf"[A-Za-z0-9_-]{{{LENGTH * 4 // 3}}}")
 
 
 @dataclass
@@ -36,30 +42,32 @@ class Quota:
             self._given += 1
 
 
-@dataclass
-class Nonces:
-    """Threads, and processes that share the store, may share them."""
+@dataclass(frozen=True, slots=True)
+class AttestationNonces:
+    """The time, chance, and what only servers with `key` can make of both. Anybody may ask for as many as they like:
+    the store has a mark of those alone that an attestation answered. `leeway`: seconds by which clocks of servers that
+    share a key may differ. Threads may share them."""
 
-    marks: Marks
+    marks: Marks = field(repr=False)
+    key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
     lifetime: int = LIFETIME
-    most: int = MOST_GIVEN
-    _quota: Quota = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._quota = Quota("nonces were given", self.most, self.lifetime)
+    leeway: int = 0
 
     def issue(self, now: Seconds) -> tuple[str, Seconds]:
-        """A new one, and when it ends. Raises StoreError, also where more are asked for than are kept: anybody may
-        ask."""
-        self._quota.take(now)
-        nonce, expires = token_urlsafe(LENGTH), now + self.lifetime
-        self.marks.once(name_of(nonce), expires, now)
-        return nonce, expires
+        """A new one, and when it ends."""
+        head = now.to_bytes(TIME, "big") + token_bytes(CHANCE)
+        return b64url(head + self._tag(head)), now + self.lifetime
 
     def take(self, nonce: str, now: Seconds) -> bool:
-        """Whether it is one that was given, had not ended and was not taken before; it is now. Raises StoreError."""
-        return self.marks.take(name_of(nonce), now)
+        """Whether it is one of ours, has not ended and was not taken before; it is now. Raises StoreError."""
+        if not NONCE.fullmatch(nonce):
+            return False
+        raw = urlsafe_b64decode(nonce)
+        head, tag = raw[: TIME + CHANCE], raw[TIME + CHANCE :]
+        issued = int.from_bytes(head[:TIME], "big")
+        if not compare_digest(tag, self._tag(head)) or not -self.leeway <= now - issued < self.lifetime + self.leeway:
+            return False
+        return self.marks.once(f"nonce:{nonce}", issued + self.lifetime + self.leeway, now)
 
-
-def name_of(nonce: str) -> str:
-    return f"nonce:{nonce}"
+    def _tag(self, head: bytes) -> bytes:
+        return hmac(self.key, b"attestation nonce" + head, "sha256")[:TAG]

@@ -49,7 +49,7 @@ WORDS: Mapping[str, str] = {
     "dpop.window": "how long a proof is good for; it is good once",
     "dpop.nonces": "whether each proof needs a nonce of ours",
     "dpop.nonce_lifetime": "how long that is good for",
-    "dpop.nonce_key": "a reference to what servers share that take each other's nonces: 32 characters or more",
+    "dpop.nonce_key": "a reference to what servers share that take each other's nonces, also of attestations: 32 characters or more",
     "signatures.components": "what a signature has to cover",
     "signatures.window": "how long one is good for, from its `created`",
     "signatures.nonce": "whether each needs a nonce, and is good once",

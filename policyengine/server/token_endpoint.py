@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -268,11 +267,7 @@ def nonce(desk: Desk, now: int) -> Reply:
     issue = desk.identity.attestation_nonces
     if issue is None:
         return refusal(TokenError.UNAVAILABLE, "no attestations are verified here")
-    try:
-        given, expires = issue(now)
-    except StoreError as error:
-        desk.identity.telling.tell(logging.WARNING, "no nonce", f"no nonce was given: {error}")
-        return refusal(TokenError.UNAVAILABLE, "no nonce can be given now")
+    given, expires = issue(now)
     return Reply(
         200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}
     )

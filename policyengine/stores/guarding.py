@@ -117,9 +117,6 @@ class GuardedMarks:
     def marked(self, name: str, now: int) -> bool:
         return self._asked(lambda: self._marks.marked(name, now))
 
-    def take(self, name: str, now: int) -> bool:
-        return self._asked(lambda: self._marks.take(name, now))
-
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._breaker:
             self._marks.revoke(names, until, now)

@@ -1,6 +1,6 @@
 -- Names of credentials with an end, in seconds by the clock of whoever asks: what was used once, and what was revoked.
 -- KEYS: one for each name. ARGV: what to do, now, the end, milliseconds after which this server may forget it.
--- `once`, `marked` and `take` answer 1 or 0, `revoked` the places of those that are; with each the time of this server.
+-- `once` and `marked` answer 1 or 0, `revoked` the places of those that are; with each the time of this server.
 local what, now, till, lasts = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local time = redis.call('TIME')
 
@@ -18,11 +18,6 @@ if what == 'once' then
   return answer(1)
 end
 if what == 'marked' then return answer(ends(KEYS[1]) > now and 1 or 0) end
-if what == 'take' then
-  local ended = ends(KEYS[1]) <= now
-  redis.call('DEL', KEYS[1])
-  return answer(ended and 0 or 1)
-end
 if what == 'revoke' then
   for _, key in ipairs(KEYS) do
     if ends(key) < tonumber(till) then redis.call('SET', key, till, 'PX', lasts) end

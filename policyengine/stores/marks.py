@@ -40,10 +40,6 @@ class Marks(Protocol):
         """Whether it is marked and has not ended; it stays so."""
         ...
 
-    def take(self, name: str, now: int) -> bool:
-        """Whether it was marked and had not ended; it is not marked any more. Atomic."""
-        ...
-
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         """From the next question on all of these are revoked; an end that is later stays. All of them or none."""
         ...
@@ -59,7 +55,7 @@ class Ends:
     def __init__(self, most: int) -> None:
         self.until: dict[str, int] = {}
         self._most = most
-        self._order: list[tuple[int, str]] = []  # a heap; what was taken, or lasts longer by now, is in it, too
+        self._order: list[tuple[int, str]] = []  # a heap; what lasts longer by now is in it, too
 
     def put(self, names: Collection[str], until: int, now: int) -> None:
         """All of them or, where there is no room, none. Raises StoreError."""
@@ -101,11 +97,6 @@ class MemoryMarks:
     def marked(self, name: str, now: int) -> bool:
         self._moved(now)
         return self._marked.until.get(short(name), now) > now
-
-    def take(self, name: str, now: int) -> bool:
-        self._moved(now)
-        with self._lock:
-            return self._marked.until.pop(short(name), now) > now
 
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._lock:

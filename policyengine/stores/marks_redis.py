@@ -39,9 +39,6 @@ class RedisMarks:
     def marked(self, name: str, now: int) -> bool:
         return bool(self._run("marked", [marked_key(name)], now))
 
-    def take(self, name: str, now: int) -> bool:
-        return bool(self._run("take", [marked_key(name)], now))
-
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         if names:
             self._run("revoke", [revoked_key(one) for one in names], now, until, lasts(until, now))

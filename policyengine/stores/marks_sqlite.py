@@ -59,12 +59,6 @@ class SqliteMarks:
             row = asked.execute("SELECT until FROM marked WHERE name = ?", (digest_of(name),)).fetchone()
             return row is not None and row[0] > now
 
-    def take(self, name: str, now: int) -> bool:
-        with self._step(True) as asked:
-            self._looked(asked, now, True)
-            row = asked.execute("DELETE FROM marked WHERE name = ? RETURNING until", (digest_of(name),)).fetchone()
-            return row is not None and row[0] > now
-
     def revoke(self, names: Collection[str], until: int, now: int) -> None:
         with self._step(True) as asked:
             self._looked(asked, now, True)

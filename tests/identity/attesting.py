@@ -18,7 +18,7 @@ from policyengine.identity.attesting import attesting
 from policyengine.identity.configuration import configuration_of
 from policyengine.identity.identity import Identity, Parts
 from policyengine.identity.keysets import VerifyingKey
-from policyengine.identity.nonces import Nonces
+from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
@@ -86,7 +86,7 @@ class Lab:
         if self.attester is not None:
             attesters["lab"] = replace(self.attester, name="lab", url=URL)
         keys = {"lab": Keys([key("lab")], self.down), "any": Keys([key("any")]), "old": Keys([key("old")])}
-        self.nonces = Nonces(self.marks)
+        self.nonces = AttestationNonces(self.marks)
         self.attests = attesting(attesters, configuration_of(given), keys, self.nonces)
         self.identity = Identity(Parts(self, self.reads, self.binds, self.presents, self.attests), self.marks)
         self.nonce, _ = self.nonces.issue(NOW)

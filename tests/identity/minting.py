@@ -86,7 +86,9 @@ def policy() -> Engine:
     return Engine.from_text(POLICY)
 
 
-def binds(credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+def binds(
+    credentials: Credentials, request: Request, token: Token | None, now: int, recognizes: object = None
+) -> Binding:
     """A key or certificate is proved by its name: how that is done is for other tests."""
     if credentials.dpop == "broken":
         raise Refused(Refusal.PROOF)

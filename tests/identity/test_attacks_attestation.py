@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.identity.nonces import name_of
 from policyengine.identity.proved import UNBOUND, Binding
 from tests.identity.attesting import DIGEST, END, MINE, MODEL, NOW, URL, US, Lab, key, part, token
 
@@ -91,8 +90,7 @@ def of_another_store(lab: Lab) -> str:
 
 
 def answered_late(lab: Lab) -> str:
-    lab.nonces.marks.once(name_of("L" * 43), NOW, NOW)
-    return lab.signed(eat_nonce="L" * 43)
+    return lab.signed(eat_nonce=lab.nonces.issue(NOW - lab.nonces.lifetime)[0])
 
 
 PRIVATE = OTHER.as_dict(private=True)

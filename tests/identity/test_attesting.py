@@ -13,7 +13,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.identity.attesting import attesting
 from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.nonces import Nonces
+from policyengine.identity.nonces import AttestationNonces
 from policyengine.runtime.refusals import Refused
 from policyengine.semantics.kernel import Attester
 from policyengine.stores.marks import MemoryMarks
@@ -141,18 +141,22 @@ def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
 
 def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
     with pytest.raises(IdentityError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
-        attesting(kernel().attesters, configuration_of({"attesters": {"labs": {}}}), {}, Nonces(MemoryMarks()))
+        attesting(
+            kernel().attesters, configuration_of({"attesters": {"labs": {}}}), {}, AttestationNonces(MemoryMarks())
+        )
 
 
 def test_two_attesters_by_one_url_are_none() -> None:
     attesters = {"lab": of_policy(), "other": of_policy(name="other")}
     keys = {"lab": Keys([key("lab")]), "other": Keys([key("lab")])}
     with pytest.raises(IdentityError, match="`lab` and `other` have the same URL"):
-        attesting(attesters, configuration_of({}), keys, Nonces(MemoryMarks()))
+        attesting(attesters, configuration_of({}), keys, AttestationNonces(MemoryMarks()))
 
 
 def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
-    found = attesting(kernel().attesters, configuration_of({}), {"old": Keys([key("lab")])}, Nonces(MemoryMarks()))
+    found = attesting(
+        kernel().attesters, configuration_of({}), {"old": Keys([key("lab")])}, AttestationNonces(MemoryMarks())
+    )
     assert found.attesters == {}
 
 
@@ -160,35 +164,56 @@ def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
 
 
 def test_a_nonce_is_long_new_and_good_once() -> None:
-    nonces = Nonces(MemoryMarks())
+    nonces = AttestationNonces(MemoryMarks())
     given = [nonces.issue(NOW) for _ in range(100)]
     assert len({nonce for nonce, _ in given}) == 100
-    assert {(len(nonce), ends) for nonce, ends in given} == {(43, NOW + 300)}
+    assert {(len(nonce), ends) for nonce, ends in given} == {(56, NOW + 300)}
     assert [nonces.take(given[0][0], NOW + 299) for _ in range(2)] == [True, False]
     assert not nonces.take(given[1][0], NOW + 300)
-    assert not nonces.take("A" * 43, NOW + 300)
 
 
-def test_a_nonce_of_one_worker_is_taken_by_another_once(tmp_path: Path) -> None:
-    one, other = (Nonces(SqliteStore(tmp_path / "store.db").marks) for _ in range(2))
+@pytest.mark.parametrize("place", range(0, 56, 5))
+def test_a_nonce_that_was_edited_is_none(place: int) -> None:
+    nonces = AttestationNonces(MemoryMarks())
+    given, _ = nonces.issue(NOW)
+    other = "A" if given[place] != "A" else "B"
+    assert not nonces.take(given[:place] + other + given[place + 1 :], NOW)
+    assert nonces.take(given, NOW)
+
+
+@pytest.mark.parametrize("nonce", ["", "A" * 56, "A" * 43, "é" * 56, "A" * 10_000, f"{'A' * 55}="])
+def test_what_strangers_make_up_is_no_nonce(nonce: str) -> None:
+    assert not AttestationNonces(MemoryMarks()).take(nonce, NOW)
+
+
+def test_servers_that_share_a_key_and_a_store_take_each_others_nonces_once(tmp_path: Path) -> None:
+    one, other = (AttestationNonces(SqliteStore(tmp_path / "store.db").marks, b"k" * 32) for _ in range(2))
     nonce, _ = one.issue(NOW)
     assert [other.take(nonce, NOW), one.take(nonce, NOW)] == [True, False]
+    assert not AttestationNonces(MemoryMarks(), b"m" * 32).take(one.issue(NOW)[0], NOW)
 
 
-def test_no_more_nonces_are_given_than_are_bounded() -> None:
-    nonces = Nonces(MemoryMarks(), most=3)
-    for _ in range(3):
-        nonces.issue(NOW)
-    with pytest.raises(StoreError, match="3 nonces were given within 300 s"):
-        nonces.issue(NOW + 299)
-    assert nonces.issue(NOW + 300)
-    with pytest.raises(StoreError, match="the clock of this server is 1h5m behind the store's"):
-        nonces.issue(NOW - 3_600)  # nobody can tell what has ended by then
+def test_servers_that_share_a_key_may_differ_by_the_leeway_of_clocks() -> None:
+    one, other = (AttestationNonces(MemoryMarks(), b"k" * 32, leeway=30) for _ in range(2))
+    early, late = one.issue(NOW + 30)[0], one.issue(NOW - 329)[0]
+    assert other.take(early, NOW)
+    assert other.take(late, NOW)
+    assert not other.take(late, NOW), "for as long as it could be taken its mark is kept"
+    assert not other.take(one.issue(NOW + 31)[0], NOW)
+    assert not other.take(one.issue(NOW - 330)[0], NOW)
+
+
+def test_however_many_nonces_strangers_ask_for_the_store_has_no_mark_of_them() -> None:
+    marks = MemoryMarks(most=2)
+    nonces = AttestationNonces(marks)
+    given = [nonces.issue(NOW)[0] for _ in range(10_000)]
+    assert not marks._marked.until
+    assert nonces.take(given[-1], NOW)
 
 
 def test_a_store_without_an_answer_attests_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Gone(MemoryMarks):
-        def take(self, name: str, now: int) -> bool:
+        def once(self, name: str, until: int, now: int) -> bool:
             raise StoreError("gone")
 
     lab = Lab(marks=Gone())

@@ -341,6 +341,31 @@ def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
     assert binds(later, request, None, NOW + 150).jkt == jkt()
 
 
+def test_what_proves_no_key_counts_as_nobodys_proof(world: World) -> None:
+    """Whatever is wrong with it: else whoever sends `DPoP: x` often enough shuts the door for real clients."""
+    binds, request = world.parts.binds, Request("GET", URL)
+    binds.strangers.most = 1
+    header, claims, signature = proof(None).split(".")
+    for wrong in ("x", "x.y.z", f"{header}.{claims}.{signature[:-4]}AAAA", proof(None, htm="POST"), proof(None, iat=1),
+                  proof(None, htu="https://evil.example/"), f"{header}.{claims}."):  # fmt: skip
+        for _ in range(3):
+            with pytest.raises(Refused):
+                binds(Credentials(dpop=wrong), request, None, NOW)
+    assert binds(Credentials(dpop=proof(None)), request, None, NOW).jkt == jkt()
+    with pytest.raises(StoreError):
+        binds(Credentials(dpop=proof(None, jti="another")), request, None, NOW)
+
+
+def test_a_known_clients_proof_counts_as_no_strangers(world: World) -> None:
+    binds, request = world.parts.binds, Request("GET", URL)
+    binds.strangers.most = 0
+    for number in range(3):
+        made = Credentials(dpop=proof(None, jti=f"known-{number}"))
+        assert binds(made, request, None, NOW, lambda key: key == jkt()).jkt == jkt()
+    with pytest.raises(StoreError):
+        binds(Credentials(dpop=proof(None, jti="other")), request, None, NOW, lambda key: False)
+
+
 def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Path, tmp_path: Path) -> None:
     kernel = Engine.from_text("language 1\nscope a { GET /a }\n").kernel
 

@@ -24,6 +24,7 @@ from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
 from policyengine.identity.handing import ANYTHING, Answer, HandedOn, Handing, samples
 from policyengine.identity.proved import Binding, Token, Who
+from policyengine.identity.revoking import looked_at
 from policyengine.identity.telling import MOST, Telling
 from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
 from policyengine.kinds import EntityRef
@@ -48,6 +49,7 @@ from tests.identity.minting import (
     Desk,
     assertion,
     ec,
+    key_of,
     policy,
     subject,
 )
@@ -413,6 +415,37 @@ def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pyte
     assert (told["chain"], told["user"], told["scope"]) == (["planner", "summarizer"], "alice", READ)
     assert not {raw, issued.token} & {str(value) for value in told.values()}
     assert issued.token not in repr(issued)
+
+
+@pytest.mark.parametrize(
+    ("sent", "own", "jkt", "known"),
+    [
+        (lambda: Sent(assertion=assertion("summarizer")), None, "fresh", True),
+        (lambda: Sent(assertion=assertion("summarizer", _key=key_of("clerk"))), None, "fresh", False),
+        (lambda: Sent(assertion=assertion("summarizer", exp=NOW - 1)), None, "fresh", False),
+        (lambda: Sent(assertion=assertion("summarizer", aud="https://evil.example")), None, "fresh", False),
+        (lambda: Sent(assertion=assertion("nobody", _key=key_of("clerk"))), None, "fresh", False),
+        (lambda: Sent(assertion="x"), None, "fresh", False),
+        (lambda: Sent("by-proof"), None, "its own", True),
+        (lambda: Sent("by-proof"), None, "fresh", False),
+        (lambda: Sent("summarizer"), None, "its own", False),
+        (lambda: Sent("nobody"), None, "fresh", False),
+        (lambda: Sent(), {"jkt": "fresh"}, "fresh", True),
+        (lambda: Sent(), {"jkt": "another"}, "fresh", False),
+        (lambda: Sent(), None, "fresh", False),
+    ],
+)
+def test_whose_proofs_count_as_those_of_known_clients(desk: Desk, sent: Any, own: Any, jkt: str, known: bool):
+    found = None if own is None else looked_at(desk.identity, subject(sub="tokened", client_id="tokened", cnf=own), NOW)
+    asked, jkt = sent(), key_of("summarizer").thumbprint() if jkt == "its own" else jkt
+    for _ in range(2):  # nothing is used up by it
+        assert desk.issuing.clients.recognizes(asked, found, jkt, NOW) is known
+
+
+def test_beside_an_assertion_that_was_used_a_proof_is_a_strangers(desk: Desk):
+    asked = Sent(assertion=assertion("summarizer"))
+    desk.issuing.clients.actor(asked, None, Binding("fresh"), NOW)
+    assert not desk.issuing.clients.recognizes(asked, None, "fresh", NOW)
 
 
 def test_what_strangers_cause_is_told_now_and_then(desk: Desk, caplog: pytest.LogCaptureFixture):

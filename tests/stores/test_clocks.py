@@ -313,7 +313,7 @@ def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, se
     now = time_ns() // 1_000_000_000 + shift
     marks: list[Callable[[], object]] = [
         lambda: store.marks.once("jti:a", now + 300, now),
-        lambda: store.marks.take("nonce:a", now),
+        lambda: store.marks.marked("nonce:a", now),
         lambda: store.marks.revoked(("agent:a",), now),
     ]
     for ask in marks:

@@ -71,29 +71,10 @@ def test_of_many_threads_one_is_told_that_it_is_the_first(marks: Marks) -> None:
     assert [sum(one[number] for one in told) for number in range(names)] == [1] * names
 
 
-# ── Taken ─────────────────────────────────────────────────────────────────────────────────────
+# ── Marked ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_mark_is_taken_once(marks: Marks) -> None:
-    marks.once("nonce:a", LATER, NOW)
-    assert not marks.take("nonce:b", NOW)
-    assert marks.take("nonce:a", LATER - 1)
-    assert not marks.take("nonce:a", NOW)
-    assert marks.once("nonce:a", LATER, NOW)
-
-
-def test_what_has_ended_is_not_taken(marks: Marks) -> None:
-    marks.once("nonce:a", LATER, NOW)
-    assert not marks.take("nonce:a", LATER)
-
-
-def test_of_many_threads_one_takes_it(marks: Marks) -> None:
-    marks.once("nonce:a", LATER, NOW)
-    with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(lambda _: marks.take("nonce:a", NOW), range(64))) == 1
-
-
-def test_whether_a_name_is_marked_is_asked_without_taking_it(marks: Marks) -> None:
+def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: Marks) -> None:
     assert not marks.marked("id_jag:a", NOW)
     marks.once("id_jag:a", LATER, NOW)
     marks.revoke(("id_jag:b",), LATER, NOW)
@@ -125,7 +106,7 @@ def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: Marks) -> None:
     assert marks.revoked(("a",), NOW) == frozenset()
     marks.revoke(("b",), LATER, NOW)
     assert marks.once("b", LATER, NOW)
-    assert marks.take("b", NOW)
+    assert marks.marked("b", NOW)
     assert marks.revoked(("b",), NOW) == {"b"}
 
 
@@ -226,7 +207,7 @@ def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
     with pytest.raises(StoreError, match="full: it remembers 4 names"):
         marks.once("new", LATER, NOW)
     assert not marks.once("0", LATER, NOW)
-    assert not marks.take("new", NOW)
+    assert not marks.marked("new", NOW)
     with pytest.raises(StoreError, match="full"):
         marks.once("new", LATER, LATER + LINGERS - 1)
     assert marks.once("new", LATER + 900, LATER + LINGERS)
@@ -315,7 +296,7 @@ def calls(client: Any) -> int:
 
 ASKS: list[Callable[[Marks], object]] = [
     lambda marks: marks.once("a", LATER, NOW),
-    lambda marks: marks.take("a", NOW),
+    lambda marks: marks.marked("a", NOW),
     lambda marks: marks.revoke(("a",), LATER, NOW),
     lambda marks: marks.revoked(("a",), NOW),
 ]
