@@ -346,6 +346,9 @@ def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
 
     configuration = read_configuration(file)
     yield Finding("identity", Status.OK, f"`{file}` fits the policies")
+    if not configuration.identity.hosts:
+        message = "a proof for another service counts here where that passes it on, with its own name in `Host`"
+        yield Finding("hosts", Status.WARNING, message, 'name yours: `[identity]` `hosts = ["api.acme.example"]`')
     for client, agent, meant in strangers(configuration, engine.kernel):
         message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
         yield Finding("identity", Status.WARNING, message, meant)

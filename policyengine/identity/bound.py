@@ -18,6 +18,7 @@ from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.signatures import Signatures
 from policyengine.identity.spiffe import Trusted, svid, trusted_domains
+from policyengine.identity.urls import ANY_HOST, OwnHosts, authority_of
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
@@ -35,6 +36,7 @@ class Bound:
 
     proofs: Proofs
     strangers: Quota  # of proofs that come without a token: anybody can make one
+    hosts: OwnHosts = ANY_HOST
 
     def __call__(
         self,
@@ -80,6 +82,7 @@ class Bound:
             return None
         if credentials.dpop is None:
             raise Refused(Refusal.PROOF_MISSING)
+        self.hosts.check(request.url)
         return self.proofs.check(credentials.dpop, request, now, jkt=keys[KEY], token=token.digest)
 
     def _certificate(
@@ -166,20 +169,30 @@ def bound_parts(
     leeway = in_seconds(configuration.identity.leeway)
     nonces = nonces_of(configuration, nonce_key) if before is None else before.nonces
     proofs = Proofs(marks, in_seconds(configuration.dpop.window), leeway, nonces)
-    signatures = None
+    signatures, hosts = None, hosts_of(configuration, issuers)
     if configuration.signatures is not None:
         made = before.presents.signatures if before is not None else None
         known = directories(
             configuration.signatures.directories, configuration, issuers, None if made is None else made.directories
         )
-        signatures = Signatures(configuration.signatures, known, marks, leeway)
+        signatures = Signatures(configuration.signatures, known, marks, leeway, hosts)
     urls = {one.url: one.name for one in issuers if one.url is not None}
     domains = trusted_domains(configuration.trust_domains, configuration.folder, urls)
     presents = Presented(api_keys_of(configuration, issuers), signatures, domains)
     sharing = sharing_of(configuration) if before is None else before.sharing
     fresh = Quota("proofs came without a token", MOST_STRANGERS, proofs.window + leeway + LINGERS)
-    binds = Bound(proofs, fresh if before is None else before.binds.strangers)
+    binds = Bound(proofs, fresh if before is None else before.binds.strangers, hosts)
     return BoundParts(binds, presents, sharing, nonces)
+
+
+def hosts_of(configuration: Configuration, issuers: Collection[Issuer]) -> OwnHosts:
+    """Those that are named, and where this server itself is found."""
+    named, signing = configuration.identity.hosts, configuration.signing
+    if not named:
+        return ANY_HOST
+    us = None if signing is None else next((one.url for one in issuers if one.name == signing.issuer), None)
+    places = (configuration.identity.url, us)
+    return OwnHosts(frozenset({*named, *(found for url in places if url and (found := authority_of(url)))}))
 
 
 def sharing_of(configuration: Configuration) -> Sharing:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from policyengine.identity.mistakes import told
 from policyengine.identity.references import KeysReference, Reference, ReferenceHere
+from policyengine.identity.urls import authority_of
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -54,6 +55,14 @@ def short(lasts: timedelta) -> timedelta:
     return lasts
 
 
+def authority(text: str) -> str:
+    if authority_of(f"https://{text}/") != text or text.endswith("."):
+        raise ValueError(
+            "write a host in lower case, with its port where it has one of its own: `api.acme.example:8443`"
+        )
+    return text
+
+
 def absolute(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
@@ -67,10 +76,12 @@ class Section(BaseModel):
 
 class General(Section):
     """`url`: where clients find this server: whom ID-JAGs and attestations are for. (What we issue is by the `url` of
-    the issuer that we are, and proofs to `/token` are for that.) `proxy`: by which issuers are asked that are not on
-    this machine; that of the environment never is."""
+    the issuer that we are, and proofs to `/token` are for that.) `hosts`: by which clients reach what is decided here,
+    with the port where the gateway says it: what a presenter signed counts for these alone; none: for any. `proxy`: by
+    which issuers are asked that are not on this machine; that of the environment never is."""
 
     url: Annotated[str, AfterValidator(absolute)] | None = None
+    hosts: tuple[Annotated[str, AfterValidator(authority)], ...] = ()
     leeway: Duration = Field(default=timedelta(seconds=30), le=timedelta(minutes=5))
     timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100), le=timedelta(seconds=30))
     only_proved: bool = False

@@ -17,6 +17,7 @@ ALGORITHMS = "by which its tokens may be signed"
 CA = "a file of certificates (PEM) by which its server is trusted, in place of the system's"
 WORDS: Mapping[str, str] = {
     "identity.url": "where clients find this server: ID-JAGs and attestations are for that",
+    "identity.hosts": "by which clients reach what is decided here: proofs and signatures count for these alone",
     "identity.leeway": "by how much the clocks of issuers and attesters may differ from this one",
     "identity.timeout": "how long an issuer is waited for",
     "identity.only_proved": "what a gateway says of who asks counts for nothing; without a credential nobody is known",
@@ -49,7 +50,8 @@ WORDS: Mapping[str, str] = {
     "dpop.window": "how long a proof is good for; it is good once",
     "dpop.nonces": "whether each proof needs a nonce of ours",
     "dpop.nonce_lifetime": "how long that is good for",
-    "dpop.nonce_key": "a reference to what servers share that take each other's nonces, also of attestations: 32 characters or more",
+    "dpop.nonce_key": "a reference to what servers share that take each other's nonces, also those of attestations: "
+    "32 characters or more",
     "signatures.components": "what a signature has to cover",
     "signatures.window": "how long one is good for, from its `created`",
     "signatures.nonce": "whether each needs a nonce, and is good once",

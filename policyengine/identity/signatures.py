@@ -30,6 +30,7 @@ from policyengine.identity.directories import Directories
 from policyengine.identity.encoding import b64url, same
 from policyengine.identity.keysets import VerifyingKey
 from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
+from policyengine.identity.urls import ANY_HOST, OwnHosts
 from policyengine.runtime.credentials import HASHES, Credentials
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.stores.marks import Marks
@@ -84,10 +85,12 @@ class Signatures:
     directories: Directories
     marks: Marks = field(repr=False)
     leeway: int = 30
+    hosts: OwnHosts = ANY_HOST
 
     def present(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:
         """Raises Refused; StoreError where nobody knows whether it was used."""
         message = message_of(credentials, request)
+        self.hosts.check(request.url)
         found = input_of(message)
         origin = agent_of(message, found)
         self._check_coverage(found, message, request)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import quote
+
+from policyengine.runtime.refusals import Refusal, Refused
 
 LONGEST = 8_192
 URL = re.compile(
@@ -18,6 +21,22 @@ ASCII = "".join(map(chr, range(0x21, 0x7F)))
 DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnHosts:
+    """By which clients reach what is decided here; None: by any. A gateway tells which host its client named, and a
+    client may name one of somebody else, whose proof it was sent."""
+
+    ours: frozenset[str] | None = None
+
+    def check(self, url: str | None) -> None:
+        """Raises Refused."""
+        if self.ours is not None and (url is None or authority_of(url) not in self.ours):
+            raise Refused(Refusal.FOREIGN_HOST)
+
+
+ANY_HOST = OwnHosts()
+
+
 def normal_url(url: str) -> str | None:
     """Scheme, host and path, without query and fragment (RFC 9449, `htu`); None for what is no URL of a request: with a
     user, a host that is none, or a path that leads elsewhere than it says."""
@@ -30,6 +49,12 @@ def normal_url(url: str) -> str | None:
     scheme = found["scheme"].lower()
     port = int(found["port"] or PORTS[scheme])
     return f"{scheme}://{found['host'].lower()}{'' if port == PORTS[scheme] else f':{port}'}{path}"
+
+
+def authority_of(url: str) -> str | None:
+    """Host and, where it is not the scheme's own, port: in lower case. None for what is no URL of a request."""
+    found = normal_url(url)
+    return None if found is None else found.partition("://")[2].partition("/")[0]
 
 
 def normal_path(path: str) -> str | None:

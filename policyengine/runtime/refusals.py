@@ -81,6 +81,7 @@ class Refusal(StrEnum):
     PROOF = "proof"
     PROOF_METHOD = "proof_method"
     PROOF_URL = "proof_url"
+    FOREIGN_HOST = "foreign_host"
     PROOF_TOKEN = "proof_token"
     PROOF_TIME = "proof_time"
     PROOF_REPLAYED = "proof_replayed"
@@ -165,6 +166,7 @@ KNOWN: dict[Refusal, Known] = {
     Refusal.PROOF: Known("the proof is none", _PROOF),
     Refusal.PROOF_METHOD: Known("the proof is for another method", _PROOF),
     Refusal.PROOF_URL: Known("the proof is for another URL", _PROOF),
+    Refusal.FOREIGN_HOST: Known("what the presenter signed is for a host that is none of ours"),
     Refusal.PROOF_TOKEN: Known("the proof is for another token", _PROOF),
     Refusal.PROOF_TIME: Known("the proof is too old, or of the future", _PROOF),
     Refusal.PROOF_REPLAYED: Known("the proof was used before", _PROOF),

@@ -228,6 +228,9 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     found = findings()
     assert found["identity"] == ("ok", f"`{tmp_path}/identity.toml` fits the policies")
     assert found["issuer"] == ("ok", "`acme` tells 1 key")
+    assert found["hosts"][0] == "warning"
+    (tmp_path / "identity.toml").write_text('[identity]\nhosts = ["api.acme.example"]\n')
+    assert "hosts" not in findings()
     keys.write_text('{"keys": []}')
     assert findings()["issuer"] == ("warning", "`acme` has no key that could be used")
 

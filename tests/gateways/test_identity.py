@@ -86,6 +86,16 @@ def test_what_a_client_proves_passes_and_nothing_else(proved: Gateway) -> None:
         assert answer.problem["status"] == 401
 
 
+def test_a_proof_for_another_service_that_passes_it_on_with_its_own_name_counts_for_nothing(proved: Gateway) -> None:
+    now = time.time()
+    for host in ("evil.example", f"{HOST}.evil.example", f"{HOST}:81"):
+        raw = token(now, cnf={"jkt": jkt()})
+        headers = f"Authorization: DPoP {raw}", f"DPoP: {proof(now, raw, 'GET', f'http://{host}{PATH}')}"
+        proved.api.taken()
+        answer = proved.client.ask(PATH, *headers, host=host)
+        assert (answer.status in (400, 401, 403, 404, 421), proved.api.taken()) == (True, []), host
+
+
 def test_a_proof_is_good_once_and_for_a_body_too(proved: Gateway) -> None:
     headers = bound("POST", "/v1/invoices")
     body = {"method": "POST", "path": "/v1/invoices", "body": b'{"amount":1}'}

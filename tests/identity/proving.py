@@ -41,6 +41,7 @@ guard "bound where it matters" on POST /v1/invoices/** {{ require credential.bou
 """
 IDENTITY = """
 [identity]
+hosts = ["api.acme.example"]
 only_proved = {only_proved}
 [issuers.acme]
 keys = "jwks.json"

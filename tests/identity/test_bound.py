@@ -366,6 +366,54 @@ def test_a_known_clients_proof_counts_as_no_strangers(world: World) -> None:
         binds(Credentials(dpop=proof(None, jti="other")), request, None, NOW, lambda key: False)
 
 
+EVIL = "https://evil.example/v1/invoices/42"
+OURS = {
+    "identity": {"hosts": ["api.acme.example", "other.acme.example:8443"], "url": "https://desk.acme.example/x"},
+    "signatures": {"directories": {"crawler": "directory.json"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        (URL, "proved"),
+        ("https://API.acme.example:443/v1/invoices/42", "proved"),
+        ("https://other.acme.example:8443/v1/invoices/42", "proved"),
+        ("https://desk.acme.example/v1/invoices/42", "proved"),
+        (EVIL, "foreign_host"),
+        ("https://other.acme.example/v1/invoices/42", "foreign_host"),
+        ("https://api.acme.example:8443/v1/invoices/42", "foreign_host"),
+        ("https://api.acme.example.evil.example/v1/invoices/42", "foreign_host"),
+        ("https://api.acme.example./v1/invoices/42", "foreign_host"),
+        (None, "foreign_host"),
+    ],
+)
+def test_a_proof_for_another_service_counts_for_none_of_ours(bound_files: Path, url: str | None, code: str) -> None:
+    """Passed on by that service, with its own name in `Host`: the proof is for the URL that the gateway tells."""
+    world = World(bound_files, OURS)
+    raw = world.issued.token({"jkt": jkt()})
+    shown = Credentials(authorization=f"DPoP {raw}", dpop=proof(raw, htu=url or URL))
+    assert world.refusal(shown, url) == code
+
+
+@pytest.mark.parametrize(("url", "code"), [(URL, "proved"), (EVIL, "foreign_host")])
+def test_nor_does_a_message_that_was_signed_for_it(bound_files: Path, url: str, code: str) -> None:
+    assert World(bound_files, OURS).refusal(Message(url=url).credentials(), url) == code
+
+
+def test_without_hosts_of_our_own_a_proof_counts_for_any(world: World) -> None:
+    raw = world.issued.token({"jkt": jkt()})
+    assert world.refusal(Credentials(authorization=f"DPoP {raw}", dpop=proof(raw, htu=EVIL)), EVIL) == "proved"
+
+
+@pytest.mark.parametrize(
+    "host", ["https://a.example", "A.example", "a.example/x", "u@a.example", "a b", "", "a.example.", "a.example:443"]
+)
+def test_a_host_that_is_none_is_told(tmp_path: Path, host: str) -> None:
+    with pytest.raises(IdentityError, match=r"identity\.hosts"):
+        configuration_of({"identity": {"hosts": [host]}}, tmp_path)
+
+
 def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Path, tmp_path: Path) -> None:
     kernel = Engine.from_text("language 1\nscope a { GET /a }\n").kernel
 
