@@ -117,9 +117,9 @@ class GuardedMarks:
     def marked(self, name: str, now: int) -> bool:
         return self._asked(lambda: self._marks.marked(name, now))
 
-    def revoke(self, names: Collection[str], until: int, now: int) -> None:
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._breaker:
-            self._marks.revoke(names, until, now)
+            self._marks.revoke(names, until, now, by_operator=by_operator)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         return self._asked(lambda: self._marks.revoked(names, now))

@@ -14,6 +14,7 @@ from policyengine.stores.store import StoreError
 MOST_MARKS = 1_000_000
 SECOND = 1_000_000  # microseconds
 LONGEST = 128  # characters of a name that is kept as it is
+SPARE = 10  # of so much of the room for what is revoked one part is for operators
 LINGERS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
 
 
@@ -40,8 +41,9 @@ class Marks(Protocol):
         """Whether it is marked and has not ended; it stays so."""
         ...
 
-    def revoke(self, names: Collection[str], until: int, now: int) -> None:
-        """From the next question on all of these are revoked; an end that is later stays. All of them or none."""
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
+        """From the next question on all of these are revoked; an end that is later stays. All of them or none. Where
+        there is little room left, it is for operators."""
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
@@ -54,16 +56,16 @@ class Ends:
 
     def __init__(self, most: int) -> None:
         self.until: dict[str, int] = {}
-        self._most = most
+        self.most = most
         self._order: list[tuple[int, str]] = []  # a heap; what lasts longer by now is in it, too
 
-    def put(self, names: Collection[str], until: int, now: int) -> None:
-        """All of them or, where there is no room, none. Raises StoreError."""
+    def put(self, names: Collection[str], until: int, now: int, spare: int = 0) -> None:
+        """All of them or, where there is no room but for `spare` others, none. Raises StoreError."""
         new = [name for name in names if self.until.get(name, -1) < until]
         for _ in range(2 * len(new)):
             self._forget_one(now)
-        if len(self._order) + len(new) > self._most:
-            raise StoreError(f"the store is full: it remembers {self._most:,} names of credentials, and no more")
+        if new and len(self._order) + len(new) > self.most - spare:
+            raise StoreError(f"the store is full: it remembers {self.most:,} names of credentials, and no more")
         for name in new:
             self.until[name] = until
             heappush(self._order, (until, name))
@@ -98,9 +100,10 @@ class MemoryMarks:
         self._moved(now)
         return self._marked.until.get(short(name), now) > now
 
-    def revoke(self, names: Collection[str], until: int, now: int) -> None:
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._lock:
-            self._revoked.put([short(name) for name in names], until, now)
+            spare = 0 if by_operator else self._revoked.most // SPARE
+            self._revoked.put([short(name) for name in names], until, now, spare)
             self.version += 1
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:

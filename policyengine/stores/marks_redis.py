@@ -39,7 +39,7 @@ class RedisMarks:
     def marked(self, name: str, now: int) -> bool:
         return bool(self._run("marked", [marked_key(name)], now))
 
-    def revoke(self, names: Collection[str], until: int, now: int) -> None:
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         if names:
             self._run("revoke", [revoked_key(one) for one in names], now, until, lasts(until, now))
 

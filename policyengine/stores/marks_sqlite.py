@@ -59,7 +59,7 @@ class SqliteMarks:
             row = asked.execute("SELECT until FROM marked WHERE name = ?", (digest_of(name),)).fetchone()
             return row is not None and row[0] > now
 
-    def revoke(self, names: Collection[str], until: int, now: int) -> None:
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._step(True) as asked:
             self._looked(asked, now, True)
             asked.executemany(REVOKE, [(digest_of(name), until) for name in names])

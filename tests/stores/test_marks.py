@@ -223,6 +223,18 @@ def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
     assert marks.revoked(("a", "b", "c"), NOW) == {"a"}  # all of them or none
 
 
+def test_the_last_room_for_what_is_revoked_is_the_operators() -> None:
+    marks = MemoryMarks(most=20)
+    marks.revoke([f"token:{number}" for number in range(18)], LATER, NOW)
+    with pytest.raises(StoreError, match="full"):
+        marks.revoke(("token:18",), LATER, NOW)
+    marks.revoke(("token:0",), LATER, NOW)  # is there already
+    marks.revoke(("agent:a", "agent:b"), LATER, NOW, by_operator=True)
+    assert marks.revoked(("agent:a", "agent:b"), NOW) == {"agent:a", "agent:b"}
+    with pytest.raises(StoreError, match="full"):
+        marks.revoke(("agent:c",), LATER, NOW, by_operator=True)
+
+
 def test_who_comes_to_full_memory_makes_room_for_two_and_no_more() -> None:
     """Nobody looks through a million of them."""
     marks = MemoryMarks(most=1_000)
