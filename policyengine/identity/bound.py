@@ -204,7 +204,9 @@ def nonces_of(configuration: Configuration, key: bytes | None) -> Nonces | None:
     if not configuration.dpop.nonces:
         return None
     lifetime = in_seconds(configuration.dpop.nonce_lifetime)
-    return Nonces(lifetime) if key is None else Nonces(lifetime, key)
+    if key is None:
+        return Nonces(lifetime)
+    return Nonces(lifetime, key, leeway=in_seconds(configuration.identity.leeway))
 
 
 def api_keys_of(configuration: Configuration, issuers: Collection[Issuer]) -> ApiKeys | None:

@@ -37,10 +37,12 @@ TIME, TAG = 8, 16  # bytes of a nonce
 @dataclass(frozen=True, slots=True)
 class Nonces:
     """Nonces that nobody has to remember: the time, and what only who has `key` can make of it. `lifetime` in seconds.
-    Processes that serve one place share a key."""
+    Processes that serve one place share a key; where they are on several machines, their clocks may differ by
+    `leeway`."""
 
     lifetime: int
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
+    leeway: int = 0
 
     def nonce(self, now: int) -> str:
         time = now.to_bytes(TIME, "big")
@@ -52,7 +54,7 @@ class Nonces:
             raise Refused(Refusal.PROOF_NONCE)
         raw = urlsafe_b64decode(given)
         time, age = raw[:TIME], now - int.from_bytes(raw[:TIME], "big")
-        if not compare_digest(raw[TIME:], self._tag(time)) or not 0 <= age < self.lifetime:
+        if not compare_digest(raw[TIME:], self._tag(time)) or not -self.leeway <= age < self.lifetime + self.leeway:
             raise Refused(Refusal.PROOF_NONCE)
 
     def _tag(self, time: bytes) -> bytes:

@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey
 
+from policyengine.identity.bound import bound_parts
+from policyengine.identity.configuration import configuration_of
 from policyengine.identity.dpop import Nonces
 from policyengine.runtime.credentials import Credentials
+from policyengine.runtime.refusals import Refused
+from policyengine.stores.marks import MemoryMarks
 from tests.identity.attacks import Attack, named
 from tests.identity.bound_world import (
     API_KEY,
@@ -236,8 +240,10 @@ NONCES: list[tuple[str, str, object]] = [
     ("control: one of ours", "proved", OURS.nonce(NOW)),
     ("control: one of ours that will end", "proved", OURS.nonce(NOW - 299)),
     ("none", "proof_nonce", None),
-    ("expired", "proof_nonce", OURS.nonce(NOW - 300)),
-    ("of the future", "proof_nonce", OURS.nonce(NOW + 1)),
+    ("control: of a server whose clock is behind", "proved", OURS.nonce(NOW - 329)),
+    ("control: of a server whose clock is ahead", "proved", OURS.nonce(NOW + 30)),
+    ("expired", "proof_nonce", OURS.nonce(NOW - 330)),
+    ("of the future", "proof_nonce", OURS.nonce(NOW + 31)),
     ("of another server", "proof_nonce", Nonces(300, b"m" * 32).nonce(NOW)),
     ("another time in it", "proof_nonce", OURS.nonce(NOW)[:-22] + OURS.nonce(NOW - 9)[-22:]),
     ("not in base64", "proof_nonce", "~" * 32),
@@ -250,3 +256,12 @@ NONCES: list[tuple[str, str, object]] = [
 def test_nonces(bound_files: Path, code: str, nonce: object) -> None:
     world = World(bound_files, {"dpop": {"nonces": True}})
     assert world.refusal(bound(world, nonce=nonce)) == code
+
+
+def test_nonces_of_a_server_that_shares_none_are_by_one_clock(bound_files: Path) -> None:
+    nonces = bound_parts(configuration_of({"dpop": {"nonces": True}}, bound_files), (), MemoryMarks()).nonces
+    assert nonces is not None
+    nonces.check(nonces.nonce(NOW - 299), NOW)
+    for made in (NOW - 300, NOW + 1):
+        with pytest.raises(Refused):
+            nonces.check(nonces.nonce(made), NOW)
