@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from policyengine.identity.api_keys import ApiKeys
-from policyengine.identity.certificates import check_times, connection_of
+from policyengine.identity.certificates import Connection, check_times, connection_of
 from policyengine.identity.configuration import Configuration, in_seconds
 from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
@@ -17,7 +17,7 @@ from policyengine.identity.nonces import Quota
 from policyengine.identity.proved import Binding, Request, Token, Who
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.signatures import Signatures
-from policyengine.identity.spiffe import Trusted, svid, trusted_domains
+from policyengine.identity.spiffe import Trusted, key_thumbprint, svid, trusted_domains
 from policyengine.identity.urls import ANY_HOST, OwnHosts, authority_of
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refusal, Refused
@@ -54,8 +54,8 @@ class Bound:
                 raise Refused(Refusal.NOT_BOUND)
         elif presented_as(credentials) == "bearer":
             raise Refused(Refusal.WRONG_SCHEME)
-        x5t, until = self._certificate(credentials, keys, now)
-        return Binding(self._key(credentials, request, token, keys, now), x5t, until)
+        x5t, until, key = self._certificate(credentials, keys, now)
+        return Binding(self._key(credentials, request, token, keys, now), x5t, until, key)
 
     def _any_key(
         self, credentials: Credentials, request: Request, now: int, recognizes: Callable[[str], bool] | None
@@ -71,9 +71,7 @@ class Bound:
             jkt = self.proofs.check(credentials.dpop, request, now, admit=admit)
         if credentials.client_certificate is None:
             return Binding(jkt)
-        found = connection_of(credentials.client_certificate)
-        until = None if found.certificate is None else check_times(found.certificate, now)
-        return Binding(jkt, found.x5t, until)
+        return Binding(jkt, *proved_by(connection_of(credentials.client_certificate), now))
 
     def _key(
         self, credentials: Credentials, request: Request, token: Token, keys: Mapping[str, str], now: int
@@ -87,16 +85,23 @@ class Bound:
 
     def _certificate(
         self, credentials: Credentials, keys: Mapping[str, str], now: int
-    ) -> tuple[str | None, int | None]:
-        """Its digest, and when it ends as far as the gateway lets us see."""
+    ) -> tuple[str | None, int | None, str | None]:
         if CERTIFICATE not in keys:
-            return None, None
+            return None, None, None
         if credentials.client_certificate is None:
             raise Refused(Refusal.PROOF_MISSING, "it is bound to a certificate, and the connection has none")
         found = connection_of(credentials.client_certificate)
         if not same(found.x5t, keys[CERTIFICATE]):
             raise Refused(Refusal.BOUND_TO_OTHER)
-        return found.x5t, None if found.certificate is None else check_times(found.certificate, now)
+        return proved_by(found, now)
+
+
+def proved_by(connection: Connection, now: int) -> tuple[str, int | None, str | None]:
+    """The digest of the certificate and, as far as the gateway lets us see, when it ends and which key it has. Raises
+    Refused."""
+    if connection.certificate is None:
+        return connection.x5t, None, None
+    return connection.x5t, check_times(connection.certificate, now), key_thumbprint(connection.certificate)
 
 
 def keys_of(token: Token) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from policyengine.identity.configuration import Configuration, IdentityError
 from policyengine.identity.documents import DocumentError, json_object
+from policyengine.identity.facts import key_names
 from policyengine.identity.jose import Jws, holds, read_jws
 from policyengine.identity.keysets import MOST_KEYS, Unusable, Usable, usable_of
 from policyengine.identity.proved import Binding, Token, Who
@@ -45,11 +46,18 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A client that proved who it is. `binding`: the key that it proved to have; `token`: its own, if it sent one."""
+    """A client that proved who it is. `binding`: the key that it proved to have; `token`: its own, if it sent one;
+    `signer`: thumbprint of the key that signed its assertion."""
 
     client: Client
     binding: Binding
     token: tuple[Token, Who] | None = None
+    signer: str | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What can be revoked so that it is: itself, and every key that it proved who it is by."""
+        return key_names(self.binding, self.signer) | {f"agent:{self.client.issuer}/{self.client.agent}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class Clients:
             raise NotIssued(Unissued.NO_CLIENT)
         if own is not None:
             self._check_own(client, own, binding, jkt)
-        return Actor(client, proved, own)
+        return Actor(client, proved, own, jkt)
 
     def recognizes(self, sent: Sent, own: tuple[Token, Who] | None, jkt: str, now: int) -> bool:
         """Whether a key that came along with this is a known client's: its own, that of its token, or any beside an

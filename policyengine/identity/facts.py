@@ -99,7 +99,7 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     and the links of its chain."""
     names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
-    names |= {f"key:{key}" for key in (binding.jkt, binding.x5t, token.key) if key is not None}
+    names |= key_names(binding, token.key)
     other = token.claims.get("sub") if who.subject is not None else None
     if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
@@ -111,6 +111,12 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     if isinstance(identifier, str):
         names.add(f"jti:{token.issuer}/{identifier}")
     return frozenset(names) | links_of(token)
+
+
+def key_names(binding: Binding, *more: str | None) -> frozenset[str]:
+    """Of every key that was proved, and of a certificate both its digest and its key."""
+    keys = (binding.jkt, binding.x5t, binding.key, *more)
+    return frozenset(f"key:{key}" for key in keys if key is not None)
 
 
 def own_task(issuer: str, task: str, user: str | None, first: str | None) -> str:

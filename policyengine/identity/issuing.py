@@ -136,7 +136,8 @@ class Issuing:
     # ── Who asks, for whom ────────────────────────────────────────────────────────────────────
 
     def authenticated(self, sent: Sent, own: str | None, credentials: Credentials, request: Request, now: int) -> Actor:
-        """Which client asks; `own`: its actor token. Raises NotIssued, StoreError."""
+        """Which client asks; `own`: its actor token. Nobody who was revoked, or by a key that was. Raises NotIssued,
+        StoreError."""
         known = None if own is None else self._verified(own, Unissued.ACTOR_TOKEN, now)
         recognizes = partial(self.clients.recognizes, sent, known, now=now)
         try:
@@ -145,7 +146,10 @@ class Issuing:
             error = refused.refusal.error.value
             proof = error in (TokenError.INVALID_DPOP_PROOF, TokenError.USE_DPOP_NONCE)
             raise NotIssued(Unissued.PROOF, refused.why, TokenError(error) if proof else None) from None
-        return self.clients.actor(sent, known, binding, now)
+        actor = self.clients.actor(sent, known, binding, now)
+        if self.identity.marks.revoked(actor.names | {f"agent:{self.name}/{actor.client.agent}"}, now):
+            raise NotIssued(Unissued.REVOKED)
+        return actor
 
     def _subject(self, raw: str, now: int) -> Subject:
         return Subject(*self._verified(raw, Unissued.SUBJECT_TOKEN, now))
@@ -234,7 +238,7 @@ class Issuing:
         names = names_of(subject.token, subject.who, confirmed(subject.token)) | links_of(subject.token)
         if actor.token is not None:
             names |= names_of(*actor.token, confirmed(actor.token[0]))
-        found = sorted(names | {f"agent:{actor.client.issuer}/{actor.client.agent}"})
+        found = sorted(names | actor.names)
         if len(found) > MOST_LINKS:
             raise NotIssued(Unissued.DEPTH)
         return found

@@ -67,11 +67,13 @@ class Token:
 @dataclass(frozen=True, slots=True)
 class Binding:
     """The key that the presenter proved to have, for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of
-    the certificate (`x5t`), both in base64url; None for what was not proved. `until`: when the certificate ends."""
+    the certificate (`x5t`), both in base64url; None for what was not proved. `until`: when the certificate ends; `key`:
+    RFC 7638 thumbprint of its key, where the gateway told more than its digest."""
 
     jkt: str | None = None
     x5t: str | None = None
     until: Seconds | None = None
+    key: str | None = None
 
 
 UNBOUND = Binding()

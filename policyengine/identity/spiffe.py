@@ -148,11 +148,11 @@ def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tu
         check_chain(connection, leaf, trusted.bundle.store(now), now)
     claims = {"sub": identifier, "iat": int(leaf.not_valid_before_utc.timestamp()), "exp": ends}
     digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
-    until = min(ends, now + RECHECK)
+    until, key = min(ends, now + RECHECK), key_thumbprint(leaf)
     return (
-        Token("mtls", trusted.issuer, claims, {}, digest, until, key=key_thumbprint(leaf)),
+        Token("mtls", trusted.issuer, claims, {}, digest, until, key=key),
         Who(identifier, None),
-        Binding(x5t=connection.x5t, until=ends),
+        Binding(x5t=connection.x5t, until=ends, key=key),
     )
 
 

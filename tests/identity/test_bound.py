@@ -19,6 +19,7 @@ from policyengine.identity.building import built
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.dpop import Nonces
 from policyengine.identity.proved import UNBOUND, Binding, Request
+from policyengine.identity.spiffe import key_thumbprint
 from policyengine.identity.urls import normal_url
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
@@ -319,7 +320,7 @@ def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) ->
     certificate = workload()
     both = Credentials(dpop=proof(None), client_certificate=field_of(certificate))
     assert binds(Credentials(), request, None, NOW) == UNBOUND
-    assert binds(both, request, None, NOW) == Binding(jkt(), x5t(certificate), NOW + 3_600)
+    assert binds(both, request, None, NOW) == Binding(jkt(), x5t(certificate), NOW + 3_600, key_thumbprint(certificate))
     for wrong in (both, Credentials(dpop=proof(None, jti="p-2", htm="POST")), Credentials(client_certificate=":AA==:")):
         with pytest.raises(Refused):
             binds(wrong, request, None, NOW)
