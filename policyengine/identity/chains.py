@@ -23,7 +23,7 @@ from policyengine.identity.configuration import Configuration, IssuerSettings, i
 from policyengine.identity.jose import type_of
 from policyengine.identity.proved import Hop, Token, Who
 from policyengine.identity.scopes import scopes_of
-from policyengine.identity.tasks import task_of
+from policyengine.identity.tasks import opener_of, task_of
 from policyengine.identity.tokens import is_id_token
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
@@ -204,7 +204,7 @@ def person(claims: Claims, subject: str | None, client: str) -> Who:
         raise Refused(Refusal.ACTOR, "it names no person")
     if AI_AGENT in profile(claims):
         raise Refused(Refusal.CONTRADICTION, "an agent asks by what people ask by")
-    return Who(None, subject, scopes=scopes_of(claims), task=task_of(claims))
+    return Who(None, subject, scopes=scopes_of(claims), task=task_of(claims), opener=opener_of(claims))
 
 
 def says_alone(claims: Claims, wanted: Mapping[str, str], agent: str) -> bool:
@@ -270,4 +270,5 @@ def who_of(claims: Claims, user: str | None, chain: list[Actor]) -> Who:
         text(of_presenter, "instance"),
         texts(of_presenter, "groups"),
         task_of(claims),
+        opener=opener_of(claims),
     )

@@ -103,10 +103,9 @@ def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
     other = token.claims.get("sub") if who.subject is not None else None
     if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
-    task = None if who.task is None else who.task.get("id")
-    if isinstance(task, str):
-        first = who.hops[0].agent if who.hops else who.agent
-        names |= {f"task:{token.issuer}/{task}", own_task(token.issuer, task, who.user, first)}
+    task = task_in(who)
+    if task is not None:
+        names |= {f"task:{token.issuer}/{task}", *filter(None, [own_task_of(token, who)])}
     identifier = token.claims.get("jti")
     if isinstance(identifier, str):
         names.add(f"jti:{token.issuer}/{identifier}")
@@ -119,11 +118,30 @@ def key_names(binding: Binding, *more: str | None) -> frozenset[str]:
     return frozenset(f"key:{key}" for key in keys if key is not None)
 
 
-def own_task(issuer: str, task: str, user: str | None, first: str | None) -> str:
-    """Of a task those tokens that are for the same user or, for none, by the same first agent: who begins one calls it
-    as it likes, and may not end what others call so."""
-    whose = f"agent:{first}" if user is None else f"user:{user}"
-    return f"own-task:{issuer}/{quote(whose, safe='')}/{task}"
+def task_in(who: Who) -> str | None:
+    task = None if who.task is None else who.task.get("id")
+    return task if isinstance(task, str) else None
+
+
+def opener_of(token: Token, who: Who) -> str | None:
+    """The agent that opened its task, `issuer/agent`: the first of the chain, where the token does not say who did."""
+    if who.opener is not None:
+        return who.opener
+    if who.hops:
+        return f"{who.hops[0].issuer}/{who.hops[0].agent}"
+    return None if who.agent is None else f"{token.issuer}/{who.agent}"
+
+
+def own_task_of(token: Token, who: Who) -> str | None:
+    """By which an agent ends its task: of those that are called so the one that the same agent opened for the same user
+    or, for none, of the same first agent. Who opens a task calls it as it likes, and may not end what others call so.
+    None where no agent is in it."""
+    task, opener = task_in(who), opener_of(token, who)
+    if task is None or opener is None:
+        return None
+    first = who.hops[0].agent if who.hops else who.agent
+    whose = f"agent:{first}" if who.user is None else f"user:{who.user}"
+    return f"own-task:{token.issuer}/{quote(whose, safe='')}/{quote(opener, safe='')}/{task}"
 
 
 def links_of(token: Token) -> frozenset[str]:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Protocol, TypeAlias, TypeVar
 
-from policyengine.identity.facts import facts_of, fingerprint, names_of, presenter_of, watched_of
+from policyengine.identity.facts import facts_of, fingerprint, names_of, own_task_of, presenter_of, watched_of
 from policyengine.identity.proved import (
     ABOUT_THE_REQUEST,
     CLAIMS,
@@ -261,6 +261,7 @@ class Identity:
             presenter=presenter_of(token, who),
             own_key=self._own_key(token),
             single_use=token.single_use,
+            own_task=own_task_of(token, who),
         )
 
     def _presented(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding]:

@@ -20,7 +20,7 @@ from policyengine.identity.chains import MOST_ACTORS
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked
-from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of
+from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of, opener_of
 from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity, digest_of
 from policyengine.identity.jose import LARGEST
@@ -213,7 +213,7 @@ class Issuing:
             claims["may_act"] = {"sub": actor.client.agent}
         own = None if actor.token is None else actor.token[1].task
         task = narrowed(shared(subject.who.task, own), asked.task)
-        return claims if task is None else {**claims, "task": task}
+        return claims if task is None else {**claims, "task": {**task, "opened_by": opened_by(subject, actor)}}
 
     def _act_of(self, hop: Hop) -> dict[str, object]:
         said: dict[str, object | None] = {
@@ -357,6 +357,13 @@ class Issuing:
             "fingerprint": fingerprint(sha256(token.encode()).digest()),
         }  # fmt: skip
         _LOG.info("a token was issued to client `%s`", actor.client.name, extra=told)
+
+
+def opened_by(subject: Subject, actor: Actor) -> str:
+    """The agent that opened the task, `issuer/agent`: whoever asks, where no token that it shows is of one."""
+    shown = ((subject.token, subject.who), *([] if actor.token is None else [actor.token]))
+    openers = (opener_of(token, who) for token, who in shown if who.task is not None)
+    return next(filter(None, openers), f"{actor.client.issuer}/{actor.client.agent}")
 
 
 def type_of(claims: Mapping[str, object]) -> str:

@@ -94,7 +94,8 @@ class Who:
     """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
 
     `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `subject`: who
-    its `sub` is, where a server calls the agent or the user there by a name of its own.
+    its `sub` is, where a server calls the agent or the user there by a name of its own. `opener`: the agent that opened
+    the task, `issuer/agent`, where the token says so.
     """
 
     agent: str | None
@@ -105,6 +106,7 @@ class Who:
     groups: tuple[str, ...] | None = None
     task: Mapping[str, object] | None = None
     subject: str | None = None
+    opener: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ class Proved:
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
     `reusable`: that they were proved once is enough; else each request brings a proof of its own. `watched`: by which
     of `names` it is seen whether several share it, and `presenter` who it is that presents it. `own_key`: the one of
-    our own that signed the token. `single_use`: it counts for one request alone.
+    our own that signed the token. `single_use`: it counts for one request alone. `own_task`: the one of `names` by
+    which whoever presents it ends its task.
     """
 
     facts: dict[str, dict[str, object]]
@@ -133,3 +136,4 @@ class Proved:
     presenter: str = ""
     own_key: str | None = None
     single_use: SingleUse | None = None
+    own_task: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum, auto
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.audit.tokens import What
 from policyengine.identity.clients import Actor, confirmed
-from policyengine.identity.facts import moment, names_of, own_task, token_name
+from policyengine.identity.facts import moment, names_of, token_name
 from policyengine.identity.identity import Identity
 from policyengine.identity.proved import Proved, Token, Who
 from policyengine.identity.recording import By, Operator, about_named, about_task, about_token, told_of_end, word_of
@@ -101,16 +101,13 @@ class Revoking:
         return self._on_record(told_of_end("task", about_task(task, issuers), by), now)
 
     def own_task(self, task: str, by: Proved, now: int) -> Came:
-        """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is. Else it is
-        refused. Raises StoreError."""
+        """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is, of the task
+        that the same agent opened. Else it is refused. Raises StoreError."""
         facts = by.facts
-        agent, user = (facts.get(root, {}).get("id") for root in ("agent", "user"))
-        if agent is None or facts.get("task", {}).get("id") != task:
+        if by.own_task is None or "agent" not in facts or facts.get("task", {}).get("id") != task:
             return Came.REFUSED
-        hops, issuer = facts.get("chain", {}).get("hops"), str(facts["credential"]["issuer"])
-        first = hops[0]["agent"] if isinstance(hops, Sequence) and hops else agent
-        name = own_task(issuer, task, None if user is None else str(user), str(first))
-        self._revoke([name], now + FOR_GOOD, now, by)
+        issuer = str(facts["credential"]["issuer"])
+        self._revoke([by.own_task], now + FOR_GOOD, now, by)
         return self._on_record(told_of_end("task", about_task(task, (issuer,)), by), now)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:

@@ -1,4 +1,4 @@
-"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at}`.
+"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at, opened_by}`.
 
 `entities` are `{type, id}`, as references are in every question.
 """
@@ -11,7 +11,7 @@ from policyengine.identity.claims import Claims, members, moment, references, te
 from policyengine.kinds import EntityRef
 from policyengine.runtime.refusals import Refusal, Refused
 
-MEMBERS = frozenset({"id", "tools", "entities", "issued_at"})
+MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 
 def task_of(claims: Claims) -> dict[str, object] | None:
@@ -34,3 +34,8 @@ def task_of(claims: Claims) -> dict[str, object] | None:
 
 def reference_of(entity: EntityRef) -> dict[str, str]:
     return {"type": entity.type, "id": entity.id}
+
+
+def opener_of(claims: Claims) -> str | None:
+    """The agent that opened it, `issuer/agent`, where the issuer says so. Raises Refused."""
+    return text(members(claims, "task") or {}, "opened_by")

@@ -46,7 +46,7 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
         add(app, path, "POST", partial(routes.form, answers), answers.__name__, TOLD[path])
     add(
         app,
-        "/tasks/{task}/complete",
+        "/tasks/{task:path}/complete",  # in a name there may be a slash
         "POST",
         routes.complete,
         "complete",

@@ -23,6 +23,7 @@ from policyengine.identity.clients import Clients, Sent, clients_of
 from policyengine.identity.configuration import IdentityError, configuration_of
 from policyengine.identity.exchange import JWT
 from policyengine.identity.handing import ANYTHING, Answer, HandedOn, Handing, samples
+from policyengine.identity.issuing import Issued
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.identity.revoking import looked_at
 from policyengine.identity.telling import MOST, Telling
@@ -285,10 +286,32 @@ def test_the_better_credential_that_a_remedy_names_is_any_of_ours(desk: Desk):
 
 def test_a_task_is_passed_on_and_narrowed(desk: Desk):
     held = subject(task={"id": "t-9", "tools": ["a", "b"]})
-    assert claims_of(desk.exchange(subject_token=held).token)["task"] == {"id": "t-9", "tools": ["a", "b"]}
+    opened = {"opened_by": "acme/planner"}
+    assert claims_of(desk.exchange(subject_token=held).token)["task"] == {"id": "t-9", "tools": ["a", "b"], **opened}
     asked = {"id": "t-9", "tools": ["a"], "entities": [{"type": "invoice", "id": "42"}]}
     issued = desk.exchange(subject_token=held, task=json.dumps(asked))
-    assert claims_of(issued.token)["task"] == asked
+    assert claims_of(issued.token)["task"] == {**asked, **opened}
+
+
+def task_of(issued: Issued) -> dict[str, Any]:
+    """But for who opened it."""
+    return {name: value for name, value in claims_of(issued.token)["task"].items() if name != "opened_by"}
+
+
+@pytest.mark.parametrize(
+    ("held", "own", "opener"),
+    [
+        (None, None, "acme/summarizer"), ({"id": "t-9"}, None, "acme/planner"),
+        (None, {"id": "t-9"}, "acme/summarizer"),
+        (None, {"id": "t-9", "opened_by": "acme/clerk"}, "acme/clerk"),
+        ({"id": "t-9", "opened_by": "acme/clerk"}, {"id": "t-9"}, "acme/clerk"),
+    ],
+)  # fmt: skip
+def test_a_task_is_of_who_opened_it(desk: Desk, held: Any, own: Any, opener: str):
+    bounded = subject(sub="summarizer", client_id="summarizer", **({} if own is None else {"task": own}))
+    first = subject(**({} if held is None else {"task": held}))
+    more = {"actor_token": bounded, "actor_token_type": JWT, "task": '{"id": "t-9"}'}
+    assert claims_of(desk.exchange(subject_token=first, **more).token)["task"]["opened_by"] == opener
 
 
 THINGS = [{"type": "invoice", "id": "42"}, {"type": "invoice", "id": "43"}]
@@ -310,7 +333,7 @@ HELD = {"id": "t-9", "tools": ["fs/read", "send"], "entities": THINGS}
 def test_a_task_is_only_narrowed(desk: Desk, asked: dict[str, Any], issued: dict[str, Any] | None):
     def exchanged() -> object:
         wanted = json.dumps({"id": "t-9", **asked})
-        return claims_of(desk.exchange(subject_token=subject(task=HELD), task=wanted).token)["task"]
+        return task_of(desk.exchange(subject_token=subject(task=HELD), task=wanted))
 
     if issued is not None:
         assert exchanged() == {**HELD, **issued}
@@ -337,9 +360,7 @@ def test_an_agent_does_not_get_rid_of_its_own_task_by_the_token_of_another(
     def exchanged(**more: Any) -> object:
         bounded = subject(sub="summarizer", client_id="summarizer", **({} if own is None else {"task": own}))
         first = subject(**({} if held is None else {"task": held}))
-        return claims_of(desk.exchange(subject_token=first, actor_token=bounded, actor_token_type=JWT, **more).token)[
-            "task"
-        ]
+        return task_of(desk.exchange(subject_token=first, actor_token=bounded, actor_token_type=JWT, **more))
 
     if issued is None:
         with pytest.raises(NotIssued) as found:
