@@ -19,6 +19,7 @@ from policyengine.identity.jose import Jws, check_signature, plain_type, read_jw
 from policyengine.identity.keysets import KeySource, Unusable, key_of
 from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.proved import Binding, Seconds, Token
+from policyengine.identity.tokens import signed_token
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import did_you_mean
 from policyengine.semantics.kernel import Attester
@@ -59,6 +60,11 @@ class Attesting:
             if refused.refusal.value.startswith("attest"):
                 raise
             raise Refused(refused.refusal, f"of the attestation: {refused.why}") from None
+
+    def authentic(self, raw: str, now: Seconds) -> Token:
+        """What its attester signed, whether it holds or not. It uses nothing up. Raises Refused."""
+        jws = read_jws(raw)
+        return signed_token(raw, jws, "attestation", self._signed_by(jws, now).attester.name, now)
 
     def _facts(self, raw: str, binding: Binding, now: Seconds) -> Mapping[str, object]:
         jws = read_jws(raw)

@@ -78,6 +78,7 @@ class Builder:
             mapped={one.name: frozenset(claim for claim, _ in one.claims) for one in issuers.values()},
             only_proved=configuration.identity.only_proved,
             of_who=types_of_who(kernel),
+            people={name: one.people for name, one in configuration.issuers.items()},
             nonces=None if nonces is None else lambda: nonces.nonce(int(self.clock())),
             attestation_nonces=self.attestation_nonces.issue,
             again=self.identity,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import cast
 from urllib.parse import quote
 
@@ -92,6 +93,14 @@ def fingerprint(digest: bytes) -> str:
 def token_name(token: Token) -> str:
     """By which a token is revoked, also where its signature is spelled in another way that holds."""
     return f"token:{(token.signed or token.digest).hex()}"
+
+
+def raw_names(raw: str) -> frozenset[str]:
+    """By which a credential would be revoked that nobody verified: as it is and, where it has the form of a signed
+    token, by what would be signed."""
+    told, _, signature = raw.rpartition(".")
+    parts = (raw, told) if signature and told.count(".") == 1 else (raw,)
+    return frozenset(f"token:{sha256(one.encode('utf-8', 'surrogatepass')).hexdigest()}" for one in parts)
 
 
 def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from threading import Lock
 from typing import Protocol, TypeAlias, TypeVar
 
-from policyengine.identity.facts import facts_of, fingerprint, names_of, own_task_of, presenter_of, watched_of
+from policyengine.identity.facts import (
+    facts_of,
+    fingerprint,
+    names_of,
+    own_task_of,
+    presenter_of,
+    raw_names,
+    watched_of,
+)
 from policyengine.identity.proved import (
     ABOUT_THE_REQUEST,
     CLAIMS,
@@ -53,6 +61,15 @@ class Tokens(Protocol):
         """A transaction token. Raises Refused."""
         ...
 
+    def authentic(self, raw: str, now: int) -> Token:
+        """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
+        not. It uses nothing up. Raises Refused."""
+        ...
+
+    def taking(self, issuer: str, audiences: Collection[str]) -> Tokens:
+        """The same that take what this issuer signed for any of these."""
+        ...
+
 
 class Reads(Protocol):
     def __call__(self, token: Token) -> Who:
@@ -84,6 +101,10 @@ class Presents(Protocol):
 class Attests(Protocol):
     def __call__(self, raw: str, token: Token, binding: Binding, now: int) -> Mapping[str, object]:
         """The facts of an attestation. Raises Refused."""
+        ...
+
+    def authentic(self, raw: str, now: int) -> Token:
+        """What its attester signed, whether it holds or not. It uses nothing up. Raises Refused."""
         ...
 
 
@@ -127,6 +148,7 @@ class Identity:
     mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
     only_proved: bool = False
     of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities whose rows speak of who asks
+    people: Mapping[str, Collection[str]] = field(default_factory=dict)  # by issuer, clients that are no agents
     nonces: Callable[[], str] | None = None  # for proofs, where they need one
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends
     again: Callable[[Kernel, Identity], Identity] | None = None  # for other policies
@@ -143,6 +165,11 @@ class Identity:
     def successor(self, kernel: Kernel) -> Identity:
         """For the issuers and attesters of other policies, with the keys that are known. Raises IdentityError."""
         return self if self.again is None else self.again(kernel, self)
+
+    def apart(self, tokens: Tokens) -> Identity:
+        """The same where tokens are verified by these: nothing that they prove is known elsewhere."""
+        parts = replace(self.parts, tokens=tokens)
+        return replace(self, parts=parts, most_kept=0, _kept=OrderedDict(), _tokens=OrderedDict())
 
     def nonce(self) -> str | None:
         """One for the next proof, where proofs need one."""
@@ -243,18 +270,19 @@ class Identity:
 
     def _proved(self, credentials: Credentials, request: Request, now: int) -> Proved:
         token, who, binding = self._presented(credentials, request, now)
-        attestation = None
+        attestation, names = None, names_of(token, who, binding)
         if credentials.attestation is not None:
             if self.parts.attests is None:
                 raise Refused(Refusal.ATTESTER)
             attestation = self.parts.attests(credentials.attestation, token, binding, now)
+            names |= raw_names(credentials.attestation)
         facts = facts_of(token, who, binding, attestation, self.mapped.get(token.issuer, frozenset()))
         if self.sharing is not None:
             facts["credential"]["shared"] = False
         return Proved(
             facts,
             token.expires if binding.until is None else min(token.expires, binding.until),
-            names_of(token, who, binding),
+            names,
             fingerprint(token.digest),
             reusable=reusable(credentials) and token.single_use is None,
             watched=watched_of(token, binding),

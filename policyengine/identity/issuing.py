@@ -20,7 +20,16 @@ from policyengine.identity.chains import MOST_ACTORS
 from policyengine.identity.clients import Actor, Clients, Sent, confirmed
 from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.exchange import ACCESS_TOKEN, Asked
-from policyengine.identity.facts import LINKS, MOST_LINKS, facts_of, fingerprint, links_of, names_of, opener_of
+from policyengine.identity.facts import (
+    LINKS,
+    MOST_LINKS,
+    facts_of,
+    fingerprint,
+    links_of,
+    names_of,
+    opener_of,
+    raw_names,
+)
 from policyengine.identity.handing import HandedOn, Handing
 from policyengine.identity.identity import Identity, digest_of
 from policyengine.identity.jose import LARGEST
@@ -147,7 +156,9 @@ class Issuing:
             proof = error in (TokenError.INVALID_DPOP_PROOF, TokenError.USE_DPOP_NONCE)
             raise NotIssued(Unissued.PROOF, refused.why, TokenError(error) if proof else None) from None
         actor = self.clients.actor(sent, known, binding, now)
-        if self.identity.marks.revoked(actor.names | {f"agent:{self.name}/{actor.client.agent}"}, now):
+        assertion = frozenset[str]() if sent.assertion is None else raw_names(sent.assertion)
+        names = actor.names | assertion | {f"agent:{self.name}/{actor.client.agent}"}
+        if self.identity.marks.revoked(names, now):
             raise NotIssued(Unissued.REVOKED)
         return actor
 
@@ -372,9 +383,9 @@ def type_of(claims: Mapping[str, object]) -> str:
 
 
 def check_may_act(subject: Subject, actor: Actor, us: Issuer, url_of: Callable[[str], str | None]) -> None:
-    allowed = subject.token.claims.get("may_act")
-    if allowed is None:
+    if "may_act" not in subject.token.claims:
         return
+    allowed = subject.token.claims["may_act"]
     name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
     issuers = {actor.client.issuer, us.name}
     known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there

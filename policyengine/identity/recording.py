@@ -6,6 +6,7 @@ A token is told by its fingerprint, and by the facts that decisions have that ar
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias, assert_never
@@ -120,13 +121,14 @@ def word_of(by: By) -> str:
             assert_never(by)
 
 
-def about_token(token: Token, who: Who, binding: Binding) -> Told:
-    """The facts that decisions have that were made by it, but for claims."""
+def about_token(token: Token, who: Who | None, binding: Binding) -> Told:
+    """The facts that decisions have that were made by it, but for claims. `who` None: it is nobody's, or does not say
+    in a way that is understood."""
     jti = token.claims.get("jti")
-    try:
-        facts: Mapping[str, object] = facts_of(token, who, binding)
-    except Refused:  # it says what is no value: it is ended all the same
-        facts = {"credential": {"fingerprint": fingerprint(token.digest), "issuer": token.issuer}}
+    facts: Mapping[str, object] = {"credential": {"fingerprint": fingerprint(token.digest), "issuer": token.issuer}}
+    if who is not None:
+        with suppress(Refused, ValueError, OverflowError):  # it says what is no value: it is ended all the same
+            facts = facts_of(token, who, binding)
     return {**({"jti": jti} if isinstance(jti, str) else {}), **facts}
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from enum import Enum, auto
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from policyengine.audit.tokens import What
+from policyengine.identity.claims import Claims, members
+from policyengine.identity.claims import moment as time_in
 from policyengine.identity.clients import Actor, confirmed
-from policyengine.identity.facts import moment, names_of, token_name
+from policyengine.identity.facts import fingerprint, moment, names_of, raw_names, token_name
 from policyengine.identity.identity import Identity
+from policyengine.identity.jose import read_jws
 from policyengine.identity.proved import Proved, Token, Who
 from policyengine.identity.recording import By, Operator, about_named, about_task, about_token, told_of_end, word_of
+from policyengine.identity.unissued import TokenError
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
 
@@ -24,35 +26,51 @@ if TYPE_CHECKING:
 
 FOR_GOOD = 10 * 365 * 86_400  # seconds
 LEEWAY = 300  # seconds that a token may be taken for after its end
-# By what an operator revokes; each names an issuer of the policy, but for keys.
-NAMED = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}
-# Of a token that was refused for these, nobody knows yet whether it holds, or it will.
-LATER = frozenset({Refusal.PROVIDER, Refusal.NOT_YET, Refusal.ISSUED_LATER})
-OF_AN_ISSUER = re.compile(r"[^/]{1,256}/.{1,2048}", re.DOTALL)
+RETRY_AFTER = 10  # seconds, by which keys that are not known are asked for anew
+# Of a token that was refused for these, more may be known in a moment.
+LATER = frozenset({Refusal.PROVIDER, Refusal.UNKNOWN_KEY})
 _LOG = logging.getLogger("policyengine")
 
 
 def verified(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
     """A token that holds but for what was revoked, whoever presents it. Raises Refused."""
     token = identity.parts.tokens.verify(raw, now)
-    plain = replace(token, claims={name: value for name, value in token.claims.items() if name != "may_act"})
-    return token, identity.parts.reads(plain)
+    return token, whose(identity, token)
+
+
+def whose(identity: Identity, token: Token) -> Who:
+    """Also where somebody else than it names may act: who that is, is asked of whoever acts. Raises Refused."""
+    members(token.claims, "may_act")
+    plain = {name: value for name, value in token.claims.items() if name != "may_act"}
+    return identity.parts.reads(replace(token, claims=plain))
 
 
 def looked_at(identity: Identity, raw: str, now: int) -> tuple[Token, Who]:
     """A token that holds, whoever presents it. Raises Refused, StoreError."""
-    token, who = verified(identity, raw, now)
+    return counting(identity, *verified(identity, raw, now), now)
+
+
+def counting(identity: Identity, token: Token, who: Who, now: int) -> tuple[Token, Who]:
+    """Raises Refused where it was revoked; StoreError."""
     if identity.marks.revoked(names_of(token, who, confirmed(token)), now):
         raise Refused(Refusal.REVOKED)
     return token, who
 
 
-class Came(Enum):
-    """What came of it. UNRECORDED: it has ended, and the log could not be written."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`recorded`: whether the log could be written. `verified` false: nobody knows whose the token is, or was."""
 
-    REFUSED = auto()
-    ENDED = auto()
-    UNRECORDED = auto()
+    recorded: bool = True
+    verified: bool = True
+
+
+class NotEnded(Exception):
+    """`why` may be told to the client; `later`: more may be known in a moment."""
+
+    def __init__(self, error: TokenError, why: str) -> None:
+        self.error, self.why, self.later = error, why, error is TokenError.UNAVAILABLE
+        super().__init__(why)
 
 
 @dataclass(frozen=True)
@@ -64,69 +82,97 @@ class Revoking:
     ours: str | None = None
     log: DecisionLog | None = None
 
-    def token(self, raw: str, by: Operator | Actor, now: int) -> Came:
-        """RFC 7009: what is no token any more needs no revoking; one whose agent, say, is revoked for a while does. An
-        operator may revoke any, a client what it is in; else it is refused. Raises StoreError, and Refused for what may
-        hold later."""
+    def token(self, raw: str, by: Operator | Actor, now: int) -> Ended:
+        """RFC 7009, but that nothing is said to have ended that has not. What its issuer signed ends, whether it holds
+        or not: by an operator, or a client that is in it. What is known of nobody's ends on an operator's word. Raises
+        NotEnded, StoreError."""
         try:
-            token, who = verified(self.identity, raw, now)
+            token = self._authentic(raw, now)
         except Refused as refused:
-            if refused.refusal in LATER:
-                raise
-            return Came.ENDED
-        if isinstance(by, Actor) and not self._is_in(by, token, who):
-            return Came.REFUSED
-        jti = token.claims.get("jti")
-        names = [token_name(token), *([f"jti:{token.issuer}/{jti}"] if isinstance(jti, str) else [])]
-        if not self.identity.marks.revoked(names[:1], now):
-            self._revoke(names, end_of(token, now) + LEEWAY, now, by)
+            return self._unverified(raw, refused, by, now)
+        try:
+            who = None if token.kind == "attestation" else whose(self.identity, token)
+        except Refused:
+            who = None
+        if isinstance(by, Actor) and not (who is not None and self._is_in(by, token, who)):
+            raise NotEnded(TokenError.UNAUTHORIZED_CLIENT, "the token is not the client's")
+        self._mark(names_of_token(token), end_of(token.claims, now), now, by)
         return self._on_record(told_of_end("token", about_token(token, who, confirmed(token)), by), now)
+
+    def _authentic(self, raw: str, now: int) -> Token:
+        """As its issuer or attester signed it. Raises Refused."""
+        parts = self.identity.parts
+        try:
+            return parts.tokens.authentic(raw, now)
+        except Refused as refused:
+            if refused.refusal is not Refusal.UNKNOWN_ISSUER or parts.attests is None:
+                raise
+        return parts.attests.authentic(raw, now)
+
+    def _unverified(self, raw: str, refused: Refused, by: Operator | Actor, now: int) -> Ended:
+        """No client fills the store with what nobody signed; what has ended by its own word needs no room. Proofs bring
+        their key."""
+        if refused.refusal is Refusal.KEY_IN_TOKEN:
+            why = "what brings a key of its own is no token: revoke that `key`"
+            raise NotEnded(TokenError.UNSUPPORTED_TOKEN_TYPE, f"nothing has ended: {why}")
+        ends = end_of_unverified(raw, now)
+        if isinstance(by, Operator):
+            self._mark(raw_names(raw), max(ends, now + LEEWAY), now, by)
+            print_ = fingerprint(sha256(raw.encode()).digest())
+            about = {"credential": {"fingerprint": print_, "refused": refused.refusal.value}, "verified": False}
+            return replace(self._on_record(told_of_end("token", about, by), now), verified=False)
+        if ends <= now:
+            return Ended(verified=False)
+        error = TokenError.UNAVAILABLE if refused.refusal in LATER else TokenError.UNSUPPORTED_TOKEN_TYPE
+        raise NotEnded(error, f"the token has not ended: {refused.why}; an operator can end it all the same")
 
     def _is_in(self, by: Actor, token: Token, who: Who) -> bool:
         known = {(by.client.issuer, by.client.agent), (self.ours, by.client.agent)}
         return not known.isdisjoint({(token.issuer, who.agent), *((hop.issuer, hop.agent) for hop in who.hops)})
 
-    def named(self, kind: str, name: str, seconds: int | None, by: Operator, now: int) -> Came:
-        """All that it is in; for good where nobody says for how long. What is no name of that kind is refused. Raises
+    def named(self, kind: str, given: str, name: str, seconds: int | None, by: Operator, now: int) -> Ended:
+        """All that it is in; for good where nobody says for how long. `name`: by which it is marked. Raises
         StoreError."""
-        if kind != "key" and not OF_AN_ISSUER.fullmatch(name):
-            return Came.REFUSED
         until = None if seconds is None else now + seconds
-        self._revoke([f"{NAMED[kind]}:{name}"], now + FOR_GOOD if until is None else until, now, by)
-        return self._on_record(told_of_end(kind, about_named(kind, name), by, until), now)
+        self._revoke([name], now + FOR_GOOD if until is None else until, now, by)
+        return self._on_record(told_of_end(kind, about_named(kind, given), by, until), now)
 
-    def task(self, task: str, issuers: Collection[str], by: Operator, now: int) -> Came:
+    def task(self, task: str, issuers: Collection[str], by: Operator, now: int) -> Ended:
         """Every token of it. Raises StoreError."""
         self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + FOR_GOOD, now, by)
         return self._on_record(told_of_end("task", about_task(task, issuers), by), now)
 
-    def own_task(self, task: str, by: Proved, now: int) -> Came:
+    def own_task(self, task: str, by: Proved, now: int) -> Ended:
         """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is, of the task
-        that the same agent opened. Else it is refused. Raises StoreError."""
+        that the same agent opened. Raises NotEnded, StoreError."""
         facts = by.facts
         if by.own_task is None or "agent" not in facts or facts.get("task", {}).get("id") != task:
-            return Came.REFUSED
-        issuer = str(facts["credential"]["issuer"])
+            raise NotEnded(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
         self._revoke([by.own_task], now + FOR_GOOD, now, by)
+        issuer = str(facts["credential"]["issuer"])
         return self._on_record(told_of_end("task", about_task(task, (issuer,)), by), now)
+
+    def _mark(self, names: Collection[str], until: int, now: int, by: By) -> None:
+        """Whoever asks again needs no more room."""
+        if self.identity.marks.revoked(names, now) != frozenset(names):
+            self._revoke(names, until, now, by)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:
         self.identity.marks.revoke(names, until, now)
         self.identity.count("revoked_now")
-        told = [quoted(name) for name in names if not name.startswith("token:")]
+        told = [quoted(name) for name in sorted(names) if not name.startswith("token:")]
         extra = {"event": "revoked", "names": told}
         _LOG.info("%s revoked %s", quoted(word_of(by)), ", ".join(told) or "a token", extra=extra)
 
-    def _on_record(self, told: Mapping[str, object], now: int) -> Came:
-        recorded = self.log is None or self.log.note(What.ENDED, told, now)
-        return Came.ENDED if recorded else Came.UNRECORDED
+    def _on_record(self, told: Mapping[str, object], now: int) -> Ended:
+        return Ended(recorded=self.log is None or self.log.note(What.ENDED, told, now))
 
     # ── What is known of one ──────────────────────────────────────────────────────────────────
 
     def introspected(self, raw: str, now: int) -> dict[str, object]:
-        """RFC 7662. Raises StoreError."""
+        """RFC 7662; of transaction tokens, too. Raises StoreError."""
         try:
-            token, who = looked_at(self.identity, raw, now)
+            token, who = self._held(raw, now)
         except Refused:
             return {"active": False}
         single = token.single_use
@@ -138,13 +184,39 @@ class Revoking:
         kind = "DPoP" if confirmed(token).jkt is not None else "Bearer"
         return {"active": True, **plain(told), **scope, "token_type": kind}
 
+    def _held(self, raw: str, now: int) -> tuple[Token, Who]:
+        try:
+            return looked_at(self.identity, raw, now)
+        except Refused as refused:
+            if refused.refusal is not Refusal.TOKEN_TYPE:
+                raise
+        token = self.identity.parts.tokens.verify_txn(raw, now)
+        return counting(self.identity, token, whose(self.identity, token), now)
 
-def end_of(token: Token, now: int) -> int:
-    """What its issuer is asked about is asked again long before it ends, and may have no end at all."""
-    ends = token.claims.get("exp")
-    if isinstance(ends, int | Decimal) and not isinstance(ends, bool):
-        return max(int(ends), token.expires)
-    return max(token.expires, now + FOR_GOOD)
+
+def names_of_token(token: Token) -> frozenset[str]:
+    """By which the token alone is revoked. What its attester calls an attestation is no name of an issuer's."""
+    jti = token.claims.get("jti")
+    named = isinstance(jti, str) and token.kind != "attestation"
+    return frozenset({token_name(token), *([f"jti:{token.issuer}/{jti}"] if named else [])})
+
+
+def end_of(claims: Claims, now: int) -> int:
+    """When it could be presented no more. What its issuer is asked about may have no end at all."""
+    try:
+        ends = time_in(claims, "exp")
+    except Refused:
+        ends = None
+    return now + FOR_GOOD if ends is None else max(int(ends), now) + LEEWAY
+
+
+def end_of_unverified(raw: str, now: int) -> int:
+    """By its own word, as it would be signed: past where it has ended, and never later than for good."""
+    try:
+        ends = time_in(read_jws(raw).claims, "exp")
+    except Refused:
+        ends = None
+    return min(now + FOR_GOOD, now + FOR_GOOD if ends is None else int(ends) + LEEWAY)
 
 
 def plain(given: Mapping[str, object]) -> dict[str, object]:

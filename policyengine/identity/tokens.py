@@ -3,8 +3,8 @@ here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from policyengine.semantics.kernel import Issuer
 
 SPIFFE = "spiffe://"
 ACCESS, TRANSACTION, ID_JAG, ID_TOKEN = "at+jwt", "txntoken+jwt", "oauth-id-jag+jwt", "id_token"
+KINDS: Mapping[str, str] = {TRANSACTION: "txn_token", ID_JAG: "id_jag"}  # by type; others are `jwt`
 OF_WORKLOADS = frozenset({"jwt", "jose"})
 # What only ID tokens have, and what servers write into tokens of which they make several kinds by one type.
 OF_ID_TOKENS = ("nonce", "at_hash", "c_hash", "s_hash")
@@ -48,6 +49,7 @@ class Trusted:
     settings: IssuerSettings
     keys: KeySource
     domain: str | None = None  # of workloads
+    others: frozenset[str] = frozenset()  # for whom its tokens may be, too
 
     @property
     def types(self) -> frozenset[str]:
@@ -70,7 +72,7 @@ class TokenVerifier:
         """A token of `Authorization`: a JWT, or one that its issuer is asked about. Raises Refused."""
         if len(raw) > LARGEST:
             raise Refused(Refusal.TOO_LARGE)
-        if raw.startswith("e") and raw.count(".") >= 2:  # `{` in base64url begins so
+        if is_signed(raw):
             return self._verified(raw, now, transaction=False)
         if self.introspection is None:
             raise Refused(Refusal.NOT_A_TOKEN)
@@ -80,12 +82,34 @@ class TokenVerifier:
         """A transaction token. Raises Refused."""
         return self._verified(raw, now, transaction=True)
 
-    def _verified(self, raw: str, now: int, *, transaction: bool) -> Token:
+    def taking(self, issuer: str, audiences: Collection[str]) -> TokenVerifier:
+        """That takes what this issuer signed for any of these."""
+        others = frozenset(audiences)
+        known = {url: replace(one, others=others) if one.name == issuer else one for url, one in self.issuers.items()}
+        return replace(self, issuers=known)
+
+    def authentic(self, raw: str, now: int) -> Token:
+        """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
+        not. It uses nothing up. Raises Refused."""
+        if not is_signed(raw):
+            return self.verify(raw, now)
         jws = read_jws(raw)
+        trusted = self._trusted(jws)[1]
+        check_signature(jws, trusted.keys.find(jws.kid, jws.alg, now), trusted.settings.algorithms)
+        kind = "spiffe" if trusted.domain is not None else KINDS.get(jws.type or "jwt", "jwt")
+        return signed_token(raw, jws, kind, trusted.name, now)
+
+    def _trusted(self, jws: Jws) -> tuple[str, Trusted]:
+        """Whose it says it is, and its URL."""
         url = issuer_of(jws.claims)
         trusted = self.issuers.get(url)
         if trusted is None:
             raise Refused(Refusal.TRUST_DOMAIN if url.startswith(SPIFFE) else Refusal.UNKNOWN_ISSUER)
+        return url, trusted
+
+    def _verified(self, raw: str, now: int, *, transaction: bool) -> Token:
+        jws = read_jws(raw)
+        url, trusted = self._trusted(jws)
         allowed = trusted.settings.algorithms
         if jws.alg not in allowed:
             raise Refused(Refusal.ALGORITHM)
@@ -152,6 +176,17 @@ def issuer_of(claims: Claims) -> str:
     raise Refused(Refusal.MISSING_CLAIM, "its `iss` is missing")
 
 
+def is_signed(raw: str) -> bool:
+    """By its form, as `{` in base64url begins with that letter; else it is opaque."""
+    return raw.startswith("e") and raw.count(".") >= 2
+
+
+def signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> Token:
+    """Of which nothing more is known than who signed it."""
+    digest, signed = sha256(raw.encode("ascii")).digest(), sha256(jws.signed).digest()
+    return Token(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
+
+
 def kind_of(jws: Jws, trusted: Trusted, types: frozenset[str], transaction: bool) -> str:
     """The value of `credential.kind`. Raises Refused for a type that may not be here."""
     type_ = jws.type or "jwt"
@@ -197,9 +232,9 @@ def check_audience(claims: Claims, trusted: Trusted, kind: str) -> None:
     """It may be for others beside (RFC 9068); an ID-JAG may not. Raises Refused."""
     for_whom = one_or_more(claims, "aud") or ()
     wanted = (trusted.audience, trusted.ours if kind == "id_jag" else None)
-    if wanted == (None, None):
+    if wanted == (None, None) and not trusted.others:
         raise Refused(Refusal.AUDIENCE, "no policy says for whom tokens of its issuer are: `audience`")
-    if not any(one in wanted for one in for_whom):
+    if not any(one in wanted or one in trusted.others for one in for_whom):
         raise Refused(Refusal.AUDIENCE)
     if kind != "id_jag":
         return

@@ -22,6 +22,7 @@ class TokenError(StrEnum):
     INVALID_TARGET = "invalid_target"
     INVALID_DPOP_PROOF = "invalid_dpop_proof"
     USE_DPOP_NONCE = "use_dpop_nonce"
+    UNSUPPORTED_TOKEN_TYPE = "unsupported_token_type"  # RFC 7009, 2.2.1
     UNAVAILABLE = "temporarily_unavailable"
 
 

@@ -17,11 +17,11 @@ from policyengine.identity.identity import Identity
 from policyengine.identity.issuing import Issuing
 from policyengine.identity.proved import Request
 from policyengine.identity.recording import Operator
-from policyengine.identity.revoking import NAMED, Came, Revoking
+from policyengine.identity.revocable import NAMED, is_name, name_of, token_of
+from policyengine.identity.revoking import RETRY_AFTER, Ended, NotEnded, Revoking
 from policyengine.identity.unissued import NotIssued, TokenError, Unissued, tell
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.refusals import Refused
-from policyengine.runtime.shape import did_you_mean, quoted
 from policyengine.stores.store import StoreError
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ class Desk:
     issuers: Collection[str]
     issuing: Issuing | None
     log: DecisionLog | None = None
+
+    @property
+    def here(self) -> Identity:
+        """Where what we issued is asked about and ended: for whichever of its audiences it is."""
+        issuing, identity = self.issuing, self.identity
+        if issuing is None:
+            return identity
+        return identity.apart(identity.parts.tokens.taking(issuing.name, issuing.audiences))
 
 
 def form_of(body: bytes) -> dict[str, list[str]]:
@@ -153,38 +161,32 @@ def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
         what = [name for name in ("token", *NAMED) if one(form, name) is not None]
         if len(what) != 1:
             raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
-        name = one(form, what[0]) or ""
+        given = one(form, what[0]) or ""
         if what == ["token"]:
-            came = revoking.token(name, by, sender.now)
-            if came is Came.REFUSED:
-                return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is not the client's")
-            return ended({}, came)
+            if one(form, "for") is not None:
+                raise NotIssued(Unissued.PARAMETERS, "a token is revoked for good: `for` goes with a name")
+            return ended({}, revoking.token(token_of(given), by, sender.now))
         if isinstance(by, Actor):
             return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
-        check_issuer(desk, what[0], name)
-        came = revoking.named(what[0], name, lasting(form), by, sender.now)
-        if came is Came.REFUSED:
-            raise NotIssued(Unissued.PARAMETERS, f"`{what[0]}` is `issuer/name`, the issuer as the policy calls it")
-        return ended({}, came)
-    except Refused as refused:
-        return refusal(TokenError.UNAVAILABLE, f"the token is not revoked: {refused.why}")
+        name = name_of(what[0], given, desk.issuers, desk.identity.people)
+        return ended({}, revoking.named(what[0], given, name, lasting(form), by, sender.now))
+    except NotEnded as why:
+        return not_ended(why)
     except NotIssued as why:
         return not_issued(desk.identity, why)
     except StoreError:
         return not_issued(desk.identity, NotIssued(Unissued.STORE))
 
 
-def ended(body: Mapping[str, object], came: Came) -> Reply:
+def ended(body: Mapping[str, object], came: Ended) -> Reply:
     """200 in any case: whoever reads something else takes it that the token holds still (RFC 7009, 2.2.1)."""
-    return Reply(200, body if came is Came.ENDED else {**body, "recorded": False, "warning": UNRECORDED})
+    known = {} if came.verified else {"verified": False}
+    return Reply(200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": UNRECORDED})})
 
 
-def check_issuer(desk: Desk, what: str, name: str) -> None:
-    """A slip of the pen revokes nothing, and whoever made it would think that it did. Raises NotIssued."""
-    issuer, slash, _ = name.partition("/")
-    if what != "key" and slash and issuer not in desk.issuers:
-        meant = did_you_mean(issuer, desk.issuers) or f"it has {', '.join(sorted(desk.issuers))}"
-        raise NotIssued(Unissued.PARAMETERS, f"`{what}`: the policy has no issuer `{quoted(issuer)}`: {meant}")
+def not_ended(why: NotEnded) -> Reply:
+    found = refusal(why.error, why.why)
+    return found if not why.later else replace(found, headers={**NO_STORE, "Retry-After": str(RETRY_AFTER)})
 
 
 def lasting(form: Form) -> int | None:
@@ -221,7 +223,7 @@ def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
         raw = one(form, "token")
         if raw is None:
             raise NotIssued(Unissued.PARAMETERS, "`token` is missing")
-        return Reply(200, Revoking(desk.identity).introspected(raw, sender.now))
+        return Reply(200, Revoking(desk.here).introspected(raw, sender.now))
     except NotIssued as why:
         return not_issued(desk.identity, why)
     except StoreError:
@@ -233,16 +235,17 @@ def complete(desk: Desk, task: str, sender: Sender) -> Reply:
     issuer and for the same user."""
     revoking, completed = Revoking(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
+        if not is_name(task):
+            raise NotIssued(Unissued.PARAMETERS, "a task has a name as tokens have it, with no blank around it")
         if sender.itself is not None:
             return ended(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
             raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)
-        proved = desk.identity.prove(sender.credentials, Request("POST", sender.credentials.url), sender.now)
-        came = revoking.own_task(task, proved, sender.now)
-        if came is Came.REFUSED:
-            return refusal(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
-        return ended(completed, came)
+        proved = desk.here.prove(sender.credentials, Request("POST", sender.credentials.url), sender.now)
+        return ended(completed, revoking.own_task(task, proved, sender.now))
+    except NotEnded as why:
+        return not_ended(why)
     except Refused as refused:
         return turned_away(desk.identity, refused)
     except NotIssued as why:

@@ -25,6 +25,7 @@ UNNAMED, NAMED = "operator-of-this-test", "another-one-of-this-test"
 OPERATOR, EDGE = ({"Authorization": f"Bearer {one}"} for one in (UNNAMED, NAMED))
 READ = "read:invoices"
 PROOF = {"DPoP": "jkt-1"}
+KEY = "A" * 43  # a thumbprint
 
 
 class World:
@@ -192,7 +193,7 @@ def test_facts_that_an_operator_leaves_out_are_left_out_here_too(shared: Desk, t
 
 def test_a_line_belongs_to_the_trace_of_its_request(world: World) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    answer = world.post("/revoke", {"key": "jkt-1"}, {**OPERATOR, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+    answer = world.post("/revoke", {"key": KEY}, {**OPERATOR, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
     (ended,) = world.entries()
     assert ended.trace == answer.headers["traceparent"]
     assert trace in ended.trace
@@ -276,7 +277,7 @@ NAMES = [
     ({"user": "acme/alice"}, {"user": {"id": "alice", "issuer": "acme"}}),
     ({"task": "acme/t/1"}, {"task": {"id": "t/1"}, "issuers": ["acme"]}),
     ({"chain": "acme/root"}, {"chain": {"issuer": "acme", "jti": "root"}}),
-    ({"key": "jkt-1", "for": "99999999d"}, {"key": "jkt-1"}),
+    ({"key": KEY, "for": "99999999d"}, {"key": KEY}),
 ]  # fmt: skip
 
 
@@ -288,7 +289,7 @@ def test_a_line_says_what_an_operator_ended(world: World, form: dict[str, str], 
 
 
 def test_an_operator_whose_token_has_no_name_is_an_operator(world: World) -> None:
-    world.post("/revoke", {"key": "jkt-1"}, OPERATOR)
+    world.post("/revoke", {"key": KEY}, OPERATOR)
     assert world.last()["by"] == {"kind": "operator"}
 
 
@@ -308,11 +309,20 @@ def test_a_line_says_who_completed_a_task(world: World) -> None:
 def test_what_ended_nothing_is_no_end(world: World) -> None:
     raw = world.issued()
     world.post("/revoke", {"token": raw, **world.proof("clerk")})
-    world.post("/revoke", {"token": "garbage"}, OPERATOR)
+    world.post("/revoke", {"token": "garbage", **world.proof("clerk")})
     world.post("/revoke", {"agent": "planner"}, OPERATOR)
+    world.post("/revoke", {"key": "jkt-1"}, OPERATOR)
     world.post("/revoke", {"agent": "acme/planner", **world.proof("clerk")})
     world.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", **PROOF})
     assert [what for what, _ in world.told()] == [What.ISSUED]
+
+
+def test_a_line_says_what_nobody_could_verify_and_why(world: World) -> None:
+    assert world.post("/revoke", {"token": "garbage"}, EDGE).json() == {"verified": False}
+    assert world.last() == {
+        "what": "token", "by": {"kind": "operator", "name": "edge"}, "verified": False,
+        "credential": {"fingerprint": print_of("garbage"), "refused": "not_a_token"},
+    }  # fmt: skip
 
 
 # ── When it cannot be written ─────────────────────────────────────────────────────────────────

@@ -64,8 +64,9 @@ def everything(world: World) -> Iterator[tuple[str, set[str]]]:
     world.exchange(task='{"id": "t-1"}', actor_token=own, actor_token_type=ACCESS_TOKEN, scope="write:invoices")
     world.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", **PROOF})
     world.post("/revoke", {"token": world.issued(task='{"id": "t-2"}')}, OPERATOR)
-    for name, what in (("agent", "acme/planner"), ("user", "acme/alice"), ("chain", "acme/root"), ("key", "jkt-1")):
+    for name, what in (("agent", "acme/planner"), ("user", "acme/alice"), ("chain", "acme/root"), ("key", "A" * 43)):
         world.post("/revoke", {name: what, "for": "1h"}, OPERATOR)
+    world.post("/revoke", {"token": "garbage"}, OPERATOR)
     yield from ((what.value, set(told)) for what, told in world.told())
 
 

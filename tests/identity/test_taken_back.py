@@ -25,7 +25,7 @@ from policyengine.identity.keys import FileKeys, new_ring, rotate, write_ring
 from policyengine.identity.opening import OwnKeys
 from policyengine.identity.proved import Request, Token
 from policyengine.identity.recording import Operator
-from policyengine.identity.revoking import Came, Revoking
+from policyengine.identity.revoking import Ended, Revoking
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.spiffe import STALE
 from policyengine.runtime.credentials import Credentials
@@ -158,7 +158,7 @@ def test_an_opaque_token_that_was_revoked_stays_so_until_it_ends(claims: dict[st
     """And not until it is asked for again."""
     door = Door(introspection=Opaque(**claims))
     assert door.bearer("opaque").outcome is Outcome.ALLOW
-    assert Revoking(door.identity).token("opaque", Operator(), NOW) is Came.ENDED
+    assert Revoking(door.identity).token("opaque", Operator(), NOW) == Ended()
     for door.now in (NOW, NOW + 599, NOW + later):
         assert door.bearer("opaque").reasons[0].code == "revoked"
 
