@@ -27,7 +27,7 @@ from policyengine.identity.tokens import TokenVerifier, Trusted
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.marks import Marks, MemoryMarks
 from tests.identity.issuing import GONE, Known, changed, ec, nobody, public, signed
 
 NOW = 1_800_000_000
@@ -110,11 +110,12 @@ class Desk:
     lifetime: int = 900
     now: int = NOW
     lines: list[Any] = field(default_factory=list)
+    store: Marks | None = None
 
     def __post_init__(self) -> None:
         write_ring(self.folder / "signing.json", new_ring("ES256", self.now - 100), new=True)
         self.keys = FileKeys.of(self.folder / "signing.json")
-        self.marks = MemoryMarks()
+        self.marks: Any = MemoryMarks() if self.store is None else self.store
         kernel = (self.engine_of or policy()).kernel
         settings = IssuerSettings(types=("at+jwt", "jwt"))
         issuers = {
