@@ -55,15 +55,16 @@ agent "summarizer" {{
   issued by {OURS}  acts for any user  may invoices.read  may delegate invoices.read to agent "clerk"
 }}
 agent "clerk"      {{ issued by {OURS}  acts for any user  may invoices.read }}
+agent "asker"      {{ issued by opaque  acts for any user  may invoices.read }}
 agent "old-bot"    {{ issued by keys  acts alone  may invoices.read }}
 """
-CLIENTS = ("planner", "summarizer", "clerk")
+CLIENTS = {"planner": "acme", "summarizer": "acme", "clerk": "acme", "asker": "opaque"}  # and their issuers
 
 
 def identity_toml(far: Faulty, certificate: x509.Certificate) -> str:
     clients = "".join(
-        f'[clients.{name}]\nagent = "{name}"\nissuer = "acme"\nmethod = "private_key_jwt"\nkeys = "{name}.json"\n'
-        for name in CLIENTS
+        f'[clients.{name}]\nagent = "{name}"\nissuer = "{issuer}"\nmethod = "private_key_jwt"\nkeys = "{name}.json"\n'
+        for name, issuer in CLIENTS.items()
     )
     return f"""
 [identity]
@@ -208,7 +209,7 @@ class World:
         """What the issuer `opaque` says of a token."""
         (raw,) = parse_qs(request.form)["token"]
         said = {"active": False} if raw not in self.active else {
-            "active": True, "sub": "alice", "client_id": "planner", "aud": AUDIENCE, "scope": READ,
+            "active": True, "sub": "alice", "client_id": raw.partition("-")[0], "aud": AUDIENCE, "scope": READ,
             "exp": self.now + 600,
         }  # fmt: skip
         request.answer(json.dumps(said).encode())
@@ -231,8 +232,8 @@ class World:
     def id_jag(self, **claims: Any) -> str:
         return self.subject(_typ="oauth-id-jag+jwt", **{"aud": DESK, **claims})
 
-    def opaque(self) -> str:
-        self.active.add(raw := f"opaque-{self.fresh()}")
+    def opaque(self, agent: str = "planner") -> str:
+        self.active.add(raw := f"{agent}-{self.fresh()}")
         return raw
 
     def rotate_ours(self) -> None:

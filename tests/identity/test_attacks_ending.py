@@ -279,6 +279,14 @@ def test_a_client_ends_what_it_is_in_whatever_that_is(s: Server, made: Callable[
     assert s.active(raw) is False
 
 
+def test_a_client_ends_an_opaque_token_of_its_own(s: Server, workers: Server) -> None:
+    """Another issuer's agent of a client's name is another."""
+    mine, planners = s.world.opaque("asker"), s.world.opaque()
+    assert s.revoke("planner", token=planners).error == "unauthorized_client"
+    assert s.revoke("asker", token=mine).body == {}
+    assert [server.code(one) for server in (s, workers) for one in (mine, planners)] == ["revoked", "allow"] * 2
+
+
 def test_what_has_ended_by_its_own_word_needs_no_room(s: Server) -> None:
     """As clients that tidy up send tokens whose keys are long gone."""
     raw = signed({"alg": "ES256", "typ": "at+jwt", "kid": "k"}, {"iss": ACME, "exp": s.world.now - 301}, EC2)

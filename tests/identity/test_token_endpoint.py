@@ -310,6 +310,16 @@ def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monk
     assert not http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
 
 
+def test_what_cannot_be_looked_at_now_ends_on_an_operators_word(http: Http, monkeypatch: pytest.MonkeyPatch):
+    issuers, raw = http.desk.identity.parts.tokens.issuers, subject()
+    rests = issued(http, subject_token=raw)
+    with monkeypatch.context() as patched:
+        patched.setitem(issuers, ACME, replace(issuers[ACME], keys=Unreachable()))
+        assert http.post("/revoke", {"token": raw}, OPERATOR).json() == {"verified": False}
+    assert http.desk.decide(raw, dpop="").reasons[0].code == "revoked"
+    assert code(http, rests) == "revoked"
+
+
 def test_what_holds_later_is_revoked_before_it_does(http: Http):
     raw = subject(nbf=NOW + 100)
     assert http.post("/revoke", {"token": raw}, OPERATOR).json() == {}
