@@ -158,7 +158,7 @@ class Revoking:
             self._revoke(names, until, now, by)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:
-        self.identity.marks.revoke(names, until, now)
+        self.identity.marks.revoke(names, until, now, by_operator=isinstance(by, Operator))
         self.identity.count("revoked_now")
         told = [quoted(name) for name in sorted(names) if not name.startswith("token:")]
         extra = {"event": "revoked", "names": told}

@@ -386,7 +386,7 @@ def test_a_store_that_does_not_answer_ends_nothing_and_nothing_is_on_record(
 ) -> None:
     from policyengine.stores.store import StoreError
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise StoreError("down")
 
     monkeypatch.setattr(world.desk.marks, "revoke", fails)
