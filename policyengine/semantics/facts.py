@@ -22,6 +22,7 @@ from policyengine.semantics.walk import Agent
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 
 Path: TypeAlias = tuple[str, ...]
+RESOURCE: Path = ("resource",)
 STRINGS = kinds.Set(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
 NO_WORD = "nothing says whether there is a row for it"
@@ -77,10 +78,12 @@ class Facts:
 
     @property
     def by_the_letter(self) -> Facts:
-        """As doors read them: that a path might be taken for another one opens nothing."""
+        """As doors read them: that a path might be taken for another one opens nothing, nor that it might not be."""
         if self.loose is None:
             return self
         loosely, strictly = self.loose
+        if RESOURCE in loosely and RESOURCE not in strictly:
+            strictly = {**strictly, RESOURCE: Invalid("its path is bound in another case")}
         kept = {path: value for path, value in self.bound.items() if path not in loosely}
         return replace(self, bound={**kept, **strictly}, loose=None)
 
@@ -90,8 +93,15 @@ class Facts:
             return before[1]
         raw = self.raw(path)
         found = coerce(raw, type_, dotted(path))
+        if path == RESOURCE and self.binds_resource:
+            found = there(found)
         self.known[path] = type_, found
         return found if self.seen is None else self._saw(path, raw, found, type_)
+
+    @property
+    def binds_resource(self) -> bool:
+        """Whether the request is about something, be it that nobody says which one."""
+        return RESOURCE in self.bound or isinstance(self.request.endpoint, ActionEndpoint)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
@@ -160,6 +170,13 @@ class Facts:
         if self.seen is not None:
             self.seen[key] = ReadFact(raw, value, isinstance(type_, kinds.Set))
         return value
+
+
+def there(found: Value) -> Value:
+    """The same, unknown where it is absent: what stands for it is missing, and it may be anything."""
+    if not isinstance(found, Unknown) or not found.absent:
+        return found
+    return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
 
 
 @lru_cache(maxsize=4_096)

@@ -126,6 +126,39 @@ def test_a_rule_that_reads_resource_applies_where_it_is_bound(guard, told):
     assert codes(doors + guard) == set(told)
 
 
+ABOUT = """
+entity doc { owner: user }
+facts on TOOL docs/* { args.id: string? }
+scope tools { TOOL docs/show with resource = doc(args.id)   TOOL docs/list   ACTION view doc   GET /docs/{id: doc} }
+issuer acme { scopes none }
+agent "bot" { issued by acme  acts alone  may tools  may GET /** when resource is absent }
+guard "g" { RULE }
+"""
+
+
+@pytest.mark.parametrize("rule", [
+    'require resource is absent or resource.id == "1"', 'deny when resource is present and resource.id != "1"',
+    'deny unless (resource.id else "1") == "1"', 'require not (resource is present and resource.id != "1")',
+])  # fmt: skip
+@pytest.mark.parametrize(("asked", "more", "allowed"), [
+    ("TOOL docs/list", {}, True), ("TOOL docs/show", {"args": {"id": "1"}}, True),
+    ("TOOL docs/show", {"args": {"id": "2"}}, False), ("TOOL docs/show", {"args": {}}, False),
+    ("TOOL docs/show", {}, False), ("TOOL docs/show", {"args": {"id": ""}}, False),
+    ("TOOL docs/show", {"args": {"id": None}}, False), ("TOOL docs/show", {"args": {"id": 7}}, False),
+    ("ACTION view doc 1", {}, True), ("ACTION view doc 2", {}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc", "id": ""}}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc", "id": None}}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc"}}, False),
+    ("GET /docs/1", {}, True), ("GET /docs/2", {}, False), ("GET /DOCS/1", {}, False),
+])  # fmt: skip
+def test_what_names_a_resource_may_be_missing_and_then_it_is_unknown(rule, asked, more, allowed):
+    """**Where something binds `resource` it is never absent**: a tool may have a default where the argument is missing,
+    and a server may take a path in another case for the same."""
+    policy = ABOUT.replace("RULE", rule)
+    caller = {"agent": {"id": "bot", "issuer": "acme"}}
+    assert decide(policy, {**question(asked, **caller), **more}).allowed is allowed
+
+
 def test_a_guard_closes_what_every_block_opens():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = (
