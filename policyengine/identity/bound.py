@@ -13,8 +13,8 @@ from policyengine.identity.directories import directories
 from policyengine.identity.dpop import Nonces, Proofs
 from policyengine.identity.encoding import same
 from policyengine.identity.identity import scheme_and_token
-from policyengine.identity.nonces import Quota
 from policyengine.identity.proved import Binding, Request, Token, Who
+from policyengine.identity.quotas import Quota
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.signatures import Signatures
 from policyengine.identity.spiffe import Trusted, key_thumbprint, svid, trusted_domains

@@ -89,7 +89,7 @@ class Builder:
             nobody = Directory(loaded=False)
             found.issuing = open_issuing(configuration, found, self.signing, lambda: (kernel, nobody), self.clock)
         if before is not None:
-            found.counts, found.telling = before.counts, before.telling
+            found.counts, found.telling, found.endings = before.counts, before.telling, before.endings
         return found
 
     def _secret_of(self, reference: str) -> Callable[[], str]:

@@ -30,6 +30,7 @@ from policyengine.identity.proved import (
     Token,
     Who,
 )
+from policyengine.identity.quotas import ClientQuotas
 from policyengine.identity.sharing import Sharing
 from policyengine.identity.telling import Telling
 from policyengine.runtime.credentials import Credentials
@@ -156,6 +157,7 @@ class Identity:
     issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
     own: Own | None = None  # likewise
     telling: Telling = field(default_factory=Telling)
+    endings: ClientQuotas = field(default_factory=ClientQuotas)  # what each client has ended lately
     most_kept: int = MOST_KEPT
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[Key, Kept] = field(default_factory=OrderedDict, repr=False)

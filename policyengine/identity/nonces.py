@@ -1,4 +1,4 @@
-"""Nonces that attestations have to answer, which nobody has to remember; and how many marks strangers may cause."""
+"""Nonces that attestations have to answer, which nobody has to remember."""
 
 from __future__ import annotations
 
@@ -8,38 +8,15 @@ from hmac import compare_digest
 from hmac import digest as hmac
 from re import compile as regex
 from secrets import token_bytes
-from threading import Lock
 
 from policyengine.identity.encoding import b64url
 from policyengine.identity.proved import Seconds
 from policyengine.stores.marks import Marks
-from policyengine.stores.store import StoreError
 
 LIFETIME = 300  # seconds
 TIME, CHANCE, TAG = 8, 16, 18  # bytes of a nonce
 LENGTH = TIME + CHANCE + TAG  # of which base64url makes 56 characters: RFC 9711 takes from 8 to 88
 NONCE = regex(rf"[A-Za-z0-9_-]{{{LENGTH * 4 // 3}}}")
-
-
-@dataclass
-class Quota:
-    """How many that strangers ask for are remembered at one time, for `lifetime` seconds each. Threads may share it."""
-
-    what: str
-    most: int
-    lifetime: int
-    _began: Seconds = 0
-    _given: int = 0
-    _lock: Lock = field(default_factory=Lock, repr=False)
-
-    def take(self, now: Seconds) -> None:
-        """Raises StoreError for one too many."""
-        with self._lock:
-            if not 0 <= now - self._began < self.lifetime:
-                self._began, self._given = now, 0
-            if self._given >= self.most:
-                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s, and no more are")
-            self._given += 1
 
 
 @dataclass(frozen=True, slots=True)

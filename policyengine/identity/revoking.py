@@ -20,11 +20,13 @@ from policyengine.identity.recording import By, Operator, about_named, about_tas
 from policyengine.identity.unissued import TokenError
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
+from policyengine.stores.store import StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
 FOR_GOOD = 10 * 365 * 86_400  # seconds
+LONGEST_TASK = 30 * 86_400  # seconds after which no token of a task that has ended could be presented
 LEEWAY = 300  # seconds that a token may be taken for after its end
 RETRY_AFTER = 10  # seconds, by which keys that are not known are asked for anew
 # Of a token that was refused for these, more may be known in a moment.
@@ -148,7 +150,7 @@ class Revoking:
         facts = by.facts
         if by.own_task is None or "agent" not in facts or facts.get("task", {}).get("id") != task:
             raise NotEnded(TokenError.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
-        self._revoke([by.own_task], now + FOR_GOOD, now, by)
+        self._revoke([by.own_task], max(now + LONGEST_TASK, by.expires + LEEWAY), now, by)
         issuer = str(facts["credential"]["issuer"])
         return self._on_record(told_of_end("task", about_task(task, (issuer,)), by), now)
 
@@ -158,11 +160,22 @@ class Revoking:
             self._revoke(names, until, now, by)
 
     def _revoke(self, names: Collection[str], until: int, now: int, by: By) -> None:
+        if not isinstance(by, Operator):
+            self._count(client_of(by), now)
         self.identity.marks.revoke(names, until, now, by_operator=isinstance(by, Operator))
         self.identity.count("revoked_now")
         told = [quoted(name) for name in sorted(names) if not name.startswith("token:")]
         extra = {"event": "revoked", "names": told}
         _LOG.info("%s revoked %s", quoted(word_of(by)), ", ".join(told) or "a token", extra=extra)
+
+    def _count(self, client: str, now: int) -> None:
+        """Raises NotEnded for a client that has ended very much lately: there is room for everybody's."""
+        try:
+            self.identity.endings.take(client, now)
+        except StoreError as full:
+            told = f"nothing has ended: {full}; an operator can end it"
+            self.identity.telling.tell(logging.WARNING, "endings", told)
+            raise NotEnded(TokenError.UNAVAILABLE, told) from None
 
     def _on_record(self, told: Mapping[str, object], now: int) -> Ended:
         return Ended(recorded=self.log is None or self.log.note(What.ENDED, told, now))
@@ -192,6 +205,14 @@ class Revoking:
                 raise
         token = self.identity.parts.tokens.verify_txn(raw, now)
         return counting(self.identity, token, whose(self.identity, token), now)
+
+
+def client_of(by: Actor | Proved) -> str:
+    """Who ends something, however often it starts anew."""
+    if isinstance(by, Actor):
+        return f"{by.client.issuer}/{by.client.agent}"
+    agent = by.facts["agent"]
+    return f"{agent['issuer']}/{agent['id']}"
 
 
 def names_of_token(token: Token) -> frozenset[str]:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from policyengine.audit import DecisionLog
 from policyengine.identity.clients import Actor
 from policyengine.identity.facts import raw_names
-from policyengine.identity.proved import Binding, Token
+from policyengine.identity.proved import Binding, Proved, Token
+from policyengine.identity.quotas import MOST_CLIENTS, ClientQuotas
 from policyengine.identity.recording import Operator
-from policyengine.identity.revoking import FOR_GOOD, LEEWAY, Ended, NotEnded, Revoking, end_of_unverified
+from policyengine.identity.revoking import FOR_GOOD, LEEWAY, LONGEST_TASK, Ended, NotEnded, Revoking, end_of_unverified
 from tests.identity.minting import ACME, AUDIENCE, NOW, Desk, signed, subject
 
 NAMES = (
@@ -76,3 +77,44 @@ def test_what_nobody_verified_is_named_as_it_would_be_if_it_held(desk: Desk) -> 
     assert token.signed is not None
     assert raw_names(raw) == {f"token:{token.digest.hex()}", f"token:{token.signed.hex()}"}
     assert [len(raw_names(one)) for one in ("opaque", "two.parts", "a.b.", "a.b.c.d", "a.b.c")] == [1, 1, 1, 1, 2]
+
+
+# ── Room ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_client_fills_no_room_of_others(desk: Desk, revoking: Revoking) -> None:
+    identity = desk.fresh().identity
+    identity.endings = ClientQuotas(most=2)
+    clients = desk.issuing.clients.known
+    one, other = (Actor(clients[name], Binding("jkt-1")) for name in ("summarizer", "clerk"))
+    mine = [signed_of("summarizer", number) for number in range(3)]
+    assert [revoking.token(raw, one, NOW) for raw in mine[:2]] == [Ended(), Ended()]
+    assert revoking.token(mine[0], one, NOW) == Ended(), "what has ended needs no more room"
+    with pytest.raises(NotEnded, match="2 things were ended by `acme/summarizer` within 3600 s") as caught:
+        revoking.token(mine[2], one, NOW + 3_599)
+    assert caught.value.later
+    assert not identity.marks.revoked(["jti:acme/room-2"], NOW + 3_599)
+    assert revoking.token(signed_of("clerk", 9), other, NOW + 3_599) == Ended()
+    assert revoking.token(mine[2], Operator("ops"), NOW + 3_599) == Ended()
+    assert revoking.token(signed_of("summarizer", 3), one, NOW + 3_600) == Ended()
+
+
+def signed_of(agent: str, number: int) -> str:
+    return subject(sub=agent, client_id=agent, jti=f"room-{number}", exp=NOW + 9_000)
+
+
+def test_very_many_clients_are_not_counted_for_ever() -> None:
+    quotas = ClientQuotas(most=1)
+    for number in range(MOST_CLIENTS + 10):
+        quotas.take(f"acme/{number}", NOW)
+    assert len(quotas._quotas) == MOST_CLIENTS
+
+
+def test_a_completed_task_takes_room_no_longer_than_its_tokens_can_be_presented(desk: Desk, revoking: Revoking) -> None:
+    marks = desk.fresh().identity.marks
+    facts = {"agent": {"id": "summarizer", "issuer": "desk"}, "task": {"id": "t-9"}, "credential": {"issuer": "desk"}}
+    for ends, until in ((NOW + 900, NOW + LONGEST_TASK), (NOW + 2 * LONGEST_TASK, NOW + 2 * LONGEST_TASK + LEEWAY)):
+        name = f"own-task:{ends}"
+        revoking.own_task("t-9", Proved(facts, ends, frozenset(), "", own_task=name), NOW)
+        assert marks.revoked([name], until - 1) == {name}
+        assert marks.revoked([name], until) == frozenset()

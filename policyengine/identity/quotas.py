@@ -1,0 +1,55 @@
+"""How many marks strangers may cause, and each client: the room for them is everybody's."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from threading import Lock
+
+from policyengine.identity.proved import Seconds
+from policyengine.stores.store import StoreError
+
+MOST_CLIENTS = 10_000  # that are counted at a time
+MOST_ENDED, HOUR = 10_000, 3_600  # what one client may end within an hour, by each process
+
+
+@dataclass
+class Quota:
+    """How many that strangers ask for are remembered at one time, for `lifetime` seconds each. Threads may share it."""
+
+    what: str
+    most: int
+    lifetime: int
+    _began: Seconds = 0
+    _given: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def take(self, now: Seconds) -> None:
+        """Raises StoreError for one too many."""
+        with self._lock:
+            if not 0 <= now - self._began < self.lifetime:
+                self._began, self._given = now, 0
+            if self._given >= self.most:
+                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s, and no more are")
+            self._given += 1
+
+
+@dataclass
+class ClientQuotas:
+    """How many names one client may revoke at one time. Threads may share them. Of very many clients those that began
+    first are forgotten."""
+
+    most: int = MOST_ENDED
+    lifetime: int = HOUR
+    _quotas: OrderedDict[str, Quota] = field(default_factory=OrderedDict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def take(self, client: str, now: Seconds) -> None:
+        """Raises StoreError for one too many."""
+        with self._lock:
+            found = self._quotas.get(client)
+            if found is None:
+                found = self._quotas[client] = Quota(f"things were ended by `{client}`", self.most, self.lifetime)
+                if len(self._quotas) > MOST_CLIENTS:
+                    self._quotas.popitem(last=False)
+        found.take(now)
