@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,17 +90,24 @@ def tidied(path: Path, rotation: Rotation) -> None:
     """Removes what is too much, and compresses what nobody writes to any more. What cannot be done stays for later."""
     try:
         files = set_aside_before(path)
-        many = len(files) if rotation.keep is None else rotation.keep
-        for old in files[: len(files) - many]:
+        for old in beyond(files, rotation.keep):
             old.unlink(missing_ok=True)
-        if rotation.compress:
-            for one in files[len(files) - many : -1]:
-                compress(one)
+            files.remove(old)
+        for one in files[:-1] if rotation.compress else ():
+            compress(one)
     except OSError as error:
         _LOG.error(
             "old files of the decision log `%s` could not be looked after: %s", path, error,
             extra={"event": "log_rotation"},
         )  # fmt: skip
+
+
+def beyond(files: Sequence[Path], keep: int | None) -> list[Path]:
+    """The oldest of `files`, which are in order, of which there are more than `keep`. One that is being compressed is
+    there twice for a moment, and counts once."""
+    names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED) for file in files))
+    old = set() if keep is None else set(names[: max(0, len(names) - keep)])
+    return [file for file in files if file.name.removesuffix(COMPRESSED) in old]
 
 
 def compress(path: Path) -> None:

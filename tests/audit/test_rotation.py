@@ -97,6 +97,46 @@ def test_so_many_are_kept(path: Path) -> None:
     assert given[-len(ids(path)) :] == ids(path)
 
 
+def old_files(path: Path, many: int, compressed: int = 0) -> list[Path]:
+    """Files that were set aside, oldest first, the first `compressed` of them in their small form."""
+    for number in range(many):
+        path.write_text(f"{number}\n")
+        aside = rotation.set_aside(path, 1_800_000_000.0 + number)
+        aged(aside, DAY)
+        if number < compressed:
+            compress(aside)
+    return set_aside_before(path)
+
+
+def numbers(path: Path) -> list[int]:
+    return [int(gzip.open(one).read() if one.suffix == ".gz" else one.read_text()) for one in set_aside_before(path)]
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+@pytest.mark.parametrize("keep", [None, 0, 1, 2, 3, 4, 5, 6, 7, 30])
+@pytest.mark.parametrize("there", [0, 1, 2, 5, 6])
+def test_nothing_goes_but_the_oldest_beyond_what_is_kept(
+    path: Path, there: int, keep: int | None, compresses: bool
+) -> None:
+    for already in {0, there // 2, there}:
+        for one in set_aside_before(path):
+            one.unlink()
+        old_files(path, there, already)
+        for _ in range(2):
+            tidied(path, Rotation(size=1, keep=keep, compress=compresses))
+            assert numbers(path) == list(range(there))[-there if keep is None or keep > there else there - keep :]
+        if compresses:
+            assert all(one.suffix == ".gz" for one in set_aside_before(path)[:-1])
+
+
+def test_a_file_that_is_there_twice_while_it_is_compressed_counts_once(path: Path) -> None:
+    files = old_files(path, 4)
+    twice = files[-2].with_name(f"{files[-2].name}.gz")
+    twice.write_bytes(gzip.compress(files[-2].read_bytes()))
+    tidied(path, Rotation(size=1, keep=3))
+    assert set_aside_before(path) == sorted([*files[1:], twice])
+
+
 def test_names_are_never_given_twice(path: Path) -> None:
     for _ in range(3):
         path.touch()
