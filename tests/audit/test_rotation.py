@@ -113,12 +113,13 @@ def numbers(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("compresses", [False, True])
-@pytest.mark.parametrize("keep", [None, 0, 1, 2, 3, 4, 5, 6, 7, 30])
-@pytest.mark.parametrize("there", [0, 1, 2, 5, 6])
+@pytest.mark.parametrize("keep", [None, 0, 1, 3, 4, 5, 6, 30])
+@pytest.mark.parametrize("there", [0, 1, 5])
 def test_nothing_goes_but_the_oldest_beyond_what_is_kept(
-    path: Path, there: int, keep: int | None, compresses: bool
+    path: Path, there: int, keep: int | None, compresses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for already in {0, there // 2, there}:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for already in (0, there // 2, there):
         for one in set_aside_before(path):
             one.unlink()
         old_files(path, there, already)
