@@ -32,6 +32,6 @@ USER 10001:10001
 WORKDIR /policies
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=15s CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 9090, timeout=2); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s CMD ["python", "-I", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 9090, timeout=2); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["policyengine"]
 CMD ["serve", "/policies", "--host", "0.0.0.0", "--port", "8080", "--metrics-port", "9090", "--token-file", "/run/secrets/tokens"]

@@ -88,7 +88,7 @@ def test_ports_and_the_check_of_its_health_fit_together() -> None:
     arguments = command("CMD")
     ports = {option(arguments, "--port"), option(arguments, "--metrics-port")}
     assert ports == set(of("EXPOSE")[0].split())
-    [asked] = re.findall(r"C\('127\.0\.0\.1', (\d+), .*'(/\w+)'", command("HEALTHCHECK")[2])
+    [asked] = re.findall(r"C\('127\.0\.0\.1', (\d+), .*'(/\w+)'", command("HEALTHCHECK")[-1])
     assert asked == (option(arguments, "--metrics-port"), "/readyz")
 
 

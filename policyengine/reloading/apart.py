@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+from policyengine.child_processes import child_environment, python_command
 from policyengine.reloading.candidate import Candidate, RefusalKind, Refused, prepared
 from policyengine.reloading.origin import Origin
 
@@ -17,10 +18,14 @@ COMMAND = "from policyengine.reloading.apart import main; main()"
 
 def prepared_apart(origin: Origin, longest: float = LONGEST) -> Candidate:
     """Raises Refused."""
-    command = [sys.executable, "-c", COMMAND]
     try:
         ended = subprocess.run(
-            command, input=pickle.dumps(origin), stdout=subprocess.PIPE, timeout=longest, start_new_session=True
+            python_command(COMMAND),
+            input=pickle.dumps(origin),
+            stdout=subprocess.PIPE,
+            timeout=longest,
+            start_new_session=True,
+            env=child_environment(),
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE) from None

@@ -16,6 +16,8 @@ from time import monotonic
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
+from policyengine.child_processes import child_environment, python_command
+
 if TYPE_CHECKING:
     from policyengine.analysis.changes import Diff, Difference, LimitChange
 
@@ -65,7 +67,11 @@ class ComparisonProcess:
             pickle.dump((old, new, seconds), question)
             question.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND], stdin=question, stdout=self._answer, start_new_session=True
+                python_command(COMMAND),
+                stdin=question,
+                stdout=self._answer,
+                start_new_session=True,
+                env=child_environment(),
             )
 
     def poll(self) -> PolicyComparison | None:

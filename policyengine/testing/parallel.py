@@ -8,6 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import groupby
 from multiprocessing import cpu_count, get_context
 
+from policyengine.child_processes import safe_spawning
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Case
 from policyengine.testing.report import Result
@@ -30,10 +31,12 @@ def results_by(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[
 def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterator[Result]:
     context = get_context("spawn")  # a process with threads is not safe to fork
     kernel_as_bytes = pickle.dumps(kernel)
-    executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(kernel_as_bytes,))
+    with safe_spawning():
+        executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(kernel_as_bytes,))
     try:
         parts = chunks(cases, jobs, counting=bool(kernel.limits))
-        waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in parts]
+        with safe_spawning():
+            waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in parts]
         for chunk, found in waiting:
             yield from _with_cases(chunk, found)
     finally:

@@ -11,6 +11,7 @@ from multiprocessing import cpu_count, get_context
 from random import Random
 from typing import TypeAlias
 
+from policyengine.child_processes import safe_spawning
 from policyengine.semantics.check import Checked, check
 from policyengine.semantics.examples import Case
 from policyengine.source import Source
@@ -147,10 +148,12 @@ def _in_processes(
 ) -> list[Outcome]:
     told_once = written(sources_of(checked)), tests
     context = get_context("spawn")  # a process with threads is not safe to fork
-    executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=told_once)
+    with safe_spawning():
+        executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=told_once)
     try:
         chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
-        waiting = [executor.submit(_outcomes, tuple(chunk)) for chunk in chunks]
+        with safe_spawning():
+            waiting = [executor.submit(_outcomes, tuple(chunk)) for chunk in chunks]
         for done in as_completed(waiting):
             for _ in done.result():
                 progress()

@@ -1,0 +1,33 @@
+"""Python processes that import nothing from the working directory: policies lie there, and whatever was put beside them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`, for what a process starts itself, too
+
+
+def python_command(code: str) -> list[str]:
+    """Of a process that runs this text."""
+    return [sys.executable, "-P", "-c", code]
+
+
+def child_environment() -> dict[str, str]:
+    return {**os.environ, SAFE_PATH: "1"}
+
+
+@contextmanager
+def safe_spawning() -> Iterator[None]:
+    """What `multiprocessing` starts meanwhile is safe: it takes no arguments for Python, and the environment only."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(SAFE_PATH, None)
+        else:
+            os.environ[SAFE_PATH] = before
