@@ -1,4 +1,4 @@
-"""What lies beside policies is read at most, and never run: neither by a server that reads policies anew, nor by tests."""
+"""What lies beside policies is read at most and never run: neither by a server that reads them anew, nor by tests."""
 
 from __future__ import annotations
 
