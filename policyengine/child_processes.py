@@ -1,4 +1,4 @@
-"""Python processes that import nothing from the working directory, where policies lie and whatever was put beside them."""
+"""Python processes that import nothing from the working directory, where policies lie and all that is beside them."""
 
 from __future__ import annotations
 
