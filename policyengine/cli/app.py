@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from policyengine.cli import (
     why,
 )
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
-from policyengine.cli.terminal import Format
+from policyengine.cli.terminal import Format, printable
 
 USAGE = 2
 # Typer exports only this child of the class of all usage errors.
@@ -89,6 +89,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+CONFIG = "--config"
+
+
 def application(commands: Collection[str], *, alone: bool) -> typer.Typer:
     """The commands as one program, or one command as a program of its own."""
     app = typer.Typer(
@@ -123,8 +126,13 @@ def _invoke(arguments: list[str]) -> int | None:
 def configured(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
-    from policyengine.cli.configuration import Configuration, configuration_of
+    from policyengine.cli.configuration import Configuration, configuration_of, shown
     from policyengine.cli.settings import BY_OPTION
+
+    def tell_unread(found: Configuration) -> None:
+        if found.unread is not None and found.file is None:
+            text = f"note: `{shown(found.unread)}` is not read: it lies above the root of the policies (`.policyroot`)"
+            print(printable(text), file=sys.stderr)
 
     def said(context: Any, parameter: str, call: bool = True) -> Any:
         setting = BY_OPTION.get((name, parameter))
@@ -135,6 +143,7 @@ def configured(command: Any, name: str) -> None:
             context.meta[key] = Configuration()
             with suppress(CommandError) if name == "doctor" else nullcontext():  # which looks at the file by itself
                 context.meta[key] = configuration_of([Path(one) for one in context.params.get("paths") or (".",)])
+                tell_unread(context.meta[key])
         return context.meta[key].option(setting)
 
     if any(named == name for named, _ in BY_OPTION):
@@ -151,12 +160,17 @@ def _shared(
     version: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(CONFIG, metavar="FILE", help="The settings, in place of `policyengine.toml` beside the policies."),
+    ] = None,
     traceback: Annotated[
         bool,
         typer.Option("--traceback", help="Show where in the program an internal error came from."),
     ] = False,
 ) -> None:
-    """`--traceback` is read before anything else, so that it may stand anywhere; here it is only for `--help`."""
+    """`--config` and `--traceback` are read before anything else, so that they may stand anywhere; here they are only
+    for `--help`."""
 
 
 def run(arguments: list[str]) -> int:
@@ -165,7 +179,8 @@ def run(arguments: list[str]) -> int:
     arguments = _without_traceback(arguments)
     as_json = _wants_json(arguments)
     try:
-        code = _invoke(arguments)
+        with _configuration_named(arguments) as rest:
+            code = _invoke(rest)
         sys.stdout.flush()
         return code or 0
     except CommandError as error:
@@ -193,6 +208,39 @@ def _without_traceback(arguments: list[str]) -> list[str]:
     if "--traceback" in arguments[:end]:
         os.environ[TRACEBACK] = "1"
     return [word for i, word in enumerate(arguments) if i >= end or word != "--traceback"]
+
+
+@contextmanager
+def _configuration_named(arguments: list[str]) -> Iterator[list[str]]:
+    """The arguments without `--config`, which is the same as the environment variable, wherever it stands."""
+    from policyengine.cli.configuration import NAMED
+
+    before = os.environ.get(NAMED)
+    file, rest = _named_in(arguments)
+    if file is not None:
+        os.environ[NAMED] = file
+    try:
+        yield rest
+    finally:
+        if file is not None and before is None:
+            os.environ.pop(NAMED, None)
+        elif file is not None and before is not None:
+            os.environ[NAMED] = before
+
+
+def _named_in(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The last file that is named, and the other arguments. Raises CommandError."""
+    found: str | None = None
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest, words = [], iter(arguments[:end])
+    for word in words:
+        if word == CONFIG or word.startswith(f"{CONFIG}="):
+            found = word.partition("=")[2] or next(words, "")
+            if not found:
+                raise CommandError("usage", f"`{CONFIG}` names no file", f"`{CONFIG} policyengine.toml`", code=2)
+        else:
+            rest.append(word)
+    return found, rest + arguments[end:]
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

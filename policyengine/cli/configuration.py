@@ -1,14 +1,16 @@
 """`policyengine.toml`, and variables that go before it: what a project always wants. Options go before both.
 
-What there is to be said stands in `settings`; what is not there is an error, for it would be a wish unheard.
+What there is to be said stands in `settings`; what is not there is an error, for it would be a wish unheard. A file
+that others could write, or that lies below the root of the policies, does not say what is run, served or believed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,10 @@ from policyengine.cli.settings import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Na
 from policyengine.runtime.vouched import Vouched
 
 NAME = "policyengine.toml"
+NAMED = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
+# What a file below the root may speak of: how policies are checked, and nothing that a server does.
+CHECKING = frozenset({"lint", "test", "coverage"})
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 DIRECTORY = "directory"  # what is where in a database, which `--entities` reads by itself
 NOTHING_SAID = Vouched()
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
@@ -72,6 +78,7 @@ class Configuration:
     values: Mapping[Name, Any] = field(default_factory=dict)
     variables: frozenset[Name] = frozenset()  # what was said by these
     lines: Mapping[Name, int] = field(default_factory=dict)  # of the file
+    unread: Path | None = None  # one above the root, which does not count
 
     @property
     def authzen_consume(self) -> frozenset[str]:
@@ -88,12 +95,46 @@ Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfigurati
 
 
 def configuration_of(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> Configuration:
-    """What the next `policyengine.toml` says, in the folder of the first path or above it; variables go before it."""
-    file = next_file(paths[0]) if paths else None
-    said = variables_in(os.environ if environment is None else environment)
+    """What a file says that is named, or the next `policyengine.toml` from the folder of the first path up to the root
+    of the policies; variables go before it. Raises CommandError."""
+    environment = os.environ if environment is None else environment
+    said, named = variables_in(environment), environment.get(NAMED)
+    if named:
+        return read(Path(named), said, named=True)
+    places = Places.of(paths[0]) if paths else Places(())
+    file = places.file
     if file is None:
-        return Reading(None, "", said).configuration({}) if said else Configuration()
-    return read(file, said)
+        found = Reading(None, "", said).configuration({}) if said else Configuration()
+    else:
+        found = read(file, said, root=file.parent == places.folders[-1])
+    return found if places.above is None else replace(found, unread=places.above)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders in which a file counts, from that of the policies to their root, and the file above these, if any."""
+
+    folders: tuple[Path, ...]
+    above: Path | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Places:
+        from policyengine.loading import root_above
+
+        try:
+            whole = path.absolute()
+        except OSError:  # the current folder is gone
+            return cls(())
+        folder = whole if whole.is_dir() else whole.parent
+        root = root_above(folder) or folder
+        every = (folder, *folder.parents)
+        within = every[: every.index(root) + 1] if root in every else (folder,)
+        beyond = next((one / NAME for one in every[len(within) :] if (one / NAME).is_file()), None)
+        return cls(within, beyond)
+
+    @property
+    def file(self) -> Path | None:
+        return next((one / NAME for one in self.folders if (one / NAME).is_file()), None)
 
 
 def variables_in(environment: Mapping[str, str]) -> dict[Name, str]:
@@ -110,18 +151,23 @@ def variables_in(environment: Mapping[str, str]) -> dict[Name, str]:
 
 
 def next_file(path: Path) -> Path | None:
-    try:
-        whole = path.absolute()
-    except OSError:  # the current folder is gone
-        return None
-    return next((folder / NAME for folder in (whole, *whole.parents) if (folder / NAME).is_file()), None)
+    """The file that is named, or the next one from the folder of these policies up to their root."""
+    named = os.environ.get(NAMED)
+    return Path(named) if named else Places.of(path).file
 
 
-def read(file: Path, said: Mapping[Name, str] | None = None) -> Configuration:
+def read(
+    file: Path, said: Mapping[Name, str] | None = None, *, named: bool = False, root: bool = True
+) -> Configuration:
+    """`named`: by whoever runs the command, who knows whose it is; `root`: it lies at the root of the policies. Raises
+    CommandError."""
     import tomllib
 
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            if not named:
+                check_owner(file, os.fstat(stream.fileno()))
+            text = stream.read().decode("utf-8")
         given = tomllib.loads(text)
     except OSError as error:
         raise file_error(file, error) from None
@@ -129,7 +175,22 @@ def read(file: Path, said: Mapping[Name, str] | None = None) -> Configuration:
         raise CommandError(KIND, f"`{shown(file)}` is no UTF-8", "write it in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise no_toml(file, text, str(error)) from None
-    return Reading(file, text, said or {}).configuration(given)
+    found = Reading(file, text, said or {})
+    if not named and not root:
+        found.checks_alone(given)
+    return found.configuration(given)
+
+
+def check_owner(file: Path, found: os.stat_result) -> None:
+    """Whoever can write it says what is run here, and whom we believe: so that is this user, or root. Raises
+    CommandError."""
+    if os.name != "posix":
+        return
+    hint = f"see what it says, then `--config {shown(file)}` names it, or `chown` and `chmod go-w` make it yours"
+    if found.st_uid not in (os.geteuid(), 0):
+        raise CommandError(KIND, f"`{shown(file)}` is of another user", hint, (("file", shown(file)),))
+    if found.st_mode & OTHERS_WRITE:
+        raise CommandError(KIND, f"others can write `{shown(file)}`", hint, (("file", shown(file)),))
 
 
 def no_toml(file: Path, text: str, why: str) -> CommandError:
@@ -188,6 +249,14 @@ class Reading:
             frozenset(self.said),
             lines,
         )
+
+    def checks_alone(self, given: Mapping[str, Any]) -> None:
+        """Raises CommandError."""
+        for section in given:
+            if section not in CHECKING and section in (*SECTIONS, DIRECTORY):
+                assert self.file is not None
+                hint = f"move it to the folder of `.policyroot`, or name this file: `--config {shown(self.file)}`"
+                raise self.wrong(None, section, f"`[{section}]` counts at the root of the policies only", hint)
 
     def observes(self, given: Mapping[str, Any]) -> bool:
         """Whoever says anything of it wants it, be it an empty part: then its end is asked for."""

@@ -1,8 +1,16 @@
 """`policyengine.toml`: where it is found, what it says, and how a mistake in it is told."""
 
+import os
+
 import pytest
 
-from policyengine.cli.configuration import Configuration, CoverageConfiguration, TestConfiguration, configuration_of
+from policyengine.cli.configuration import (
+    CHECKING,
+    Configuration,
+    CoverageConfiguration,
+    TestConfiguration,
+    configuration_of,
+)
 from policyengine.cli.failures import CommandError
 from policyengine.cli.settings import SECTIONS
 from policyengine.runtime.vouched import Vouched
@@ -14,6 +22,7 @@ PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policies" / "payments").mkdir(parents=True)
+    (tmp_path / ".policyroot").touch()
     return tmp_path
 
 
@@ -44,6 +53,92 @@ def test_a_file_is_found_above_the_first_path(project):
 def test_the_nearest_file_counts_alone(project):
     (project / "policies" / "policyengine.toml").write_text("[test]\njobs = 5\n")
     assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestConfiguration(5, None)
+
+
+# ── Whose file it is, and where it lies ───────────────────────────────────────────────────────
+
+
+def test_without_a_root_the_folder_that_is_named_is_it(project):
+    (project / ".policyroot").unlink()
+    found = read(project, "[test]\njobs = 2\n")
+    assert (found.test, found.file, found.unread) == (TestConfiguration(), None, project / "policyengine.toml")
+    (project / "policies" / "payments" / "policyengine.toml").write_text("[serve]\nport = 5\n")
+    found = configuration_of([project / "policies" / "payments" / "a.policy"])
+    assert found.values["serve", "port"] == 5
+
+
+def test_above_the_root_no_file_counts(project):
+    (project / "policies" / ".policyroot").touch()
+    found = read(project, "[test]\njobs = 2\n")
+    assert (found.file, found.unread) == (None, project / "policyengine.toml")
+
+
+@pytest.mark.parametrize("text", ["[lint]\nstrict = true\n", "[test]\njobs = 2\n", "[coverage]\nfail_under = 9\n"])
+def test_below_the_root_a_file_says_how_policies_are_checked(project, text):
+    below = project / "policies" / "policyengine.toml"
+    below.write_text(text)
+    assert configuration_of([project / "policies"]).file == below
+
+
+@pytest.mark.parametrize("section", sorted({*SECTIONS, "directory"} - CHECKING))
+def test_below_the_root_a_file_says_nothing_of_what_runs_or_is_believed(project, section):
+    below = project / "policies" / "policyengine.toml"
+    below.write_text(f"[{section}]\n")
+    with pytest.raises(CommandError, match=rf"`\[{section}\]` counts at the root of the policies only"):
+        configuration_of([project / "policies"])
+    assert configuration_of([project / "policies"], {"POLICYENGINE_CONFIG": str(below)}).file == below
+
+
+def test_a_file_that_is_named_counts_wherever_it_lies(project, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "mine.toml"
+    other.write_text("[serve]\nport = 7\n[observe]\nuntil = '1h'\n")
+    (project / "policyengine.toml").write_text("[serve]\nport = 8\n")
+    found = configuration_of([project / "policies"], {"POLICYENGINE_CONFIG": str(other)})
+    assert (found.file, found.values["serve", "port"], found.observe is not None) == (other, 7, True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o620, 0o602])
+def test_a_file_that_others_can_write_is_refused(project, mode):
+    (project / "policyengine.toml").write_text("[lint]\n")
+    (project / "policyengine.toml").chmod(mode)
+    with pytest.raises(CommandError) as caught:
+        configuration_of([project])
+    assert caught.value.message == "others can write `policyengine.toml`"
+    assert "--config policyengine.toml" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root alone gives files away")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_path_factory, linked):
+    file = project / "policyengine.toml"
+    real = tmp_path_factory.mktemp("theirs") / "real.toml" if linked else file
+    real.write_text("[observe]\nuntil = '1h'\n")
+    os.chown(real, 12_345, 12_345)
+    if linked:
+        file.symlink_to(real)
+    with pytest.raises(CommandError, match="is of another user"):
+        configuration_of([project])
+
+
+def test_the_option_stands_anywhere_and_names_the_file(project, run):
+    (project / "mine.toml").write_text("[serve]\nport = 7\n")
+    for words in (["--config", "mine.toml", "show"], ["show", "--config=mine.toml"]):
+        shown = run("config", *words, "policies").out
+        assert "port = 7  # mine.toml:2" in shown
+    assert run("config", "show", "policies", "--config").code == 2
+    assert run("config", "show", "policies", "--config", "none.toml").code == 1
+
+
+def test_a_file_above_the_root_is_told_of(project, run):
+    (project / ".policyroot").unlink()
+    (project / "policyengine.toml").write_text("[lint]\nstrict = true\n")
+    (project / "policies" / "a.policy").write_text("language 1\npackage a\nanyone { may GET /x }\n")
+    told = run("serve", "policies", "--port", "0", "--workers", "0").err
+    assert "note: `policyengine.toml` is not read" in told
+
+
+# ── What it says ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_rules_are_named_by_code_or_name(project):

@@ -63,6 +63,7 @@ def test_what_is_no_word_is_told_at_the_start(project: Path) -> None:
     [(None, "shop/policyengine.toml"), (".", "policyengine.toml"), ("shop", "shop/policyengine.toml")],
 )
 def test_the_file_that_is_looked_at_is_the_one_that_counts(project: Path, there: str | None, found: str) -> None:
+    (project / ".policyroot").touch()
     if there is not None:
         (project / there / "policyengine.toml").write_text("")
     for path in (Path("shop"), Path("shop/p.policy")):

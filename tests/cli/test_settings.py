@@ -111,6 +111,7 @@ def test_mistakes_have_a_way_out(project: Path, text: str, message: str, hint: s
 
 def test_paths_are_read_from_the_folder_of_the_file(project: Path) -> None:
     (project / "deep").mkdir()
+    (project / ".policyroot").touch()
     (project / "policyengine.toml").write_text('[log]\nfile = "logs/d.jsonl"\n[serve]\ntrust = ["a.pem", "/b.pem"]\n')
     found = configuration_of([project / "deep"], {})
     assert found.values["log", "file"] == str(project / "logs/d.jsonl")
