@@ -101,24 +101,24 @@ def configuration_of(paths: Sequence[Path], environment: Mapping[str, str] | Non
     said, named = variables_in(environment), environment.get(NAMED)
     if named:
         return read(Path(named), said, named=True)
-    places = Places.of(paths[0]) if paths else Places(())
-    file = places.file
+    searched = SettingsFolders.of(paths[0]) if paths else SettingsFolders(())
+    file = searched.file
     if file is None:
         found = Reading(None, "", said).configuration({}) if said else Configuration()
     else:
-        found = read(file, said, root=file.parent == places.folders[-1])
-    return found if places.above is None else replace(found, unread=places.above)
+        found = read(file, said, root=file.parent == searched.folders[-1])
+    return found if searched.above is None else replace(found, unread=searched.above)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SettingsFolders:
     """Folders in which a file counts, from that of the policies to their root, and the file above these, if any."""
 
     folders: tuple[Path, ...]
     above: Path | None = None
 
     @classmethod
-    def of(cls, path: Path) -> Places:
+    def of(cls, path: Path) -> SettingsFolders:
         from policyengine.loading import root_above
 
         try:
@@ -153,7 +153,7 @@ def variables_in(environment: Mapping[str, str]) -> dict[Name, str]:
 def next_file(path: Path) -> Path | None:
     """The file that is named, or the next one from the folder of these policies up to their root."""
     named = os.environ.get(NAMED)
-    return Path(named) if named else Places.of(path).file
+    return Path(named) if named else SettingsFolders.of(path).file
 
 
 def read(
