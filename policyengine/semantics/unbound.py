@@ -41,19 +41,19 @@ def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ResourceRead:
     """Where a rule reads `resource`, and in which words it could ask for one first."""
 
     span: Span
     first: str
 
 
-def unknown_read(rule: Rule) -> Read | None:
+def unknown_read(rule: Rule) -> ResourceRead | None:
     """What a rule reads of `resource` so that it can be unknown for want of it, if anything."""
     for expression, first in unknowns(rule):
         for fact, span in facts_read(expression):
             if fact.path == RESOURCE:
-                return Read(span, first)
+                return ResourceRead(span, first)
     return None
 
 
@@ -138,7 +138,7 @@ def needs(node: k.Expr) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class OpenedEndpoint:
     """What a grant of a block opens."""
 
     pattern: k.Pattern
@@ -146,20 +146,20 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class CoveredEndpoint:
     """The endpoints at which a rule meets a door, of one method; `text` is how the policy writes them."""
 
     piece: k.Pattern
     text: str
-    door: Door
+    door: OpenedEndpoint
 
 
-def doors_of(kernel: k.Kernel) -> PatternIndex[Door]:
-    found: PatternIndex[Door] = PatternIndex()
+def doors_of(kernel: k.Kernel) -> PatternIndex[OpenedEndpoint]:
+    found: PatternIndex[OpenedEndpoint] = PatternIndex()
     blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
     for block in blocks:
         for pattern in dict.fromkeys(opening.pattern for grant in block.grants for opening in grant.openings):
-            found.add(pattern, Door(pattern, block.label))
+            found.add(pattern, OpenedEndpoint(pattern, block.label))
     return found
 
 
@@ -173,7 +173,7 @@ def binders_of(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
     return found
 
 
-def endpoints_in(place: k.Place, doors: PatternIndex[Door]) -> Iterator[Met]:
+def endpoints_in(place: k.Place, doors: PatternIndex[OpenedEndpoint]) -> Iterator[CoveredEndpoint]:
     """An action says itself what it is about."""
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
@@ -181,7 +181,7 @@ def endpoints_in(place: k.Place, doors: PatternIndex[Door]) -> Iterator[Met]:
             text = words(met.span)
             for piece in () if isinstance(met, k.ActionPattern) else by_method(met):
                 if not any(covers(hole, piece) for hole in place.excepts):
-                    yield Met(piece, text, door)
+                    yield CoveredEndpoint(piece, text, door)
 
 
 def intersection(a: k.Pattern, b: k.Pattern) -> k.Pattern:
@@ -212,7 +212,9 @@ def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
 # ── The diagnostic ──────────────────────────────────────────────────────────────────────────────
 
 
-def diagnostic_for(rule: Rule, read: Read, bare: list[Met], bound: list[Met]) -> Diagnostic:
+def diagnostic_for(
+    rule: Rule, read: ResourceRead, bare: list[CoveredEndpoint], bound: list[CoveredEndpoint]
+) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
     endpoints = texts(bare)
     others = f" and {len(endpoints) - 1} more" if len(endpoints) > 1 else ""
@@ -222,7 +224,7 @@ def diagnostic_for(rule: Rule, read: Read, bare: list[Met], bound: list[Met]) ->
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, texts(bound)), (where,))
 
 
-def hint(rule: Rule, read: Read, bare: list[str], bound: list[str]) -> str:
+def hint(rule: Rule, read: ResourceRead, bare: list[str], bound: list[str]) -> str:
     """The shorter of what to write, and what else is possible."""
     openly = f"or say what holds without one: {read.first}"
     if rule.place.patterns is not None and len(bare) <= min(MOST_NAMED, len(bound)):
@@ -237,5 +239,5 @@ def listed_some(endpoints: list[str]) -> str:
     return f"what binds it, like {listed(endpoints[:2], 'or')}"
 
 
-def texts(met: Iterable[Met]) -> list[str]:
+def texts(met: Iterable[CoveredEndpoint]) -> list[str]:
     return sorted({one.text for one in met})
