@@ -41,7 +41,7 @@ def with_certificates(text: str) -> str:
 @pytest.fixture(scope="module")
 def verifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     folder = tmp_path_factory.mktemp("verifying")
-    identity = written(folder, only_proved=True)
+    identity = written(folder, only_proved=True, hosts=[HOST])
     with engine(str(folder / "doors.policy"), "--identity", str(identity), "--allowed-host", HOST) as ports:
         yield ports
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -41,7 +41,7 @@ guard "bound where it matters" on POST /v1/invoices/** {{ require credential.bou
 """
 IDENTITY = """
 [identity]
-hosts = ["api.acme.example"]
+hosts = {hosts}
 only_proved = {only_proved}
 [issuers.acme]
 keys = "jwks.json"
@@ -56,7 +56,12 @@ _numbers = count()
 
 
 def written(
-    folder: Path, *, only_proved: bool = False, nonces: bool = False, domain: str = 'bundle = "acme.pem"'
+    folder: Path,
+    *,
+    only_proved: bool = False,
+    nonces: bool = False,
+    domain: str = 'bundle = "acme.pem"',
+    hosts: Sequence[str] = (),
 ) -> Path:
     """The policy in `doors.policy`, keys, and the `identity.toml` that is returned."""
     keys = [issuing.ec().as_dict(private=False), issuing.ed().as_dict(private=False)]
@@ -65,7 +70,9 @@ def written(
     (folder / "policyengine.toml").write_text('[gateway]\nclient_certificate = "x-forwarded-client-cert"\n')
     (folder / "directory.json").write_text(bound_world.directory_of(bound_world.ed_key()))
     (folder / "doors.policy").write_text(POLICY)
-    said = IDENTITY.format(only_proved=str(only_proved).lower(), nonces=str(nonces).lower(), domain=domain)
+    said = IDENTITY.format(
+        only_proved=str(only_proved).lower(), nonces=str(nonces).lower(), domain=domain, hosts=json.dumps([*hosts])
+    )
     (folder / "identity.toml").write_text(said)
     return folder / "identity.toml"
 
