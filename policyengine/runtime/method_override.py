@@ -16,15 +16,15 @@ from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
 IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
 IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
 ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
-DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
+DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]++|\r?\n[ \t])*+)", re.IGNORECASE)
 NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
 NAMED = (  # in double quotes, or in single ones, too
-    re.compile(NAME + r"""("(?:\\.|[^"\\])*"?|[^;\s]*)""", re.IGNORECASE),
-    re.compile(NAME + r"""("(?:\\.|[^"\\])*"?|'(?:\\.|[^'\\])*'?|[^;\s]*)""", re.IGNORECASE),
+    re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|[^;\s]*)""", re.IGNORECASE),
+    re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|'(?:\\.|[^'\\]++)*+'?|[^;\s]*)""", re.IGNORECASE),
 )
-# Types whose bodies no server takes for a form or for JSON.
+# Types whose bodies no server takes for a form or for JSON; without white space around.
 OTHER_TYPE = re.compile(
-    r"[ \t]*(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
+    r"(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
 MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
 MOST_PARTS, MOST_NAMES = MOST_FIELDS, 20 * MOST_FIELDS  # of one body; a part has a name in several ways
@@ -36,7 +36,7 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):
         return True
-    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0]) and not is_whole(text):
+    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0].strip(" \t")) and not is_whole(text):
         return False
     return in_form(text) or in_json(text)
 

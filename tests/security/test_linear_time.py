@@ -1,0 +1,146 @@
+"""Nothing that reads a request takes longer than in proportion to it: neither a pattern nor all of them together.
+
+A backtracking pattern that is quadratic holds the interpreter for minutes, and with it every caller. What counts here
+is how the time grows from one size to eight times of it (sixty-four times where it is quadratic), not how long it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from time import process_time
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import policyengine
+from policyengine.runtime.form_fields import form_fields
+from policyengine.runtime.http_body import body_members
+from policyengine.runtime.paths import canonical
+
+SMALL, TIMES = 512, 8
+MOST_GROWTH = 3 * TIMES
+UNNOTICED = 0.005  # seconds: what is quadratic takes ten times of it and more
+ROOT = Path(policyengine.__file__).parent
+READERS = ("runtime", "server", "integrations", "identity")  # packages that read what a stranger sent
+USE = r"\b{}\.(search|match|fullmatch|finditer|findall|sub|split)\("
+
+PUMPS = (
+    *" \ta0_A[]{}&;=%\"'\\./-,:#\n\r@+", "\r\n ", "&[", "_method]", '"_method" ', ";a", "a=", 'a="a",', "\\a", "a/",
+    "/.", "%41", "[a]", "a, ", "form", "a a", 'name="', "name= ", "content-disposition:\n", "]=", "1s", "\x85",
+)  # fmt: skip
+BEFORE = (
+    "", "a", "a ", "&", "/*", '"', "a/", "a/b", 'a="', "https://a/", "spiffe://a/", "bearer ", "multipart/",
+    "application/json", "content-disposition:", 'content-disposition:;name="', "content-disposition:;name",
+)  # fmt: skip
+AFTER = "\1"  # which nothing expects, so that all else is tried
+MADE_FROM = [(before, pump) for pump in PUMPS for before in BEFORE]
+OF_WHOLE_DURATIONS = "runtime.literals.PART"  # looked for only in a text that consists of it
+LARGE_TYPES = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain")
+LARGE = 8_192  # and eight times of it
+
+
+def patterns() -> Iterator[Any]:
+    """Every compiled pattern at the top of a module, with the ways in which the module uses it."""
+    for package in READERS:
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"policyengine.{package}."):
+            module = importlib.import_module(found.name)
+            for name, value in vars(module).items():
+                id_ = f"{found.name.removeprefix('policyengine.')}.{name}"
+                if isinstance(value, re.Pattern) and id_ != OF_WHOLE_DURATIONS and (uses := uses_in(module, name)):
+                    yield pytest.param(value, uses, id=id_)
+
+
+def uses_in(module: ModuleType, name: str) -> frozenset[str]:
+    return frozenset(re.findall(USE.format(name), Path(module.__file__ or "").read_text(encoding="utf-8")))
+
+
+@cache
+def text_of(before: str, pump: str, size: int) -> str:
+    return before + pump * (size // len(pump)) + AFTER
+
+
+def seconds(call: Callable[[Any], object], given: Any) -> float:
+    start = process_time()
+    call(given)
+    return process_time() - start
+
+
+def growth(call: Callable[[Any], object], given: Callable[[int], Any], small: int = SMALL) -> float:
+    """From one size to `TIMES` of it; 0 where even the latter takes no time to speak of."""
+    large = given(small * TIMES)
+    if seconds(call, large) < UNNOTICED:
+        return 0
+    return min(seconds(call, large) for _ in range(3)) / min(seconds(call, given(small)) for _ in range(5))
+
+
+def calls(pattern: re.Pattern[Any], uses: frozenset[str]) -> Iterator[Callable[[Any], object]]:
+    for use in sorted(uses & {"search", "match", "fullmatch"}):
+        yield getattr(pattern, use)
+    if uses - {"search", "match", "fullmatch"}:
+        yield lambda text: sum(1 for _ in pattern.finditer(text))
+
+
+@pytest.mark.parametrize(("pattern", "uses"), list(patterns()))
+def test_a_pattern_takes_time_in_proportion_to_the_text(pattern: re.Pattern[Any], uses: frozenset[str]) -> None:
+    of_text = isinstance(pattern.pattern, str)
+    for call in calls(pattern, uses):
+        for parts in MADE_FROM:
+
+            def given(size: int, parts: tuple[str, str] = parts) -> Any:
+                return text_of(*parts, size) if of_text else text_of(*parts, size).encode()
+
+            assert growth(call, given) < MOST_GROWTH, parts
+
+
+BODIES: dict[str, Callable[[int], str]] = {
+    "a comment, then braces": lambda size: "/*" + "{" * size,
+    "spaces between words": lambda size: "a" + " " * size + "b c",
+    "spaces before words": lambda size: " " * size + "b c",
+    "a bracketed name": lambda size: "&" + "[" * size,
+    "bracketed names": lambda size: ("&" + "[" * 500) * (size // 501),
+    "one name after another": lambda size: "".join(f"&[{number:x}" for number in range(size // 7)),
+    "closed brackets behind a method": lambda size: "&_method" + "]" * size,
+    "quotes and spaces": lambda size: '"  ' * (size // 3),
+    "a method that ends in spaces": lambda size: '"_method"' + " " * size,
+    "JSON with names in a text": lambda size: '{"x":"' + "&[a" * (size // 3) + '"}',
+    "JSON with parts of a name": lambda size: '{"x":"&[' + ";a" * (size // 2) + '"}',
+    "a head that goes on": lambda size: "content-disposition:" + "\r\n " * (size // 3),
+    "heads of parts": lambda size: "content-disposition:\n" * (size // 21),
+    "names that do not end": lambda size: "content-disposition:" + 'name="' * (size // 6),
+    "a name of backslashes": lambda size: 'content-disposition:name="' + "\\" * size,
+    "a name of brackets": lambda size: 'content-disposition:name="' + "[" * size,
+    "pieces of names": lambda size: "content-disposition:" + ";name*0=x" * (size // 9),
+    "an empty line of many": lambda size: ("\n" + " " * 40) * (size // 41),
+    "escapes": lambda size: "%41" * (size // 3),
+    "escapes of JSON": lambda size: "\\u0041" * (size // 6),
+    "digits": lambda size: "1" * size,
+    "a number in JSON": lambda size: '{"a":' + "1" * size + "}",
+    "openings in JSON": lambda size: '{"a":' + "[" * size,
+    "names that differ": lambda size: "{" + ",".join(f'"{number:x}":0' for number in range(size // 9)) + "}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("type_", LARGE_TYPES)
+@pytest.mark.parametrize("given", BODIES.values(), ids=BODIES.keys())
+def test_a_body_is_read_in_time_in_proportion_to_it(type_: str, given: Callable[[int], str]) -> None:
+    made = cache(lambda size: given(size).encode())
+    assert growth(lambda body: body_members([type_], [], body), made, LARGE) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("before", ["", "application/json", "text/plain", "text/plain;", "multipart/x"])
+@pytest.mark.parametrize("pump", [" ", "\t", ";", "a", "/", "form", ", ", '"'])
+def test_a_content_type_is_read_in_time_in_proportion_to_it(before: str, pump: str) -> None:
+    assert growth(lambda type_: body_members([type_], [], b"a b c"), lambda size: before + pump * size) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("given", BODIES.values(), ids=BODIES.keys())
+def test_a_path_and_a_query_are_read_in_time_in_proportion_to_them(given: Callable[[int], str]) -> None:
+    made = cache(lambda size: given(size))
+    assert growth(form_fields, made, LARGE) < MOST_GROWTH
+    assert growth(lambda text: canonical(f"/{text}"), made, LARGE) < MOST_GROWTH
