@@ -16,6 +16,7 @@ from policyengine.runtime.values import Invalid
 
 LONGEST_NAME = 1_000  # that a policy could ask for
 MOST_FIELDS = 1_000  # what stands after them PHP and Express leave out
+MOST_PIECES = 4 * MOST_FIELDS  # of a text that is no form, in which names are looked for
 BROKEN = Invalid("a `%` that begins no escape")
 OTHER_NAME = Invalid("a field whose name some servers read otherwise")
 PARTED = Invalid("a field with a `;` in it")
@@ -51,6 +52,15 @@ def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
             found[name] = TWICE if name in found else value
     lists = sum(piece.startswith(OPENING) for piece in pieces)
     return {**found, **{str(place): OTHER_NAME for place in range(lists)}}
+
+
+def possible_fields(text: str) -> set[str] | None:
+    """The names that may stand after the first `&` of a text that is no form; None where there are too many to look
+    at. Every one costs the time of a form's field: so they are counted before they are looked at."""
+    pieces = frozenset(text.split("&")[1:])
+    if sum(len(frozenset(piece.split(";"))) for piece in pieces) > MOST_PIECES:
+        return None
+    return {name for piece in pieces for name, _ in readings(piece)}
 
 
 def readings(piece: str, of_body: bool = False) -> Iterator[tuple[str, Field]]:
@@ -103,7 +113,7 @@ def unescaped(raw: str) -> bytes:
 def possible_names(*raws: str) -> set[str]:
     """Every name that some reader takes from what stands before `=`."""
     found: set[str] = set()
-    for raw in raws:
+    for raw in frozenset(raws):
         for text in (raw, unbracketed(raw), *other_bytes(raw), *as_text(unescaped(raw))):
             ended = text.partition("\0")[0]  # to readers in C
             parts = [part for part in BRACKETS.split(ended) if part][:1]

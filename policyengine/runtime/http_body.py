@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from policyengine.runtime import wire
-from policyengine.runtime.form_fields import MOST_FIELDS, form_fields, readings
+from policyengine.runtime.form_fields import MOST_FIELDS, form_fields, possible_fields
 from policyengine.runtime.json_members import json_members
 from policyengine.runtime.method_override import names_method
 from policyengine.runtime.shape import quoted
@@ -57,9 +57,9 @@ def json_body(content: bytes) -> Mapping[str, object] | Invalid:
         found = json_members(content)
     except wire.WireError as error:
         return Invalid(f"the body is {error}")
-    pieces = dict.fromkeys(content.decode("utf-8").split("&")[1:])
-    names = {name for piece in pieces for name, _ in readings(piece) if IDENTIFIER.fullmatch(name)}
-    if len(names) > MOST_FIELDS:
+    possible = possible_fields(content.decode("utf-8"))
+    names = None if possible is None else [name for name in possible if IDENTIFIER.fullmatch(name)]
+    if names is None or len(names) > MOST_FIELDS:
         return Invalid("the body could be read as a form")
     return {**found, **dict.fromkeys(names, OF_A_FORM)}
 

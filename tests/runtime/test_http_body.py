@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from policyengine.runtime import form_fields as form_fields_module
 from policyengine.runtime import method_override
-from policyengine.runtime.form_fields import form_fields
+from policyengine.runtime.form_fields import MOST_PIECES, form_fields
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.method_override import MOST_NAMES, MOST_PARTS, names_method
 from policyengine.runtime.paths import overrides_method
@@ -385,6 +386,23 @@ def test_more_names_of_parts_than_servers_take_are_not_looked_through(
     monkeypatch.setattr(method_override, "possible_names", lambda raw: looked_at.append(raw) or set())
     assert names_method([PART], content.encode())
     assert looked_at == []
+
+
+@pytest.mark.parametrize("pieces", ["&[{}", ";{}"])
+def test_names_in_a_json_text_are_counted_before_they_are_looked_at(
+    pieces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at all of those in a small body takes seconds, and none of them is a name that policies ask for."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(form_fields_module, "possible_names", lambda *raws: looked_at.extend(raws) or set())
+    text = "&" + "".join(map(pieces.format, range(MOST_PIECES + 1)))
+    assert read(f'{{"x": "{text}"}}', JSON) is None
+    assert looked_at == []
+
+
+def test_a_text_that_repeats_one_piece_is_read_however_long_it_is() -> None:
+    text = "a&nbsp;b" + "&nbsp;" * 50_000 + ";;" * 50_000
+    assert read(f'{{"x": 1, "y": ["{text[:60_000]}", "{text[-60_000:]}"]}}', JSON) is not None
 
 
 def test_as_many_parts_as_servers_take_are_looked_through() -> None:
