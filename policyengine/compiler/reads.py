@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeAlias
 
 from policyengine import kinds
@@ -27,7 +28,7 @@ Members: TypeAlias = Mapping[str, object]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-NOTHING: Members = {}
+NOTHING: Members = MappingProxyType({})
 LONG = 10_000  # characters, or elements: what is longer gets a second look
 
 

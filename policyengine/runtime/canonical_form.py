@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import TypeAlias
 
 from policyengine.kinds import EntityRef
@@ -18,7 +18,7 @@ from policyengine.runtime.values import Invalid, Missing, Unknown
 
 # What is left out of an object: by the name of a member, what is left out of that; all of it where that is nothing.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
-NOTHING: LeftOut = {}
+NOTHING: LeftOut = MappingProxyType({})
 # Of what else there may be in Python no form is known: two that differ could share one.
 CANONICAL = (
     NoneType, str, bool, int, Decimal, Mapping, tuple, list, Missing, Invalid, Unknown, Set, bytes, datetime, timedelta,

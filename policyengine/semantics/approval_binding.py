@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -101,14 +101,15 @@ def raw_of(one: k.BoundObject, facts: Facts) -> object:
 
 def left_out(one: k.BoundObject) -> LeftOut:
     """What is below the object and no part of what an approval is bound to."""
-    found: dict[str, LeftOut] = {}
-    for path in one.excepts:
-        *before, last = path[len(one.path) :]
-        holder = found
-        for step in before:
-            holder = holder.setdefault(step, {})  # type: ignore[assignment]
-        holder[last] = NOTHING
-    return found
+    return branches(path[len(one.path) :] for path in one.excepts)
+
+
+def branches(paths: Iterable[Path]) -> LeftOut:
+    """By their first steps; what is below one that is left out as a whole says nothing more."""
+    below: dict[str, list[Path]] = {}
+    for first, *rest in paths:
+        below.setdefault(first, []).append(tuple(rest))
+    return {first: NOTHING if () in rests else branches(rests) for first, rests in below.items()}
 
 
 def unseen(raw: object, path: Path, left_out: LeftOut = NOTHING) -> Iterator[Cause]:

@@ -109,7 +109,7 @@ def check_left_out(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]],
             if not is_below(path, item.path):
                 hint = f"name a member of it: `{holder}.request_id`"
                 context.report("E517", f"`{name}` is no part of `{holder}`", written.span, hint)
-            elif any(is_below(path, other) or path == other for other in seen):
+            elif any(meets(path, other) for other in seen):
                 context.report("E517", f"`{name}` is left out twice", written.span, "write it once")
             elif found := next((one for one in read if meets(one, path)), None):
                 hint = "what the rule and its message read is always bound: read less, or leave less out"

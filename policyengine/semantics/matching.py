@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -13,7 +14,7 @@ from policyengine.semantics import kernel as k
 
 # A capture is the text as it came; Invalid where a character folds to several, only some of which are its pattern's.
 Captures: TypeAlias = Mapping[str, str | Invalid]
-NOTHING: Captures = {}
+NOTHING: Captures = MappingProxyType({})
 SPLIT = Invalid("a character of the path is only in part what the pattern says")
 
 
