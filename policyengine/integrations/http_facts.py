@@ -9,17 +9,15 @@ from urllib.parse import quote, unquote
 from starlette.types import Message, Receive, Scope
 
 from policyengine.integrations.asking import Facts
-from policyengine.runtime.form_fields import MOST_FIELDS, form_fields
+from policyengine.runtime.form_fields import query_fields
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.presented import SECRET
-from policyengine.runtime.values import Invalid
 from policyengine.vocabulary import SECRET_HEADERS
 
 LARGEST_BODY = 1024 * 1024
 LONGEST_SIZE = 15  # digits
 UNTOLD = SECRET_HEADERS | SECRET
 CROOKED = "/%00"  # a path that is never canonical, for one that two readers would read differently
-TOO_MANY = Invalid(f"more than {MOST_FIELDS:,} parameters")  # which is no question
 
 
 class BodyTooLarge(Exception):
@@ -52,7 +50,7 @@ def request_facts(scope: Scope) -> dict[str, object]:
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
         "headers": {name: value for name, value in headers.items() if name not in UNTOLD},
-        "query": query_facts(scope.get("query_string", b"").decode("latin-1")),
+        "query": query_fields(scope.get("query_string", b"").decode("latin-1")),
         **({"ip": client[0]} if client else {}),
         **({"host": headers["host"]} if "host" in headers else {}),
         **({} if size is None else {"size": size}),
@@ -70,11 +68,6 @@ def size_of(scope: Scope, headers: Mapping[str, Any]) -> int | None:
         return int(length)
     silent = length is None and "transfer-encoding" not in headers
     return 0 if silent and scope.get("http_version", "").startswith("1") else None
-
-
-def query_facts(text: str) -> Mapping[str, object] | Invalid:
-    found = form_fields(text)
-    return TOO_MANY if found is None else found
 
 
 def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ PARTED = Invalid("a field with a `;` in it")
 BRACKETED = Invalid("a value with `]=` in it")
 NO_VALUE = Invalid("a field without `=`")
 EMPTY = Invalid("an empty field of a form")
+# What makes a query no question.
+TOO_MANY = Invalid(f"more than {MOST_FIELDS:,} parameters")
+FRAGMENT = Invalid("a `#`, where some servers end it")
 
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Anything else in a name is a list, an object, another name or none to some reader.
@@ -38,6 +41,14 @@ OF_OBJECTS = frozenset(
     " isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf".split()
 )
 Field = str | Invalid
+
+
+def query_fields(text: str) -> dict[str, Field] | Invalid:
+    """The parameters of a query as it stood in the request line, or why it is not read."""
+    if "#" in text:
+        return FRAGMENT
+    found = form_fields(text)
+    return TOO_MANY if found is None else found
 
 
 def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:

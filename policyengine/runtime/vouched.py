@@ -22,7 +22,7 @@ from policyengine.runtime.completeness import (
     header_facts,
     unknown_headers,
 )
-from policyengine.runtime.form_fields import MOST_FIELDS, Field, form_fields
+from policyengine.runtime.form_fields import Field, query_fields
 from policyengine.runtime.http_body import OVERRIDE, body_members
 from policyengine.runtime.method_override import names_method
 from policyengine.runtime.presented import CERTIFICATES, credentials_of, url_of
@@ -353,7 +353,7 @@ def raw_body(content: Content) -> bytes:
 
 def query_of(text: str) -> dict[str, Field]:
     """By name. Raises RequestError."""
-    found = form_fields(text)
-    if found is None:
-        raise RequestError("request.query", f"the query has more than {MOST_FIELDS:,} parameters")
+    found = query_fields(text)
+    if isinstance(found, Invalid):
+        raise RequestError("request.query", f"the query has {found.why}")
     return found

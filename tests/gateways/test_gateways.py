@@ -147,6 +147,13 @@ def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gatewa
     assert web.client.ask("/v1/query?page=7&page=8", WRITER).status == 403
 
 
+@pytest.mark.parametrize("query", ["x=1#&page=7", "page=7#", "page=7#&page=8", "#page=7"])
+def test_no_query_reaches_the_server_that_it_may_end_at_a_hash(web: Gateway, query: str) -> None:
+    """Some gateways take the rest away before they ask, and then it reaches nobody."""
+    web.client.ask(f"/v1/query?{query}", WRITER)
+    assert [seen.target for seen in web.api.taken() if "#" in seen.target] == []
+
+
 def test_a_page_of_another_site_that_the_gateway_serves_is_no_page_of_ours(web: Gateway) -> None:
     """What a client says of the page that it shows is for the API and its policy, and nothing of who asks us."""
     page = ("Origin: https://app.example", "Sec-Fetch-Site: cross-site", "Referer: https://app.example/")

@@ -161,6 +161,12 @@ def test_a_query_with_too_many_parameters_is_refused() -> None:
         asked(target=Target("GET", "/things?" + "a&" * 1_000, None))
 
 
+def test_a_query_that_some_servers_end_at_a_hash_is_refused() -> None:
+    with pytest.raises(RequestError, match="a `#`"):
+        asked(target=Target("GET", "/things?x=1#&tenant=acme", None))
+    assert asked(target=Target("GET", "/things?tenant=%23", None)).fact("request", "query", "tenant") == "#"
+
+
 @pytest.mark.parametrize(
     ("principal", "trusted"),
     [

@@ -19,8 +19,9 @@ from policyengine.integrations.asgi import DECISION, PolicyMiddleware
 from policyengine.integrations.asking import Duties
 from policyengine.integrations.bodies import looks_into_bodies
 from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
-from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, route_path, unread_body
+from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, request_facts, route_path, unread_body
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.shape import RequestError
 from policyengine.runtime.values import Invalid
 from tests.generate.impostors import Agreeable, Changing, impostor
 from tests.integrations.conftest import Watched
@@ -307,6 +308,7 @@ def test_a_header_that_changes_the_method_is_denied(watched: Watched) -> None:
         ("a=1", 200, ""), ("a=1&tag=x", 403, ""), ("Tag=1", 403, "absent, but there in another case"),
         ("tag[]=1", 403, "a field whose name some servers read otherwise"),
         ("a=1;tag=2", 403, "a field with a `;` in it"),
+        ("a=1%23", 200, ""),
         ("&" * 1_000, 403, "more than 1,000 parameters"), ("_method=DELETE", 403, "a method override"),
         ("a;_method=DELETE", 403, "a method override"), (".method=DELETE", 403, "a method override"),
     ],
@@ -316,6 +318,13 @@ def test_parameters_that_servers_read_otherwise_are_unknown(query: str, status: 
     policy += 'guard "tags" on GET /list { deny when request.query["tag"] is present }'
     answer = client_of(Watched(Engine.from_text(policy, "list.policy"))).get(f"/list?{query}")
     assert (answer.status_code, words in answer.text) == (status, True)
+
+
+def test_a_query_that_some_servers_end_at_a_hash_is_no_question() -> None:
+    scope = {"type": "http", "http_version": "1.1", "path": "/files/a", "query_string": b"x=1#&tag=a", "headers": []}
+    assert isinstance(request_facts(scope)["query"], Invalid)
+    with pytest.raises(RequestError, match="a `#`"):  # which the middleware denies
+        Engine.from_text(ABSENCE).decide(asked_of(scope, {}, {}))
 
 
 def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from policyengine.runtime.form_fields import form_fields
+from policyengine.runtime.form_fields import query_fields
 from policyengine.runtime.http_body import FORM, body_members
 from policyengine.runtime.paths import overrides_method
 from policyengine.runtime.values import Invalid
@@ -41,8 +41,8 @@ def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[
 
 
 def query_differences(reader: Running, query: str) -> Iterator[str]:
-    ours = form_fields(query)
-    if ours is None or overrides_method({}, ours, {}):
+    ours = query_fields(query)
+    if isinstance(ours, Invalid) or overrides_method({}, ours, {}):
         return
     for way in reader.framework.queries:
         theirs = reader.query(way, query)

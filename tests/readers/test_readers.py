@@ -31,6 +31,7 @@ QUERIES = (
     "to=alice&to=mallory", "to=alice&to[]=mallory", "to=alice;to=mallory", "to[x]=1&.to=2&%20to=3",
     "t%6=%ff;note=x%5D=y",
     "to=%ff&amount=%zz", "amount&to=", "__proto__=1&toString=2", "to%00x=mallory", "x=]=&to=alice", "_method=PUT",
+    "x=1#&to=alice", "to=mallory#", "#to=alice",
 )  # fmt: skip
 
 

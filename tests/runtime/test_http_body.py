@@ -15,7 +15,7 @@ import pytest
 
 from policyengine.runtime import form_fields as form_fields_module
 from policyengine.runtime import method_override
-from policyengine.runtime.form_fields import MOST_PIECES, form_fields
+from policyengine.runtime.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.method_override import MOST_NAMES, MOST_PARTS, names_method
 from policyengine.runtime.paths import overrides_method
@@ -258,6 +258,13 @@ def test_a_name_that_php_writes_otherwise_has_no_value_under_either(name: str) -
 @pytest.mark.parametrize("name", ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"])
 def test_a_name_that_express_leaves_out_has_no_value(name: str) -> None:
     assert read(f"{name}=1&to=alice", FORM) == {name: None, "to": "alice"}
+
+
+@pytest.mark.parametrize("query", ["#", "#to=alice", "to=alice#", "x=1#&to=alice", "to=alice&#", "x=1;#"])
+def test_a_query_with_a_hash_is_not_read(query: str) -> None:
+    """Express ends it there, FastAPI and Go go on."""
+    assert query_fields(query) == FRAGMENT
+    assert query_fields(query.replace("#", "%23")) != FRAGMENT
 
 
 def test_a_query_with_more_parameters_than_all_look_at_is_not_read() -> None:
