@@ -62,12 +62,14 @@ def headers_of(scope: Scope) -> dict[str, Any]:
 
 
 def size_of(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Bytes in the body, where that is said. In HTTP/1 there is none where no header says so."""
+    """Bytes in the body, where that is said. In HTTP/1 there is none where no header says so. What a length says
+    beside a transfer coding means nothing (RFC 9112, 6.3), and some servers hand on both."""
+    if "transfer-encoding" in headers:
+        return None
     length = headers.get("content-length")
     if isinstance(length, str) and length.isascii() and length.isdigit() and len(length) <= LONGEST_SIZE:
         return int(length)
-    silent = length is None and "transfer-encoding" not in headers
-    return 0 if silent and scope.get("http_version", "").startswith("1") else None
+    return 0 if length is None and scope.get("http_version", "").startswith("1") else None
 
 
 def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

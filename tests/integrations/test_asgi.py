@@ -159,6 +159,8 @@ def test_the_size_is_that_of_the_body_where_it_was_read(watched: Watched) -> Non
         ("2", [], None),
         ("2", [(b"content-length", b"3")], 3),
         ("1.1", [(b"transfer-encoding", b"chunked")], None),
+        ("1.1", [(b"content-length", b"0"), (b"transfer-encoding", b"chunked")], None),
+        ("1.1", [(b"transfer-encoding", b"chunked"), (b"content-length", b"3")], None),
         ("1.1", [(b"content-length", b"3"), (b"content-length", b"4")], None),
         ("1.1", [(b"content-length", b"-1")], None),
         ("1.1", [(b"content-length", b"9" * 16)], None),
