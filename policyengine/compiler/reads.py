@@ -14,6 +14,7 @@ from typing import TypeAlias
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import arithmetic, functions, windows, wire
+from policyengine.runtime.header_names import in_another_spelling
 from policyengine.runtime.host_names import host_of
 from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import HttpEndpoint, Request, in_another_case
@@ -98,13 +99,15 @@ def things(raw: object, type_: kinds.Collection, fact: str) -> object:
 
 
 def header(request: Members, name: str) -> object:
-    """The raw header, if every name is in lower case already: else two of them could be the same."""
+    """The raw header, if every name is in lower case already, else two of them could be the same; and if none that is
+    there could be taken for one that is not."""
     headers = request.get("headers")
     if headers is None:
         return None
     if type(headers) is not dict or not all(type(one) is str and one == one.lower() for one in headers):
         return UNSURE
-    return headers.get(name)
+    found = headers.get(name)
+    return UNSURE if found is None and in_another_spelling(headers, name) else found
 
 
 def absent(members: object, *steps: str) -> bool:
@@ -118,7 +121,7 @@ def absent(members: object, *steps: str) -> bool:
     return members is None
 
 
-UNSURE = Invalid("a header with upper case in its name")
+UNSURE = Invalid("a header that only the specification reads")
 
 
 def claimed(q: Mapping[str, Members], issuer: object, names: Mapping[object, str]) -> object:

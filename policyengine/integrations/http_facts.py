@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from policyengine.integrations.asking import Facts
 from policyengine.runtime.form_fields import query_fields
+from policyengine.runtime.header_names import IN_TWO_SPELLINGS, ambiguous_names, fold
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.presented import SECRET
 from policyengine.vocabulary import SECRET_HEADERS
@@ -44,12 +45,13 @@ def route_path(scope: Scope) -> str:
 def request_facts(scope: Scope) -> dict[str, object]:
     """All of it but the body. A header that comes twice is a list, which is no text: it is unknown."""
     headers = headers_of(scope)
+    twice = dict.fromkeys(ambiguous_names(headers), IN_TWO_SPELLINGS)
     client = scope.get("client")
     size = size_of(scope, headers)
     return {
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
-        "headers": {name: value for name, value in headers.items() if name not in UNTOLD},
+        "headers": {name: value for name, value in {**headers, **twice}.items() if fold(name) not in UNTOLD},
         "query": query_fields(scope.get("query_string", b"").decode("latin-1")),
         **({"ip": client[0]} if client else {}),
         **({"host": headers["host"]} if "host" in headers else {}),
@@ -95,9 +97,8 @@ def asked_of(scope: Scope, who: Facts, body: Facts, content: bytes | None = None
 def unknown_of(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
     """What is pending of the request: secrets that came and are withheld, and what nobody said."""
     told = request.get("headers")
-    came = {
-        name for name in headers_of(scope) if name in UNTOLD and name not in (told if isinstance(told, Mapping) else ())
-    }
+    said = told if isinstance(told, Mapping) else {}
+    came = {fold(name) for name in headers_of(scope) if fold(name) in UNTOLD and name not in said} - said.keys()
     yield from (f'request.headers["{name}"]' for name in sorted(came))
     yield from (f"request.{name}" for name in ("host", "ip", "size") if name not in request)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from policyengine.runtime.header_names import IN_TWO_SPELLINGS, ambiguous_names
 from policyengine.runtime.presented import SECRET
 from policyengine.runtime.values import Invalid
 
@@ -81,9 +82,12 @@ class HandsOn:
 def header_facts(given: Given, hands_on: HandsOn, ours: Collection[str]) -> dict[str, object]:
     """What the client says about itself: facts of the request, as guards may ask for them. None for a header that is
     known not to be there. `ours` are headers that only the gateway sets."""
-    told = {name: header_value(name, values, hands_on) for name, values in given.items() if not withheld(name, ours)}
+    told: dict[str, object] = {
+        name: header_value(name, values, hands_on) for name, values in given.items() if not withheld(name, ours)
+    }
+    twice = dict.fromkeys(ambiguous_names(told), IN_TWO_SPELLINGS)
     lacking = (name for name in sorted(hands_on.headers or ()) if name not in given and not withheld(name, ours))
-    return {**told, **dict.fromkeys(lacking)}
+    return {**told, **twice, **dict.fromkeys(lacking)}
 
 
 def unknown_headers(given: Given, hands_on: HandsOn, ours: Collection[str]) -> Iterator[str]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from policyengine.runtime.header_names import fold
+
 LONGEST_PATH = 8_192
 MOST_SEGMENTS = 128
 METHOD = re.compile(r"[A-Z]{1,16}")
@@ -133,7 +135,7 @@ def method_of(text: str) -> str | Malformed:
 def overrides_method(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> bool:
     """Whether a server could take another method than the request line's from a header or a parameter."""
     return (
-        any(override_name(name) in OVERRIDE_HEADERS for name in given(headers))
+        any(fold(name.strip()) in OVERRIDE_HEADERS for name in given(headers))
         or any(override_name(name) in OVERRIDE_PARAMETERS for name in given(query))
         or any(override_name(name) == OVERRIDE_FIELD for name in given(body))
     )
@@ -144,5 +146,5 @@ def given(members: Mapping[str, object]) -> Iterable[str]:
 
 
 def override_name(name: str) -> str:
-    """Servers disagree about case, white space and underscores in names; here they are all the same."""
+    """Servers disagree about case, white space and underscores in names of parameters; here they are all the same."""
     return name.strip().lower().replace("_", "-")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policyengine.runtime.credentials import digests_of
+from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.shape import RequestError
 from policyengine.runtime.values import Invalid
 
@@ -45,8 +46,9 @@ def credentials_of(
 
     `own`: whether `Authorization` is the client's. `certificate`: the header in which somebody who may says whose
     connection it is; None: nobody does. `content`: the body, where all of it is here. Raises RequestError for what is
-    there twice: of two values nobody knows which one counts.
+    there twice or in another spelling: of two values nobody knows which one counts.
     """
+    check_spellings(given, (*SENT, *SECRET))
     given = {name: values for name, values in given.items() if values != ("",)}  # as some say that there is none
     found: dict[str, object] = {}
     for header, name in SENT.items():

@@ -21,6 +21,7 @@ from policyengine.runtime.endpoints import (
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, entity_rows
+from policyengine.runtime.header_names import IN_ANOTHER_SPELLING, in_another_spelling
 from policyengine.runtime.host_names import host_of
 from policyengine.runtime.shape import (
     RequestError,
@@ -112,16 +113,28 @@ class Request:
 
     def fact(self, *path: str) -> object:
         """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
+        if path[:2] == HEADERS and len(path) > 2:
+            return self._header(path[2].lower(), path[3:])
         current: object = self.facts
         ours = path[0] not in OF_CLIENTS
-        for name in path if path[0] != "request" else spelled(path):
+        for name in path:
             current = current.get(name, ABSENT) if ours and type(current) is dict else member_of(current, name)
+        return ABSENT if current is None else current
+
+    def _header(self, name: str, path: tuple[str, ...]) -> object:
+        """One that is not there is unknown where some servers take another that is there for it."""
+        headers = self.fact(*HEADERS)
+        current = member_of(headers, name)
+        if current in (ABSENT, None) and isinstance(headers, dict) and in_another_spelling(headers, name):
+            return IN_ANOTHER_SPELLING
+        for step in path:
+            current = member_of(current, step)
         return ABSENT if current is None else current
 
 
 def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
     """The path as `facts` spell it: header names have no case."""
-    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
+    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS else path
 
 
 def member_of(raw: object, name: str) -> object:
@@ -166,6 +179,7 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
 }  # fmt: skip
 OF_CLIENTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
 IN_ANOTHER_CASE = Invalid("absent, but there in another case")
+HEADERS = ("request", "headers")
 OTHERS = ("credentials", "approvals", "entities", "pending", "options")
 HOP = ("agent", "issuer", "issued_at", "scopes", "groups")
 APPROVAL = ("id", "by", "granted_at", "binding")
@@ -180,9 +194,7 @@ PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*"
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 LONGEST_NAME = 1_000
 OTHERS_PENDING = ".*"  # at the end of a name: every member that is not given
-FREE_OBJECTS = frozenset(
-    {("body",), ("args",), ("context",), ("request", "headers"), ("request", "query"), ("credential", "claims")}
-)
+FREE_OBJECTS = frozenset({("body",), ("args",), ("context",), HEADERS, ("request", "query"), ("credential", "claims")})
 # A question about no definite endpoint is none.
 OF_THE_ENDPOINT = {
     ("request",), ("request", "method"), ("request", "path"), ("tool",), ("tool", "server"), ("tool", "name"),

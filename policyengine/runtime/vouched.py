@@ -23,9 +23,10 @@ from policyengine.runtime.completeness import (
     unknown_headers,
 )
 from policyengine.runtime.form_fields import Field, query_fields
+from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.http_body import OVERRIDE, body_members
 from policyengine.runtime.method_override import names_method
-from policyengine.runtime.presented import CERTIFICATES, credentials_of, url_of
+from policyengine.runtime.presented import CERTIFICATES, SENT, credentials_of, url_of
 from policyengine.runtime.presented import FORWARDED as FORWARDED_AUTHORIZATION
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid
@@ -48,6 +49,8 @@ ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-me
 SET_BY_US = ("x-auth-subject", "x-auth-user")
 # Names that cannot carry a fact: they say something else, or everybody sets them.
 RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | WITHHELD
+# What servers trust or read a body by, and no other spelling may stand in for.
+TRUSTED = frozenset({*SENT, *WITHHELD, "content-encoding", "content-type", "x-decision-id", "x-real-ip", "x-would-be"})
 # Facts of who asks that may be there although no header says so.
 OPTIONAL = ("agent_instance", "agent_groups", "credential_kind", "credential_scopes", "credential_bound")
 
@@ -149,14 +152,6 @@ def only_value(given: Given, name: str) -> str | None:
     return value
 
 
-def check_spellings(given: Given, names: Iterable[str]) -> None:
-    """Some servers take `X_Agent_Id` for `X-Agent-Id`. Raises RequestError."""
-    known = frozenset(names)
-    for name in given:
-        if "_" in name and name.replace("_", "-") in known:
-            raise refused(name, "is another spelling of a header that only the gateway sets")
-
-
 def refused(name: str, why: str, hint: str | None = None) -> RequestError:
     return RequestError(f"headers.{name}", f"the header `{name}` {why}", hint)
 
@@ -256,7 +251,7 @@ def question_of(
     """What the engine is asked, in the shape of `/decide`; what nobody saw is pending. `content` is the body as far as
     the gateway sent it, None where it never does; `vouched` is what else it says of who asks. Raises RequestError."""
     ours = (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE, *CERTIFICATES, FORWARDED_AUTHORIZATION)
-    check_spellings(given, ours)
+    check_spellings(given, (*ours, *TRUSTED))
     for name in ELSEWHERE:
         if name in given:
             raise refused(name, "would have some servers take another path", "the gateway takes it away")

@@ -10,7 +10,7 @@ from itertools import islice
 from policyengine.kinds import EntityRef
 from policyengine.runtime.canonical_form import CANONICAL, NOTHING, LeftOut, canonical_bytes
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.runtime.request import member_of, spelled
+from policyengine.runtime.request import HEADERS, member_of
 from policyengine.runtime.show import fact_name
 from policyengine.runtime.snapshot import NOT_ANSWERED
 from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown
@@ -240,8 +240,10 @@ def in_place_of(key: Path, one: ReadFact, facts: Facts) -> object:
     """What was given where the fact would be: what holds it may be no object."""
     if " " in key[0]:
         return one.given
+    if key[:2] == HEADERS:
+        return facts.request.fact(*key)  # where another that is there may be taken for it, nobody can say
     found: object = facts.request.facts
-    for name in spelled(key):
+    for name in key:
         if not isinstance(found, Mapping):
             break
         found = member_of(found, name)

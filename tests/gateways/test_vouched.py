@@ -91,7 +91,11 @@ def test_an_empty_header_says_nothing() -> None:
     assert "agent" not in asked(("x-agent-id", ""), ("x-agent-scopes", "  ")).facts
 
 
-@pytest.mark.parametrize("name", ["x_agent_id", "x-agent_id", "x_auth_subject", "x-auth_user", "x_forwarded_uri"])
+@pytest.mark.parametrize("name", [
+    "x_agent_id", "x-agent_id", "x_auth_subject", "x-auth_user", "x_forwarded_uri", "x.auth.subject", "x-auth.user",
+    "x.agent.id", "x_auth_groups", "x.forwarded.port", "content_type", "content.encoding", "transfer_encoding",
+    "x.api.key", "x.decision.id", "signature_input", "x_real_ip",
+])  # fmt: skip
 def test_another_spelling_of_a_name_that_we_trust_is_refused(name: str) -> None:
     assert "another spelling" in refusal((name, "root"))
 
@@ -108,6 +112,16 @@ def test_a_fact_without_a_header_is_not_taken() -> None:
 def test_a_header_of_another_name_carries_the_fact_instead() -> None:
     found = asked(("x-consumer", "shop-bot"), ("x-agent-id", "other"), names=Vouched(agent_id="x-consumer"))
     assert found.fact("agent", "id") == "shop-bot"
+
+
+@pytest.mark.parametrize("name", ["x_role", "x.role"])
+def test_a_header_in_another_spelling_makes_both_unknown(name: str) -> None:
+    assert isinstance(asked((name, "admin")).fact("request", "headers", "x-role"), Invalid)
+    for order in ((name, "x-role"), ("x-role", name)):
+        found = asked(*((one, "guest") for one in order), hands_on=HandsOn(frozenset({"x-role"})))
+        assert isinstance(found.fact("request", "headers", "x-role"), Invalid)
+        assert isinstance(found.fact("request", "headers", name), Invalid)
+    assert asked(("x-roles", "admin")).fact("request", "headers", "x-role") is ABSENT
 
 
 def test_secrets_and_what_is_vouched_for_are_no_headers_of_the_request() -> None:

@@ -89,7 +89,8 @@ HEADERS: tuple[Mapping[Any, Any], ...] = (
     {"X-TRACE": "acme"}, {"X-Trace": "acme", "x-trace": "evil"}, {"x-trace": 7}, {"x-trace": None}, {7: "x"},
     {"X-Trace": ["acme"]}, {"x-trace ": "acme"}, {"X_Trace": "acme"}, {"": ""}, {"X-Tracé": "acme"}, {"x-trace": "é"},
     {"X-HTTP-Method-Override": "DELETE"}, {"x_http_method": "PUT"}, {" X-Method-Override ": ""},
-    {"x-http-method": None},
+    {"x-http-method": None}, {"x.trace": "acme"}, {"x_trace": "evil", "x-trace": "acme"}, {"x!trace": None},
+    {"x-trace": None, "X.Trace": "evil"}, {"x.http.method": "PUT"}, {"X+Method-Override": "PUT"},
 )  # fmt: skip
 QUERIES: tuple[Mapping[Any, Any], ...] = (
     {"page": "7"}, {"page": 7}, {"page": ["7", "8"]}, {"Page": "7"}, {"_method": "DELETE"}, {"-Method": "x"},

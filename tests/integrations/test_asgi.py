@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
 import pytest
@@ -116,6 +117,9 @@ issuer acme { scopes none }
         ("GET", "/cookie", {"headers": {"cookie": "a=b"}}, 403),
         ("GET", "/role", {"headers": {"cookie": "a=b"}}, 200),
         ("GET", "/role", {"headers": {"x-role": ""}}, 403),
+        ("GET", "/role", {"headers": {"x_role": "admin"}}, 403),
+        ("GET", "/role", {"headers": {"x.role": "admin"}}, 403),
+        ("GET", "/key", {"headers": {"x.api.key": "s"}}, 403),
         ("GET", "/key", {"headers": {"x-api-key": "s"}}, 403),
         ("GET", "/size", {}, 200),
         ("POST", "/size", {"content": b"12345"}, 200),
@@ -300,8 +304,32 @@ def test_inside_of_a_mount_it_is_the_path_below(watched: Watched) -> None:
     assert client.get("/outer/files/secret").status_code == 403
 
 
-def test_a_header_that_changes_the_method_is_denied(watched: Watched) -> None:
-    assert client_of(watched).get("/files/a", headers={"X-HTTP-Method-Override": "DELETE"}).status_code == 403
+@pytest.mark.parametrize(
+    "name", ["X-HTTP-Method-Override", "X_HTTP_Method_Override", "X.HTTP.Method.Override", "x-http.method"]
+)
+def test_a_header_that_changes_the_method_is_denied(watched: Watched, name: str) -> None:
+    assert client_of(watched).get("/files/a", headers={name: "DELETE"}).status_code == 403
+
+
+@pytest.mark.parametrize("names", [["x_role"], ["x-role", "x_role"], ["x_role", "x-role"]])
+def test_an_application_of_wsgi_reads_no_header_that_was_not_decided(names: list[str]) -> None:
+    """It knows `x_role` as `HTTP_X_ROLE`, as it does `x-role`."""
+
+    def application(environ: dict[str, Any], start: Any) -> list[bytes]:
+        start("200 OK", [])
+        return [environ.get("HTTP_X_ROLE", "none").encode()]
+
+    policy = f"""{ABSENCE}
+        user any {{ may GET /wsgi }}
+        guard "admin" on GET /wsgi {{ deny when (request.headers["x-role"] else "") == "admin" }}"""
+    headers = [(name, "admin" if "_" in name else "guest") for name in names]
+    with warnings.catch_warnings(action="ignore"):
+        from starlette.middleware.wsgi import WSGIMiddleware
+    inner = WSGIMiddleware(application)
+    assert "admin" in TestClient(inner).get("/wsgi", headers=headers).text
+    app = PolicyMiddleware(inner, Engine.from_text(policy, "wsgi.policy"), identify=lambda scope: ALICE)
+    assert TestClient(app).get("/wsgi").text == "none"
+    assert TestClient(app).get("/wsgi", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_a_method_is_an_upper_case_word(text):
         ({"X-HTTP-Method": "DELETE"}, {}, {}),
         ({"x-method-override": "DELETE"}, {}, {}),
         ({"x_http_method_override": "DELETE"}, {}, {}),
+        ({"x.http.method.override": "DELETE"}, {}, {}),
         ({"x-http-method-override ": "DELETE"}, {}, {}),
         ({"x-http-method-override": 7}, {}, {}),
         ({"x-http-method-override": ""}, {}, {}),

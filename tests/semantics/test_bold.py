@@ -430,6 +430,14 @@ def test_a_member_in_another_case_is_unknown():
     assert verdict(decide(policy, question("GET /x", body={"Role": "admin"}))) == 'deny by "g"'
 
 
+def test_a_header_in_another_spelling_is_unknown():
+    """**A header whose name is there in another spelling only is unknown, not absent**: `X.Role` is `X-Role`."""
+    policy = "anyone { may GET /x }\n" + 'guard "g" { require request.headers["x-role"] is absent }'
+    for name, found in (("x-roles", "allow"), ("x.role", 'deny by "g"'), ("X_Role", 'deny by "g"')):
+        asked = question("GET /x", request={"method": "GET", "path": "/x", "headers": {name: "7"}})
+        assert verdict(decide(policy, asked)) == found
+
+
 def test_a_body_that_two_readers_read_otherwise_is_unknown():
     """**A body is read where every usual reader reads the same from it; what one reads otherwise is unknown.**"""
     form = "application/x-www-form-urlencoded"
