@@ -27,15 +27,14 @@ from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_messages import AmbiguousMessage, Params, message_of, params_here
 from policyengine.integrations.mcp_methods import (
-    ALIAS,
     CODES,
     DECIDED,
     LISTS,
     METHOD_NOT_FOUND,
     NOTIFICATIONS,
     PASSING,
+    barred,
     completed,
-    is_second_name,
     listened,
     may_see,
     question,
@@ -150,8 +149,7 @@ class PolicyMiddleware(Middleware):
                 raise protocol_error(refusal("nothing opens this to the caller", Gate.DEFAULT))
             return
         for uri in listened(params):
-            asked = question("resources/subscribe", {"uri": uri}, self._server, facts)
-            decision = await evaluated(self._decides, asked)
+            decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
             if not decision.allowed:
                 raise protocol_error(decision)
 
@@ -159,17 +157,19 @@ class PolicyMiddleware(Middleware):
 
     async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, ToolResult]) -> ToolResult:
         params = {"name": context.message.name, "arguments": context.message.arguments}
-        if is_second_name("tools/call", params):
-            raise PolicyDenied(refusal(ALIAS, Gate.DEFAULT))
         return await self._called(context, "tools/call", params, lambda: call_next(context), PolicyDenied)
 
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
         """Asked by FastMCP where it tells of a resource without reading it."""
         facts = await self._facts(context, protocol_error)
-        asked = question("resources/read", {"uri": str(context.message.uri)}, self._server, facts)
-        decision = await evaluated(self._decides, asked)
+        decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
         if not decision.allowed:
             raise protocol_error(decision)
+
+    async def _looked_at(self, method: str, params: Params, facts: Facts) -> Decision:
+        if (no := barred(method, params)) is not None:
+            return no
+        return await evaluated(self._decides, question(method, params, self._server, facts))
 
     async def on_read_resource(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]
@@ -192,6 +192,8 @@ class PolicyMiddleware(Middleware):
         error: Callable[[Decision], Exception],
     ) -> Came:
         facts, clear = await self._facts(context, error), clear_params(params)
+        if (no := barred(method, clear)) is not None:
+            raise error(no)
         decision = await decided(self._decides, question(method, clear, self._server, facts), self._duties)
         if not decision.allowed:
             raise error(decision)

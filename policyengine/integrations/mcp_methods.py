@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policyengine.integrations.asking import Decides, Facts, evaluated
-from policyengine.runtime.decision import Decision, Outcome
+from policyengine.integrations.asking import Decides, Facts, evaluated, refusal
+from policyengine.integrations.mcp_uris import canonical_template, canonical_uri
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.paths import Malformed
+from policyengine.runtime.values import Invalid
 
 PASSING = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
+ON_URIS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # what arguments may tell yet
@@ -39,12 +43,13 @@ class Listing:
     items: str
     name: str
     asked_as: str
+    has_templates: bool = False
 
 
 LISTS: Mapping[str, Listing] = {
     "tools/list": Listing("tools", "name", "tools/call"),
     "resources/list": Listing("resources", "uri", "resources/read"),
-    "resources/templates/list": Listing("resourceTemplates", "uriTemplate", "resources/read"),
+    "resources/templates/list": Listing("resourceTemplates", "uriTemplate", "resources/read", has_templates=True),
     "prompts/list": Listing("prompts", "name", "prompts/get"),
 }
 
@@ -73,7 +78,7 @@ def endpoint_of(method: str, params: Mapping[str, Any], server: str, facts: Fact
         case "prompts/get":
             return {**facts, **thing("get", "mcp_prompt", params.get("name"), server, facts), "args": given(params)}
         case "resources/read" | "resources/subscribe":
-            return {**facts, **thing("read", "mcp_resource", params.get("uri"), server, facts)}
+            return {**facts, **thing("read", "mcp_resource", spelled(params.get("uri")), server, facts)}
         case _:
             raise ValueError(f"nothing is decided for `{method}`")
 
@@ -89,14 +94,25 @@ def thing(verb: str, type: str, name: object, server: str, facts: Facts) -> dict
     beside = context if isinstance(context, Mapping) else {}
     return {
         "action": {"name": verb},
-        "resource": {"type": type, "id": None if name is None else str(name)},
+        "resource": {"type": type, "id": name if name is None or isinstance(name, Invalid) else str(name)},
         "context": {**beside, "server": server},
     }
 
 
-def is_second_name(method: str, params: Mapping[str, Any]) -> bool:
-    name = params.get("name")
-    return method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name) is not None
+def spelled(uri: object, *, is_template: bool = False) -> str | Invalid | None:
+    """A URI, or a template, as policies compare it."""
+    if uri is None:
+        return None
+    found = canonical_template(str(uri)) if is_template else canonical_uri(str(uri))
+    return Invalid(f"a malformed URI: {found.why}") if isinstance(found, Malformed) else found
+
+
+def barred(method: str, params: Mapping[str, Any]) -> Decision | None:
+    """The refusal of what no policy is asked about: a name or a URI that the server reads as another."""
+    name, uri = params.get("name"), spelled(params.get("uri")) if method in ON_URIS else None
+    if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
+        return refusal(ALIAS, Gate.DEFAULT)
+    return refusal(uri.why, Gate.MALFORMED_PATH) if isinstance(uri, Invalid) else None
 
 
 # ── Lists ─────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +132,9 @@ async def visible(
 
 
 async def may_see(decides: Decides, listing: Listing, name: object, server: str, facts: Facts) -> bool:
-    if not isinstance(name, str):
+    if not isinstance(name, str) or (
+        listing.asked_as in ON_URIS and isinstance(spelled(name, is_template=listing.has_templates), Invalid)
+    ):
         return False
     return might_pass(await looked_at(decides, listing, name, server, facts))
 
@@ -124,6 +142,8 @@ async def may_see(decides: Decides, listing: Listing, name: object, server: str,
 async def looked_at(decides: Decides, listing: Listing, name: str, server: str, facts: Facts) -> Decision:
     """What would come of an item, while its arguments are not known."""
     asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
+    if listing.has_templates:
+        asked["resource"] = {"type": "mcp_resource", "id": spelled(name, is_template=True)}
     if asked.pop("args", None) is not None:
         asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
     return await evaluated(decides, asked)

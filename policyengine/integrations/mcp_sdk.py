@@ -31,7 +31,6 @@ from policyengine.integrations.credentials import presented
 from policyengine.integrations.identity import facts_of_token, issuers_of
 from policyengine.integrations.mcp_messages import AmbiguousMessage, Params, message_of, params_here
 from policyengine.integrations.mcp_methods import (
-    ALIAS,
     CODES,
     DECIDED,
     LISTS,
@@ -39,8 +38,8 @@ from policyengine.integrations.mcp_methods import (
     NOTIFICATIONS,
     PASSING,
     Listing,
+    barred,
     completed,
-    is_second_name,
     listened,
     looked_at,
     may_see,
@@ -133,8 +132,8 @@ class PolicyMiddleware:
 
     async def _called(self, ctx: Asked, call_next: CallNext) -> HandlerResult:
         params = self._clear_params(ctx)
-        if is_second_name(ctx.method, params):
-            raise refused(refusal(ALIAS, Gate.DEFAULT))
+        if (no := barred(ctx.method, params)) is not None:
+            raise refused(no)
         asked = question(ctx.method, params, self._server, await self._facts(ctx))
         decision = await decided(self._decides, asked, self._duties)
         if not decision.allowed:
@@ -183,11 +182,16 @@ class PolicyMiddleware:
                 raise refused(refusal("nothing opens this to the caller", Gate.DEFAULT))
         else:
             for uri in listened(params):
-                asked = question("resources/subscribe", {"uri": uri}, self._server, facts)
-                decision = await evaluated(self._decides, asked)
+                decision = await self._listened(uri, facts)
                 if not decision.allowed:
                     raise refused(decision)
         return await call_next(ctx)
+
+    async def _listened(self, uri: object, facts: Facts) -> Decision:
+        method, params = "resources/subscribe", {"uri": uri}
+        if (no := barred(method, params)) is not None:
+            return no
+        return await evaluated(self._decides, question(method, params, self._server, facts))
 
     def _clear_params(self, ctx: Asked) -> Params:
         """As the server has parsed them; over HTTP the message is there to say which names were repeated."""
