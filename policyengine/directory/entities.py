@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +15,7 @@ from policyengine.runtime.values import ABSENT, Invalid
 if TYPE_CHECKING:
     from policyengine.directory.looking import Looking, Lookups
 
+MANY = 10  # rows of a type that nobody takes away at once, if more are gone than stay
 NOT_ASKED = Invalid("it was not looked up")
 
 
@@ -173,9 +175,15 @@ class Directory:
 
 
 def lost_types(before: Directory, after: Directory) -> list[str]:
-    """Types of which there were rows, and of which there are none now, nor any to be looked up."""
+    """What of each type is gone, in words: all of its rows, or so many that its file was rather cut off."""
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
-    return sorted({row.ref.type for row in before} - {row.ref.type for row in after} - looked_up)
+    counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
+    gone = {name: count - left[name] for name, count in counts.items() if name not in looked_up}
+    return [
+        f"{lost:,} of {counts[name]:,} rows of `{name}`" if left[name] else f"every row of `{name}`"
+        for name, lost in sorted(gone.items())
+        if lost > 0 and (not left[name] or (lost >= MANY and lost > left[name]))
+    ]
 
 
 class WithRows(Directory):

@@ -70,7 +70,7 @@ class Following:
             deciding = self._current()
             directory = self.sources.read(deciding.kernel.entities)
             if (gone := lost_types(deciding.directory, directory)) and not self._may_lose():
-                rows = ", ".join(f"every row of `{name}`" for name in gone)
+                rows = ", ".join(gone)
                 self._refused(
                     f"{rows} would be gone; `--reload-allow removed-entities` allows it, and so does a restart"
                 )

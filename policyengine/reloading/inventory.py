@@ -16,8 +16,7 @@ from policyengine.syntax.parse import parse
 
 FILES, PACKAGES, GUARDS, LIMITS = "removed-files", "removed-packages", "removed-guards", "removed-limits"
 DELEGATION, ENTITIES, CUT = "removed-delegation-limits", "removed-entities", "cut-files"
-NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit",
-         ENTITIES: "entity type"}  # fmt: skip
+NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit"}
 CLOSING = {"guard": GUARDS, "rate": LIMITS, "budget": LIMITS}  # what keeps a door shut, or bounds what passes it
 MOST_NAMED = 3
 Key: TypeAlias = tuple[str, str, str]
@@ -214,15 +213,16 @@ def bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
 
 
 def lost_rows(before: Directory, after: Directory) -> list[Loss]:
-    return [Loss(ENTITIES, f"every row of `{name}`") for name in lost_types(before, after)]
+    return [Loss(ENTITIES, words) for words in lost_types(before, after)]
 
 
 def summary(losses: Iterable[Loss]) -> str:
     """`2 guards and 1 file are gone`."""
     every = [loss.kind for loss in losses]
-    cut, kinds = every.count(CUT), [kind for kind in every if kind != CUT]
+    cut, types, kinds = every.count(CUT), every.count(ENTITIES), [kind for kind in every if kind in NOUNS]
     cut_off = [f"{cut:,} file{' is' if cut == 1 else 's are'} cut off"] if cut else []
-    return "; ".join([*cut_off, *([gone(kinds)] if kinds else [])])
+    rows = [f"rows of {types:,} entity type{' are' if types == 1 else 's are'} gone"] if types else []
+    return "; ".join([*cut_off, *([gone(kinds)] if kinds else []), *rows])
 
 
 def gone(kinds: Sequence[str]) -> str:

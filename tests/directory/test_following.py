@@ -175,6 +175,23 @@ def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(fold
     assert not any(row.ref.type == "user" for row in engine.directory)
 
 
+def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
+    """`not resource is known` would become true of what is there."""
+    rows = [f'{{"type": "user", "id": "{number}"}}\n' for number in range(50)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(rows))
+    sources = Sources((file,))
+    stamp = sources.stamp()
+    engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
+    following = Looking(sources, lambda: engine, stamp=stamp, clock=Clock())
+    file.write_text("".join(rows[:20]))
+    assert not following.look()
+    assert "30 of 50 rows of `user` would be gone" in caplog.text
+    assert len(engine.directory) == 50
+    file.write_text("".join(rows[:30]))
+    assert following.look()
+
+
 def test_a_file_that_changes_while_it_is_read_is_not_read(folder, monkeypatch, caplog):
     from policyengine.directory import tables as reading
 

@@ -187,7 +187,7 @@ def test_rows_that_are_all_gone_are_refused_and_no_revision_allows_that(folder: 
     held = held_of(folder, entities=rows)
     rows.write_text("{}")
     assert not held.reload(allow=[held.current.revision])
-    assert (held.reloads.why, len(held.current.directory)) == ("1 entity type is gone", 1)
+    assert (held.reloads.why, len(held.current.directory)) == ("rows of 1 entity type are gone", 1)
     assert held.reload(allow=["removed-entities"])
     assert len(held.current.directory) == 0
 

@@ -188,7 +188,7 @@ def test_what_comes_is_no_loss(before: Inventory, tmp_path: Path) -> None:
         (["removed-guards"] * 2, "2 guards are gone"),
         (["removed-limits", "removed-guards", "removed-files"], "1 file, 1 guard and 1 limit are gone"),
         (["removed-delegation-limits"], "1 delegation limit is gone"),
-        (["removed-entities"] * 2, "2 entity types are gone"),
+        (["removed-entities"] * 2, "rows of 2 entity types are gone"),
     ],
 )
 def test_it_is_told_in_short(kinds: list[str], words: str) -> None:
@@ -200,6 +200,17 @@ def test_rows_are_gone_where_a_type_has_none_any_more() -> None:
         return Directory(EntityData(EntityRef(*name.split()), {}, ()) for name in named)
 
     before = rows("user alice", "user bob", "team red")
-    assert lost_types(before, rows("user carol")) == ["team"]
-    assert lost_types(before, rows()) == ["team", "user"]
+    assert lost_types(before, rows("user carol")) == ["every row of `team`"]
+    assert lost_types(before, rows()) == ["every row of `team`", "every row of `user`"]
     assert lost_types(rows(), rows()) == []
+
+
+@pytest.mark.parametrize(("before", "after", "lost"), [
+    (50, 24, True), (50, 25, False), (50, 1, True), (19, 9, True), (10, 1, False), (3, 1, False), (50, 60, False),
+])  # fmt: skip
+def test_most_rows_of_a_type_are_gone_where_its_file_was_cut_off(before: int, after: int, lost: bool) -> None:
+    def docs(number: int) -> Directory:
+        return Directory(EntityData(EntityRef("doc", str(one)), {}, ()) for one in range(number))
+
+    found = lost_types(docs(before), docs(after))
+    assert found == ([f"{before - after} of {before} rows of `doc`"] if lost else [])
