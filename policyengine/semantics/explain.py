@@ -16,6 +16,7 @@ from policyengine.semantics.bound_explained import bound_line
 from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
 from policyengine.semantics.limits_explained import limits_line
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
+from policyengine.semantics.logic import is_demand
 from policyengine.semantics.meaning import value
 
 
@@ -189,7 +190,7 @@ def _is_duty(seen: w.EffectSeen) -> bool:
 
 
 def _effect(seen: w.EffectSeen, facts: Facts) -> Line:
-    parts = () if seen.effect.condition is None else (expression_line(seen.effect.condition, facts),)
+    parts = tuple(expression_line(condition, facts) for condition in _written_condition(seen.effect))
     if isinstance(seen.effect, k.Confirm) and seen.triggered:
         parts = (*parts, bound_line(seen, seen.effect, facts))
     mark = Mark.SKIPPED if not seen.triggered else Mark.YES if _is_duty(seen) else mark_of(not seen.acts)
@@ -198,6 +199,13 @@ def _effect(seen: w.EffectSeen, facts: Facts) -> Line:
     else:
         note = "has its approval" if seen.triggered else "does not act"
     return Line(mark, seen.effect.words, note, seen.effect.span.at, parts)
+
+
+def _written_condition(effect: k.Effect) -> Iterator[k.Expr]:
+    """`require c` and `deny unless c` have become `deny when not c`: c, as it is written."""
+    condition = effect.condition
+    if condition is not None:
+        yield condition.operand if isinstance(condition, k.Not) and is_demand(effect, condition) else condition
 
 
 # ── Blocks and grants ─────────────────────────────────────────────────────────────────────────

@@ -78,9 +78,7 @@ def expression_line(node: k.Expr, facts: Facts) -> Line:
             return history_line(node, node, facts)
         case k.Not(k.Happened() as operand) if text_of(node).startswith("no "):
             return history_line(node, operand, facts)
-        case k.Not(operand) if text_of(operand) == text_of(node):
-            return expression_line(operand, facts)  # `require c` has become `deny when not c`: show c as it is written
-        case k.Not(operand) if not isinstance(operand, k.Present):
+        case k.Not(operand) if text_of(operand) != text_of(node):  # `is absent` and `not in` have no part of their own
             parts = (expression_line(operand, facts),)
         case _:
             parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))

@@ -31,7 +31,7 @@ __all__ = ["DECIDED", "UNKNOWN", "findings", "implies", "possible"]
 # Rules are compared with each other only in company of at most so many; beyond it nothing is claimed.
 MOST_COMPARED = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
-WRITTEN_AS_DEMAND = re.compile(r"\b(require|unless)[\s(]*$")
+WRITTEN_AS_DEMAND = re.compile(r"\b(require|unless)(?:[\s(]|#[^\n]*\n)*$")
 
 Written = TypeVar("Written", bound=k.Part)
 Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
