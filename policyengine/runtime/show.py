@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
+from policyengine.kinds import EntityRef
 from policyengine.runtime.values import EXACT, Missing, Unknown
 
 LONGEST_SHOWN = 64
+BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{LONGEST_SHOWN}}}")
 
 
 def shown(value: object) -> str:
@@ -24,6 +27,8 @@ def shown(value: object) -> str:
             return format(value, "f") if isinstance(value, Decimal) else str(value)
         case str():
             return quoted(value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…")
+        case EntityRef():
+            return f"{value.type} {shown(value.id)}"
         case timedelta():
             return duration(value)
         case datetime():
@@ -35,6 +40,12 @@ def shown(value: object) -> str:
             return "{…}"
         case _:
             return str(value)
+
+
+def shown_bare(value: object) -> str:
+    """A capture of a path, or the id of the resource: as it is in the path, if nobody can take it for other words."""
+    text = value.id if isinstance(value, EntityRef) else value
+    return text if isinstance(text, str) and BARE.fullmatch(text) else shown(text)
 
 
 def fact_name(path: Sequence[str]) -> str:

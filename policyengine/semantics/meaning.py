@@ -12,7 +12,7 @@ from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic, functions, windows
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request, member_of
-from policyengine.runtime.show import shown
+from policyengine.runtime.show import shown, shown_bare
 from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
 from policyengine.runtime.values import Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
@@ -196,6 +196,18 @@ def message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
     def part(one: str | k.Shown) -> str:
         if isinstance(one, str):
             return one
-        return shown(value(one.expression, facts)) if one.to_caller or not to_caller else "(not shown)"
+        if to_caller and not one.to_caller:
+            return "(not shown)"
+        show = shown_bare if is_captured(one.expression) else shown
+        return show(value(one.expression, facts))
 
     return "".join(part(one) for one in parts)
+
+
+def is_captured(expression: k.Expr) -> bool:
+    """Whether it is what a path captured, or the id that came of it."""
+    match expression:
+        case k.Fact(("params", _)) | k.Attribute(k.Fact(("params", _) | ("resource",)), "id"):
+            return True
+        case _:
+            return False

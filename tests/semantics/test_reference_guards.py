@@ -192,7 +192,38 @@ def test_facts_of_the_directory_are_hidden_from_the_caller_and_shown_to_the_appr
 
 def test_what_the_caller_said_itself_it_may_see():
     text = "{user.id} asks for {resource.id} by {request.method}"
-    assert said(text, "POST /docs/7", user={"id": "alice"}) == '"alice" asks for "7" by "POST"'
+    assert said(text, "POST /docs/7", user={"id": "alice"}) == '"alice" asks for 7 by "POST"'
+
+
+CAPTURES = """
+entity org { plan: string }
+entity doc { owner: string }
+anyone { may POST /d/{o: org}/{id: doc}/{raw} }
+guard "g" { deny message "{params.o}/{params.o.id}/{params.id}/{params.raw} {resource.id}" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("segment", "shown"),
+    [
+        ("7", "7"),
+        ("inv-2.a_b~c:d@e+f", "inv-2.a_b~c:d@e+f"),
+        ("x" * 65, '"' + "x" * 63 + '…"'),
+        ("7 approved", '"7 approved"'),
+        ('7" of the test', r'"7\" of the test"'),
+        ("7,8", '"7,8"'),
+        ("é", '"é"'),
+    ],
+)  # fmt: skip
+def test_a_capture_in_a_message_is_as_in_the_path_and_quoted_where_it_could_be_taken_for_other_words(segment, shown):
+    said = decide(CAPTURES, question(f"POST /d/{segment}/{segment}/{segment}")).reasons[0].message
+    assert said == f"{shown}/{shown}/{shown}/{shown} {shown}"
+
+
+def test_an_entity_in_a_message_is_a_reference_with_its_id_quoted_escaped_and_cut():
+    text = TOLD + 'guard "g" on POST /docs/{id: doc} { deny message "{resource}" }'
+    for id_, shown in (("7", '"7"'), ('7" x', r'"7\" x"'), ("x" * 65, '"' + "x" * 63 + '…"')):
+        assert decide(text, question(f"POST /docs/{id_}")).reasons[0].message == f"doc {shown}"
 
 
 def test_an_unknown_membership_does_not_tell_the_caller_what_the_directory_says():
