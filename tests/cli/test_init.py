@@ -1,10 +1,12 @@
 """`policyengine init`: a project that is right from the start."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from policyengine.cli.init import FILES
+from policyengine.engine import Engine
 
 
 def test_a_project_is_made(run, tmp_path):
@@ -27,6 +29,18 @@ def test_a_new_project_passes_its_own_checks(run, project, command):
 def test_the_request_of_a_new_project_is_allowed(run, project):
     ended = run("decide", project, "--entities", project / "entities.json", "--request", project / "request.json")
     assert (ended.code, ended.out) == (0, "allow\n")
+
+
+@pytest.mark.parametrize(("document", "approver"), [("9", "olga"), ("7", "alice")])
+def test_the_confirm_of_a_new_project_is_lifted_by_the_owner_the_person_served_too(project, document, approver):
+    engine = Engine.load(project, entities=project / "entities.json")
+    asked = json.loads((project / "request.json").read_text())
+    asked["credential"]["scopes"] = ["share:documents"]
+    asked |= {"request": {"method": "POST", "path": f"/documents/{document}/share"}, "body": {"with": "eve@x.example"}}
+    (remedy,) = engine.decide(asked).remedies
+    for by, outcome in ((approver, "allow"), ("mallory", "confirm")):
+        granted = {"id": by, "by": by, "granted_at": datetime.now(UTC).isoformat(), "binding": remedy.binding}
+        assert engine.decide({**asked, "approvals": [granted]}).outcome == outcome
 
 
 def test_a_project_may_go_into_a_folder_that_is_there(run, tmp_path):
