@@ -27,8 +27,9 @@ from policyengine.integrations.bodies import looks_into_bodies
 from policyengine.integrations.credentials import digested, with_content
 from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path, unread_body
 from policyengine.integrations.telling import STATUSES, as_data, in_words
-from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.observing import challenged
 
 DECISION = "policyengine.decision"  # where an application finds it in its scope
 TITLES = {401: "Unauthorized", 403: "Forbidden", 413: "Content Too Large", 429: "Too Many Requests"}
@@ -71,7 +72,7 @@ class PolicyMiddleware:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts = await identified(self._identify, scope)
         if facts is None:
-            return await answer(send, refusal(NOBODY, Gate.IDENTITY), known=False)
+            return await answer(send, refusal(NOBODY, Gate.IDENTITY))
         body, content = unread_body(scope), None
         if self._looks_into(scope) or ("credentials" in facts and digested(scope)):
             try:
@@ -81,7 +82,7 @@ class PolicyMiddleware:
             facts, body = with_content(facts, content), body_facts(scope, content)
         decision = await decided(self._decides, asked_of(scope, facts, body, content), self._duties)
         if not decision.allowed:
-            return await answer(send, decision, known=bool(facts), identity=identity_of(self._decides))
+            return await answer(send, decision, identity_of(self._decides))
         await self._run(decision, scope, receive, send)
 
     def _looks_into(self, scope: Scope) -> bool:
@@ -123,13 +124,9 @@ class PolicyMiddleware:
 # ── What a refusal looks like ─────────────────────────────────────────────────────────────────
 
 
-def told(
-    decision: Decision, *, known: bool, identity: Identity | None = None
-) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-    """Status, members of the problem and headers. A stranger is asked to say who it is, and so is whoever brought what
-    proves nothing."""
-    stranger = not known or any(reason.code is not None for reason in decision.reasons)
-    status = 401 if stranger and decision.outcome is Outcome.DENY else STATUSES[decision.outcome]
+def told(decision: Decision, identity: Identity | None = None) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+    """Status, members of the problem and headers. 401 is for whom a credential may help, as at the gateways' doors."""
+    status = 401 if challenged(decision) else STATUSES[decision.outcome]
     challenge = challenges_of(decision, identity) if status == 401 else ()
     data = as_data(decision)
     wait = data.get("retry_after")
@@ -148,8 +145,8 @@ def identity_of(decides: Decides) -> Identity | None:
     return found if isinstance(found, Identity) else None
 
 
-async def answer(send: Send, decision: Decision, *, known: bool, identity: Identity | None = None) -> None:
-    status, members, headers = told(decision, known=known, identity=identity)
+async def answer(send: Send, decision: Decision, identity: Identity | None = None) -> None:
+    status, members, headers = told(decision, identity)
     await problem(send, status, members, headers)
 
 

@@ -39,8 +39,8 @@ Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 class PolicyDenied(HTTPException):
     """A request that was refused: its answer, and the decision. `problem_details` answers it as RFC 9457 says."""
 
-    def __init__(self, decision: Decision, *, known: bool, identity: Identity | None = None) -> None:
-        status, members, headers = told(decision, known=known, identity=identity)
+    def __init__(self, decision: Decision, identity: Identity | None = None) -> None:
+        status, members, headers = told(decision, identity)
         super().__init__(status, headers=dict(headers))
         self.detail: Any = problem_of(status, members)
         self.decision = decision
@@ -83,11 +83,11 @@ class Policies:
     async def _decided(self, request: Request, action: tuple[str, str, str] | None) -> Decision:
         facts = await identified(self._identify, request)
         if facts is None:
-            raise PolicyDenied(refusal(NOBODY, Gate.IDENTITY), known=False)
+            raise PolicyDenied(refusal(NOBODY, Gate.IDENTITY))
         asked = await asked_for(request, facts)
         found = await decided(self._decides, asked if action is None else acting(asked, action, request), self._duties)
         if not found.allowed:
-            raise PolicyDenied(found, known=bool(facts), identity=identity_of(self._decides))
+            raise PolicyDenied(found, identity_of(self._decides))
         return found
 
 

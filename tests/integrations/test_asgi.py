@@ -232,6 +232,21 @@ def test_nobody_gets_401_and_a_stranger_what_is_for_anyone(watched: Watched) -> 
     assert answer.headers["www-authenticate"] == 'Bearer realm="agents"'
 
 
+@pytest.mark.parametrize("who", [{}, {"request": {"ip": "203.0.113.7"}}, {"context": {}}])
+def test_a_stranger_whom_a_guard_stops_gets_403_for_no_credential_helps(who: Any, clock: Any) -> None:
+    rules = 'anyone { may GET /f, GET /files/** }\nguard "closed" on GET /f { deny message "closed" }'
+    engine = Engine.from_text(rules, "f.policy", clock=clock)
+    answer = client_of(Watched(engine), who).get("/f")
+    assert (answer.status_code, answer.headers.get("www-authenticate")) == (403, None)
+    assert answer.json()["gate"] == "guard"
+    assert client_of(Watched(engine), who).get("/other").status_code == 401
+    depends = FastAPI()
+    depends.add_exception_handler(PolicyDenied, problem_details)
+    policy = Policies(engine, identify=lambda request: who)
+    depends.add_api_route("/f", lambda: {}, dependencies=[Depends(policy())])
+    assert TestClient(depends).get("/f").status_code == 403
+
+
 @pytest.mark.parametrize(
     "path",
     ["/files/../admin/secrets", "/files//a", "/files/%2e%2e/x", "/files/a%2fb", "/files/a%252fb", "/files/a;b",
