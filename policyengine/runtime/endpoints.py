@@ -45,7 +45,8 @@ class ActionEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class MalformedEndpoint:
-    """An HTTP endpoint without a canonical spelling; `path` is as it came and may hold anything."""
+    """An HTTP endpoint without a canonical spelling, or of which a member names another method. `why` is a sentence;
+    `path` is as it came and may hold anything."""
 
     why: str
     method: str
@@ -115,14 +116,21 @@ def path_at(raw: object) -> str | Invalid:
 
 def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEndpoint | paths.Malformed:
     if isinstance(path, Invalid):
-        return paths.Malformed(path.why)
+        return not_canonical("path", path.why)
     request = facts["request"]
-    if paths.overrides_method(members(request, "headers"), members(request, "query"), facts.get("body", {})):
-        return paths.Malformed("a method override")
+    overridden = paths.find_override(members(request, "headers"), members(request, "query"), facts.get("body", {}))
+    if overridden is not None:
+        return paths.Malformed(overridden)
     verb, place = paths.method_of(method), paths.canonical(path)
     if isinstance(verb, paths.Malformed):
-        return verb
-    return place if isinstance(place, paths.Malformed) else HttpEndpoint(verb, place.path, place.segments)
+        return not_canonical("method", verb.why)
+    if isinstance(place, paths.Malformed):
+        return not_canonical("path", place.why)
+    return HttpEndpoint(verb, place.path, place.segments)
+
+
+def not_canonical(of: str, why: str) -> paths.Malformed:
+    return paths.Malformed(f"the {of} is not canonical: {why}")
 
 
 def members(facts: Mapping[str, object], name: str) -> Mapping[str, object]:

@@ -24,7 +24,9 @@ RAW_FORM = re.compile(rb"[\x20-\x7e]*")
 LIKE_JSON = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # comments are JSON to Ruby, and Go stops where a value ends
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what a policy can ask for in a body
 OF_A_FORM = Invalid("a name that is there as a field of a form, too")
-OVERRIDE = {"_method": Invalid("a method override")}  # which no request may have: it is refused, whatever else is there
+OVERRIDE = {
+    "_method": Invalid("the body names another method (`_method`)")
+}  # which no request may have: it is refused, whatever else is there
 
 
 def body_members(types: Sequence[str], codings: Sequence[str], content: bytes) -> Mapping[str, object] | Invalid:

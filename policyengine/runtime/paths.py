@@ -132,13 +132,21 @@ def method_of(text: str) -> str | Malformed:
     return "GET" if text == "HEAD" else text
 
 
-def overrides_method(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> bool:
-    """Whether a server could take another method than the request line's from a header or a parameter."""
-    return (
-        any(fold(name.strip()) in OVERRIDE_HEADERS for name in given(headers))
-        or any(override_name(name) in OVERRIDE_PARAMETERS for name in given(query))
-        or any(override_name(name) == OVERRIDE_FIELD for name in given(body))
-    )
+def find_override(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> str | None:
+    """Where a server could take another method from than the request line's: a header or a parameter, by its name."""
+    for place, members, overriding, spelled in (
+        ("a header", headers, OVERRIDE_HEADERS, of_header),
+        ("the query", query, OVERRIDE_PARAMETERS, override_name),
+        ("the body", body, frozenset({OVERRIDE_FIELD}), override_name),
+    ):
+        for name in map(spelled, given(members)):
+            if name in overriding:
+                return f"{place} names another method (`{'_method' if name == OVERRIDE_FIELD else name}`)"
+    return None
+
+
+def of_header(name: str) -> str:
+    return fold(name.strip())
 
 
 def given(members: Mapping[str, object]) -> Iterable[str]:

@@ -99,7 +99,7 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
 def _stops(facts: Facts, seen: w.Walk) -> Iterator[Stop]:
     """Every reason against the request, gate by gate. Without a block that stands the caller learns `identity` only."""
     if seen.malformed is not None:
-        yield Stop(Reason(Gate.MALFORMED_PATH, f"the path is not canonical: {seen.malformed}"))
+        yield Stop(Reason(Gate.MALFORMED_PATH, seen.malformed))
         return
     if not seen.identified:
         yield Stop(Reason(Gate.IDENTITY, unidentified(seen), code=seen.refused))

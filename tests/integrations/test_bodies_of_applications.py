@@ -120,4 +120,4 @@ def test_two_content_types_are_none(client: TestClient) -> None:
 )
 def test_no_body_says_another_method(client: TestClient, type_: str, content: bytes) -> None:
     answer = client.post("/json", content=content, headers={"content-type": type_})
-    assert "a method override" in answer.json()["detail"]
+    assert "the body names another method (`_method`)" in answer.json()["detail"]

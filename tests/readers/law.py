@@ -9,7 +9,7 @@ from typing import Any
 
 from policyengine.runtime.form_fields import query_fields
 from policyengine.runtime.http_body import FORM, body_members
-from policyengine.runtime.paths import overrides_method
+from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 from tests.readers.bodies import Heads
 from tests.readers.readers import REFUSED, Running
@@ -28,7 +28,7 @@ def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[
     """In every way in which the framework reads a body."""
     types, codings = ([value for name, value in heads if name == one] for one in ("Content-Type", "Content-Encoding"))
     ours = body_members(types, codings, content)
-    if not isinstance(ours, Invalid) and overrides_method({}, {}, ours):
+    if not isinstance(ours, Invalid) and find_override({}, {}, ours):
         return  # which is denied
     for way in reader.framework.bodies:
         theirs = reader.body(way, heads, content)
@@ -42,7 +42,7 @@ def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[
 
 def query_differences(reader: Running, query: str) -> Iterator[str]:
     ours = query_fields(query)
-    if isinstance(ours, Invalid) or overrides_method({}, ours, {}):
+    if isinstance(ours, Invalid) or find_override({}, ours, {}):
         return
     for way in reader.framework.queries:
         theirs = reader.query(way, query)

@@ -18,7 +18,7 @@ from policyengine.runtime import method_override
 from policyengine.runtime.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.method_override import MOST_NAMES, MOST_PARTS, names_method
-from policyengine.runtime.paths import overrides_method
+from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
@@ -350,7 +350,7 @@ def test_another_method_in_a_body_is_found_whether_it_is_read_or_not(case: tuple
     content, *types = case
     found = body_members(types, (), content.encode())
     assert not isinstance(found, Invalid)
-    assert overrides_method({}, {}, found)
+    assert find_override({}, {}, found)
 
 
 def test_another_method_in_utf_16_is_found() -> None:
@@ -373,7 +373,7 @@ NO_OVERRIDES = {
 def test_what_no_server_takes_for_another_method_is_none(case: tuple[str, ...]) -> None:
     content, *types = case
     found = body_members(types, (), content.encode())
-    assert isinstance(found, Invalid) or not overrides_method({}, {}, found)
+    assert isinstance(found, Invalid) or not find_override({}, {}, found)
 
 
 NAMED_PART = "Content-Disposition: form-data; name=a{}\r\n"
@@ -416,3 +416,14 @@ def test_as_many_parts_as_servers_take_are_looked_through() -> None:
     parts = "".join(NAMED_PART.format(number) for number in range(MOST_PARTS - 1))
     assert not names_method([PART], parts.encode())
     assert names_method([PART], (parts + 'Content-Disposition: form-data; name="_method"\r\n').encode())
+
+
+@pytest.mark.parametrize(("ampersand", "is_read"), [("&", False), (r"\u0026", True)])
+def test_an_address_in_a_text_of_json_is_no_field_of_a_form_where_its_ampersand_is_escaped(
+    ampersand: str, is_read: bool
+) -> None:
+    """As docs/in-process.md tells who sends one."""
+    text = f'{{"note": "https://x.example/?a=1{ampersand}to=b{ampersand}_method=DELETE", "to": "alice"}}'
+    found = body_members(["application/json"], [], text.encode())
+    assert isinstance(found, Mapping)
+    assert (found["to"] == "alice", "_method" not in found) == (is_read, is_read)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.runtime.paths import Canonical, Malformed, canonical, method_of, overrides_method
+from policyengine.runtime.paths import Canonical, Malformed, canonical, find_override, method_of
 
 DOT = "a dot segment"
 EMPTY = "an empty segment"
@@ -196,7 +196,7 @@ def test_a_method_is_an_upper_case_word(text):
     ],
 )
 def test_a_method_override_is_seen_in_every_spelling(headers, query, body):
-    assert overrides_method(headers, query, body)
+    assert find_override(headers, query, body)
 
 
 @pytest.mark.parametrize(
@@ -208,4 +208,4 @@ def test_a_method_override_is_seen_in_every_spelling(headers, query, body):
     ],
 )
 def test_other_names_override_nothing(headers, query, body):
-    assert not overrides_method(headers, query, body)
+    assert not find_override(headers, query, body)

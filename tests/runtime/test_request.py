@@ -379,20 +379,35 @@ def test_head_is_get_also_as_a_fact():
         ({"path": ""}, "no slash at the start"),
         ({"path": "/\ud800"}, "a lone surrogate"),
         ({"path": "/" + "x" * 70_000}, "longer than 65,536 characters"),
-        ({"method": "get"}, "a method that is no upper-case word"),
-        ({"headers": {"X-HTTP-Method-Override": "DELETE"}}, "a method override"),
-        ({"query": {"_method": ["DELETE"]}}, "a method override"),
     ],
 )
-def test_an_endpoint_without_a_canonical_spelling_is_malformed(members, why):
+def test_a_path_without_a_canonical_spelling_is_malformed(members, why):
     endpoint = http(**members).endpoint
     assert isinstance(endpoint, MalformedEndpoint)
+    assert endpoint.why == f"the path is not canonical: {why}"
+
+
+def test_a_method_that_is_no_upper_case_word_is_malformed():
+    endpoint = http(method="get").endpoint
+    assert isinstance(endpoint, MalformedEndpoint)
+    assert endpoint.why == "the method is not canonical: a method that is no upper-case word"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "body", "why"),
+    [
+        ({"X-HTTP-Method-Override": "DELETE"}, {}, {}, "a header names another method (`x-http-method-override`)"),
+        ({"x_method_override ": "DELETE"}, {}, {}, "a header names another method (`x-method-override`)"),
+        ({}, {"_METHOD": ["DELETE"]}, {}, "the query names another method (`_method`)"),
+        ({}, {"x-http-method": "DELETE"}, {}, "the query names another method (`x-http-method`)"),
+        ({}, {}, {"_method": "DELETE"}, "the body names another method (`_method`)"),
+    ],
+)
+def test_what_names_another_method_is_malformed_and_says_where(headers, query, body, why):
+    asked = {"request": {"method": "POST", "path": "/v1", "headers": headers, "query": query}, "body": body}
+    endpoint = Request.from_mapping(asked).endpoint
+    assert isinstance(endpoint, MalformedEndpoint)
     assert endpoint.why == why
-
-
-def test_a_method_override_in_the_body_is_malformed():
-    request = Request.from_mapping({"request": {"method": "POST", "path": "/v1"}, "body": {"_method": "DELETE"}})
-    assert isinstance(request.endpoint, MalformedEndpoint)
 
 
 def test_a_tool_is_qualified_by_its_server():
