@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.values import EXACT, Missing, Unknown
+from policyengine.vocabulary import STRING_MAPS
 
 LONGEST_SHOWN = 64
 BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{LONGEST_SHOWN}}}")
@@ -51,13 +52,16 @@ def shown_bare(value: object) -> str:
 def fact_name(path: Sequence[str]) -> str:
     """`request.headers["x-id"]`, `body.items[0]`: a path as policies write it."""
     first, *others = path
-    return first + "".join(map(_member, others))
+    members = map(_member, others) if tuple(path[:2]) not in STRING_MAPS else map(_named, others)
+    return first + "".join(members)
 
 
 def _member(name: str) -> str:
-    if name.isascii() and name.isidentifier():
-        return f".{name}"
-    return f"[{name}]" if name.isascii() and name.isdigit() else f"[{quoted(name)}]"
+    return f"[{name}]" if name.isascii() and name.isdigit() else _named(name)
+
+
+def _named(name: str) -> str:
+    return f".{name}" if name.isascii() and name.isidentifier() else f"[{quoted(name)}]"
 
 
 def quoted(text: str) -> str:

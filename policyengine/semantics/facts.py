@@ -13,6 +13,7 @@ from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.history import Happening, History, WindowKey
 from policyengine.runtime.request import OTHERS_PENDING, Request, member_of, pending_path
+from policyengine.runtime.show import fact_name
 from policyengine.runtime.snapshot import IN_PART, NO_ROW, NOT_ANSWERED, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
@@ -92,7 +93,7 @@ class Facts:
         if before is not None and before[0] is type_:
             return before[1]
         raw = self.raw(path)
-        found = coerce(raw, type_, dotted(path))
+        found = coerce(raw, type_, name_of(path))
         if path == RESOURCE and self.binds_resource:
             found = there(found)
         self.known[path] = type_, found
@@ -180,9 +181,9 @@ def there(found: Value) -> Value:
 
 
 @lru_cache(maxsize=4_096)
-def dotted(path: Path) -> str:
+def name_of(path: Path) -> str:
     """What reasons call a fact."""
-    return ".".join(path)
+    return fact_name(path)
 
 
 NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", "attestation", "task")}

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from policyengine.kinds import Enum, List, Record, Ref, Scalar, Set, Type
 from policyengine.semantics import kernel as k
 from policyengine.semantics.fitting import NUMBERS
 from policyengine.semantics.wording import a, quote
+from policyengine.source import Span
+
+HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(\w+(?:-\w+)+)", re.ASCII)
+
+
+def bracket_hint(span: Span) -> str | None:
+    """For a word of `request.headers.x-id`, which reads as a subtraction: the name in brackets."""
+    line, column = span.source.line(span.line), span.column - 1
+    for found in HYPHENATED.finditer(line):
+        if found.start() < column < found.end():
+            return f'write `{found[1]}["{found[2]}"]`'
+    return None
 
 
 def order_hint(type_: Type) -> str:

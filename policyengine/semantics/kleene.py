@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from policyengine.runtime.show import fact_name
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 
@@ -48,10 +49,10 @@ def elements(collection: Value) -> tuple[Value, ...]:
 
 
 def describe(node: k.Expr) -> str:
-    """What reasons call a fact: `resource.owner.tenant`."""
+    """What reasons call a fact, as policies write it: `resource.owner.tenant`, `request.headers["x-id"]`."""
     match node:
         case k.Fact(path):
-            return ".".join(path)
+            return fact_name(path)
         case k.Attribute(base, name) | k.Member(base, name):
             return f"{describe(base)}.{name}"
         case k.Variable(name):

@@ -11,6 +11,7 @@ from policyengine.kinds import Enum, Ref, Scalar, Set, Type
 from policyengine.semantics import kernel as k
 from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import place_covers, place_overlaps
+from policyengine.semantics.hints import bracket_hint
 from policyengine.semantics.members import head, navigate
 from policyengine.semantics.schema import FACT_ROOTS, RESERVED, UNRESOLVED, DeclaredFact, Path
 from policyengine.semantics.symbols import IMPLICIT_USER, Symbol, report_private
@@ -387,6 +388,7 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
     words = [word for enum in context.schema.enums_in(context.program, context.package) for word in enum.values]
     meant = context.report.nearest(name, lambda: values) or context.report.nearest(name, lambda: [*words, *ROOTS])
     hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a text, or declare `let {name} = …`'
+    hint = bracket_hint(reference.span) or hint
     if name in NOTHING:
         hint = "ask whether a fact is there: `x is present`, `x is absent`"
     context.report("E202", f"unknown name `{name}`", reference.span, hint)

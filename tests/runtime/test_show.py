@@ -1,0 +1,36 @@
+"""How facts are called in reasons: as policies write them."""
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.runtime.show import fact_name
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (("body", "amount"), "body.amount"),
+        (("body", "items", "0"), "body.items[0]"),
+        (("args", "content-type"), 'args["content-type"]'),
+        (("request", "headers", "x-id"), 'request.headers["x-id"]'),
+        (("request", "query", "page"), "request.query.page"),
+        (("request", "query", "1"), 'request.query["1"]'),
+        (("request", "query", 'a"b'), r'request.query["a\"b"]'),
+    ],
+)
+def test_a_fact_is_called_as_a_policy_writes_it(path, name):
+    assert fact_name(path) == name
+
+
+@pytest.mark.parametrize("fact", ['request.headers["x-tenant"]', 'request.query["a.b"]', 'args["content-type"]'])
+@pytest.mark.parametrize("pending", [True, False])
+def test_reasons_name_an_unknown_fact_so_that_it_can_be_copied_into_a_policy(fact, pending):
+    place = "TOOL t" if "args" in fact else "GET /x"
+    policy = f'anyone {{ may GET /x, TOOL t }}\nguard "g" on {place} {{ deny when {fact} == "a" }}'
+    endpoint = {"tool": {"name": "t"}} if "args" in fact else {"request": {"method": "GET", "path": "/x"}}
+    engine = Engine.from_text(policy)
+    asked = {**endpoint, "pending": [fact]} if pending else endpoint
+    for decision in (engine.decide(asked), engine.explain(asked).decision):
+        why = "pending" if pending else "absent"
+        assert f"(`{fact}` is unknown: {why})" in decision.reasons[0].message
+        assert decision.unknown[0].fact == fact
