@@ -99,6 +99,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
         yield unix_socket(plan.socket)
     if plan.tokens is not None:
         yield tokens(plan.tokens)
+    yield from consumers(plan)
     if plan.log is not None:
         yield log(plan.log)
     stored = store(plan.store)
@@ -217,6 +218,21 @@ def tokens(path: Path) -> Finding:
     if found.warning is not None:
         return Finding("tokens", Status.WARNING, f"everybody on this machine can read `{path}`", f"chmod 600 {path}")
     return Finding("tokens", Status.OK, f"`{path}` holds {len(found.tokens)}")
+
+
+def consumers(plan: Plan) -> Iterator[Finding]:
+    """Whether each caller that AuthZEN spends for has a token; files that cannot be read are found by others."""
+    from policyengine.server.tokens import TokenError, Tokens, check_consumers, read_token_file
+
+    try:
+        given = None if plan.tokens is None else Tokens.of(read_token_file(plan.tokens).tokens)
+        consume = configuration_of(plan.paths).authzen_consume
+    except (TokenError, CommandError):
+        return
+    try:
+        check_consumers(consume, given)
+    except TokenError as error:
+        yield Finding("authzen", Status.FAILED, error.message, error.hint)
 
 
 # ── What it writes to ─────────────────────────────────────────────────────────────────────────

@@ -78,6 +78,7 @@ def check(found: Configuration, format: Format) -> int:
         for file in missing(row):
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
             raise CommandError(KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
+    check_callers(found)
     said = sum(row.value is not None for row in rows_of(found))
     name = None if found.file is None else shown(found.file)
     if format is Format.JSON:
@@ -86,6 +87,19 @@ def check(found: Configuration, format: Format) -> int:
         what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
         Screen().text(printable(f"{what}: {said} setting{'' if said == 1 else 's'}"))
     return 0
+
+
+def check_callers(found: Configuration) -> None:
+    """Where the file names the token file, too: it may be an option of `serve`, which `doctor` takes as well."""
+    file = found.values.get(("serve", "token_file"))
+    if file is None or not found.authzen_consume:
+        return
+    from policyengine.server.tokens import TokenError, Tokens, check_consumers, read_token_file
+
+    try:
+        check_consumers(found.authzen_consume, Tokens.of(read_token_file(file).tokens))
+    except TokenError as error:
+        raise CommandError(KIND, error.message, error.hint) from None
 
 
 def missing(row: Row) -> Iterator[str]:

@@ -42,15 +42,14 @@ from policyengine.server.gateways import WOULD_BE
 from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
 from policyengine.server.refusals import unheard
+from policyengine.server.tokens import EVERY_CALLER, NAMED
 
 PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
 EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
 LANGUAGE = "en"
 CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
-EVERY_CALLER = "*"
 HISTORY = "history"  # as the rule of an obligation to consume
-NAMED = "name "  # how the callers of a token file begin that have a name
 
 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────

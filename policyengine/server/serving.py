@@ -28,7 +28,6 @@ from policyengine.reloading.watching import Attempts
 from policyengine.runtime.hosts import AllowedHosts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import DecisionApp, decision_app
-from policyengine.server.authzen import EVERY_CALLER, NAMED
 from policyengine.server.counted import CountedDoor
 from policyengine.server.crew import Line, Listener
 from policyengine.server.draining import DRAIN, Drain
@@ -46,7 +45,7 @@ from policyengine.server.listeners import (
 from policyengine.server.measuring import publish, rules_of
 from policyengine.server.status import status_app
 from policyengine.server.tally import Tally
-from policyengine.server.tokens import Tokens
+from policyengine.server.tokens import Tokens, check_consumers
 from policyengine.server.workers import STOPPING, Calls, check_workers, supervise
 
 HTTP: str | type[asyncio.Protocol]
@@ -92,7 +91,7 @@ def serve(
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
     URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and
     when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that,
-    TokenError for a token that is too short, and AllowedHostError.
+    TokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
     if port is None and path is None:
@@ -128,14 +127,6 @@ def serve(
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
         signal.raise_signal(caught)
-
-
-def check_consumers(consume: Collection[str], tokens: Tokens | None) -> None:
-    """Raises ServeError for a caller that there is none of."""
-    known = {EVERY_CALLER, *(one.removeprefix(NAMED) for one in (tokens.gateways if tokens else ()))}
-    for name in sorted(set(consume) - known):
-        hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
-        raise ServeError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
 
 
 def logged(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:

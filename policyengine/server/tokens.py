@@ -21,6 +21,10 @@ HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
+EVERY_CALLER = "*"  # in `[authzen] consume`
+NAMED = "name "  # how the callers of a token file begin that have a name
+
+
 class TokenError(Exception):
     """A token that cannot be used; the message never shows it."""
 
@@ -59,6 +63,14 @@ class Tokens:
         return found
 
 
+def check_consumers(consume: Collection[str], tokens: Tokens | None) -> None:
+    """Raises TokenError where `[authzen] consume` names a caller that there is none of."""
+    known = {EVERY_CALLER, *(one.removeprefix(NAMED) for one in (tokens.gateways if tokens else ()))}
+    for name in sorted(set(consume) - known):
+        hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
+        raise TokenError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
+
+
 def known_by(line: str, place: str) -> tuple[bytes, str]:
     """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises TokenError."""
     found = LINE.fullmatch(line)
@@ -67,7 +79,7 @@ def known_by(line: str, place: str) -> tuple[bytes, str]:
     if hashed is None:
         check_token(found["token"], place)
     known = digest(found["token"]) if hashed is None else bytes.fromhex(hashed["digest"])
-    return known, f"token {known.hex()}" if found["name"] is None else f"name {found['name']}"
+    return known, f"token {known.hex()}" if found["name"] is None else f"{NAMED}{found['name']}"
 
 
 def digest(token: str) -> bytes:

@@ -109,6 +109,23 @@ def test_the_socket(tmp_path):
     assert checkups.unix_socket(tmp_path / "none" / "a.sock").status is Status.FAILED
 
 
+@pytest.mark.parametrize(("tokens", "served"), [(None, False), ("edge: ", True), ("egde: ", False), ("", False)])
+def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does_to_serve(
+    run, project, port, tokens, served, monkeypatch
+):
+    monkeypatch.chdir(project)
+    (project / "policyengine.toml").write_text('[authzen]\nconsume = ["edge"]\n')
+    options = ["--port", port]
+    if tokens is not None:
+        (project / "tokens").write_text(f"{tokens}a-token-of-the-gateway\n")
+        options += ["--token-file", project / "tokens"]
+    ended = run("doctor", project, *options)
+    assert ended.code == int(not served)
+    assert ("✗ authzen: `[authzen] consume` names the caller `edge`, and no token has that name" in ended.out) != served
+    if not served:
+        assert "error: `[authzen] consume` names the caller `edge`" in run("serve", project, *options).err
+
+
 def test_tokens(tmp_path):
     file = tmp_path / "tokens"
     assert checkups.tokens(file).status is Status.FAILED

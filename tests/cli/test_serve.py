@@ -77,7 +77,7 @@ def test_the_curl_that_it_shows_works(serving):
 def test_it_says_so_as_json_too(serving):
     said = json.loads(serving("--format", "json").stdout.readline())
     assert said.keys() == {"listening", "packages", "revision", "rules", "warnings"}
-    assert said["rules"] == 5
+    assert said["rules"] == 6
     assert decide(said["listening"]) == 200
 
 

@@ -266,6 +266,15 @@ def test_check_looks_for_files_that_are_to_be_read(run, project) -> None:
     assert run("config", "check").code == 0
 
 
+@pytest.mark.parametrize(("consume", "code"), [("edge", 0), ("*", 0), ("egde", 1)])
+def test_check_looks_for_the_callers_that_authzen_spends_for(run, project, consume, code) -> None:
+    (project / "policyengine.toml").write_text(f'[serve]\ntoken_file = "tokens"\n[authzen]\nconsume = ["{consume}"]\n')
+    (project / "tokens").write_text("edge: a-token-of-the-gateway\n")
+    ended = run("config", "check")
+    assert ended.code == code
+    assert ("names the caller `egde`, and no token has that name" in ended.err) == bool(code)
+
+
 def test_show_says_where_each_value_comes_from_and_hides_passwords(run, project, monkeypatch) -> None:
     (project / "policyengine.toml").write_text('[serve]\nport = 1\n[store]\nurl = "redis://u:hush@host/0"\n')
     monkeypatch.setenv("POLICYENGINE_SERVE_HOST", "::1")
