@@ -21,7 +21,7 @@ Truths: TypeAlias = frozenset[bool | None]
 
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
-MOST_NAMED = 4  # endpoints in a hint: more are no help
+MOST_NAMED = 4  # endpoints in a message or hint: more are no help
 TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
 
 
@@ -73,7 +73,9 @@ def unknowns(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
     if rule.when is not None and None in acts:
         yield rule.when, present
     if acts != {False}:
-        yield from ((one, present) for one in counted(rule) if needs(one))
+        clamping = [] if isinstance(rule, k.Budget) else [one.when for one in rule.clamps]
+        whole = "`when resource is present`" if rule.when is None else present
+        yield from ((one, present if one in clamping else whole) for one in counted(rule) if needs(one))
 
 
 def counted(limit: k.Limit) -> Iterator[k.Expr]:
@@ -217,8 +219,7 @@ def diagnostic_for(
 ) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
     endpoints = texts(bare)
-    others = f" and {len(endpoints) - 1} more" if len(endpoints) > 1 else ""
-    message = f"nothing binds `resource` at `{endpoints[0]}`{others}, where this {word} applies: it is unknown there"
+    message = f"nothing binds `resource` at {several(endpoints)}, where this {word} applies: it is unknown there"
     door = next(one.door for one in bare if one.text == endpoints[0])
     where = Related(f"{door.label} opens it", door.pattern.span)
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, texts(bound)), (where,))
@@ -237,6 +238,14 @@ def hint(rule: Rule, read: ResourceRead, bare: list[str], bound: list[str]) -> s
 
 def listed_some(endpoints: list[str]) -> str:
     return f"what binds it, like {listed(endpoints[:2], 'or')}"
+
+
+def several(endpoints: list[str]) -> str:
+    """All of a few, and how many more there are."""
+    if len(endpoints) <= MOST_NAMED:
+        return listed(endpoints)
+    named = ", ".join(f"`{one}`" for one in endpoints[:MOST_NAMED])
+    return f"{named} and {len(endpoints) - MOST_NAMED} more"
 
 
 def texts(met: Iterable[CoveredEndpoint]) -> list[str]:

@@ -39,56 +39,68 @@ def found(rule: str) -> list[tuple[str, str, str]]:
     return [(one.message, one.span.text, one.hint or "") for one in check_text(POLICY + rule) if one.is_error]
 
 
-def at(endpoint: str, more: int = 0, word: str = "guard") -> str:
-    others = f" and {more} more" if more else ""
-    return f"nothing binds `resource` at `{endpoint}`{others}, where this {word} applies: it is unknown there"
+def at(endpoints: str, word: str = "guard") -> str:
+    return f"nothing binds `resource` at {endpoints}, where this {word} applies: it is unknown there"
 
 
-LISTING = "GET /v1/invoices"
+LISTING, AT_LISTING = "GET /v1/invoices", "`GET /v1/invoices`"
 BOUND = "GET|PUT /v1/invoices/{id: invoice}, POST /v1/invoices/{id: invoice}/refunds, TOOL billing/refund"
 # A rule, the first endpoint at which nothing binds what it reads, and what to do about it.
 REFUSED = [
     (
         'guard "g" { require user.tenant == resource.tenant }',
-        at("GET /health", 3),
+        at("`GET /health`, `GET /login`, `GET /v1/invoices` and `TOOL billing/list`"),
         f"narrow the rule: `on {BOUND}`, or say what holds without one: {LACK}",
     ),
     (
         'guard "g" on /v1/** { deny when resource.tenant != user.tenant }',
-        at(LISTING),
+        at(AT_LISTING),
         f"leave it out by `except {LISTING}`, or say what holds without one: {SPARE}",
     ),
     (
         'guard "g" on TOOL billing/* { deny when resource.owner == user }',
-        at("TOOL billing/list"),
+        at("`TOOL billing/list`"),
         f"leave it out by `except TOOL billing/list`, or say what holds without one: {SPARE}",
     ),
-    ('guard "g" on GET /health, ACTION view invoice { deny when resource.owner == user }', at("GET /health"), None),
-    ('guard "g" on /v1/** { deny when user.tenant == "x" or resource.owner == user }', at(LISTING), None),
-    ('guard "g" on /v1/** { confirm by resource.approvers }', at(LISTING), None),
+    ('guard "g" on GET /health, ACTION view invoice { deny when resource.owner == user }', at("`GET /health`"), None),
+    ('guard "g" on /v1/** { deny when user.tenant == "x" or resource.owner == user }', at(AT_LISTING), None),
+    ('guard "g" on /v1/** { confirm by resource.approvers }', at(AT_LISTING), None),
     (
         'guard "g" on /v1/** { confirm by resource.approvers when user.tenant == "x" and user.id == "y" }',
-        at(LISTING),
+        at(AT_LISTING),
         None,
     ),
-    ('guard "g" on /v1/** { audit full when resource.owner == user }', at(LISTING), None),
+    ('guard "g" on /v1/** { audit full when resource.owner == user }', at(AT_LISTING), None),
     (
         'guard "g" on /v1/** { audit full unless resource.owner == user }',
-        at(LISTING),
+        at(AT_LISTING),
         f"leave it out by `except {LISTING}`, or say what holds without one: {LACK}",
     ),
-    ('guard "g" on /v1/** { require (resource.tenant else user.tenant) == resource.id }', at(LISTING), None),
-    ('guard "g" on /v1/** { deny when any one in [resource.owner]: one == user }', at(LISTING), None),
-    ('rate "r" per resource.id on /v1/** { 5/1m }', at(LISTING, word="rate"), None),
+    ('guard "g" on /v1/** { require (resource.tenant else user.tenant) == resource.id }', at(AT_LISTING), None),
+    ('guard "g" on /v1/** { deny when any one in [resource.owner]: one == user }', at(AT_LISTING), None),
+    (
+        'rate "r" per resource.id on /v1/** { 5/1m }',
+        at(AT_LISTING, "rate"),
+        f"leave it out by `except {LISTING}`, or say what holds without one: `when resource is present`",
+    ),
+    (
+        'rate "r" per resource.id on /v1/** when user.tenant == "x" { 5/1m }',
+        at(AT_LISTING, "rate"),
+        f"leave it out by `except {LISTING}`, or say what holds without one: {SPARE}",
+    ),
     (
         'rate "r" per user.id on /v1/** { 5/1m   clamp 1/1m when resource.owner == user }',
-        at(LISTING, word="rate"),
-        None,
+        at(AT_LISTING, "rate"),
+        f"leave it out by `except {LISTING}`, or say what holds without one: {SPARE}",
     ),
-    ('rate "r" per user.id on /v1/** when resource.owner == user { 5/1m }', at(LISTING, word="rate"), None),
-    ('budget "b" per user.id on /v1/** { distinct resource.id <= 5 within 1h }', at(LISTING, word="budget"), None),
-    ('budget "b" per user.id on /v1/** { count <= resource.quota within 1h }', at(LISTING, word="budget"), None),
-    ('define same = user.tenant == resource.tenant\nguard "g" on /v1/** { require same }', at(LISTING), None),
+    ('rate "r" per user.id on /v1/** when resource.owner == user { 5/1m }', at(AT_LISTING, "rate"), None),
+    (
+        'budget "b" per user.id on /v1/** { distinct resource.id <= 5 within 1h }',
+        at(AT_LISTING, "budget"),
+        f"leave it out by `except {LISTING}`, or say what holds without one: `when resource is present`",
+    ),
+    ('budget "b" per user.id on /v1/** { count <= resource.quota within 1h }', at(AT_LISTING, "budget"), None),
+    ('define same = user.tenant == resource.tenant\nguard "g" on /v1/** { require same }', at(AT_LISTING), None),
 ]
 
 
@@ -124,6 +136,12 @@ def test_a_rule_that_reads_resource_where_nothing_binds_it_is_an_error(
 )  # fmt: skip
 def test_a_rule_that_asks_for_a_resource_or_applies_where_one_is_bound_is_none(rule: str) -> None:
     assert found(rule) == []
+
+
+def test_of_many_endpoints_four_are_named() -> None:
+    doors = "".join(f"anyone {{ may GET /more/{number} }}\n" for number in range(4))
+    ((message, _, _),) = found(f'{doors}guard "g" {{ require user.tenant == resource.tenant }}')
+    assert message == at("`GET /health`, `GET /login`, `GET /more/0`, `GET /more/1` and 4 more")
 
 
 def test_what_the_hint_says_to_write_mends_it() -> None:
@@ -162,7 +180,7 @@ def test_a_door_of_any_package_counts() -> None:
 def test_the_note_shows_the_door_of_the_endpoint_that_the_message_names() -> None:
     (mistake,) = (one for one in check_text(POLICY + 'guard "g" { require resource.owner == user }') if one.is_error)
     (note,) = mistake.related
-    assert f"`{note.span.text}` and 3 more" in mistake.message
+    assert mistake.message.startswith(f"nothing binds `resource` at `{note.span.text}`, ")
 
 
 def conditions(kernel: k.Kernel) -> list[tuple[k.Place, k.Expr]]:
