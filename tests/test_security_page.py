@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
 PROMISES = [line for line in PAGE.split("\n## ")[1].splitlines() if line.startswith("| ") and "tested by" not in line]
+LINK = re.compile(r"\[[^\]]+\]\(([\w-]+\.md)(?:#([\w-]+))?\)")
 
 
 def test_every_promise_names_tests_that_are_there():
@@ -14,6 +15,21 @@ def test_every_promise_names_tests_that_are_there():
         named = re.findall(r"`(tests/[\w/]+\.py)`", promise)
         assert named, promise
         assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_every_promise_leads_to_the_section_that_explains_it():
+    for promise in PROMISES:
+        _, explained, _ = promise.split(" | ")
+        links = LINK.findall(explained)
+        assert links, promise
+        for page, section in links:
+            text = (ROOT / "docs" / page).read_text("utf-8")
+            assert not section or section in {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def anchor(title: str) -> str:
+    """As GitHub makes one of a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def test_the_readme_leads_to_it():
