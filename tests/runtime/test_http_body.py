@@ -10,9 +10,11 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from policyengine.engine import Engine
 from policyengine.runtime import form_fields as form_fields_module
 from policyengine.runtime import method_override
 from policyengine.runtime.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
@@ -427,3 +429,18 @@ def test_an_address_in_a_text_of_json_is_no_field_of_a_form_where_its_ampersand_
     found = body_members(["application/json"], [], text.encode())
     assert isinstance(found, Mapping)
     assert (found["to"] == "alice", "_method" not in found) == (is_read, is_read)
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "is_known"),
+    [("number", "5", False), ("int", "5", False), ("bool", "true", False), ("set<string>", "a", False),
+     ("string", "5", True), ("duration", "5m", True), ("time", "2027-01-04T12:00:00Z", True), ("ip", "::1", True)],
+)  # fmt: skip
+def test_a_field_of_a_form_is_a_text_and_so_unknown_as_a_number_or_a_flag(
+    type_: str, text: str, is_known: bool
+) -> None:
+    """As docs/in-process.md and docs/gateways.md say."""
+    policy = f"facts on POST /x {{ body.a: {type_} }}\nanyone {{ may POST /x when body.a == body.a }}"
+    body = body_members(["application/x-www-form-urlencoded"], [], f"a={quote(text)}".encode())
+    question = {"request": {"method": "POST", "path": "/x"}, "body": body}
+    assert Engine.from_text(policy).decide(question).allowed is is_known
