@@ -259,11 +259,11 @@ def doors_text(api: Api, run: Run, plan: Plan) -> str:
     )
     lines += [f"# Put the address of who issues your tokens.{about}"]
     lines += [f'issuer {ISSUER} {{ url "https://login.example"{scopes} }}', ""]
-    lines += ["user any {", *mays, f"  valid until {CLOSED} # leave this line out to open", "}", ""]
+    lines += ["user any {", *mays, f"  valid until {CLOSED} # ended: copy this block without this line", "}", ""]
     lines += [f'agent "{AGENT}" {{', f"  issued by {ISSUER}", "  acts for any user"]
     about = " # leave out behind `mcp-gateway`, which verifies none" if api.kind == "mcp" else ""
     lines += [f"  credential {{ kind in [jwt, mtls]   lifetime <= 1h }}{about}"]
-    lines += [*mays, f"  valid until {CLOSED} # leave this line out to open", "}"]
+    lines += [*mays, f"  valid until {CLOSED} # ended: copy this block without this line", "}"]
     return "\n".join(lines) + "\n"
 
 
