@@ -23,7 +23,7 @@ FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
 LIKE_JSON = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # comments are JSON to Ruby, and Go stops where a value ends
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what a policy can ask for in a body
-OF_A_FORM = Invalid("a name that is there as a field of a form, too")
+OF_A_FORM = Invalid("a text of the JSON has it as a field of a form, too (write `&` as `\\u0026`)")
 OVERRIDE = {
     "_method": Invalid("the body names another method (`_method`)")
 }  # which no request may have: it is refused, whatever else is there

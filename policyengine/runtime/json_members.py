@@ -17,7 +17,7 @@ from policyengine.runtime.values import Invalid
 SAFE_DIGITS = 15  # that many any double holds
 ROUNDED = "a number that some readers round"
 OTHER_CASE = Invalid("a name that is there in another case, too")
-PROTOTYPE = Invalid("an object with a prototype of its own")
+PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototype`")
 
 
 def json_members(content: bytes) -> dict[str, object]:

@@ -63,7 +63,7 @@ def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> obj
     `decoder` may take less than ours does."""
     text = data if isinstance(data, str) else utf8(data)
     if text.startswith("\ufeff"):
-        raise WireError("a byte order mark at the start of the JSON")
+        raise WireError("JSON after a byte order mark")
     try:
         return (decoder or DECODER).decode(text)
     except json.JSONDecodeError as error:

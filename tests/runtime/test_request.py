@@ -91,7 +91,7 @@ def test_json_messagepack_and_python_say_the_same():
         (b"{", "not valid JSON at line 1, column 2: it ends too early"),
         (b'{"tool": {"name": "t"}} x', "not valid JSON at line 1, column 25: nothing more was expected"),
         (b"{'tool': 1}", "not valid JSON at line 1, column 2: a name in double quotes was expected"),
-        (b'\xef\xbb\xbf{"tool": {"name": "t"}}', "a byte order mark at the start of the JSON"),
+        (b'\xef\xbb\xbf{"tool": {"name": "t"}}', "JSON after a byte order mark"),
         (b'{"tool": {"name": "\xff"}}', "not valid UTF-8"),
         ('{"tool": {"name": "t"}}'.encode("utf-16"), "not valid UTF-8"),
         (b"[]", "a request is an object, got list"),
