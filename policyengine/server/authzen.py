@@ -229,8 +229,9 @@ class Authzen:
     def unspent(self, decision: Decision, words: str) -> Found:
         """No allow where nobody said whether it spends: limits would not hold, and nobody would know."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
-        why = f"the answer would spend (`{rule}`), and `context.consume` does not say whether it does"
-        self.refused(CONSUME_UNSET, f"{why}, nor does `[authzen] consume` for this caller")
+        why = f"the answer would spend (`{rule}`), and nobody said whether it does: "
+        why += "send `context.consume`, or ask the operator for `[authzen] consume`"
+        self.refused(CONSUME_UNSET, why)
         gate = Gate.GUARD if rule == HISTORY else Gate.RATE
         answer = msgspec.structs.replace(
             decision.answer, outcome=Outcome.DENY, gate=gate, reasons=(Reason(gate, why),), obligations=(), written={}
