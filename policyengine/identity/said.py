@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
-from policyengine.identity.claims import moment
+from policyengine.identity.claims import Claims, moment
 from policyengine.identity.jose import Jws, read_jws
-from policyengine.runtime.refusals import Refused
+from policyengine.identity.scopes import scopes_of
+from policyengine.identity.tasks import task_of
+from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.shape import quoted
 from policyengine.semantics.kernel import Issuer, Kernel
 
 TIMES = {"iat": "issued", "nbf": "valid from", "exp": "ends"}
 SCHEMES = ("bearer", "dpop")
 LONGEST = 10  # issuers, or names
+READERS: Mapping[str, Callable[[Claims], object]] = {
+    **{name: partial(moment, name=name) for name in TIMES},
+    "scope": scopes_of,
+    "task": task_of,
+}
 
 
 def said(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
@@ -26,6 +34,9 @@ def said(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
     times = list(times_of(found))
     if times:
         yield f"its times: {', '.join(times)}; here it is {at(now)}"
+    wrong = list(wrong_types_of(found))
+    if wrong:
+        yield f"of the wrong type: {', '.join(wrong)}"
     yield f"the policy has: {', '.join(issuers_of(found, kernel))}"
 
 
@@ -67,6 +78,16 @@ def times_of(token: Jws) -> Iterator[str]:
             found = None
         if found is not None:
             yield f"{words} {at(int(found))}"
+
+
+def wrong_types_of(token: Jws) -> Iterator[str]:
+    """Of the claims that are read alike whoever issued it."""
+    for claim, read in READERS.items():
+        try:
+            read(token.claims)
+        except Refused as refused:
+            if refused.refusal is Refusal.CLAIM_TYPE:
+                yield f"`{claim}` ({refused.why})"
 
 
 def at(seconds: int) -> str:

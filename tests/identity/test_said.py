@@ -48,8 +48,27 @@ def test_what_is_missing_or_odd_is_said(claims: dict[str, Any], part: str):
 
 
 @pytest.mark.parametrize("claims", [{"exp": "soon", "iat": GONE}, {"exp": 10**15, "iat": -1}])
-def test_times_that_are_none_are_passed_over(claims: dict[str, Any]):
-    assert [line.split(":")[0] for line in lines(token(**claims))] == ["it says", "the policy has"]
+def test_times_that_are_none_are_told_as_such(claims: dict[str, Any]):
+    assert [line.split(":")[0] for line in lines(token(**claims))] == ["it says", "of the wrong type", "the policy has"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        ({"task": "t"}, "`task` (its `task` is no object)"),
+        ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (its `tools` is no list of texts)"),
+        ({"task": {"tools": []}}, "`task` (its `task` has no `id`, or says what is not understood)"),
+        ({"scope": 7}, "`scope` (its `scope` is no list of scopes)"),
+        ({"exp": "soon"}, "`exp` (its `exp` is no time)"),
+    ],
+)
+def test_a_claim_of_the_wrong_type_is_named(claims: dict[str, Any], told: str):
+    assert f"of the wrong type: {told}" in lines(token(**claims))
+
+
+def test_claims_of_the_right_types_are_not_told():
+    task = {"id": "t", "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}
+    assert not any(line.startswith("of the wrong type") for line in lines(token(task=task, scope="a b")))
 
 
 def test_who_trusts_nobody_by_a_url_is_told():
