@@ -17,7 +17,12 @@ from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, present
 from policyengine.semantics.limits_explained import limits_line
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
 from policyengine.semantics.logic import is_demand
+from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import value
+
+OTHER_CASE = (
+    "not about this endpoint: letters of its path are in another case (`paths ignore case` takes them for the same)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +244,9 @@ def _requirement(seen: w.RequirementSeen, facts: Facts) -> Line:
 def _grant(seen: w.GrantSeen, block: w.BlockSeen, facts: Facts) -> Line:
     text, at = text_of(seen.grant), seen.grant.span.at
     if not seen.covers:
-        return Line(Mark.SKIPPED, text, "not about this endpoint", at)
+        endpoint, openings = facts.request.endpoint, seen.grant.openings
+        near = any(match_pattern(one.pattern, endpoint, "full") is not None for one in openings)
+        return Line(Mark.SKIPPED, text, OTHER_CASE if near else "not about this endpoint", at)
     parts: list[Line] = []
     if not seen.carried:
         scopes = sorted({shown(scope) for opening in seen.grant.openings for scope in opening.carriers})

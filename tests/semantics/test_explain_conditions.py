@@ -1,4 +1,4 @@
-"""Conditions in an explanation: each is marked as it is written."""
+"""Conditions in an explanation, each marked as it is written, and doors that nearly match."""
 
 import pytest
 
@@ -60,3 +60,11 @@ def test_an_attribute_that_is_there_is_not_absent():
     walk = Engine.from_text(policy).explain(asked).to_dict()["walk"]
     (grant,) = next(gate for gate in walk["gates"] if gate["text"] == "door")["parts"]
     assert [(part["mark"], part["text"]) for part in grant["parts"]] == [("no", "resource.note is absent")]
+
+
+@pytest.mark.parametrize(("path", "told"), [("/FILES/pub/a", True), ("/other", False), ("/files/a", False)])
+def test_a_door_that_differs_in_case_alone_says_so(path, told):
+    """The answer is that no block accepts the caller: that no credential is at fault is to be seen here."""
+    explanation = Engine.from_text("anyone { may GET /files/** }").explain(question(f"GET {path}"))
+    assert ("letters of its path are in another case" in explanation.render()) is told
+    assert "another case" not in str(explanation.decision.to_dict())
