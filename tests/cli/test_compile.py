@@ -23,7 +23,7 @@ def test_a_project_is_compiled_into_a_bundle(run, project, tmp_path):
     ended = run("compile", "project", "-o", "p.policybundle")
     assert (ended.code, ended.err) == (0, "")
     size = (tmp_path / "p.policybundle").stat().st_size
-    assert ended.out.startswith("compiled 5 rules of main into p.policybundle: ")
+    assert ended.out.startswith("compiled 6 rules of main into p.policybundle: ")
     assert f"{size:,} bytes\n" in ended.out
     assert read_bundle(tmp_path / "p.policybundle").kernel == Engine.load(project).kernel
 
@@ -35,7 +35,7 @@ def test_what_was_written_is_told_as_json(run, project, tmp_path):
         "file": "p.policybundle",
         "bytes": (tmp_path / "p.policybundle").stat().st_size,
         "packages": ["main"],
-        "rules": 5,
+        "rules": 6,
         "revision": bundle.kernel.revision,
         "digest": f"sha256:{bundle.digest}",
         "signed_by": None,

@@ -59,7 +59,7 @@ def test_a_refusal_names_the_rule_and_its_place(run, policy):
 
 
 def test_a_missing_fact_is_named(run, project):
-    request = {"request": {"method": "GET", "path": "/documents/9"}, "agent": {"id": "assistant", "issuer": "corp"}}
+    request = {"request": {"method": "GET", "path": "/documents/99"}, "agent": {"id": "assistant", "issuer": "corp"}}
     request |= {"user": {"id": "alice"}, "credential": {"kind": "jwt", "scopes": ["read:documents"], "lifetime": "5m"}}
     stdin = json.dumps(request).encode()
     ended = run("decide", project, "-e", project / "entities.json", "-r", "-", stdin=stdin)

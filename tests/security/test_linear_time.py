@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,7 @@ from policyengine.runtime.paths import canonical
 
 SMALL, TIMES = 512, 8
 MOST_GROWTH = 3 * TIMES
+TRIES = 4
 UNNOTICED = 0.001  # seconds: what is quadratic takes several times of it
 ROOT = Path(policyengine.__file__).parent
 # Packages that read what a stranger sent.
@@ -82,11 +83,18 @@ def seconds(call: Callable[[Any], object], given: Any) -> float:
 
 
 def growth(call: Callable[[Any], object], given: Callable[[int], Any], small: int = SMALL) -> float:
-    """From one size to `TIMES` of it; 0 where even the latter takes no time to speak of."""
+    """From one size to `TIMES` of it; 0 where even the latter takes no time to speak of. What looks like too much is
+    measured again: another process may have had the caches meanwhile."""
     large = given(small * TIMES)
     if seconds(call, large) < UNNOTICED:
         return 0
-    return min(seconds(call, large) for _ in range(3)) / min(seconds(call, given(small)) for _ in range(5))
+    found = float("inf")
+    for _ in range(TRIES):
+        here = min(seconds(call, large) for _ in range(3)) / min(seconds(call, given(small)) for _ in range(5))
+        found = min(found, here)
+        if found < MOST_GROWTH:
+            break
+    return found
 
 
 def calls(pattern: re.Pattern[Any], uses: frozenset[str]) -> Iterator[Callable[[Any], object]]:
@@ -98,9 +106,19 @@ def calls(pattern: re.Pattern[Any], uses: frozenset[str]) -> Iterator[Callable[[
 
 @pytest.mark.parametrize("module", modules())
 def test_a_pattern_takes_time_in_proportion_to_the_text(module: str) -> None:
+    in_proportion(module, MADE_FROM[::4])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("module", modules())
+def test_so_it_does_with_every_text(module: str) -> None:
+    in_proportion(module, MADE_FROM)
+
+
+def in_proportion(module: str, made_from: Sequence[tuple[str, str]]) -> None:
     for name, pattern, uses in patterns(module):
         of_text = isinstance(pattern.pattern, str)
-        for call, parts in product(() if (module, name) == OF_WHOLE_DURATIONS else calls(pattern, uses), MADE_FROM):
+        for call, parts in product(() if (module, name) == OF_WHOLE_DURATIONS else calls(pattern, uses), made_from):
 
             def given(size: int, parts: tuple[str, str] = parts, of_text: bool = of_text) -> Any:
                 return text_of(*parts, size) if of_text else text_of(*parts, size).encode()
