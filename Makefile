@@ -61,7 +61,7 @@ readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 	@go build -o $@ $<
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal --session-timeout=600
+	$(BIN)/python -m pytest -n 2 --dist worksteal --session-timeout=900
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)

@@ -33,7 +33,7 @@ from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
 from tests.generate.specified import said
 from tests.security.test_generated import conditions
 
-SHARDS, EXAMPLES, POLICIES = 6, 300, 14  # `make test-deep` asks a million
+SHARDS, EXAMPLES, POLICIES = 6, 200, 14  # `make test-deep` asks a million
 SMALL = 100  # more, with policies that hypothesis writes
 
 # ── Questions by hypothesis ───────────────────────────────────────────────────────────────────
