@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.check import no_policies
-from policyengine.cli.configuration import next_file
+from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.questions import Question, called
 from policyengine.cli.terminal import Screen, busy, printable
@@ -82,7 +82,7 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | No
         return entities
     if not entities:
         return None
-    mapping = next_file(paths[0]) if paths and any(map(is_url, entities)) else None
+    mapping = configuration_of(paths).file if paths and any(map(is_url, entities)) else None
     return Sources(tuple(entities), mapping)
 
 

@@ -95,7 +95,7 @@ class Facts:
         raw = self.raw(path)
         found = coerce(raw, type_, name_of(path))
         if path == RESOURCE and self.binds_resource:
-            found = there(found)
+            found = unknown_if_absent(found)
         self.known[path] = type_, found
         return found if self.seen is None else self._saw(path, raw, found, type_)
 
@@ -173,7 +173,7 @@ class Facts:
         return value
 
 
-def there(found: Value) -> Value:
+def unknown_if_absent(found: Value) -> Value:
     """The same, unknown where it is absent: what stands for it is missing, and it may be anything."""
     if not isinstance(found, Unknown) or not found.absent:
         return found

@@ -121,6 +121,17 @@ def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_pa
         configuration_of([project])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+def test_what_a_file_of_others_says_of_databases_is_refused_too(project, run):
+    """Also by commands that read nothing else of it."""
+    (project / "a.policy").write_text("language 1\npackage a\nanyone { may GET /x }\n")
+    (project / "policyengine.toml").write_text('[directory]\nurl = "sqlite:///theirs.db"\n')
+    (project / "policyengine.toml").chmod(0o666)
+    asked = ("decide", "a.policy", "--entities", "sqlite:///people.db", "--request", "-")
+    ended = run(*asked, stdin=b'{"request": {"method": "GET", "path": "/x"}}')
+    assert (ended.code, "others can write `policyengine.toml`" in ended.err) == (1, True)
+
+
 def test_the_option_stands_anywhere_and_names_the_file(project, run):
     (project / "mine.toml").write_text("[serve]\nport = 7\n")
     for words in (["--config", "mine.toml", "show"], ["show", "--config=mine.toml"]):
