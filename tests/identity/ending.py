@@ -6,7 +6,7 @@ import http.client
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -165,12 +165,12 @@ class World:
     @property
     def marks(self) -> int:
         """How many names are revoked."""
-        with sqlite3.connect(self.folder / "store.db") as store:
+        with closing(sqlite3.connect(self.folder / "store.db", isolation_level=None)) as store:
             return int(store.execute("SELECT count(*) FROM revoked").fetchone()[0])
 
     def forget(self, names: list[str]) -> None:
         """As if nobody had revoked them."""
-        with sqlite3.connect(self.folder / "store.db") as store:
+        with closing(sqlite3.connect(self.folder / "store.db", isolation_level=None)) as store:
             store.executemany("DELETE FROM revoked WHERE name = ?", [(digest_of(name),) for name in names])
 
     @contextmanager
