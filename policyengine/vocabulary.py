@@ -200,6 +200,13 @@ FUNCTIONS: tuple[Function, ...] = (
         'domain("a@Acme.example") == "acme.example"',
     ),
     Function(
+        "address",
+        (("ip", Scalar.IP),),
+        Scalar.IP,
+        "the whole address, where `per request.ip` counts the /64 of an IPv6 one",
+        "address(10.0.0.1) == 10.0.0.1",
+    ),
+    Function(
         "bucket",
         (_TEXT, ("buckets", Scalar.INT)),
         Scalar.INT,

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policyengine.extras import install_command
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 LARGEST_KEY = 10_000  # bytes of a key file
 RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, as `x` of a JWK has them
-INSTALL = 'pip install "agent-policyengine[sign]"'
+INSTALL = install_command("sign")
 MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
 # What is signed begins with this, so that no signature for anything else is one for a bundle.
 DOMAIN = b"policyengine bundle signature 1\n"

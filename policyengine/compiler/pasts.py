@@ -20,6 +20,7 @@ from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.history import Record, kept
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
+from policyengine.semantics.count_keys import is_address, network_of
 from policyengine.semantics.counting import micros
 from policyengine.semantics.fitting import type_of
 from policyengine.semantics.kleene import describe
@@ -204,9 +205,13 @@ class PastLines(FactLines):
         return name
 
     def key_value(self, key: k.Expr) -> Text:
-        """As `path_texts` has it."""
+        """As `count_keys` has it."""
         text = self.value(key)
-        return Text(self.put(f"fold({text.code})")) if text.of is None and of_path(key) else text
+        if text.of is not None:
+            return text
+        if of_path(key):
+            return Text(self.put(f"fold({text.code})"))
+        return Text(self.put(f"{self.constant(network_of)}({text.code})")) if is_address(key) else text
 
     # ── Facts of an earlier request ───────────────────────────────────────────────────────────
 

@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address
 
 from policyengine.runtime.arithmetic import neg, unknown_in
 from policyengine.runtime.host_names import host_name, host_of
@@ -35,6 +36,8 @@ def call(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
             return host(url)
         case "domain", (str() as address,):
             return domain(address)
+        case "address", (IPv4Address() | IPv6Address() as known,):
+            return known
         case "bucket", (str() as text, int() as buckets):
             return bucket(text, buckets)
         case "abs", (value,):

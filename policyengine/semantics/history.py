@@ -53,11 +53,11 @@ def lower_history(
     return k.Not(happened, span=node.span) if node.negated else happened
 
 
-def keys_of(names: tuple[ast.Name, ...], context: Context, value: Lower) -> tuple[k.Expr, ...] | None:
+def keys_of(per: tuple[ast.Reference | ast.Call, ...], context: Context, value: Lower) -> tuple[k.Expr, ...] | None:
     """None where none is said: then it is the agent and the user. No variable says whose a request was."""
-    if not names:
+    if not per:
         return None
-    found = (value(ast.Reference(key.text, span=key.span), replace(context, variables={})) for key in names)
+    found = (value(key, replace(context, variables={})) for key in per)
     return tuple(key for key in found if key is not None)
 
 

@@ -44,7 +44,7 @@ def context_of(place: k.Place | None, package: str, draft: Draft) -> Context:
 
 
 def keys_of(declared: ast.RateDecl | ast.BudgetDecl, context: Context) -> tuple[k.Expr, ...]:
-    found = (lower_value(ast.Reference(key.text, span=key.span), context) for key in declared.per)
+    found = (lower_value(key, context) for key in declared.per)
     return tuple(key for key in found if key is not None)
 
 

@@ -18,10 +18,10 @@ from policyengine.runtime.history import Happening, History, unread
 from policyengine.runtime.show import canonical
 from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.semantics import kernel as k
+from policyengine.semantics.count_keys import key_value
 from policyengine.semantics.counting import micros, microseconds
 from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.kleene import conjunction, describe, disjunction, is_absent, lift, negation
-from policyengine.semantics.path_texts import key_value
 
 Meaning: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back so far"

@@ -17,11 +17,11 @@ from policyengine.runtime.show import canonical, duration
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
+from policyengine.semantics.count_keys import key_value
 from policyengine.semantics.counting import micros, unit
 from policyengine.semantics.facts import Facts
 from policyengine.semantics.matching import place_covers
 from policyengine.semantics.meaning import value
-from policyengine.semantics.path_texts import key_value
 
 
 def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:

@@ -9,7 +9,8 @@ from tests.generate.expressions import atoms_at
 from tests.generate.vocabulary import PLANS
 
 WITHIN = ("10s", "1m", "10m", "1h", "24h")
-KEYS = ("agent.id", "user.id", "user.id, agent.id", "request.ip", "request.method, user.tenant", "request.path")
+KEYS = ("agent.id", "user.id", "user.id, agent.id", "request.ip", "request.method, user.tenant", "request.path",
+        "address(request.ip)")  # fmt: skip
 KINDS = ("string", "int", "number", "bool", "plan", "user", "invoice", "ip")
 CONSTANTS = {"string": '"acme"', "int": "7", "number": "500", "bool": "true", "plan": PLANS[1], "user": 'user "alice"',
              "invoice": 'invoice "42"', "ip": "10.0.0.1"}  # fmt: skip

@@ -12,6 +12,8 @@ FASTER = ("200/1m", "10/1s")
 SLOWER = ("1/1h", "1/1d")
 WITHIN = ("1m", "1h", "24h")
 KINDS_OF_KEYS = ("string", "int", "number", "plan", "ip", "user", "invoice", "bool")
+USUAL_KEYS = ("agent.id", "user.id", "request.ip", "address(request.ip)", "(user.tenant, agent.id)",
+              "(user.id, request.method)")  # fmt: skip
 CHANCE = 0.4  # of a policy that it limits anything: what is under way costs the quick way and the careful one
 
 
@@ -38,7 +40,7 @@ def _limit(random: Random, number: int, place: str, groups: Sequence[str], plain
 
 def _keys(random: Random, groups: Sequence[str]) -> str:
     """Mostly by the agent or the user; now and then by anything that can be told apart."""
-    usual = random.choice(["agent.id", "user.id", "request.ip", "(user.tenant, agent.id)", "(user.id, request.method)"])
+    usual = random.choice(USUAL_KEYS)
     if random.random() < 0.7:
         return usual
     atoms = atoms_at(groups)

@@ -198,6 +198,24 @@ def test_whole_numbers_are_exact_to_34_digits(given, known):
     assert [one for one in ("number", "int") if one not in denied] == known
 
 
+@pytest.mark.parametrize(
+    ("key", "allowed"), [("request.ip", [True, False, True, True]), ("address(request.ip)", [True, True, True, True])]
+)
+def test_an_ipv6_address_counts_by_its_network(key, allowed):
+    """**`per request.ip` counts an IPv6 address by its /64, of which one subscriber has every address;
+    `per address(request.ip)` counts each for itself.**"""
+    rules = (
+        f'rate "r" per {key} on GET /x {{ 1/1h }}',
+        f'guard "g" {{ deny when after GET /x within 1h per ({key}) }}',
+    )
+    for rule in rules:
+        engine = Engine.from_text(f"anyone {{ may GET /x }} {rule}", store=MemoryStore(history_complete=True))
+        addresses = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "10.0.0.1")
+        asked = [{"request": {"method": "GET", "path": "/x", "ip": ip}} for ip in addresses]
+        assert [engine.decide(one).allowed for one in asked] == allowed
+        assert not engine.decide({"request": {"method": "GET", "path": "/x", "ip": "::ffff:10.0.0.1"}}).allowed
+
+
 @pytest.mark.parametrize("options", [None, {"consume": True}])
 def test_what_was_decided_is_not_decided_again(options):
     """**What was decided once is not decided again:** of two requests a minute the one that got no answer was one."""

@@ -8,7 +8,8 @@ from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.lints.defaults import FROM_THE_CALLER
 
-NOT_CHOSEN = ("request", "ip")  # the address that a connection comes from is not for its sender to choose
+# The network that a connection comes from is not for its sender to choose; the rest of an IPv6 address is.
+NOT_CHOSEN = ("request", "ip")
 
 
 def chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -21,9 +22,17 @@ def chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def is_chosen(key: k.Expr) -> bool:
-    while isinstance(key, k.Attribute | k.Member):
-        key = key.base
-    return isinstance(key, k.Fact) and key.path[0] in FROM_THE_CALLER and key.path != NOT_CHOSEN
+    match key:
+        case k.Attribute(base) | k.Member(base):
+            return is_chosen(base)
+        case k.Apply("address", (k.Fact(path),)) if path == NOT_CHOSEN:
+            return True
+        case k.Apply(_, arguments):
+            return all(map(is_chosen, arguments))
+        case k.Fact(path):
+            return path[0] in FROM_THE_CALLER and path != NOT_CHOSEN
+        case _:
+            return False
 
 
 def open_failures(kernel: k.Kernel) -> Iterator[Diagnostic]:

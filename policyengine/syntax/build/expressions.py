@@ -132,7 +132,7 @@ class Expressions(Leaves):
         return ast.Aggregate("distinct", self._name(field), history, span=span)
 
     def history(self, span: Span, event: ast.Event, within: Token, *parts: Part) -> ast.History:
-        per = self._keys(next((part for part in parts if isinstance(part, tuple)), ()))
+        per = next((part for part in parts if isinstance(part, tuple)), ())
         since = self._only(ast.Event, parts)
         return ast.History(event, self._literal("duration", within), since, per, span=span)
 

@@ -55,9 +55,6 @@ class Leaves:
         rest = parts[1:] if token else parts
         return self._literal("duration", token) if token else None, rest[0] if rest else None
 
-    def _keys(self, per: tuple[Token, ...]) -> tuple[ast.Name, ...]:
-        return tuple(self._name(token) for token in per if token.type == "NAME")
-
     # ── Phrases of every part ─────────────────────────────────────────────────────────────────
     def name(self, span: Span, token: Token) -> ast.Name:
         return self._name(token)

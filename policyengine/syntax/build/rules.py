@@ -182,7 +182,7 @@ class Rules(Leaves):
         place = self._only(ast.Place, parts)
         found = tuple(part for part in parts[1:] if isinstance(part, items))
         when = self._only(ast.Node, tuple(p for p in parts[1:] if p is not place and not isinstance(p, items)))
-        return self._text(name), self._keys(parts[0]), place, when, found
+        return self._text(name), parts[0], place, when, found
 
     def rate(self, span: Span, name: Token, *parts: Part) -> ast.RateDecl:
         return ast.RateDecl(*self._limits(name, parts, get_args(ast.RateItem)), span=span)
@@ -225,8 +225,16 @@ class Rules(Leaves):
     def budget_distinct(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
         return ast.BudgetLimit("distinct", self._name(fact), bound, self._literal("duration", within), span=span)
 
-    def per(self, span: Span, *tokens: Token) -> tuple[Token, ...]:
-        return tokens  # with its parentheses, so that a phrase that ends with it has its place
+    def per(self, span: Span, *keys: Part) -> tuple[ast.Reference | ast.Call, ...]:
+        """Without the parentheses around them."""
+        return tuple(key for key in keys if isinstance(key, ast.Reference | ast.Call))
+
+    def key(self, span: Span, name: Token) -> ast.Reference:
+        return ast.Reference(name.text, span=span)
+
+    def key_of(self, span: Span, function: Token, *parts: Token) -> ast.Call:
+        (name,) = (self._name(part) for part in parts if part.type == "NAME")
+        return ast.Call(self._name(function), (ast.Reference(name.text, span=name.span),), span=span)
 
     def profile(self, span: Span, name: Token, agent: ast.AgentRef, *steps: ast.ProfileStep) -> ast.ProfileDecl:
         return ast.ProfileDecl(self._text(name), agent, steps, span=span)

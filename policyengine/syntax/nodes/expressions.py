@@ -177,7 +177,7 @@ class History(Node):
     event: Event
     within: Literal
     since: Event | None = None
-    per: tuple[Name, ...] = ()
+    per: tuple[Reference | Call, ...] = ()
 
 
 @node()

@@ -9,7 +9,7 @@ from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
 from policyengine.syntax.nodes.doors import AgentRef
 from policyengine.syntax.nodes.endpoints import Place, Target
 from policyengine.syntax.nodes.examples import OutcomeWord
-from policyengine.syntax.nodes.expressions import Expr
+from policyengine.syntax.nodes.expressions import Call, Expr, Reference
 
 
 @node()
@@ -72,7 +72,7 @@ RateItem: TypeAlias = RateLimit | AtOnce | Cost | RateFloor | CountingDenials | 
 @node()
 class RateDecl(Node):
     name: Text
-    per: tuple[Name, ...]
+    per: tuple[Reference | Call, ...]
     place: Place | None
     when: Expr | None
     items: tuple[RateItem, ...]
@@ -91,7 +91,7 @@ class BudgetLimit(Node):
 @node()
 class BudgetDecl(Node):
     name: Text
-    per: tuple[Name, ...]
+    per: tuple[Reference | Call, ...]
     place: Place | None
     when: Expr | None
     items: tuple[BudgetLimit | StoreFailure, ...]

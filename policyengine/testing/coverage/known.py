@@ -14,7 +14,7 @@ from policyengine.semantics.possibilities import NEVER_UNKNOWN
 Path: TypeAlias = tuple[str, ...]
 
 # Functions that answer whatever they are given; the others do not know some hosts, addresses or numbers.
-TOTAL = frozenset({"lower", "upper", "starts_with", "ends_with", "contains", "size"})
+TOTAL = frozenset({"lower", "upper", "starts_with", "ends_with", "contains", "size", "address"})
 AGENT: frozenset[Path] = frozenset({("agent",), ("agent", "id")})
 USER: frozenset[Path] = frozenset({("user",), ("user", "id")})
 
