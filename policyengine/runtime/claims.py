@@ -9,7 +9,8 @@ from policyengine.runtime.limits import Settled
 
 KEPT = 600_000_000  # microseconds that an answer is kept under its key
 LEASE = 5_000_000  # microseconds that a claim keeps others waiting; whoever takes longer has lost it by then
-MOST_KEPT = 100_000  # keys; then the oldest is forgotten before its time, and what it is asked again for is spent again
+MOST_KEPT = 100_000  # keys of a gateway; then its oldest is forgotten before its time: asked again, it is spent again
+OF_GATEWAY = 16  # hexadecimal digits with which the names of a gateway begin
 
 
 class Once(NamedTuple):
@@ -25,9 +26,9 @@ class Once(NamedTuple):
 
     def claim(self, revision: str, token: str) -> Claim:
         """Under a name that shows none of it. Another policy knows nothing of the key: what it forbids stays shut."""
-        parts = (self.gateway, revision, "" if self.item is None else str(self.item), self.key)
-        text = "".join(f"{len(part)}:{part}" for part in parts)
-        return Claim(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest(), self.digest, token)
+        parts = (revision, "" if self.item is None else str(self.item), self.key)
+        name = _digest(OF_GATEWAY // 2, self.gateway) + _digest(20, self.gateway, *parts)
+        return Claim(name, self.digest, token)
 
 
 class Claim(NamedTuple):
@@ -41,6 +42,11 @@ class Claim(NamedTuple):
     digest: str
     token: str
     draft: bytes = b""
+
+    @property
+    def gateway(self) -> str:
+        """What all names of one gateway begin with: each gateway has room of its own."""
+        return self.name[:OF_GATEWAY]
 
 
 class Found(NamedTuple):
@@ -61,3 +67,8 @@ class KeyUnderWay(KeyProblem):
 
 class KeyUsed(KeyProblem):
     """The key came with another question before."""
+
+
+def _digest(size: int, *parts: str) -> str:
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()

@@ -1,7 +1,7 @@
 -- A key by which a gateway asks once: claimed, kept with its answer, or released.
--- KEYS[1]: a hash of digest and token, and once it is decided draft and settled; KEYS[2]: the order of the keys in its slot.
+-- KEYS[1]: a hash of digest and token, and once it is decided draft and settled; KEYS[2]: the order of its gateway's keys in the slot.
 -- ARGV: what to do, now (empty: the server's own), name, digest, token, microseconds that it lasts, those that an answer is
--- kept, the most keys in a slot, draft, settled. `until` is kept of times that a test gives: the server knows nothing of them.
+-- kept, the most of them, draft, settled. `until` is kept of times that a test gives: the server knows nothing of them.
 -- `claim` answers {digest, draft, settled} if it is not the caller's, else how many were evicted; the others whether they did.
 local what, given, name, digest, token, lasts, kept, most, draft, settled = unpack(ARGV)
 local now = tonumber(given)

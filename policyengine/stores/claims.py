@@ -10,7 +10,7 @@ from time import monotonic
 
 from msgspec import msgpack
 
-from policyengine.runtime.claims import KEPT, LEASE, MOST_KEPT, Claim, Found
+from policyengine.runtime.claims import KEPT, LEASE, MOST_KEPT, OF_GATEWAY, Claim, Found
 from policyengine.runtime.limits import Settled, Standing
 
 FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
@@ -57,46 +57,48 @@ class Kept:
 
 
 class Claims:
-    """Oldest first; whoever calls holds the lock of the store. A clock that never runs back keeps them in order."""
+    """By gateway, oldest first, `most` of each; whoever calls holds the lock of the store. A clock that never runs back
+    keeps them in order."""
 
     def __init__(self, most: int = MOST_KEPT) -> None:
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, dict[str, Kept]] = {}
         self._most = most
         self.evicted = Evicted()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(map(len, self._kept.values()))
 
     def claim(self, claim: Claim, now: int) -> Found | None:
         """None: it is the caller's now."""
-        one = self._kept.get(claim.name)
+        one = self._found(claim)
         if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
             return Found(one.digest, one.draft, one.settled)
-        self._put(claim.name, Kept(now + LEASE, claim.digest, claim.token), now)
+        self._put(claim, Kept(now + LEASE, claim.digest, claim.token), now)
         return None
 
     def holds(self, claim: Claim) -> bool:
-        one = self._kept.get(claim.name)
+        one = self._found(claim)
         return one is not None and one.draft is None and one.token == claim.token
 
     def keep(self, claim: Claim, settled: Settled, now: int) -> None:
-        self._put(claim.name, Kept(now + KEPT, claim.digest, claim.token, claim.draft, settled), now)
+        self._put(claim, Kept(now + KEPT, claim.digest, claim.token, claim.draft, settled), now)
 
     def release(self, claim: Claim) -> None:
         if self.holds(claim):
-            del self._kept[claim.name]
+            del self._kept[claim.gateway][claim.name]
 
-    def _put(self, name: str, kept: Kept, now: int) -> None:
+    def _found(self, claim: Claim) -> Kept | None:
+        return self._kept.get(claim.gateway, {}).get(claim.name)
+
+    def _put(self, claim: Claim, kept: Kept, now: int) -> None:
         """At the end. One that leaves makes room for one that comes, so nobody waits for many."""
-        self._kept.pop(name, None)
-        self._kept[name] = kept
+        of_gateway = self._kept.setdefault(claim.gateway, {})
+        of_gateway.pop(claim.name, None)
+        of_gateway[claim.name] = kept
         evicted = 0
-        while len(self._kept) > self._most or (self._kept and self._oldest().until <= now):
-            evicted += self._kept.pop(next(iter(self._kept))).until > now
+        while len(of_gateway) > self._most or next(iter(of_gateway.values())).until <= now:
+            evicted += of_gateway.pop(next(iter(of_gateway))).until > now
         self.evicted.tell(evicted)
-
-    def _oldest(self) -> Kept:
-        return next(iter(self._kept.values()))
 
 
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────
@@ -156,10 +158,11 @@ class ClaimsTable:
             return
         old = "SELECT name FROM once WHERE until <= ? LIMIT ?"
         asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, FORGETS_AT_ONCE))
-        (many,) = asked.execute("SELECT count(*) FROM once").fetchone()
-        oldest = "SELECT name FROM once WHERE until > ? ORDER BY until LIMIT ?"
-        evicted = asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", (now, max(0, many - self._most)))
-        self.evicted.tell(evicted.rowcount)
+        many = "SELECT substr(name, 1, ?) AS gateway, count(*) FROM once GROUP BY gateway HAVING count(*) > ?"
+        oldest = "SELECT name FROM once WHERE substr(name, 1, ?) = ? AND until > ? ORDER BY until LIMIT ?"
+        for gateway, held in asked.execute(many, (OF_GATEWAY, self._most)).fetchall():
+            given = OF_GATEWAY, gateway, now, held - self._most
+            self.evicted.tell(asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", given).rowcount)
 
 
 def settled_to(settled: Settled) -> bytes:

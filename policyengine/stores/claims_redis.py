@@ -1,4 +1,5 @@
-"""Keys by which gateways ask once, in Redis or Valkey: each with those of its slot, so that a Cluster can hold them."""
+"""Keys by which gateways ask once, in Redis or Valkey: each with those of its slot and gateway, so that a Cluster
+can hold them and no gateway pushes out what another one needs."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class Claims:
         return self._run(ONCE, [*keys, claim_key(claim)], question, claim.token, claim.draft, KEPT, till)
 
     def _do(self, what: str, claim: Claim, now: int, lasts: int, draft: bytes = b"", settled: bytes = b"") -> Any:
-        keys = [claim_key(claim), f"{slot_of(claim)}:order"]
+        keys = [claim_key(claim), f"{slot_of(claim)}:order {claim.gateway}"]
         given = str(now) if self._virtual else ""
         words = (what, given, claim.name, claim.digest, claim.token)
         return self._run(CLAIM, keys, *words, lasts, KEPT, self._most, draft, settled)
@@ -73,4 +74,4 @@ def claim_key(claim: Claim) -> str:
 
 def slot_of(claim: Claim) -> str:
     """Names are digests: they spread by themselves."""
-    return f"policyengine:{{once {int(claim.name[:8], 16) % SLOTS}}}"
+    return f"policyengine:{{once {int(claim.name[-8:], 16) % SLOTS}}}"

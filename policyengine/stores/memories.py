@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -135,6 +135,7 @@ class Memories:
         self._complete, self._most, self._sweeps = complete, most_keys, Sweeps()
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, Line] = {}
+        self._of_watch: Counter[str] = Counter()  # how many of the lines
         self.line: Callable[[WindowKey], Line | None] = self._lines.get
         self._awaited: dict[str, Awaited] = {}
         self.changes = 0
@@ -145,14 +146,18 @@ class Memories:
                 self._begun[watch] = ALWAYS if self._complete else now - 1
             elif self._begun[watch] == NEVER:  # it was ended
                 self._begun[watch] = now - 1
-                self._lines = {key: line for key, line in self._lines.items() if key[0] != watch}
+                self._drop(key for key in list(self._lines) if key[0] == watch)
 
     def end(self, watches: frozenset[str]) -> None:
         self.changes += 1  # who is deciding by what was recorded does so again
         for watch in watches:
             self._begun[watch] = NEVER
-        for key in [key for key in self._lines if key[0] in watches]:
+        self._drop(key for key in list(self._lines) if key[0] in watches)
+
+    def _drop(self, keys: Iterable[WindowKey]) -> None:
+        for key in keys:
             del self._lines[key]
+            self._of_watch[key[0]] -= 1
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> dict[WindowKey, History]:
         return {key: self._history(key, now) for key in keys}
@@ -163,13 +168,20 @@ class Memories:
 
     def make_room(self, records: tuple[Record, ...], now: int) -> None:
         """Raises StoreError, and changes nothing, where there is none for all of them."""
-        new = sum((one.watch, one.key) not in self._lines for one in records)
-        if new and len(self._lines) + new > self._most:
-            if self._sweeps.due(now):
-                self.forget(now)
-                self._sweeps.done(now, len(self._lines))
-            if len(self._lines) + new > self._most:
-                raise StoreError(f"the store remembers {self._most:,} callers whose history still counts, and no more")
+        grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
+        if self._has_room(grown):
+            return
+        if self._sweeps.due(now):
+            self.forget(now)
+            self._sweeps.done(now, len(self._lines))
+        if not self._has_room(grown):
+            held = f"of {self._most:,} it holds {max(self._of_watch[watch] for watch in grown):,}"
+            raise StoreError(f"the memory store has no room for another history of one rule: {held}")
+
+    def _has_room(self, grown: Sequence[str]) -> bool:
+        """For one key more of each watch: none has more than are free, so that one leaves room for the others."""
+        free = self._most - len(self._lines) - len(grown)
+        return not grown or all(self._of_watch[watch] <= free for watch in grown)
 
     def keep(self, records: tuple[Record, ...], decision: str, now: int) -> None:
         if not records:
@@ -202,10 +214,11 @@ class Memories:
         return "first"
 
     def forget(self, now: int) -> None:
-        for key, line in [(key, line) for key, line in self._lines.items() if not line.matters(now)]:
-            del self._lines[key]
+        over = [(key, line) for key, line in self._lines.items() if not line.matters(now)]
+        self._drop(key for key, _ in over)
+        for (watch, _), line in over:
             if line.events:
-                self._begun[key[0]] = max(self._begun.get(key[0], ALWAYS), line.events[-1].at)
+                self._begun[watch] = max(self._begun.get(watch, ALWAYS), line.events[-1].at)
         self._awaited = {one: awaited for one, awaited in self._awaited.items() if awaited.until > now}
 
     # ── One line ──────────────────────────────────────────────────────────────────────────────
@@ -223,6 +236,7 @@ class Memories:
         found = self._lines.get(key)
         if found is None:
             found = self._lines[key] = Line(self.since(record.watch), record.within)
+            self._of_watch[record.watch] += 1
         return found
 
     def _history(self, key: WindowKey, now: int) -> History:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
@@ -35,9 +35,12 @@ from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
 from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
 
-MOST_KEYS = 1_000_000
+MOST_KEYS = 1_000_000  # of all rules together
 BETWEEN_THREADS = 1_000_000  # nanoseconds: who read the clock first may come last
 FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
+
+
+States: TypeAlias = dict[Key | str, Any]
 
 
 @dataclass(slots=True)
@@ -45,11 +48,12 @@ class Counts:
     """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
 
     like: Charge
-    states: dict[Key | str, Any] = field(default_factory=dict)
+    states: States = field(default_factory=dict)
 
 
 class MemoryStore:
-    """It is gone with its process, and holds at most `most_keys` callers: a new one is refused while all of them count.
+    """It is gone with its process, and holds at most `most_keys` keys. No rule takes a new one while it holds more than
+    are free: one rule fills at most half, and however many keys are counted by one, another one has room.
 
     What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
     spent stays spent: people grant them, so they stay few. What happened before the store was made is not known, unless
@@ -136,11 +140,11 @@ class MemoryStore:
         with self._lock:
             return plainly(charges, self._plain, self._counted_in, self._agreed(moment))
 
-    def _counted_in(self, new: int) -> None:
-        self._make_room(new, self._clock[0] // 1_000)
-        self._keys += new
+    def _counted_in(self, grown: Sequence[States]) -> None:
+        self._make_room(grown, self._clock[0] // 1_000)
+        self._keys += len(grown)
 
-    def _plain(self, meter: Meter) -> dict[Key | str, Any]:
+    def _plain(self, meter: Meter) -> States:
         """The states of a plain rate: the same object for good."""
         return self._counts(meter.limited.charge).states
 
@@ -163,10 +167,10 @@ class MemoryStore:
             self.skew.check()
         return latest
 
-    def _room_for(self, new: int, moment: int) -> bool:
-        """Room for so many new keys, which are counted then; False where the store is full."""
+    def _room_for(self, grown: Sequence[States]) -> bool:
+        """Room for one new key in each, which is counted then; False where there is none."""
         try:
-            self._counted_in(new)
+            self._counted_in(grown)
         except StoreError:
             return False
         return True
@@ -209,7 +213,8 @@ class MemoryStore:
         """Room is made before anything is changed: a store that is full changes nothing."""
         kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
-        self._make_room(sum(key_of(one.charge) not in self._counts(one.charge).states for one in kept), now)
+        counted = ((self._counts(one.charge).states, key_of(one.charge)) for one in kept)
+        self._make_room([states for states, key in counted if key not in states], now)
         self._memories.make_room(records, now)
         self._memories.keep(records, decision, now)
         for one in kept:
@@ -254,14 +259,24 @@ class MemoryStore:
 
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, new: int, now: int) -> None:
-        if new and self._keys + new > min(self._sweep_at, self._most):
-            if self._sweeps.due(now):
-                self._forget(now)
-                self._sweeps.done(now, self._keys)
-                self._sweep_at = max(FEWEST, 2 * self._keys)
-            if self._keys + new > self._most:
-                raise StoreError(f"the store holds {self._most:,} callers that still count, and no more")
+    def _make_room(self, grown: Sequence[States], now: int) -> None:
+        """For one key more in each. Raises StoreError, and changes nothing, where there is no room for all of them."""
+        if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
+            return
+        if self._sweeps.due(now):
+            self._forget(now)
+            self._sweeps.done(now, self._keys)
+            self._sweep_at = max(FEWEST, 2 * self._keys)
+        crowded = self._crowded(grown)
+        if crowded is not None:
+            rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
+            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
+            raise StoreError(f"the memory store has no room for another key of one rule: {held}")
+
+    def _crowded(self, grown: Sequence[States]) -> States | None:
+        """The keys of a rule that may have no more of them."""
+        free = self._most - self._keys - len(grown)
+        return next((states for states in grown if len(states) > free), None)
 
     def _forget(self, now: int) -> None:
         """What counts for nobody any more."""

@@ -17,26 +17,27 @@ States = dict[Key | str, Any]
 def plainly(
     charges: Sequence[tuple[Meter, Key | str]],
     states: Callable[[Meter], States],
-    room: Callable[[int], object],
+    room: Callable[[Sequence[States]], object],
     moment: int,
 ) -> tuple[Standing, ...]:
     """How rates stand at a time (nanoseconds), each by whose count it is: one is taken of all, or nothing of any.
 
-    `room` makes room for so many new keys. Whoever calls holds the lock of the store.
+    `room` makes room for a new key in each. Whoever calls holds the lock of the store.
     """
     levels: list[tuple[Meter, States, Key | str, int, int]] = []
-    admitted, new = True, 0
+    admitted, grown = True, []
     for meter, key in charges:
         of = states(meter)
         was, empty = of.get(key), moment // (meter.tick * 1_000) * meter.drain
-        new += was is None
+        if was is None:
+            grown.append(of)
         level = was - empty if was is not None and was > empty else 0
         admitted = admitted and level + meter.token <= meter.full
         levels.append((meter, of, key, level, empty))
     if not admitted:
         return tuple([meter.standing(level, level + meter.token <= meter.full) for meter, _, _, level, _ in levels])
-    if new:
-        room(new)
+    if grown:
+        room(grown)
     for meter, of, key, level, empty in levels:
         of[key] = empty + level + meter.token
     return tuple([meter.standing(level + meter.token, True) for meter, _, _, level, _ in levels])

@@ -106,8 +106,8 @@ class Store(Protocol):
         claimed by the same token and not decided, or its lease is over. Else what is kept under it.
 
         A `commit` with that claim keeps its draft and how its limits stood for KEPT microseconds, in the same step; it
-        does nothing and returns None where the claim is not the caller's any more. More keys than MOST_KEPT push out
-        the oldest; the operator is told.
+        does nothing and returns None where the claim is not the caller's any more. More than MOST_KEPT of a gateway
+        push out its oldest; the operator is told.
         """
         ...
 

@@ -35,7 +35,7 @@ LOOK = """        if moment >= next{0}:
         level{0} = after{0} - empty{0}
         if level{0} > full{0}: return None
 """
-ROOM = """        if {new} and not room({count}, moment): return None
+ROOM = """        if {new} and not room([{grown}]): return None
 """
 TAKE = """        states{0}[key{0}] = after{0}
 """
@@ -48,14 +48,14 @@ END = """    finally:
 def text_of(meters: int) -> str:
     numbers = range(meters)
     new = " or ".join(f"not was{number}" for number in numbers)
-    count = " + ".join(f"(not was{number})" for number in numbers)
+    grown = ", ".join(f"*(() if was{number} else (states{number},))" for number in numbers)
     stood = "".join(f"(meter{number}, level{number}), " for number in numbers)
     keys = ", ".join(f"key{number}" for number in numbers)
     head = {"keys": "key0", "unpacked": ""} if meters == 1 else {"keys": "keys", "unpacked": f"{keys} = keys"}
     return "".join((
         HEAD.format(**head, kept=kept(meters)),
         *(LOOK.format(number) for number in numbers),
-        ROOM.format(new=f"({new})", count=count),
+        ROOM.format(new=f"({new})", grown=grown),
         *(TAKE.format(number) for number in numbers),
         END.format(stood=stood),
     ))  # fmt: skip
@@ -72,7 +72,7 @@ def taking(
     lock: Lock,
     clock: list[int],
     moved: Callable[[int], int],
-    room: Callable[[int, int], bool],
+    room: Callable[[Sequence[dict[Any, Any]]], bool],
 ) -> Taking:
     """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from policyengine.extras import install_command
 from policyengine.stores.clock_skew import MAX_SKEW
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
@@ -160,7 +161,7 @@ def _redis(address: Address) -> Any:
     except ImportError as error:
         if error.name != "redis":
             raise
-        hint = "pip install 'agent-policyengine[redis]'"
+        hint = install_command("redis")
         raise StoreUrlError("the package `redis` is not installed", hint) from None
     with answering():
         if address.scheme == "redis+cluster":

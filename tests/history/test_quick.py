@@ -155,7 +155,7 @@ def test_nobody_borrows_a_history_by_a_name_that_equals_every_other() -> None:
 
 def test_a_store_that_is_full_denies(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require no POST /pay within 1h per (user.id) }',
-                      store=MemoryStore(history_complete=True, most_keys=2))  # fmt: skip
+                      store=MemoryStore(history_complete=True, most_keys=4))  # fmt: skip
     assert [playing.says("POST /pay", user(name)) for name in ("a", "b", "c")] == ["allow", "allow", "deny by failure"]
     assert not with_care  # nobody knows what of it was kept
     playing.after(hours=1)

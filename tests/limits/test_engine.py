@@ -240,7 +240,7 @@ def test_a_store_forgets_who_counts_no_more() -> None:
 def test_a_store_that_is_full_of_callers_who_count_lets_no_new_one_through() -> None:
     clock = Clock()
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
-    made._store._most = 10
+    made._store._most = 20
     assert all(made.decide(asking(f"bot{number}")).allowed for number in range(10))
     refused = made.decide(asking("one too many"))
     assert (refused.outcome, refused.gate) == ("deny", "failure")
@@ -249,12 +249,41 @@ def test_a_store_that_is_full_of_callers_who_count_lets_no_new_one_through() -> 
     assert made.decide(asking("one too many")).allowed
 
 
+OWN_ROOM = {
+    "rates": """rate "of strangers" per request.ip on GET /open { 5/1h }
+                rate "of users" per user.id on POST /pay { 5/1h }""",
+    "rates that move": """rate "of strangers" per request.ip on GET /open { 5/1h clamp 1/1h when request.host == "old" }
+                          rate "of users" per user.id on POST /pay { 5/1h clamp 1/1h when request.host == "old" }""",
+    "budgets": """budget "of strangers" per request.ip on GET /open { count <= 5 within 1h }
+                  budget "of users" per user.id on POST /pay { count <= 5 within 1h }""",
+    "histories": """guard "of strangers" on GET /open { deny when count of GET /open within 1h per (request.ip) > 5 }
+                    guard "of users" on POST /pay { deny when count of POST /pay within 1h per (user.id) > 5 }""",
+}
+
+
+@pytest.mark.parametrize("rules", OWN_ROOM.values(), ids=OWN_ROOM)
+def test_strangers_who_fill_their_rule_keep_no_user_of_another_one_out(rules: str) -> None:
+    store = MemoryStore(most_keys=40, history_complete=True)
+    made = Engine.from_text(f"anyone {{ may GET /open, POST /pay }} {rules}", clock=Clock(), store=store)
+
+    def stranger(number: int) -> str:
+        asked = {"request": {"method": "GET", "path": "/open", "ip": f"10.0.0.{number}", "host": "new"}}
+        return made.decide(asked).outcome
+
+    def user(number: int) -> str:
+        asked = {"request": {"method": "POST", "path": "/pay", "host": "new"}, "user": {"id": f"user{number}"}}
+        return made.decide(asked).outcome
+
+    assert [stranger(number) for number in range(60)] == ["allow"] * 20 + ["deny"] * 40
+    assert [user(number) for number in range(10)] == ["allow"] * 10
+
+
 def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, looked = Clock(), []
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
     store = made._store
     assert isinstance(store, MemoryStore)
-    store._most, forget = 1_000, store._forget
+    store._most, forget = 2_000, store._forget
     monkeypatch.setattr(store, "_forget", lambda now: looked.append(now) or forget(now))  # type: ignore[func-returns-value]
     for number in range(3_000):
         clock.now += timedelta(microseconds=10)
@@ -265,10 +294,10 @@ def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytes
 
 
 def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
-    store, made = MemoryStore(most_keys=1), engine(RULES[1])
+    store, made = MemoryStore(most_keys=2), engine(RULES[1])
     limits = [made._world.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")]  # type: ignore[index]
     assert store.commit(limits[0], "one", 1) is not None
-    with pytest.raises(StoreError, match="holds 1 callers"):
+    with pytest.raises(StoreError, match=r"of 2 keys `shop/.*` holds 1"):
         store.commit(limits[1], "two", 1)
     assert [store.commit(limits[0], "three", 1).standings[0].remaining] == [2]  # type: ignore[union-attr]
 

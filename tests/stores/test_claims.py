@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.runtime.claims import KEPT, LEASE, Claim, Found, Once
+from policyengine.runtime.claims import KEPT, LEASE, OF_GATEWAY, Claim, Found, Once
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.limits import Settled
 from policyengine.runtime.once import drafted
@@ -19,7 +19,8 @@ from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 
 LIMITS = asks(rate(3, 3_600 * SECOND), budget(5), places(4))
-MINE = Claim("00000000aa", "digest", "mine")
+EDGE, SHOP = "e" * OF_GATEWAY, "5" * OF_GATEWAY  # with what the names of two gateways begin
+MINE = Claim(f"{EDGE}00000000aa", "digest", "mine")
 OTHER = MINE._replace(token="other")
 
 
@@ -38,6 +39,10 @@ def decided(store: Store, claim: Claim, at: int = START, effects: Effects = LIMI
     told = committed(store, claim, at, effects)
     assert told is not None
     return told
+
+
+def numbered(number: int, gateway: str = EDGE) -> Claim:
+    return MINE._replace(name=f"{gateway}{number:02x}00000000")  # of one slot in Redis
 
 
 def left(store: Store) -> int:
@@ -113,9 +118,9 @@ def test_a_denied_decision_that_touches_no_limit_is_kept(store: Store) -> None:
 def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
     asked = asks(rate(3, 3_600 * SECOND), opens=("binding",))
     decided(store, MINE, effects=asked)
-    again = Claim("00000000bb", "digest", "another")
+    again = Claim(f"{EDGE}00000000bb", "digest", "another")
     told = decided(store, again, effects=asked)
-    found = store.claim(OTHER._replace(name="00000000bb"), START)
+    found = store.claim(OTHER._replace(name=f"{EDGE}00000000bb"), START)
     assert found is not None
     assert found.settled == told
     assert left(store) == 2
@@ -131,7 +136,7 @@ def test_who_lost_a_claim_spends_nothing(store: Store) -> None:
 
 
 def test_who_never_claimed_spends_nothing(store: Store) -> None:
-    assert store.claim(MINE._replace(name="00000000bb"), START) is None  # there are claims at all
+    assert store.claim(MINE._replace(name=f"{EDGE}00000000bb"), START) is None  # there are claims at all
     assert committed(store, MINE) is None
     assert left(store) == 3
 
@@ -171,7 +176,7 @@ def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
     store: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     store._claims._most = 3
-    names = [MINE._replace(name=f"00000000{number:02x}") for number in range(6)]
+    names = [numbered(number) for number in range(6)]
     for number, one in enumerate(names):
         store.claim(one, START + number)
     assert store._claims.evicted.keys == 3
@@ -181,9 +186,21 @@ def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
     assert store.claim(names[0]._replace(token="other"), START + 6) is None
 
 
+def test_no_gateway_pushes_out_what_another_one_asked(store: Any) -> None:
+    store._claims._most = 3
+    decided(store, numbered(0, SHOP))
+    for number in range(1, 9):
+        store.claim(numbered(number), START + number)
+    assert store._claims.evicted.keys == 5
+    assert committed(store, numbered(0, SHOP), START + 9) is None  # it would be spent a second time
+    found = store.claim(numbered(0, SHOP)._replace(token="other"), START + 9)
+    assert found is not None
+    assert found.settled is not None
+
+
 def test_what_was_pushed_out_is_no_claim_any_more(store: Any) -> None:
     store._claims._most = 1
-    names = [MINE._replace(name=f"00000000{number:02x}") for number in range(3)]
+    names = [numbered(number) for number in range(3)]
     for number, one in enumerate(names):
         store.claim(one, START + number)
     assert committed(store, names[0], START + 3) is None
@@ -193,9 +210,9 @@ def test_what_was_pushed_out_is_no_claim_any_more(store: Any) -> None:
 def test_keys_that_count_no_more_make_room_without_a_word(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     store._claims._most = 3
     for number in range(3):
-        store.claim(MINE._replace(name=f"00000000{number:02x}"), START)
+        store.claim(numbered(number), START)
     for number in range(3, 6):
-        store.claim(MINE._replace(name=f"00000000{number:02x}"), START + KEPT + 1)
+        store.claim(numbered(number), START + KEPT + 1)
     assert store._claims.evicted.keys == 0
     assert caplog.records == []
     assert FORGETS_AT_ONCE > 3
@@ -239,7 +256,10 @@ class Plain:
 
 
 CLAIMS = st.builds(
-    Claim, st.sampled_from(["00000000aa", "00000000bb", "7fffffffcc"]), st.sampled_from("de"), st.sampled_from("xyz")
+    Claim,
+    st.sampled_from([MINE.name, f"{EDGE}00000000bb", f"{SHOP}7fffffffcc"]),
+    st.sampled_from("de"),
+    st.sampled_from("xyz"),
 )
 CALLS = st.tuples(
     st.sampled_from(["claim", "claim", "commit", "commit", "release"]),
@@ -298,6 +318,7 @@ def test_a_claim_tells_gateways_policies_and_items_apart() -> None:
         one._replace(item=0).claim("sha256:1", "t"),
         one._replace(item=1).claim("sha256:1", "t"),
     ]
+    assert [claim.gateway == claims[0].gateway for claim in claims] == [True, True, False, True, True, True]
     assert len({claim.name for claim in claims}) == len(claims)
     assert one._replace(digest="other").claim("sha256:1", "t").name == claims[0].name
     assert not any("edge" in claim.name or "key" in claim.name for claim in claims)
