@@ -25,9 +25,9 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table readers
+.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table readers vendor
 help:
-	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | readers | bench'
+	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | readers | vendor | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -83,6 +83,11 @@ fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/policyengine fmt $(EXAMPLES)
+
+# What CI installs of this checkout, with the hash of everything, into a repository of policies: docs/ci.md.
+INTO ?= .policyengine
+vendor: install
+	@$(BIN)/python deploy/ci/vendor.py $(INTO)
 
 # The parts of docs/ that come from the tables of facts, functions and diagnostics.
 docs: install

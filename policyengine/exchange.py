@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from policyengine.client import encode
+from policyengine.extras import install_command
 from policyengine.runtime.decision import (
     Decision,
     Gate,
@@ -30,7 +31,7 @@ from policyengine.runtime.wire import NO_VALUE_EXTENSION
 try:
     import httpx
 except ImportError as error:
-    raise ImportError("httpx is not installed: pip install 'agent-policyengine[httpx]'") from error
+    raise ImportError(f"httpx is not installed; {install_command('httpx')}") from error
 
 Question: TypeAlias = Mapping[str, object]
 

@@ -33,12 +33,13 @@ from policyengine.exchange import (
     in_words,
     spending,
 )
+from policyengine.extras import install_command
 from policyengine.runtime.decision import Decision
 
 try:
     import httpx
 except ImportError as error:
-    raise ImportError("httpx is not installed: pip install 'agent-policyengine[httpx]'") from error
+    raise ImportError(f"httpx is not installed; {install_command('httpx')}") from error
 
 _LOG = logging.getLogger("policyengine")
 

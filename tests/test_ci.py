@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import yaml
 from policyengine.cli.app import COMMANDS
 from tests.pages import CHECKOUT, EXAMPLES
 
+TEXTS = {".py", ".md", ".yml", ".yaml", ".toml"}
+BY_NAME = re.compile(r"pip install\b[^`]*agent-policyengine")
 OUTSIDE = ("pip", "gh", "curl")  # other people's machines: what they are told is noted, and no more
 
 
@@ -97,7 +100,7 @@ def test_every_command_of_a_job_succeeds_on_an_example(
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         ran += 1
     assert ran >= 2
-    assert (tmp_path / "told").read_text().startswith("pip install ")
+    assert (tmp_path / "told").read_text().startswith("pip install --require-hashes --find-links .policyengine ")
 
 
 @pytest.mark.parametrize("name", ["github check", "gitlab policies-check"])
@@ -126,6 +129,20 @@ def test_a_comment_needs_no_more_rights_than_to_comment() -> None:
     assert load("deploy/ci/github.yml")["permissions"] == {"contents": "read"}
     assert GITHUB["diff"]["permissions"] == {"contents": "read", "pull-requests": "write"}
     assert all("${{" not in script for job in GITHUB.values() for script in run_steps(job)), "what is inserted is code"
+
+
+def test_every_action_is_named_by_its_commit() -> None:
+    used = [step["uses"] for job in GITHUB.values() for step in job["steps"] if "uses" in step]
+    assert len(used) >= len(GITHUB)
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
+
+
+@pytest.mark.parametrize("folder", ["policyengine", "deploy", "docs", "README.md", "Dockerfile"])
+def test_nothing_says_to_install_a_name_that_is_not_ours(folder: str) -> None:
+    named = CHECKOUT / folder
+    files = [named] if named.is_file() else [one for one in named.rglob("*") if one.suffix in TEXTS]
+    said = [line for one in files for line in one.read_text(encoding="utf-8").splitlines() if BY_NAME.search(line)]
+    assert said == []
 
 
 def test_every_command_that_is_run_is_ours_or_known() -> None:

@@ -152,7 +152,7 @@ def test_who_asks_over_http_reads_it(observing: Engine) -> None:
 
 
 def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(observing: Engine) -> None:
-    pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install 'agent-policyengine[envoy]'")
+    pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
     from policyengine.server.envoy_grpc import response_of
 
     for path, would_be in (("/v1/shut", "deny"), ("/v1/x", "allow")):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from deploy.ci import vendor
 from policyengine import __version__
 
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
+OURS = "agent-policyengine"
 ELSEWHERE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
@@ -71,3 +73,42 @@ def test_the_installed_command_checks_a_policy_outside_the_checkout(installed, t
 def test_the_wheel_carries_what_the_package_reads(installed, tmp_path, name):
     program = "import sys, importlib.resources as r; print(r.files('policyengine').joinpath(sys.argv[1]))"
     assert Path(run(installed / "python", "-c", program, name, cwd=tmp_path).strip()).exists()
+
+
+# ── Vendored ──────────────────────────────────────────────────────────────────────────────────
+
+
+def report(name: str, version: str, **archive: object) -> dict[str, object]:
+    return {"metadata": {"name": name, "version": version}, "download_info": {"archive_info": archive}}
+
+
+def test_every_package_is_pinned_by_the_hashes_of_all_machines():
+    listed = [report("Some_Package", "1.2", hashes={"sha256": "aa"}), report("other", "3", hashes={"sha256": "bb"})]
+    found = vendor.packages({"install": listed})
+    found["some-package", "1.2"].add("sha256:cc")
+    lines = vendor.requirements({**found, (OURS, "0.1.0"): {"sha256:dd"}}, ours=OURS).splitlines()[1:]
+    assert lines == [
+        f"{OURS}[testing]==0.1.0 \\", "    --hash=sha256:dd",
+        "other==3 \\", "    --hash=sha256:bb",
+        "some-package==1.2 \\", "    --hash=sha256:aa \\", "    --hash=sha256:cc",
+    ]  # fmt: skip
+
+
+def test_a_package_without_a_hash_is_refused():
+    with pytest.raises(ValueError, match="no hash of other 3"):
+        vendor.packages({"install": [report("other", "3")]})
+
+
+@pytest.mark.parametrize(("changed", "code"), [(False, 0), (True, 1)])
+def test_pip_takes_our_wheel_by_its_hash_alone(wheel, tmp_path, changed, code):
+    shutil.copy(wheel, tmp_path)
+    pinned = vendor.requirements({(OURS, vendor.version(wheel)): {f"sha256:{vendor.digest(wheel)}"}}, ours=OURS)
+    (tmp_path / "requirements.txt").write_text(pinned)
+    if changed:
+        with (tmp_path / wheel.name).open("ab") as file:
+            file.write(b"more")
+    words = ("install", "-q", "--no-deps", "--no-index", "--require-hashes", "--find-links", ".", "--target", "there")
+    done = subprocess.run([sys.executable, "-m", "pip", *words, "-r", "requirements.txt"], cwd=tmp_path, env=ELSEWHERE,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "there" / "policyengine").is_dir() is not changed

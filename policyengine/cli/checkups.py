@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.loaded import BUNDLE, load_engine
+from policyengine.extras import install_command
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -133,7 +134,7 @@ def speed() -> Iterator[Finding]:
 def extras() -> Iterator[Finding]:
     for name, (module, gives) in EXTRAS.items():
         if find_spec(module) is None:
-            hint = f"pip install 'agent-policyengine[{name}]'"
+            hint = install_command(name)
             yield Finding("extras", Status.NOTE, f"without `{name}` there is no {gives}", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:

@@ -13,11 +13,12 @@ import typer
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.options import TextOrJson
 from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.extras import install_command
 
 if TYPE_CHECKING:
     from policyengine.identity.keys import KeyRing
 
-INSTALL = 'pip install "agent-policyengine[identity]"'
+INSTALL = install_command("identity")
 
 
 class Action(StrEnum):

@@ -51,6 +51,7 @@ from policyengine.cli.serve_options import (
     WatchFiles,
     WhenUnrecorded,
 )
+from policyengine.extras import install_command
 
 if TYPE_CHECKING:
     from policyengine.directory.following import Following
@@ -204,7 +205,7 @@ def need_sdk() -> None:
     try:
         import policyengine.integrations.mcp_gateway  # noqa: F401
     except ImportError as error:
-        hint = "`pip install 'agent-policyengine[mcp]'` brings it"
+        hint = install_command("mcp")
         raise CommandError("install", str(error).partition(":")[0], hint) from None
 
 

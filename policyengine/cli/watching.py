@@ -7,6 +7,7 @@ from pathlib import Path
 
 from policyengine.cli.failures import CommandError, tell
 from policyengine.cli.terminal import Screen
+from policyengine.extras import install_command
 
 SUFFIXES = (".policy", ".json", ".toml")
 PATIENCE = 200  # milliseconds
@@ -17,7 +18,7 @@ def again_when_changed(paths: Sequence[Path], once: Callable[[], int]) -> int:
     try:
         from watchfiles import watch
     except ImportError:
-        hint = 'install it: pip install "agent-policyengine[testing]"'
+        hint = install_command("testing")
         raise CommandError("usage", "`--watch` needs watchfiles", hint, code=2) from None
     screen = Screen()
     folders = {path if path.is_dir() else path.parent for path in paths}

@@ -17,6 +17,7 @@ from policyengine.directory.entities import Directory
 from policyengine.directory.errors import EntitiesError
 from policyengine.directory.mapping import DatabaseMap, beside_the_policy, read_mapping
 from policyengine.directory.reading import Gathering
+from policyengine.extras import install_command
 
 Where: TypeAlias = Path | str
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -137,7 +138,7 @@ def _open(database: DatabaseMap, declared: Declarations, gathering: Gathering) -
     except ImportError as error:
         if error.name != "sqlalchemy":
             raise
-        hint = "pip install 'agent-policyengine[sql]'"
+        hint = install_command("sql")
         raise EntitiesError(
             "the database", "", "the package `sqlalchemy` is not installed", hint, code="E187"
         ) from None

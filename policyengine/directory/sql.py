@@ -21,6 +21,7 @@ from policyengine.directory.declared import CellError, Declarations, remembering
 from policyengine.directory.errors import EntitiesError
 from policyengine.directory.mapping import DatabaseMap, EntityMap, Join
 from policyengine.directory.reading import Numbered
+from policyengine.extras import install_command
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.shape import quoted
@@ -74,7 +75,7 @@ class Database:
         try:
             return sa.create_engine(url, poolclass=sa.NullPool, connect_args=manner)
         except ImportError:
-            hint = "pip install 'agent-policyengine[sql]'"
+            hint = install_command("sql")
             raise self.error("the package `psycopg` is not installed", hint) from None
 
     def error(self, message: str, hint: str | None = None, member: str = "", code: str = "E187") -> EntitiesError:

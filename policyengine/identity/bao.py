@@ -13,6 +13,7 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from policyengine.extras import install_command
 from policyengine.identity.configuration import IdentityError, in_seconds
 from policyengine.identity.fetching import check_url, trusting
 from policyengine.identity.flights import Flights, Late, Unanswered
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 AGAIN = 5  # seconds after a failure until it is asked once more
 AT_ONCE = 16  # requests to it
-INSTALL = 'pip install "agent-policyengine[bao]"'
+INSTALL = install_command("bao")
 _LOG = logging.getLogger("policyengine")
 T = TypeVar("T")
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from time import time
 from typing import TypeAlias
 
+from policyengine.extras import install_command
 from policyengine.identity.configuration import Configuration, IdentityError, read_configuration
 from policyengine.identity.identity import Identity
 from policyengine.semantics.kernel import Kernel
 from policyengine.stores.store import Store
 
 Verifying: TypeAlias = Path | str | Configuration
-INSTALL = "pip install 'agent-policyengine[identity]'"
+INSTALL = install_command("identity")
 
 
 def identity_of(given: Verifying, kernel: Kernel, store: Store, clock: Callable[[], float] = time) -> Identity:

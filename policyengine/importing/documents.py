@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from policyengine.extras import install_command
 from policyengine.importing.problems import ImportProblem
 
 Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
@@ -15,7 +16,7 @@ Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None
 MOST_LEVELS = 200
 MERGE = "<<"
 MOST_VALUES = 5_000_000
-INSTALL = "install it with `pip install 'agent-policyengine[openapi]'`, or bring the same as JSON"
+INSTALL = f"{install_command('openapi')}, or bring the same as JSON"
 TABS = "YAML is indented with spaces, never with tabs"
 INT, FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 WORDS: dict[str, Value] = {

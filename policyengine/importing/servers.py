@@ -6,11 +6,12 @@ import asyncio
 import shlex
 from typing import Any
 
+from policyengine.extras import install_command
 from policyengine.importing.documents import Value
 from policyengine.importing.fetching import is_url
 from policyengine.importing.problems import ImportProblem
 
-INSTALL = "install it with `pip install 'agent-policyengine[mcp]'`, or save the result of `tools/list` as JSON"
+INSTALL = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
 MOST_SECONDS = 30.0
 MOST_PAGES = 200
 

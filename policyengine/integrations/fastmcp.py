@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
+from policyengine.extras import install_command
 from policyengine.integrations.asking import (
     NOBODY,
     NONE,
@@ -53,7 +54,7 @@ try:
     from mcp.shared.exceptions import MCPError
     from mcp_types import INVALID_REQUEST
 except ImportError as error:
-    raise ImportError("FastMCP is not installed: pip install 'agent-policyengine[fastmcp]'") from error
+    raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
 INTERIM = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")

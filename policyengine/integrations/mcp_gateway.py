@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from policyengine.extras import install_command
 from policyengine.integrations.asking import Decides, Facts, Identify
 from policyengine.integrations.mcp_messages import Line, params_elsewhere
 from policyengine.integrations.mcp_relay import Reads, Relay, Writes
@@ -36,7 +37,7 @@ try:
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
     from mcp_types import INTERNAL_ERROR
 except ImportError as error:
-    raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
 Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]

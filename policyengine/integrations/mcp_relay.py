@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from policyengine.extras import install_command
 from policyengine.integrations.mcp_methods import METHOD_NOT_FOUND, NOTIFICATIONS
 from policyengine.integrations.mcp_sdk import Asked, PolicyMiddleware
 
@@ -31,7 +32,7 @@ try:
         RequestId,
     )
 except ImportError as error:
-    raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 FOR_THE_CLIENT = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
 GONE = "the upstream server is gone, or cannot be reached"

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
 
+from policyengine.extras import install_command
 from policyengine.integrations.asking import (
     NOBODY,
     NONE,
@@ -57,7 +58,7 @@ try:
     from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
     from mcp_types.methods import is_input_required
 except ImportError as error:
-    raise ImportError("the `mcp` SDK is not installed: pip install 'agent-policyengine[mcp]'") from error
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 Asked: TypeAlias = ServerRequestContext[Any, Any]
 Result: TypeAlias = dict[str, Any]

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from policyengine.extras import install_command
 from policyengine.runtime.linear import proved_linear
 from policyengine.runtime.shape import quoted
 
@@ -17,7 +18,7 @@ except ImportError:  # an optional dependency; what only it can match is refused
 
 LONGEST_PATTERN = 1_000
 MEMORY = 8 << 20
-INSTALL = 'install re2, which matches every pattern in linear time: pip install "agent-policyengine[re2]"'
+INSTALL = f"install re2, which matches every pattern in linear time, {install_command('re2')}"
 LEFT_OUT = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
 # One token of a pattern, outside and inside a class of characters.
 OUTSIDE = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
+from policyengine.extras import install_command
 from policyengine.reloading import Reloading
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.claims import KeyProblem, Once
@@ -40,7 +41,7 @@ from policyengine.server.tally import Tally, now_and_then
 from policyengine.server.tokens import Tokens
 
 MILLISECOND = timedelta(milliseconds=1)
-INSTALL_METRICS = "pip install 'agent-policyengine[metrics]'"
+INSTALL_METRICS = install_command("metrics")
 CHALLENGE = 'Bearer realm="policyengine"'
 
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from policyengine.directory.following import Following
 from policyengine.engine import Engine
+from policyengine.extras import install_command
 from policyengine.reloading import Reloading
 from policyengine.reloading.reloader import hanging_up, reloaded
 from policyengine.reloading.watching import Attempts
@@ -166,7 +167,7 @@ def metrics_listener(host: str, port: int) -> socket.socket:
     Raises ServeError.
     """
     if not find_spec("prometheus_client"):
-        raise ServeError("the package `prometheus-client` is not installed", f"`{INSTALL_METRICS}`")
+        raise ServeError("the package `prometheus-client` is not installed", INSTALL_METRICS)
     return bound(resolved(host, port), host, "--metrics-port")
 
 
@@ -215,8 +216,9 @@ def grpc_door(reloading: Reloading, tally: Tally, names: Vouched, tokens: Tokens
     try:
         from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
     except ImportError:
-        install = "pip install 'agent-policyengine[envoy]'"
-        raise ServeError("there is no gRPC here to answer Envoy by", f"`{install}`") from None
+        raise ServeError(
+            "the package `grpcio`, which answers Envoy, is not installed", install_command("envoy")
+        ) from None
     door = CountedDoor(reloading, tally, tally.apart("envoy_grpc"))
     return EnvoyGrpc(door, names, tokens, checked_address(host, port, tokens is not None))
 

@@ -116,14 +116,14 @@ def test_yaml_without_its_package_says_what_to_install(run, tmp_path, monkeypatc
     (tmp_path / "api.yaml").write_text("openapi: 3.0.0\n")
     ended = run("init", "pets", "--openapi", "api.yaml")
     assert ended.code == 1
-    assert "pip install 'agent-policyengine[openapi]'" in ended.err
+    assert "in a checkout of policyengine: `pip install -c constraints.txt '.[openapi]'`" in ended.err
 
 
 def test_a_server_without_the_sdk_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp.client.client", None)
     ended = run("init", "tools", "--mcp", "http://127.0.0.1:9/mcp")
     assert ended.code == 1
-    assert "pip install 'agent-policyengine[mcp]'" in ended.err
+    assert "in a checkout of policyengine: `pip install -c constraints.txt '.[mcp]'`" in ended.err
 
 
 def test_a_server_keeps_the_name_that_it_was_imported_by(run, tmp_path):

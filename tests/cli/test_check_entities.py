@@ -122,7 +122,7 @@ def test_a_map_supplies_what_it_maps(checked):
 
 
 def test_what_is_looked_up_is_not_counted_but_its_mapping_is_asked(run, tmp_path):
-    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     (tmp_path / "docs.policy").write_text(
         "entity doc { owner: user   private: bool }\n"
         "anyone { may GET /docs/{id: doc} when resource.private and resource.owner == user }\n"

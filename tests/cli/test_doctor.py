@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey
 
 from policyengine.cli import checkups
 from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
+from policyengine.extras import install_command
 from policyengine.identity.keys import new_ring, write_ring
 from policyengine.stores import clock_skew
 from tests.stores.servers import running
@@ -67,7 +68,7 @@ def test_what_makes_it_quick(monkeypatch, there, status):
 def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
     monkeypatch.setattr(checkups, "find_spec", lambda name: None if name == "redis" else object())
     missing, there = checkups.extras()
-    assert (missing.status, missing.hint) == (Status.NOTE, "pip install 'agent-policyengine[redis]'")
+    assert (missing.status, missing.hint) == (Status.NOTE, install_command("redis"))
     assert "`--store redis://…`" in missing.message
     assert there.status is Status.OK
     assert "redis" not in there.message

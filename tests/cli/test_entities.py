@@ -58,7 +58,7 @@ def test_a_misspelled_column_is_warned_of(run, shop, tmp_path):
 
 
 def test_the_mapping_of_a_url_is_that_of_the_project(run, shop, tmp_path):
-    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     url = sqlite_of(tmp_path / "shop.db", SQL)
     ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
     assert ended.err.splitlines()[0] == "error: `sqlite:`: nothing says what this database holds"

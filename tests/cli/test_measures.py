@@ -179,7 +179,7 @@ def test_a_claim_without_hypothesis_says_what_to_install(run, policy, monkeypatc
     policy(DOOR + 'test "claim" { forall request => not confirm }\n')
     ended = run("test", "some.policy")
     assert (ended.code, ended.out) == (2, "")
-    assert 'hint: install it: pip install "agent-policyengine[testing]"' in ended.err
+    assert "hint: in a checkout of policyengine: `pip install -c constraints.txt '.[testing]'`" in ended.err
 
 
 def test_the_first_failure_ends_the_run_before_claims(run, policy):

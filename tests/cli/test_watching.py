@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.extras import install_command
+
 POLICY = 'anyone { may GET /health }\ntest "health is open" {\n  GET /health => OUTCOME\n}\n'
 LONGEST = 30.0  # seconds that a line may take to come
 
@@ -86,6 +88,4 @@ def test_without_watchfiles_one_message_says_what_to_install(run, policy, monkey
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     ended = run("test", policy, "--watch")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == (
-        'error: `--watch` needs watchfiles\nhint: install it: pip install "agent-policyengine[testing]"\n'
-    )
+    assert ended.err == f"error: `--watch` needs watchfiles\nhint: {install_command('testing')}\n"

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from policyengine.compiler.bundle import BundleError, decode_bundle, write_bundle
 from policyengine.compiler.keys import DOMAIN, KeyFileError, SigningKey, TrustedKey, key_id
 from policyengine.engine import Engine
+from policyengine.extras import install_command
 
 KERNEL = Engine.from_text("anyone { may GET /health }").kernel
 
@@ -204,7 +205,7 @@ except KeyFileError as error:
 """
     (ours.public.parent / "bundle").write_bytes(signed(ours))
     done = subprocess.run([sys.executable, "-c", program], cwd=ours.public.parent, capture_output=True, text=True)
-    assert done.stdout == 'signatures need the package `cryptography` pip install "agent-policyengine[sign]"\n'
+    assert done.stdout == f"signatures need the package `cryptography` {install_command('sign')}\n"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the keys")

@@ -16,9 +16,7 @@ from tests.generate import checked_policy, question
 from tests.security.paths import MALFORMED, READ
 from tests.syntax.layouts import CORPUS
 
-pytest.importorskip(
-    "atheris", reason="could not import atheris, which is for Linux on x86_64: pip install 'agent-policyengine[dev]'"
-)
+pytest.importorskip("atheris", reason="could not import atheris, which is for Linux on x86_64: pip install '.[dev]'")
 pytestmark = pytest.mark.deep
 
 ROOT = Path(__file__).parents[2]

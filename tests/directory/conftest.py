@@ -24,7 +24,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     """Makes a database of statements; its URL."""
-    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     if request.param == "postgresql":
         server: Postgres = request.getfixturevalue("postgres")
 

@@ -98,7 +98,7 @@ class Postgres:
 
 @contextmanager
 def running() -> Iterator[Postgres]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'agent-policyengine[sql]'")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
     initdb = program("initdb")
     folder = Path(mkdtemp(prefix="pg"))  # a socket's path has to be short, and another user has to come in
     if os.geteuid() == 0:

@@ -107,7 +107,7 @@ def test_a_change_between_reading_and_following_is_not_missed(folder):
 
 
 def test_what_was_loaded_of_a_database_is_loaded_again_now_and_then(tmp_path):
-    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+    pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     url = sqlite_of(tmp_path / "shop.db", SQL)
     file = mapped(tmp_path, url, **{"[directory]": '[directory]\nrefresh = "60s"'})
     clock = Clock()

@@ -16,7 +16,7 @@ from policyengine.runtime.values import Invalid
 from tests.directory.postgres import PASSWORD
 from tests.directory.shop import OUTCOMES, PAY, READ, SQL, asking, mapped, outcomes, plain, read, shop, tables
 
-pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'agent-policyengine[sql]'")
+pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
 
 
 @pytest.mark.parametrize("lookup", [False, True])

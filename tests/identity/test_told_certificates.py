@@ -38,7 +38,7 @@ def test_two_of_it_are_none() -> None:
 
 
 def test_envoy_over_grpc_says_itself_whose_certificate_it_saw() -> None:
-    pytest.importorskip("grpc", reason="pip install 'agent-policyengine[envoy]'")
+    pytest.importorskip("grpc", reason="pip install '.[envoy]'")
     from urllib.parse import quote
 
     from envoy.service.auth.v3 import attribute_context_pb2

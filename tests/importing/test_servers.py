@@ -12,7 +12,7 @@ import pytest
 from policyengine.importing import ImportProblem, Kind, bring, read_tools
 from tests.importing.bringing import assert_sound
 
-pytest.importorskip("mcp", reason="missing: pip install 'agent-policyengine[mcp]'")
+pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
 
 SERVER = """\
 import sys

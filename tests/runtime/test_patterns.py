@@ -148,7 +148,7 @@ def test_without_re2_an_unproved_pattern_names_what_to_install(monkeypatch):
     monkeypatch.setattr(patterns, "re2", None)
     with pytest.raises(PatternError) as error:
         compile_regex(r"(a|a)*")
-    assert 'pip install "agent-policyengine[re2]"' in str(error.value.hint)
+    assert "in a checkout of policyengine: `pip install -c constraints.txt '.[re2]'`" in str(error.value.hint)
 
 
 def test_without_re2_a_broken_pattern_is_called_broken(monkeypatch):

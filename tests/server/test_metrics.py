@@ -442,4 +442,4 @@ def test_without_the_package_it_is_said_what_to_install(small_engine: Engine, mo
     monkeypatch.setattr("policyengine.server.serving.find_spec", lambda name: None)
     with pytest.raises(ServeError, match="prometheus-client") as error:
         serve(small_engine, port=0, metrics=1, listening=lambda url: pytest.fail("it listens"))
-    assert error.value.hint == "`pip install 'agent-policyengine[metrics]'`"
+    assert error.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[metrics]'`"

@@ -8,6 +8,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
+from policyengine.extras import install_command
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Property
 from policyengine.testing.properties.choosing import Chooser
@@ -26,7 +27,7 @@ from policyengine.testing.runner import Runner
 EXAMPLES = 200
 FEWEST = 20  # that a claim must be held against before it counts as tried
 SECOND_THOUGHTS = 6
-INSTALL = 'pip install "agent-policyengine[testing]"'
+INSTALL = install_command("testing")
 
 
 class NoHypothesis(Exception):
@@ -34,7 +35,7 @@ class NoHypothesis(Exception):
 
     def __init__(self) -> None:
         super().__init__("`forall` is tried with the library hypothesis, which is not installed")
-        self.hint = f"install it: {INSTALL}"
+        self.hint = INSTALL
 
 
 def try_properties(

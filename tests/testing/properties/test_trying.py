@@ -189,7 +189,7 @@ def test_without_hypothesis_it_is_said_how_to_install_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     with pytest.raises(NoHypothesis, match="hypothesis, which is not installed") as caught:
         try_properties(found.properties, found.kernel)
-    assert caught.value.hint == 'install it: pip install "agent-policyengine[testing]"'
+    assert caught.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[testing]'`"
 
 
 def test_without_claims_hypothesis_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
