@@ -183,6 +183,11 @@ class Keeping:
         """Whether the store is beside this process, be it for nothing but keys."""
         return not isinstance(self._store, MemoryStore)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether what was counted, spent or revoked is gone with this process, and unknown to any other."""
+        return (self.keeps or self.identity is not None) and not self.remote
+
     @cached_property
     def keeps(self) -> bool:
         """Whether decisions depend on what came before: on limits, on approvals, or on history."""

@@ -25,6 +25,7 @@ from typer.main import get_command
 from policyengine import __version__
 from policyengine.cli.app import COMMANDS, application
 from tests.pages import ran
+from tests.stores import servers
 
 yaml = pytest.importorskip("yaml")
 
@@ -209,13 +210,43 @@ def test_identity_and_its_secrets_fit_together_once_they_are_uncommented() -> No
 
 def egress() -> list[Any]:
     text = (KUBERNETES / "networkpolicy.yaml").read_text()
-    found: list[Any] = yaml.safe_load("\n".join(re.findall(r"^  # (- .*|  .*)$", text, re.M)))
+    found: list[Any] = yaml.safe_load("\n".join(re.findall(r"^ +# (- .*)$", text, re.M)))
     return found
 
 
 def test_there_is_time_to_end_in_order() -> None:
     pause = int(re.findall(r"sleep\((\d+)\)", container()["lifecycle"]["preStop"]["exec"]["command"][2])[0])
     assert pause + float(option(container()["args"], "--drain-seconds")) < pod()["terminationGracePeriodSeconds"]
+
+
+def store() -> tuple[Any, Any, Any]:
+    """The server, its service, and who may reach it."""
+    found = list(yaml.safe_load_all((KUBERNETES / "store.yaml").read_text()))
+    assert [one["kind"] for one in found] == ["StatefulSet", "Service", "NetworkPolicy"]
+    return found[0], found[1], found[2]
+
+
+def test_all_pods_share_a_store_that_only_they_reach() -> None:
+    server, service, reached = store()
+    [inside] = server["spec"]["template"]["spec"]["containers"]
+    assert manifest("deployment")["spec"]["replicas"] > 1
+    named = option(container()["args"], "--store")
+    assert named == f"redis://:$(STORE_PASSWORD)@{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert container()["env"] == inside["env"]
+    assert {"--requirepass=$(STORE_PASSWORD)", "--appendonly=yes", "--maxmemory-policy=noeviction"} <= {*inside["args"]}
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    selectors = (
+        server["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"],
+        reached["spec"]["podSelector"]["matchLabels"],
+    )
+    assert all(one == labels for one in selectors)
+    [(asks,)] = [one["from"] for one in reached["spec"]["ingress"]]
+    ours = manifest("deployment")["spec"]["template"]["metadata"]["labels"]
+    assert asks == {"podSelector": {"matchLabels": ours}}
+    out = manifest("networkpolicy")["spec"]["egress"]
+    assert {"podSelector": {"matchLabels": labels}} in out[0]["to"]
+    assert {"port": 53, "protocol": "UDP"} in out[1]["ports"]
 
 
 def test_everything_selects_the_same_pods() -> None:
@@ -272,14 +303,33 @@ def mounted(folder: Path) -> tuple[Path, Path]:
     return folder / "policies", folder / "tokens" / "tokens"
 
 
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server with what store.yaml says of its memory, and a password."""
+    [inside] = store()[0]["spec"]["template"]["spec"]["containers"]
+    said = dict(one.removeprefix("--").split("=", 1) for one in inside["args"][1:])
+    options = [f"--{name} {said[name]}".split() for name in ("maxmemory", "maxmemory-policy")]
+    with servers.running(
+        "valkey-server", tmp_path, *(word for pair in options for word in pair), "--requirepass", "secret"
+    ) as server:
+        yield server.url.replace("://", "://:secret@")
+
+
+def option_of_store() -> str:
+    return next(one for one in container()["args"] if one.startswith("--store="))
+
+
 @contextmanager
-def running(program: list[str], folder: Path, before: tuple[str, ...] = ()) -> Iterator[tuple[int, int, Any]]:
+def running(
+    program: list[str], folder: Path, shared: str, before: tuple[str, ...] = ()
+) -> Iterator[tuple[int, int, Any]]:
     """What the container is told, with other ports and folders; who runs it has no home and writes nowhere."""
     policies, tokens = mounted(folder)
     port, metrics = free_port(), free_port()
     instead = {"/policies": str(policies), "--host=0.0.0.0": "--host=127.0.0.1", "--port=8080": f"--port={port}",
                "--metrics-port=9090": f"--metrics-port={metrics}",
-               "--token-file=/run/secrets/policyengine/tokens": f"--token-file={tokens}"}  # fmt: skip
+               "--token-file=/run/secrets/policyengine/tokens": f"--token-file={tokens}",
+               option_of_store(): f"--store={shared}"}  # fmt: skip
     arguments = [instead.get(one, one) for one in container()["args"]]
     assert instead.keys() <= set(container()["args"])
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -305,9 +355,9 @@ def answers_as_the_manifests_say(port: int, metrics: int, process: Any) -> None:
     assert process.wait(20) == 0
 
 
-def test_what_the_container_is_told_answers_where_its_probes_ask(tmp_path: Path) -> None:
+def test_what_the_container_is_told_answers_where_its_probes_ask(tmp_path: Path, shared: str) -> None:
     program = [sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())"]
-    with running(program, tmp_path) as served:
+    with running(program, tmp_path, shared) as served:
         answers_as_the_manifests_say(*served)
 
 
@@ -320,7 +370,7 @@ def steps(folder: Path) -> str:
 
 @pytest.mark.deep
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become nobody")
-def test_the_steps_of_the_image_make_what_runs_as_nobody_and_read_only() -> None:
+def test_the_steps_of_the_image_make_what_runs_as_nobody_and_read_only(shared: str) -> None:
     """pytest's own folders are shut to others, so this has one beside them."""
     folder = Path("/var/tmp") / f"policyengine-image-{os.getpid()}"
     source, installed = folder / "src", folder / "installed"
@@ -342,7 +392,7 @@ def test_the_steps_of_the_image_make_what_runs_as_nobody_and_read_only() -> None
         subprocess.run(["chmod", "-R", "a-w,a+rX", installed], check=True)
         quiet = 'mount --make-rprivate / && mount -o remount,bind,ro / && exec "$0" "$@"'
         before = ("unshare", "--mount", "sh", "-c", quiet, *AS_NOBODY)
-        with running([str(installed / "bin" / "policyengine")], folder, before) as served:
+        with running([str(installed / "bin" / "policyengine")], folder, shared, before) as served:
             answers_as_the_manifests_say(*served)
     finally:
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)

@@ -115,7 +115,7 @@ class DecisionLog:
         """Write down the rows that decisions will be made by; what the lines of those say. Raises LogError."""
         name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
         if name not in self._directories:
-            if not self._holds(line) and not self._append(line):
+            if not self._holds(line) and not self._append(line, at_once=True):
                 raise LogError(f"`{self.path}`: the directory could not be written", "is there room on the disk?")
             last = list(self._directories.items())[-1:]
             self._directories = {**dict(last), name: line}  # some may still decide by the one before
@@ -182,7 +182,7 @@ class DecisionLog:
 
     # ── The file ──────────────────────────────────────────────────────────────────────────────
 
-    def _append(self, line: bytes) -> bool:
+    def _append(self, line: bytes, *, at_once: bool = False) -> bool:
         try:
             if self._room <= 0:
                 self._due = 0.0
@@ -193,7 +193,7 @@ class DecisionLog:
             if os.write(self._file, whole) != len(whole):
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
-            self._syncing.wrote(self._file)
+            self._syncing.wrote(self._file, at_once=at_once)
         except OSError as error:
             self._failed(error)
             return False

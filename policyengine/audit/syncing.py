@@ -27,9 +27,10 @@ class Syncing:
 
     _failed: OSError | None
 
-    def wrote(self, file: int) -> None:
-        """Raises OSError: also for what was written in the second before."""
-        if self.sync is Sync.ALWAYS:
+    def wrote(self, file: int, *, at_once: bool = False) -> None:
+        """Raises OSError: also for what was written in the second before. `at_once` starts no thread: a process that
+        has one cannot be forked into workers."""
+        if self.sync is Sync.ALWAYS or (at_once and self.sync is Sync.SECOND):
             os.fdatasync(file)
         elif self.sync is Sync.SECOND:
             self._file = file

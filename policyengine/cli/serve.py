@@ -61,6 +61,10 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger("policyengine")
+LONE = (
+    "state is kept in memory: what was counted, spent or revoked ends with this process, and another server or pod "
+    "counts for itself"
+)
 ASK = '{"request": {"method": "GET", "path": "/"}}'
 
 
@@ -125,6 +129,7 @@ def serve(
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
     from policyengine.server.journal import LogFormat, journal
+    from policyengine.server.listeners import is_beyond, resolved
 
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
     configuration = configuration_of(paths)
@@ -143,7 +148,10 @@ def serve(
             curl = _curl(url, paths, token_file, tokens) if url else None
             adapters = [*(OVER_HTTP if url else ()), *([] if envoy_grpc is None else [Adapter.ENVOY_GRPC])]
             hidden = HiddenAbsences.of(engine.kernel, configuration.gateway, adapters, proves=identity is not None)
-            _greet(engine, Served(url, socket, workers, tests, hidden), curl, format)
+            lone = engine.forgets and url is not None and is_beyond(resolved(host, 0))
+            _greet(engine, Served(url, socket, workers, tests, hidden, lone), curl, format)
+            if lone:
+                _LOG.warning("%s", LONE, extra={"event": "state_in_memory"})
             if hidden:
                 _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
@@ -193,13 +201,14 @@ def _mode(given: str) -> int:
 
 class Served(NamedTuple):
     """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
-    on an absence that gateways do not show."""
+    on an absence that gateways do not show; whether other machines reach it and its state is in memory."""
 
     url: str | None
     socket: Path | None
     workers: int
     tests: int | None
     hidden: HiddenAbsences
+    lone: bool
 
 
 def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
@@ -214,7 +223,8 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
-        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden}, indent=None)
+        lone = {"state_in_memory": True} if served.lone else {}
+        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **lone}, indent=None)
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -233,6 +243,9 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         )
     if warnings:
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+    if served.lone:
+        screen.line((LONE, "yellow"))
+        screen.text("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
     if served.hidden:
         screen.line((served.hidden.message, "yellow"))
         for line in served.hidden.lines():

@@ -30,13 +30,18 @@ class ServeError(Exception):
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
     """Raises ServeError, also where others than this machine could ask and no token is needed."""
     address = resolved(host, port)
-    if not has_token and not ip_address(address[0]).is_loopback:
+    if not has_token and is_beyond(address):
         raise ServeError(
             f"`{host}` can be reached from other machines and no token is set: whoever can ask states the facts, "
             "so only a trusted gateway may",
             "give the gateway a token with `--token-file FILE`, or listen on 127.0.0.1",
         )
     return bound(address, host)
+
+
+def is_beyond(address: tuple[str, int]) -> bool:
+    """Whether other machines reach what listens there."""
+    return not ip_address(address[0]).is_loopback
 
 
 def resolved(host: str, port: int) -> tuple[str, int]:

@@ -305,3 +305,29 @@ def test_a_bundle_carries_no_tests(project, tmp_path, capsys):
     capsys.readouterr()
     assert main(["serve", str(bundle), "--port", "0", "--test"]) == 2
     assert "a bundle carries no tests" in capsys.readouterr().err
+
+
+# ── Where its state is ────────────────────────────────────────────────────────────────────────
+
+RATE = 'anyone { may GET /x } rate "r" per request.ip { 2/1m }'
+
+
+@pytest.mark.parametrize(
+    ("policy", "host", "store", "told"),
+    [
+        (RATE, "0.0.0.0", "memory:", True),
+        (RATE, "127.0.0.1", "memory:", False),
+        (RATE, "0.0.0.0", "sqlite:///store.db", False),
+        ("anyone { may GET /x }", "0.0.0.0", "memory:", False),
+    ],
+)
+def test_state_in_memory_is_told_where_others_than_this_machine_ask(
+    run, tmp_path, monkeypatch, policy, host, store, told
+):
+    """Nothing listens: what a listener would say is said of an address alone."""
+    (tmp_path / "a.policy").write_text(policy)
+    (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
+    monkeypatch.setattr("policyengine.server.serve", lambda *_, listening, **__: listening(f"http://{host}:8080"))
+    words = ("serve", "a.policy", "--host", host, "--token-file", "tokens", "--store", store)
+    assert ("state is kept in memory: what was counted" in run(*words).out) is told
+    assert json.loads(run(*words, "--format", "json").out).get("state_in_memory", False) is told

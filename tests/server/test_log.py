@@ -78,6 +78,14 @@ def test_workers_share_the_file(serving, log):
     assert sorted(record.id for record in read_records(log)) == sorted(asked)
 
 
+def test_workers_start_with_rows_and_a_log_that_is_forced_to_the_disk_each_second(serving, log, tmp_path):
+    (tmp_path / "p.policy").write_text(f"entity user {{ plan: string }}\n{POLICY}")
+    (tmp_path / "rows.json").write_text('{"entities": [{"type": "user", "id": "ann", "attributes": {"plan": "free"}}]}')
+    with serving("--workers", "2", "--log-sync", "second", "--entities", str(tmp_path / "rows.json")) as (port, _):
+        assert {ask(port)["outcome"] for _ in range(4)} == {"allow"}
+    assert len(list(read_records(log))) == 4
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_goes_on_when_its_file_is_moved_away_and_it_is_told(serving, log, workers):
     with serving("--workers", workers) as (port, pid):
