@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,30 +15,7 @@ import typer
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli import (
-    INTERRUPTED,
-    check,
-    compile,
-    config,
-    decide,
-    diff,
-    doctor,
-    explain,
-    explain_code,
-    fmt,
-    graph,
-    init,
-    keys,
-    lint,
-    mcp_gateway,
-    record,
-    repl,
-    serve,
-    simulate,
-    suggest,
-    test,
-    why,
-)
+from policyengine.cli import INTERRUPTED
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
 from policyengine.cli.terminal import Format, printable
 
@@ -64,29 +42,63 @@ Examples:
   policyengine decide my-policies --request my-policies/request.json
 """
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "check": check.check,
-    "lint": lint.lint,
-    "fmt": fmt.fmt,
-    "test": test.run_tests,
-    "compile": compile.compile_policies,
-    "decide": decide.decide,
-    "explain": explain.explain,
-    "diff": diff.diff,
-    "simulate": simulate.simulate,
-    "graph": graph.graph,
-    "explain-code": explain_code.explain_code,
-    "serve": serve.serve,
-    "doctor": doctor.doctor,
-    "mcp-gateway": mcp_gateway.mcp_gateway,
-    "repl": repl.repl,
-    "record": record.record,
-    "suggest": suggest.suggest,
-    "why": why.why,
-    "init": init.init,
-    "keys": keys.keys,
-    "config": config.config,
+FUNCTIONS = {
+    "check": "check.check",
+    "lint": "lint.lint",
+    "fmt": "fmt.fmt",
+    "test": "test.run_tests",
+    "compile": "compile.compile_policies",
+    "decide": "decide.decide",
+    "explain": "explain.explain",
+    "diff": "diff.diff",
+    "simulate": "simulate.simulate",
+    "graph": "graph.graph",
+    "explain-code": "explain_code.explain_code",
+    "serve": "serve.serve",
+    "doctor": "doctor.doctor",
+    "mcp-gateway": "mcp_gateway.mcp_gateway",
+    "repl": "repl.repl",
+    "record": "record.record",
+    "suggest": "suggest.suggest",
+    "why": "why.why",
+    "init": "init.init",
+    "keys": "keys.keys",
+    "config": "config.config",
 }
+
+
+class Commands(MutableMapping[str, Callable[..., int]]):
+    """Commands by name, in the order of `--help`. The module of a command is imported when the command is asked for."""
+
+    def __init__(self, functions: Mapping[str, str]) -> None:
+        self._names = dict(functions)
+        self._loaded: dict[str, Callable[..., int]] = {}
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        if name not in self._loaded:
+            module, function = self._names[name].split(".")
+            self._loaded[name] = getattr(import_module(f"policyengine.cli.{module}"), function)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Callable[..., int]) -> None:
+        self._names.setdefault(name, "")
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._names[name]
+        self._loaded.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+COMMANDS = Commands(FUNCTIONS)
 
 
 CONFIG = "--config"
