@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from policyengine.cli.app import COMMANDS
+from tests import forking
 from tests.pages import CHECKOUT, EXAMPLES
 
 TEXTS = {".py", ".md", ".yml", ".yaml", ".toml"}
@@ -74,7 +74,7 @@ def environment(checkout: Path, tmp_path: Path) -> dict[str, str]:
         (tools / name).chmod(0o755)
     base = git(checkout, "rev-parse", "HEAD~1")
     ours = {"POLICIES": "policies", "BASE": base, "PR": "7", "CI_MERGE_REQUEST_DIFF_BASE_SHA": base}
-    path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(tools), str(Path(forking.command()[0]).parent), os.environ["PATH"]])
     return {**os.environ, **ours, "PATH": path, "NO_COLOR": "1"}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -20,6 +19,7 @@ from policyengine.server.authzen import read
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
+from tests import forking
 from tests.pages import CHECKOUT, EXAMPLES, SERVED, Block, blocks, commands, copy_examples, matches, ran
 
 DOCS = CHECKOUT / "docs"
@@ -114,9 +114,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 @contextmanager
 def serving(folder: Path, example: str) -> Iterator[str]:
-    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())"]
     options = ["--entities", f"{example}/entities.json", "--port", "0", "--format", "json"]
-    with subprocess.Popen([*command, "serve", example, *options], cwd=folder, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        [*forking.command(), "serve", example, *options], cwd=folder, stdout=subprocess.PIPE
+    ) as server:
         assert server.stdout is not None
         try:
             yield json.loads(server.stdout.readline())["listening"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from policyengine.cli.decide import EXIT_CODES
+from tests import forking
 from tests.directory.conftest import sqlite_of
 from tests.directory.shop import POLICY, READ, SQL, TEAM, USER, mapped, tables
 
@@ -69,7 +69,7 @@ def test_the_mapping_of_a_url_is_that_of_the_project(run, shop, tmp_path):
 
 @pytest.fixture
 def served(shop: Path, tmp_path: Path) -> Iterator[str]:
-    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "serve"]
+    command = [*forking.command(), "serve"]
     options = [str(shop), "--port", "0", "--format", "json", "-e", str(tmp_path / "csv")]
     with (
         (tmp_path / "err").open("w") as err,

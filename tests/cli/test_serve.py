@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
@@ -17,8 +16,7 @@ from policyengine.cli.configuration import configuration_of
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.observing import Asked, observe
 from policyengine.client import SocketClient
-
-COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
+from tests import forking
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def serving(project):
 
     def start(*options: str, port: bool = True) -> subprocess.Popen:
         process = subprocess.Popen(
-            [*COMMAND, "serve", str(project), *(["--port", "0"] if port else []), *options],
+            [*forking.command(), "serve", str(project), *(["--port", "0"] if port else []), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

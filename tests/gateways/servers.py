@@ -10,7 +10,6 @@ import socket
 import socketserver
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests import forking
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -201,7 +202,7 @@ def upstream() -> Iterator[Upstream]:
 def engine(*arguments: str) -> Iterator[tuple[int, int]]:
     """`policyengine serve` on two free ports: for HTTP and for gRPC."""
     grpc = free_port()
-    command = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "serve"]
+    command = [*forking.command(), "serve"]
     options = ["--port", "0", "--envoy-grpc", str(grpc), "--format", "json"]
     with subprocess.Popen([*command, *arguments, *options], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         try:

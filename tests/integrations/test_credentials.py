@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -38,13 +37,13 @@ from policyengine.observing import Observe
 from policyengine.reloading import Reloading
 from policyengine.reloading.current import Current
 from policyengine.runtime.decision import Decision
+from tests import forking
 from tests.identity import bound_world
 from tests.identity.bound_world import COMPONENTS, Message, jkt, pem, workload
 from tests.identity.proving import HOST, SVID, proof, token, written
 from tests.integrations.serving import serving
 
 FOREVER, BEGAN = 4_000_000_000, 1_600_000_000
-CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
 PATH = "/v1/invoices/7"
 CLIENT = {"name": "a client", "version": "1"}
 
@@ -219,7 +218,14 @@ def through_gateway(engine: Engine, folder: Path) -> Iterator[str]:
     add_tools(behind.tool())
     with serving(behind.streamable_http_app()) as upstream:
         options = ["--server", "billing", "--port", "0", "--identity", str(folder / "identity.toml")]
-        command = [*CLI, str(folder / "doors.policy"), "--upstream", f"{upstream}/mcp", *options]
+        command = [
+            *forking.command(),
+            "mcp-gateway",
+            str(folder / "doors.policy"),
+            "--upstream",
+            f"{upstream}/mcp",
+            *options,
+        ]
         with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None

@@ -26,12 +26,13 @@ from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_wo
 from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp_relay import GONE
 from policyengine.integrations.mcp_sdk import always
+from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving
 
-CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
 SERVER = """
 import os
+from tests import forking
 from mcp.server import MCPServer
 
 server = MCPServer("behind")
@@ -315,8 +316,9 @@ def files(tmp_path: Path) -> Path:
 def over_stdio(files: Path, *options: str) -> Any:
     upstream = f"{sys.executable} {files / 'server.py'}"
     said = ["--as", "agent=bot", "--as", "issuer=acme", "--as", "user=alice"]
-    words = [*CLI[1:], str(files / "billing.policy"), "--upstream", upstream, "--server", "billing", *said, *options]
-    return stdio_client(StdioServerParameters(command=CLI[0], args=words, cwd="."))
+    program, *command = (*forking.command(), "mcp-gateway")
+    words = [*command, str(files / "billing.policy"), "--upstream", upstream, "--server", "billing", *said, *options]
+    return stdio_client(StdioServerParameters(command=program, args=words, cwd="."))
 
 
 def test_over_stdio_the_command_hides_tools_and_refuses_calls(files: Path) -> None:
@@ -346,7 +348,7 @@ def test_a_command_that_cannot_be_started_is_a_clear_error(files: Path) -> None:
 @pytest.mark.parametrize("said", ["", INITIALIZE])
 def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> None:
     words = [str(files / "billing.policy"), "--upstream", f"{sys.executable} {files / 'server.py'}"]
-    command = [*CLI, *words, "--server", "billing", "--as", "agent=bot"]
+    command = [*forking.command(), "mcp-gateway", *words, "--server", "billing", "--as", "agent=bot"]
     ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (0, "")
 

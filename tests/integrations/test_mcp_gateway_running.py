@@ -19,10 +19,11 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from policyengine.audit import read_records
 from policyengine.cli import main
+from tests import forking
 from tests.integrations.conftest import POLICY
 
-CLI = [sys.executable, "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway"]
 SERVER = """
+from tests import forking
 from mcp.server import MCPServer
 
 server = MCPServer("behind")
@@ -56,7 +57,7 @@ def files(tmp_path: Path) -> Path:
 
 def words_for(files: Path, *options: str) -> list[str]:
     upstream = f"{sys.executable} {files / 'server.py'}"
-    return [*CLI, str(files / "billing.policy"), "--upstream", upstream, *SAID, *options]
+    return [*forking.command(), "mcp-gateway", str(files / "billing.policy"), "--upstream", upstream, *SAID, *options]
 
 
 def run(work: Awaitable[None]) -> None:

@@ -7,19 +7,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tests import forking
 
 ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def started(code: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The first line that the process prints, and the process."""
-    command = [sys.executable, "-c", code, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def started(code: str, *arguments: str, fresh: bool = False) -> Iterator[tuple[str, Any]]:
+    """The first line that the process prints, and the process. A `fresh` one has imported nothing yet."""
+    with program(code, *arguments, fresh=fresh) as process:
         try:
-            assert process.stdout is not None
             first = process.stdout.readline().strip()
             assert first, process.communicate()[1]
             yield first, process
         finally:
             process.kill()
+
+
+def program(code: str, *arguments: str, fresh: bool = False) -> Any:
+    if fresh or forking.address() is None:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return forking.Forked(code, *arguments, cwd=ROOT)

@@ -261,7 +261,7 @@ def test_the_client_sends_numbers_that_stay_exact_and_times_as_times(tmp_path: P
 
 def test_the_client_brings_nothing_of_the_engine_and_no_framework() -> None:
     seen = "print(*(name for name in sys.modules if name.split('.')[0] in ('policyengine', 'fastapi', 'pydantic')))"
-    with started(f"import sys, policyengine.client; {seen}") as (modules, _):
+    with started(f"import sys, policyengine.client; {seen}", fresh=True) as (modules, _):
         assert modules == "policyengine policyengine.client"
 
 
@@ -386,7 +386,7 @@ def test_after_an_error_the_client_connects_anew(tmp_path: Path, path: Path) -> 
 def test_without_the_quicker_loop_and_parser_it_serves_as_well(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
     missing = "import sys\nsys.modules['uvloop'] = sys.modules['httptools'] = None\n"
-    with started(missing + SERVE, str(path)) as (url, _), SocketClient(path, timeout=20) as client:
+    with started(missing + SERVE, str(path), fresh=True) as (url, _), SocketClient(path, timeout=20) as client:
         assert client.decide(OPEN).allowed
         assert [one.outcome for one in client.decide_many([OPEN, SHUT] * 100)] == ["allow", "deny"] * 100
         assert httpx.post(f"{url}/decide", json=OPEN).json()["outcome"] == "allow"
