@@ -6,7 +6,7 @@ import re
 
 from policyengine.kinds import Enum, List, Record, Ref, Scalar, Set, Type
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import NUMBERS
+from policyengine.semantics.fitting import NUMBERS, comparable
 from policyengine.semantics.wording import a, quote
 from policyengine.source import Span
 
@@ -68,6 +68,16 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             return f"{quote(mine.span)} is a condition by itself"
         case _:
             return None
+
+
+def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:
+    """Where one element was asked for and several were named: any of them, or all."""
+    if not isinstance(type_, Set | List) or not comparable(type_.element, element):
+        return None
+    return (
+        f"write `{part.span.text} overlaps {whole.span.text}` for any of them, "
+        f"`{part.span.text} subset of {whole.span.text}` for all"
+    )
 
 
 def plural(type_: Type) -> str:

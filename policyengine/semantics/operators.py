@@ -9,7 +9,7 @@ from policyengine.kinds import Enum, List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.semantics import kernel as k
 from policyengine.semantics.fitting import ADDRESSES, comparable, type_of
-from policyengine.semantics.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural
+from policyengine.semantics.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
 from policyengine.semantics.hosts import check_hosts
 from policyengine.semantics.kinship import can_be_in, is_direct_parent
 from policyengine.semantics.schema import UNRESOLVED, Schema
@@ -147,7 +147,8 @@ def element_in(operation: Operation, item: Type, element: Type, deep: bool) -> k
             return None
     elif not comparable(item, element):
         message = f"`{operation.node.operator}` cannot look for {a(item)} among elements of another type: {a(element)}"
-        hint = one_sided_hint(operation.left, item, operation.right, element)
+        hint = sets_hint(operation.left, item, operation.right, element)
+        hint = hint or one_sided_hint(operation.left, item, operation.right, element)
         if item == Scalar.IP and element == Scalar.CIDR:
             hint = f"write `{operation.left.span.text} within {operation.right.span.text}`"
         if isinstance(item, Enum) and element == Scalar.STRING and isinstance(operation.right, k.Constant):
@@ -190,7 +191,8 @@ def lower_has(operation: Operation) -> k.Expr | None:
         case ((Set() | List()), _):
             if comparable(left.element, right):
                 return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
-            hint = one_sided_hint(operation.right, right, operation.left, left.element)
+            hint = sets_hint(operation.right, right, operation.left, left.element)
+            hint = hint or one_sided_hint(operation.right, right, operation.left, left.element)
             message = f"{a(left)} cannot have {a(right)}"
             operation.refuse(
                 "E222", message, hint or f"the elements of {quote(operation.left.span)} are {plural(left.element)}"

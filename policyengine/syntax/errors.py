@@ -8,7 +8,7 @@ import unicodedata
 from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.source import Source, Span
 from policyengine.syntax.expected import COMPARISONS, HEADS, alternatives, continues_expression, spoken
-from policyengine.syntax.habits import clock_hint, hint, in_path, unzoned, weekdays
+from policyengine.syntax.habits import clock_hint, hint, in_path, unbounded_raise, unzoned, weekdays
 from policyengine.syntax.recover import Stop, Tables
 from policyengine.syntax.situation import FOUND, METHODS, Explanation, Situation, cut
 
@@ -43,6 +43,7 @@ FOREIGN = {
     "where": "when",
 }
 BARE = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
+DELEGATES = re.compile(r"\bmay\s+delegate\s+(?:[\w.]+\s*,\s*)*\Z")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 QUOTES = {
     "'": "straight double",
@@ -222,7 +223,10 @@ def unquoted(s: Situation) -> Diagnostic | None:
         return None
     whole = BARE.match(s.source.text, s.at)
     span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
-    return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, f'write `"{span.text}"`')
+    hint = f'write `"{span.text}"`'
+    if span.text == "any" and s.previous == "agent":
+        hint = 'write `"*"` for every agent: `"any"` is an agent of that name'
+    return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, hint)
 
 
 def quoted(s: Situation) -> Diagnostic | None:
@@ -239,6 +243,9 @@ def quoted(s: Situation) -> Diagnostic | None:
 
 def spelling(s: Situation) -> Diagnostic | None:
     """A name that only looks like one: a capital first, a hyphen inside, a letter outside of ASCII."""
+    if s.found in METHODS and DELEGATES.search(s.source.text, 0, s.at):
+        hint = f"name a scope that holds it: `scope NAME {{ {s.found} … }}`, and `may delegate NAME to …`"
+        return s.report("E127", "scopes are delegated, by their names, and no endpoints", hint)
     if s.is_word and s.found[:1].isascii() and s.found[:1].isupper() and "NAME" in s.accepted and s.found.isascii():
         return s.report(
             "E127",
@@ -326,6 +333,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     comment,
     in_path,
     weekdays,
+    unbounded_raise,
     number,
     equals,
     symbols,

@@ -55,6 +55,16 @@ def unzoned(s: Situation) -> Diagnostic | None:
     return Diagnostic("E101", "a time window needs its time zone", span, hint)
 
 
+def unbounded_raise(s: Situation) -> Diagnostic | None:
+    """`raise x2 when …`: how far it goes is left out."""
+    before = s.stop.previous
+    if before is None or before.type != "FACTOR" or s.found == "at":
+        return None
+    span = Span(s.source, before.start, before.end)
+    hint = f"write how far it goes: `raise {span.text} at most 100/1m when …`"
+    return Diagnostic("E101", "a raise needs its `at most`", span, hint)
+
+
 # ── Hints for what was not expected ───────────────────────────────────────────────────────────
 
 

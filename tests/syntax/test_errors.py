@@ -200,6 +200,27 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "bot",
     ),
     (
+        "agent any { issued by acme }",
+        "E116",
+        "`any` needs quotes",
+        'write `"*"` for every agent: `"any"` is an agent of that name',
+        "any",
+    ),
+    (
+        'agent "a" { may delegate read, GET /m to agent "b" }',
+        "E127",
+        "scopes are delegated, by their names, and no endpoints",
+        "name a scope that holds it: `scope NAME { GET … }`, and `may delegate NAME to …`",
+        "GET",
+    ),
+    (
+        'rate "r" per agent.id { 10/1m raise x2 when a }',
+        "E101",
+        "a raise needs its `at most`",
+        "write how far it goes: `raise x2 at most 100/1m when …`",
+        "x2",
+    ),
+    (
         "guard large { deny }",
         "E116",
         "`large` needs quotes",
