@@ -22,7 +22,7 @@ from policyengine.loading import load_sources
 from policyengine.observing import Observe, Observer
 from policyengine.runtime.caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.history import Report, Reported
+from policyengine.runtime.history import Report, Reported, outcome_of
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
@@ -204,7 +204,7 @@ class Engine(Batching):
         return {} if self._observer is None else dict(self._observer.counts)
 
     def store_failure(self) -> str | None:
-        """Asks the store; what is wrong with it, in words for callers, if something is."""
+        """Reads the store and writes to it; what is wrong with it, in words for callers, if something is."""
         try:
             self._store.check(microseconds(self._clock()))
         except StoreError as error:
@@ -261,10 +261,8 @@ class Engine(Batching):
             return None
         key, now = outcome_key(decision), microseconds(self._clock())
         told = self._store.report(key, report, now)
-        if told == "again":
-            return told
-        finished = self._store.finish(key, now, refund=refund)
-        return "first" if finished else told
+        # Also where history knew before: a report of which only the first half arrived is made again.
+        return outcome_of(told, self._store.finish(key, now, refund=refund))
 
     async def proved_async(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """`proved` for callers with an event loop."""

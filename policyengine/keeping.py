@@ -186,7 +186,13 @@ class Keeping:
     @property
     def forgets(self) -> bool:
         """Whether what was counted, spent or revoked is gone with this process, and unknown to any other."""
-        return (self.keeps or self.identity is not None) and not self.remote
+        return self.needs_store and not self.remote
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether decisions are denied where the store fails: they keep state, or rest on which credentials were used
+        and revoked."""
+        return self.keeps or self.identity is not None
 
     @cached_property
     def keeps(self) -> bool:

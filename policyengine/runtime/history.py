@@ -111,6 +111,11 @@ class Report(NamedTuple):
     output: Mapping[str, object]
 
 
+def outcome_of(*reported: Reported | None) -> Reported | None:
+    """What several that were told of the same report make of it together."""
+    return "first" if "first" in reported else "again" if "again" in reported else None
+
+
 def told(output: Mapping[str, object], paths: Sequence[tuple[str, ...]]) -> tuple[object, ...]:
     """What is kept of a reported output: raw, as it is of no type yet."""
     return tuple(kept(_at(output, path), ".".join(("past", "output", *path))) for path in paths)  # type: ignore[arg-type]

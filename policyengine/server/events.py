@@ -75,7 +75,9 @@ def reported(engine: Decides, event: Event) -> dict[str, object]:
     except StoreError:
         raise Problem(503, "the store does not answer", hint="report it again: once it counts, that is told") from None
     if told == "again":
-        raise Problem(409, "the outcome of this decision was reported before", member="decision")
+        hint = "this report changes nothing; who sent it again as no answer came takes it for done"
+        text = "the outcome of this decision was reported before"
+        raise Problem(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
             "only an allow that rates, budgets or history wait for is reported, once, while it counts, and by the "

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
@@ -142,12 +143,12 @@ class DecisionApi:
         return answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, its store answers and agrees on the time, and rows can be looked up: which policy, and
-        whether another was refused since."""
+        """A policy is armed, its store answers, can be written to and agrees on the time, and rows can be looked up:
+        which policy, and whether another was refused since."""
         if self.drain.begun is not None:
             raise Problem(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
-        failure = await apart(engine, engine.store_failure) if engine.keeps else None
+        failure = await run_in_threadpool(engine.store_failure) if engine.needs_store else None
         if failure is not None:
             raise Problem(503, failure, hint="the operator's log says why")
         looks_up = engine.directory.lookups is not None

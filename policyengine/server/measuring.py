@@ -12,8 +12,11 @@ from time import process_time
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.server.tally import Tally
-from policyengine.stores.guarding import GuardedStore
+from policyengine.stores.breaker import PAUSE
+from policyengine.stores.guarding import INSPECTS_EVERY, GuardedStore
 from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import StoreError
+from policyengine.threads import in_thread
 
 PROC = Path("/proc/self")
 MICRO = 1_000_000
@@ -41,10 +44,13 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     store, log, lookups = engine.store, engine.log, engine.directory.lookups
     if isinstance(store, GuardedStore):
         tally.reached("store_failures", count=store.failures, of=store)
-        tally.now("store_breakers_open", value=int(store.breaker.open))
+        for breaker in (store.reads, store.writes):
+            tally.now("store_failing", breaker.operation.name, value=int(breaker.failing))
         tally.now("clock_skew", value=abs(store.skew.offset or 0))
     if isinstance(store, GuardedStore | MemoryStore):
         tally.now("clock_skew_exceeded", value=int(store.skew.exceeded))
+    if isinstance(store, MemoryStore):
+        tally.reached("store_full", count=store.fullness.refusals, of=store)
     if log is not None:
         tally.reached("log_failures", count=log.failures, of=log)
     if engine.identity is not None:
@@ -54,6 +60,14 @@ def publish(tally: Tally, reloading: Reloading) -> None:
         tally.reached("directory_failures", count=lookups.failures, of=lookups)
     tally.reached("cpu", count=int(process_time() * MICRO))
     publish_memory(tally)
+
+
+async def inspect_store(engine: Engine) -> None:
+    """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
+    store = engine.store
+    if isinstance(store, GuardedStore) and engine.needs_store:
+        with suppress(StoreError):
+            await in_thread(store.inspect, PAUSE if store.failing else INSPECTS_EVERY)
 
 
 def publish_memory(tally: Tally) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from policyengine.server.measuring import MICRO
 from policyengine.server.tally import BOUNDS, SHORTEST, SUM, Key, Tally
+from policyengine.stores.breaker import READ, WRITE
 
 NANO = 1_000_000_000
 EVERY = 2  # bounds that are kept apart for one that is told
@@ -34,12 +35,12 @@ COUNTERS = (
 TOTALS = (
     ("policyengine_failures", "Decisions that failed inside and were denied.", "failures"),
     ("policyengine_store_failures", "Calls that the store did not answer.", "store_failures"),
+    ("policyengine_store_full", "Refusals as the store of this process was full.", "store_full"),
     ("policyengine_directory_failures", "Look-ups of rows that the directory did not answer.", "directory_failures"),
     ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),
     ("policyengine_worker_starts", "Processes that began to answer.", "starts"),
 )
 GAUGES = (
-    ("policyengine_store_breakers_open", "Workers that ask the store nothing, as it failed.", "store_breakers_open"),
     (
         "policyengine_store_clock_skew_exceeded",
         "Workers that ask the store nothing, as its clock is too far from theirs.",
@@ -52,6 +53,10 @@ GAUGES = (
     ("process_max_fds", "Files that all workers together may open.", "most_files"),
 )
 
+STORE_FAILING = (
+    "policyengine_store_failing",
+    "Workers whose store failed when it was last read, or last written to: they are not ready.",
+)
 CLOCK_SKEW = (
     "policyengine_store_clock_skew_seconds",
     "How far the clock of the store is from that of the worker for which this is most.",
@@ -77,6 +82,11 @@ class Metrics(Collector):
         for name, doc, key in GAUGES:
             if (key,) in total:
                 yield GaugeMetricFamily(name, doc, total[key,][0])
+        if any(key[0] == "store_failing" for key in total):
+            failing = GaugeMetricFamily(*STORE_FAILING, labels=("operation",))
+            for operation in (READ.name, WRITE.name):
+                failing.add_metric([operation], total.get(("store_failing", operation), (0,))[0])
+            yield failing
         if ("clock_skew",) in total:
             yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICRO)
         yield CounterMetricFamily("process_cpu_seconds", "Processor time.", total.get(("cpu",), (0,))[0] / MICRO)

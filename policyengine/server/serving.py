@@ -43,7 +43,7 @@ from policyengine.server.listeners import (
     unix_listener,
     url_of,
 )
-from policyengine.server.measuring import publish, rules_of
+from policyengine.server.measuring import inspect_store, publish, rules_of
 from policyengine.server.status import status_app
 from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens, check_consumers
@@ -231,6 +231,7 @@ class Server(uvicorn.Server):
     """
 
     caught: int | None = None
+    inspection: asyncio.Future[None] | None = None
 
     def __init__(self, config: uvicorn.Config, app: DecisionApp, places: Places, lifeline: int | None) -> None:
         super().__init__(config)
@@ -259,6 +260,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SECOND == 0:
             publish(self.app.api.tally, self.app.api.reloading)
+            if self.inspection is None or self.inspection.done():
+                self.inspection = asyncio.ensure_future(inspect_store(self.app.api.engine))
         if self.drain.begun is not None:
             self.app.api.tally.now("draining", value=1)
         if await super().on_tick(counter):

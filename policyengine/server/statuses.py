@@ -67,7 +67,7 @@ DECIDED_MANY: Statuses = answered(schema.Decisions, {"decisions": [CONFIRM]}) | 
 EXPLAINED: Statuses = answered(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
 REPORTED: Statuses = answered(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
     404: problem("Nothing waits for the outcome of this decision."),
-    409: problem("It was reported before."),
+    409: problem("It was reported before: `code` is `outcome_reported`."),
     503: problem("The store does not answer; report it again."),
 }
 ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}

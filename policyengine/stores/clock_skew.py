@@ -22,8 +22,7 @@ class ClockSkewError(StoreError):
     """The clock of this process and that of the store differ by too much. Nothing of the step was done."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        super().__init__(reason, reason)
 
 
 def system_time() -> int:

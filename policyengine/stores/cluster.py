@@ -30,14 +30,15 @@ from policyengine.stores.redis import (
     Names,
     approval_key,
     asking,
+    finished,
     keys_of,
     receipts_key,
     standing,
     state_key,
 )
 from policyengine.stores.step import digest_of, lasting, name_of
-from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
-from policyengine.stores.wires import Script, answering, forgetting
+from policyengine.stores.store import Asked, Committed, StoreError, StoreLossError, one_by_one
+from policyengine.stores.wires import Script, answering, forgetting, probed
 
 
 class Part(NamedTuple):
@@ -90,7 +91,17 @@ class ClusterStore:
             told: Any = self._client.info("memory", target_nodes=self._client.PRIMARIES)
         for memory in told.values() if "maxmemory" not in told else [told]:
             if forgets := forgetting(memory):
-                raise StoreError(forgets)
+                raise StoreLossError(forgets)
+
+    def probe(self) -> None:
+        """At each server: those that it has keys of are the ones that decisions write to."""
+        keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SHARES)]
+        client: Any = self._client  # which has no types for this
+        with answering():
+            servers = {client.get_node_from_key(key).name: key for key in keys}
+        for key in servers.values():
+            before = self.skew.clock()
+            self._timed(before, probed(self._run, key))
 
     def about(self) -> str:
         """Which servers they are (`Redis 7.4.1`). Raises StoreError."""
@@ -181,17 +192,10 @@ class ClusterStore:
     def release(self, claim: Claim, now: int) -> None:
         self._claims.release(claim, now)
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         now = max(self._latest, now)
-        with answering():
-            made: Any = self._client.getdel(made_key(decision))
-        if made is None:
-            return False
-        until, charges = msgpack.decode(made)
-        for key, held in charges:
-            if held or refund:
-                self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
-        return bool(not self._virtual or until > now)
+        lasts = (lambda until: until > now) if self._virtual else (lambda _: True)
+        return finished(self._client, self._run, decision, lasts, refund=refund)
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,29 +11,33 @@ from typing import Protocol, TypeVar
 
 from policyengine.runtime.claims import Claim, Found
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, Unread, WindowKey
+from policyengine.runtime.history import History, Record, Report, Reported, Unread, WindowKey, outcome_of
 from policyengine.runtime.limits import Settled, Standing, untouched
+from policyengine.stores.breaker import PAUSE, READ, WRITE, Breaker
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.marks import Marks
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import Asked, Committed, Store, StoreError
 
-FAILS_BEFORE_OPEN = 3  # in a row
-PAUSE = 0.25  # seconds that nobody asks a store that fails
-LOGS_EVERY = 10.0  # seconds
+INSPECTS_EVERY = 5.0  # seconds between two looks whether what is written is kept
 MOST_LATE = 10_000  # denied requests that are remembered when the store answers again
 LATE_AT_ONCE = 16  # of them by one caller, who waits for it
 T = TypeVar("T")
-_LOG = logging.getLogger("policyengine")
 
 
 class Remote(Store, Protocol):
-    """What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it answers."""
+    """A store beside this process. What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it
+    answers."""
 
     skew: ClockSkew
 
     def ping(self) -> None:
         """Raises StoreError."""
+        ...
+
+    def probe(self) -> None:
+        """Writes as decisions do, where nothing of theirs is. Raises StoreError where that fails, StoreLossError where
+        what they write may be lost."""
         ...
 
     def about(self) -> str:
@@ -44,89 +47,41 @@ class Remote(Store, Protocol):
     def close(self) -> None: ...
 
 
-class Breaker:
-    """Opens when a store failed several times in a row. Once it paused, one caller tries; all others go on without."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock, self._lock = clock, Lock()
-        self._fails, self._again = 0, 0.0
-        self.failures = 0  # since the beginning
-        self._logged, self._unsaid = -LOGS_EVERY, 0
-
-    @property
-    def open(self) -> bool:
-        return self._fails >= FAILS_BEFORE_OPEN
-
-    def __enter__(self) -> None:
-        """Around one call. Raises StoreError at once while nobody is to call."""
-        if self._fails >= FAILS_BEFORE_OPEN:
-            self._try()
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, StoreError) and not isinstance(error, ClockSkewError):
-            self._failed(error)
-        elif (error is None or isinstance(error, ClockSkewError)) and self._fails:
-            self._answered()
-
-    def _try(self) -> None:
-        with self._lock:
-            now = self._clock()
-            if now < self._again:
-                self.failures += 1
-                raise StoreError("the store did not answer lately")
-            self._again = now + PAUSE  # this caller tries for all
-
-    def _failed(self, error: StoreError) -> None:
-        with self._lock:
-            now = self._clock()
-            self._fails += 1
-            self.failures += 1
-            self._again = now + PAUSE
-            self._unsaid += 1
-            if now - self._logged < LOGS_EVERY:
-                return
-            many, self._unsaid, self._logged = self._unsaid, 0, now
-        _LOG.error(
-            "the store did not answer (%d times since this was said last): %s", many, error,
-            extra={"event": "store_fails", "failures": self.failures},
-        )  # fmt: skip
-
-    def _answered(self) -> None:
-        with self._lock:
-            was_open, self._fails = self.open, 0
-        if was_open:
-            _LOG.warning("the store answers again", extra={"event": "store_answers"})
-
-
 class GuardedMarks:
     """Asks for them as long as the store answers, and agrees on the time; where it does not, nobody guesses. What it
     answers counts only if the clocks agree then, too."""
 
-    def __init__(self, marks: Marks, breaker: Breaker, agree: Callable[[], None], skew: ClockSkew) -> None:
-        self._marks, self._breaker, self._agree, self._skew = marks, breaker, agree, skew
+    def __init__(
+        self, marks: Marks, reads: Breaker, writes: Breaker, agree: Callable[[], None], skew: ClockSkew
+    ) -> None:
+        self._marks, self._reads, self._writes = marks, reads, writes
+        self._agree, self._skew = agree, skew
         self.remote = marks.remote
 
     @property
     def version(self) -> int:
-        with self._breaker:
+        with self._reads:
             return self._marks.version
 
     def once(self, name: str, until: int, now: int) -> bool:
-        return self._asked(lambda: self._marks.once(name, until, now))
+        first = self._asked(lambda: self._marks.once(name, until, now), self._writes)
+        if first:
+            self._writes.succeeded()
+        return first
 
     def marked(self, name: str, now: int) -> bool:
-        return self._asked(lambda: self._marks.marked(name, now))
+        return self._asked(lambda: self._marks.marked(name, now), self._reads)
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
-        with self._breaker:
+        with self._writes:
             self._marks.revoke(names, until, now, by_operator=by_operator)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        return self._asked(lambda: self._marks.revoked(names, now))
+        return self._asked(lambda: self._marks.revoked(names, now), self._reads)
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _asked(self, ask: Callable[[], T], breaker: Breaker) -> T:
         self._agree()
-        with self._breaker:
+        with breaker:
             told = ask()
         self._skew.check()
         return told
@@ -137,6 +92,9 @@ class GuardedStore:
     `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
     whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
 
+    Reading and writing fail apart: what is read says nothing of whether the store can be written to. Whether it can is
+    found out now and then, by a write, as long as anybody decides or asks.
+
     A store whose clock is too far from that of this process counts as one that does not answer. Somebody asks it for
     its time now and then, until both agree.
     """
@@ -144,19 +102,21 @@ class GuardedStore:
     def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._local = store, MemoryStore()
         self.skew = store.skew
-        self.breaker = Breaker(clock)
+        self.writes = Breaker(clock, WRITE, trial=store.probe)
+        self.reads = Breaker(clock, READ, refusals=self.writes)
         self._clock, self._lock, self._looks = clock, Lock(), 0.0
+        self._inspecting, self._inspected = Lock(), clock()
         self._late: deque[tuple[tuple[Record, ...], str]] = deque(maxlen=MOST_LATE)
 
     @property
     def failures(self) -> int:
         """Calls that were not answered by the store."""
-        return self.breaker.failures
+        return self.reads.failures + self.writes.failures
 
-    def ping(self) -> None:
-        """Whether it answers, asked for itself: it raises StoreError where it does not."""
-        with self.breaker:
-            self._store.ping()
+    @property
+    def failing(self) -> bool:
+        """Whether it last failed to be read, or to be written to."""
+        return self.reads.failing or self.writes.failing
 
     def close(self) -> None:
         """Gives its connections back."""
@@ -167,44 +127,75 @@ class GuardedStore:
         not answer, whoever asks it next finds out."""
         self.skew.clock = clock
         with suppress(StoreError):
-            self.check(clock())
+            self._look(clock())
 
     def about(self) -> str:
         """Which store it is. Raises StoreError."""
         return self._store.about()
 
     def check(self, now: int) -> None:
-        with self.breaker:
+        """Whether decisions can rest on it, by a read and a write of its own."""
+        self._look(now)
+        self.inspect(PAUSE)
+        self.writes.check()
+
+    def inspect(self, every: float = INSPECTS_EVERY, *, waits: bool = True) -> None:
+        """Writes, unless somebody did so to find out within so many seconds, or is at it and nobody `waits`. Raises
+        StoreError."""
+        if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
+            return
+        try:
+            if self._clock() >= self._inspected + every:
+                self.writes.test()
+        finally:
+            self._inspected = self._clock()
+            self._inspecting.release()
+
+    def _look(self, now: int) -> None:
+        with self.reads:
             self._store.check(now)
 
     @property
     def marks(self) -> GuardedMarks:
-        return GuardedMarks(self._store.marks, self.breaker, self._agree, self.skew)
+        return GuardedMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
         if not names:
             return frozenset()
-        with self.breaker:
+        with self.reads:
             return self._store.spent_among(names)
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
         try:
             self._agree()
-            with self.breaker:
-                told = self._store.commit(effects, decision, now, peek=peek)
+            if peek:
+                with self.reads:
+                    return self._store.commit(effects, decision, now, peek=True)
+            told = self._written(effects, decision, now)
         except StoreError as error:
             return self._without(effects, decision, now, peek, error)
         if self._late:
             self._remember_late(now)
         return told
 
+    def _written(self, effects: Effects, decision: str, now: int) -> Settled | None:
+        """What is not admitted may have written nothing. Raises StoreError."""
+        self.inspect(waits=False)
+        with self.writes:
+            told = self._store.commit(effects, decision, now)
+        if told is not None and told.admitted:
+            self.writes.succeeded()
+        return told
+
     def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
         told: Sequence[Committed]
         try:
             self._agree()
-            with self.breaker:
+            self.inspect(waits=False)
+            with self.writes:
                 told = self._store.commit_many(asked, now)
+            self._proved(asked, told)
         except StoreError as error:
             told = [error] * len(asked)
 
@@ -215,23 +206,33 @@ class GuardedStore:
 
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
+    def _proved(self, asked: Sequence[Asked], told: Sequence[Committed]) -> None:
+        """What answers to several say of writing."""
+        failed = next((one for one in told if isinstance(one, StoreError)), None)
+        if failed is not None:
+            self.writes.failed(failed)
+        elif any(
+            isinstance(one, Settled) and one.admitted and not of.peek for of, one in zip(asked, told, strict=True)
+        ):
+            self.writes.succeeded()
+
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Where it is not answered, it begins when somebody first asks and is."""
         try:
-            with self.breaker:
+            with self.writes:
                 self._store.begin(list(watches), now)
         except StoreError:
             return
 
     def end(self, watches: Iterable[str]) -> None:
-        with self.breaker:
+        with self.writes:
             self._store.end(list(watches))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         """Of a key that is not in it nothing is known."""
         try:
             self._agree()
-            with self.breaker:
+            with self.reads:
                 found = self._store.fetch(list(keys), now)
             self.skew.check()
             return found
@@ -241,21 +242,21 @@ class GuardedStore:
             return {}
 
     def report(self, decision: str, report: Report, now: int) -> Reported | None:
-        with self.breaker:
+        with self.writes:
             return self._store.report(decision, report, now)
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         """Of what this process counted by itself, too."""
         here = self._local.finish(decision, now, refund=refund)
-        with self.breaker:
-            return self._store.finish(decision, now, refund=refund) or here
+        with self.writes:
+            return outcome_of(self._store.finish(decision, now, refund=refund), here)
 
     def claim(self, claim: Claim, now: int) -> Found | None:
-        with self.breaker:
+        with self.writes:
             return self._store.claim(claim, now)
 
     def release(self, claim: Claim, now: int) -> None:
-        with self.breaker:
+        with self.writes:
             self._store.release(claim, now)
 
     def _agree(self) -> None:
@@ -267,7 +268,7 @@ class GuardedStore:
             if looks:
                 self._looks = self._clock() + PAUSE
         if looks:
-            self.check(self.skew.clock())
+            self._look(self.skew.clock())
         self.skew.check()
 
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
@@ -298,7 +299,7 @@ class GuardedStore:
             except IndexError:
                 return
             try:
-                with self.breaker:
+                with self.writes:
                     self._store.commit(Effects(denied=True, records=records), decision, now)
             except StoreError:
                 self._late.appendleft((records, decision))

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Protocol
 
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
+from policyengine.stores.fullness import Fullness
 from policyengine.stores.step import digest_of
-from policyengine.stores.store import StoreError
 
 MOST_MARKS = 1_000_000
 SECOND = 1_000_000  # microseconds
@@ -54,18 +54,18 @@ class Marks(Protocol):
 class Ends:
     """Names and when they end. Whoever comes makes room by what ended first, two at a time: nobody waits for many."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, fullness: Fullness) -> None:
         self.until: dict[str, int] = {}
-        self.most = most
+        self.most, self._fullness = most, fullness
         self._order: list[tuple[int, str]] = []  # a heap; what lasts longer by now is in it, too
 
     def put(self, names: Collection[str], until: int, now: int, spare: int = 0) -> None:
-        """All of them or, where there is no room but for `spare` others, none. Raises StoreError."""
+        """All of them or, where there is no room but for `spare` others, none. Raises StoreFullError."""
         new = [name for name in names if self.until.get(name, -1) < until]
         for _ in range(2 * len(new)):
             self._forget_one(now)
         if new and len(self._order) + len(new) > self.most - spare:
-            raise StoreError(f"the store is full: it remembers {self.most:,} names of credentials, and no more")
+            raise self._fullness.refusal(f"it remembers {self.most:,} names of credentials, and no more")
         for name in new:
             self.until[name] = until
             heappush(self._order, (until, name))
@@ -83,9 +83,10 @@ class MemoryMarks:
 
     remote = False
 
-    def __init__(self, most: int = MOST_MARKS, max_skew: int = MAX_SKEW) -> None:
+    def __init__(self, most: int = MOST_MARKS, max_skew: int = MAX_SKEW, fullness: Fullness | None = None) -> None:
+        full = Fullness() if fullness is None else fullness
         self.version, self._latest, self._skew = 0, 0, ClockSkew(max_skew)
-        self._lock, self._marked, self._revoked = Lock(), Ends(most), Ends(most)
+        self._lock, self._marked, self._revoked = Lock(), Ends(most, full), Ends(most, full)
 
     def once(self, name: str, until: int, now: int) -> bool:
         known = short(name)

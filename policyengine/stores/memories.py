@@ -22,7 +22,7 @@ from policyengine.runtime.history import (
     told,
 )
 from policyengine.runtime.values import Unknown, Value
-from policyengine.stores.store import StoreError
+from policyengine.stores.fullness import Fullness
 from policyengine.stores.sweeping import Sweeps
 
 NEVER = 2**62  # nothing is recorded of a watch that nobody began
@@ -130,9 +130,10 @@ class Awaited:
 class Memories:
     """Not safe for threads by itself: its store holds the lock, which is given for what is looked up later."""
 
-    def __init__(self, lock: Lock, *, complete: bool, most_keys: int) -> None:
+    def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: Fullness) -> None:
         self._lock = lock
         self._complete, self._most, self._sweeps = complete, most_keys, Sweeps()
+        self._fullness = fullness
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, Line] = {}
         self._of_watch: Counter[str] = Counter()  # how many of the lines
@@ -167,7 +168,7 @@ class Memories:
         return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
 
     def make_room(self, records: tuple[Record, ...], now: int) -> None:
-        """Raises StoreError, and changes nothing, where there is none for all of them."""
+        """Raises StoreFullError, and changes nothing, where there is none for all of them."""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
         if self._has_room(grown):
             return
@@ -176,7 +177,7 @@ class Memories:
             self._sweeps.done(now, len(self._lines))
         if not self._has_room(grown):
             held = f"of {self._most:,} it holds {max(self._of_watch[watch] for watch in grown):,}"
-            raise StoreError(f"the memory store has no room for another history of one rule: {held}")
+            raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:
         """For one key more of each watch: none has more than are free, so that one leaves room for the others."""

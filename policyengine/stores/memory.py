@@ -25,13 +25,14 @@ from policyengine.runtime.limits import (
 )
 from policyengine.stores.claims import Claims
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
+from policyengine.stores.fullness import Fullness
 from policyengine.stores.marks import MemoryMarks
 from policyengine.stores.memories import Memories
 from policyengine.stores.plainly import plainly
 from policyengine.stores.recalling import Recall
 from policyengine.stores.receipts import Paid, Receipts
 from policyengine.stores.step import Step, lasting, name_of, step
-from policyengine.stores.store import Asked, Committed, StoreError, one_by_one
+from policyengine.stores.store import Asked, Committed, one_by_one
 from policyengine.stores.sweeping import Sweeps
 from policyengine.stores.taking import Taking, taking
 
@@ -64,17 +65,19 @@ class MemoryStore:
     """
 
     def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False, max_skew: int = MAX_SKEW) -> None:
-        self.marks = MemoryMarks(max_skew=max_skew)
+        self.fullness = Fullness()
+        self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
         self.skew = ClockSkew(max_skew)
         self._spent: set[str] = set()
         self._receipts = Receipts()
         self._rules: dict[object, Counts] = {}
-        self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}  # by decision, until when it can be reported
+        # By decision, until when its outcome can be reported, and on what: on nothing where that was done.
+        self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, FEWEST
         self._sweeps = Sweeps()
         self._lock, self._claims = Lock(), Claims()
-        self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys)
+        self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness)
 
     def check(self, now: int) -> None:
         with self._lock:
@@ -169,22 +172,23 @@ class MemoryStore:
 
     def _room_for(self, grown: Sequence[States]) -> bool:
         """Room for one new key in each, which is counted then; False where there is none."""
-        try:
-            self._counted_in(grown)
-        except StoreError:
-            return False
-        return True
+        has_room = self._overfull(grown, self._clock[0] // 1_000) is None
+        self._keys += len(grown) if has_room else 0
+        return has_room
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         with self._lock:
-            until, charges = self._made.pop(decision, (0, ()))
+            until, charges = self._made.get(decision, (0, ()))
+            if until <= max(now, self._clock[0] // 1_000):
+                return None
             for charge in charges:
                 state = self._state(charge)
                 if isinstance(charge, Hold):
                     self._keep(charge, tuple(one for one in state or () if one[0] != decision))
                 elif refund:
                     self._keep(charge, tuple(one for one in state or () if one.decision != decision))
-            return until > max(now, self._clock[0] // 1_000)
+            self._made[decision] = until, ()
+            return "first" if charges else "again"
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         with self._lock:
@@ -224,7 +228,16 @@ class MemoryStore:
             self._spent.update(effects.spends)
             until, lasts = lasting([one.charge for one in effects.limits], now)
             if lasts:
+                self._forget_made(now)
                 self._made[decision] = until, lasts
+
+    def _forget_made(self, now: int) -> None:
+        """Two for each that comes, where they are over: nobody waits for many, and they are no more than come in the
+        longest window."""
+        for _ in range(2):
+            first = next(iter(self._made), None)
+            if first is not None and (self._made[first][0] <= now or len(self._made) >= self._most):
+                del self._made[first]
 
     def _receive(self, done: Step, name: str) -> None:
         for charge, tokens, until in done.receipts:
@@ -260,18 +273,22 @@ class MemoryStore:
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
 
     def _make_room(self, grown: Sequence[States], now: int) -> None:
-        """For one key more in each. Raises StoreError, and changes nothing, where there is no room for all of them."""
+        """For one key more in each. Raises StoreFullError, and changes nothing, where there is none for all of them."""
+        crowded = self._overfull(grown, now)
+        if crowded is not None:
+            rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
+            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
+            raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
+
+    def _overfull(self, grown: Sequence[States], now: int) -> States | None:
+        """The keys of a rule that may have no more of them, once what may be forgotten is."""
         if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
-            return
+            return None
         if self._sweeps.due(now):
             self._forget(now)
             self._sweeps.done(now, self._keys)
             self._sweep_at = max(FEWEST, 2 * self._keys)
-        crowded = self._crowded(grown)
-        if crowded is not None:
-            rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
-            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
-            raise StoreError(f"the memory store has no room for another key of one rule: {held}")
+        return self._crowded(grown)
 
     def _crowded(self, grown: Sequence[States]) -> States | None:
         """The keys of a rule that may have no more of them."""

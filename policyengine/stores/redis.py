@@ -21,14 +21,14 @@ from policyengine.stores.marks_redis import MARK, RedisMarks
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
 from policyengine.stores.step import digest, digest_of, name_of, open_for
-from policyengine.stores.store import Asked, Committed, StoreError
-from policyengine.stores.wires import Script, Wires, answering, forgetting
+from policyengine.stores.store import Asked, Committed, StoreLossError
+from policyengine.stores.wires import PROBE, Script, Wires, answering, failure, forgetting, probed
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
 STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
 FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE, MARK)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE, MARK, PROBE)
 
 
 class Names(NamedTuple):
@@ -80,7 +80,11 @@ class RedisStore:
         with answering():
             forgets = forgetting(self._client.info("memory"))
         if forgets:
-            raise StoreError(forgets)
+            raise StoreLossError(forgets)
+
+    def probe(self) -> None:
+        before = self.skew.clock()
+        self._timed(before, probed(self._run, f"{PREFIX}:probe"))
 
     def about(self) -> str:
         """Which server it is (`Valkey 8.1.1`). Raises StoreError."""
@@ -158,16 +162,8 @@ class RedisStore:
         self._latest = max(self._latest, now)
         return self._given
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
-        with answering():
-            made: Any = self._client.getdel(f"{PREFIX}:made:{digest_of(decision)}")
-        if made is None:
-            return False
-        until, charges = msgpack.decode(made)
-        for key, held in charges:
-            if held or refund:
-                self._run(BACK, [key], decision, "place" if held else "entry", "", "", 0, 1)
-        return bool(until > self._now(now))
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+        return finished(self._client, self._run, decision, lambda until: until > self._now(now), refund=refund)
 
     def claim(self, claim: Claim, now: int) -> Found | None:
         return self._claims.claim(claim, now)
@@ -238,6 +234,26 @@ class RedisStore:
         return self._wires.ask(script.call(keys, *arguments))
 
 
+def finished(
+    client: Any, run: Callable[..., Any], decision: str, lasts: Callable[[int], bool], *, refund: bool
+) -> Reported | None:
+    """Given back first, which may be done twice, and then noted: a report that broke off is made again."""
+    key = f"{PREFIX}:made:{digest_of(decision)}"
+    with answering():
+        made = client.get(key)
+    if made is None:
+        return None
+    until, charges = msgpack.decode(made)
+    if not lasts(until):
+        return None
+    for state, held in charges:
+        if held or refund:
+            run(BACK, [state], decision, "place" if held else "entry", "", "", 0, 1)
+    with answering():
+        before = client.set(key, msgpack.encode((until, ())), xx=True, keepttl=True, get=True)
+    return "first" if before == made and charges else "again"
+
+
 def fetched(
     run: Callable[..., Any],
     names: Names,
@@ -279,7 +295,7 @@ def together(asked: Sequence[Asked]) -> Iterator[Asked | list[Asked]]:
 def told(call: rates.Call | Asked, answer: Any) -> Sequence[Committed]:
     many = len(call) if isinstance(call, rates.Call) else 1
     if isinstance(answer, Exception):
-        return [StoreError(f"{type(answer).__name__}: {answer}")] * many
+        return [failure(answer)] * many
     if isinstance(call, rates.Call):
         return call.settled(answer)
     return [None if answer is None else settled_of([one.charge for one in call.effects.limits], answer)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import random
 from threading import local
@@ -22,9 +22,12 @@ from policyengine.stores import lines, marks_sqlite
 from policyengine.stores.claims import TABLE, ClaimsTable
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.marks_sqlite import SqliteMarks
+from policyengine.stores.sqlite_file import SqliteFile
 from policyengine.stores.step import MOST_RECEIPTS, Kept, Receipt, digest, lasting, name_of, step
-from policyengine.stores.store import Asked, StoreError
+from policyengine.stores.store import Asked, StoreError, WriteRefusedError
 
+PROBE = 8_192  # bytes: more than a page, so that the file must have room to grow
+REFUSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
 PATIENCE = 1.0  # seconds that a process waits while others write
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
@@ -46,6 +49,7 @@ CREATE INDEX IF NOT EXISTS made_until ON made (until);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now INTEGER NOT NULL);
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
+PROBE_TABLE = "CREATE TABLE IF NOT EXISTS probe (process INTEGER PRIMARY KEY, room BLOB NOT NULL);\n"
 FORGOTTEN = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("awaited", "decision"))
 
 
@@ -66,7 +70,8 @@ class SqliteStore:
     """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
     before the machine itself loses power may be lost.
 
-    Its clock is the latest time that any process gave it. Raises StoreError where the file cannot be used.
+    Its clock is the latest time that any process gave it. A file that is removed or replaced while it is used is asked
+    no more: others would count in another one. Raises StoreError where the file cannot be used.
     """
 
     def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW) -> None:
@@ -75,12 +80,23 @@ class SqliteStore:
         self._own = local()
         self._commits, self._latest, self._claims = 0, 0, ClaimsTable()
         self._begun: set[str] = set()
+        self._file = SqliteFile.of(self.path)
         self.ping()
 
     def ping(self) -> None:
         """Raises StoreError where nobody answers."""
         with self._step(writes=False) as asked:
             asked.execute("SELECT now FROM clock").fetchone()
+
+    def probe(self) -> None:
+        """By a connection of its own: whether the file can be opened to write, too, and has room."""
+        self._file.check()
+        self._file.check_mode()
+        with self._failing(), closing(self._opened()) as connection:
+            self._patiently(connection, BEGIN_TO_WRITE)
+            connection.execute("INSERT OR REPLACE INTO probe VALUES (?, zeroblob(?))", (os.getpid(), PROBE))
+            connection.execute("COMMIT")
+            connection.execute("DELETE FROM probe WHERE process = ?", (os.getpid(),))
 
     def about(self) -> str:
         """Which version it is."""
@@ -138,15 +154,17 @@ class SqliteStore:
             self._claims.keep(asking, effects.claim, found.settled, now)
         return found.settled
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         with self._step() as asked:
             now = _clock(asked, now, moves=False)
-            row = asked.execute("DELETE FROM made WHERE decision = ? RETURNING value, until", (decision,)).fetchone()
+            row = asked.execute("SELECT value FROM made WHERE decision = ? AND until > ?", (decision, now)).fetchone()
             if row is None:
-                return False
-            for key, held in msgpack.decode(row[0]):
-                _give_back(asked, key, held, decision, refund)
-            return bool(row[1] > now)
+                return None
+            held = msgpack.decode(row[0])
+            for key, is_place in held:
+                _give_back(asked, key, is_place, decision, refund)
+            asked.execute("UPDATE made SET value = ? WHERE decision = ?", (msgpack.encode(()), decision))
+            return "first" if held else "again"
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         names = list(watches)
@@ -186,8 +204,9 @@ class SqliteStore:
 
     def close(self) -> None:
         """The connection of this thread."""
-        connection, self._own.connection = self._connection(), None
-        connection.close()
+        mine, self._own.connection = getattr(self._own, "connection", None), None
+        if mine is not None and self._own.process == os.getpid():
+            mine.close()
 
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
@@ -212,7 +231,7 @@ class SqliteStore:
     @contextmanager
     def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
         """All of it or nothing. Who writes is alone from the beginning: nobody finds out late that it was in vain."""
-        try:
+        with self._failing():
             connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
             try:
                 yield connection
@@ -220,8 +239,14 @@ class SqliteStore:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
-            raise StoreError(f"`{self.path}`: {error}") from error
+            kind = WriteRefusedError if getattr(error, "sqlite_errorcode", 0) & 0xFF in REFUSES else StoreError
+            raise kind(f"`{self.path}`: {error}") from error
 
     def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
         connection = self._connection()
@@ -245,7 +270,8 @@ class SqliteStore:
             sleep(random() / 1_000)
 
     def _connection(self) -> sqlite3.Connection:
-        """One for each thread, and none that a parent process had open."""
+        """One for each thread, and none that a parent process had open. Raises StoreError."""
+        self._file.check()
         mine: sqlite3.Connection | None = getattr(self._own, "connection", None)
         if mine is not None and self._own.process == os.getpid():
             return mine
@@ -256,8 +282,9 @@ class SqliteStore:
     def _opened(self) -> sqlite3.Connection:
         # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
         connection = sqlite3.connect(
-            self.path, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing
-        )
+            self._file.uri, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing,
+            uri=self._file.id is not None,
+        )  # fmt: skip
         self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
@@ -265,7 +292,7 @@ class SqliteStore:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
         if layout < LAYOUT:
             connection.executescript(f"BEGIN IMMEDIATE; {TABLES}{lines.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;")
-        connection.executescript(TABLE + marks_sqlite.TABLES)
+        connection.executescript(TABLE + marks_sqlite.TABLES + PROBE_TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 

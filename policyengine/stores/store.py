@@ -22,6 +22,29 @@ class StoreError(Exception):
 
     reason = UNANSWERED
 
+    def __init__(self, text: str = "", reason: str | None = None) -> None:
+        super().__init__(text)
+        if reason is not None:
+            self.reason = reason
+
+
+class WriteRefusedError(StoreError):
+    """A store that answers, and says that it cannot be written to."""
+
+    reason = "the store cannot be written to"
+
+
+class StoreLossError(StoreError):
+    """A store that lost what decisions wrote, or may lose it."""
+
+    reason = "the store may have lost what was written to it"
+
+
+class StoreFullError(StoreError):
+    """A store that answers, and has no room for anybody new."""
+
+    reason = "the store is full"
+
 
 class Asked(NamedTuple):
     """What one of several decisions does."""
@@ -96,9 +119,10 @@ class Store(Protocol):
         for it (any more)."""
         ...
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
-        back. False where nothing is known of it, or it is over already."""
+        back. "again" where it was over before, which changes nothing; None where it held and added nothing that still
+        counts."""
         ...
 
     def claim(self, claim: Claim, now: int) -> Found | None:

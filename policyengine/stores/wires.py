@@ -12,12 +12,22 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import redis
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
-from policyengine.stores.store import StoreError
+from policyengine.stores.store import StoreError, StoreLossError, WriteRefusedError
 
 IDLE = 1.0  # seconds after which somebody may have closed a connection
 SAFE = "noeviction"
+PROBE_LASTS = 60_000  # milliseconds
+# What a server answers to writes while it takes reads: it is full, a replica, cannot save, or has too few replicas.
+REFUSES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
 class Script(NamedTuple):
@@ -43,11 +53,14 @@ def packed(word: str | bytes | int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
+PROBE = Script.of("probe.lua")
 FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 def failure(error: Exception) -> StoreError:
-    return StoreError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    refuses = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(REFUSES)
+    kind = WriteRefusedError if refuses else StoreError
+    return kind(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
 @contextmanager
@@ -64,6 +77,15 @@ def forgetting(memory: Any) -> str | None:
     if not memory.get("maxmemory") or policy == SAFE:
         return None
     return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
+
+
+def probed(run: Callable[..., Any], key: str) -> int:
+    """The time of the server that has the key (microseconds), which was written there. Raises StoreError, also where
+    that may be forgotten."""
+    seconds, micros, most, rule = run(PROBE, [key], PROBE_LASTS)
+    if forgets := forgetting({"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE}):
+        raise StoreLossError(forgets)
+    return int(seconds) * 1_000_000 + int(micros)
 
 
 class Wires:

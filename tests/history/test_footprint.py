@@ -12,6 +12,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.history import MOST_EVENTS
 from policyengine.semantics.footprint import Footprint, footprints, size
+from policyengine.stores.fullness import Fullness
 from policyengine.stores.memories import Memories
 from tests.history.plainly import HEAD, Trace
 
@@ -64,7 +65,7 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
     """Bytes that are taken by so many requests of one caller."""
     gc.freeze()  # what other tests left behind is looked through neither here nor later
     tracemalloc.start()
-    memories = Memories(Lock(), complete=True, most_keys=10)
+    memories = Memories(Lock(), complete=True, most_keys=10, fullness=Fullness())
     for number in range(events):
         body = {name: value(number) for name in FACTS}
         asked = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}, "credential": {},

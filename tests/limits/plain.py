@@ -33,6 +33,7 @@ class PlainStore:
     # What was taken of rates for open confirms: how many tokens, and until when no allow takes them again.
     paid: dict[tuple[Where, tuple[str, ...]], tuple[int, int]] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)
     clock: int = 0
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
@@ -101,13 +102,17 @@ class PlainStore:
         level = self.levels[charge.rule, charge.key]
         return max(level.at + ceil(level.tokens / level.back), *level.until.values(), 0) * charge.tick
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> bool:
-        known = self.ends.pop(decision, 0) > max(now, self.clock)
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> str | None:
+        if self.ends.get(decision, 0) <= max(now, self.clock):
+            return None
+        if decision in self.over:
+            return "again"
+        self.over.add(decision)
         for where, places in self.held.items():
             self.held[where] = [one for one in places if one[1] != decision]
         for where, entries in self.added.items() if refund else ():
             self.added[where] = [one for one in entries if one[3] != decision]
-        return known
+        return "first"
 
     # ── Rates ─────────────────────────────────────────────────────────────────────────────────
 

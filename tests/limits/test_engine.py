@@ -307,7 +307,7 @@ def test_a_place_is_free_again_when_the_request_is_over() -> None:
     first, second = made.decide(asking(amount=1)), made.decide(asking(amount=1))
     assert made.decide(asking(amount=1)).outcome == "throttle"
     at = 1_900_000_000_000_000
-    assert [made._store.finish(first.id, at - at // 2), made._store.finish(first.id, at)] == [True, False]
+    assert [made._store.finish(first.id, at - at // 2), made._store.finish(first.id, at)] == ["first", None]
     assert made.decide(asking(amount=1)).allowed
     assert second.id != first.id
 
@@ -317,7 +317,7 @@ def test_what_a_budget_took_is_given_back_once() -> None:
     first = made.decide(asking(amount=70))
     assert made.decide(asking(amount=70)).outcome == "throttle"
     now = int(NOW.timestamp()) * 1_000_000
-    assert [made._store.finish(first.id, now, refund=True) for _ in range(2)] == [True, False]
+    assert [made._store.finish(first.id, now, refund=True) for _ in range(2)] == ["first", "again"]
     assert made.decide(asking(amount=70)).allowed
 
 

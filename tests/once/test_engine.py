@@ -295,7 +295,7 @@ class Unsaying(MemoryStore):
     def claim(self, claim: Claim, now: int) -> Found | None:
         raise StoreError("down")
 
-    def ping(self) -> None:
+    def probe(self) -> None:
         return
 
 
@@ -319,8 +319,8 @@ def test_what_counts_by_itself_while_the_store_fails_has_no_use_for_the_key() ->
         def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
             raise StoreError("down")
 
-        def ping(self) -> None:
-            return
+        def probe(self) -> None:
+            raise StoreError("down")
 
     playing = Playing(GuardedStore(Half()), POLICY.replace("{ 3/1d }", "{ 3/1d on store failure local }"))
     assert playing.asks(report()).allowed

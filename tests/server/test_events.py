@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +14,14 @@ import msgpack
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import StoreError
+from policyengine.stores.urls import open_store
 from tests.history.plainly import HEAD
 from tests.semantics.deciding import bot, question
 from tests.server.conftest import TOKEN, client_of
+from tests.stores.servers import running
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 GUARD = 'guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }'
@@ -99,3 +105,86 @@ def test_only_those_who_may_ask_may_report() -> None:
     report = {"decision": "x", "status": 200}
     assert gateway.post("/events", json=report).status_code == 401
     assert gateway.post("/events", json=report, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 404
+
+
+# ── A second report ───────────────────────────────────────────────────────────────────────────
+
+SPENDING = """
+language 1
+package shop
+anyone { may GET /slow, POST /pay }
+rate "at once" per request.path on GET /slow { at most 1 at once for 60s }
+budget "a day" per request.path on POST /pay { count <= 1 within 24h }
+"""
+STORES = ("memory:", "sqlite:///{}/store.db", "redis")
+
+
+@pytest.fixture(params=STORES)
+def spending(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    with ExitStack() as stack:
+        url = request.param.format(tmp_path)
+        if url == "redis":
+            url = stack.enter_context(running("redis-server", tmp_path)).url
+        store = open_store(url if url == "memory:" else f"{url}?timeout=5s")
+        yield Engine.from_text(SPENDING, store=store)
+        if isinstance(store, GuardedStore):
+            store.close()
+
+
+def told(engine: Engine, path: str, **sent: Any) -> httpx.Response:
+    async def send() -> httpx.Response:
+        async with client_of(engine) as client:
+            return await client.post(path, **sent)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/slow"), ("POST", "/pay")])
+@pytest.mark.parametrize("second", [{"status": 200}, {"status": 500, "refund": True}])
+def test_a_second_report_is_a_conflict_whatever_it_says(
+    spending: Engine, method: str, path: str, second: dict[str, Any]
+) -> None:
+    decided = told(spending, "/decide", json={"request": {"method": method, "path": path}}).json()
+    first, *again = [
+        told(spending, "/events", json={"decision": decided["id"], **one}) for one in ({"status": 200}, second, second)
+    ]
+    assert first.status_code == 200
+    assert [(one.status_code, one.json()["code"]) for one in again] == [(409, "outcome_reported")] * 2
+
+
+def test_a_second_report_gives_nothing_back(spending: Engine) -> None:
+    pay = {"request": {"method": "POST", "path": "/pay"}}
+    first = told(spending, "/decide", json=pay).json()
+    for refund in (False, True):
+        told(spending, "/events", json={"decision": first["id"], "refund": refund})
+    assert told(spending, "/decide", json=pay).json()["outcome"] == "throttle"
+
+
+def test_a_report_of_which_only_the_first_half_arrived_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """History had heard of it, and the place that it held was not free: then a second report was refused."""
+    text = f'{HEAD}rate "at once" per agent.id on POST /review {{ at most 1 at once for 60s }}\n{GUARD}'
+    store = MemoryStore(history_complete=True)
+    engine = Engine.from_text(text, clock=lambda: NOW, store=store)
+    ask = {**bot(), **question("POST /review")}
+    review = told(engine, "/decide", json=ask).json()["id"]
+    report = {"decision": review, "status": 200}
+
+    def breaks(*given: object, **options: object) -> None:
+        raise StoreError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "finish", breaks)
+        assert told(engine, "/events", json=report).status_code == 503
+    assert told(engine, "/decide", json=ask).json()["outcome"] == "throttle"
+    assert [told(engine, "/events", json=report).status_code for _ in range(2)] == [200, 409]
+    assert told(engine, "/decide", json=ask).json()["outcome"] == "allow"
+
+
+def test_what_can_be_reported_is_forgotten_when_its_window_is_over() -> None:
+    """However few keys there are: before, each allow of a budget stayed for good."""
+    now, store = [NOW], MemoryStore()
+    engine = Engine.from_text(SPENDING.replace("count <= 1", "count <= 9"), clock=lambda: now[0], store=store)
+    for _ in range(50):
+        assert engine.decide({"request": {"method": "POST", "path": "/pay"}}).allowed
+        now[0] += timedelta(hours=23)
+    assert len(store._made) < 10

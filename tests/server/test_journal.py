@@ -15,7 +15,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.server.journal import LogFormat, journal
-from policyengine.stores.guarding import Breaker
+from policyengine.stores.breaker import Breaker
 from policyengine.stores.store import StoreError
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started

@@ -134,7 +134,7 @@ def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
     engine = Engine.from_text(FREE + 'rate "r" per request.path on GET /health { 9/1h }', store=store)
     found = scraped(engine, *[decide(OPEN)] * 4)
     assert of(found, "policyengine_store_failures_total") >= 3
-    assert of(found, "policyengine_store_breakers_open") == 1
+    assert of(found, "policyengine_store_failing", operation="write") == 1
 
 
 def test_a_store_whose_clock_is_too_far_is_seen(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_store_whose_clock_is_too_far_is_seen(tmp_path: Path) -> None:
     found = scraped(engine, decide(OPEN), decide(OPEN))
     assert [of(found, one) for one in names] == [20, 1]
     assert of(found, "policyengine_decisions_total", outcome="deny", gate="failure") == 1
-    assert of(found, "policyengine_store_breakers_open") == 0
+    assert of(found, "policyengine_store_failing") == 0
 
 
 def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
@@ -230,7 +230,7 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
     families = list(prometheus(exchange(small_engine, decide(OPEN), ("GET", "/metrics", {}))[-1].text))
     counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
     needs_a_reason = {
-        "policyengine_store_breakers_open", "policyengine_store_clock_skew_seconds", "policyengine_draining",
+        "policyengine_store_failing", "policyengine_store_clock_skew_seconds", "policyengine_draining",
         "policyengine_reloads_total", "policyengine_reloads_widened_total",
     }  # fmt: skip
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}

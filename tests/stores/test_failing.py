@@ -16,8 +16,9 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
+from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE
 from policyengine.stores.clock_skew import ClockSkew
-from policyengine.stores.guarding import FAILS_BEFORE_OPEN, PAUSE, GuardedStore
+from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import StoreError
 from policyengine.stores.urls import TIMEOUT, open_store
@@ -58,6 +59,11 @@ class Broken:
     @property
     def skew(self) -> ClockSkew:
         return self.inner.skew
+
+    def probe(self) -> None:
+        self.asked += 1
+        if self.broken:
+            raise StoreError("gone")
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:
@@ -110,7 +116,7 @@ def test_a_store_that_answers_again_is_asked_again(guarded: GuardedStore, inner:
     inner.broken = False
     time.now += PAUSE
     assert [guarded.commit(asks(rate()), f"{n}", START).failed for n in range(9)] == [None] * 9  # type: ignore[union-attr]
-    assert not guarded.breaker.open
+    assert not guarded.failing
 
 
 def test_a_failing_store_is_told_now_and_then(
@@ -122,7 +128,7 @@ def test_a_failing_store_is_told_now_and_then(
             time.now += 0.05
     told = [one.getMessage() for one in caplog.records]  # of 25 seconds
     assert len(told) == 3
-    assert told[0] == "the store did not answer (1 times since this was said last): gone"
+    assert told[0] == "the store did not take a write (1 times since this was said last): gone"
 
 
 def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: GuardedStore) -> None:

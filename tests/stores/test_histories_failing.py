@@ -11,7 +11,8 @@ import pytest
 from msgspec import msgpack
 
 from policyengine.engine import Engine
-from policyengine.stores.guarding import PAUSE, GuardedStore
+from policyengine.stores.breaker import PAUSE
+from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.lines import forget
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.past import SLACK, watch_of

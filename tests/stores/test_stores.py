@@ -145,9 +145,10 @@ def test_different_values_are_counted_once_each(store: Store) -> None:
 def test_what_is_given_back_may_be_spent_again(store: Store) -> None:
     assert ask(store, budget(10, amount=10), name="first").admitted
     assert not ask(store, budget(10), name="second").admitted
-    assert store.finish("first", START, refund=True)
+    assert store.finish("first", START, refund=True) == "first"
     assert ask(store, budget(10, amount=10), name="third").admitted
-    assert not store.finish("first", START, refund=True)
+    assert store.finish("first", START, refund=True) == "again"
+    assert not ask(store, budget(10), name="fourth").admitted
 
 
 def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) -> None:
@@ -174,7 +175,8 @@ def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypa
 
 def test_what_is_over_without_a_refund_stays_spent(store: Store) -> None:
     assert ask(store, budget(10, amount=10), name="first").admitted
-    assert store.finish("first", START)
+    assert store.finish("first", START) == "first"
+    assert store.finish("first", START, refund=True) == "again"
     assert not ask(store, budget(10), name="second").admitted
 
 

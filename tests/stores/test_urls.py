@@ -93,7 +93,7 @@ def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
     port = free_port()
     assert refusal(f"redis://127.0.0.1:{port}").startswith(f"the store at `redis://127.0.0.1:{port}` cannot be used")
     assert refusal(f"redis+cluster://127.0.0.1:{port}").startswith("the store at `redis+cluster://127.0.0.1")
-    assert "unable to open database file" in refusal(f"sqlite:///{tmp_path}/no/such/folder.db")
+    assert "no such file or directory" in refusal(f"sqlite:///{tmp_path}/no/such/folder.db")
     (tmp_path / "other.db").write_bytes(b"this is no database, and never was one, however long" * 99)
     assert "file is not a database" in refusal(f"sqlite:///{tmp_path}/other.db")
 

@@ -1,0 +1,340 @@
+"""A store that reads but cannot write is not well: health is asked by what decisions need, a write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.limits import Settled
+from policyengine.server import create_app
+from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE
+from policyengine.stores.guarding import INSPECTS_EVERY, GuardedStore
+from policyengine.stores.memory import MemoryStore
+from policyengine.stores.store import Asked, Committed, StoreError, StoreLossError, WriteRefusedError
+from policyengine.stores.urls import open_store
+from tests.stores.charges import START, asks, rate
+from tests.stores.servers import Server, cluster, running, wait_for
+from tests.stores.test_failing import POLICY, Time, ask, decided
+
+# ── A store that answers reads ────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class ReadsOnly(MemoryStore):
+    """It answers whoever reads, and refuses to write until it is mended."""
+
+    error: StoreError | None = field(default_factory=lambda: StoreError("locked"))
+    loss: StoreError | None = None  # what is found out by looking for it alone
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def commit(self, effects: Effects, decision: str, now: int, **how: Any) -> Settled | None:
+        if self.error is not None and not how.get("peek"):
+            raise self.error
+        return super().commit(effects, decision, now, **how)
+
+    def commit_many(self, asked: Any, now: int) -> list[Committed]:
+        return [self.error or MemoryStore.commit(self, one.effects, one.decision, now) for one in asked]
+
+    def probe(self) -> None:
+        self.probes += 1
+        if self.error is not None or self.loss is not None:
+            raise self.error or self.loss  # type: ignore[misc]
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def inner() -> ReadsOnly:
+    return ReadsOnly()
+
+
+@pytest.fixture
+def guarded(inner: ReadsOnly, time: Time) -> GuardedStore:
+    return GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+
+
+def reads(store: GuardedStore) -> None:
+    store.spent_among(["a"])
+    store.commit(asks(rate()), "look", START, peek=True)
+    store.fetch([], START)
+    store.marks.revoked(["a"], 1)
+    store._look(START)
+
+
+def test_what_is_read_closes_no_breaker_of_writes_and_says_nothing_of_it(
+    guarded: GuardedStore, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        for number in range(20):
+            told: Any = guarded.commit(asks(rate()), f"{number}", START)
+            assert told.failed
+            reads(guarded)
+            time.now += PAUSE
+            assert guarded.failing
+            with pytest.raises(StoreError):
+                guarded.check(START)
+    assert [one.getMessage() for one in caplog.records if "again" in one.getMessage()] == []
+
+
+def test_a_store_that_takes_writes_again_is_told_once(
+    guarded: GuardedStore, inner: ReadsOnly, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(FAILS_BEFORE_OPEN):
+        guarded.commit(asks(rate()), f"{number}", START)
+    inner.error = None
+    time.now += PAUSE
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        for number in range(9):
+            assert guarded.commit(asks(rate()), f"later {number}", START).failed is None  # type: ignore[union-attr]
+    told = [one.getMessage() for one in caplog.records if "again" in one.getMessage()]
+    assert told == ["the store takes writes again"]
+    guarded.check(START)
+
+
+def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: GuardedStore, inner: ReadsOnly) -> None:
+    """A commit that is refused by its limit may be answered by a store that cannot write."""
+    failing, inner.error = inner.error, None
+    assert guarded.commit(asks(rate(1)), "first", START).admitted  # type: ignore[union-attr]
+    for number in range(FAILS_BEFORE_OPEN):
+        inner.error = failing
+        guarded.commit(asks(rate(1, key="new")), f"{number}", START)
+        inner.error = None
+        assert not guarded.commit(asks(rate(1)), f"again {number}", START).admitted  # type: ignore[union-attr]
+    assert guarded.writes.open
+
+
+def test_failures_among_answers_to_many_count(guarded: GuardedStore) -> None:
+    for number in range(FAILS_BEFORE_OPEN):
+        guarded.commit_many([Asked(asks(rate()), f"{number}")], START)
+    assert guarded.writes.open
+    assert not guarded.reads.failing
+
+
+@pytest.mark.parametrize("kind", [WriteRefusedError, StoreLossError])
+def test_a_store_that_says_itself_that_it_cannot_is_not_asked_three_times(
+    guarded: GuardedStore, inner: ReadsOnly, kind: type[StoreError]
+) -> None:
+    inner.error = kind("full")
+    told: Any = guarded.commit(asks(rate()), "one", START)
+    assert (told.failed, told.reason) == ("full", kind.reason)
+    assert guarded.writes.open
+    told = guarded.commit(asks(rate()), "two", START)
+    assert told.reason == kind.reason  # also of who does not ask it
+
+
+def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: GuardedStore, inner: ReadsOnly) -> None:
+    def refuses(*given: object) -> Any:
+        raise WriteRefusedError("full")
+
+    inner.fetch = refuses  # type: ignore[method-assign]
+    assert guarded.fetch([], START) == {}
+    assert guarded.writes.open
+    assert not guarded.reads.failing
+
+
+def test_whether_it_can_be_written_to_is_found_out_now_and_then_by_who_decides(
+    guarded: GuardedStore, inner: ReadsOnly, time: Time
+) -> None:
+    """What it may lose is not seen by what it takes."""
+    inner.error = None
+    for number in range(10):
+        assert guarded.commit(asks(rate(99)), f"{number}", START).failed is None  # type: ignore[union-attr]
+    assert inner.probes == 0
+    time.now += INSPECTS_EVERY
+    inner.loss = StoreLossError("it evicts")
+    for number in range(3):
+        assert guarded.commit(asks(rate(99)), f"later {number}", START).failed  # type: ignore[union-attr]
+
+
+def test_who_asks_often_whether_it_is_well_writes_four_times_a_second(
+    guarded: GuardedStore, inner: ReadsOnly, time: Time
+) -> None:
+    inner.error = None
+    for _ in range(100):
+        time.now += 0.1
+        guarded.check(START)
+    assert 30 <= inner.probes <= 10 / PAUSE
+
+
+# ── Faults of real stores ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Faulty:
+    """A store whose fault begins, and ends where it can."""
+
+    url: str
+    begin: Callable[[], object]
+    end: Callable[[], object] | None
+    reason: str
+
+
+def configured(server: Server, **words: str) -> None:
+    import redis
+
+    with redis.Redis(port=server.port, protocol=2) as client:
+        for name, value in words.items():
+            client.config_set(name.replace("_", "-"), value)
+
+
+def replicates(server: Server, *of: str) -> None:
+    import redis
+
+    with redis.Redis(port=server.port, protocol=2) as client:
+        client.replicaof(*of)
+
+
+@contextmanager
+def redis_full(folder: Path) -> Iterator[Faulty]:
+    with running("redis-server", folder) as server:
+        ends = lambda: configured(server, maxmemory="0")  # noqa: E731
+        yield Faulty(server.url, lambda: configured(server, maxmemory="1"), ends, WriteRefusedError.reason)
+
+
+@contextmanager
+def redis_evicting(folder: Path) -> Iterator[Faulty]:
+    with running("redis-server", folder) as server:
+        begins = lambda: configured(server, maxmemory="100mb", maxmemory_policy="allkeys-lru")  # noqa: E731
+        ends = lambda: configured(server, maxmemory_policy="noeviction")  # noqa: E731
+        yield Faulty(server.url, begins, ends, StoreLossError.reason)
+
+
+@contextmanager
+def redis_replica(folder: Path) -> Iterator[Faulty]:
+    with running("redis-server", folder) as server:
+        begins = lambda: replicates(server, "127.0.0.1", "1")  # noqa: E731
+        yield Faulty(server.url, begins, lambda: replicates(server, "NO", "ONE"), WriteRefusedError.reason)
+
+
+@contextmanager
+def one_of_a_cluster_full(folder: Path) -> Iterator[Faulty]:
+    """Decisions whose keys lie elsewhere go on; nobody can say whose next one will not."""
+    with cluster(folder) as servers:
+        url, last = f"redis+cluster://127.0.0.1:{servers[0].port}", servers[-1]
+        ends = lambda: configured(last, maxmemory="0")  # noqa: E731
+        yield Faulty(url, lambda: configured(last, maxmemory="1"), ends, WriteRefusedError.reason)
+
+
+@contextmanager
+def sqlite_locked(folder: Path) -> Iterator[Faulty]:
+    file = folder / "store.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        begins, ends = (lambda: other.execute("BEGIN EXCLUSIVE")), (lambda: other.execute("COMMIT"))
+        yield Faulty(f"sqlite:///{file}", begins, ends, StoreError.reason)
+
+
+@contextmanager
+def sqlite_removed(folder: Path) -> Iterator[Faulty]:
+    file, beside = folder / "store.db", folder / "elsewhere.db"
+    yield Faulty(f"sqlite:///{file}", lambda: file.rename(beside), lambda: beside.rename(file), StoreLossError.reason)
+
+
+@contextmanager
+def sqlite_replaced(folder: Path) -> Iterator[Faulty]:
+    file, other = folder / "store.db", folder / "other.db"
+    other.touch()
+    yield Faulty(f"sqlite:///{file}", lambda: other.replace(file), None, StoreLossError.reason)
+
+
+@contextmanager
+def sqlite_read_only(folder: Path) -> Iterator[Faulty]:
+    """As whoever is not root finds it; what has the file open could write to it all the same."""
+    file = folder / "store.db"
+    with pytest.MonkeyPatch.context() as patch:
+        begins = lambda: patch.setattr(os, "access", lambda *given, **options: False)  # noqa: E731
+        patch.setattr(os, "supports_effective_ids", set())
+        yield Faulty(f"sqlite:///{file}", begins, patch.undo, WriteRefusedError.reason)
+
+
+FAULTS = [
+    redis_full, redis_evicting, redis_replica, one_of_a_cluster_full,
+    sqlite_locked, sqlite_removed, sqlite_replaced, sqlite_read_only,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_that_cannot_be_written_to_is_not_ready_as_often_as_it_is_asked(
+    fault: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    with fault(tmp_path) as faulty:
+        store: Any = open_store(f"{faulty.url}?timeout={'200ms' if 'sqlite' in faulty.url else '5s'}")
+        engine = Engine.from_text(POLICY, store=store)
+        assert asyncio.run(ready(engine)).status_code == 200
+        faulty.begin()
+        wait_for(lambda: asyncio.run(ready(engine)).status_code == 503)
+        for _ in range(4):
+            assert decided(engine, "/free") == "allow"
+            decided(engine, "/deny")
+            engine.evaluate(ask("/deny"))
+            answer = asyncio.run(ready(engine))
+            assert (answer.status_code, answer.json()["detail"]) == (503, faulty.reason)
+            assert store.failing
+        if faulty.end is not None:
+            faulty.end()
+            wait_for(lambda: asyncio.run(ready(engine)).status_code == 200)
+            assert decided(engine, "/deny") == "allow"
+        store.close()
+
+
+async def ready(engine: Engine) -> httpx.Response:
+    return await asked(create_app(engine))
+
+
+async def asked(app: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        return await client.get("/readyz")
+
+
+@pytest.mark.parametrize("fault", [redis_full, redis_replica])
+def test_history_is_read_of_a_server_that_takes_no_writes(fault: Callable[[Path], Any], tmp_path: Path) -> None:
+    with fault(tmp_path) as faulty:
+        store = open_store(f"{faulty.url}?timeout=5s")
+        assert isinstance(store, GuardedStore)
+        store.begin(["paid"], START)
+        faulty.begin()
+        assert list(store.fetch([("paid", "k")], START)) == [("paid", "k")]
+        assert not store.reads.failing
+        store.close()
+
+
+def test_a_removed_file_is_told_by_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before, each thread that was new began a file of its own, in which nothing was spent."""
+    file = tmp_path / "store.db"
+    engine = Engine.from_text(POLICY, store=open_store(f"sqlite:///{file}"))
+    assert decided(engine, "/deny") == "allow"
+    file.unlink()
+    with caplog.at_level(logging.ERROR, "policyengine"):
+        assert decided(engine, "/deny") == "deny by failure"
+    assert f"`{file}` was removed while it was used" in caplog.text
+    assert not file.exists()
+    engine.store.close()  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_path: Path) -> None:
+    engine = Engine.from_text("anyone { may GET /free }", store=open_store(f"sqlite:///{tmp_path}/store.db"))
+    app = create_app(engine)
+    (tmp_path / "store.db").unlink()
+    assert [asyncio.run(asked(app)).status_code, engine.needs_store] == [200, False]
+    engine.identity = object()  # type: ignore[assignment]
+    assert [asyncio.run(asked(app)).status_code, engine.needs_store] == [503, True]
+    engine.store.close()  # type: ignore[attr-defined]
