@@ -26,6 +26,7 @@ from bench import (
     rates,
     simulate,
     stores,
+    timeouts,
 )
 from bench import testing as tests
 from bench.peers import PEERS
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "history": lambda _, say: history.history(say),
     "stores": lambda _, say: stores.run(say),
     "faults": lambda _, say: faults.run(say),
+    "timeouts": lambda _, say: timeouts.run(say),
     "directory": lambda _, say: directory.run(say),
     "identity": lambda _, say: identity.run(say),
     "testing": lambda _, say: tests.testing(say),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Lock
+from threading import Lock, local
 from time import monotonic
 from typing import NamedTuple
 
@@ -31,7 +31,8 @@ WRITE = Operation("write", "the store did not take a write", "the store takes wr
 
 class Breaker:
     """Opens when a store failed several times in a row, and at once where it says that it cannot. Once it paused, one
-    caller tries; all others go on without.
+    caller tries; all others go on without. Of calls that were under way together all that fail count as one: a moment
+    in which a busy machine did something else is one failure, however many waited.
 
     Without a `trial` a call that returns is proof that the store is well. With one, whether a call proves anything its
     caller says, by `succeeded`, and who tries runs the trial first: a breaker of writes is never closed by a read.
@@ -51,6 +52,7 @@ class Breaker:
         self._fails, self._again, self._reason = 0, 0.0, StoreError.reason
         self.failures = 0  # since the beginning
         self._logged, self._unsaid = -LOGS_EVERY, 0
+        self._calls, self._failed_at = local(), 0.0
 
     @property
     def open(self) -> bool:
@@ -65,11 +67,12 @@ class Breaker:
         """Around one call. Raises StoreError at once while nobody is to call."""
         if self._fails >= FAILS_BEFORE_OPEN:
             self._try()
+        self._calls.began = self._clock()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, StoreError) and not isinstance(error, ClockSkewError):
             refused = self._refusals is not None and isinstance(error, WriteRefusedError | StoreLossError)
-            (self._refusals if refused and self._refusals is not None else self).failed(error)
+            (self._refusals if refused and self._refusals is not None else self).failed(error, self._calls.began)
         elif self._trial is None and self._fails and (error is None or isinstance(error, ClockSkewError)):
             self.succeeded()
 
@@ -97,19 +100,23 @@ class Breaker:
             self._tried(self._trial)
 
     def _tried(self, trial: Callable[[], None]) -> None:
+        began = self._clock()
         try:
             trial()
         except StoreError as error:
-            self.failed(error)
+            self.failed(error, began)
             raise
         self.succeeded()
 
-    def failed(self, error: StoreError) -> None:
-        """A store that says itself that it cannot is not asked three times."""
+    def failed(self, error: StoreError, began: float | None = None) -> None:
+        """What began then (at last, where nobody says). A store that says itself that it cannot is not asked three
+        times."""
         with self._lock:
             now = self._clock()
             certain = isinstance(error, WriteRefusedError | StoreLossError)
-            self._fails = max(self._fails + 1, FAILS_BEFORE_OPEN if certain else 0)
+            if not self._fails or began is None or began >= self._failed_at:
+                self._fails, self._failed_at = self._fails + 1, now
+            self._fails = max(self._fails, FAILS_BEFORE_OPEN if certain else 1)
             self.failures += 1
             self._reason, self._again = error.reason, now + PAUSE
             self._unsaid += 1

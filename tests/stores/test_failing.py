@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier, Thread
 from time import monotonic
 from typing import Any
 
@@ -16,12 +18,12 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
-from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE
+from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE, Breaker
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.memory import MemoryStore
 from policyengine.stores.store import StoreError
-from policyengine.stores.urls import TIMEOUT, open_store
+from policyengine.stores.urls import CLUSTER_TIMEOUT, TIMEOUT, _manner, address_of, open_store
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.servers import Server, running, wait_for
 
@@ -242,3 +244,34 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
     server.resume()
     assert codes == [200, 200, 200, 200, 503]
     assert took < TIMEOUT
+
+
+# ── Many at once ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_calls_that_were_under_way_together_fail_as_one() -> None:
+    """A moment in which a machine did something else met all of them, and was no reason to ask nobody any more."""
+    callers = 8
+    together, breaker = Barrier(callers), Breaker()
+
+    def fails() -> None:
+        with suppress(StoreError), breaker:
+            together.wait(timeout=20)
+            raise StoreError("late")
+
+    threads = [Thread(target=fails) for _ in range(callers)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert (breaker.failing, breaker.open, breaker.failures) == (True, False, callers)
+    for _ in range(FAILS_BEFORE_OPEN - 1):
+        with suppress(StoreError), breaker:
+            raise StoreError("late")
+    assert breaker.open
+
+
+def test_a_cluster_may_take_longer_to_answer() -> None:
+    """Of its servers some are on a busy machine."""
+    urls = ("redis://h", "redis+sentinel://h/s", "redis+cluster://h", "redis+cluster://h?timeout=70ms")
+    assert [_manner(address_of(one))["socket_timeout"] for one in urls] == [TIMEOUT, TIMEOUT, CLUSTER_TIMEOUT, 0.07]
