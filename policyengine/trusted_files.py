@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 MOST_LINKS = 40  # as the system follows
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+NAME_IT = "name the file itself"
 
 
-@dataclass(eq=False)
-class UntrustedPathError(Exception):
-    """What is wrong with a path, and what to do."""
+class UntrustedPathError(OSError):
+    """A path that somebody else could point elsewhere: which `link` of it is wrong, and what to do. As an error of the
+    system it tells of itself without naming the path, as others do."""
 
-    message: str
-    hint: str
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.hint})"
+    def __init__(self, why: str, link: str, hint: str) -> None:
+        super().__init__(errno.EPERM, why, link)
+        self.message, self.hint = f"`{link}` is {why}", hint
 
 
 def trusted_path(path: Path | str) -> Path:
@@ -47,7 +47,7 @@ def trusted_path(path: Path | str) -> Path:
             continue
         links += 1
         if links > MOST_LINKS:
-            raise UntrustedPathError(f"`{path}` leads through more than {MOST_LINKS} links", "name the file itself")
+            raise UntrustedPathError(f"one of more than {MOST_LINKS} links", step, NAME_IT)
         check_link(step, found, os.lstat(place))
         target = os.readlink(step)
         place = "/" if target.startswith("/") else place
@@ -59,8 +59,30 @@ def check_link(link: str, found: os.stat_result, folder: os.stat_result) -> None
     """Raises UntrustedPathError."""
     ours = (os.geteuid(), 0)
     if found.st_uid not in ours:
-        raise UntrustedPathError(f"`{link}` is a link of another user", "name the file that is meant itself")
+        raise UntrustedPathError("a link of another user", link, NAME_IT)
     sticky = folder.st_mode & stat.S_ISVTX
     if folder.st_uid not in ours or (folder.st_mode & OTHERS_WRITE and not sticky):
-        hint = f"name the file itself, or `chmod go-w {os.path.dirname(link)}`"
-        raise UntrustedPathError(f"`{link}` is a link in a folder that others can write to", hint)
+        hint = f"{NAME_IT}, or `chmod go-w {os.path.dirname(link)}`"
+        raise UntrustedPathError("a link in a folder that others can write to", link, hint)
+
+
+def write_problem(name: Path | str, found: os.stat_result) -> str | None:
+    """Who else could write what is called so; None where only this user and root can."""
+    if os.name != "posix":
+        return None
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"`{name}` is of another user"
+    return f"others can write `{name}`" if found.st_mode & OTHERS_WRITE else None
+
+
+def open_trusted(path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of the file that a path leads to by links that count. Raises OSError."""
+    extra = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(trusted_path(path), flags | extra, mode)
+
+
+def read_trusted(path: Path | str, most: int) -> bytes:
+    """What such a file holds, as many bytes as that. Raises OSError."""
+    file: BinaryIO
+    with os.fdopen(open_trusted(path), "rb") as file:
+        return file.read(most)

@@ -29,6 +29,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.tracing import current
 from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
+from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 _LOG = logging.getLogger("policyengine")
 NEAR = 1_048_576  # bytes
@@ -89,7 +90,7 @@ class DecisionLog:
         try:
             self._file = open_log(self.path)
             self._place, self._size = place_of(self._file), 0
-            self._ends_torn = not ends_whole(self.path)
+            self._ends_torn = not ends_whole(self._file)
         except OSError as error:
             raise LogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
 
@@ -220,7 +221,10 @@ class DecisionLog:
     def _open_anew(self) -> None:
         """It begins with the directories. Raises OSError."""
         self._syncing.leaving(self._file)
-        opened = open_log(self.path)
+        try:
+            opened = open_log(self.path)
+        except LogError as error:
+            raise OSError(errno.EINVAL, error.message) from None
         try:
             begin(opened, b"".join(self._directories.values()))
             os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
@@ -291,7 +295,10 @@ def traced() -> bytes:
 
 def open_log(path: Path) -> int:
     """Raises OSError, LogError for what is no file."""
-    opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, OWNER_ONLY)
+    try:
+        opened = open_trusted(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, OWNER_ONLY)
+    except UntrustedPathError as error:
+        raise LogError(error.message, error.hint) from None
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise LogError(f"`{path}` is no file", "lines of several processes stay whole in files only")
@@ -310,11 +317,7 @@ def begin(file: int, lines: bytes) -> None:
         raise NO_ROOM
 
 
-def ends_whole(path: Path) -> bool:
+def ends_whole(file: int) -> bool:
     """Whether the last line has its end: a process that was killed may have left half of one."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return True
-        file.seek(size - 1)
-        return file.read(1) == b"\n"
+    size = os.fstat(file).st_size
+    return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -11,17 +11,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from enum import StrEnum
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError
+from policyengine.cli.file_modes import WatchedFile, file_findings, identity_files, policy_finding, store_files
+from policyengine.cli.findings import Finding, Plan, Status
 from policyengine.cli.loaded import BUNDLE, load_engine
 from policyengine.extras import install_command
+from policyengine.trusted_files import OTHERS_WRITE
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -53,40 +54,6 @@ ZONE = "Europe/Berlin"
 OTHERS_READ = 0o077
 
 
-class Status(StrEnum):
-    """How it stands: `note` is for whoever wonders, `warning` for whoever goes into production."""
-
-    OK = "ok"
-    NOTE = "note"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    status: Status
-    message: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be served, as `policyengine serve` would be told."""
-
-    paths: tuple[Path, ...] = ()
-    host: str = "127.0.0.1"
-    ports: tuple[tuple[str, int], ...] = ()  # by option
-    socket: Path | None = None
-    workers: int = 1
-    tokens: Path | None = None
-    log: Path | None = None
-    store: str = "memory:"
-    entities: tuple[str, ...] | None = None
-    trusted: tuple[Path, ...] | None = field(default=None)
-    identity: Path | None = None
-
-
 def findings(plan: Plan) -> Iterator[Finding]:
     """Of the machine first, then of what is to be served."""
     yield python(sys.version_info[:2])
@@ -105,11 +72,28 @@ def findings(plan: Plan) -> Iterator[Finding]:
         yield log(plan.log)
     stored = store(plan.store)
     yield stored
+    yield from file_findings(watched(plan))
     if plan.paths:
         yield from policies(plan, answers=stored.status is not Status.FAILED)
     elif plan.identity is not None:
         hint = f"`policyengine doctor PATH --identity {plan.identity}`"
         yield Finding("identity", Status.WARNING, f"`{plan.identity}` is looked at beside its policies only", hint)
+
+
+def watched(plan: Plan) -> Iterator[WatchedFile]:
+    """Files that are to be this user's alone, or that nobody else is to write."""
+    if plan.log is not None:
+        yield WatchedFile("log", plan.log, OTHERS_WRITE, "600")  # who may read it `log` says
+    if plan.tokens is not None:
+        yield WatchedFile("tokens", plan.tokens, OTHERS_WRITE, "600")
+    yield from store_files(plan.store)
+    if plan.identity is not None:
+        yield from identity_files(plan.identity)
+    for path in plan.trusted or ():
+        yield WatchedFile("keys", path, OTHERS_WRITE, "go-w")
+    with suppress(CommandError):
+        if (settings := configuration_of(plan.paths).file) is not None:
+            yield WatchedFile("configuration", settings, OTHERS_WRITE, "go-w")
 
 
 # ── The machine ───────────────────────────────────────────────────────────────────────────────
@@ -300,6 +284,7 @@ def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers import check_workers
 
+    yield from policy_finding(plan.paths)
     try:
         yield from gateway(plan.paths)
         store = plan.store if answers else "memory:"

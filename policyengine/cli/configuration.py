@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.readers import KIND, SAID
 from policyengine.cli.settings import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Name, Setting, is_meant, keys_of
 from policyengine.runtime.vouched import Vouched
+from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
 NAME = "policyengine.toml"
 NAMED = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
 # What a file below the root may speak of: how policies are checked, and nothing that a server does.
 CHECKING = frozenset({"lint", "test", "coverage"})
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 DIRECTORY = "directory"  # what is where in a database, which `--entities` reads by itself
 NOTHING_SAID = Vouched()
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
@@ -164,11 +163,13 @@ def read(
     import tomllib
 
     try:
-        with file.open("rb") as stream:
+        with os.fdopen(open_trusted(file), "rb") as stream:
             if not named:
                 check_owner(file, os.fstat(stream.fileno()))
             text = stream.read().decode("utf-8")
         given = tomllib.loads(text)
+    except UntrustedPathError as error:
+        raise CommandError(KIND, error.message, error.hint, (("file", shown(file)),)) from None
     except OSError as error:
         raise file_error(file, error) from None
     except UnicodeDecodeError:
@@ -184,13 +185,9 @@ def read(
 def check_owner(file: Path, found: os.stat_result) -> None:
     """Whoever can write it says what is run here, and whom we believe: so that is this user, or root. Raises
     CommandError."""
-    if os.name != "posix":
-        return
     hint = f"see what it says, then `--config {shown(file)}` names it, or `chown` and `chmod go-w` make it yours"
-    if found.st_uid not in (os.geteuid(), 0):
-        raise CommandError(KIND, f"`{shown(file)}` is of another user", hint, (("file", shown(file)),))
-    if found.st_mode & OTHERS_WRITE:
-        raise CommandError(KIND, f"others can write `{shown(file)}`", hint, (("file", shown(file)),))
+    if (problem := write_problem(shown(file), found)) is not None:
+        raise CommandError(KIND, problem, hint, (("file", shown(file)),))
 
 
 def no_toml(file: Path, text: str, why: str) -> CommandError:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from policyengine.cli.checkups import Finding, Plan, Status, findings
+from policyengine.cli.checkups import findings
+from policyengine.cli.findings import Finding, Plan, Status
 from policyengine.cli.options import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
 from policyengine.cli.terminal import Format, Screen, print_json, printable

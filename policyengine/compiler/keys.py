@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.extras import install_command
+from policyengine.trusted_files import read_trusted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -120,8 +121,7 @@ def key_id(public: Ed25519PublicKey) -> str:
 def _contents(path: Path | str) -> bytes:
     _needed(str(path))
     try:
-        with open(path, "rb") as file:
-            return file.read(LARGEST_KEY)
+        return read_trusted(path, LARGEST_KEY)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise KeyFileError(str(path), f"this key cannot be read: {why.lower()}") from None

@@ -19,6 +19,7 @@ from policyengine.identity.configuration import IdentityError
 from policyengine.identity.keysets import looks
 from policyengine.identity.proved import UNBOUND, Binding, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.trusted_files import read_trusted
 
 SHORTEST = 32  # characters of a key: too many to be guessed from its digest
 LARGEST_FILE = 16_777_216  # bytes
@@ -98,8 +99,7 @@ def read_owners(path: Path, issuers: Collection[str], secret: bytes) -> Owners:
 
 def lines_of(path: Path) -> list[str]:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
+        data = read_trusted(path, LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise IdentityError(f"`{path}` is larger than {LARGEST_FILE:,} bytes")
         return data.decode("utf-8").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from policyengine.identity.mistakes import told
 from policyengine.identity.references import KeysReference, Reference, ReferenceHere
 from policyengine.identity.urls import authority_of
+from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -258,7 +260,10 @@ class Configuration(Section):
 def read_configuration(path: Path | str) -> Configuration:
     """Raises IdentityError."""
     try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with os.fdopen(open_trusted(path), encoding="utf-8") as file:
+            raw = tomllib.loads(file.read())
+    except UntrustedPathError as error:
+        raise IdentityError(error.message, error.hint) from None
     except OSError as error:
         raise IdentityError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -20,6 +20,7 @@ from policyengine.identity.keysets import MOST_KEYS, Keys, Unusable, Usable, Ver
 from policyengine.identity.providers import RemoteKeys
 from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.semantics.kernel import Issuer
+from policyengine.trusted_files import read_trusted
 
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
@@ -169,8 +170,7 @@ class FileDirectory:
 def read_file(path: Path, now: float) -> Keys:
     """Raises IdentityError."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
+        data = read_trusted(path, LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
         return read_directory(data, now)

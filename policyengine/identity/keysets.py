@@ -18,6 +18,7 @@ from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
 from policyengine.identity.documents import DocumentError, json_object
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.trusted_files import read_trusted
 
 MOST_KEYS = 100  # of one issuer
 LARGEST_FILE = 1_048_576  # bytes
@@ -255,8 +256,7 @@ class FileKeys:
 
     def look(self) -> Keys:
         """What the file holds now. Raises OSError, DocumentError."""
-        with self._path.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
+        data = read_trusted(self._path, LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
         return read_keys(data, self._name, self._uses)

@@ -18,6 +18,7 @@ from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from policyengine.identity.configuration import IdentityError
 from policyengine.identity.references import InBao, InEnvironment, InFile, place_of
+from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 LARGEST_SECRET = 65_536  # bytes
 _LOG = logging.getLogger("policyengine")
@@ -113,7 +114,9 @@ def read_private(path: Path, *, public: bool = False) -> tuple[bytes, Look]:
     """What a file holds that its owner alone can read, or its group too, and how it looked; one that is `public` all
     may read. Raises IdentityError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_trusted(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except UntrustedPathError as error:
+        raise IdentityError(error.message, error.hint) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else None
         raise IdentityError(f"cannot read `{path}`: {(why or str(error)).lower()}") from None

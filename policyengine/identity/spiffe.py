@@ -28,6 +28,7 @@ from policyengine.identity.configuration import IdentityError, TrustDomain
 from policyengine.identity.keysets import looks
 from policyengine.identity.proved import Binding, Token, Who
 from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.trusted_files import read_trusted
 
 LARGEST_BUNDLE = 1_048_576  # bytes
 MOST_AUTHORITIES = 100
@@ -78,8 +79,7 @@ class Bundle:
 def read_bundle(path: Path) -> Store:
     """Raises IdentityError."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_BUNDLE + 1)
+        data = read_trusted(path, LARGEST_BUNDLE + 1)
     except OSError as error:
         raise IdentityError(f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}") from None
     if len(data) > LARGEST_BUNDLE:

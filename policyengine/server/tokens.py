@@ -5,6 +5,7 @@ A line is a token or, so that the file holds none, its digest; before it, whose 
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Collection
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
+
+from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 SHORTEST = 16
 MAKE = "make one with `openssl rand -base64 32`"
@@ -108,8 +111,10 @@ def read_token_file(path: Path | str) -> TokenFile:
     Raises TokenError.
     """
     try:
-        mode = Path(path).stat().st_mode
-        text = Path(path).read_text(encoding="utf-8")
+        with os.fdopen(open_trusted(path), encoding="utf-8") as file:
+            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+    except UntrustedPathError as error:
+        raise TokenError(f"cannot read the token file `{path}`: {error.message}", error.hint) from None
     except OSError as error:
         why, hint = (error.strerror or str(error)).lower(), MAKE if isinstance(error, FileNotFoundError) else None
         raise TokenError(f"cannot read the token file `{path}`: {why}", hint) from None

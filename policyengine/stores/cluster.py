@@ -22,15 +22,14 @@ from policyengine.stores.claims_redis import Claims
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.following import Following
 from policyengine.stores.marks_redis import RedisMarks
+from policyengine.stores.outcomes import BACK, finish
 from policyengine.stores.past import watch_of
 from policyengine.stores.redis import (
-    BACK,
     PREFIX,
     STEP,
     Names,
     approval_key,
     asking,
-    finished,
     keys_of,
     receipts_key,
     standing,
@@ -195,7 +194,7 @@ class ClusterStore:
     def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
         now = max(self._latest, now)
         lasts = (lambda until: until > now) if self._virtual else (lambda _: True)
-        return finished(self._client, self._run, decision, lasts, refund=refund)
+        return finish(self._client, self._run, made_key(decision), decision, lasts, refund=refund)
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)

@@ -18,6 +18,7 @@ from policyengine.stores.claims_redis import CLAIM, ONCE, Claims
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
 from policyengine.stores.following import Following
 from policyengine.stores.marks_redis import MARK, RedisMarks
+from policyengine.stores.outcomes import BACK, finish
 from policyengine.stores.past import facts_of, line_of, told_of, watch_of
 from policyengine.stores.rates import AT_ONCE, MOST, RATES
 from policyengine.stores.step import digest, digest_of, name_of, open_for
@@ -26,7 +27,7 @@ from policyengine.stores.wires import PROBE, Script, Wires, answering, failure, 
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
-STEP, BACK = Script.of("past.lua", "step.lua"), Script.of("back.lua")
+STEP = Script.of("past.lua", "step.lua")
 FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
 SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE, MARK, PROBE)
 
@@ -163,7 +164,8 @@ class RedisStore:
         return self._given
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
-        return finished(self._client, self._run, decision, lambda until: until > self._now(now), refund=refund)
+        key, lasts = f"{PREFIX}:made:{digest_of(decision)}", lambda until: until > self._now(now)
+        return finish(self._client, self._run, key, decision, lasts, refund=refund)
 
     def claim(self, claim: Claim, now: int) -> Found | None:
         return self._claims.claim(claim, now)
@@ -232,26 +234,6 @@ class RedisStore:
 
     def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._wires.ask(script.call(keys, *arguments))
-
-
-def finished(
-    client: Any, run: Callable[..., Any], decision: str, lasts: Callable[[int], bool], *, refund: bool
-) -> Reported | None:
-    """Given back first, which may be done twice, and then noted: a report that broke off is made again."""
-    key = f"{PREFIX}:made:{digest_of(decision)}"
-    with answering():
-        made = client.get(key)
-    if made is None:
-        return None
-    until, charges = msgpack.decode(made)
-    if not lasts(until):
-        return None
-    for state, held in charges:
-        if held or refund:
-            run(BACK, [state], decision, "place" if held else "entry", "", "", 0, 1)
-    with answering():
-        before = client.set(key, msgpack.encode((until, ())), xx=True, keepttl=True, get=True)
-    return "first" if before == made and charges else "again"
 
 
 def fetched(

@@ -37,7 +37,7 @@ class SqliteFile:
                 os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), OWNER_ONLY))
             return cls(path, str(place), id_of(str(place)))
         except UntrustedPathError as error:
-            raise StoreError(str(error)) from None
+            raise StoreError(f"{error.message}: {error.hint}") from None
         except OSError as error:
             raise StoreError(f"`{path}`: {(error.strerror or str(error)).lower()}") from None
 

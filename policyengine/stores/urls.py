@@ -150,10 +150,13 @@ def _known() -> str:
 # ── Opening ───────────────────────────────────────────────────────────────────────────────────
 
 
+def sqlite_path(address: Address) -> str:
+    return unquote(address.path[1:])
+
+
 def _sqlite(address: Address) -> SqliteStore:
     """Three slashes are a path from here, four one from the root."""
-    patience, path = address.seconds(PATIENCE), unquote(address.path[1:])
-    return SqliteStore(path, patience=patience, max_skew=address.max_skew)
+    return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 
 def _redis(address: Address) -> Any:

@@ -1,6 +1,7 @@
 """`policyengine doctor`: every check with something right and something wrong."""
 
 import json
+import os
 import re
 import socket
 import sys
@@ -13,7 +14,8 @@ import pytest
 from joserfc.jwk import ECKey
 
 from policyengine.cli import checkups
-from policyengine.cli.checkups import EXTRAS, FEWEST_FILES, Plan, Status
+from policyengine.cli.checkups import EXTRAS, FEWEST_FILES
+from policyengine.cli.findings import Plan, Status
 from policyengine.extras import install_command
 from policyengine.identity.keys import new_ring, write_ring
 from policyengine.stores import clock_skew
@@ -311,3 +313,83 @@ def test_it_starts_without_the_packages_of_extras(run, project, port, monkeypatc
     ended = run("doctor", project, "--port", port, "--format", "json")
     assert ended.code == 0
     assert len([one for one in ended.json["checks"] if one["check"] == "extras"]) == len(EXTRAS)
+
+
+# ── Files ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def hints(run, *arguments):
+    """What mends what is wrong with files, by check."""
+    checks = run("doctor", *arguments, "--port", "0", "--format", "json").json["checks"]
+    return {(one["check"], one["hint"]) for one in checks if (one["hint"] or "").startswith(("chmod", "chown"))}
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Everything that a server reads and writes, each as it should be."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "p.policy").write_text(LIMITED)
+    (tmp_path / "policies" / "policyengine.toml").write_text("")
+    (tmp_path / "store.db").touch()
+    (tmp_path / "tokens").write_text("a-token-of-the-gateway\n")
+    (tmp_path / "log").touch()
+    for one in tmp_path.rglob("*"):
+        one.chmod(0o755 if one.is_dir() else 0o600)
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+def options(folder):
+    paths = (folder / "policies", "--store", f"sqlite:///{folder}/store.db")
+    return (*paths, "--log", folder / "log", "--token-file", folder / "tokens")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "check", "hint"),
+    [
+        ("store.db", 0o644, "store", "chmod 600 {}"),
+        ("store.db", 0o666, "store", "chmod 600 {}"),
+        ("log", 0o644, "log", "chmod 600 {}"),
+        ("log", 0o622, "log", "chmod 600 {}"),
+        ("tokens", 0o644, "tokens", "chmod 600 {}"),
+        ("tokens", 0o620, "tokens", "chmod 600 {}"),
+        ("policies/policyengine.toml", 0o666, "policies", "chown -R {euid} {policies}; chmod -R go-w {policies}"),
+        ("policies/p.policy", 0o664, "policies", "chown -R {euid} {policies}; chmod -R go-w {policies}"),
+        ("policies", 0o777, "policies", "chown -R {euid} {policies}; chmod -R go-w {policies}"),
+        (".", 0o777, "log", "chmod go-w {}"),
+    ],
+)
+def test_what_others_could_do_with_files_is_told_with_what_mends_it(run, served, name, mode, check, hint):
+    assert hints(run, *options(served)) == set()
+    (served / name).chmod(mode)
+    expected = hint.format(served / name, euid=os.geteuid(), policies=served / "policies")
+    assert (check, expected) in hints(run, *options(served))
+
+
+def test_a_link_that_others_could_point_elsewhere_cannot_be_served(run, served):
+    (served / "link").symlink_to("log")
+    served.chmod(0o777)
+    ended = run("doctor", "--port", "0", "--log", served / "link")
+    assert ended.code == 1
+    assert f"✗ log: `{served}/link` is a link in a folder that others can write to" in ended.out
+
+
+def test_files_that_identity_settings_name_are_looked_at(run, served):
+    key = served / "signing.json"
+    write_ring(key, new_ring("ES256", int(time.time())), new=True)
+    (served / "keys.json").write_text("{}")
+    settings = served / "identity.toml"
+    settings.write_text('[signing]\nkeys = "file:signing.json"\nissuer = "acme"\n[issuers.acme]\nkeys = "keys.json"\n')
+    for one, mode in ((settings, 0o666), (key, 0o644), (served / "keys.json", 0o646)):
+        one.chmod(mode)
+    assert hints(run, *options(served), "--identity", settings) == {
+        ("identity", f"chmod go-w {settings}"),
+        ("keys", f"chmod 600 {key}"),
+        ("keys", f"chmod go-w {served}/keys.json"),
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_another_user_are_told(run, served):
+    os.chown(served / "store.db", 65_534, 65_534)
+    assert ("store", f"chown 0 {served}/store.db") in hints(run, *options(served))

@@ -1,0 +1,149 @@
+"""Which links count: those that nobody else could point elsewhere, wherever keys, logs and stores are opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from policyengine.audit.log import DecisionLog, LogError
+from policyengine.cli.configuration import configuration_of
+from policyengine.cli.failures import CommandError
+from policyengine.compiler.keys import KeyFileError, _contents
+from policyengine.identity.api_keys import lines_of
+from policyengine.identity.configuration import IdentityError, read_configuration
+from policyengine.identity.directories import read_file
+from policyengine.identity.secrets import read_private
+from policyengine.identity.spiffe import read_bundle
+from policyengine.server.tokens import TokenError, read_token_file
+from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.store import StoreError
+from policyengine.trusted_files import MOST_LINKS, UntrustedPathError, read_trusted, trusted_path
+from tests.stores.charges import START, asks, rate
+
+NOBODY = 65_534
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of another user: as root really, else as this one is somebody else by now."""
+    if os.geteuid() == 0:
+        os.lchown(path, NOBODY, NOBODY)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+
+
+def secret_of_kubernetes(folder: Path) -> Path:
+    """As a volume of a Secret looks: the file is a link to a link, which is renamed when the secret changes."""
+    (folder / "..2027_01_04").mkdir()
+    (folder / "..2027_01_04" / "key").write_text("a key")
+    (folder / "..data").symlink_to("..2027_01_04")
+    (folder / "key").symlink_to("..data/key")
+    folder.chmod(0o1777)
+    return folder / "key"
+
+
+def test_what_kubernetes_mounts_is_read(tmp_path: Path) -> None:
+    key = secret_of_kubernetes(tmp_path)
+    assert trusted_path(key) == tmp_path / "..2027_01_04" / "key"
+    assert read_trusted(key, 100) == b"a key"
+
+
+def test_a_path_without_links_is_what_it_is(tmp_path: Path) -> None:
+    assert trusted_path(tmp_path / "a" / ".." / "b") == tmp_path / "b"
+    assert trusted_path(tmp_path / "not" / "there") == tmp_path / "not" / "there"
+
+
+@pytest.mark.parametrize("link", ["key", "..data"])
+def test_a_link_of_another_user_does_not_count(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = secret_of_kubernetes(tmp_path)
+    give_away(tmp_path / link, monkeypatch)
+    with pytest.raises(UntrustedPathError) as caught:
+        trusted_path(key)
+    first = tmp_path / ("key" if os.geteuid() == NOBODY else link)
+    assert caught.value.message == f"`{first}` is a link of another user"
+
+
+@pytest.mark.parametrize(("mode", "counts"), [(0o755, True), (0o1777, True), (0o777, False), (0o775, False)])
+def test_a_link_counts_where_nobody_else_can_replace_it(mode: int, counts: bool, tmp_path: Path) -> None:
+    key = secret_of_kubernetes(tmp_path)
+    tmp_path.chmod(mode)
+    if counts:
+        assert trusted_path(key).name == "key"
+        return
+    with pytest.raises(UntrustedPathError) as caught:
+        trusted_path(key)
+    assert caught.value.message == f"`{key}` is a link in a folder that others can write to"
+    assert caught.value.hint == f"name the file itself, or `chmod go-w {tmp_path}`"
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UntrustedPathError, match=f"more than {MOST_LINKS} links"):
+        trusted_path(tmp_path / "a")
+
+
+# ── Wherever one is opened ────────────────────────────────────────────────────────────────────
+
+
+def settings(path: Path) -> object:
+    """As it lies beside the policies."""
+    (path.parent / "policyengine.toml").symlink_to(path.name)
+    return configuration_of([path.parent])
+
+
+OPENS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
+    "log": (DecisionLog, LogError),
+    "store": (SqliteStore, StoreError),
+    "secret": (read_private, IdentityError),
+    "tokens": (read_token_file, TokenError),
+    "API keys": (lines_of, IdentityError),
+    "keys of agents": (lambda path: read_file(path, 0.0), IdentityError),
+    "SPIFFE bundle": (read_bundle, IdentityError),
+    "key of a bundle": (_contents, KeyFileError),
+    "identity.toml": (read_configuration, IdentityError),
+    "settings": (settings, CommandError),
+}
+
+
+@pytest.mark.parametrize("name", OPENS)
+def test_nothing_is_opened_through_a_link_that_others_could_point_elsewhere(name: str, tmp_path: Path) -> None:
+    opens, error = OPENS[name]
+    (tmp_path / "there").write_text("")
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    tmp_path.chmod(0o777)
+    with pytest.raises(error, match="a link in a folder that others can write to"):
+        opens(link)
+    assert (tmp_path / "there").read_text() == ""
+
+
+def test_a_log_that_is_replaced_by_such_a_link_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "log"
+    log = DecisionLog(path)
+    path.unlink()
+    path.symlink_to(tmp_path / "theirs")
+    (tmp_path / "folder").chmod(0o777)
+    log.reopen()
+    assert not log._append(b"{}\n")
+    assert not (tmp_path / "theirs").exists()
+    log.close()
+
+
+# ── Files that we make ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_store_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with closing(SqliteStore(tmp_path / "store.db")) as store:
+            store.commit(asks(rate()), "one", START)
+            modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
