@@ -73,7 +73,7 @@ REPORTED: Statuses = answered(schema.Reported, {"decision": examples.REPORT["dec
 ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {
     200: {"description": "It is.", "content": schema.content(schema.Readiness, {})},
-    503: problem("It is stopping, or the store that its policies need does not answer. Send questions elsewhere."),
+    503: problem("It is stopping, or the store that its policies need fails. Send questions elsewhere."),
 }
 MEASURED: Statuses = {
     200: {
