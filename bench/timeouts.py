@@ -135,13 +135,13 @@ def run(say: Say) -> Section:
                     many, pace = denied(url if timeout is None else f"{url}?timeout={timeout}")
                     rows.append((where, timeout or "as by default", f"{DECISIONS:,}", f"{many:,}", f"{pace:,.0f}"))
                     data.append({"where": where, "timeout": timeout, "decisions": DECISIONS, "denied": many})
-    worst = max(one["denied"] for one in data if one["timeout"] is None)
+    worst = next(one["denied"] for one in data if one["timeout"] is None and one["where"] == "Cluster")
     return Section(
         name="timeouts",
         title="Decisions that a busy machine denies, by how long its store may take",
         columns=("store", "timeout", "decisions", "denied", "a second"),
         rows=tuple(rows),
         data=tuple(data),
-        targets=(Target("denied as by default", DECISIONS / 1_000, float(worst), "decisions"),),
+        targets=(Target("a Cluster, denied as by default", DECISIONS / 1_000, float(worst), "decisions"),),
         notes=(f"{THREADS} callers, two rates each; {2 * len(cores())} processes beside them that only compute.",),
     )
