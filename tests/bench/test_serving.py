@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bench import policy
-from bench.serving import cerbos, floor, frames, load, serve, servers
+from bench.serving import cerbos, connections, floor, frames, load, serve, servers
 from bench.serving.load import loop
 from bench.serving.socket_floor import HEADER, Floor
 from bench.workload import workload
@@ -185,3 +185,31 @@ def test_the_table_of_the_socket_has_a_row_for_each_load() -> None:
     section = frames.section([frames.summary("policyengine", kind, [run]) for kind in frames.LOADS])
     assert [row[1] for row in section.rows] == ["1", "64"]
     assert section.targets[0].holds
+
+
+# ── Connections ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_several_workers_share_connections(tmp_path: Path) -> None:
+    policy_file = tmp_path / "shop.policy"
+    policy_file.write_text(connections.POLICY)
+    each = connections.shares(policy_file, 2)["each"]
+    assert sum(each) >= connections.SHARED - 2  # the one that asked before is counted as long as it is there
+    assert min(each) >= connections.SHARED // 3
+
+
+def test_what_connections_do_is_told_in_words() -> None:
+    found = [
+        {"what": "heads", "shut_out_at": 120},
+        {"what": "heads", "shut_out_at": None},
+        {"what": "stop", "workers": 2, "lost": 50, "answers": 12_063, "refused": 0},
+        {"what": "shares", "workers": 2, "each": [37, 27]},
+        {"what": "large", "longest_ms": 230.3, "p99_ms": 168.1, "alone_ms": 17.2, "answered": 185},
+    ]
+    assert [seen for _, seen in connections.section(found).rows] == [
+        "120 shut others out",
+        "nobody is shut out by 400",
+        "50 of 50 lost; 12,063 answers, 0 refused",
+        "37 + 27",
+        "longest 230 ms, p99 168 ms; 17 ms without; 185 such bodies",
+    ]
