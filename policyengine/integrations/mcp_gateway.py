@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias, cast
 from uuid import uuid4
 
 import anyio
@@ -21,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.extras import install_command
-from policyengine.integrations.asking import Decides, Facts, Identify
+from policyengine.integrations.asking import Decides, Facts, Identify, identified, proved
 from policyengine.integrations.mcp_messages import Line, params_elsewhere
 from policyengine.integrations.mcp_relay import Reads, Relay, Writes
 from policyengine.integrations.mcp_sdk import Asked, PolicyMiddleware
+from policyengine.integrations.mcp_sessions import Owner, SessionTable, owner_of
 from policyengine.runtime.hosts import AllowedHosts
 
 try:
@@ -42,7 +43,6 @@ except ImportError as error:
 Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
 Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
-MOST_SESSIONS = 100
 LARGEST_REQUEST = 4 * 1024 * 1024
 IDLE = 30 * 60.0  # seconds until a session that nobody uses is over
 CONNECT = 5.0  # seconds
@@ -78,6 +78,16 @@ class Upstream:
             streamable_http_client(self.target, http_client=http) as streams,
         ):
             yield streams
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A request that begins a session, as the middleware would see it."""
+
+    request: Request
+    request_id: None = None
+    method: str = "initialize"
+    params: None = None
 
 
 class UpstreamPolicy(PolicyMiddleware):
@@ -116,6 +126,11 @@ class Gateway:
                     group.cancel_scope.cancel()
             except Exception as error:
                 _LOG.error("the upstream server cannot be used: %s", told(error))
+
+    async def owner(self, request: Request) -> Owner:
+        """Whose session that request begins."""
+        facts = await identified(self.identify, cast(Asked, SessionRequest(request)))
+        return owner_of(None if facts is None else await proved(self.decides, facts))
 
     async def over_stdio(self) -> None:
         """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
@@ -179,14 +194,15 @@ def told(error: BaseException) -> str:
 
 
 class Sessions:
-    """An ASGI endpoint: each client has a session, and each session an upstream of its own.
+    """An ASGI endpoint: each client has a session, and each session an upstream of its own. They are bounded, and who
+    opens more of them than others ends his own.
 
     Requests whose `Host` or `Origin` is foreign to `hosts` are refused before a session is looked for.
     """
 
     def __init__(self, gateway: Gateway, hosts: AllowedHosts) -> None:
         self._gateway, self._hosts = gateway, hosts
-        self._open: dict[str, StreamableHTTPServerTransport] = {}
+        self._open = SessionTable()
         self._group: TaskGroup | None = None
         self.bounded = RequestBodyLimitMiddleware(self._answer, LARGEST_REQUEST)
 
@@ -208,17 +224,24 @@ class Sessions:
         name = Request(scope).headers.get(MCP_SESSION_ID_HEADER)
         if name is None:
             return await self._begin(scope, receive, send)
-        transport = self._open.get(name)
-        if transport is None:
+        session = self._open.get(name)
+        if session is None:
             return await JSONResponse(problem("there is no such session"), 404)(scope, receive, send)
-        await transport.handle_request(scope, receive, send)
+        self._open.enter(session)
+        try:
+            await session.transport.handle_request(scope, receive, send)
+        finally:
+            self._open.leave(session)
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self._open) >= MOST_SESSIONS or self._group is None:
-            return await JSONResponse(problem("too many sessions are open"), 503)(scope, receive, send)
+        if self._group is None:
+            return await JSONResponse(problem("the gateway is stopping"), 503)(scope, receive, send)
+        owner = await self._gateway.owner(Request(scope))
+        if (replaced := self._open.replaceable()) is not None:
+            await self._end(replaced)
         name = uuid4().hex
         transport = StreamableHTTPServerTransport(name, idle_timeout=IDLE)
-        self._open[name] = transport
+        self._open.begin(name, transport, owner)
         status = 500
 
         async def watching(message: Message) -> None:
@@ -249,9 +272,9 @@ class Sessions:
                 await self._end(name)
 
     async def _end(self, name: str) -> None:
-        transport = self._open.pop(name, None)
-        if transport is not None and not transport.is_terminated:
-            await transport.terminate()
+        session = self._open.end(name)
+        if session is not None and not session.transport.is_terminated:
+            await session.transport.terminate()
 
 
 def problem(message: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 
 from policyengine.cli import main
+from policyengine.integrations import mcp_gateway
 from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers, http_app
 from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp_relay import GONE
 from policyengine.integrations.mcp_sdk import always
+from policyengine.integrations.mcp_sessions import SessionTable
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving
@@ -281,6 +284,52 @@ def test_headers_of_a_trusted_caller_say_who_asks(behind: Behind, watched: Watch
         for headers in ([], [("x-agent", "")], [("x-agent", "bot"), ("x-agent", "other")]):
             with pytest.raises((MCPError, BaseExceptionGroup)):
                 asyncio.run(tools(url, headers))
+
+
+BEGINNING = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "many", "version": "1"},
+    },
+}
+
+
+def test_who_opens_many_sessions_ends_his_own(
+    behind: Behind, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+    from mcp.client.streamable_http import streamable_http_client
+
+    monkeypatch.setattr(mcp_gateway, "SessionTable", partial(SessionTable, most=3))
+    said = {"issuer": "acme", "user": "alice"}
+    who = from_headers({"agent": "x-agent"}, lambda found: facts_of_words({**said, **found}))
+
+    async def run(url: str) -> tuple[Any, list[int], int]:
+        other = {"x-agent": "other", "accept": "application/json, text/event-stream"}
+        async with (
+            httpx2.AsyncClient(headers={"x-agent": "bot"}, trust_env=False) as of_bot,
+            httpx2.AsyncClient(headers=other, trust_env=False) as of_other,
+            Client(streamable_http_client(url, http_client=of_bot)) as client,
+        ):
+            begun = [await of_other.post(url, json=BEGINNING) for _ in range(6)]
+            ended = await of_other.post(
+                url, json={**BEGINNING, "id": 2}, headers={"mcp-session-id": begun[0].headers["mcp-session-id"]}
+            )
+            return (
+                await client.call_tool("add", {"a": 1, "b": 2}),
+                [one.status_code for one in begun],
+                ended.status_code,
+            )
+
+    with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", identify=who)) as gateway:
+        answer, begun, ended = asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
+    assert answer.content[0].text == "3"
+    assert begun == [200] * 6
+    assert ended == 404
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""Which sessions of the MCP gateway are open, and whose: who opens many makes room for the others with his own.
+
+`initialize` is not decided, so whoever reaches the gateway can begin a session, and each has an upstream of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, TypeAlias
+
+MOST_SESSIONS = 100
+LINE_SECONDS = 10.0  # between two lines of the log
+Owner: TypeAlias = tuple[str, ...]
+NOBODY: Owner = ("nobody",)
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(slots=True, eq=False)
+class OpenSession:
+    """`requests` are under way, the stream that a client listens at among them; `used` is when the last one began or
+    ended."""
+
+    transport: Any
+    owner: Owner
+    used: float
+    requests: int = 0
+
+
+class SessionTable:
+    """At most `most`; where one more begins, somebody's longest idle one ends."""
+
+    def __init__(self, most: int = MOST_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
+        self._most, self._clock = most, clock
+        self._open: dict[str, OpenSession] = {}  # the oldest first
+        self._ended: Counter[Owner] = Counter()
+        self._told: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, name: str, transport: Any, owner: Owner) -> None:
+        self._open[name] = OpenSession(transport, owner, self._clock())
+
+    def get(self, name: str) -> OpenSession | None:
+        return self._open.get(name)
+
+    def enter(self, session: OpenSession) -> None:
+        session.requests, session.used = session.requests + 1, self._clock()
+
+    def leave(self, session: OpenSession) -> None:
+        session.requests, session.used = session.requests - 1, self._clock()
+
+    def end(self, name: str) -> OpenSession | None:
+        return self._open.pop(name, None)
+
+    def replaceable(self) -> str | None:
+        """Which session ends so that another may begin; None where there is room.
+
+        One of whoever has most of them: the longest idle, or where none is idle the oldest.
+        """
+        if len(self._open) < self._most:
+            return None
+        owner, many = Counter(one.owner for one in self._open.values()).most_common(1)[0]
+        of_owner = [(name, one) for name, one in self._open.items() if one.owner == owner]
+        name, _ = min(of_owner, key=lambda pair: (pair[1].requests > 0, pair[1].used))
+        self._tell(owner, many)
+        return name
+
+    def _tell(self, owner: Owner, many: int) -> None:
+        """At most a line in a while."""
+        self._ended[owner] += 1
+        now = self._clock()
+        if self._told is None or now - self._told >= LINE_SECONDS:
+            _LOG.warning(
+                "%d sessions were ended to make room for others: %d are open, %d of them of %s",
+                self._ended.total(), len(self._open), many, " ".join(owner),
+            )  # fmt: skip
+            self._ended.clear()
+            self._told = now
+
+
+def owner_of(facts: Mapping[str, object] | None) -> Owner:
+    """Whose session it is, by what is known of who asks; credentials that prove nothing are nobody's."""
+    if not facts or "credentials" in facts:
+        return NOBODY
+    agent, user = facts.get("agent"), facts.get("user")
+    names = [
+        str(one[key]) for one in (agent, user) if isinstance(one, Mapping) for key in ("id", "issuer") if key in one
+    ]
+    return tuple(names) or NOBODY

@@ -1,0 +1,81 @@
+"""Sessions of the MCP gateway: who opens many of them shuts nobody out."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from policyengine.integrations.mcp_sessions import LINE_SECONDS, NOBODY, SessionTable, owner_of
+
+
+class Held:
+    now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def table_of(*owners: str, most: int = 5) -> SessionTable:
+    table = SessionTable(most, Held())
+    for number, owner in enumerate(owners):
+        table.begin(f"{owner}{number}", None, (owner,))
+    return table
+
+
+def test_where_there_is_room_nobody_makes_any() -> None:
+    assert table_of("a", "a", "a", "a").replaceable() is None
+
+
+def test_whoever_has_most_sessions_ends_the_longest_idle_one() -> None:
+    table = table_of("b", "a", "a", "b", "a")
+    session = table.get("a1")
+    assert session is not None
+    table.enter(session)
+    table.leave(session)
+    assert table.replaceable() == "a2"
+
+
+def test_an_idle_session_ends_before_one_at_which_its_client_listens() -> None:
+    table = table_of("a", "a", "a", "b", "b")
+    for name in ("a0", "a1"):
+        session = table.get(name)
+        assert session is not None
+        table.enter(session)
+    assert table.replaceable() == "a2"
+
+
+def test_where_all_are_listened_at_the_oldest_ends() -> None:
+    table = table_of("a", "a", "a", "b", "b")
+    for name in ("a0", "a1", "a2"):
+        session = table.get(name)
+        assert session is not None
+        table.enter(session)
+    assert table.replaceable() == "a0"
+
+
+def test_what_was_ended_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    table = table_of("a", "a", "b", most=3)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(int(LINE_SECONDS) + 2):
+            table.replaceable()
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 sessions were ended to make room for others: 3 are open, 2 of them of a",
+        f"{int(LINE_SECONDS)} sessions were ended to make room for others: 3 are open, 2 of them of a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "owner"),
+    [
+        ({"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}, ("bot", "acme", "alice")),
+        ({"agent": {"id": "bot"}, "credential": {"kind": "jwt"}}, ("bot",)),
+        ({"credentials": {"authorization": "Bearer made-up"}}, NOBODY),
+        ({"agent": {"id": "bot"}, "credentials": {}}, NOBODY),
+        ({}, NOBODY),
+        (None, NOBODY),
+    ],
+)
+def test_a_session_is_of_whom_credentials_prove_and_else_of_nobody(facts: object, owner: tuple[str, ...]) -> None:
+    assert owner_of(facts) == owner  # type: ignore[arg-type]
