@@ -14,6 +14,7 @@ MOST = 64  # the loop's own are as few as there are processors, and whoever wait
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
+_lanes: list[ThreadPoolExecutor] = []
 
 
 def pool() -> ThreadPoolExecutor:
@@ -28,5 +29,18 @@ async def in_thread(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T
     return await get_running_loop().run_in_executor(pool(), partial(copy_context().run, work, *args, **given))
 
 
+def lane() -> ThreadPoolExecutor:
+    """One thread for what takes long by itself: two of them would take the processor from the event loop by turns."""
+    if not _lanes:
+        _lanes.append(ThreadPoolExecutor(1, "policyengine-lane"))
+    return _lanes[0]
+
+
+async def in_lane(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+    """One after the other, in a thread beside the event loop."""
+    return await get_running_loop().run_in_executor(lane(), partial(copy_context().run, work, *args, **given))
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads stay where they began
+    os.register_at_fork(after_in_child=_lanes.clear)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 WORDS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URLS = ("http://", "https://")
+STOP = 2.0  # seconds that a stop may take: streams that clients listen at do not end by themselves
 
 
 def mcp_gateway(
@@ -249,29 +251,34 @@ def run(front: Front, held: Reloading, token: Mapping[str, str], environment: Ma
 
 
 def over_http(gateway: Any, front: Front) -> None:
-    import uvicorn
-
     from policyengine.integrations.mcp_gateway import http_app
     from policyengine.runtime.hosts import AllowedHostError
+    from policyengine.server import ServeError
+    from policyengine.server.bounded_server import BoundedServer, config_for
+    from policyengine.server.connection_limits import ConnectionLimits
+    from policyengine.server.connection_table import ConnectionTable
+    from policyengine.server.draining import Drain
+    from policyengine.server.listeners import bound, resolved, url_of
+    from policyengine.server.tally import Tally
+    from policyengine.server.worker_board import WorkerBoard
 
-    host = front.host
     try:
         app = http_app(gateway, front.allowed_hosts)
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                at = self.servers[0].sockets[0].getsockname()
-                print(f"listening on http://{host if ':' not in host else f'[{host}]'}:{at[1]}/mcp", flush=True)
-
-    config = uvicorn.Config(
-        app, host=host, port=front.port or 0, log_config=None, log_level="warning", ws="none",
-        timeout_graceful_shutdown=2,
-    )  # fmt: skip
-    Server(config).run()
+    limits, board = ConnectionLimits(), WorkerBoard()
+    try:
+        table = ConnectionTable(limits, limits.bounds(), board, Tally())
+        listener = bound(resolved(front.host, front.port or 0), front.host)
+    except ServeError as error:
+        raise CommandError("serve", error.message, error.hint) from None
+    with listener:
+        server = BoundedServer(config_for(app, lifespan="on"), table, board, Drain(STOP))
+        print(f"listening on {url_of(listener)}/mcp", flush=True)
+        server.run(sockets=[listener])
+    if server.caught is not None:
+        signal.raise_signal(server.caught)
 
 
 def token_of(path: Path | None) -> dict[str, str]:

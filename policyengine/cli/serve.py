@@ -21,16 +21,21 @@ from policyengine.cli.recording import Recorded, log_of, recorded_to
 from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.serve_options import (
     AllowedHost,
+    DrainDelay,
     DrainSeconds,
     EnvoyPort,
     Forced,
     Gated,
+    HeadSeconds,
     Host,
+    IdleSeconds,
     LogCompress,
     LogFile,
     LogKeep,
     LogRotate,
     LogSync,
+    MaxConnections,
+    MaxConnectionsPerAddress,
     MetricsPort,
     Observed,
     ObservedEndpoint,
@@ -43,6 +48,7 @@ from policyengine.cli.serve_options import (
     ReloadAllow,
     ReloadCompare,
     ReloadGateOption,
+    RequestSeconds,
     ServerLog,
     SocketMode,
     SocketPath,
@@ -102,6 +108,12 @@ def serve(
     reload_compare: ReloadCompare = 30,
     metrics_port: MetricsPort = None,
     drain_seconds: DrainSeconds = 10,
+    drain_delay: DrainDelay = 0,
+    max_connections: MaxConnections = None,
+    max_connections_per_address: MaxConnectionsPerAddress = None,
+    head_seconds: HeadSeconds = 10,
+    request_seconds: RequestSeconds = 30,
+    idle_seconds: IdleSeconds = 75,
     format: TextOrJson = Format.TEXT,
 ) -> int:
     """Answer requests over HTTP, or over a Unix socket, or both.
@@ -128,6 +140,7 @@ def serve(
     from policyengine.runtime.hosts import AllowedHostError
     from policyengine.server import ServeError, TokenError
     from policyengine.server import serve as answer
+    from policyengine.server.connection_limits import ConnectionLimits
     from policyengine.server.journal import LogFormat, journal
     from policyengine.server.listeners import is_beyond, resolved
 
@@ -155,6 +168,9 @@ def serve(
             if hidden:
                 _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
+        limits = ConnectionLimits(
+            max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds
+        )
         listens = 8080 if port is None and socket is None else port
         keys = None if trust is None else tuple(trust)
         held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
@@ -162,7 +178,8 @@ def serve(
             answer(
                 held, host, listens, tokens,
                 path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-                metrics=metrics_port, drain=drain_seconds, watching=watch, public_url=_public(public_url),
+                metrics=metrics_port, drain=drain_seconds, drain_delay=drain_delay, limits=limits,
+                watching=watch, public_url=_public(public_url),
                 authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
                 following=following_of(held, sources, stamp, files=not watch, rules=rules),
             )  # fmt: skip

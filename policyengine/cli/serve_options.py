@@ -116,6 +116,47 @@ MetricsPort: TypeAlias = Annotated[
 DrainSeconds: TypeAlias = Annotated[
     float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="How long a stop may take.")
 ]
+DrainDelay: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--drain-delay", metavar="N", min=0, max=3600, help="How many seconds at least a stop still lets others in."
+    ),
+]
+MaxConnections: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-connections",
+        metavar="N",
+        min=1,
+        help="How many connections a worker holds. [default: as files allow, 4096 at most]",
+        show_default=False,
+    ),
+]
+MaxConnectionsPerAddress: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-connections-per-address",
+        metavar="N",
+        min=1,
+        help="How many of them an address may have that sent no request yet. [default: a quarter]",
+        show_default=False,
+    ),
+]
+HeadSeconds: TypeAlias = Annotated[
+    float, typer.Option("--head-seconds", metavar="N", min=0.1, max=3600, help="How long a head may take to arrive.")
+]
+RequestSeconds: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--request-seconds", metavar="N", min=0.1, max=3600, help="How long a body may take, and reading an answer."
+    ),
+]
+IdleSeconds: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--idle-seconds", metavar="N", min=0.1, max=3600, help="How long a connection may wait for a request."
+    ),
+]
 LogFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),

@@ -178,7 +178,7 @@ class Authzen:
         return named or EVERY_CALLER in self.consume
 
     async def one(self, asked: Asked, once: Once | None) -> Response:
-        evaluation = read(asked.members, consumes=self.consumes)
+        evaluation = await apart(self.engine, partial(read, asked.members, consumes=self.consumes))
         once = once if evaluation.spends else None
         found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context)
         return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))

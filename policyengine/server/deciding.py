@@ -19,9 +19,10 @@ from policyengine.runtime.headers import Headers, rate_headers
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.shape import did_you_mean, only, wrong_kind
 from policyengine.server.counted import Decides
-from policyengine.server.media import Form
+from policyengine.server.media import HAS_LONG_BODY, Form
 from policyengine.server.once import REPLAYED
 from policyengine.server.problems import Problem
+from policyengine.threads import in_lane
 
 MOST_ITEMS = 1_000
 Answer = dict[str, object]
@@ -132,8 +133,11 @@ def semantics_of(raw: object, member: str = "semantics") -> Semantics:
 async def apart(
     engine: Decides, work: Callable[[], T], once: Once | None = None, question: Question | None = None
 ) -> T:
-    """In a thread where somebody else is asked, so that nobody waits for it; else right here, as it is quick."""
-    return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()
+    """In a thread where somebody else is asked or the body is long, so that nobody waits for it; else right here, as it
+    is quick."""
+    if once is not None or engine.waits_for(question):
+        return await run_in_threadpool(work)
+    return await in_lane(work) if HAS_LONG_BODY.get() else work()
 
 
 async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:

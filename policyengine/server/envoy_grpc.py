@@ -31,6 +31,7 @@ from policyengine.runtime.vouched import (
     spiffe_facts,
     with_credentials,
 )
+from policyengine.server.connection_limits import UNBOUNDED_BY_FILES, ConnectionBounds, ConnectionLimits
 from policyengine.server.counted import Current
 from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_now, told_problem
 from policyengine.server.listeners import ServeError, port_listener
@@ -38,6 +39,7 @@ from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
 
 THREADS = 40  # more than may wait for issuers
+STREAMS = 1_000  # calls of one connection on their way: Envoy has one connection for each of its threads
 DENIED = 7  # of gRPC; which status the client gets stands beside it
 FOR_LOGS = ("x-decision-id", "x-decision", WOULD_BE)
 FOR_THE_API = (*SET_BY_US, "x-decision-id", WOULD_BE)
@@ -53,10 +55,22 @@ class EnvoyGrpc:
     names: Vouched
     tokens: Tokens | None
     address: str
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    bounds: ConnectionBounds = UNBOUNDED_BY_FILES
+
+    @property
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """What bounds connections: gRPC knows no addresses, and lets nobody in when it has its number."""
+        return (
+            ("grpc.max_allowed_incoming_connections", self.bounds.connections),
+            ("grpc.server_handshake_timeout_ms", round(self.limits.head * 1_000)),
+            ("grpc.max_connection_idle_ms", round(self.limits.idle * 1_000)),
+            ("grpc.max_concurrent_streams", STREAMS),
+        )
 
     def started(self) -> Any:
         """A server that answers. Raises ServeError."""
-        server = grpc.server(ThreadPoolExecutor(THREADS))
+        server = grpc.server(ThreadPoolExecutor(THREADS), options=self.options)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(Authorization(self), server)
         try:
             server.add_insecure_port(self.address)

@@ -18,7 +18,7 @@ from policyengine.runtime.vouched import (
 )
 from policyengine.server.counted import Current
 from policyengine.server.gateways import Told, told_of, told_problem
-from policyengine.server.media import read_body
+from policyengine.server.media import parsed, read_body
 from policyengine.server.problems import Problem
 
 PREFIX = "/envoy"
@@ -36,7 +36,8 @@ class EnvoyHttp:
         content = await read_body(http, self.body_timeout)
         try:
             target = target_of(http, given)
-            question = question_of(target, given, self.names, self.names.hands_on(Adapter.ENVOY), content)
+            hands_on = self.names.hands_on(Adapter.ENVOY)
+            question = await parsed(lambda body: question_of(target, given, self.names, hands_on, body), content)
             if engine.identity is not None:
                 told_by = self.names.client_certificate
                 question = with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)

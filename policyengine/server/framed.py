@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, MutableSet, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from struct import Struct as Layout
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
@@ -23,13 +24,15 @@ from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyProblem, Once
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
+from policyengine.server.connection_table import CloseReason, ConnectionTable, Stage, unread_bytes
 from policyengine.server.counted import Current, Decides
 from policyengine.server.deciding import decided, items_of, undecided
 from policyengine.server.events import Event, event_in, reported
 from policyengine.server.hot import plain_options
+from policyengine.server.media import LONG_BODY
 from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import DENY, NO_ANSWER, Problem
-from policyengine.threads import pool
+from policyengine.threads import lane, pool
 
 LOGGER = logging.getLogger("policyengine")
 CREDENTIALS = Layout("3i")  # process, user and group
@@ -205,34 +208,76 @@ def gateway_of(connection: Any) -> str:
 
 
 class FramedProtocol(asyncio.Protocol):
-    """One sidecar. What it sent is answered in order; while it does not read its answers, nothing more is read."""
+    """One sidecar. What it sent is answered in order; while it does not read its answers, nothing more is read.
+
+    It may be idle for as long as it likes, as long as nobody else needs its place.
+    """
 
     transport: asyncio.Transport
     gateway = "socket"
+    spare = False
 
-    def __init__(self, reloading: Current, connections: MutableSet[Any]) -> None:
-        self.reloading = reloading
-        self.connections = connections
+    def __init__(self, doors: tuple[Current, Current], table: ConnectionTable) -> None:
+        self.reloading, self.reloading_apart = doors  # for the event loop, and for threads
+        self.table = table
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray()
+        self.began = table.now  # when the frame in the buffer did, or the last one
         self.ended = False  # nothing more will come
         self.paused = False  # the reader is slow
         self.resting = False  # others have their turn
-        self.heard = False  # since somebody looked
+        self.slow_since: float | None = None  # to read its answers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
-        self.connections.add(self)
         self.gateway = gateway_of(transport.get_extra_info("socket"))
         self.transport.set_write_buffer_limits(high=LARGEST_QUESTION)
+        self.table.enter(self)
+        self.table.prove(self)  # who may open the socket does not come by address
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.discard(self)
+        self.table.leave(self)
         self.ended = True
         self.buffer.clear()
 
+    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+
+    @property
+    def address(self) -> str:
+        return self.gateway
+
+    @property
+    def stage(self) -> Stage:
+        if self.paused or self.resting:
+            return Stage.BUSY
+        return Stage.HEAD if self.buffer else Stage.IDLE
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        return unread_bytes(self.transport)
+
+    def overdue(self, now: float) -> CloseReason | None:
+        limits = self.table.limits
+        if not self.transport.get_write_buffer_size():
+            self.slow_since = None
+        elif self.slow_since is None:
+            self.slow_since = now
+        elif now - self.slow_since > limits.request:
+            return CloseReason.ANSWER
+        late = self.stage is Stage.HEAD and now - self.began > limits.head + limits.request
+        return CloseReason.REQUEST if late else None
+
+    def drop(self, reason: CloseReason) -> None:
+        if reason in (CloseReason.ANSWER, CloseReason.REQUEST):
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    # ── Frames ────────────────────────────────────────────────────────────────────────────────
+
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        if not self.buffer:
+            self.began = self.table.now
         self.buffer += data
         self.work()
 
@@ -263,12 +308,19 @@ class FramedProtocol(asyncio.Protocol):
             return
         engine = self.reloading.current
         if engine.remote or engine.waits_for() or engine.identity is not None:
-            self.work_apart(engine)
+            self.work_apart(AT_A_STRETCH_APART, pool())
             return
         answers: list[bytes] = []
         questions = at = 0
+        rest = False
         try:
             while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
+                rest = len(payload) > LONG_BODY
+                if rest and not answers:
+                    self.work_apart(1, lane())
+                    return
+                if rest:
+                    break
                 at += HEADER.size + len(payload)
                 answer, many = answer_to(engine, payload, self.gateway)
                 answers += (HEADER.pack(len(answer)), answer)
@@ -278,15 +330,17 @@ class FramedProtocol(asyncio.Protocol):
             answers += (HEADER.pack(len(answer)), answer)
             self.ended, at = True, len(self.buffer)
         del self.buffer[:at]
+        self.began = self.table.now if at else self.began
         self.transport.write(b"".join(answers))
-        self.settle(rest=questions >= AT_A_STRETCH)
+        self.settle(rest=rest or questions >= AT_A_STRETCH)
 
-    def work_apart(self, engine: Decides) -> None:
-        """In a thread, as a store is asked: this connection waits for it, and no other does."""
+    def work_apart(self, most: int, executor: ThreadPoolExecutor) -> None:
+        """In a thread, as a store is asked or a frame is long: this connection waits for it, and no other does."""
+        engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None
         try:
-            while len(payloads) < AT_A_STRETCH_APART and (payload := self.frame(at)) is not None:
+            while len(payloads) < most and (payload := self.frame(at)) is not None:
                 at += HEADER.size + len(payload)
                 payloads.append(payload)
         except Unreadable as error:
@@ -295,11 +349,11 @@ class FramedProtocol(asyncio.Protocol):
             self.settle(rest=False)
             return
         del self.buffer[:at]
+        self.began = self.table.now
         self.resting = True
         self.transport.pause_reading()
-        self.loop.run_in_executor(pool(), answers_to, engine, payloads, unreadable, self.gateway).add_done_callback(
-            self.told
-        )
+        answering = self.loop.run_in_executor(executor, answers_to, engine, payloads, unreadable, self.gateway)
+        answering.add_done_callback(self.told)
 
     def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:
         answers, ends = done.result()

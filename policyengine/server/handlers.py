@@ -33,7 +33,7 @@ from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, re
 from policyengine.server.gateways import Told
 from policyengine.server.hosts import HostCheck
 from policyengine.server.measuring import publish
-from policyengine.server.media import Form, answer, form_of_body, problem_answer, read_body
+from policyengine.server.media import Form, answer, form_of_body, parsed, problem_answer, read_body
 from policyengine.server.once import once_of, refused
 from policyengine.server.page import POLICY, page_of
 from policyengine.server.problems import Problem
@@ -74,7 +74,7 @@ class DecisionApi:
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
         sent = await self._body(http)
-        question, once, engine = question_of(*sent), self._once(http, *sent), self._at("decide")
+        question, once, engine = await parsed(question_of, *sent), self._once(http, *sent), self._at("decide")
         work = partial(decided_and_limited, engine, question, question.options.consume, once)
         return answer(http, *await apart(engine, work, once, question))
 
@@ -87,7 +87,7 @@ class DecisionApi:
     async def decide_batch(self, http: Request) -> Response:
         """Decide many questions in order. What is no question is denied and spoils no other."""
         sent = await self._body(http)
-        batch, once = batch_of(*sent), self._once(http, *sent)
+        batch, once = await parsed(batch_of, *sent), self._once(http, *sent)
         return answer(http, {"decisions": await decided_in_turn(self._at("batch"), batch, once)})
 
     async def explain(self, http: Request) -> Response:
@@ -97,7 +97,7 @@ class DecisionApi:
 
     async def events(self, http: Request) -> Response:
         """How the request of a decision came out: once, by the caller that asked for the decision."""
-        event, engine = event_of(*await self._body(http)), self.engine
+        event, engine = await parsed(event_of, *await self._body(http)), self.engine
         return answer(http, await apart(engine, partial(reported, engine, event)))
 
     async def evaluation(self, http: Request) -> Response:
@@ -188,14 +188,13 @@ class DecisionApi:
         return self._door(door).current
 
     @property
-    def framed(self) -> CountedDoor:
-        """What connections over the socket ask: by threads where a store is asked, else by the event loop alone."""
-        if self.engine.remote:
-            return self._door("socket")
-        return CountedDoor(self.reloading, self.tally, self.tally.counter("socket"), now_and_then())
+    def framed(self) -> tuple[CountedDoor, CountedDoor]:
+        """What connections over the socket ask: by the event loop, and by threads."""
+        at_once = CountedDoor(self.reloading, self.tally, self.tally.counter("socket"), now_and_then())
+        return at_once, self._door("socket")
 
     async def _question(self, http: Request) -> Question:
-        return question_of(*await self._body(http))
+        return await parsed(question_of, *await self._body(http))
 
     async def _body(self, http: Request) -> tuple[bytes, Form]:
         self._authenticate(http)
@@ -206,7 +205,7 @@ class DecisionApi:
         self._authenticate(http)
         authzen.is_json(http)
         body = await read_body(http, self.body_timeout)
-        return read(body), self._once(http, body, Form.JSON)
+        return await parsed(read, body), self._once(http, body, Form.JSON)
 
     def _once(self, http: Request, body: bytes, form: Form) -> Once | None:
         return once_of(http.headers, None if self.tokens is None else current_caller(), form.name, body)

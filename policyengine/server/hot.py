@@ -30,11 +30,12 @@ from policyengine.runtime.quick import json_question, msgpack_question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.tracing import enter
 from policyengine.server.frame import LABEL
-from policyengine.server.media import LARGEST_BODY, Form, read_body
+from policyengine.server.media import LARGEST_BODY, LONG_BODY, Form, read_body
 from policyengine.server.problems import Problem
 from policyengine.server.tally import Count, Turns, now_and_then
 from policyengine.server.tokens import Tokens
 from policyengine.server.traced import decided_within, told, trace_in
+from policyengine.threads import in_lane
 
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
@@ -94,10 +95,11 @@ class HotPath:
         except Problem as problem:
             return await self.careful(scope, raising(problem), send)
         engine = self.reloading.current
-        apart = engine.waits  # the loop does not wait for a store
         try:
-            if apart:
+            if engine.waits:  # the loop does not wait for a store
                 answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
+            elif len(body) > LONG_BODY:
+                answer = await in_lane(self.answer, engine, headers, body, self.count_apart)
             else:
                 answer = self.answer(engine, headers, body, self.count)
         except Exception as error:
@@ -114,7 +116,7 @@ class HotPath:
         None where it takes more than that: then ask as ASGI does, in the same scope.
         """
         engine = self.reloading.current
-        headers = None if engine.waits else self.plain(scope)
+        headers = None if engine.waits or len(body) > LONG_BODY else self.plain(scope)
         if headers is None:
             return None
         try:

@@ -8,47 +8,85 @@ arrived as a whole is answered before one would have begun.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from policyengine.server.app import DecisionApp
+from policyengine.server.connection_table import ConnectionTable, Stage
+from policyengine.server.http1_fallback import H11Connection
+from policyengine.server.http_connection import HttpConnection
+from policyengine.server.media import LARGEST_BODY
 
 LARGEST_HEAD = 64 * 1024
+LONGEST_PIPELINE = 128  # requests that wait for the answer before theirs
+PROBES = (b"/healthz", b"/readyz")  # what connections beyond the bound may ask
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
+    b"content-length: 29\r\nconnection: close\r\n\r\ntoo many connections are open"
+)
 OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
-class Http1Protocol(HttpToolsProtocol):
+class PipelineFlow(FlowControl):
+    """Nothing more is read while requests wait for the answer before theirs: what waits is bounded."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Any) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
+class Http1Protocol(HttpConnection, HttpToolsProtocol):
     """One connection. `quiet` counts the bytes since a head, a piece of a body or a message was complete.
 
-    `begun` is the exchange whose body is still to come.
+    `begun` is the exchange whose body is still to come. `unwanted` counts what came of a body after its answer. `last`
+    says that no request behind this one is begun, `passing` that this one is not, `closing` that nothing more is read.
     """
 
-    app: DecisionApp
+    app: Any
     quiet = 0
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
+    unwanted = 0
     in_body = False
     starting = False
     upgrading = False
+    passing = False
     closing = False
-    heard = False  # since somebody looked
+    last = False
+
+    def __init__(self, table: ConnectionTable, **given: Any) -> None:
+        super().__init__(table, **given)
+        self.now: Callable[[Scope, bytes], tuple[bytes, bytes] | None] | None = getattr(self.app, "now", None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.flow = PipelineFlow(self.wire, self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
+            self.passed_over(data)
             return
-        self._unset_keepalive_if_required()
-        self.heard = True
+        if not self.quiet and not self.in_body:
+            self.began = self.table.now
         self.quiet += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
-            self.go_on_without_upgrade(data[stopped.args[0] :])
+            if self.passing:
+                self.closing = True
+            else:
+                self.go_on_without_upgrade(data[stopped.args[0] :])
         except httptools.HttpParserError:
             self.refuse()
         else:
@@ -57,9 +95,38 @@ class Http1Protocol(HttpToolsProtocol):
         self.start_task()
 
     def refuse(self) -> None:
+        """What cannot be read, and whatever comes behind it."""
         self.closing = True
         self.logger.warning("Invalid HTTP request received.")
+        if not self.in_body and self.waits_for_answer:
+            self.cycle.keep_alive = False  # it would be told so in the place of an answer to what came before
+            return
+        self.in_body = True
         self.send_400_response("Invalid HTTP request received.")
+
+    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+
+    @property
+    def receiving(self) -> bool:
+        return self.in_body or bool(self.quiet)
+
+    @property
+    def waits_for_answer(self) -> bool:
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    @property
+    def stage(self) -> Stage:
+        if self.lingered is not None:
+            return Stage.IDLE
+        if self.in_body or self.waits_for_answer:
+            return Stage.BUSY
+        return Stage.HEAD if self.quiet or self.cycle is None else Stage.IDLE
+
+    def linger(self) -> None:
+        self.closing = self.passing = True
+        super().linger()
+
+    # ── A request ─────────────────────────────────────────────────────────────────────────────
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Raises ValueError, which refuses the request. A trailer means nothing here, and is not kept."""
@@ -81,15 +148,25 @@ class Http1Protocol(HttpToolsProtocol):
             raise ValueError("no request line has a fragment")
         if not self.url.startswith(b"/"):
             self.take_authority()
-        self.quiet = self.hosts = 0
+        self.quiet = self.hosts = self.unwanted = 0
         self.in_body = True
+        if self.unproved:
+            self.unproved = False
+            self.table.prove(self)
+            if self.spare and self.url not in PROBES:
+                self.last = True
+                self.transport.write(BUSY)
+                self.end()
+        self.passing = self.last or self.closing
         self.upgrading = self.parser.should_upgrade()
-        if not self.upgrading:
+        if not self.upgrading and not self.passing:
             self.starting = True
             super().on_headers_complete()
             self.starting = False
-            if self.app.drain.begun is not None:
+            if self.table.draining or self.spare:
                 self.cycle.keep_alive = False
+            if len(self.pipeline) >= LONGEST_PIPELINE:
+                self.last, self.cycle.keep_alive = True, False
 
     def take_authority(self) -> None:
         """Who asks in absolute form names the host there, and what `Host` says means nothing (RFC 9112, 3.2.2)."""
@@ -100,12 +177,19 @@ class Http1Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self.quiet = 0
-        super().on_body(body)
+        if self.passing:
+            return
+        if not self.cycle.response_complete:
+            super().on_body(body)
+            return
+        self.unwanted += len(body)
+        if self.unwanted > LARGEST_BODY:
+            self.end()
 
     def on_message_complete(self) -> None:
         self.quiet = 0
         self.in_body = False
-        if not self.upgrading:
+        if not self.upgrading and not self.passing:
             super().on_message_complete()
             self.answer_now()
             self.start_task()
@@ -127,9 +211,9 @@ class Http1Protocol(HttpToolsProtocol):
     def answer_now(self) -> None:
         """Answer what was begun if that needs nobody else, and leave it begun if it does."""
         cycle = self.cycle
-        if self.begun is None or self.flow.write_paused or cycle.waiting_for_100_continue:
+        if self.begun is None or self.now is None or self.flow.write_paused or cycle.waiting_for_100_continue:
             return
-        answer = self.app.now(cast(Scope, cycle.scope), bytes(cycle.body))
+        answer = self.now(cast(Scope, cycle.scope), bytes(cycle.body))
         if answer is None:
             return
         self.begun = None
@@ -142,19 +226,31 @@ class Http1Protocol(HttpToolsProtocol):
             self.transport.close()
         cycle.on_response()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn does, but that no timer is set."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.flow.resume_reading()
+
     # ── Upgrades ──────────────────────────────────────────────────────────────────────────────
 
     def go_on_without_upgrade(self, rest: bytes) -> None:
         """Some clients offer another protocol with every request. The other parser reads on, with no offer in sight."""
-        if bool(self.cycle) and not self.cycle.response_complete:
+        if self.waits_for_answer:
             # It would be answered before what came first: that is answered, and the connection ends.
             self.closing = True
             self.cycle.keep_alive = False
             return
-        self.connections.discard(self)
-        protocol = H11Protocol(self.config, self.server_state, self.app_state, _loop=self.loop)
-        protocol.connection_made(self.transport)
-        self.transport.set_protocol(protocol)
+        self.table.leave(self)
+        protocol = H11Connection(
+            self.table, config=self.config, server_state=self.server_state, app_state=self.app_state, _loop=self.loop
+        )
+        protocol.connection_made(self.wire)
+        self.wire.set_protocol(protocol)
         protocol.data_received(self.head_without_upgrade() + rest)
 
     def head_without_upgrade(self) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from enum import Enum
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from starlette.datastructures import Headers
@@ -13,8 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from policyengine.server.problems import Problem
+from policyengine.threads import in_lane
 
 LARGEST_BODY = 1024 * 1024
+LONG_BODY = 64 * 1024  # beyond it reading and deciding take so long that others would wait for it
 SLOWEST_BODY = 30.0  # seconds
 
 
@@ -29,7 +33,10 @@ FORMS = {media_type: form for form in Form for media_type in form.value}
 # RFC 9457 has a media type of its own for JSON; nobody registered one for MessagePack.
 PROBLEM_TYPES = {Form.JSON: "application/problem+json", Form.MSGPACK: Form.MSGPACK.value[0]}
 ACCEPTED = {**FORMS, PROBLEM_TYPES[Form.JSON]: Form.JSON}
+HAS_LONG_BODY: ContextVar[bool] = ContextVar("has_long_body", default=False)  # the request that is answered
 CHARSETS = {"", "charset=utf-8", 'charset="utf-8"'}
+P = ParamSpec("P")
+T = TypeVar("T")
 WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
@@ -44,12 +51,19 @@ async def read_body(http: Request, seconds: float) -> bytes:
         raise too_large()
     try:
         async with asyncio.timeout(seconds):
-            return await collected(http)
+            body = await collected(http)
     except TimeoutError:
         late = f"the body did not arrive within {seconds:g} seconds"
         raise Problem(408, late, headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise Problem(400, "the connection ended before the body did") from None
+    HAS_LONG_BODY.set(len(body) > LONG_BODY)
+    return body
+
+
+async def parsed(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
+    """What `read` makes of the body; of a long one in a thread, so that nobody waits for it."""
+    return await in_lane(read, body, *args, **given) if len(body) > LONG_BODY else read(body, *args, **given)
 
 
 async def collected(http: Request) -> bytes:
@@ -62,7 +76,7 @@ async def collected(http: Request) -> bytes:
 
 
 def too_large() -> Problem:
-    return Problem(413, "the body is larger than 1 MiB")
+    return Problem(413, "the body is larger than 1 MiB", headers={"Connection": "close"})
 
 
 def form_of_body(headers: Headers) -> Form:

@@ -26,6 +26,12 @@ EVERY = 2  # bounds that are kept apart for one that is told
 COUNTERS = (
     ("policyengine_once", "Questions by a key, by what came of it.", ("result",), "once"),
     ("policyengine_credentials", "Raw credentials: `proved`, or the code of a refusal.", ("result",), "credentials"),
+    (
+        "policyengine_connections_closed",
+        "Connections that the server closed, by why.",
+        ("reason",),
+        "connections_closed",
+    ),
     ("policyengine_foreign_requests", "Requests refused by their `Host` or `Origin`.", ("header",), "foreign"),
     ("policyengine_problems", "HTTP answers that are no decision, by status.", ("status",), "problems"),
     ("policyengine_reload_refusals", "Reloads that were refused, by why.", ("reason",), "reload_refusals"),
@@ -47,6 +53,7 @@ GAUGES = (
         "clock_skew_exceeded",
     ),
     ("policyengine_observing", "Workers that let pass what policies deny.", "observing"),
+    ("policyengine_connections", "Open connections, without those of gRPC.", "connections"),
     ("policyengine_draining", "Workers that are about to stop.", "draining"),
     ("process_resident_memory_bytes", "Resident memory of all workers, shared pages counted in each.", "memory"),
     ("process_open_fds", "Open files of all workers.", "open_files"),

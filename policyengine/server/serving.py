@@ -7,18 +7,12 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import Any, Protocol
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from policyengine.directory.following import Following
 from policyengine.engine import Engine
@@ -29,13 +23,15 @@ from policyengine.reloading.watching import Attempts
 from policyengine.runtime.hosts import AllowedHosts
 from policyengine.runtime.vouched import Vouched
 from policyengine.server.app import DecisionApp, decision_app
+from policyengine.server.bounded_server import TICKS_A_SECOND, BoundedServer, Protocols, config_for
+from policyengine.server.connection_limits import ConnectionBounds, ConnectionLimits
+from policyengine.server.connection_table import ConnectionTable
 from policyengine.server.counted import CountedDoor
 from policyengine.server.crew import Line, Listener
 from policyengine.server.draining import DRAIN, Drain
 from policyengine.server.framed import FramedProtocol
 from policyengine.server.handlers import INSTALL_METRICS
 from policyengine.server.listeners import (
-    LONGEST_QUEUE,
     ServeError,
     bound,
     port_listener,
@@ -47,16 +43,10 @@ from policyengine.server.measuring import inspect_store, publish, rules_of
 from policyengine.server.status import status_app
 from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens, check_consumers
-from policyengine.server.workers import STOPPING, Calls, check_workers, supervise
-
-HTTP: str | type[asyncio.Protocol]
-try:
-    from policyengine.server.http1 import Http1Protocol as HTTP
-except ImportError:  # where httptools is not to be had
-    HTTP = "h11"
+from policyengine.server.worker_board import WorkerBoard
+from policyengine.server.workers import Calls, StopPlan, check_workers, supervise
 
 OWNER_ONLY = 0o600
-TICKS_A_SECOND = 10
 A_MOMENT = 1.0  # seconds that a worker has to end beyond those for its answers
 _LOG = logging.getLogger("policyengine")
 
@@ -74,6 +64,8 @@ def serve(
     envoy: int | None = None,
     metrics: int | None = None,
     drain: float = DRAIN,
+    drain_delay: float = 0.0,
+    limits: ConnectionLimits | None = None,
     watching: bool = False,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
@@ -102,10 +94,13 @@ def serve(
     AllowedHosts.of(allowed_hosts)  # told before anything is listened on
     listening = logged(workers, listening)
     check_workers(reloading.current, workers)
-    tally = Tally(workers, rules_of(reloading.current))
+    limits = limits or ConnectionLimits()
+    shared = SharedState(
+        limits, limits.bounds(envoy is not None), WorkerBoard(workers), Tally(workers, rules_of(reloading.current))
+    )
     apps = partial(
-        decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=tally,
-        authzen_consume=authzen_consume, allowed_hosts=tuple(allowed_hosts),
+        decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=shared.tally,
+        authzen_consume=authzen_consume, allowed_hosts=tuple(allowed_hosts), body_timeout=limits.request,
     )  # fmt: skip
     attempts = None if reloading.origin is None else Attempts(reloading, watching)
     with ExitStack() as open_until_then:
@@ -114,16 +109,17 @@ def serve(
             [] if port is None else [enter(port_listener(host, port, has_token=token is not None))],
             [] if path is None else [enter(unix_listener(path, mode))],
             [] if metrics is None else [enter(metrics_listener(host, metrics))],
-            None if envoy is None else grpc_door(reloading, tally, gateway or Vouched(), tokens, host, envoy),
+            None if envoy is None else grpc_door(reloading, shared, gateway or Vouched(), tokens, host, envoy),
         )
-        answer = partial(answer_on, apps, reloading, places, tally, drain, following)
+        answer = partial(answer_on, apps, reloading, places, shared, partial(Drain, drain, drain_delay), following)
         greet = partial(listening, url_of(places.ports[0]) if places.ports else None)
         if workers == 1:
             caught = alone(answer, reloading, attempts, greet)
         else:
             calls = Calls(attempts)
             enter(hanging_up(reloading, calls.ask))
-            caught = supervise(answer, workers, greet, drain + A_MOMENT, reloading, calls)
+            stopping = StopPlan(shared.board, places.listeners, drain + A_MOMENT)
+            caught = supervise(answer, workers, greet, stopping, reloading, calls)
     _LOG.info("stopped", extra={"event": "stopped"})
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
@@ -160,6 +156,21 @@ class Places:
     metrics: Sequence[socket.socket]
     door: Door | None
 
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        """All but that of Envoy's door, which every worker opens for itself."""
+        return (*self.ports, *self.sockets, *self.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedState:
+    """What bounds connections, and what workers share."""
+
+    limits: ConnectionLimits
+    bounds: ConnectionBounds
+    board: WorkerBoard
+    tally: Tally
+
 
 def metrics_listener(host: str, port: int) -> socket.socket:
     """Whoever asked for the port lets everybody read who reaches it: there is nothing to ask but for numbers.
@@ -175,20 +186,21 @@ def answer_on(
     apps: Callable[..., DecisionApp],
     reloading: Reloading,
     places: Places,
-    tally: Tally,
-    seconds: float,
+    shared: SharedState,
+    drain: Callable[[], Drain],
     following: Following | None = None,
     lifeline: int | None = None,
     line: Line | None = None,
     place: int = 0,
 ) -> int | None:
     """Until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed. A second signal is returned."""
-    tally.take(place)
-    tally.add("starts")
-    app = apps(drain=Drain(seconds))
+    shared.tally.take(place)
+    shared.board.take(place)
+    shared.tally.add("starts")
+    app = apps(drain=drain())
     if line is not None:
         Listener(reloading, line).start()
-    server = Server(config_for(app), app, places, lifeline)
+    server = Server(app, places, shared, lifeline)
     beside = None if places.door is None else places.door.started()
     if following is not None:
         following.started()
@@ -211,7 +223,9 @@ class Door(Protocol):
     def started(self) -> Any: ...
 
 
-def grpc_door(reloading: Reloading, tally: Tally, names: Vouched, tokens: Tokens | None, host: str, port: int) -> Door:
+def grpc_door(
+    reloading: Reloading, shared: SharedState, names: Vouched, tokens: Tokens | None, host: str, port: int
+) -> Door:
     """Raises ServeError, also where what it needs is not installed."""
     try:
         from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
@@ -219,97 +233,45 @@ def grpc_door(reloading: Reloading, tally: Tally, names: Vouched, tokens: Tokens
         raise ServeError(
             "the package `grpcio`, which answers Envoy, is not installed", install_command("envoy")
         ) from None
-    door = CountedDoor(reloading, tally, tally.apart("envoy_grpc"))
-    return EnvoyGrpc(door, names, tokens, checked_address(host, port, tokens is not None))
+    door = CountedDoor(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
+    address = checked_address(host, port, tokens is not None)
+    return EnvoyGrpc(door, names, tokens, address, shared.limits, shared.bounds)
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, which also answers on Unix sockets: it knows their connections and ends them like its own.
+class Server(BoundedServer):
+    """The decision API: its ports, its Unix sockets, and its ports for metrics."""
 
-    The signal that ends it at once is `caught`, for somebody else to raise again: uvicorn would before its caller
-    cleaned up.
-    """
+    def __init__(self, app: DecisionApp, places: Places, shared: SharedState, lifeline: int | None) -> None:
+        api = app.api
+        table = ConnectionTable(shared.limits, shared.bounds, shared.board, api.tally)
+        super().__init__(config_for(app), table, shared.board, api.drain, is_worker=lifeline is not None)
+        self.api, self.places, self.lifeline = api, places, lifeline
+        self.inspection: asyncio.Future[None] | None = None
 
-    caught: int | None = None
-    inspection: asyncio.Future[None] | None = None
-
-    def __init__(self, config: uvicorn.Config, app: DecisionApp, places: Places, lifeline: int | None) -> None:
-        super().__init__(config)
-        self.app, self.drain = app, app.drain
-        self.places = places
-        self.lifeline = lifeline
+    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, Protocols]]:
+        yield from super().listens(sockets)
+        for listener in self.places.sockets:
+            yield listener, partial(FramedProtocol, self.api.framed, self.table)
+        for listener in self.places.metrics:
+            yield listener, self.speaking(config_for(status_app(self.api)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        loop = asyncio.get_running_loop()
-        framed = partial(FramedProtocol, self.app.api.framed, self.server_state.connections)
-        for listener in self.places.sockets:
-            self.servers.append(await loop.create_server(framed, sock=listener, backlog=LONGEST_QUEUE))
-        for listener in self.places.metrics:
-            self.servers.append(await loop.create_server(self.status(), sock=listener, backlog=LONGEST_QUEUE))
         if self.lifeline is not None:
-            loop.add_reader(self.lifeline, self.orphaned, self.lifeline)
-
-    def status(self) -> Callable[[], asyncio.Protocol]:
-        """What answers on the port for metrics."""
-        config = config_for(status_app(self.app.api), http="auto")
-        config.load()
-        kind: Any = config.http_protocol_class
-        return partial(kind, config=config, server_state=self.server_state, app_state={})
+            asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SECOND == 0:
-            publish(self.app.api.tally, self.app.api.reloading)
+            publish(self.api.tally, self.api.reloading)
             if self.inspection is None or self.inspection.done():
-                self.inspection = asyncio.ensure_future(inspect_store(self.app.api.engine))
+                self.inspection = asyncio.ensure_future(inspect_store(self.api.engine))
         if self.drain.begun is not None:
-            self.app.api.tally.now("draining", value=1)
-        if await super().on_tick(counter):
-            return True
-        ended: bool = self.drain.over(self.server_state.connections, self.server_state.total_requests)
-        return ended
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.timeout_graceful_shutdown = 0 if self.force_exit else ceil(self.drain.left)
-        await super().shutdown(sockets)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if current_thread() is not main_thread():
-            yield
-            return
-        before = {one: signal.signal(one, self.handle_exit) for one in STOPPING}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The second one does not wait for answers under way. A worker may get one from the terminal, one from its
-        service manager and one from who started it: that one ends it when it is to be at once."""
-        if self.drain.begun is None:
-            self.drain.begin()
-        elif self.lifeline is None:
-            self.force_exit = self.should_exit = True
-            self.caught = sig
+            self.api.tally.now("draining", value=1)
+        return await super().on_tick(counter)
 
     def orphaned(self, lifeline: int) -> None:
+        """Whoever started the workers is gone, and nobody takes their places."""
         asyncio.get_running_loop().remove_reader(lifeline)
+        self.board.stop()
+        self.table.draining = True
         self.drain.begin()
-        self.should_exit = True
-
-
-def config_for(app: ASGIApp, http: Any = HTTP) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=http,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=LONGEST_QUEUE,
-    )

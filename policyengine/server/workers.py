@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -26,9 +27,11 @@ from policyengine.reloading import Candidate, Reloading, Reloads
 from policyengine.reloading.watching import Attempts
 from policyengine.server.crew import Crew, Line
 from policyengine.server.listeners import ServeError
+from policyengine.server.worker_board import WorkerBoard
 
 MOST_WORKERS = 64
 PAUSE = 0.5  # seconds before a worker is replaced
+LOOK = 0.05  # seconds between two looks whether workers have closed their listeners
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 LOGGER = logging.getLogger("policyengine")
 
@@ -101,12 +104,30 @@ class Worker:
     line: Line
 
 
+@dataclass(frozen=True, slots=True)
+class StopPlan:
+    """What is needed to stop all workers: they have `seconds` to end, and `listeners` are closed when all of them have
+    closed theirs, so that who comes then is refused and does not wait in vain."""
+
+    board: WorkerBoard
+    listeners: Sequence[socket.socket]
+    seconds: float
+
+    def close(self, crew: Sequence[Worker]) -> bool:
+        """Whether nobody accepts connections any more."""
+        closed = all(self.board.has_closed(place) or one.process.exitcode is not None for place, one in enumerate(crew))
+        if closed:
+            for listener in self.listeners:
+                listener.close()
+        return closed
+
+
 def supervise(
-    work: Work, workers: int, started: Callable[[], None], last: float, reloading: Reloading, calls: Calls
+    work: Work, workers: int, started: Callable[[], None], stopping: StopPlan, reloading: Reloading, calls: Calls
 ) -> int | None:
     """Let `workers` processes do the work and replace those that die, until SIGTERM or SIGINT.
 
-    They have `last` seconds to end then. A second signal ends them at once, and is returned.
+    A second signal ends them at once, and is returned.
     Raises ServeError where processes cannot be forked.
     """
     if threading.active_count() > 1:
@@ -121,9 +142,9 @@ def supervise(
         started()
         keep(crew, lambda place: begin(work, lifeline, held, place), reloading, calls)
     except Stopped:
-        return end(crew, last)
+        return end(crew, stopping)
     finally:
-        end(crew, 0)  # where something else went wrong
+        end(crew, replace(stopping, seconds=0))  # where something else went wrong
         reloading.gate.close()
         os.close(lifeline)
         os.close(held)
@@ -182,7 +203,7 @@ def replaced(worker: Worker, another: Callable[[], Worker]) -> Worker:
     return another()
 
 
-def end(crew: list[Worker], seconds: float) -> int | None:
+def end(crew: list[Worker], stopping: StopPlan) -> int | None:
     """Let all end, within that time. The signal that cut it short, if one came meanwhile."""
     hurried: list[int] = []
 
@@ -193,12 +214,15 @@ def end(crew: list[Worker], seconds: float) -> int | None:
 
     for one in STOPPING:
         signal.signal(one, hurry)
+    stopping.board.stop()
     for worker in crew:
         worker.process.terminate()
-    latest = time.monotonic() + seconds
+    latest, closed = time.monotonic() + stopping.seconds, False
+    while (left := latest - time.monotonic()) > 0 and (still := [one for one in crew if one.process.exitcode is None]):
+        closed = closed or stopping.close(crew)
+        wait([one.process.sentinel for one in still], left if closed else min(left, LOOK))
     for process in [worker.process for worker in crew]:
-        process.join(max(latest - time.monotonic(), 0))
         if process.exitcode is None:
             process.kill()
-            process.join()
+        process.join()
     return hurried[0] if hurried else None

@@ -19,6 +19,7 @@ from policyengine.client import HEADER
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.server import ServeError
+from policyengine.server.connection_table import CloseReason
 from policyengine.server.framed import FramedProtocol
 from policyengine.server.workers import check_workers
 from policyengine.stores.urls import open_store
@@ -28,6 +29,7 @@ from tests.identity.providing import Faulty, faulty, hangs
 from tests.identity.proving import POLICY, Doors, asking, proof, token, url, written
 from tests.server.conftest import client_of
 from tests.server.processes import started
+from tests.server.test_connections import table_of
 from tests.server.test_framed import frame, spoken
 from tests.server.test_log import SERVE
 
@@ -173,8 +175,8 @@ def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow:
     engine, path = engine_of(tmp_path, slow), str(tmp_path / "policy.sock")
 
     async def run() -> tuple[dict[str, Any], list[bool]]:
-        loop, open_now = asyncio.get_running_loop(), set[FramedProtocol]()
-        server = await loop.create_unix_server(lambda: FramedProtocol(Reloading(engine), open_now), path)
+        held, table = Reloading(engine), table_of(100)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: FramedProtocol((held, held), table), path)
         async with server, asyncio.timeout(8):
             stuck = [await asyncio.open_unix_connection(path) for _ in range(12)]
             for _, writer in stuck:
@@ -190,9 +192,9 @@ def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow:
             for _, one in [*stuck, (reader, writer)]:
                 one.close()
                 await one.wait_closed()
-            for ours in list(open_now):
-                ours.transport.abort()
-            while open_now:
+            for ours in list(table.connections):
+                ours.drop(CloseReason.ANSWER)
+            while table.connections:
                 await asyncio.sleep(0)
             return answer, answered
 

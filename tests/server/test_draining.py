@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -17,8 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.serving.connections import POLICY, RunningServer, stop
 from policyengine.client import SocketClient
-from policyengine.server.draining import QUIET, Drain
+from policyengine.server.connection_table import Stage
+from policyengine.server.draining import QUIET, SETTLING, SILENT, Drain
 from tests.gateways.servers import free_port
 from tests.server.conftest import OPEN
 from tests.server.processes import started
@@ -115,6 +118,30 @@ def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_pa
     assert wrong == []
     assert process.returncode == 0
     assert (tmp_path / "log").read_bytes().count(b"\n") == sum(answers) >= 160
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_fifty_clients_none_is_reset_and_none_is_left_without_an_answer(tmp_path: Path, workers: int) -> None:
+    """Half of them keep their connections, half open one for each question. To be refused is no loss."""
+    found = asyncio.run(stop(policy_in(tmp_path), workers, seconds=2))
+    assert (found["lost"], found["why"], found["refused"], found["status"]) == (0, {}, 50, 0)
+
+
+def test_neither_a_reload_nor_the_end_of_a_worker_resets_anybody(tmp_path: Path) -> None:
+    policy = policy_in(tmp_path)
+
+    def disturb(server: RunningServer) -> None:
+        policy.write_text(POLICY.replace("/health", "/health, GET /status"))
+        server.process.send_signal(signal.SIGHUP)
+        os.kill(server.workers()[0], signal.SIGTERM)
+
+    found = asyncio.run(stop(policy, 2, seconds=2, before=disturb))
+    assert (found["lost"], found["why"], found["refused"], found["status"]) == (0, {}, 50, 0)
+
+
+def policy_in(folder: Path) -> Path:
+    (folder / "shop.policy").write_text(POLICY)
+    return folder / "shop.policy"
 
 
 def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected: Connect, tmp_path: Path) -> None:
@@ -237,68 +264,101 @@ class Held:
         return self.now
 
 
-class Connection:
-    heard = False
-    closed = False
+class Client:
+    """A connection that never speaks unless it is told to."""
+
+    stage = Stage.IDLE
+    spare = has_unread_bytes = closed = dropped = False
+    address, began = "a", 0.0
+
+    def overdue(self, now: float) -> None:
+        return None
+
+    def drop(self, reason: object) -> None:
+        self.dropped = True
 
     def shutdown(self) -> None:
         self.closed = True
 
 
+def drain_of(clock: Held, seconds: float = 10, delay: float = 0) -> Drain:
+    drain = Drain(seconds, delay, clock)
+    drain.quiet([], 7)
+    drain.begin()
+    return drain
+
+
 def test_without_a_signal_it_never_ends() -> None:
     clock = Held()
-    drain = Drain(10, clock)
+    drain = Drain(10, clock=clock)
     clock.now += 1_000_000
-    assert not drain.over([], 0)
+    assert not drain.quiet([], 0)
     assert drain.left == 10
 
 
-def test_with_nobody_there_it_ends_at_once() -> None:
-    drain = Drain(10, Held())
-    drain.over([], 7)
-    drain.begin()
-    assert drain.over([], 7)
+def test_with_nobody_there_it_is_quiet_at_once() -> None:
+    assert drain_of(Held()).quiet([], 7)
+
+
+def test_for_as_long_as_is_wanted_others_are_let_in() -> None:
+    clock = Held()
+    drain = drain_of(clock, delay=6)
+    assert not drain.quiet([], 7)
+    clock.now += 5.9
+    assert not drain.quiet([], 7)
+    assert not drain.half_over
+    clock.now += 0.1
+    assert drain.quiet([], 7)
+    assert drain.half_over
 
 
 def test_half_of_the_time_is_for_those_who_still_come() -> None:
     clock = Held()
-    drain, here = Drain(10, clock), Connection()
-    drain.begin()
-    for _ in range(49):
-        here.heard = True
-        assert not drain.over([here], 0)
+    drain, here = drain_of(clock), Client()
+    for answered in range(8, 57):
+        assert not drain.quiet([here], answered)
+        assert not drain.half_over
         clock.now += 0.1
     clock.now = 105.0
-    assert drain.over([here], 0)
-    assert not here.closed
+    assert drain.half_over
     assert drain.left == 5
 
 
-def test_who_is_silent_is_closed_and_who_speaks_is_not() -> None:
+def test_once_nobody_new_is_let_in_there_is_a_moment_for_those_who_were() -> None:
     clock = Held()
-    drain, silent, speaks = Drain(10, clock), Connection(), Connection()
-    drain.begin()
-    drain.over([silent, speaks], 0)
-    clock.now += QUIET
-    speaks.heard = True
-    assert not drain.over([silent, speaks], 0)
-    assert (silent.closed, speaks.closed) == (True, False)
+    drain = drain_of(clock)
+    assert not drain.settled
+    assert drain.refuse()
+    assert not drain.refuse()
+    assert not drain.settled
+    clock.now += SETTLING
+    assert drain.settled
+
+
+def test_who_is_silent_is_closed_and_who_speaks_or_is_spoken_to_is_not() -> None:
+    clock = Held()
+    drain, silent, speaks, waits, half, arrives = drain_of(clock), *(Client() for _ in range(5))
+    waits.stage, half.stage, arrives.has_unread_bytes = Stage.BUSY, Stage.HEAD, True
+    everybody = [silent, speaks, waits, half, arrives]
+    drain.close_silent(everybody)
+    clock.now += SILENT
+    speaks.began = clock.now
+    drain.close_silent(everybody)
+    assert [one.closed for one in everybody] == [True, False, False, False, False]
+    assert [one.dropped for one in everybody] == [False, False, False, True, False]
 
 
 def test_answers_between_two_looks_count_as_somebody_there() -> None:
     clock = Held()
-    drain = Drain(10, clock)
-    drain.over([], 1)
-    drain.begin()
-    assert not drain.over([], 2)
+    drain = drain_of(clock)
+    assert not drain.quiet([], 8)
     clock.now += QUIET
-    assert drain.over([], 2)
+    assert drain.quiet([], 8)
 
 
 def test_a_second_beginning_gives_no_more_time() -> None:
     clock = Held()
-    drain = Drain(10, clock)
-    drain.begin()
+    drain = drain_of(clock)
     clock.now += 4
     drain.begin()
     assert drain.left == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from policyengine.engine import Engine  # noqa: E402
 from policyengine.reloading import Reloading  # noqa: E402
 from policyengine.runtime.completeness import HandsOn  # noqa: E402
 from policyengine.runtime.vouched import Vouched  # noqa: E402
+from policyengine.server.connection_limits import ConnectionBounds, ConnectionLimits  # noqa: E402
 from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address, given_of, hands_on_of  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
 from policyengine.server.tokens import Tokens  # noqa: E402
@@ -204,3 +205,23 @@ def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool)
     assert told["traceparent"].startswith(f"00-{'a' * 32}-")
     assert told["traceparent"] != mine
     assert told["tracestate"] == "a=1"
+
+
+def test_connections_that_never_speak_are_closed_and_keep_no_files() -> None:
+    address = checked_address("127.0.0.1", free_port(), False)
+    limits, bounds = ConnectionLimits(head=0.5), ConnectionBounds(8, 8)
+    server = EnvoyGrpc(
+        Reloading(Engine.from_text(POLICY)), TRUSTING, None, address, limits=limits, bounds=bounds
+    ).started()
+    host, port = address.split(":")
+    try:
+        with ExitStack() as stack:
+            held = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(20)]
+            for one in held:
+                with suppress(ConnectionResetError):
+                    while one.recv(65_536):
+                        pass
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(20)
+    finally:
+        server.stop(0).wait()

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -102,8 +101,7 @@ def test_an_extension_of_a_chunk_without_end_is_refused(url: str) -> None:
 @pytest.mark.parametrize("trailers", [b"x-a: b\r\n" * 8_200, b"x-a: " + b"b" * 65_600])
 def test_trailers_without_end_are_refused(url: str, trailers: bytes) -> None:
     message = post(b"transfer-encoding: chunked", body=CHUNKED[:-2])
-    with suppress(ConnectionResetError):  # refused as well: who closes before all is read may lose the answer
-        assert statuses(spoken(url, message + trailers))[-1] == 400
+    assert statuses(spoken(url, message + trailers))[-1] == 400
 
 
 def test_a_trailer_is_no_header(url: str) -> None:

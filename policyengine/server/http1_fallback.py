@@ -1,0 +1,43 @@
+"""HTTP/1.1 on h11: where llhttp is not to be had, and for connections on which another protocol was offered."""
+
+from __future__ import annotations
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from policyengine.server.connection_table import Stage
+from policyengine.server.http_connection import HttpConnection
+
+
+class H11Connection(HttpConnection, H11Protocol):
+    """One connection."""
+
+    @property
+    def receiving(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
+
+    @property
+    def stage(self) -> Stage:
+        if self.lingered is not None:
+            return Stage.IDLE
+        if self.conn.their_state is h11.IDLE:
+            first = self.unproved or self.conn.trailing_data[0]
+            return Stage.HEAD if first else Stage.IDLE
+        return Stage.BUSY
+
+    def data_received(self, data: bytes) -> None:
+        if self.passed_over(data):
+            return
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self.began = self.table.now
+        super().data_received(data)
+        if self.cycle is not None:
+            if self.unproved:
+                self.unproved = False
+                self.table.prove(self)
+            if self.table.draining:
+                self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._unset_keepalive_if_required()
