@@ -8,6 +8,7 @@ from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from policyengine.runtime.literals import to_utc
+from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.values import EXACT, TOO_MANY_DIGITS, Known, Unknown, Value, describe
 
 INTS_END = 10**34  # from here on an int would be written with more digits than a number may have
@@ -43,7 +44,7 @@ def equal_elements(left: Value, right: Value, fact: str) -> bool | Unknown:
 def equal_sets(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
     if any(isinstance(element, tuple | Mapping) for element in (*left, *right)):
         return no_way("compare", left, right, fact)
-    return unknown_in((*left, *right)) or frozenset(left) == frozenset(right)
+    return unknown_in((*left, *right)) or frozenset(map(key_of, left)) == frozenset(map(key_of, right))
 
 
 def unknown_in(values: Iterable[Value]) -> Unknown | None:

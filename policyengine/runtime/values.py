@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Hashable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow
@@ -25,6 +26,7 @@ from policyengine.runtime.literals import (
     plain_network,
     to_utc,
 )
+from policyengine.runtime.value_keys import key_of
 
 MOST_ELEMENTS = 10_000
 LONGEST_STRING = 65_536
@@ -34,6 +36,7 @@ EXACT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation
 TOO_MANY_DIGITS = "beyond 34 digits"
 TOO_LARGE_INT = "beyond 64 bits"
 TOO_MANY_ELEMENTS = "more than 10,000 elements"
+SURROGATE = re.compile("[\ud800-\udfff]")
 ID_NAMES = frozenset({"id", "issuer"})
 
 
@@ -244,7 +247,7 @@ def text_hazard(text: str) -> str | None:
     """Why a text cannot be a string value, if it cannot."""
     if len(text) > LONGEST_STRING:
         return "longer than 65,536 characters"
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and SURROGATE.search(text):
         return "a lone surrogate"
     return None
 
@@ -348,7 +351,12 @@ def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:
     """Each element once, in the order of its first appearance; records have no equality and all stay."""
     if any(isinstance(element, UNHASHABLE) for element in elements):
         return elements
-    return tuple(dict.fromkeys(elements))
+    if all(type(element) is str for element in elements):  # most are
+        return tuple(dict.fromkeys(elements))
+    found: dict[Hashable, Value] = {}
+    for element in elements:
+        found.setdefault(key_of(element), element)
+    return tuple(found.values())
 
 
 def mismatch(expected: object, raw: object, fact: str) -> Unknown:

@@ -1,0 +1,35 @@
+"""What values are hashed by: keys that are equal where values are, and that nobody can make collide."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from decimal import Context, Decimal, Inexact
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+SHORTEST = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact])
+BEYOND = 2**63
+
+
+def key_of(value: Any) -> Hashable:
+    """Equal for two values of one family exactly when these are equal.
+
+    Python's own hashes of large numbers and of networks can be made to collide, and a set of those is slow.
+    """
+    match value:
+        case bool():
+            return bool, value
+        case int() | Decimal():
+            return number_key(value)
+        case IPv4Network() | IPv6Network():
+            return value.network_address.packed, value.prefixlen
+        case _:
+            key: Hashable = value
+            return key
+
+
+def number_key(number: int | Decimal) -> int | str:
+    """A whole number of 64 bits as it is, any other as the text of its shortest form."""
+    if -BEYOND <= number < BEYOND and number == (whole := int(number)):
+        return whole
+    return str(SHORTEST.normalize(Decimal(number)))

@@ -1,0 +1,85 @@
+"""Looking up by a hash means what comparing each with each means."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.kinds import EntityRef, Scalar, Set
+from policyengine.runtime import arithmetic
+from policyengine.runtime.value_keys import key_of
+from policyengine.runtime.value_sets import ValueSet
+from policyengine.runtime.values import Unknown, Value, coerce
+from policyengine.semantics.kleene import conjunction, disjunction, lift
+
+UNKNOWN = st.sampled_from([Unknown.of("body.a", "expected int, got string"), Unknown.missing("body.b")])
+NUMBERS = st.sampled_from(
+    [0, 1, 2, -1, 2**63, Decimal("1.0"), Decimal("1.5"), Decimal("1.50"), Decimal(2**63), Decimal("1e40")]
+)
+FAMILIES = [
+    st.booleans(),
+    NUMBERS,
+    st.sampled_from(["", "a", "A", "1", "é"]),
+    st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(minutes=60)]),
+    st.sampled_from([ip_address("10.0.0.1"), ip_address("::1"), ip_address("10.0.0.2")]),
+    st.sampled_from([ip_network("10.0.0.0/8"), ip_network("10.0.0.0/9"), ip_network("a::/16")]),
+    st.sampled_from([EntityRef("user", "a"), EntityRef("team", "a"), EntityRef("user", "b")]),
+]
+PAIRS = st.sampled_from(FAMILIES).flatmap(lambda one: st.tuples(*[st.lists(one | UNKNOWN, max_size=4)] * 2))
+
+
+def found(collection: list[Value], item: Value) -> Value:
+    """As the language defines it: the item is compared with each."""
+    return disjunction(lift(lambda a, b: arithmetic.equal(a, b), one, item) for one in collection)
+
+
+@given(PAIRS)
+def test_a_look_up_by_hash_finds_what_comparing_each_finds(pair: tuple[list[Value], list[Value]]) -> None:
+    left, right = pair
+    for item in (one for one in left if not isinstance(one, Unknown)):
+        elements = ValueSet.of(right)
+        assert elements.decides(arithmetic.family(item))
+        assert elements.has(item) == found(right, item)
+
+
+@given(PAIRS)
+def test_sets_overlap_and_contain_each_other_as_their_elements_say(pair: tuple[list[Value], list[Value]]) -> None:
+    left, right = pair
+    one, other = ValueSet.of(left), ValueSet.of(right)
+    assert one.decides(other.family)
+    assert one.overlaps(other) == disjunction(found(right, item) for item in left)
+    assert one.within(other) == conjunction(found(right, item) for item in left)
+
+
+@pytest.mark.parametrize("elements", [[(1, 2)], [{"a": 1}], [1, "a"], [True, 1]])
+def test_a_hash_does_not_decide_for_lists_objects_and_mixed_elements(elements: list[Any]) -> None:
+    assert not ValueSet.of(elements).uniform
+
+
+def test_a_hash_does_not_decide_for_another_kind_of_value() -> None:
+    assert not ValueSet.of([1, 2]).decides(bool)
+    assert not ValueSet.of(["1"]).decides(Decimal)
+
+
+COLLIDING = [Decimal(7) + Decimal(2**61 - 1) * k for k in range(1_000)]  # of one hash in Python
+
+
+@pytest.mark.parametrize("number", COLLIDING[10:13])
+def test_numbers_that_share_a_hash_of_python_have_different_keys(number: Decimal) -> None:
+    assert hash(number) == hash(COLLIDING[0])
+    assert len({hash(key_of(one)) for one in COLLIDING}) > 990
+
+
+def test_a_set_holds_each_of_many_colliding_numbers_once() -> None:
+    assert coerce([*COLLIDING, *COLLIDING], Set(Scalar.NUMBER), "body.a") == tuple(COLLIDING)
+
+
+@given(NUMBERS, NUMBERS)
+def test_keys_are_equal_where_numbers_are(left: int | Decimal, right: int | Decimal) -> None:
+    assert (key_of(left) == key_of(right)) == (left == right)
