@@ -27,6 +27,7 @@ from bench import (
     simulate,
     stores,
     timeouts,
+    worst,
 )
 from bench import testing as tests
 from bench.peers import PEERS
@@ -55,6 +56,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "simulate": lambda _, say: simulate.run(say),
     "counting": lambda _, say: counting.counting(say),
     "proofs": lambda _, say: identity_bound.proofs(say),
+    "worst": lambda _, say: worst.run(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }
 

@@ -1,0 +1,158 @@
+"""`worst`: how long the worst permitted questions take, and how long `/healthz` does while they are decided."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from threading import Event, Thread
+from time import perf_counter, sleep
+from typing import Any
+
+from bench.report import Section, Target
+from bench.serving.servers import POLICYENGINE, answering, free_port, started
+from bench.trial import number
+
+ASKERS = 4  # connections that ask the worst question again and again
+SECONDS, PAUSE = 3.0, 0.005
+PATIENCE = 30.0  # seconds for which a decision is waited for
+MOST = 50.0  # milliseconds
+FACTS = """\
+facts { body.a: list<int>  body.b: list<int>  body.text: string?  body.texts: list<string>?  body.note: int? }
+anyone { may POST /x }
+"""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A rule, and the question that takes it longest. That its `body.note` is unknown keeps it off the quick way."""
+
+    name: str
+    rule: str
+    body: dict[str, Any]
+
+    @property
+    def policy(self) -> str:
+        return f'{FACTS}guard "g" {{ {self.rule}  deny when body.note > 5 }}\n'
+
+    @property
+    def question(self) -> bytes:
+        asked = {"request": {"method": "POST", "path": "/x"}, "body": self.body}
+        return json.dumps(asked, separators=(",", ":")).encode()
+
+
+def cases() -> Iterator[Case]:
+    ten, more = list(range(10_000)), list(range(10_000, 20_000))
+    apart = {"a": ten, "b": more}
+    yield Case("a overlaps b, 10,000 each", "deny when body.a overlaps body.b", apart)
+    yield Case("a subset of b, 10,000 each", "deny when body.a subset of body.b", {"a": ten, "b": ten[::-1]})
+    yield Case("a loop and `in`, 10,000 each", "deny when (any x in body.a: x in body.b)", apart)
+    cubic = "deny when (any x in body.a: (any y in body.a: (any z in body.a: x + y == z + 1_000_000)))"
+    yield Case("three loops, 30 elements", cubic, {"a": ten[:30]})
+    yield Case("three loops, 10,000 elements", cubic, {"a": ten})
+    long = 'deny when (any x in body.a: body.text like "*b*c*")'
+    yield Case("a loop over a long text", long, {"a": ten, "text": "a" * 65_000})
+    yield Case("`matches` on long texts", 'deny when (any x in body.texts: x matches "[a-z]*[0-9]")',
+               {"texts": ["a" * 60_000 + str(place) + "." for place in range(16)]})  # fmt: skip
+    yield Case("1 MiB that no rule reads", "deny when body.a overlaps body.b",
+               {"a": [1], "b": [2], "deep": [[{"a": [{"b": {}}]}] * 10_000] * 4})  # fmt: skip
+
+
+def run(say: Say) -> Section:
+    found = [measured(case, say) for case in cases()]
+    worst = max(one["healthz_p99_ms"] for one in found)
+    return Section(
+        "worst",
+        f"The worst questions, {ASKERS} connections at a time, and `/healthz` meanwhile",
+        ("question", "bytes", "a decision, s", "/healthz p99, ms", "… of an idle server", "gate"),
+        tuple(
+            (
+                one["case"],
+                f"{one['bytes']:,}",
+                one["shown"],
+                number(one["healthz_p99_ms"]),
+                number(one["idle_p99_ms"]),
+                one["gate"],
+            )
+            for one in found
+        ),
+        tuple(found),
+        (Target("/healthz p99 while the worst question is decided", MOST, worst, "ms"),),
+        (f"A decision alone, first; one that takes longer than {PATIENCE:g} s is not waited for.",),
+    )
+
+
+def measured(case: Case, say: Say) -> dict[str, Any]:
+    say(f"worst: {case.name}")
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        (folder / "worst.policy").write_text(case.policy)
+        command = [*POLICYENGINE, "serve", str(folder / "worst.policy"), "--port", str(port)]
+        with started(command, folder / "log") as process:
+            answering(port, "/healthz", process)
+            idle = health(port)
+            seconds, gate = asked(port, case.question)
+            with asking(port, case.question):
+                p99 = health(port)
+    shown = f"> {PATIENCE:g}" if seconds is None else f"{seconds:.3f}"
+    return {
+        "case": case.name, "bytes": len(case.question), "seconds": seconds, "shown": shown, "healthz_p99_ms": p99,
+        "idle_p99_ms": idle,
+        "gate": gate,
+    }  # fmt: skip
+
+
+def asked(port: int, question: bytes) -> tuple[float | None, str]:
+    """How long it took, and at which gate it ended; None where nobody waited so long."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    began = perf_counter()
+    try:
+        connection.request("POST", "/decide", question, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+    except TimeoutError:
+        return None, "–"
+    finally:
+        connection.close()
+    return perf_counter() - began, answer.get("gate") or "allow"
+
+
+@contextmanager
+def asking(port: int, question: bytes) -> Iterator[None]:
+    """Meanwhile, the question is asked by several at a time."""
+    over = Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with suppress(OSError):  # of the server that ends
+                asked(port, question)
+
+    askers = [Thread(target=ask, daemon=True) for _ in range(ASKERS)]
+    for one in askers:
+        one.start()
+    yield
+    over.set()
+
+
+def health(port: int) -> float:
+    """The 99th percentile of how long `/healthz` takes, in milliseconds."""
+    took: list[float] = []
+    ends = perf_counter() + SECONDS
+    while perf_counter() < ends or len(took) < 2:
+        began = perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+        except TimeoutError:
+            pass
+        finally:
+            connection.close()
+        took.append((perf_counter() - began) * 1e3)
+        sleep(PAUSE)
+    return quantiles(took, n=100)[98]
