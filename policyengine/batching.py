@@ -106,6 +106,8 @@ class Batching(Deciding):
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
         decision = planned[0].with_id(self._ids(now))
+        if planned[1].excess:
+            self._exceeded(decision, planned[1].excess)
         asked = Asked(planned[1], outcome_key(decision.id), not spends)
         return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate", world)
 

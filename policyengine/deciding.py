@@ -42,6 +42,10 @@ from policyengine.stores.store import StoreError
 MOST_TRIES = 100  # to decide again where another decision was quicker
 
 
+class TakesLong(Exception):
+    """Nothing was decided: an event loop should not wait for it."""
+
+
 class Made(NamedTuple):
     """A decision and what it depended on: the clock, and which of its approvals were spent before."""
 
@@ -56,17 +60,18 @@ class Made(NamedTuple):
 class Deciding(Keeping):
     """Decides one question by a kernel. Threads may share it."""
 
-    def decide(self, question: Question) -> Decision:
+    def decide(self, question: Question, *, at_once: bool = False) -> Decision:
         """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
 
-        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend.
+        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend; TakesLong
+        where it is wanted `at_once` and may take long.
         """
         if self.identity is not None:
             question = self._identified(self.identity, question)
         if type(question) is dict:  # the way that most questions go: each call on it counts
             world = self._world
             try:
-                quick = world.quick(question)
+                quick = (world.at_once if at_once else world.quick)(question)
             except StoreError as error:  # nobody knows whether it was spent: it is not asked again
                 return self._kept(question, self._unanswered(error), b"decide", world.mark)
             except Exception:
@@ -74,6 +79,8 @@ class Deciding(Keeping):
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"decide", world)
         request = no_identity(read(question))
+        if at_once and self.takes_long(request):
+            raise TakesLong("it may take long")
         if not request.options.consume:
             return self._evaluate(request)
         made_now(request)
@@ -216,7 +223,10 @@ class Deciding(Keeping):
         decision, effects = planned
         if looking is not None and looking.found and self.log is not None:
             told += self.log.looked_up(looking.found, looking.types)
-        return decision.with_id(self._ids(now)), effects, told
+        decision = decision.with_id(self._ids(now))
+        if effects.excess:
+            self._exceeded(decision, effects.excess)
+        return decision, effects, told
 
     def _planned(
         self, world: World, request: Request, now: datetime, looking: Looking | None

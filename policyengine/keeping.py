@@ -25,13 +25,16 @@ from policyengine.asking import (
 )
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.show import place_of
+from policyengine.compiler.sizes import loops
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
 from policyengine.identifying import awaited, identified, proof_of, refused
 from policyengine.identity.identity import Identity
+from policyengine.identity.telling import Telling
 from policyengine.observing import Observer
 from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Outcome, Reason
+from policyengine.runtime.extent import extent, is_large
 from policyengine.runtime.history import Record
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Settled, Take, limited
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("policyengine")
 UNRECORDED = "the decision could not be recorded; the operator's log says why"
+FEW = 8  # elements, so few that no loops over them take long
 ONLY_PLAIN = {tuple}  # a meter and a key: a charge in full is no bare tuple
 
 
@@ -61,6 +65,7 @@ class World:
     evaluator: Evaluator
     quick: Callable[[dict[str, object]], Decision | None]
     peeking: Callable[[dict[str, object]], Decision | None]
+    at_once: Callable[[dict[str, object]], Decision | None]
     mark: bytes  # what the log calls the directory
 
 
@@ -95,7 +100,7 @@ class Keeping:
         # A log has to say on which histories a decision rests: then all of these are made with care.
         self._recall = own.recall if own is not None and kernel.watches and log is None else None
         self._gathered = local()
-        self._counting = Lock()
+        self._counting, self._telling = Lock(), Telling()
         self.log = log
         self._tree = tree or tree_of(kernel)
         self._world = self._with(Directory(loaded=False) if directory is None else directory)
@@ -138,7 +143,8 @@ class Keeping:
         mark = self.log.directory(directory) if self.log is not None and directory.loaded else b""
         # Bound once. An evaluation takes nothing of limits, and looks at how they stand with care.
         quick = evaluator.charging(self._charged, self._noted).__call__
-        return World(directory, evaluator, quick, evaluator.quick.__call__, mark)
+        at_once = evaluator.charging(self._charged, self._noted, at_once=True).__call__
+        return World(directory, evaluator, quick, evaluator.quick.__call__, at_once, mark)
 
     def replace_directory(self, directory: Directory) -> None:
         """Decide by other entities from now on: at once, also while threads decide; each decision sees one directory.
@@ -177,6 +183,26 @@ class Keeping:
         if self.waits or self.identity is None or question is None:
             return self.waits
         return awaited(self.identity, question, self.seconds())
+
+    def takes_long(self, question: Question) -> bool:
+        """Whether a decision about it may take so long that an event loop should not wait for it."""
+        if isinstance(question, Identified):
+            question = question.question
+        if not isinstance(question, Request):
+            if is_large(question):
+                return True
+            if extent(question) <= FEW:
+                return False
+            try:
+                question = read(question)
+            except RequestError:  # which is told at once
+                return False
+        return self._world.evaluator.takes_long(question)
+
+    @cached_property
+    def loops(self) -> bool:
+        """Whether there are rules that take long for large questions."""
+        return loops(self.kernel)
 
     @cached_property
     def remote(self) -> bool:
@@ -314,6 +340,13 @@ class Keeping:
         told = {"event": "decision_failed", "decision": denied.id}
         _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "", extra=told)
         return denied
+
+    def _exceeded(self, decision: Decision, excess: str) -> None:
+        """Counts and logs a deny for too many steps."""
+        with self._counting:
+            self.failures += 1
+        text = f"a decision was denied: {excess}"
+        self._telling.tell(logging.WARNING, "exceeded", text, event="decision_exceeded", decision=decision.id)
 
     def _unanswered(self, error: StoreError) -> Decision:
         """A deny for a store that says nothing of what came before. Whoever guards the store tells the operator."""

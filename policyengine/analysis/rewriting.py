@@ -219,7 +219,7 @@ def folded(expression: k.Expr) -> k.Expr:
         return expression
     if isinstance(expression, k.Contains) and any(holds_entities(part) for part in k.parts(expression)):
         return expression
-    found = value(expression, NO_FACTS)
+    found = value(expression, NO_FACTS.looked_at_anew)
     type_ = expression.type if isinstance(expression, k.Apply | k.Arithmetic) else Scalar.BOOL
     return expression if isinstance(found, Unknown) else k.Constant(found, type_, span=expression.span)
 

@@ -118,7 +118,7 @@ def with_what_is_there(record: Record, kernel: Kernel) -> Again:
     facts = replace(facts, history=past)
     seen = walk(facts, snapshot)
     if record.redacted and record.spends:
-        facts = replace(facts, request=replace(request, approvals=tuple(counted_then(record, seen))))
+        facts = replace(facts.looked_at_anew, request=replace(request, approvals=tuple(counted_then(record, seen))))
         seen = walk(facts, snapshot)
     if past.lacking and seen.identified:  # else nothing of it is told
         raise CannotRepeat("the log does not hold what happened before it")
@@ -194,6 +194,13 @@ class Traced:
         found = self.entities.ancestors(ref)
         self.asked.update((ref, *found.refs))
         return found
+
+    def largest(self, name: str) -> int:
+        return self.entities.largest(name)
+
+    @property
+    def deepest(self) -> int:
+        return self.entities.deepest
 
     def with_rows(self, rows: Sequence[EntityData]) -> Entities:
         return Traced(self.entities.with_rows(rows), self.asked) if rows else self

@@ -247,4 +247,17 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="duplicate",
     ),
+    Code(
+        "W715",
+        "loops that take too many steps",
+        "A decision has 200,000 steps, and what takes more is denied at gate `failure`. A loop takes one step for each "
+        "part of its condition and each element, a loop inside of it all of its own each time. Told is the worst case: "
+        "10,000 elements of whatever a request brings, 100 of what the directory holds. `overlaps` and `subset of` "
+        "take as many steps as both sides have elements, `in` takes one where the set stands outside of the loop.",
+        "facts { body.a: list<int>  body.b: list<int> }\n"
+        'guard "none twice" { deny when (any x in body.a: (any y in body.b: x == y)) }\n' + _DOOR,
+        "facts { body.a: list<int>  body.b: list<int> }\n"
+        'guard "none twice" { deny when body.a overlaps body.b }\n' + _DOOR,
+        name="costly-loop",
+    ),
 )  # fmt: skip

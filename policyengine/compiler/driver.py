@@ -71,6 +71,7 @@ class Driver:
     waives: bool  # whether users whom an agent serves need no door of their own
     spends: bool  # whether an allowed request is charged to its limits
     recalls: bool = False  # whether the past is asked for, or anything is remembered
+    at_once: bool = False  # whether what may take long is left to others
     bounded: bool | None = True  # whether tasks bound: None where some packages say that they do not
     lines: list[str] = field(default_factory=list)
 
@@ -183,12 +184,14 @@ if credential_issuer is not None:
         if "tool" in members or "action" in members:
             self.place(members)
             self.add(ELSEWHERE)
+            self.add(SMALL if self.at_once else SMALL_ENOUGH)
             return
         if "body" in members:
             self.add("if not tame(body_): return None")
         if {"method", "path"} - {*request}:
             self.add("return None")
         self.add(WALK)
+        self.add(SMALL if self.at_once else SMALL_ENOUGH)
 
     def place(self, members: dict[str, tuple[str, ...] | None]) -> None:
         """What a tool or an action is known by, once it has been looked at."""
@@ -268,6 +271,10 @@ place = places.get(key) or elsewhere(key)
 if place is None: return None
 leaf, parts = place
 """
+
+# What could take more steps than a decision has is decided with care, which counts them.
+SMALL_ENOUGH = "if leaf.sizes is not None and leaf.sizes.exceeded(q): return None"
+SMALL = "if leaf.sizes is not None and leaf.sizes.takes_long(q): return None"
 
 # An agent goes through most doors by its name or by a group.
 DOORS = f"""

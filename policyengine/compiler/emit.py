@@ -25,13 +25,13 @@ from policyengine.semantics.kleene import describe
 
 # What every generated function is given; see `driver.py`.
 PARAMETERS = "q, parts, agent, issuer, user, subject, scopes, moment"
-LASTING = ("root", "raw", "fact", "variable")  # what a variable of the same name further in does not change
+LASTING = ("root", "raw", "fact", "fixed", "variable")  # what a variable of the same name further in does not change
 # What it may call.
 NAMESPACE: dict[str, object] = {
     name: getattr(reads, name)
     for name in (
         "ABSENT", "NOTHING", "absent", "age", "called", "calculated", "claimed", "duration", "during", "header", "host",
-        "instant", "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "things",
+        "hashed", "instant", "known", "lifetime", "named", "negated", "plain_strings", "record", "texts", "things",
         "within",
     )
 }  # fmt: skip
@@ -340,6 +340,7 @@ class Writer(MembershipLines):
         element = getattr(getattr(node.domain, "type", None), "element", None)
         if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
             raise NotQuick("elements that are no plain values")
+        self.read_before(node.condition)
         with self.block(f"for {one} in {domain}:"):
             self._seen = {key: text for key, text in self._seen.items() if key[0] in LASTING}
             self._seen["variable", node.variable] = Text(one)

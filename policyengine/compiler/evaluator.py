@@ -18,6 +18,8 @@ from policyengine.compiler.quick import Charge, Note, Quick
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.extent import is_large
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.plan import Needs
@@ -49,10 +51,17 @@ class Evaluator:
         self.now = now
         self.quick = Quick(self.leaves, now)
 
-    def charging(self, charge: Charge, note: Note | None = None) -> Quick:
+    def charging(self, charge: Charge, note: Note | None = None, *, at_once: bool = False) -> Quick:
         """The quick way for somebody who has a store: `charge` takes of it what an allowed request takes, `note` does
-        so where the past is asked for as well, and remembers it."""
-        return Quick(self.leaves, self.now, charge, note)
+        so where the past is asked for as well, and remembers it. `at_once`: only what nobody has to wait for."""
+        return Quick(self.leaves, self.now, charge, note, at_once=at_once)
+
+    def takes_long(self, request: Request) -> bool:
+        """Whether others should not wait for the decision."""
+        if isinstance(request.endpoint, MalformedEndpoint):
+            return False
+        sizes = self.leaves.at(request.endpoint).sizes
+        return (sizes is not None and sizes.takes_long(request.facts)) or is_large(request.facts)
 
     def plan(self, request: Request, now: datetime, looking: Looking | None = None) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs.

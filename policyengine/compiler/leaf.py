@@ -8,6 +8,7 @@ from typing import Any
 
 from policyengine.compiler.charging import Take, Taker
 from policyengine.compiler.rules import Act, OutsideTask, Rule
+from policyengine.compiler.sizes import SizeLimit
 from policyengine.runtime.patterns import Glob
 
 
@@ -72,6 +73,7 @@ class Leaf:
     standing_users: Side
     verdicts: dict[object, Any]  # see verdicts.py
     takes_parts: bool
+    sizes: SizeLimit | None  # of what questions bring, where large ones may take more steps than a decision has
     covering: Covering
 
 

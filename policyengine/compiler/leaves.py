@@ -25,6 +25,7 @@ from policyengine.compiler.rules import (
     TaskWriter,
     not_sure,
 )
+from policyengine.compiler.sizes import Limiting
 from policyengine.compiler.tree import Numbers, Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.limits import Meter
@@ -94,6 +95,7 @@ class Leaves:
                 self._claimed[root, attribute][name] = claim
         self._columns: dict[object, reads.Column] = {}
         self._entities = entities
+        self._limiting = Limiting(kernel, entities)
         self._facts = reads.facts_of_directory(kernel, entities)
         self._leaves: dict[tuple[str, Numbers, Numbers], Leaf] = {}
         self._standings: dict[tuple[str, str], Side] = {}
@@ -215,12 +217,27 @@ class Leaves:
             counting=any(counts_denials(self.kernel.limits[number]) for number in limits)
             or any(self.kernel.watches[number].event.denied for number in watches),
             verdicts={},
+            sizes=self._limiting.limit(
+                [
+                    *(self.kernel.guards[number] for number in guards),
+                    *(self.kernel.limits[number] for number in limits),
+                    *(self.kernel.binders[number] for number in every),
+                ],
+                list(self._grants(opens)),
+            ),
             takes_parts=any(isinstance(one.how, Piece) for one in closing.bound.values()),
             covering=Covering(
                 frozenset(opens["agents"]), frozenset(opens["users"]), frozenset(opens["anyones"]), hands,
                 guards, every, limits, watches,
             ),
         )  # fmt: skip
+
+    def _grants(self, opens: Mapping[str, Opened]) -> Iterator[tuple[Block, k.Grant]]:
+        """Those that have a condition, with their blocks."""
+        for kind, blocks in opens.items():
+            for number, opened in blocks.items():
+                block: Block = getattr(self.kernel, kind)[number]
+                yield from ((block, block.grants[one]) for one in opened if block.grants[one].when is not None)
 
     def _task(self, setting: Setting, acts: list[Act | OutsideTask]) -> Rule | None:
         binds_resource = setting.kind == "action" or RESOURCE in setting.bound

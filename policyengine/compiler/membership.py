@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from policyengine import kinds
@@ -10,6 +11,22 @@ from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.pasts import PastLines
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.semantics import kernel as k
+from policyengine.semantics.work import is_fixed
+
+# Large numbers and networks can be made to share a hash.
+HARD_TO_HASH = frozenset({Scalar.NUMBER, Scalar.CIDR})
+
+
+def is_set(node: k.Expr) -> bool:
+    return isinstance(getattr(node, "type", None), kinds.Set)
+
+
+def surely_read(node: k.Expr) -> Iterator[k.Expr]:
+    """What is inside of a condition, but for what may be absent and what events of the past say."""
+    yield node
+    if not isinstance(node, k.Default | k.Present | k.Happened | k.Aggregate):
+        for part in k.parts(node):
+            yield from surely_read(part)
 
 
 def inherited(node: k.Expr) -> bool:
@@ -35,6 +52,10 @@ class MembershipLines(PastLines):
     def _only(self, type: kinds.Type) -> str | None:
         """The one type of entity that a reference can be of."""
 
+    @property
+    def in_loop(self) -> bool:
+        return self.event is not None or any(key[0] == "variable" for key in self._seen)
+
     def as_set(self, node: k.Expr) -> str:
         """A collection, all of it, as a set of values that can be hashed."""
         code = self._known_part(node)
@@ -50,6 +71,30 @@ class MembershipLines(PastLines):
         """All that is surely in a collection."""
         while isinstance(node, k.Named):
             node = node.expression
+        if is_fixed(node):  # read before the loop around it
+            return self._once(("fixed", node), lambda: Text(self._read_whole(node))).code
+        return self._read_whole(node)
+
+    def read_before(self, condition: k.Expr) -> None:
+        """Before a loop, the collections that each turn of it would read anew."""
+        for node in surely_read(condition):
+            match node:
+                case k.Contains(collection):
+                    sides: tuple[k.Expr, ...] = (collection,)
+                case k.Overlaps(left, right) | k.Subset(left, right):
+                    sides = left, right
+                case k.Compare("==" | "!=", left, right) if is_set(left) and is_set(right):
+                    sides = left, right
+                case k.Fact(type=kinds.Set() | kinds.List()):
+                    self.value(node)
+                    continue
+                case _:
+                    continue
+            for side in sides:
+                if is_fixed(side):
+                    self._known_part(side)
+
+    def _read_whole(self, node: k.Expr) -> str:
         type = getattr(node, "type", None)
         element = getattr(type, "element", None)
         if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
@@ -60,7 +105,8 @@ class MembershipLines(PastLines):
             case k.Attribute():
                 return self._once(("set", node), lambda: self._attribute(node, as_set=True)).code
             case _:
-                return self.put(f"frozenset({self.value(node).code})")
+                code = self.value(node).code
+                return self._sure(f"hashed({code})").code if element in HARD_TO_HASH else self.put(f"frozenset({code})")
 
     def _contains(self, node: k.Contains) -> str:
         collection = node.collection
@@ -74,7 +120,7 @@ class MembershipLines(PastLines):
             code = self._attribute(collection, as_set=True, ids=True).code
             return self._found(f"{item.code} in {code}", collection, code)
         if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):
-            found = self._in_strings(collection, item)
+            found = None if self.in_loop else self._in_strings(collection, item)
             if found is not None:
                 return found
         code = self._known_part(collection)

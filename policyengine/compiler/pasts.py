@@ -18,6 +18,7 @@ from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.reads import named
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.history import Record, kept
+from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.count_keys import is_address, network_of
@@ -65,7 +66,7 @@ def remembered(value: Value, fact: str) -> Value:
     return value if short or type(value) is bool else kept(value, fact)
 
 
-NAMESPACE: dict[str, object] = {"Record": Record, "Unknown": Unknown, "remembered": remembered}
+NAMESPACE: dict[str, object] = {"Record": Record, "key_of": key_of, "Unknown": Unknown, "remembered": remembered}
 
 
 @dataclass(slots=True)
@@ -77,6 +78,8 @@ class PastLines(FactLines):
 
     @abstractmethod
     def test(self, node: k.Expr) -> str: ...
+    @abstractmethod
+    def read_before(self, condition: k.Expr) -> None: ...
     @abstractmethod
     def reference(self, text: Text) -> str: ...
     @abstractmethod
@@ -109,7 +112,7 @@ class PastLines(FactLines):
             return
         code = self.reference(self.past(node.field))
         if node.function == "distinct":
-            self.line(f"{total}.add({code})")
+            self.line(f"{total}.add({f'key_of({code})' if node.field.type is Scalar.NUMBER else code})")
             return
         self.line(f'{total} = calculated("+", {total}, {code})')
         self.unless(f"{total} is not None")
@@ -153,6 +156,8 @@ class PastLines(FactLines):
         place, wanted = self._wanted(event)
         for fact in facts_beside(event.where):
             self.value(fact)
+        if event.where is not None:
+            self.read_before(event.where)
         look = self.constant(self._recall.looking(event.watch, micros(node.within), place))
         events, complete, start = self.name(), self.name(), self.name()
         self.line(f"{events}, {complete}, {start} = {look}({key}, moment{wanted})")

@@ -73,8 +73,15 @@ class Quick:
     """
 
     def __init__(
-        self, leaves: Leaves, now: Callable[[], int], charge: Charge | None = None, note: Note | None = None
+        self,
+        leaves: Leaves,
+        now: Callable[[], int],
+        charge: Charge | None = None,
+        note: Note | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
+        self._at_once = at_once
         self._spends, self._note = charge is not None, note
         kernel = leaves.kernel
         self._recalls = bool(kernel.watches) and leaves.recall is not None
@@ -124,7 +131,9 @@ class Quick:
 
     def driver_text(self, form: Form) -> str:
         """The text of the function for one form of question."""
-        return Driver(form, self._limited, self._waives, self._spends, self._recalls, self._bounded).text()
+        return Driver(
+            form, self._limited, self._waives, self._spends, self._recalls, self._at_once, self._bounded
+        ).text()
 
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:

@@ -30,6 +30,7 @@ Members: TypeAlias = Mapping[str, object]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 NOTHING: Members = MappingProxyType({})
+FEW = 100  # values, of which it does not matter that all have one hash
 LONG = 10_000  # characters, or elements: what is longer gets a second look
 
 
@@ -38,6 +39,13 @@ def settled(value: Value) -> object:
     if isinstance(value, Unknown) or (isinstance(value, tuple) and any(isinstance(one, Unknown) for one in value)):
         return None
     return value
+
+
+def hashed(values: tuple[Value, ...]) -> frozenset[Value] | None:
+    """The values as a set; of many that are no plain whole numbers their hashes may be the same."""
+    if len(values) > FEW and not all(type(one) is int for one in values):
+        return None
+    return frozenset(values)
 
 
 def known(raw: object, type: kinds.Type, fact: str) -> object:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.extent import extent
 from policyengine.runtime.snapshot import IN_PART, NO_ROW
-from policyengine.runtime.values import ABSENT, Invalid
+from policyengine.runtime.values import ABSENT, MOST_ELEMENTS, Invalid
 
 if TYPE_CHECKING:
     from policyengine.directory.looking import Looking, Lookups
@@ -94,6 +96,7 @@ class Directory:
         self.lookups: Lookups | None = lookups
         self.notes, self.loaded = tuple(notes), loaded
         self._ancestors = self._closures()
+        self._largest: dict[str, int] = {}
 
     def _closures(self) -> dict[EntityRef, Ancestors]:
         """Who is directly in the same is in the same: all members of a team share one closure."""
@@ -105,6 +108,22 @@ class Directory:
                 above = shared[row.parents] = climb(row.parents, self._rows.get)
             found[ref] = of_row(row, above)
         return found
+
+    def largest(self, name: str) -> int:
+        """How large that attribute is in the row where it is largest; found when it is first asked for."""
+        if self.lookups is not None:
+            return MOST_ELEMENTS
+        if name not in self._largest:
+            rows = self._rows.values()
+            found = (extent(row.ref if name == "id" else row.attributes.get(name)) for row in rows)
+            self._largest[name] = max(found, default=0)
+        return self._largest[name]
+
+    @cached_property
+    def deepest(self) -> int:
+        """How many entities one is in at most."""
+        closures = {id(above): len(above.refs) for above in self._ancestors.values()}
+        return MOST_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -192,6 +211,7 @@ class WithRows(Directory):
     def __init__(self, below: Directory, rows: Iterable[EntityData]) -> None:
         self._below = below
         self._rows = {row.ref: row for row in rows if row.ref not in below}
+        self._climbed: dict[EntityRef, Ancestors] = {}
         self.lookups, self.notes, self.loaded = below.lookups, below.notes, below.loaded
 
     def __len__(self) -> int:
@@ -218,6 +238,11 @@ class WithRows(Directory):
             found = self._below.ancestors(ref)
             if found.complete:
                 return found
+        if ref not in self._climbed:
+            self._climbed[ref] = self._climb(ref)
+        return self._climbed[ref]
+
+    def _climb(self, ref: EntityRef) -> Ancestors:
         match self.found_of(ref):
             case EntityData() as row:
                 return of_row(row, climb(row.parents, self.found_of))

@@ -366,7 +366,8 @@ class Effects:
     `denied` is charged whatever it comes to: by rates that count denials.
 
     `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions, and
-    on the `claim` to the key that it was asked by, under which the decision is kept.
+    on the `claim` to the key that it was asked by, under which the decision is kept. `excess` is what the operator is
+    told where it took too many steps.
     """
 
     spends: tuple[str, ...] = ()
@@ -377,6 +378,7 @@ class Effects:
     relied: tuple[tuple[WindowKey, int], ...] = ()
     claim: Claim | None = None
     confirms: tuple[str, ...] = ()
+    excess: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.spends or self.limits or self.records or self.claim)

@@ -46,6 +46,13 @@ class Entities(Protocol):
 
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
 
+    def largest(self, name: str) -> int:
+        """How large that attribute may be, as `extent` says."""
+
+    @property
+    def deepest(self) -> int:
+        """How many entities one may be in."""
+
 
 class Looking(Entities, Protocol):
     """Entities of which some are looked up. What one decision asked for and was not told yet is `lacking`."""

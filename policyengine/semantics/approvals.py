@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache, partial
@@ -16,21 +17,22 @@ from policyengine.semantics import walk as w
 from policyengine.semantics.approval_binding import bound_to
 from policyengine.semantics.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
 from policyengine.semantics.kleene import elements, lift
-from policyengine.semantics.meaning import contains, value
+from policyengine.semantics.meaning import is_element, is_within, value
 
 
 def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
     """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
+    facts.work.rule = guard
     bound = cache(partial(bound_to, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
         return w.ApprovalSeen(bound, (), False)
     given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
-    ids = [approval.id for approval in given]
+    ids = Counter(approval.id for approval in given)
     fitting = [
         approval
         for approval in given
         if approval.binding == bound().digest and approval.id not in snapshot.spent
-        if ids.count(approval.id) == 1  # one id is one grant of one person
+        if ids[approval.id] == 1  # one id is one grant of one person
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
@@ -64,10 +66,10 @@ def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
             return approval.by == user and approval.by not in involved
         case k.RoleOf(role):
             roles = coerce(facts.entities.attribute(person, "roles"), STRINGS, "approver.roles")
-            fits = lift(lambda known: contains(known, role, False, facts), roles)
+            fits = lift(lambda known: is_element(known, role, facts), roles)
         case k.MemberOf(expression):
             among = value(expression, facts)
-            fits = lift(lambda known: contains(elements(known), person, True, facts), among)
+            fits = lift(lambda known: is_within(elements(known), person, facts, "membership", expression), among)
         case _:
             assert_never(confirm.approvers.of)
     return fits is True and approval.by not in {user, *involved}

@@ -30,6 +30,7 @@ from policyengine.semantics import remembering, spending
 from policyengine.semantics import walk as w
 from policyengine.semantics.approval_binding import bound_words
 from policyengine.semantics.approvals import approval_facts
+from policyengine.semantics.excess import excess
 from policyengine.semantics.facts import (
     Facts,
     has_agent,
@@ -70,7 +71,14 @@ class Stop:
 
 
 def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
-    """The decision that a walk comes to, and its effects."""
+    """The decision that a walk comes to, and its effects; a deny where either takes more steps than there are."""
+    found = None if facts.work.exceeded else _concluded(facts, seen)
+    if found is not None and not facts.work.exceeded:
+        return found
+    return excess(facts, _who(facts, seen), identified=seen.identified)
+
+
+def _concluded(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
     stops = tuple(_stops(facts, seen))
     outcome = min((stop.reason.outcome for stop in stops), key=STRENGTH.index, default=Outcome.ALLOW)
     if outcome is Outcome.ALLOW and (unmet := tuple(_unmet(facts, seen))):
@@ -89,7 +97,7 @@ def conclude(facts: Facts, seen: w.Walk) -> tuple[Decision, Effects]:
         remedies=tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
         obligations=tuple(_obligation(facts, duty) for duty in duties),
         unknown=tuple(UnknownFact(cause.fact, cause.why) for cause in sorted(causes, key=lambda c: (c.fact, c.why))),
-        principal=_principal(facts) if seen.refused is None else None,
+        principal=_who(facts, seen),
         package=facts.kernel.package,
         revision=facts.kernel.revision,
     )
@@ -172,6 +180,7 @@ def _denied(facts: Facts, guard: k.Guard, seen: w.EffectSeen, deny: k.Deny) -> S
 
 def _proofs(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
     """What would end the deny, were it proved."""
+    facts.work.rule = guard
     reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
     for kind, need, fact, better in PROOFS:
         if fact in reads and value(condition, facts.bind({fact: better})) is False:
@@ -306,6 +315,11 @@ def _approvals(facts: Facts, seen: w.Walk, outcome: Outcome) -> Effects:
         for guard, confirm, approval in confirms
         if not approval.granted
     ))  # fmt: skip
+
+
+def _who(facts: Facts, seen: w.Walk) -> Principal | None:
+    """Nobody, by a credential that was refused."""
+    return _principal(facts) if seen.refused is None else None
 
 
 def _principal(facts: Facts) -> Principal:

@@ -48,7 +48,7 @@ class Explanation:
 
 
 def explain(decision: Decision, facts: Facts, seen: w.Walk) -> Explanation:
-    endpoint = facts.request.endpoint
+    facts, endpoint = facts.looked_at_anew, facts.request.endpoint
     if seen.malformed is not None:
         return Explanation(decision, endpoint_words(endpoint), (Line(Mark.NO, "malformed_path", seen.malformed),))
     task = (_task(facts, seen),) if seen.task else ()

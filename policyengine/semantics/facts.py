@@ -20,6 +20,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.inheritance import Level, united
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
 from policyengine.semantics.walk import Agent
+from policyengine.semantics.work import Work
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 
 Path: TypeAlias = tuple[str, ...]
@@ -48,6 +49,7 @@ class Facts:
     are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
     `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind that match
     only without regard to case, as guards read it, and in its place what they bind by the letter; None: nothing.
+    `work` counts the steps of the decision; `looping` is true inside of a loop.
     """
 
     kernel: k.Kernel
@@ -61,6 +63,8 @@ class Facts:
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.Event, Happening] | None = None
     loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
+    work: Work = field(default_factory=Work, repr=False, compare=False)
+    looping: bool = False
     known: dict[Path | tuple[EntityRef, str], tuple[kinds.Type, Value]] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
@@ -75,7 +79,26 @@ class Facts:
         """With more that is bound; with `claims` or `who` once these are known."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
         made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
-        return Facts(*made, self.history, self.past, self.loose)
+        return Facts(*made, self.history, self.past, self.loose, self.work, self.looping)
+
+    def in_loop(self) -> tuple[Facts, dict[Path, object]]:
+        """As the condition of a loop reads them, and where its variable is bound: anew for each element."""
+        bound = dict(self.bound)
+        inside = replace(self, bound=bound, looping=True)
+        object.__setattr__(inside, "known", self.known)
+        return inside, bound
+
+    def at_event(self, event: k.Event, happening: Happening) -> Facts:
+        """As the condition of a history reads them at one of the events; an approval is not bound to what it reads."""
+        inside = replace(self, past=(event, happening), seen=None, looping=True)
+        if self.seen is None:
+            object.__setattr__(inside, "known", self.known)
+        return inside
+
+    @property
+    def looked_at_anew(self) -> Facts:
+        """For who looks at conditions after the decision: that takes no steps of it."""
+        return replace(self, work=Work())
 
     @property
     def by_the_letter(self) -> Facts:
@@ -90,7 +113,7 @@ class Facts:
 
     def read(self, path: Path, type_: kinds.Type = Scalar.STRING) -> Value:
         before = self.known.get(path)
-        if before is not None and before[0] is type_:
+        if before is not None and (before[0] is type_ or before[0] == type_):
             return before[1]
         raw = self.raw(path)
         found = coerce(raw, type_, name_of(path))
@@ -107,7 +130,7 @@ class Facts:
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
         before = self.known.get((entity, node.name))
-        if before is not None and before[0] is node.type:
+        if before is not None and (before[0] is node.type or before[0] == node.type):
             return before[1]
         raw, value = self._inherited(entity, node) if node.inherited else self._own(entity, node)
         self.known[entity, node.name] = node.type, value

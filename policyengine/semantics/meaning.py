@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -10,11 +10,12 @@ from typing import assert_never
 from policyengine import kinds
 from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic, functions, windows
+from policyengine.runtime.extent import names_steps
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request, member_of
 from policyengine.runtime.show import shown, shown_bare
-from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
-from policyengine.runtime.values import Invalid, Unknown, Value, coerce
+from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
+from policyengine.runtime.values import Invalid, Known, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import recalling
 from policyengine.semantics.facts import (
@@ -29,6 +30,7 @@ from policyengine.semantics.facts import (
 )
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import Captures, match_pattern
+from policyengine.semantics.work import BEYOND, is_fixed, reading_steps, weight
 from policyengine.vocabulary import NEUTRAL
 
 
@@ -80,13 +82,13 @@ def value(node: k.Expr, facts: Facts) -> Value:
         return node.value
     match node:
         case k.Attribute(base):
-            return lift(lambda entity: facts.attribute(entity, node), value(base, facts))
+            return read_in_loop(node, lift(lambda entity: facts.attribute(entity, node), value(base, facts)), facts)
         case k.Compare(operator, left, right):
-            return lift(lambda a, b: compare(operator, a, b, node), value(left, facts), value(right, facts))
+            return lift(lambda a, b: compare(operator, a, b, node, facts), value(left, facts), value(right, facts))
         case k.And(items):
             return conjunction([value(item, facts) for item in items])
-        case k.Member(base, name, type_):
-            return lift(lambda record: coerce(member_of(record, name), type_, describe(node)), value(base, facts))
+        case k.Member(base):
+            return lift(lambda record: member(record, node, facts), value(base, facts))
         case k.Variable(name):
             return facts.bound["", name]  # type: ignore[return-value]  # bound below, by its quantifier
         case k.Collection(items):
@@ -97,26 +99,21 @@ def value(node: k.Expr, facts: Facts) -> Value:
             return negation(value(operand, facts))
         case k.Or(items):
             return disjunction([value(item, facts) for item in items])
-        case k.Contains(collection, item, deep):
-            both = value(collection, facts), value(item, facts)
-            return lift(lambda c, i: contains(c, i, deep, facts, node.span.text), *both)
+        case k.Contains(collection, item):
+            return lift(lambda c, i: is_member(node, c, i, facts), value(collection, facts), value(item, facts))
         case k.Below(item, ancestor, strict, direct):
             both = value(item, facts), value(ancestor, facts)
             return lift(lambda i, a: below(i, a, facts, node.span.text, strict, direct), *both)
         case k.InNetwork(address, networks):
-            return lift(in_networks, value(address, facts), value(networks, facts))
+            return in_loop(in_networks, facts, value(address, facts), value(networks, facts))
         case k.InWindow(instant, window):
             return lift(lambda moment: windows.contains(window, moment), value(instant, facts))
         case k.Like(operand, pattern):
-            return lift(lambda text: Glob(pattern).matches(text), value(operand, facts))
+            return in_loop(Glob(pattern).matches, facts, value(operand, facts))
         case k.Matches(operand, pattern):
-            return lift(lambda text: compile_regex(pattern).matches(text), value(operand, facts))
-        case k.Overlaps(left, right):
-            both = value(left, facts), value(right, facts)
-            return lift(lambda a, b: disjunction(contains(b, one, False, facts) for one in a), *both)
-        case k.Subset(left, right):
-            both = value(left, facts), value(right, facts)
-            return lift(lambda a, b: conjunction(contains(b, one, False, facts) for one in a), *both)
+            return in_loop(lambda text: compile_regex(pattern).matches(text), facts, value(operand, facts))
+        case k.Overlaps(left, right) | k.Subset(left, right):
+            return lift(lambda a, b: compare_sets(node, a, b, facts), value(left, facts), value(right, facts))
         case k.Present(operand):
             one = value(operand, facts)
             return not one.absent and one if isinstance(one, Unknown) else True
@@ -130,15 +127,13 @@ def value(node: k.Expr, facts: Facts) -> Value:
             return lift(lambda a, b: calculate(a, b, node.span.text), value(left, facts), value(right, facts))
         case k.Negative(operand):
             return lift(lambda a: arithmetic.neg(a, node.span.text), value(operand, facts))
-        case k.Quantifier(word, variable, domain, condition):
-            fold = disjunction if word == "any" else conjunction
-            test = lambda one: value(condition, facts.bind({("", variable): one}))  # noqa: E731
-            return lift(lambda items: fold(lift(test, one) for one in items), value(domain, facts))
+        case k.Quantifier():
+            return lift(lambda items: quantified(node, items, facts), value(node.domain, facts))
         case k.Apply(_, (id_,), kinds.Ref() as type_):  # `invoice(args.id)`
             return lift(lambda known: coerce(known, type_, describe(node)), value(id_, facts))
         case k.Apply(function, arguments):
             given = [value(argument, facts) for argument in arguments]
-            return lift(lambda *known: functions.call(function, known), *given)
+            return in_loop(lambda *known: functions.call(function, known), facts, *given)
         case k.Past():
             return recalling.past(node, facts)
         case k.Happened():
@@ -149,8 +144,54 @@ def value(node: k.Expr, facts: Facts) -> Value:
             assert_never(node)
 
 
-def compare(operator: str, left: Value, right: Value, node: k.Compare) -> Value:
+def quantified(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
+    """`any` folds as `or` does, `all` as `and`; an unknown element counts as unknown."""
+    lacking = facts.work.lacks(len(items) * weight(node.condition), (node.domain, items))
+    if lacking is not None:
+        return lacking
+    inside, bound = facts.in_loop()
+
+    found: list[Value] = []
+    for one in items:
+        if isinstance(one, Unknown):
+            found.append(one)
+            continue
+        bound["", node.variable] = one
+        found.append(value(node.condition, inside))
+        if facts.work.exceeded:
+            return BEYOND
+    return disjunction(found) if node.word == "any" else conjunction(found)
+
+
+def read_in_loop(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
+    """What was read; what is read for each element anew takes as long as it is."""
+    if not facts.looping or is_fixed(node):
+        return found
+    return facts.work.lacks(reading_steps(found)) or found
+
+
+def member(record: Mapping[str, object], node: k.Member, facts: Facts) -> Value:
+    lacking = facts.work.lacks(names_steps(record)) if facts.looping else None
+    if lacking is not None:
+        return lacking
+    return read_in_loop(node, coerce(member_of(record, node.name), node.type, describe(node)), facts)
+
+
+def in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
+    """As `lift`; in a loop what reads through texts and collections takes as long as they are."""
+
+    def counted(*known: Value) -> Value:
+        return facts.work.lacks(reading_steps(*known)) or function(*known)
+
+    return lift(counted if facts.looping else function, *values)
+
+
+def compare(operator: str, left: Value, right: Value, node: k.Compare, facts: Facts) -> Value:
     if operator in ("==", "!="):
+        if isinstance(left, tuple) and isinstance(right, tuple):
+            lacking = facts.work.lacks(len(left) + len(right), (node.left, left), (node.right, right))
+            if lacking is not None:
+                return lacking
         is_set = any(isinstance(getattr(side, "type", None), kinds.Set) for side in (node.left, node.right))
         same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
         return negation(same) if operator == "!=" else same
@@ -159,15 +200,52 @@ def compare(operator: str, left: Value, right: Value, node: k.Compare) -> Value:
     return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
 
 
-def contains(collection: tuple[Value, ...], item: Value, deep: bool, facts: Facts, fact: str = "membership") -> Value:
-    """Whether the item is an element, or (`deep`) an entity within one of the elements."""
+def is_member(node: k.Contains, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
+    if node.deep and isinstance(item, EntityRef):
+        return is_within(collection, item, facts, node.span.text, node.collection)
+    if facts.looping and not is_fixed(node.collection):
+        lacking = facts.work.lacks(len(collection), (node.collection, collection))
+        if lacking is not None:
+            return lacking
+    return is_element(collection, item, facts)
+
+
+def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
+    """Whether the item is an element; by a hash, where these values have one."""
+    elements = facts.work.set_of(collection)
+    if elements.decides(arithmetic.family(item)):
+        return elements.has(item)
+    return facts.work.lacks(len(collection)) or equals_one(collection, item)
+
+
+def equals_one(collection: Iterable[Value], item: Value) -> Value:
+    return disjunction(lift(lambda a, b: arithmetic.equal(a, b), one, item) for one in collection)
+
+
+def is_within(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str, node: k.Expr) -> Value:
+    """Whether an entity is one of the elements, or in one at any depth."""
+    above = facts.entities.ancestors(item)
+    lacking = facts.work.lacks(len(collection) + len(above.refs), (node, collection))
+    if lacking is not None:
+        return lacking
+    higher = frozenset(above.refs)
 
     def found(one: Value) -> Value:
-        if deep and isinstance(item, EntityRef):
-            return lift(lambda ancestor: below(item, ancestor, facts, fact), one)
-        return lift(lambda a, b: arithmetic.equal(a, b), one, item)
+        return lift(lambda ancestor: item == ancestor or is_above(ancestor, higher, above, item, facts, fact), one)
 
     return disjunction(found(one) for one in collection)
+
+
+def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
+    """Each with each, as far as what follows; by hashes, where these values have some."""
+    lacking = facts.work.lacks(len(left) + len(right), (node.left, left), (node.right, right))
+    if lacking is not None:
+        return lacking
+    one, other = facts.work.set_of(left), facts.work.set_of(right)
+    if one.uniform and other.decides(one.family):
+        return one.overlaps(other) if isinstance(node, k.Overlaps) else one.within(other)
+    fold = disjunction if isinstance(node, k.Overlaps) else conjunction
+    return facts.work.lacks(len(left) * len(right)) or fold(equals_one(right, item) for item in left)
 
 
 def below(
@@ -177,9 +255,17 @@ def below(
     if item == ancestor and not strict and not direct:
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
-    unsure = ancestor not in above.refs and not above.complete
+    lacking = facts.work.lacks(len(above.refs)) if facts.looping else None
+    return lacking or is_above(ancestor, above.refs, above, item, facts, fact)
+
+
+def is_above(
+    ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, facts: Facts, fact: str
+) -> Value:
+    """Whether it is among all that an entity is in, which are `refs`."""
+    unsure = ancestor not in refs and not above.complete
     why = "not all of the way up is in the directory" if above.answered else NOT_ANSWERED
-    found = Unknown.of(fact, why) if unsure else ancestor in above.refs
+    found = Unknown.of(fact, why) if unsure else ancestor in refs
     return facts.membership(item, ancestor, found)
 
 

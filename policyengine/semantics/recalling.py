@@ -16,12 +16,14 @@ from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic
 from policyengine.runtime.history import Happening, History, unread
 from policyengine.runtime.show import canonical
+from policyengine.runtime.value_keys import key_of as hash_key
 from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics.count_keys import key_value
 from policyengine.semantics.counting import micros, microseconds
 from policyengine.semantics.facts import Facts, has_agent, presenter_of
 from policyengine.semantics.kleene import conjunction, describe, disjunction, is_absent, lift, negation
+from policyengine.semantics.work import event_weight
 
 Meaning: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back so far"
@@ -54,7 +56,7 @@ def folded(node: k.Aggregate, fields: tuple[Value, ...]) -> Value:
     if node.function == "count":
         return len(fields)
     if node.function == "distinct":
-        return len(set(fields))
+        return len({hash_key(one) for one in fields})
     total: Value = 0
     for one in fields:
         total = lift(lambda a, b: arithmetic.add(a, b, words(node)), total, one)
@@ -62,7 +64,7 @@ def folded(node: k.Aggregate, fields: tuple[Value, ...]) -> Value:
 
 
 def field_of(node: k.Aggregate, event: Happening, facts: Facts) -> Value:
-    return True if node.field is None else past(node.field, replace(facts, past=(node.event, event), seen=None))
+    return True if node.field is None else past(node.field, facts.at_event(node.event, event))
 
 
 # ── Which events count ────────────────────────────────────────────────────────────────────────
@@ -77,11 +79,20 @@ def window(node: k.Happened | k.Aggregate, facts: Facts, value: Meaning) -> Coun
     if isinstance(main, Unknown) or isinstance(since, Unknown):
         return main if isinstance(main, Unknown) else since  # type: ignore[return-value]  # one of them is
     start, events = within(main, node.event, node.within, facts, value)
+    lacking = facts.work.lacks(steps_of(node, events, since)) if facts.looping else None
+    if lacking is not None:
+        return lacking
     found = [(event, matches(node.event, event, facts, value)) for event in reversed(events)]
     if since is not None:
         found = list(after_last(found, since, node, facts, value))
     gap = [Unknown.of(words(node), TOO_SHORT)] if main.complete_after > start else []
     return found, gap
+
+
+def steps_of(node: k.Happened | k.Aggregate, events: list[Happening], since: History | None) -> int:
+    """What looking through all these events takes inside of a loop."""
+    resets = 0 if since is None or node.since is None else len(since.events) * event_weight(node.since)
+    return len(events) * event_weight(node.event) + resets
 
 
 def within(
@@ -135,7 +146,7 @@ def after_last(
 def matches(event: k.Event, happening: Happening, facts: Facts, value: Meaning) -> Value:
     if event.where is None:
         return True
-    return value(event.where, replace(facts, past=(event, happening), seen=None))
+    return value(event.where, facts.at_event(event, happening))
 
 
 def fetched(node: k.Expr, event: k.Event, facts: Facts, value: Meaning) -> History | Unknown:

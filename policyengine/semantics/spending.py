@@ -30,6 +30,7 @@ def limited(facts: Facts) -> tuple[w.LimitedSeen, ...]:
     def seen(one: k.Limit) -> w.LimitedSeen:
         if not place_covers(one.place, facts.request.endpoint):
             return w.LimitedSeen(one, False)
+        facts.work.rule = one
         condition: Value = True if one.when is None else value(one.when, facts)
         keys = tuple(key_value(key, value(key, facts)) for key in one.keys)
         if isinstance(one, k.Budget):

@@ -30,7 +30,7 @@ from policyengine.semantics.facts import (
 )
 from policyengine.semantics.kleene import conjunction, disjunction, is_absent, lift
 from policyengine.semantics.matching import match_pattern, place_covers
-from policyengine.semantics.meaning import contains, value
+from policyengine.semantics.meaning import is_element, value
 
 
 def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
@@ -65,9 +65,23 @@ def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried
     """A block's requirements guard that block's doors; `credential` and `attested` bind the presenter alone."""
     requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
     asked = [r for r in requirements if presents or isinstance(r, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)]
-    seen = tuple(w.RequirementSeen(r, _holds(r, facts, agent, presents)) for r in asked)
-    grants = tuple(_grant(grant, facts, agent, carried) for grant in block.grants)
-    return w.BlockSeen(block, _applies(block, facts, agent), seen, grants)
+    facts.work.rule = block
+    applies = _applies(block, facts, agent)
+    with facts.work.only_if(_concerns(block, applies, facts)):
+        seen = tuple(w.RequirementSeen(r, _holds(r, facts, agent, presents)) for r in asked)
+        grants = tuple(_grant(grant, facts, agent, carried) for grant in block.grants)
+    return w.BlockSeen(block, applies, seen, grants)
+
+
+def _concerns(block: w.Block, applies: Value, facts: Facts) -> bool:
+    """Whether what a block asks can matter: not if it is about somebody else, nor, where nobody knows whom it is about,
+    at an endpoint that it says nothing of."""
+    if not isinstance(applies, Unknown):
+        return applies is True
+    patterns = [opening.pattern for grant in block.grants for opening in grant.openings]
+    if isinstance(block, k.AgentBlock):
+        patterns += [pattern for delegate in block.delegates for pattern in delegate.patterns]
+    return any(match_pattern(pattern, facts.request.endpoint) is not None for pattern in patterns)
 
 
 def _applies(block: w.Block, facts: Facts, agent: w.Agent) -> Value:
@@ -92,7 +106,7 @@ def _is(agent: w.Agent, who: k.Called | k.CalledLike | k.InGroup, facts: Facts) 
         case k.CalledLike(glob):
             return lift(lambda name: Glob(glob).matches(name), agent.id)
         case k.InGroup(group):
-            return lift(lambda _, groups: contains(groups, group, False, facts), agent.id, agent.groups)
+            return lift(lambda _, groups: is_element(groups, group, facts), agent.id, agent.groups)
         case _:
             assert_never(who)
 
@@ -190,7 +204,11 @@ def _delegates(seen: w.BlockSeen, agent: w.Agent, then: w.Agent, facts: Facts) -
         condition = True if delegate.when is None else value(delegate.when, facts)
         return w.DelegateSeen(delegate, covers, _is(then, delegate.to, facts), lasts, condition)
 
-    return tuple(one(delegate) for delegate in seen.block.delegates) if isinstance(seen.block, k.AgentBlock) else ()
+    if not isinstance(seen.block, k.AgentBlock):
+        return ()
+    facts.work.rule = seen.block
+    with facts.work.only_if(_concerns(seen.block, seen.applies, facts)):
+        return tuple(one(delegate) for delegate in seen.block.delegates)
 
 
 def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.Agent) -> Iterable[w.LimitSeen]:
@@ -209,6 +227,7 @@ def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.
 def _task(facts: Facts) -> tuple[w.TaskBoundSeen, ...]:
     if "task" not in facts.request.facts:
         return ()
+    facts.work.rule = None
     bounds = tasks.bounds_of(facts.request.endpoint, facts.bound, facts.kernel.entities)
     return tuple(w.TaskBoundSeen(one, value(one.outside, facts)) for one in bounds)
 
@@ -235,6 +254,7 @@ def _guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardSeen, ...]:
         return w.EffectSeen(effect, condition, approval)
 
     def of(guard: k.Guard) -> w.GuardSeen:
+        facts.work.rule = guard
         return w.GuardSeen(guard, True, tuple(seen(guard, *numbered) for numbered in enumerate(guard.effects)))
 
     covers = {id(guard) for guard in covering}

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.runtime.caller import called_by
+from policyengine.runtime.decision import Gate
 from policyengine.runtime.http_body import body_members
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
@@ -752,3 +753,15 @@ def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
     assert decide(f"{head}anyone {{ may GET /a }}", question("GET /A")).allowed is ignoring
     limited = f'{head}anyone {{ may GET /** }}\nrate "r" per request.ip on /a {{ 1/1m }}'
     assert spending(limited, question("GET /A", request={"ip": "10.0.0.1"}))[1].limits
+
+
+# ── Steps ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("many", "gate"), [(199, None), (200, Gate.FAILURE)])
+def test_a_decision_takes_so_many_steps_and_no_more(many, gate):
+    """**A decision takes at most 200,000 steps, counted by how large collections are and never by the clock: what would
+    take more is a deny at the gate `failure`.**"""
+    policy = "facts { body.a: list<int> }\nanyone { may GET /x }\n"
+    policy += 'guard "g" { deny when (any x in body.a: (any y in body.a: x > y + 1_000)) }\n'
+    assert decide(policy, question("GET /x", body={"a": list(range(many))})).gate == gate

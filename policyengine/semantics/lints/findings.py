@@ -9,6 +9,7 @@ from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
 from policyengine.semantics.lints.letter_case import two_spellings
+from policyengine.semantics.lints.loops import costly_loops
 from policyengine.semantics.lints.shared_users import shared_users
 from policyengine.semantics.logic import as_written, blocks, conditions_of
 from policyengine.semantics.logic_limits import conditions_of_limits
@@ -218,4 +219,5 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     demands_over_nothing,
     limits_over_nothing,
     two_spellings,
+    costly_loops,
 )

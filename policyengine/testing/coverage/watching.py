@@ -28,7 +28,7 @@ class Watcher:
 
     def shown(self, asked: Asked) -> frozenset[Point]:
         """Of a path that is none nothing is looked at."""
-        facts, walk = asked.facts, asked.walk
+        facts, walk = asked.facts.looked_at_anew, asked.walk
         if walk.malformed is not None:
             return frozenset()
         found = set(self.decided(facts.request.endpoint))

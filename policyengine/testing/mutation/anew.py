@@ -35,7 +35,7 @@ def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mut
     if mutant.base.watches:
         asked = list(histories(tuple(changed.values())))
         facts = recalled(facts, asked, sequence, frozenset(facts.history))
-    anew = replace(facts, kernel=mutant.parts[made_from])
+    anew = replace(facts.looked_at_anew, kernel=mutant.parts[made_from])
     seen = spliced(question, changed, walk(anew, Snapshot(facts.entities, question.spent)))
     if comes_to(seen) == question.comes_to and "watches" not in mutant.whole:
         return question.answer
@@ -53,6 +53,7 @@ def remembered_anew(question: Question, whole: Mapping[str, object]) -> Answer:
 
 
 def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
+    facts = facts.looked_at_anew
     if "watches" not in whole:
         return facts
     return replace(facts, kernel=replace(facts.kernel, watches=whole["watches"]))  # type: ignore[arg-type]

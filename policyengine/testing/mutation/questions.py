@@ -151,7 +151,7 @@ def walked(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, Walk]:
     given = tuple(approved(case, seen, facts, snapshot)) if case.approvals else ()
     if not given:
         return facts, seen
-    facts = replace(facts, request=replace(facts.request, approvals=given))
+    facts = replace(facts.looked_at_anew, request=replace(facts.request, approvals=given))
     return facts, walk(facts, snapshot)
 
 

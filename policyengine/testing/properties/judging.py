@@ -67,7 +67,7 @@ class Judge:
 
     def concerns(self, facts: Facts) -> bool:
         """Whether the claim speaks of such a request."""
-        return self.prop.where is None or value(self.prop.where, facts) is True
+        return self.prop.where is None or value(self.prop.where, facts.looked_at_anew) is True
 
     def breaks(self, sketch: Sketch, like: Decision | None = None) -> bool:
         """Whether it shows that the claim is wrong, at the gate that `like` came to."""

@@ -1,0 +1,193 @@
+"""How large what a question brings may be, so that no rule at an endpoint takes more steps than a decision has.
+
+Where rules are so few and so plain that any question is small enough, nothing is asked. Else larger ones are decided
+with care, which counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from policyengine.runtime.extent import extent
+from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.semantics import kernel as k
+from policyengine.semantics import work
+from policyengine.semantics.walk import Block
+from policyengine.semantics.work import STEPS_AT_ONCE
+from policyengine.semantics.worst_case import (
+    ANY_SIZE,
+    NONE,
+    Sizes,
+    Steps,
+    Unlimited,
+    added,
+    at,
+    expressions,
+    larger,
+    largest_size,
+    steps_of_guard,
+    steps_of_part,
+)
+
+LONGEST_CAPTURE = 128  # in steps
+PAST = (256,)  # bytes that are kept of a fact
+CLAIMS = ("credential", "claims")
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimit:
+    """The largest that these members of a question may be: for all steps that a decision has, and for so few that
+    nobody has to wait."""
+
+    most: int
+    at_once: int
+    members: tuple[tuple[str, str], ...]
+
+    def exceeded(self, question: Mapping[str, Any]) -> bool:
+        """Whether one of them is larger; a question of which each root is an object."""
+        return self.most < MOST_ELEMENTS and self._larger(self.most, question)
+
+    def takes_long(self, question: Mapping[str, Any]) -> bool:
+        """Whether one of them is so large that others should not wait for the decision."""
+        return self.at_once < MOST_ELEMENTS and self._larger(self.at_once, question)
+
+    def _larger(self, most: int, question: Mapping[str, Any]) -> bool:
+        if most < 0:
+            return True
+        return any(extent(question[root].get(name)) > most for root, name in self.members if root in question)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySizes:
+    """Sizes by a directory: `literal` is the largest that `with` binds, `claimed` are the attributes that a credential
+    may say, `attributes` those that are read at all."""
+
+    entities: Entities
+    literal: int
+    claimed: frozenset[str]
+    attributes: frozenset[str]
+
+    @property
+    def above(self) -> int:
+        return self.entities.deepest
+
+    @property
+    def names(self) -> Steps:
+        return (max(map(self.entities.largest, self.attributes), default=0), 1)
+
+    def attribute(self, node: k.Attribute) -> Steps:
+        own = max(self.entities.largest(node.name), LONGEST_CAPTURE if node.name == "id" else 0)
+        held = (own * (1 + self.above),) if node.inherited else (own,)
+        return added(held, ANY_SIZE) if node.name in self.claimed or node.name == "id" else held
+
+    def other(self, node: k.Expr) -> Steps:
+        match node:
+            case k.Fact(("params", *_)):
+                return (LONGEST_CAPTURE,)
+            case k.Fact(("chain", *_)):
+                return (1, 1)
+            case k.Fact():
+                return (self.literal, 1)
+            case k.Past():
+                return PAST
+            case _:
+                return (self.literal + max(map(self.entities.largest, self.attributes), default=0), 1)
+
+
+@dataclass(slots=True)
+class Limiting:
+    """Finds the limit of each leaf."""
+
+    kernel: k.Kernel
+    entities: Entities
+    _steps: dict[int, Steps] = field(default_factory=dict)
+    _asking: list[tuple[Block, object]] | None = None
+
+    def limit(
+        self,
+        parts: Sequence[k.Guard | k.Limit | k.Binder],
+        grants: Sequence[tuple[Block, k.Grant]],
+    ) -> SizeLimit | None:
+        """None where any question is small enough."""
+        if self._asking is None:
+            self._asking = list(self._asked())
+        rules = [*self._asking, *grants, *((None, part) for part in parts)]
+        unlimited = Unlimited(self.entities.deepest)
+        if at(total(rules, self._known(unlimited)), MOST_ELEMENTS + LONGEST_CAPTURE) <= min(
+            work.MOST_STEPS, STEPS_AT_ONCE
+        ):
+            return None
+        nodes = [node for _, part in rules for root in expressions(part) for node in k.walk(root)]
+        sizes = self._sizes(parts, nodes)
+        worst = total(rules, lambda part: steps_of_any(part, sizes))
+        members = tuple(sorted(set(self._members(nodes))))
+        return SizeLimit(largest_size(worst, work.MOST_STEPS), largest_size(worst, STEPS_AT_ONCE), members)
+
+    def _asked(self) -> Iterator[tuple[Block, object]]:
+        """What blocks ask of who asks, wherever their doors are."""
+        blocks: tuple[k.AgentBlock | k.UserBlock, ...] = (*self.kernel.agents, *self.kernel.users)
+        for block in blocks:
+            if isinstance(block.who, k.Where):
+                yield block, block.who
+            for one in block.requirements:
+                if isinstance(one, k.ActsFor) and one.condition is not None:
+                    yield block, one
+
+    def _known(self, sizes: Sizes) -> Callable[[object], Steps]:
+        """Found once for each part of the kernel, all of which stay."""
+
+        def steps(part: object) -> Steps:
+            found = self._steps.get(id(part))
+            if found is None:
+                found = self._steps[id(part)] = steps_of_any(part, sizes)
+            return found
+
+        return steps
+
+    def _sizes(self, parts: Iterable[k.Part], nodes: Iterable[k.Expr]) -> DirectorySizes:
+        literals = (
+            extent(node.value)
+            for part in parts
+            if isinstance(part, k.Binder)
+            for root in expressions(part)
+            for node in k.walk(root)
+            if isinstance(node, k.Constant)
+        )
+        claimed = (attribute for issuer in self.kernel.issuers.values() for _, (_, attribute) in issuer.claims)
+        read = (node.name for node in nodes if isinstance(node, k.Attribute) and node.name != "id")
+        return DirectorySizes(self.entities, max(literals, default=0), frozenset(claimed), frozenset(read))
+
+    def _members(self, nodes: Iterable[k.Expr]) -> Iterator[tuple[str, str]]:
+        """Where a question says what these read."""
+        for node in nodes:
+            if isinstance(node, k.Fact) and len(node.path) > 1:
+                yield node.path[0], node.path[1]
+        if any(issuer.claims for issuer in self.kernel.issuers.values()):
+            yield CLAIMS
+
+
+def total(rules: Iterable[tuple[Block | None, object]], steps: Callable[[object], Steps]) -> Steps:
+    """All that can be looked at for one question: of blocks about one name, those of one name."""
+    others, by_name = NONE, dict[tuple[type[Block], str], Steps]()
+    for block, part in rules:
+        found = steps(part)
+        match block:
+            case k.AgentBlock(who=k.Called(name)) | k.UserBlock(who=k.Called(name)) if found:
+                by_name[type(block), name] = added(by_name.get((type(block), name), NONE), found)
+            case _:
+                others = added(others, found)
+    dearest = (larger(*(one for (kind, _), one in by_name.items() if kind is of)) for of in (k.AgentBlock, k.UserBlock))
+    return added(others, *dearest)
+
+
+def steps_of_any(part: object, sizes: Sizes) -> Steps:
+    return steps_of_guard(part, sizes) if isinstance(part, k.Guard) else steps_of_part(part, sizes)
+
+
+def loops(kernel: k.Kernel) -> bool:
+    """Whether a rule alone may take so long that others should not wait."""
+    rules = (*kernel.agents, *kernel.users, *kernel.anyones, *kernel.guards, *kernel.limits)
+    return any(at(steps_of_any(rule, Unlimited()), MOST_ELEMENTS) > STEPS_AT_ONCE for rule in rules)

@@ -1,0 +1,91 @@
+"""Generated code and the specification agree about what takes too many steps: with a bound so small that much does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from policyengine.compiler.sizes import SizeLimit
+from policyengine.engine import Engine
+from policyengine.runtime.decision import Gate
+from policyengine.semantics import work
+from tests.compiler import equality
+from tests.compiler.equality import hold
+from tests.semantics.deciding import NOW, bot, question
+from tests.semantics.test_work import HEAD, PAIRS, asked, guard, ints
+
+SEEDS, QUESTIONS = 3, 40
+
+
+@pytest.mark.parametrize("most", [5, 12])
+def test_any_question_is_decided_as_specified_whatever_the_bound(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "MOST_STEPS", most)
+    tally = hold(range(SEEDS), QUESTIONS)
+    assert tally.reached["gate failure"] > 0
+    assert tally.quickly > 0.05
+
+
+def test_the_comparison_finds_sizes_that_nobody_asks_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "MOST_STEPS", 5)
+    monkeypatch.setattr(SizeLimit, "exceeded", lambda *_: False)
+    monkeypatch.setattr(equality, "made_small", lambda *_: None)
+    with pytest.raises(AssertionError, match="failure"):
+        hold(range(5), 50)
+
+
+def engine(rules: str, **rows: Any) -> Engine:
+    return Engine.from_text(rules, clock=lambda: NOW, **rows)
+
+
+def quickly(tested: Engine, body: dict[str, object]) -> bool:
+    """Whether generated code answers; if it does, as the specification."""
+    found = tested._world.quick(asked(body))
+    assert found is None or found.gate is not Gate.FAILURE
+    return found is not None
+
+
+LOOPS = [
+    PAIRS,
+    "(any x in body.a: x in body.b)",
+    "(any x in body.a: body.a overlaps body.b)",
+    "(all x in body.a: (any y in body.a: (all z in body.b: x < y or y < z)))",
+]
+
+
+@pytest.mark.parametrize("condition", LOOPS)
+def test_generated_code_answers_up_to_the_bound_and_not_beyond(condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "MOST_STEPS", 500)
+    tested = engine(HEAD + guard(condition))
+    answered = [quickly(tested, {"a": ints(n), "b": ints(n, 500)}) for n in range(1, 180)]
+    most = answered.index(False)
+    assert most > 2
+    assert answered == [True] * most + [False] * (179 - most)
+    assert tested.decide(asked({"a": ints(most), "b": ints(most, 500)})).gate is not Gate.FAILURE
+
+
+def test_small_questions_are_decided_by_generated_code_whatever_loops_there_are() -> None:
+    tested = engine(HEAD + "".join(guard(one, f"g{place}") for place, one in enumerate(LOOPS)))
+    assert quickly(tested, {"a": ints(10), "b": ints(10, 500)})
+
+
+def test_a_door_that_would_not_be_asked_counts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated code stops at the first door that opens; the specification looks at all."""
+    monkeypatch.setattr(work, "MOST_STEPS", 500)
+    policy = f"""
+    issuer acme {{ scopes none }}
+    users unrestricted
+    facts {{ body.a: list<int>  body.b: list<int> }}
+    agent "bot" {{ issued by acme  acts for any user  may POST /x }}
+    agent "b*" {{ issued by acme  acts for any user  may POST /x when {PAIRS} }}
+    """
+    tested = engine(policy)
+    found = tested.decide(question("POST /x", body={"a": ints(40), "b": ints(40)}, **bot()))
+    assert (found.gate, 'agent "b*"' in found.reasons[0].message) == (Gate.FAILURE, True)
+
+
+def test_many_numbers_that_share_a_hash_are_left_to_the_specification() -> None:
+    tested = engine(HEAD + guard("7 in body.numbers"))
+    step = 2**61 - 1
+    assert quickly(tested, {"numbers": ints(200)})
+    assert not quickly(tested, {"numbers": [7 + step * (n + 8) for n in range(200)]})
