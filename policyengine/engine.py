@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from policyengine.asking import MICROSECOND, Clock, Question, cleaned, microseconds, new_id, read, utc_now
 from policyengine.batching import Batching
@@ -34,10 +34,12 @@ from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
 from policyengine.stores.guarding import GuardedStore
 from policyengine.stores.store import Store, StoreError
-from policyengine.threads import in_thread
+from policyengine.threads import in_thread, in_turn
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+
+T = TypeVar("T")
 
 
 class Engine(Batching):
@@ -270,15 +272,21 @@ class Engine(Batching):
 
     async def decide_async(self, question: Question) -> Decision:
         """`decide` for callers with an event loop."""
-        return await in_thread(self.decide, question) if self.waits_for(question) else self.decide(question)
+        return await self._apart(self.decide, question)
 
     async def evaluate_async(self, question: Question) -> Decision:
         """`evaluate` for callers with an event loop."""
-        return await in_thread(self.evaluate, question) if self.waits_for(question) else self.evaluate(question)
+        return await self._apart(self.evaluate, question)
 
     async def explain_async(self, question: Question) -> Explanation:
         """`explain` for callers with an event loop."""
-        return await in_thread(self.explain, question) if self.waits_for(question) else self.explain(question)
+        return await self._apart(self.explain, question)
+
+    async def _apart(self, ask: Callable[[Question], T], question: Question) -> T:
+        """In a thread where somebody else is asked or it takes long, so that an event loop does not wait for it."""
+        if self.waits_for(question):
+            return await in_thread(ask, question)
+        return await in_turn(ask, question) if self.takes_long(question) else ask(question)
 
     async def report_async(
         self,

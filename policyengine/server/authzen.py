@@ -18,10 +18,12 @@ from starlette.responses import Response
 
 from policyengine.diagnostics import PolicyError
 from policyengine.engine import Engine
+from policyengine.keeping import FEW
 from policyengine.runtime import wire
 from policyengine.runtime.caller import current_caller
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
+from policyengine.runtime.extent import extent, is_large
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.request import Request
 from policyengine.runtime.shape import RequestError, object_at, wrong_kind
@@ -43,6 +45,7 @@ from policyengine.server.media import Form, form_of_body
 from policyengine.server.problems import Problem
 from policyengine.server.refusals import unheard
 from policyengine.server.tokens import EVERY_CALLER, NAMED
+from policyengine.threads import in_turn
 
 PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
 EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
@@ -66,6 +69,11 @@ class Asked:
     def merged(self, item: Mapping[str, object]) -> dict[str, object]:
         """What an item says stands in place of the whole member that was said for all: nothing is merged into it."""
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
+
+
+def takes_long(raw: object) -> bool:
+    """Whether to decide upon it may take so long that the event loop should not wait."""
+    return is_large(raw) or extent(raw) > FEW
 
 
 def context_in(asked: Asked, item: object) -> Mapping[str, object] | None:
@@ -178,19 +186,23 @@ class Authzen:
         return named or EVERY_CALLER in self.consume
 
     async def one(self, asked: Asked, once: Once | None) -> Response:
-        evaluation = await apart(self.engine, partial(read, asked.members, consumes=self.consumes))
+        long = takes_long(asked.members)
+        reading = partial(read, asked.members, consumes=self.consumes)
+        evaluation = await in_turn(reading) if long else reading()
         once = once if evaluation.spends else None
-        found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context)
+        found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context, long=long)
         return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
 
     async def many(self, asked: Asked, once: Once | None) -> Response:
         if not asked.items:
             return await self.one(asked, once)
         answers: list[Free] = []
+        shared = takes_long(asked.members)
         for number, item in enumerate(asked.items):
             mine = None if once is None else once._replace(item=number)
             work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
-            answers.append(await apart(self.engine, work, mine, context_in(asked, item)))
+            long = shared or takes_long(item)
+            answers.append(await apart(self.engine, work, mine, context_in(asked, item), long=long))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
             await asyncio.sleep(0)  # a long batch lets others have their turn

@@ -31,14 +31,17 @@ class Decides(Protocol):
     @property
     def identity(self) -> Identity | None: ...
     def waits_for(self, question: Question | None = None) -> bool: ...
+    def takes_long(self, question: Question) -> bool: ...
     def identified(self, question: Question) -> Question: ...
     @property
     def remote(self) -> bool: ...
     @property
+    def loops(self) -> bool: ...
+    @property
     def package(self) -> str: ...
     @property
     def revision(self) -> str: ...
-    def decide(self, question: Question) -> Decision: ...
+    def decide(self, question: Question, *, at_once: bool = False) -> Decision: ...
     def evaluate(self, question: Question) -> Decision: ...
     def decide_once(self, question: Question, once: Once) -> Accounted: ...
     def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]: ...
@@ -87,12 +90,19 @@ class Counted:
     def waits_for(self, question: Question | None = None) -> bool:
         return self.engine.waits_for(question)
 
+    def takes_long(self, question: Question) -> bool:
+        return self.engine.takes_long(question)
+
     def identified(self, question: Question) -> Question:
         return self.engine.identified(question)
 
     @property
     def remote(self) -> bool:
         return self.engine.remote
+
+    @property
+    def loops(self) -> bool:
+        return self.engine.loops
 
     @property
     def kernel(self) -> Kernel:
@@ -106,9 +116,9 @@ class Counted:
     def revision(self) -> str:
         return self.engine.revision
 
-    def decide(self, question: Question) -> Decision:
+    def decide(self, question: Question, *, at_once: bool = False) -> Decision:
         began = perf_counter_ns() if next(self.timed) else 0
-        decision = self.engine.decide(question)
+        decision = self.engine.decide(question, at_once=at_once)
         self.count(decision.answer, began)
         return decision
 

@@ -22,7 +22,7 @@ from policyengine.server.counted import Decides
 from policyengine.server.media import HAS_LONG_BODY, Form
 from policyengine.server.once import REPLAYED
 from policyengine.server.problems import Problem
-from policyengine.threads import in_lane
+from policyengine.threads import in_turn
 
 MOST_ITEMS = 1_000
 Answer = dict[str, object]
@@ -131,13 +131,19 @@ def semantics_of(raw: object, member: str = "semantics") -> Semantics:
 
 
 async def apart(
-    engine: Decides, work: Callable[[], T], once: Once | None = None, question: Question | None = None
+    engine: Decides,
+    work: Callable[[], T],
+    once: Once | None = None,
+    question: Question | None = None,
+    *,
+    long: bool = False,
 ) -> T:
-    """In a thread where somebody else is asked or the body is long, so that nobody waits for it; else right here, as it
-    is quick."""
-    if once is not None or engine.waits_for(question):
+    """In a thread where somebody else is asked or it takes long, so that nobody waits for it; else right here."""
+    if engine.waits_for(question):
         return await run_in_threadpool(work)
-    return await in_lane(work) if HAS_LONG_BODY.get() else work()
+    if long or HAS_LONG_BODY.get() or (question is not None and engine.takes_long(question)):
+        return await in_turn(work)
+    return work() if once is None else await run_in_threadpool(work)
 
 
 async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:

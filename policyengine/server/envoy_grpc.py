@@ -33,7 +33,7 @@ from policyengine.runtime.vouched import (
 )
 from policyengine.server.connection_limits import UNBOUNDED_BY_FILES, ConnectionBounds, ConnectionLimits
 from policyengine.server.counted import Current
-from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_now, told_problem
+from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_in_turn, told_problem
 from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
@@ -130,7 +130,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
                 question = with_credentials(question, target, given, own=True, certificate=told_by, content=content)
         except RequestError as error:
             return told_problem(Problem.of(error))
-        return told_now(engine, question)
+        return told_in_turn(engine, question)
 
 
 def trace_in(metadata: Any, headers: Sequence[tuple[str, bytes]]) -> Trace | None:

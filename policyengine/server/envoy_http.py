@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 
@@ -16,7 +18,7 @@ from policyengine.runtime.vouched import (
     question_of,
     with_credentials,
 )
-from policyengine.server.counted import Current
+from policyengine.server.counted import Current, Decides
 from policyengine.server.gateways import Told, told_of, told_problem
 from policyengine.server.media import parsed, read_body
 from policyengine.server.problems import Problem
@@ -35,15 +37,19 @@ class EnvoyHttp:
         engine, given = self.reloading.current, given_headers(http.scope["headers"])
         content = await read_body(http, self.body_timeout)
         try:
-            target = target_of(http, given)
-            hands_on = self.names.hands_on(Adapter.ENVOY)
-            question = await parsed(lambda body: question_of(target, given, self.names, hands_on, body), content)
-            if engine.identity is not None:
-                told_by = self.names.client_certificate
-                question = with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
+            question = await parsed(partial(self.question, engine, http, given), content)
         except RequestError as error:
             return told_problem(Problem.of(error))
         return await told_of(engine, question)
+
+    def question(self, engine: Decides, http: Request, given: Given, content: bytes) -> Mapping[str, object]:
+        """Raises RequestError."""
+        target = target_of(http, given)
+        question = question_of(target, given, self.names, self.names.hands_on(Adapter.ENVOY), content)
+        if engine.identity is None:
+            return question
+        told_by = self.names.client_certificate
+        return with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
 
 
 def target_of(http: Request, given: Given) -> Target:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from struct import Struct as Layout
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import msgspec
 
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
+from policyengine.deciding import TakesLong
 from policyengine.runtime import quick, wire
 from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyProblem, Once
@@ -32,7 +32,7 @@ from policyengine.server.hot import plain_options
 from policyengine.server.media import LONG_BODY
 from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import DENY, NO_ANSWER, Problem
-from policyengine.threads import lane, pool
+from policyengine.threads import begin, pool
 
 LOGGER = logging.getLogger("policyengine")
 CREDENTIALS = Layout("3i")  # process, user and group
@@ -70,13 +70,17 @@ _quickly = quick.msgpack_reader(tuple[int, Kind, quick.Question | list[quick.Que
 # ── A frame to its answer ─────────────────────────────────────────────────────────────────────
 
 
-def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple[bytes, int]:
-    """The answer, and how many questions there were. Raises Unreadable."""
+def answer_to(engine: Decides, payload: bytes, gateway: str = "socket", *, at_once: bool = False) -> tuple[bytes, int]:
+    """The answer, and how many questions there were. Raises Unreadable; TakesLong where it is wanted `at_once`."""
     asked = read_frame(payload)
     try:
         with called_by(gateway):
-            content, many = contents(engine, asked, gateway)
+            if at_once and takes_long(engine, asked):
+                raise TakesLong("it may take long")
+            content, many = contents(engine, asked, gateway, at_once=at_once)
         return encode((asked.id, DECIDED, content)), many
+    except TakesLong:
+        raise
     except Problem as problem:
         return refusal(asked.id, problem), 1
     except KeyProblem as error:
@@ -86,6 +90,19 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket") -> tuple
     except Exception:
         LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
         return refusal(asked.id, Problem(500, NO_ANSWER, hint=DENY)), 1
+
+
+def takes_long(engine: Decides, asked: Asked) -> bool:
+    """Whether others should not wait for it; of one plain question to decide the engine tells."""
+    if not engine.loops or decides_at_once(asked):
+        return False
+    several = asked.question if isinstance(asked.question, list) else [asked.question]
+    return any(isinstance(one, dict) and engine.takes_long(one) for one in several)
+
+
+def decides_at_once(asked: Asked) -> bool:
+    """Whether it is one plain question to decide."""
+    return asked.kind == "decide" and asked.plain and not asked.sent and plain_question(asked.question)
 
 
 def answers_to(
@@ -122,7 +139,9 @@ def read_frame(payload: bytes) -> Asked:
             raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
 
 
-def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Raw] | dict[str, object], int]:
+def contents(
+    engine: Decides, asked: Asked, gateway: str, *, at_once: bool = False
+) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for."""
     if asked.kind == "report":
         return reported(engine, report_in(asked.question)), 1
@@ -132,6 +151,8 @@ def contents(engine: Decides, asked: Asked, gateway: str) -> tuple[Raw | list[Ra
     quickly = partial(plainly if asked.plain else carefully, engine, decide)
     once = asked_by(asked.key, gateway, asked.sent) if asked.sent else None
     if isinstance(asked.question, dict):
+        if at_once and decides_at_once(asked):
+            return Raw(engine.decide(asked.question, at_once=True).to_msgpack()), 1
         return (quickly(asked.question) if once is None else carefully(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
@@ -308,34 +329,34 @@ class FramedProtocol(asyncio.Protocol):
             return
         engine = self.reloading.current
         if engine.remote or engine.waits_for() or engine.identity is not None:
-            self.work_apart(AT_A_STRETCH_APART, pool())
+            self.work_apart(AT_A_STRETCH_APART)
             return
         answers: list[bytes] = []
-        questions = at = 0
-        rest = False
+        questions, at, long = 0, 0, False
         try:
             while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
-                rest = len(payload) > LONG_BODY
-                if rest and not answers:
-                    self.work_apart(1, lane())
-                    return
-                if rest:
-                    break
+                if len(payload) > LONG_BODY:
+                    raise TakesLong("it is long")
+                answer, many = answer_to(engine, payload, self.gateway, at_once=True)
                 at += HEADER.size + len(payload)
-                answer, many = answer_to(engine, payload, self.gateway)
                 answers += (HEADER.pack(len(answer)), answer)
                 questions += many
         except Unreadable as error:
             answer = refusal(None, error.problem)
             answers += (HEADER.pack(len(answer)), answer)
             self.ended, at = True, len(self.buffer)
+        except TakesLong:
+            long = True
         del self.buffer[:at]
         self.began = self.table.now if at else self.began
         self.transport.write(b"".join(answers))
-        self.settle(rest=rest or questions >= AT_A_STRETCH)
+        if long:
+            self.work_apart(1, long=True)
+            return
+        self.settle(rest=questions >= AT_A_STRETCH)
 
-    def work_apart(self, most: int, executor: ThreadPoolExecutor) -> None:
-        """In a thread, as a store is asked or a frame is long: this connection waits for it, and no other does."""
+    def work_apart(self, most: int, *, long: bool = False) -> None:
+        """In a thread, as a store is asked or it takes long: this connection waits for it, and no other does."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None
@@ -352,8 +373,13 @@ class FramedProtocol(asyncio.Protocol):
         self.began = self.table.now
         self.resting = True
         self.transport.pause_reading()
-        answering = self.loop.run_in_executor(executor, answers_to, engine, payloads, unreadable, self.gateway)
-        answering.add_done_callback(self.told)
+        asked = engine, payloads, unreadable, self.gateway
+        done: asyncio.Future[tuple[list[bytes], bool]]
+        if long:
+            done = asyncio.wrap_future(begin(answers_to, *asked), loop=self.loop)
+        else:
+            done = self.loop.run_in_executor(pool(), answers_to, *asked)
+        done.add_done_callback(self.told)
 
     def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:
         answers, ends = done.result()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from policyengine.identity.challenges import challenges_of
 from policyengine.identity.identity import Identity
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.extent import is_large
 from policyengine.runtime.headers import rate_headers
 from policyengine.runtime.observing import challenged
 from policyengine.runtime.request import Request, RequestError
@@ -17,6 +18,7 @@ from policyengine.runtime.vouched import SET_BY_US
 from policyengine.server.counted import Decides
 from policyengine.server.deciding import apart
 from policyengine.server.problems import TITLES, Problem
+from policyengine.threads import begin, in_turn
 
 Lines = tuple[tuple[str, str], ...]
 
@@ -38,6 +40,8 @@ class Told(NamedTuple):
 
 async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused."""
+    if is_large(question) and not engine.waits_for(question):
+        return await in_turn(told_now, engine, question)
     try:
         request = Request.from_mapping(question)
     except RequestError as error:
@@ -51,6 +55,13 @@ def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
         return told_about(engine, Request.from_mapping(question))
     except RequestError as error:
         return told_problem(Problem.of(error))
+
+
+def told_in_turn(engine: Decides, question: Mapping[str, object]) -> Told:
+    """The same, for who stands in a thread of their own: what takes long waits for its turn."""
+    if engine.takes_long(question) and not engine.waits_for(question):
+        return begin(told_now, engine, question).result()
+    return told_now(engine, question)
 
 
 def told_about(engine: Decides, request: Request) -> Told:

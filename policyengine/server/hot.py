@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.asking import Question
+from policyengine.deciding import TakesLong
 from policyengine.engine import Engine
 from policyengine.reloading import Reloading
 from policyengine.runtime.caller import enter_caller
@@ -35,7 +36,7 @@ from policyengine.server.problems import Problem
 from policyengine.server.tally import Count, Turns, now_and_then
 from policyengine.server.tokens import Tokens
 from policyengine.server.traced import decided_within, told, trace_in
-from policyengine.threads import in_lane
+from policyengine.threads import in_turn
 
 BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
 DIGITS_OF_A_SMALL_BODY = 6
@@ -99,9 +100,9 @@ class HotPath:
             if engine.waits:  # the loop does not wait for a store
                 answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
             elif len(body) > LONG_BODY:
-                answer = await in_lane(self.answer, engine, headers, body, self.count_apart)
+                answer = await in_turn(self.answer, engine, headers, body, self.count_apart)
             else:
-                answer = self.answer(engine, headers, body, self.count)
+                answer = await self.soon(engine, headers, body)
         except Exception as error:
             return await self.careful(scope, raising(Unanswered(error)), send)
         if answer is None:
@@ -109,6 +110,13 @@ class HotPath:
         limits, content = answer
         await send({"type": "http.response.start", "status": 200, "headers": [*limits, *headers_of(headers, content)]})
         await send({"type": "http.response.body", "body": content})
+
+    async def soon(self, engine: Engine, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
+        """Here, or in a thread where it takes long."""
+        try:
+            return self.answer(engine, headers, body, self.count, at_once=True)
+        except TakesLong:
+            return await in_turn(self.answer, engine, headers, body, self.count_apart)
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
         """The answer to a question that is here as a whole: the lines of its headers, and its content.
@@ -120,7 +128,9 @@ class HotPath:
         if headers is None:
             return None
         try:
-            answer = self.answer(engine, headers, body, self.count)
+            answer = self.answer(engine, headers, body, self.count, at_once=True)
+        except TakesLong:
+            return None
         except Exception as error:
             scope[UNANSWERED] = Unanswered(error)
             return None
@@ -156,8 +166,11 @@ class HotPath:
             enter_caller(caller)
         return headers
 
-    def answer(self, engine: Engine, headers: Headers, body: bytes, count: Count) -> tuple[Lines, bytes] | None:
-        """The headers that say how limits stand and of which trace it is, and the content.
+    def answer(
+        self, engine: Engine, headers: Headers, body: bytes, count: Count, *, at_once: bool = False
+    ) -> tuple[Lines, bytes] | None:
+        """The headers that say how limits stand and of which trace it is, and the content. Raises TakesLong where it is
+        wanted `at_once`.
 
         None where a careful look is needed: at what is no question, so that it is told. Whatever else fails may have
         been spent.
@@ -172,7 +185,10 @@ class HotPath:
             return None
         began = perf_counter_ns() if next(self.timed) else 0
         try:
-            decision = engine.decide(asked) if trace is None else decided_within(trace, engine, asked)
+            if trace is None:
+                decision = engine.decide(asked, at_once=at_once)
+            else:
+                decision = decided_within(trace, engine, asked, at_once=at_once)
         except RequestError:  # nothing was decided
             return None
         content = codec.write(decision)

@@ -15,10 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from policyengine.server.problems import Problem
-from policyengine.threads import in_lane
+from policyengine.threads import in_turn
 
 LARGEST_BODY = 1024 * 1024
-LONG_BODY = 64 * 1024  # beyond it reading and deciding take so long that others would wait for it
+LONG_BODY = 32 * 1024  # beyond it reading and deciding take so long that others would wait for it
 SLOWEST_BODY = 30.0  # seconds
 
 
@@ -63,7 +63,7 @@ async def read_body(http: Request, seconds: float) -> bytes:
 
 async def parsed(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
     """What `read` makes of the body; of a long one in a thread, so that nobody waits for it."""
-    return await in_lane(read, body, *args, **given) if len(body) > LONG_BODY else read(body, *args, **given)
+    return await in_turn(read, body, *args, **given) if len(body) > LONG_BODY else read(body, *args, **given)
 
 
 async def collected(http: Request) -> bytes:

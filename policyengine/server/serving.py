@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens, check_consumers
 from policyengine.server.worker_board import WorkerBoard
 from policyengine.server.workers import Calls, StopPlan, check_workers, supervise
+from policyengine.threads import SWITCH
 
 OWNER_ONLY = 0o600
 A_MOMENT = 1.0  # seconds that a worker has to end beyond those for its answers
@@ -257,6 +259,7 @@ class Server(BoundedServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
         if self.lifeline is not None:
             asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
 

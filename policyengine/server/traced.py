@@ -23,9 +23,9 @@ def trace_in(headers: Pairs) -> Trace | None:
     return trace_of(found[b"traceparent"], found[b"tracestate"])
 
 
-def decided_within(trace: Trace, engine: Decides, question: Question) -> Decision:
+def decided_within(trace: Trace, engine: Decides, question: Question, *, at_once: bool) -> Decision:
     with within(trace):
-        return engine.decide(question)
+        return engine.decide(question, at_once=at_once)
 
 
 def told(trace: Trace | None) -> tuple[tuple[bytes, bytes], ...]:

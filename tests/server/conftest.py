@@ -57,8 +57,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def decide(self, question: Question) -> Decision:
-        return self._call("decide", question)
+    def decide(self, question: Question, *, at_once: bool = False) -> Decision:
+        return self._call("decide", question, at_once=at_once)
 
     def evaluate(self, question: Question) -> Decision:
         return self._call("evaluate", question)
@@ -66,10 +66,10 @@ class Watched:
     def explain(self, question: Question) -> Explanation:
         return self._call("explain", question)
 
-    def _call(self, name: str, question: Question) -> Any:
+    def _call(self, name: str, question: Question, **how: bool) -> Any:
         if self.broken is not None:
             raise self.broken
-        answer = getattr(self.engine, name)(question)
+        answer = getattr(self.engine, name)(question, **how)
         self.asked.append(name)
         return answer
 

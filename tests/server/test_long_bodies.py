@@ -55,19 +55,19 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("is_long", [False, True])
-def test_a_long_body_is_read_in_the_lane_and_a_short_one_at_once(
+def test_a_long_body_is_read_in_a_thread_and_a_short_one_at_once(
     call: Callable[..., httpx.Response], readers: list[str], path: str, question: dict[str, Any], is_long: bool
 ) -> None:
     body = json.dumps(question) + " " * (LONG_BODY if is_long else 0)
     answer = call("POST", path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 200
-    expected = "policyengine-lane" if is_long else threading.main_thread().name
+    expected = "policyengine-long" if is_long else threading.main_thread().name
     assert readers
     assert {one.partition("_")[0] for one in readers} == {expected}
 
 
 @pytest.mark.parametrize("is_long", [False, True])
-def test_a_long_question_is_decided_in_the_lane(engine: Watched, is_long: bool) -> None:
+def test_a_long_question_is_decided_in_a_thread(engine: Watched, is_long: bool) -> None:
     deciding: list[str] = []
     engine.engine = Spied(engine.engine, deciding)  # type: ignore[assignment]
     question = {**OPEN, "body": {"a": LONG if is_long else "x"}}
@@ -77,7 +77,7 @@ def test_a_long_question_is_decided_in_the_lane(engine: Watched, is_long: bool) 
             return await client.post("/decide", json=question, headers=BY_ENVOY)
 
     assert asyncio.run(run()).json()["allowed"]
-    assert [one.startswith("policyengine-lane") for one in deciding] == [is_long]
+    assert [one.startswith("policyengine-long") for one in deciding] == [is_long]
 
 
 class Spied:
@@ -87,9 +87,9 @@ class Spied:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def decide(self, question: Any) -> Any:
+    def decide(self, question: Any, **options: Any) -> Any:
         self._deciding.append(threading.current_thread().name)
-        return self._engine.decide(question)
+        return self._engine.decide(question, **options)
 
 
 def test_long_frames_among_short_ones_are_answered_in_order(tmp_path: Path) -> None:
