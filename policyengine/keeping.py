@@ -212,19 +212,32 @@ class Keeping:
     @property
     def forgets(self) -> bool:
         """Whether what was counted, spent or revoked is gone with this process, and unknown to any other."""
-        return self.needs_store and not self.remote
+        return self.uses_store and not self.remote
+
+    @property
+    def uses_store(self) -> bool:
+        """Whether decisions keep state, or rest on which credentials were used and revoked."""
+        return self.keeps or self.identity is not None
 
     @property
     def needs_store(self) -> bool:
-        """Whether decisions are denied where the store fails: they keep state, or rest on which credentials were used
-        and revoked."""
-        return self.keeps or self.identity is not None
+        """Whether decisions are denied where the store fails: not where all that is kept are limits which say what else
+        holds then, `local` or `allow`."""
+        return self.identity is not None or self.rests_on_store
+
+    @cached_property
+    def rests_on_store(self) -> bool:
+        denies = any(limit.failing == "deny" for limit in self.kernel.limits)
+        return self.confirms or bool(self.kernel.watches) or denies
+
+    @cached_property
+    def confirms(self) -> bool:
+        return any(isinstance(one, Confirm) for guard in self.kernel.guards for one in guard.effects)
 
     @cached_property
     def keeps(self) -> bool:
         """Whether decisions depend on what came before: on limits, on approvals, or on history."""
-        confirms = any(isinstance(one, Confirm) for guard in self.kernel.guards for one in guard.effects)
-        return confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
+        return self.confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
     def identified(self, question: Question) -> Question:
         """The question with what its credentials prove, for who asks about it more than once: a proof counts once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -48,21 +49,22 @@ def trusted_path(path: Path | str) -> Path:
         links += 1
         if links > MOST_LINKS:
             raise UntrustedPathError(f"one of more than {MOST_LINKS} links", step, NAME_IT)
-        check_link(step, found, os.lstat(place))
+        check_link(step, found, place)
         target = os.readlink(step)
         place = "/" if target.startswith("/") else place
         left += target.split("/")[::-1]
     return Path(place)
 
 
-def check_link(link: str, found: os.stat_result, folder: os.stat_result) -> None:
-    """Raises UntrustedPathError."""
-    ours = (os.geteuid(), 0)
+def check_link(link: str, found: os.stat_result, place: str) -> None:
+    """Of a link in the folder at a place. A ConfigMap of Kubernetes may be open to all, and is mounted read-only.
+    Raises UntrustedPathError."""
+    ours, folder = (os.geteuid(), 0), os.lstat(place)
     if found.st_uid not in ours:
         raise UntrustedPathError("a link of another user", link, NAME_IT)
-    sticky = folder.st_mode & stat.S_ISVTX
-    if folder.st_uid not in ours or (folder.st_mode & OTHERS_WRITE and not sticky):
-        hint = f"{NAME_IT}, or `chmod go-w {os.path.dirname(link)}`"
+    shut = folder.st_mode & stat.S_ISVTX or os.statvfs(place).f_flag & os.ST_RDONLY
+    if folder.st_uid not in ours or (folder.st_mode & OTHERS_WRITE and not shut):
+        hint = f"{NAME_IT}, or `chmod go-w {shlex.quote(os.path.dirname(link))}`"
         raise UntrustedPathError("a link in a folder that others can write to", link, hint)
 
 

@@ -24,6 +24,7 @@ from typer.main import get_command
 
 from policyengine import __version__
 from policyengine.cli.app import COMMANDS, application
+from policyengine.cli.settings import BY_OPTION
 from tests.pages import ran
 from tests.stores import servers
 
@@ -230,9 +231,10 @@ def test_all_pods_share_a_store_that_only_they_reach() -> None:
     server, service, reached = store()
     [inside] = server["spec"]["template"]["spec"]["containers"]
     assert manifest("deployment")["spec"]["replicas"] > 1
-    named = option(container()["args"], "--store")
+    environment = {one["name"]: one.get("value") for one in container()["env"]}
+    named = environment[BY_OPTION["serve", "store"].variable]
     assert named == f"redis://:$(STORE_PASSWORD)@{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    assert container()["env"] == inside["env"]
+    assert container()["env"][:1] == inside["env"]
     assert {"--requirepass=$(STORE_PASSWORD)", "--appendonly=yes", "--maxmemory-policy=noeviction"} <= {*inside["args"]}
     labels = server["spec"]["template"]["metadata"]["labels"]
     selectors = (
@@ -280,6 +282,20 @@ def test_the_schemas_of_kubernetes_agree() -> None:
     assert said.returncode == 0, said.stdout + said.stderr
 
 
+# ── systemd ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_unit_of_systemd_says_what_the_program_takes_and_leaves_time_to_end() -> None:
+    unit = (CHECKOUT / "deploy" / "systemd" / "policyengine.service").read_text()
+    [start] = re.findall(r"^ExecStart=(.*)$", unit.replace("\\\n", " "), re.M)
+    _, program, _, *arguments = start.split()
+    assert program in COMMANDS
+    assert {one for one in arguments if one.startswith("--")} <= options_of(program)
+    assert re.search(r"^ExecReload=/bin/kill -HUP \$MAINPID$", unit, re.M)
+    [patience] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.M)
+    assert int(option(arguments, "--drain-seconds")) < int(patience)
+
+
 # ── For real ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -315,10 +331,6 @@ def shared(tmp_path: Path) -> Iterator[str]:
         yield server.url.replace("://", "://:secret@")
 
 
-def option_of_store() -> str:
-    return next(one for one in container()["args"] if one.startswith("--store="))
-
-
 @contextmanager
 def running(
     program: list[str], folder: Path, shared: str, before: tuple[str, ...] = ()
@@ -329,10 +341,11 @@ def running(
     instead = {"/policies": str(policies), "--host=0.0.0.0": "--host=127.0.0.1", "--port=8080": f"--port={port}",
                "--metrics-port=9090": f"--metrics-port={metrics}",
                "--token-file=/run/secrets/policyengine/tokens": f"--token-file={tokens}",
-               option_of_store(): f"--store={shared}"}  # fmt: skip
+               }  # fmt: skip
     arguments = [instead.get(one, one) for one in container()["args"]]
     assert instead.keys() <= set(container()["args"])
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1",
+                   "POLICYENGINE_STORE_URL": shared}  # fmt: skip
     everything = [*before, *program, *arguments, "--format", "json"]
     with subprocess.Popen(everything, env=environment, cwd=policies, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,28 @@ def test_what_kubernetes_mounts_is_read(tmp_path: Path) -> None:
     key = secret_of_kubernetes(tmp_path)
     assert trusted_path(key) == tmp_path / "..2027_01_04" / "key"
     assert read_trusted(key, 100) == b"a key"
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_link_in_a_folder_that_is_open_to_all_counts_where_it_is_mounted_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    key = secret_of_kubernetes(tmp_path)
+    tmp_path.chmod(0o777)
+    flags = os.ST_RDONLY if read_only else 0
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_flag=flags if place == str(tmp_path) else 0))
+    if read_only:
+        assert read_trusted(key, 100) == b"a key"
+    else:
+        with pytest.raises(UntrustedPathError, match="others can write to"):
+            trusted_path(key)
+
+
+def test_tokens_that_others_can_write_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
+    (tmp_path / "tokens").chmod(0o666)
+    with pytest.raises(TokenError, match="whoever writes it has a token"):
+        read_token_file(tmp_path / "tokens")
 
 
 def test_a_path_without_links_is_what_it_is(tmp_path: Path) -> None:

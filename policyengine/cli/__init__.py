@@ -38,6 +38,10 @@ def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"policyengine {__version__}", flush=True)
         return 0
+    if arguments[:1] in (["serve"], ["mcp-gateway"]):
+        from policyengine.early_signals import keep_hangups
+
+        keep_hangups()
     from policyengine.cli.app import run
 
     return run(arguments)

@@ -7,6 +7,7 @@ line, in `identity.toml` or, with that, as an issuer or attester of the policies
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -201,7 +202,12 @@ def tokens(path: Path) -> Finding:
     except TokenError as error:
         return Finding("tokens", Status.FAILED, error.message, error.hint)
     if found.warning is not None:
-        return Finding("tokens", Status.WARNING, f"everybody on this machine can read `{path}`", f"chmod 600 {path}")
+        return Finding(
+            "tokens",
+            Status.WARNING,
+            f"everybody on this machine can read `{path}`",
+            f"chmod 600 {shlex.quote(str(path))}",
+        )
     return Finding("tokens", Status.OK, f"`{path}` holds {len(found.tokens)}")
 
 
@@ -238,7 +244,12 @@ def log(path: Path) -> Finding:
         hint = "make room, or move old logs away: what cannot be written down is denied"
         return Finding("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
     if path.exists() and path.stat().st_mode & OTHERS_READ:
-        return Finding("log", Status.WARNING, f"others may read `{path}`: it holds what was asked", f"chmod 600 {path}")
+        return Finding(
+            "log",
+            Status.WARNING,
+            f"others may read `{path}`: it holds what was asked",
+            f"chmod 600 {shlex.quote(str(path))}",
+        )
     return Finding("log", Status.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
 
 
@@ -249,6 +260,9 @@ def store(url: str) -> Finding:
     from policyengine.stores.urls import StoreUrlError, open_store
 
     try:
+        absent = absent_file(url)
+        if absent is not None:
+            return absent
         found = open_store(url)
         if not isinstance(found, GuardedStore):
             hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
@@ -256,6 +270,7 @@ def store(url: str) -> Finding:
         with closing(found):
             name = found.about()
             found.check(system_time())
+            found.inspect(0)
     except StoreUrlError as error:
         return Finding("store", Status.FAILED, error.message, error.hint)
     except ClockSkewError as error:
@@ -264,6 +279,26 @@ def store(url: str) -> Finding:
     except StoreError as error:
         return Finding("store", Status.FAILED, f"the store does not answer: {error}", "see that it runs")
     return clocks(name, found.skew)
+
+
+def private(path: Path) -> str:
+    return f"chmod 600 {shlex.quote(str(path))}"
+
+
+def absent_file(url: str) -> Finding | None:
+    """Of a file of SQLite that is not there: a look makes none."""
+    from policyengine.stores.urls import address_of, sqlite_path
+
+    path = Path(sqlite_path(address_of(url))) if url.startswith("sqlite:") else None
+    if path is None or path.exists():
+        return None
+    beside = next((one for end in ("-wal", "-shm") if (one := Path(f"{path}{end}")).exists()), None)
+    if beside is not None:
+        gone = f"`{path}` is gone, and `{beside}` is there: a server may use what was moved away"
+        return Finding("store", Status.FAILED, gone, "put the file back, or stop the server and remove what is left")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return Finding("store", Status.FAILED, f"`{path}` is not there, and cannot be made", "see who owns the folder")
+    return Finding("store", Status.OK, f"`{path}` is not there yet: `serve` makes it")
 
 
 def clocks(name: str, skew: ClockSkew) -> Finding:

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
+from policyengine.early_signals import had_hangup
 from policyengine.reloading.candidate import RefusalKind, Refused
 from policyengine.reloading.swapping import Reloading
 from policyengine.reloading.watching import Attempts
@@ -89,6 +90,8 @@ def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
         ask()
 
     before = signal.signal(signal.SIGHUP, heard)
+    if had_hangup():
+        ask()
     try:
         yield
     finally:

@@ -62,12 +62,12 @@ def publish(tally: Tally, reloading: Reloading) -> None:
     publish_memory(tally)
 
 
-async def inspect_store(engine: Engine) -> None:
+async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
     """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
     store = engine.store
-    if isinstance(store, GuardedStore) and engine.needs_store:
+    if isinstance(store, GuardedStore) and engine.uses_store:
         with suppress(StoreError):
-            await in_thread(store.inspect, PAUSE if store.failing else INSPECTS_EVERY)
+            await in_thread(store.inspect, 0 if at_once else PAUSE if store.failing else INSPECTS_EVERY)
 
 
 def publish_memory(tally: Tally) -> None:

@@ -267,7 +267,8 @@ class Server(BoundedServer):
         if counter % TICKS_A_SECOND == 0:
             publish(self.api.tally, self.api.reloading)
             if self.inspection is None or self.inspection.done():
-                self.inspection = asyncio.ensure_future(inspect_store(self.api.engine))
+                inspected = inspect_store(self.api.engine, at_once=self.inspection is None)
+                self.inspection = asyncio.ensure_future(inspected)
         if self.drain.begun is not None:
             self.api.tally.now("draining", value=1)
         return await super().on_tick(counter)

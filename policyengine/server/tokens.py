@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 
-from policyengine.trusted_files import UntrustedPathError, open_trusted
+from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
 SHORTEST = 16
 MAKE = "make one with `openssl rand -base64 32`"
@@ -112,7 +113,7 @@ def read_token_file(path: Path | str) -> TokenFile:
     """
     try:
         with os.fdopen(open_trusted(path), encoding="utf-8") as file:
-            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+            found, text = os.fstat(file.fileno()), file.read()
     except UntrustedPathError as error:
         raise TokenError(f"cannot read the token file `{path}`: {error.message}", error.hint) from None
     except OSError as error:
@@ -120,6 +121,10 @@ def read_token_file(path: Path | str) -> TokenFile:
         raise TokenError(f"cannot read the token file `{path}`: {why}", hint) from None
     except UnicodeDecodeError:
         raise TokenError(f"the token file `{path}` is no text") from None
+    problem = write_problem(path, found)
+    if problem is not None:
+        hint = f"chown {os.geteuid()} {shlex.quote(str(path))}; chmod 600 {shlex.quote(str(path))}"
+        raise TokenError(f"{problem}: whoever writes it has a token", hint)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     for number, line in lines:
         if line:
@@ -127,7 +132,7 @@ def read_token_file(path: Path | str) -> TokenFile:
     tokens = tuple(line for _, line in lines if line)
     if not tokens:
         raise TokenError(f"the token file `{path}` holds no token", MAKE)
-    return TokenFile(tokens, world_readable(path) if mode & stat.S_IROTH else None)
+    return TokenFile(tokens, world_readable(path) if found.st_mode & stat.S_IROTH else None)
 
 
 def world_readable(path: Path | str) -> str:

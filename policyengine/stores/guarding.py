@@ -140,13 +140,16 @@ class GuardedStore:
         self.writes.check()
 
     def inspect(self, every: float = INSPECTS_EVERY, *, waits: bool = True) -> None:
-        """Writes, unless somebody did so to find out within so many seconds, or is at it and nobody `waits`. Raises
-        StoreError."""
+        """Writes, and reads where that failed last, unless somebody did so within so many seconds, or is at it and
+        nobody `waits`. Raises StoreError."""
         if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
             return
         try:
             if self._clock() >= self._inspected + every:
                 self.writes.test()
+                if self.reads.failing:
+                    with self.reads:
+                        self._store.ping()
         finally:
             self._inspected = self._clock()
             self._inspecting.release()

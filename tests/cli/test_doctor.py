@@ -4,9 +4,11 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import sys
 import time
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ from policyengine.cli.findings import Plan, Status
 from policyengine.extras import install_command
 from policyengine.identity.keys import new_ring, write_ring
 from policyengine.stores import clock_skew
+from policyengine.stores.sqlite import SqliteStore
 from tests.stores.servers import running
 
 LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'
@@ -162,9 +165,30 @@ def test_room_for_the_log(tmp_path, monkeypatch, free, status):
     assert checkups.log(tmp_path / "log").status is status
 
 
+def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
+    path = tmp_path / "store.db"
+    SqliteStore(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        found = checkups.store(f"sqlite:///{path}?timeout=10ms")
+    assert found.status is Status.FAILED
+
+
+def test_what_was_moved_away_is_not_made_anew(tmp_path):
+    path = tmp_path / "store.db"
+    (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
+    found = checkups.store(f"sqlite:///{path}")
+    assert (found.status, path.exists()) == (Status.FAILED, False)
+    assert "put the file back" in found.hint
+
+
 def test_stores(tmp_path):
     assert checkups.store("memory:").status is Status.NOTE
-    assert checkups.store(f"sqlite:///{tmp_path}/store.db").message.startswith("SQLite 3")
+    path = tmp_path / "store.db"
+    assert checkups.store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
+    assert not path.exists()
+    SqliteStore(path).close()
+    assert checkups.store(f"sqlite:///{path}").message.startswith("SQLite 3")
     assert checkups.store("redis://127.0.0.1:1").status is Status.FAILED
     assert checkups.store("postgres://nowhere").status is Status.FAILED
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -181,6 +182,7 @@ def test_every_function_of_the_vocabulary_is_implemented(function):
         "domain": ("a@b",),
         "abs": (1,),
         "bucket": ("a", 2),
+        "address": (ip_address("10.0.0.1"),),
         "min": (1, 2),
         "max": (1, 2),
     }

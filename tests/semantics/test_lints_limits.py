@@ -140,3 +140,11 @@ def test_a_name_that_only_a_limit_uses_is_used():
 )
 def test_learned_facts_are_refused_where_the_language_forbids_them(text, code):
     assert any(one[0].startswith(code) for one in told(text)), told(text)
+
+
+def test_an_address_alone_is_chosen_and_a_network_is_not():
+    def hints(key):
+        return [one.hint for one in lint_text(BASE + HINTED.format(key)) if one.code == "W555"]
+
+    assert hints("address(request.ip)") == ["write `per request.ip`, which counts an IPv6 address by its /64"]
+    assert hints("request.ip") == []

@@ -50,6 +50,9 @@ class ReadsOnly(MemoryStore):
     def commit_many(self, asked: Any, now: int) -> list[Committed]:
         return [self.error or MemoryStore.commit(self, one.effects, one.decision, now) for one in asked]
 
+    def ping(self) -> None:
+        pass
+
     def probe(self) -> None:
         self.probes += 1
         if self.error is not None or self.loss is not None:
@@ -338,3 +341,31 @@ def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_
     engine.identity = object()  # type: ignore[assignment]
     assert [asyncio.run(asked(app)).status_code, engine.needs_store] == [503, True]
     engine.store.close()  # type: ignore[attr-defined]
+
+
+# ── What only looks, and what needs it ────────────────────────────────────────────────────────
+
+
+def test_a_read_that_failed_is_tried_again_though_nobody_decides(
+    guarded: GuardedStore, inner: ReadsOnly, time: Time
+) -> None:
+    inner.error = None
+    guarded.reads.failed(StoreError("gone"))
+    assert guarded.failing
+    time.now += INSPECTS_EVERY
+    guarded.inspect()
+    assert not guarded.failing
+
+
+@pytest.mark.parametrize(
+    ("rule", "needed"),
+    [
+        ('rate "r" per request.ip { 2/1m  on store failure local }', False),
+        ('budget "b" per request.ip { count <= 2 within 1m  on store failure allow }', False),
+        ('rate "r" per request.ip { 2/1m }', True),
+        ('rate "r" per request.ip { 2/1m on store failure local } guard "g" { confirm by role a when true }', True),
+    ],
+)
+def test_a_server_is_ready_without_its_store_where_every_limit_says_what_else_holds(rule: str, needed: bool) -> None:
+    engine = Engine.from_text(f"entity user {{ roles: set<string> }} anyone {{ may GET /x }} {rule}")
+    assert (engine.needs_store, engine.uses_store) == (needed, True)

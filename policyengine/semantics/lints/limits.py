@@ -9,6 +9,7 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.lints.defaults import FROM_THE_CALLER
 
 # The network that a connection comes from is not for its sender to choose; the rest of an IPv6 address is.
+ADD = "add who asks: `per (agent.id, …)`"
 NOT_CHOSEN = ("request", "ip")
 
 
@@ -18,7 +19,9 @@ def chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
         if all(map(is_chosen, limit.keys)):
             names = ", ".join(f"`{' '.join(key.span.text.split())}`" for key in limit.keys)
             message = f"the caller chooses by whose count `{limit.name}` goes: it is keyed by {names} alone"
-            yield Diagnostic("W555", message, limit.keys[0].span, "add who asks: `per (agent.id, …)`")
+            exact = [key for key in limit.keys if isinstance(key, k.Apply) and key.function == "address"]
+            hint = "write `per request.ip`, which counts an IPv6 address by its /64" if exact else ADD
+            yield Diagnostic("W555", message, limit.keys[0].span, hint)
 
 
 def is_chosen(key: k.Expr) -> bool:
