@@ -193,8 +193,8 @@ CODES: tuple[Code, ...] = (
         "a limit by what the caller chooses",
         "Each value of a key has a count of its own. Facts of `body`, `args`, `context` and `request` come with the "
         "request, so whoever sends another value begins anew, and the limit holds nobody back. `request.ip` is not "
-        "meant: a network is not for the sender to choose. `address(request.ip)` is, as who has an IPv6 network has all "
-        "addresses of it.",
+        "meant: a network is not for the sender to choose. `address(request.ip)` is, as who has an IPv6 network has "
+        "all addresses of it.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
         'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
