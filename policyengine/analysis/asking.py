@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, TypeAlias, assert_never
 
-from policyengine.analysis.changes import Answer, Rule, Verdict, answer_of, details_of, unique
+from policyengine.analysis.answers import OBLIGE, Answer, answer_of, details_of
+from policyengine.analysis.changes import Rule, Verdict, unique
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
 from policyengine.directory.entities import Directory
 from policyengine.kinds import EntityRef
-from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.limits import Add, Charge, Hold, Take, add, take
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.show import duration
@@ -32,12 +34,16 @@ class Disagreement(Exception):
     """The evaluator and the specification answer differently, which is a mistake in policyengine."""
 
 
+Duty: TypeAlias = tuple[str, ...]
+Concluded: TypeAlias = tuple[Decision, Effects, Walk]
+
+
 @dataclass(eq=False)
 class Asked:
     """One policy that can be asked. `now` is the clock of the next question."""
 
     kernel: k.Kernel
-    of: Callable[[Decision], Answer] = answer_of
+    of: Callable[[Decision, Iterable[Duty]], Answer] = answer_of
     directory: Directory = field(default_factory=Directory)
     now: int = 0
 
@@ -53,22 +59,54 @@ class Asked:
         request = Request.from_mapping(question)
         return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
 
-    def verdict(self, question: Mapping[str, Any], now: datetime, decided: Answer) -> Verdict:
-        """As the specification decides, which must be as the evaluator `decided`. Raises Disagreement."""
+    def concluded(self, question: Mapping[str, Any], now: datetime) -> Concluded:
+        """As the specification decides, with what it saw."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
         facts = facts_of(self.evaluator.slices.of(request), request, snapshot, now)
         seen = walk(facts, snapshot)
-        specified = conclude(facts, seen)[0]
-        if self.of(specified) != decided:
-            raise Disagreement(f"to {question} the evaluator says {decided}, the specification {self.of(specified)}")
-        return Verdict(specified.outcome, details_of(decided), unique(responsible(specified, seen)))
+        return *conclude(facts, seen), seen
+
+    def verdict(self, question: Mapping[str, Any], now: datetime, decided: Answer) -> Verdict:
+        """As the specification decides, which must be as the evaluator `decided`. Raises Disagreement."""
+        specified, effects, seen = self.concluded(question, now)
+        answer = self.of(specified, pending_duties(specified, seen))
+        if answer != decided:
+            raise Disagreement(f"to {question} the evaluator says {decided}, the specification {answer}")
+        full = tuple(unique(one.name for one in effects.limits if never_fits(one.charge)))
+        return Verdict(specified.outcome, details_of(decided), unique(responsible(specified, seen)), full)
 
     def answer(self, question: Mapping[str, Any], now: datetime) -> Answer | None:
-        """What production says; None where it is no question."""
+        """What production says; None where it is no question. What follows a confirm only the specification tells."""
         try:
-            return self.of(self.decide(question, now))
+            decision = self.decide(question, now)
+            if decision.outcome is not Outcome.CONFIRM:
+                return self.of(decision, ())
+            return self.of(decision, pending_duties(*self.concluded(question, now)[::2]))
         except RequestError:
             return None
+
+
+def pending_duties(decision: Decision, seen: Walk) -> Iterator[Duty]:
+    """The obligations that an allow will carry once its approvals are there."""
+    if decision.outcome is not Outcome.CONFIRM:
+        return
+    for guard in seen.guards:
+        for one in guard.effects:
+            if one.acts and isinstance(one.effect, k.Oblige):
+                yield (OBLIGE, one.effect.kind, *one.effect.arguments)
+
+
+def never_fits(charge: Charge) -> bool:
+    """Whether the limit has no room for the request even where nothing was asked before."""
+    match charge:
+        case Take():
+            return not take(None, charge, 0)[0].admitted
+        case Add():
+            return not add((), charge, 0, "")[0].admitted
+        case Hold():
+            return charge.most < 1
+        case _:
+            assert_never(charge)
 
 
 def responsible(decision: Decision, seen: Walk) -> Iterator[Rule]:

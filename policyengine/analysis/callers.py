@@ -8,8 +8,9 @@ from itertools import product
 
 from policyengine.analysis.endpoints import fillings
 from policyengine.analysis.rewriting import Settled
-from policyengine.analysis.sides import Unit, can_be_about
+from policyengine.analysis.units import Unit, can_be_about, conditions_of
 from policyengine.kinds import EntityRef
+from policyengine.runtime.decision import FOR_THE_OPERATOR
 from policyengine.runtime.patterns import Glob
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import State
@@ -37,9 +38,13 @@ class Caller:
         return f"{named('agent', agent, self.agents)}{handed} {'alone' if user is State.ABSENT else f'for {served}'}"
 
     @property
-    def same(self) -> bool:
-        """Nothing that can decide about the caller differs."""
-        return {unit.text for unit in self.old} == {unit.text for unit in self.new}
+    def notes(self) -> bool:
+        """Whether what operators hear of, be it a deny, differs."""
+        heard = [
+            {unit.text for unit in units if isinstance(unit.part, k.Oblige) and unit.part.kind in FOR_THE_OPERATOR}
+            for units in (self.old, self.new)
+        ]
+        return heard[0] != heard[1]
 
     @property
     def doors(self) -> bool:
@@ -118,17 +123,6 @@ def fitted(name: str, globs: Iterable[str]) -> list[str]:
 def others(root: str) -> Iterator[str]:
     yield f"some-{root}"
     yield from fillings()
-
-
-def conditions_of(unit: Unit) -> Iterator[k.Expr]:
-    part, block = unit.part, unit.block
-    when = part.condition if isinstance(part, k.Deny | k.Confirm | k.Oblige) else part.when
-    if when is not None:
-        yield when
-    if block is not None and not isinstance(block, k.AnyoneBlock):
-        if isinstance(block.who, k.Where):
-            yield block.who.condition
-        yield from (r.condition for r in block.requirements if isinstance(r, k.ActsFor) and r.condition is not None)
 
 
 def asking_name(condition: k.Expr, root: str) -> Iterator[k.Expr]:

@@ -1,35 +1,17 @@
-"""What a diff comes to, as data: differences with their witnesses, what was proved, what was only sampled."""
+"""What a diff comes to, as data: differences with their witnesses, changed trust, what was proved and what was not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
-from policyengine.analysis.bound_parts import binds_no_less
-from policyengine.runtime.decision import Decision, Outcome
-from policyengine.runtime.literals import parse_duration
-from policyengine.semantics.approval_binding import IN_ACTIONS, IN_CALLS, IN_HTTP, object_words
+from policyengine.analysis.answers import Direction, in_words
+from policyengine.runtime.decision import Outcome
 
-# What an answer comes to: the outcome, whom a confirm asks, what an allow demands.
-Answer: TypeAlias = frozenset[tuple[str, ...]]
-REASON = "reason"
-UNSAID = frozenset(tuple(map(object_words, one)) for one in (IN_CALLS, IN_ACTIONS, IN_HTTP))
-STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
-
-
-class Direction(StrEnum):
-    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` may be either: others are asked.
-
-    `reasons`: the answer is the same, for other reasons or with other words.
-    """
-
-    WIDENING = "widening"
-    CHANGED = "changed"
-    NARROWING = "narrowing"
-    REASONS = "reasons"
+Item = TypeVar("Item")
+MOST_NAMED = 5  # rules of one doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +28,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer of one policy to the witness, and the rules it rests on."""
+    """The answer of one policy to the witness, and the rules it rests on. `throttled` names the rates and budgets that
+    have no room for the request, however little was asked before."""
 
     outcome: Outcome
     details: tuple[str, ...]  # whom a confirm asks, what an allow demands
     rules: tuple[Rule, ...]
+    throttled: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -58,7 +42,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         rules = [rule.to_dict() for rule in self.rules]
-        return {"outcome": str(self.outcome), "details": list(self.details), "rules": rules}
+        throttled = list(self.throttled)
+        return {"outcome": str(self.outcome), "details": list(self.details), "rules": rules, "throttled": throttled}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,27 +135,59 @@ class MapChange:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustChange:
+    """An issuer or attester whose word is taken otherwise: no request shows it, as credentials are verified before."""
+
+    direction: Direction
+    name: str
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+
+    @property
+    def verb(self) -> str:
+        return "trusted otherwise" if self.removed and self.added else "added" if self.added else "removed"
+
+    def to_dict(self) -> dict[str, Any]:
+        removed, added = ([one.to_dict() for one in several] for several in (self.removed, self.added))
+        return {"direction": str(self.direction), "name": self.name, "removed": removed, "added": added}
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
-    """Where sameness was not proved: `sampled` requests were tried and no further difference was found."""
+    """Where sameness was not proved: `rules` are those that changed there, `why` says what was too much. `sampled`
+    requests were tried and no further difference was found."""
 
     endpoint: str
     caller: str
     why: str
     sampled: int
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The place, the rules that changed there, and why nothing is proved."""
+        names = list(dict.fromkeys(place_text(rule) for rule in self.rules))
+        more = [f"{len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+        named = f": {', '.join([*names[:MOST_NAMED], *more])}" if names else ""
+        return f"{self.endpoint} · {self.caller}{named}: {self.why}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"endpoint": self.endpoint, "caller": self.caller, "why": self.why, "sampled": self.sampled}
+        rules = [rule.to_dict() for rule in self.rules]
+        named = {"endpoint": self.endpoint, "caller": self.caller, "why": self.why}
+        return {**named, "rules": rules, "sampled": self.sampled}
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A recorded decision that the new policy would not make again."""
+    """A recorded decision that the new policy would not make again. `recorded`: `old` is what was recorded, which the
+    old policy would not say again either."""
 
     id: str
     line: int
     direction: Direction
     old: str
     new: str
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +201,12 @@ class Replayed:
 
     def to_dict(self) -> dict[str, Any]:
         flips = [
-            {"id": one.id, "line": one.line, "direction": str(one.direction), "old": one.old, "new": one.new}
+            {
+                "id": one.id, "line": one.line, "direction": str(one.direction), "old": one.old, "new": one.new,
+                "recorded": one.recorded,
+            }
             for one in self.flips
-        ]
+        ]  # fmt: skip
         return {"file": self.file, "records": self.records, "unusable": self.unusable, "flips": flips}
 
 
@@ -203,6 +223,7 @@ class Diff:
     log: Replayed | None = None
     limits: tuple[LimitChange, ...] = ()
     maps: MapChange | None = None
+    trust: tuple[TrustChange, ...] = ()
 
     @property
     def proved(self) -> bool:
@@ -210,11 +231,21 @@ class Diff:
         return not self.doubts
 
     @property
-    def widens(self) -> bool:
-        """Whether a door may have opened: who is asked instead of others may say yes where those said no."""
+    def opens(self) -> bool:
+        """Whether a door was seen to open, or may: who is asked instead of others may say yes where those said no."""
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
-        found |= {one.direction for one in self.flips}
-        return self.maps is not None or any(one in (Direction.WIDENING, Direction.CHANGED) for one in found)
+        found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}
+        return self.maps is not None or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a changed rule stands where nothing is proved: until it is, it may open."""
+        return any(one.rules for one in self.doubts)
+
+    @property
+    def widens(self) -> bool:
+        """Whether something opens, or is not proved not to."""
+        return self.opens or self.suspects
 
     @property
     def flips(self) -> tuple[Flip, ...]:
@@ -222,7 +253,7 @@ class Diff:
 
     @property
     def differs(self) -> bool:
-        return bool(self.differences or self.limits or self.maps or self.flips)
+        return bool(self.differences or self.limits or self.maps or self.trust or self.flips)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -235,6 +266,7 @@ class Diff:
             "differences": [one.to_dict() for one in self.differences],
             "limits": [one.to_dict() for one in self.limits],
             "maps": None if self.maps is None else self.maps.to_dict(),
+            "trust": [one.to_dict() for one in self.trust],
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),
         }
@@ -244,84 +276,9 @@ def written(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-# ── Answers and their direction ───────────────────────────────────────────────────────────────
+def place_text(rule: Rule) -> str:
+    return f"{rule.name} ({rule.at})" if rule.at else rule.name
 
 
-def answer_of(decision: Decision) -> Answer:
-    """What a decision comes to; the names of rules, their words and what would help are left out."""
-    if decision.outcome is Outcome.ALLOW:
-        return frozenset(("oblige", one.kind, *one.arguments) for one in decision.obligations)
-    if decision.outcome is not Outcome.CONFIRM:
-        return frozenset({(str(decision.outcome),)})
-    asked = (one for one in decision.remedies if one.kind == "approval")
-    return frozenset(("confirm", one.by or "", one.within or "any time", *(one.bound or ())) for one in asked)
-
-
-def whole_answer_of(decision: Decision) -> Answer:
-    """The same with all reasons, remedies and obligations; places and digests are not."""
-    reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
-    remedies = (
-        (REASON, one.kind, one.rule or "", one.by or "", one.within or "", one.need or "", *(one.scopes or ()))
-        for one in decision.remedies
-    )
-    duties = ((REASON, one.kind, *one.arguments, one.rule, one.message or "") for one in decision.obligations)
-    return answer_of(decision).union(reasons, remedies, duties)
-
-
-def coming_to(answer: Answer) -> Answer:
-    return frozenset(key for key in answer if key[0] != REASON)
-
-
-def outcome_of(answer: Answer) -> Outcome:
-    kinds = {key[0] for key in answer}
-    return next((one for one in STRENGTH if str(one) in kinds), Outcome.ALLOW)
-
-
-def details_of(answer: Answer) -> tuple[str, ...]:
-    """Whom a confirm asks, what an allow demands."""
-
-    def words(key: tuple[str, ...]) -> str:
-        if key[0] == "confirm":
-            bound = f" bound to ({', '.join(key[3:])})" if key[3:] not in UNSAID else ""
-            return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}{bound}"
-        return " ".join(key[1:])
-
-    return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
-
-
-def in_words(outcome: Outcome, details: tuple[str, ...]) -> str:
-    return f"{outcome} ({'; '.join(details)})" if details else str(outcome)
-
-
-def direction_of(old: Answer, new: Answer) -> Direction:
-    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or an approval that lasts longer or
-    is bound to less."""
-    old, new = coming_to(old), coming_to(new)
-    before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
-    if old == new:
-        return Direction.REASONS
-    if before != after:
-        return Direction.WIDENING if after > before else Direction.NARROWING
-    lost, gained = old - new, new - old
-    if outcome_of(old) is Outcome.CONFIRM:
-        lost = frozenset(key for key in lost if not any(stricter(other, key) for other in gained))
-    if not lost:
-        return Direction.NARROWING
-    laxer = all(any(stricter(key, other) for key in lost) for other in gained)
-    return Direction.WIDENING if laxer or outcome_of(old) is Outcome.ALLOW else Direction.CHANGED
-
-
-def stricter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """The same people are asked, and what they grant lasts no longer and is bound to no less."""
-    return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
-
-
-def lasts_no_longer(one: str, other: str) -> bool:
-    if one == other or other == "any time":
-        return True
-    lasts, longer = parse_duration(one), parse_duration(other)
-    return lasts is not None and longer is not None and lasts <= longer
-
-
-def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    return tuple(dict.fromkeys(rules))
+def unique(items: Iterable[Item]) -> tuple[Item, ...]:
+    return tuple(dict.fromkeys(items))

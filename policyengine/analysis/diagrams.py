@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TypeAlias
 
 from policyengine.semantics.cells import Plain
@@ -98,24 +99,30 @@ class Diagrams:
         return (diagram,) * len(self.states(fact))
 
     def every(self, items: Iterable[Diagram]) -> Diagram:
-        found: Diagram = self.yes
-        for item in items:
-            found = self.choose(found, item, self.no)
-        return found
+        return self.folded(items, self.yes, lambda one, other: self.choose(one, other, self.no))
 
     def some(self, items: Iterable[Diagram]) -> Diagram:
-        found: Diagram = self.no
-        for item in items:
-            found = self.choose(found, self.yes, item)
-        return found
+        return self.folded(items, self.no, lambda one, other: self.choose(one, self.yes, other))
+
+    def sum(self, items: Iterable[Diagram]) -> Diagram:
+        """What all of them end in, together; each ends in a sorted tuple."""
+        return self.folded(items, self.end(()), self.joined)
+
+    def folded(self, items: Iterable[Diagram], empty: Diagram, put: Callable[[Diagram, Diagram], Diagram]) -> Diagram:
+        """Two and two, so that none meets all that came before it."""
+        left = list(items)
+        while len(left) > 1:
+            pairs = [put(*pair) for pair in zip(left[::2], left[1::2], strict=False)]
+            left = [*pairs, *left[len(pairs) * 2 :]]
+        return left[0] if left else empty
 
     def joined(self, one: Diagram, other: Diagram) -> Diagram:
-        """The union of the sets in which both end."""
-        if one is other:
-            return one
         if isinstance(one, End) and isinstance(other, End):
-            sets = [each.value for each in (one, other) if isinstance(each.value, frozenset)]
-            return self.end(frozenset().union(*sets))
+            values = [item for each in (one, other) if isinstance(each.value, tuple) for item in each.value]
+            return self.end(tuple(sorted(values)))
+        nothing = self.end(())
+        if one is nothing or other is nothing:
+            return other if one is nothing else one
         key = (one.number, other.number) if one.number < other.number else (other.number, one.number)
         found = self._joined.get(key)
         if found is None:
@@ -171,3 +178,27 @@ class Diagrams:
             del path[fact]
 
         yield from walk(old, new)
+
+    def path_to(self, diagram: Diagram, value: object) -> Path | None:
+        """A way on which it ends so; None where there is none."""
+        dead: set[int] = set()
+
+        def seek(one: Diagram) -> Path | None:
+            if isinstance(one, End):
+                return {} if one.value == value else None
+            for place, below in enumerate(one.branches):
+                if below.number not in dead and (found := seek(below)) is not None:
+                    return {one.fact: place, **found}
+            dead.add(one.number)
+            return None
+
+        return seek(diagram)
+
+    def some_path(self, old: Diagram, new: Diagram, ends: tuple[object, object], random: Random) -> Path:
+        """One of these ways, by chance."""
+        path: Path = {}
+        while not (isinstance(old, End) and isinstance(new, End)):
+            fact = min(each.fact for each in (old, new) if isinstance(each, Ask))
+            ways = [one for one in self._below(old, new) if ends in self._apart(*one[1])]
+            path[fact], (old, new) = random.choice(ways)
+        return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TypeAlias
@@ -27,7 +27,8 @@ class TooMany(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """`endpoint` stands for all of its class; `words` name the class. `free` are the segments that can be any text.
+    """`endpoint` stands for all of its class; `words` name the class. `free` are the segments that can be any text, and
+    `settled` the facts of the request that are the same in all of it.
 
     `exact` is False where patterns may cross in a way of which no endpoint is here.
     """
@@ -36,6 +37,7 @@ class Class:
     words: str
     free: tuple[int, ...] = ()
     exact: bool = True
+    settled: Mapping[tuple[str, ...], str] = field(default_factory=dict, compare=False)
 
 
 def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
@@ -155,7 +157,9 @@ def class_of(before: tuple[Step, ...], method: str, here: Sequence[k.HttpPattern
     tail = "/**" if gone and before else ""
     words = f"{verb} /{'/'.join(step.words for step in (before[:-1] if tail else before))}{tail}"
     free = tuple(number for number, step in enumerate(before) if step.free)
-    return Class(HttpEndpoint(method, "/" + "/".join(segments), segments), words if here else "any other path", free)
+    endpoint = HttpEndpoint(method, "/" + "/".join(segments), segments)
+    settled: dict[tuple[str, ...], str] = {("request", "method"): method} if named else {}
+    return Class(endpoint, words if here else "any other path", free, settled=settled)
 
 
 def methods_of(here: Sequence[k.HttpPattern]) -> list[str]:
@@ -271,7 +275,9 @@ def tool_classes(globs: Sequence[str]) -> Iterator[Class]:
         fitting = [glob for glob, matches in zip(globs, matching, strict=True) if matches]
         words = name if name in exact_names else min(fitting, key=lambda glob: (-len(glob), glob), default="*")
         server, slash, rest = name.rpartition("/")
-        yield Class(ToolEndpoint(server if slash else None, rest), f"TOOL {words}", exact=exact)
+        settled: dict[tuple[str, ...], str] = {("tool", "name"): rest} if name in exact_names else {}
+        settled |= {("tool", "server"): server} if slash and settled else {}
+        yield Class(ToolEndpoint(server if slash else None, rest), f"TOOL {words}", exact=exact, settled=settled)
 
 
 def is_tool(name: str) -> bool:

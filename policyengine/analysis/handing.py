@@ -3,37 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from policyengine.analysis.callers import Caller
 from policyengine.analysis.endpoints import Class
 from policyengine.analysis.rewriting import Settled
-from policyengine.analysis.sides import Unit, carriers_of
+from policyengine.analysis.units import Unit, carriers_of
 from policyengine.runtime.patterns import Glob
 from policyengine.semantics import kernel as k
 
-MOST_HOPS = 12
+MOST_CHAINS = 24
+LONGEST_CHAIN = 4  # of agents before the caller
 SHORTLY = timedelta(minutes=1)
 
 Hop = dict[str, Any]
 
 
-def hops_for(at: Class, settled: Settled, units: Sequence[Unit], now: datetime) -> Iterator[list[Hop]]:
-    """Chains of one agent, and of two where one hands on to another; first those that hand on to the caller."""
-    handing = [unit for unit in units if unit.kind == "delegate"]
-    to_caller = [unit for unit in handing if names(unit, settled.agent)]
+@dataclass(frozen=True, slots=True)
+class Handing:
+    """Who hands work on to a caller there: nobody (`none`), and whether both policies say the same of all who might."""
+
+    none: bool
+    same: bool
+
+    @classmethod
+    def of(cls, caller: Caller, old: Sequence[Unit], new: Sequence[Unit], settled: bool) -> Handing:
+        none = not any(unit.kind == "delegate" and names(unit, caller.settled.agent) for unit in (*old, *new))
+        return cls(none, settled and sorted(links(old)) == sorted(links(new)))
+
+
+def links(units: Sequence[Unit]) -> Iterator[str]:
+    """What chains rest on: who may hand it on, and all doors of those, whichever block they stand in."""
+    handing = [unit.block for unit in units if unit.kind == "delegate"]
+    for unit in units:
+        if unit.kind == "delegate" or (unit.kind == "agent" and any(may_be_one(unit.block, one) for one in handing)):
+            yield unit.text
+
+
+def may_be_one(block: object, other: object) -> bool:
+    """Whether two blocks may be about the same agent."""
+    assert isinstance(block, k.AgentBlock)
+    assert isinstance(other, k.AgentBlock)
+    match block.who, other.who:
+        case (k.Called(name), k.Called(another)):
+            return name == another
+        case (k.Called(name), k.CalledLike(glob)) | (k.CalledLike(glob), k.Called(name)):
+            return Glob(glob).matches(name)
+        case _:
+            return True
+
+
+def hops_for(
+    at: Class, settled: Settled, units: Sequence[Unit], limits: Sequence[k.DelegationLimits], now: datetime
+) -> Iterator[list[Hop]]:
+    """Chains of agents of which each hands on to the next, the last one to the caller; of others at least one agent."""
+    handing = list(dict.fromkeys(unit for unit in units if unit.kind == "delegate"))
+    lifetimes = [one.lifetime for one in limits if one.lifetime is not None]
     made = 0
-    for unit in dict.fromkeys([*to_caller, *handing]):
-        for age in ages(unit):
-            hop = hop_of(unit, at, now - age)
-            if hop is not None and made < MOST_HOPS:
+    for chain in chains(handing, at, settled.agent):
+        for age in ages(chain, lifetimes):
+            hops = [hop_of(unit, at, now - age) for unit in chain]
+            if made < MOST_CHAINS:
                 made += 1
-                yield [hop]
-                before = next((hop_of(one, at, now - age) for one in handing if names(one, hop["agent"])), None)
-                if before is not None:
-                    yield [before, hop]
+                yield hops
     if not made:
+        yield from ([hop_of(unit, at, now - SHORTLY)] for unit in handing[:1])
         yield [{"agent": "some-agent", "issuer": "nobody", "scopes": [], "issued_at": now - SHORTLY}]
+
+
+def chains(handing: Sequence[Unit], at: Class, agent: object) -> Iterator[list[Unit]]:
+    """The shortest first; whoever hands on in a circle stands there more than once."""
+    pending: list[list[Unit]] = [[unit] for unit in handing if names(unit, agent)]
+    while pending:
+        yield from pending
+        longer = [
+            [unit, *chain] for chain in pending if len(chain) < LONGEST_CHAIN
+            for unit in handing if names(unit, name_of(chain[0]))
+        ]  # fmt: skip
+        pending = longer[:MOST_CHAINS]
 
 
 def names(unit: Unit, agent: object) -> bool:
@@ -49,25 +98,29 @@ def names(unit: Unit, agent: object) -> bool:
             return True
 
 
-def ages(unit: Unit) -> Iterator[timedelta]:
-    yield SHORTLY
-    if isinstance(unit.part, k.Delegate) and unit.part.lifetime is not None:
-        yield from (unit.part.lifetime, unit.part.lifetime + SHORTLY)
+def ages(chain: Sequence[Unit], lifetimes: Sequence[timedelta]) -> list[timedelta]:
+    """Shortly, and as old as any bound allows, and older."""
+    own = [unit.part.lifetime for unit in chain if isinstance(unit.part, k.Delegate)]
+    bounds = dict.fromkeys(one for one in (*own, *lifetimes) if one is not None)
+    return [SHORTLY, *(age for bound in bounds for age in (bound, bound + SHORTLY))]
 
 
-def hop_of(unit: Unit, at: Class, issued_at: datetime) -> Hop | None:
+def name_of(unit: Unit) -> str:
+    assert isinstance(unit.block, k.AgentBlock)
+    match unit.block.who:
+        case k.Called(name):
+            return name
+        case k.CalledLike(glob):
+            return glob.replace("*", "x")
+        case _:
+            return "some-agent"
+
+
+def hop_of(unit: Unit, at: Class, issued_at: datetime) -> Hop:
     block = unit.block
-    if not isinstance(block, k.AgentBlock):
-        return None
+    assert isinstance(block, k.AgentBlock)
     issuers = [issuer for one in block.requirements if isinstance(one, k.IssuedBy) for issuer in one.issuers]
     scopes = sorted({name for grant in block.grants for name in carriers_of(grant, at) or ()})
-    hop: Hop = {"issuer": issuers[0] if issuers else "nobody", "scopes": scopes, "issued_at": issued_at}
-    match block.who:
-        case k.Called(name):
-            return {**hop, "agent": name}
-        case k.CalledLike(glob):
-            return {**hop, "agent": glob.replace("*", "x")}
-        case k.InGroup(group):
-            return {**hop, "agent": "some-agent", "groups": [group]}
-        case _:
-            return {**hop, "agent": "some-agent"}
+    hop: Hop = {"agent": name_of(unit), "issuer": issuers[0] if issuers else "nobody"}
+    groups = {"groups": [block.who.group]} if isinstance(block.who, k.InGroup) else {}
+    return {**hop, "scopes": scopes, "issued_at": issued_at, **groups}

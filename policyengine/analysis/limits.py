@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import TypeAlias
 
-from policyengine.analysis.changes import Direction, LimitChange, Rule
+from policyengine.analysis.answers import Direction
+from policyengine.analysis.changes import Doubt, LimitChange, Rule
+from policyengine.analysis.endpoints import Class
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import place_covers
+from policyengine.semantics.matching import place_covers as place_covers_endpoint
 from policyengine.semantics.spending import pace_words
 
 STRICTEST_FIRST = ("deny", "local", "allow")
 
 # What one part of a limit says of the whole: True where it lets less through, False more, None either.
 Tighter: TypeAlias = bool | None
+Bound: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
 
 
 def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tuple[LimitChange, ...]:
@@ -25,16 +29,75 @@ def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tup
     gone = {name: one for name, one in before.items() if name not in after}
     come = {name: one for name, one in after.items() if name not in before}
     renamed = dict(renamings(gone, come))
-    found = [changed(one, after[name]) for name, one in before.items() if name in after]
+    both = [name for name in before if name in after and not split_alike(name, before, after)]
+    found = [changed(before[name], after[name]) for name in both]
     found += [LimitChange(Direction.REASONS, rule(gone[a]), rule(come[b])) for a, b in renamed.items() if reasons]
-    found += [LimitChange(Direction.WIDENING, rule(one), None) for name, one in gone.items() if name not in renamed]
-    kept = set(renamed.values())
-    found += [LimitChange(Direction.NARROWING, None, rule(one)) for name, one in come.items() if name not in kept]
+    lost, more = left_over(before, after), left_over(after, before)
+    kept = {*renamed, *renamed.values()}
+    found += [LimitChange(Direction.WIDENING, rule(lost[name]), None) for name in gone if name in lost.keys() - kept]
+    found += [LimitChange(Direction.NARROWING, None, rule(more[name])) for name in come if name in more.keys() - kept]
     ranks = [*Direction]
     return tuple(sorted((one for one in found if one is not None), key=lambda one: ranks.index(one.direction)))
 
 
+def rebound_limits(
+    old: k.Kernel, new: k.Kernel, at: Class, before: Bound, after: Bound
+) -> Iterator[Doubt]:  # fmt: skip
+    """Limits that count there by facts that are bound otherwise: what they say is the same, what they count is not."""
+    moved = {path for path in {*before, *after} if before.get(path, ()) != after.get(path, ())}
+    for limit in new.limits if moved else ():
+        read = sorted(path for path in moved if reads(limit, path))
+        if read and place_covers_endpoint(limit.place, at.endpoint):
+            names = ", ".join(f"`{'.'.join(path)}`" for path in read)
+            why = f"{word_of(limit)} {shown(limit.name)} counts by {names}, which is bound otherwise"
+            yield Doubt(at.words, "everybody", why, 0, (rule(limit),))
+
+
+def reads(limit: k.Limit, path: tuple[str, ...]) -> bool:
+    asked = (node for part in conditions_of(limit) for node in k.walk(part) if isinstance(node, k.Fact))
+    return any(node.path[: len(path)] == path for node in asked)
+
+
+def conditions_of(limit: k.Limit) -> Iterator[k.Expr]:
+    yield from limit.keys
+    yield from () if limit.when is None else (limit.when,)
+    match limit:
+        case k.Budget(quotas=quotas):
+            yield from (one for quota in quotas for one in (quota.fact, quota.bound) if one is not None)
+        case k.Rate(pace=pace, cost=cost, raises=raises, clamps=clamps):
+            yield from (*(one.when for one in raises), *(one.when for one in clamps))
+            yield from () if cost is None else (cost,)
+            yield from (pace.count,) if isinstance(pace, k.PaceByFact) else ()
+
+
 Name: TypeAlias = tuple[str, str, str]
+Limits: TypeAlias = dict[Name, k.Limit]
+
+
+def left_over(limits: Limits, others: Limits) -> Limits:
+    """Without those of which the others hold every portion under other names: one in two is no difference, nor is the
+    same said twice."""
+    known = {portion for one in others.values() for portion in portions(one)}
+    return {name: one for name, one in limits.items() if name in others or not known.issuperset(portions(one))}
+
+
+def split_alike(name: Name, old: Limits, new: Limits) -> bool:
+    """Whether each of the two of that name has all its portions in the other policy, be it under another name."""
+    known = [{portion for one in limits.values() for portion in portions(one)} for limits in (old, new)]
+    return known[1].issuperset(portions(old[name])) and known[0].issuperset(portions(new[name]))
+
+
+def portions(limit: k.Limit) -> Iterator[k.Limit]:
+    """Each bound of a limit by itself; all of them have to have room."""
+    match plain(limit):
+        case k.Budget() as budget:
+            yield from (replace(budget, quotas=(one,)) for one in budget.quotas)
+        case k.Rate() as rate:
+            if rate.pace is not None:
+                yield replace(rate, at_once=None)
+            if rate.at_once is not None:
+                nothing = replace(rate, pace=None, cost=None, raises=(), clamps=(), floor=None)
+                yield replace(nothing, counting_denials=False)
 
 
 def name_of(limit: k.Limit) -> Name:

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from policyengine.analysis.changes import Flip, Replayed, answer_of, details_of, direction_of, in_words, outcome_of
+from policyengine.analysis.answers import (
+    CONFIRM,
+    OBLIGE,
+    Answer,
+    answer_of,
+    details_of,
+    direction_of,
+    in_words,
+    outcome_of,
+)
+from policyengine.analysis.changes import Flip, Replayed
 from policyengine.audit import Again, CannotRepeat, Record, decided_again, read_records
+from policyengine.runtime.decision import Outcome
 from policyengine.semantics import kernel as k
 
 
 def replay(
     path: Path | str, old: k.Kernel, new: k.Kernel, tell: Callable[[str], None] = lambda message: None
 ) -> Replayed:
-    """Both policies asked what was asked then, in the world of then. `tell` hears about lines that hold no decision.
+    """Both policies asked what was asked then, in the world of then; where the new one says what the old one says, that
+    is held against what was recorded. `tell` hears about lines that hold no decision.
 
     Raises OSError when the log cannot be read.
     """
@@ -23,7 +36,7 @@ def replay(
     for record in read_records(path, tell):
         records += 1
         try:
-            flip = flipped(record, old, new)
+            flip = flipped(record, old, new) or unlike_recorded(record, old, new)
         except CannotRepeat:
             unusable += 1
             continue
@@ -42,6 +55,30 @@ def flipped(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
         return None
     words = [in_words(outcome_of(one), details_of(one)) for one in answers]
     return Flip(record.id, record.line, direction_of(*answers), words[0], words[1])
+
+
+def unlike_recorded(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
+    """Whether the new policy comes to another answer than the one that was given, by whichever policy that was. Raises
+    CannotRepeat."""
+    if record.request.get("approvals") and record.revision != old.revision:
+        raise CannotRepeat("its approvals were bound to another policy")
+    after = decided_again(rebound(record, decided_again(record, old), new), new)
+    answers = recorded_answer(record.decision), answer_of(after.decision)
+    if answers[0] == answers[1]:
+        return None
+    words = [in_words(outcome_of(one), details_of(one)) for one in answers]
+    return Flip(record.id, record.line, direction_of(*answers), words[0], words[1], recorded=True)
+
+
+def recorded_answer(decision: Mapping[str, Any]) -> Answer:
+    """As `answer_of` gives that of a decision."""
+    carried = {(OBLIGE, one["kind"], *one.get("arguments", ())) for one in decision.get("obligations", ())}
+    asked = [
+        (CONFIRM, one.get("by") or "", one.get("within") or "any time", *(one.get("bound") or ()))
+        for one in decision.get("remedies", ()) if one["kind"] == "approval"
+    ]  # fmt: skip
+    stopped = [(decision["outcome"],)] if decision["outcome"] in (Outcome.DENY, Outcome.THROTTLE) else []
+    return tuple(sorted((*stopped, *(() if stopped else asked), *carried)))
 
 
 def rebound(record: Record, before: Again, new: k.Kernel) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from policyengine import kinds
 from policyengine.analysis.endpoints import Class
@@ -24,6 +24,7 @@ from policyengine.semantics.terms import members
 from policyengine.source import Source, Span
 
 Path: TypeAlias = tuple[str, ...]
+Approvals: TypeAlias = Literal["none", "shared", "own"]
 NOWHERE = Span(Source("", ""), 0, 0)
 # Paths of facts that no policy can name: what the engine finds out for itself, and where a segment stands.
 ISSUER: Path = ("", "issuer")
@@ -41,6 +42,23 @@ class Settled:
     agent: str | State
     user: str | State
     hops: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How conditions are read for one comparison, by both policies alike.
+
+    `claimed` are attributes that the two take from different claims: they stay apart, by side. `tasks`: what a task
+    bounds is asked for, of things of these `types`. `approvals` are those of `none` of the rules there, or `shared`
+    where the same rules ask for them, or each policy's `own`. `past`: what happened before was recorded otherwise.
+    """
+
+    settled: Settled
+    claimed: frozenset[tuple[str, str]] = frozenset()
+    tasks: bool = False
+    types: frozenset[str] = frozenset()
+    approvals: Approvals = "none"
+    past: bool = False
 
 
 def constant(text: str) -> k.Constant:
@@ -124,18 +142,15 @@ def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr | None]:
 
 @dataclass(frozen=True, slots=True)
 class Rewriter:
-    """Rewrites the conditions of one policy for one class of endpoints and one kind of caller.
-
-    `claimed` are attributes that the policies take from different claims: they stay apart, by `side`. `recorded` are
-    the issuers whose word on chains counts.
-    """
+    """Rewrites the conditions of one policy for one class of endpoints and one kind of caller; what only it knows stays
+    apart, by `side`. `recorded` are the issuers whose word on chains counts."""
 
     at: Class
     settled: Settled
     bound: Mapping[Path, k.Expr | None]
-    claimed: frozenset[tuple[str, str]]
     side: str
-    recorded: tuple[str, ...] = ()
+    recorded: tuple[str, ...]
+    reading: Reading
 
     def __call__(self, expression: k.Expr) -> k.Expr:
         return rewritten(expression, self)
@@ -149,11 +164,23 @@ class Rewriter:
         settled = self.caller(node)
         if settled is not None:
             return settled
-        if path == ("approval", "granted"):
-            return NEVER
+        if path[0] == "approval":
+            return self.approval(node)
+        if path in self.at.settled:
+            return constant(self.at.settled[path])
         if path == ("chain", "depth") and self.settled.hops == 0:
             return fact((DEPTH, *self.recorded), node.type)
         return replace(node, optional=False)
+
+    def approval(self, node: k.Fact) -> k.Expr:
+        """No request that is tried brings approvals; still, nothing is proved that only holds without."""
+        if self.reading.approvals == "none":
+            return NEVER if node.path[1:] == ("granted",) else replace(node, optional=False)
+        whose = self.side if self.reading.approvals == "own" else "both"
+        return fact((UNSURE, whose, *node.path), node.type)
+
+    def event(self, event: k.Event) -> k.Event:
+        return replace(event, watch=f"{self.side} {event.watch}") if self.reading.past else event
 
     def typed(self, found: k.Expr, node: k.Fact) -> k.Expr:
         """A fact that another one is bound to is read as both say: it stays apart where the types differ."""
@@ -183,7 +210,7 @@ class Rewriter:
         if node.name == "id" and isinstance(base, k.Constant) and isinstance(base.value, EntityRef):
             return constant(base.value.id)
         holder = node.base.path[:1] if isinstance(node.base, k.Fact) else ()
-        if (*holder, node.name) in self.claimed:
+        if (*holder, node.name) in self.reading.claimed:
             base = fact(("claimed", self.side, *holder), getattr(base, "type", Scalar.STRING))
         return replace(node, base=base, optional=False)
 
@@ -197,7 +224,10 @@ def rewritten(expression: k.Expr, by: Rewriter | Mapping[Path, k.Expr]) -> k.Exp
     changed: dict[str, object] = {}
     for name in members(type(expression)):  # type: ignore[arg-type]  # as in terms.parts
         part = getattr(expression, name)
-        if isinstance(part, Part):
+        if isinstance(part, k.Event):
+            inside = rewritten(part, by)  # type: ignore[arg-type]  # it is made of expressions
+            changed[name] = by.event(inside) if isinstance(by, Rewriter) else inside  # type: ignore[arg-type]
+        elif isinstance(part, Part):
             changed[name] = rewritten(part, by)  # type: ignore[arg-type]  # what is inside an expression is one
         elif isinstance(part, tuple) and part and isinstance(part[0], Part):
             changed[name] = tuple(rewritten(one, by) for one in part)

@@ -8,11 +8,11 @@ from itertools import product
 from typing import TypeAlias
 
 from policyengine import kinds
-from policyengine.analysis.callers import conditions_of
 from policyengine.analysis.diagrams import Path
 from policyengine.analysis.regions import Comparison
 from policyengine.analysis.rewriting import ISSUER, RESOURCE, SEGMENT, SOUND, Rewriter
-from policyengine.analysis.sides import Side, Unit
+from policyengine.analysis.sides import Side
+from policyengine.analysis.units import Unit, conditions_of
 from policyengine.analysis.values import number
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
@@ -20,6 +20,8 @@ from policyengine.semantics.cells import Plain, State
 from policyengine.semantics.formulas import Pair, Subject, type_of
 
 MOST_WORDS = 6
+
+MOST_FACTS = 3  # of a doubt that are named
 
 # For each side the rules that only it has, and what rewrites their conditions.
 OfSide: TypeAlias = tuple[Sequence[Unit], Rewriter, Side]
@@ -45,7 +47,7 @@ def words_of(
     every: dict[Plain, bool] = {}
     for chosen in product(*places):
         other = {**path, **dict(zip(sources, chosen, strict=True))}
-        state = comparison.told(place, other)
+        state = comparison.state_on(place, other)
         every[state] = every.get(state, False) or ends_of(comparison, other) == ends
     fitting = [state for state, fits in every.items() if fits]
     if len(fitting) < len(every):
@@ -72,6 +74,42 @@ def asked_by(unit: Unit, rewrite: Rewriter, side: Side) -> Iterator[tuple[object
         yield ("acts for" if isinstance(one, k.ActsFor) else side.requirement(one)), REQUIRED[type(one).__name__]
     if isinstance(who := getattr(unit.block, "who", None), k.InGroup):
         yield who, ("agent.groups",)
+
+
+def words_of_doubt(comparison: Comparison, ends: tuple[object, object]) -> str:
+    """What a request would have to show that none did."""
+    path = next(comparison.diagrams.paths(comparison.old, comparison.new, ends))
+    places = [place for place in range(len(comparison.space.subjects)) if set(comparison.sources(place)) & set(path)]
+    asked = [comparison.space.subjects[place] for place in places]
+    hard = sorted(asked, key=lambda subject: rank_of_doubt(subject))
+    names = list(dict.fromkeys(subject_words(one) for one in hard))
+    named = ", ".join(f"`{name}`" for name in names[:MOST_FACTS]) + (" …" if len(names) > MOST_FACTS else "")
+    why = (
+        "what happened before is in no request" if any(map(looks_back, asked)) else "no request was found that shows it"
+    )
+    return f"the answers may differ by {named}, and {why}"
+
+
+def looks_back(subject: Subject) -> bool:
+    parts = [subject.left, subject.right] if isinstance(subject, Pair) else [subject]
+    return any(isinstance(node, k.Happened | k.Aggregate) for part in parts for node in k.walk(part))
+
+
+def rank_of_doubt(subject: Subject) -> int:
+    """What requests are the least likely to show comes first."""
+    if looks_back(subject):
+        return 0
+    if isinstance(subject, k.Quantifier | k.Matches | k.Overlaps | k.Subset | k.Apply | k.InWindow):
+        return 1
+    if isinstance(subject, Pair | k.Contains | k.Below | k.Like):
+        return 2
+    return 4 if isinstance(subject, k.Fact) and subject.path[0] in ("", "credential") else 3
+
+
+def subject_words(subject: Subject) -> str:
+    if isinstance(subject, Pair):
+        return f"{name_of(subject.left)} and {name_of(subject.right)}"
+    return " ".join(subject.span.text.split()) or sentence(subject)
 
 
 def atoms(condition: k.Expr) -> Iterator[k.Expr]:
@@ -136,7 +174,7 @@ def name_of_fact(path: tuple[str, ...]) -> str:
             return RESOURCE
         case ("depth", *_):
             return "chain.depth"
-        case ("unsure" | "claimed", _, *rest):
+        case ("unsure" | "claimed", _, *rest) if rest:
             return ".".join(rest)
         case _:
             return ".".join(path)

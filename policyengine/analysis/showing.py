@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
+from policyengine.analysis.answers import Direction
 from policyengine.analysis.changes import (
     Diff,
     Difference,
-    Direction,
     Doubt,
     LimitChange,
     MapChange,
     Replayed,
     Rule,
+    TrustChange,
+    Verdict,
     Witness,
+    place_text,
 )
 
 MAPS = f"{Direction.CHANGED}: what questions of AuthZEN become"
@@ -30,6 +34,7 @@ def text(diff: Diff) -> str:
     blocks = [
         *map(difference_text, diff.differences),
         *map(limit_text, diff.limits),
+        *map(trust_text, diff.trust),
         *([map_text(diff.maps)] if diff.maps else []),
         *log_blocks(diff.log),
         *doubt_blocks(diff.doubts),
@@ -42,8 +47,8 @@ def difference_text(one: Difference) -> str:
     rules = [
         *(f"  - {rule_text(rule)}" for rule in one.removed),
         *(f"  + {rule_text(rule)}" for rule in one.added),
-        *(f"  old: {line}" for line in verdict_lines(one.old.words, one.old.rules)),
-        *(f"  new: {line}" for line in verdict_lines(one.new.words, one.new.rules)),
+        *(f"  old: {line}" for line in verdict_lines(one.old)),
+        *(f"  new: {line}" for line in verdict_lines(one.new)),
     ]
     return "\n".join([f"{one.direction}: {one.old.words} -> {one.new.words}", *regions, *rules, *request_lines(one)])
 
@@ -54,6 +59,15 @@ def limit_text(one: LimitChange) -> str:
 
 def signed(one: LimitChange) -> list[str]:
     return [f"{sign} {rule_text(rule)}" for sign, rule in (("-", one.old), ("+", one.new)) if rule is not None]
+
+
+def trust_text(one: TrustChange) -> str:
+    lines = [*(f"  - {rule_text(rule)}" for rule in one.removed), *(f"  + {rule_text(rule)}" for rule in one.added)]
+    return "\n".join([trust_head(one), *lines])
+
+
+def trust_head(one: TrustChange) -> str:
+    return f"{one.direction}: {one.name} is {one.verb}"
 
 
 def map_text(one: MapChange) -> str:
@@ -76,12 +90,15 @@ def request_lines(one: Difference) -> Iterator[str]:
     yield f"    {json.dumps(first.request, ensure_ascii=False)}"
 
 
-def verdict_lines(words: str, rules: Sequence[Rule]) -> Iterator[str]:
-    yield f"{words} by {', '.join(place_text(rule) for rule in rules)}" if rules else words
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    by = f" by {', '.join(map(place_text, verdict.rules))}" if verdict.rules else ""
+    yield f"{verdict.words}{by}{throttled_text(verdict)}"
 
 
-def place_text(rule: Rule) -> str:
-    return f"{rule.name} ({rule.at})" if rule.at else rule.name
+def throttled_text(verdict: Verdict) -> str:
+    """What a count, which no diff has, would say to the request."""
+    names = ", ".join(f'"{name}"' for name in verdict.throttled)
+    return f", which {names} would throttle: it is more than there ever is room for" if names else ""
 
 
 def rule_text(rule: Rule) -> str:
@@ -92,8 +109,9 @@ def log_blocks(log: Replayed | None) -> Iterator[str]:
     if log is None:
         return
     lines = [f"{several(len(log.flips), 'recorded decision')} of {log.records:,} in `{log.file}` {verb(log)}"]
-    for (old, new, direction), ids in by_kind(log):
-        lines.append(f"  {direction}: {old} -> {new}: {len(ids):,} ({', '.join(shortened(ids, MOST_FLIPS, ''))})")
+    for (old, new, direction, recorded), ids in by_kind(log):
+        before = f"recorded {old}" if recorded else old
+        lines.append(f"  {direction}: {before} -> {new}: {len(ids):,} ({', '.join(shortened(ids, MOST_FLIPS, ''))})")
     if log.unusable:
         lines.append(f"  {several(log.unusable, 'record')} cannot be decided again: the log lacks what they rest on")
     yield "\n".join(lines)
@@ -103,35 +121,39 @@ def verb(log: Replayed) -> str:
     return "flips" if len(log.flips) == 1 else "flip"
 
 
-def by_kind(log: Replayed) -> list[tuple[tuple[str, str, Direction], list[str]]]:
-    found: dict[tuple[str, str, Direction], list[str]] = {}
+FlipKind: TypeAlias = tuple[str, str, Direction, bool]
+
+
+def by_kind(log: Replayed) -> list[tuple[FlipKind, list[str]]]:
+    found: dict[FlipKind, list[str]] = {}
     for flip in log.flips:
-        found.setdefault((flip.old, flip.new, flip.direction), []).append(flip.id)
+        found.setdefault((flip.old, flip.new, flip.direction, flip.recorded), []).append(flip.id)
     return sorted(found.items(), key=lambda item: ([*Direction].index(item[0][2]), -len(item[1])))
 
 
 def doubt_blocks(doubts: Sequence[Doubt]) -> Iterator[str]:
     if doubts:
-        lines = ["not proved the same, beyond what is told above:"]
+        lines = ["not proved, beyond what is told above:"]
         yield "\n".join([*lines, *shortened((f"  {doubt_text(one)}" for one in doubts), MOST_DOUBTS, "  ")])
 
 
 def doubt_text(one: Doubt) -> str:
     tried = f"sampled {several(one.sampled, 'request')}, no further difference found" if one.sampled else "not sampled"
-    return f"{one.endpoint} · {one.caller}: {one.why}; {tried}"
+    return f"{one.words}; {tried}"
 
 
 def summary(diff: Diff) -> str:
     """What differs, what was proved and what only sampled, in one line."""
     if not diff.differs and diff.proved:
         return "same: proved for all requests"
-    counts = [f"{several(n, name)}" for name, n in counted(diff)] or ["no difference found"]
+    counts = [several(n, name) for name, n in counted(diff)]
     sampled = sum(one.sampled for one in diff.doubts)
-    rest = (
-        "everything else is proved the same"
-        if diff.proved
-        else f"{several(len(diff.doubts), 'region')} not proved the same ({several(sampled, 'request')} sampled)"
-    )
+    doubts = f"{several(len(diff.doubts), 'region')} ({several(sampled, 'request')} sampled)"
+    if not counts:
+        return (
+            f"not proved: what changed may open something in {doubts}" if diff.suspects else f"not proved in {doubts}"
+        )
+    rest = "everything else is proved the same" if diff.proved else f"not proved: {doubts}"
     return f"{', '.join(counts)}; {rest}"
 
 
@@ -142,6 +164,8 @@ def counted(diff: Diff) -> Iterator[tuple[str, int]]:
             yield f"{direction} difference", number
     if diff.limits:
         yield "changed limit", len(diff.limits)
+    if diff.trust:
+        yield "changed trust anchor", len(diff.trust)
     if diff.maps:
         yield "changed map", 1
     if diff.flips:
@@ -167,14 +191,21 @@ def markdown(diff: Diff) -> str:
         blocks.append("\n".join(table(diff.differences)))
         blocks += [folded(number, one) for number, one in enumerate(diff.differences, 1)]
     blocks += map(limit_block, diff.limits)
+    blocks += map(trust_block, diff.trust)
     if diff.maps:
         head = f"**{MARKS[Direction.CHANGED]} {MAPS}**"
         blocks.append("\n".join([head, "", *fenced("diff", map_lines(diff.maps))]).rstrip())
     blocks += ["\n".join(f"> {cell(line)}" for line in block.split("\n")) for block in log_blocks(diff.log)]
     if diff.doubts:
         lines = shortened((f"- {cell(doubt_text(one))}" for one in diff.doubts), MOST_DOUBTS * 4, "- ")
-        blocks.append(details("Not proved the same", "\n".join(lines)))
+        blocks.append(doubts_block(lines, hidden=not diff.suspects))
     return "\n\n".join(blocks) + "\n"
+
+
+def doubts_block(lines: Sequence[str], *, hidden: bool) -> str:
+    """What may open something is not folded away."""
+    inside = "\n".join(lines)
+    return details("Not proved", inside) if hidden else f"**Not proved**\n\n{inside}"
 
 
 def table(differences: Sequence[Difference]) -> Iterator[str]:
@@ -190,7 +221,7 @@ def table(differences: Sequence[Difference]) -> Iterator[str]:
 def folded(number: int, one: Difference) -> str:
     regions = shortened((f"- {cell(each.region.words)}" for each in one.witnesses), MOST_REGIONS * 4, "- ")
     rules = [*(f"- {rule_text(rule)}" for rule in one.removed), *(f"+ {rule_text(rule)}" for rule in one.added)]
-    old, new = (cell(next(verdict_lines(each.words, each.rules))) for each in (one.old, one.new))
+    old, new = (cell(next(verdict_lines(each))) for each in (one.old, one.new))
     lines = [
         *regions, "", *fenced("diff", rules), *fenced("json", [example(one.witnesses[0])]),
         f"The old policy says {old}; the new one says {new}.",
@@ -201,6 +232,12 @@ def folded(number: int, one: Difference) -> str:
 def limit_block(one: LimitChange) -> str:
     head = f"**{MARKS[one.direction]} {cell(limit_head(one))}**"
     return "\n".join([head, "", *fenced("diff", signed(one))]).rstrip()
+
+
+def trust_block(one: TrustChange) -> str:
+    head = f"**{MARKS[one.direction]} {cell(trust_head(one))}**"
+    lines = [*(f"- {rule_text(rule)}" for rule in one.removed), *(f"+ {rule_text(rule)}" for rule in one.added)]
+    return "\n".join([head, "", *fenced("diff", lines)]).rstrip()
 
 
 def example(witness: Witness) -> str:

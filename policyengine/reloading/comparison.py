@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from policyengine.child_processes import child_environment, python_command
 
 if TYPE_CHECKING:
-    from policyengine.analysis.changes import Diff, Difference, LimitChange
+    from policyengine.analysis.changes import Diff, Difference, LimitChange, TrustChange
 
 GRACE = 10.0  # seconds for the process to start and to end, beyond those for comparing
 MOST = 50  # widenings that are told one by one
@@ -168,7 +168,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def doubts(found: Diff) -> Iterator[str]:
-    yield from (f"{one.endpoint} · {one.caller}: {one.why}" for one in found.doubts)
+    yield from (one.words for one in found.doubts)
 
 
 def widenings(found: Diff) -> Iterator[Widening]:
@@ -180,6 +180,9 @@ def widenings(found: Diff) -> Iterator[Widening]:
     for limit in found.limits:
         if limit.direction in opens:
             yield of_limit(limit)
+    for anchor in found.trust:
+        if anchor.direction in opens:
+            yield of_trust(anchor)
     if found.maps is not None:
         told = [*(f"- {one.text}" for one in found.maps.removed), *(f"+ {one.text}" for one in found.maps.added)]
         yield Widening("map authzen", (), f"other questions of AuthZEN: {'; '.join(told)}")
@@ -198,3 +201,8 @@ def of_limit(limit: LimitChange) -> Widening:
     before, after = (None if one is None else one.text for one in (limit.old, limit.new))
     change = f"{limit.verb}: {before or 'nothing'} -> {after or 'nothing'}"
     return Widening(rule.name, (), change)
+
+
+def of_trust(anchor: TrustChange) -> Widening:
+    told = [*(f"- {one.text}" for one in anchor.removed), *(f"+ {one.text}" for one in anchor.added)]
+    return Widening(anchor.name, (), f"{anchor.verb}: {'; '.join(told)}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from random import Random
 
 import pytest
 
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.changes import answer_of
+from policyengine.analysis.answers import Answer, answer_of
+from policyengine.analysis.asking import pending_duties
 from policyengine.analysis.endpoints import classes, patterns_of
 from policyengine.directory.entities import Directory
 from policyengine.runtime.decision import Gate, Reason
@@ -17,7 +20,8 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.semantics import kernel as k
 from policyengine.semantics.matching import match_pattern
-from policyengine.semantics.reference import decide
+from policyengine.semantics.meaning import facts_of
+from policyengine.semantics.reference import conclude, decide, walk
 from tests.analysis.mutating import mutated
 from tests.generate import kernel_of
 from tests.generate.asking import Setting, askings, setting
@@ -37,6 +41,24 @@ def pair(seed: int) -> tuple[Setting, k.Kernel]:
     return found, new
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the specification says to a question: the whole answer, and what is taken of limits."""
+
+    answer: Answer
+    charges: frozenset[object]
+    reasons: tuple[Reason, ...]
+
+    @classmethod
+    def of(cls, kernel: k.Kernel, request: Request, directory: Directory, now: datetime) -> Said:
+        snapshot = Snapshot(directory)
+        facts = facts_of(kernel, request, snapshot, now)
+        seen = walk(facts, snapshot)
+        decision, effects = conclude(facts, seen)
+        charges = frozenset(one.charge._replace(rule="") for one in effects.limits)
+        return cls(answer_of(decision, pending_duties(decision, seen)), charges, decision.reasons)
+
+
 def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int) -> list[str]:
     """Random questions whose answers differ at an endpoint of which the diff tells neither a difference nor a doubt."""
     patterns = patterns_of(found.kernel, new)
@@ -48,15 +70,16 @@ def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int)
         request = request_of(asked.question)
         if request is None or request.approvals:
             continue
-        old, other = (decide(each, request, Snapshot(found.directory), asked.now)[0] for each in (found.kernel, new))
-        if answer_of(old) == answer_of(other) or by_limits_alone((*old.reasons, *other.reasons), diff):
+        old, other = (Said.of(each, request, found.directory, asked.now) for each in (found.kernel, new))
+        told_of_limits = diff.limits or old.charges == other.charges
+        if (old.answer == other.answer and told_of_limits) or by_limits_alone((*old.reasons, *other.reasons), diff):
             continue
         matching = [match_pattern(one, request.endpoint) is None for one in patterns]
         kind = type(request.endpoint)
         names = {each.words for each, pattern in known if pattern == matching and type(each.endpoint) is kind}
         assert names, f"no class for {request.endpoint}"
         if not names & told and "every endpoint" not in told:
-            result.append(f"{request.endpoint}: {old.outcome} and {other.outcome}")
+            result.append(f"{request.endpoint}: {old.answer} {old.charges} and {other.answer} {other.charges}")
     return result
 
 
@@ -64,7 +87,8 @@ def by_limits_alone(reasons: Sequence[Reason], diff: Diff) -> bool:
     """Whether only limits stand in the way of which the diff tells, as what they ask for is not known."""
     changed = [rule.name for one in diff.limits for rule in (one.old, one.new) if rule is not None]
     gates = (Gate.RATE, Gate.BUDGET)
-    return all(one.gate in gates and any(name.endswith(f' "{one.rule}"') for name in changed) for one in reasons)
+    named = [one.gate in gates and any(name.endswith(f' "{one.rule}"') for name in changed) for one in reasons]
+    return bool(named) and all(named)
 
 
 def request_of(question: object) -> Request | None:

@@ -1,0 +1,53 @@
+"""Whose word two policies take: issuers and attesters that were added, removed, or are verified otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from policyengine.analysis.answers import Direction
+from policyengine.analysis.changes import Rule, TrustChange
+from policyengine.runtime.show import shown
+from policyengine.semantics import kernel as k
+
+Anchor: TypeAlias = k.Issuer | k.Attester
+
+
+def trust_changes(old: k.Kernel, new: k.Kernel) -> tuple[TrustChange, ...]:
+    """Another key, audience or claim is no matter of the requests compared: credentials are verified before."""
+    found = [*changes("issuer", old.issuers, new.issuers), *changes("attester", old.attesters, new.attesters)]
+    return tuple(sorted(found, key=lambda one: [*Direction].index(one.direction)))
+
+
+def changes(kind: str, old: Mapping[str, Anchor], new: Mapping[str, Anchor]) -> Iterator[TrustChange]:
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name), new.get(name)
+        if before is None or after is None or says(before) != says(after):
+            words, sides = f"{kind} {shown(name)}", (rules(kind, before), rules(kind, after))
+            yield TrustChange(direction_of(before, after), words, *sides)
+
+
+def direction_of(before: Anchor | None, after: Anchor | None) -> Direction:
+    if before is None or after is None:
+        return Direction.WIDENING if before is None else Direction.NARROWING
+    audiences = [says(one).get("audience") for one in (before, after)]
+    if {**says(before), "audience": None} == {**says(after), "audience": None} and None in audiences:
+        return Direction.WIDENING if audiences[1] is None else Direction.NARROWING
+    return Direction.CHANGED
+
+
+def says(anchor: Anchor) -> dict[str, object]:
+    """What credentials are verified by; what else it says is compared by requests."""
+    match anchor:
+        case k.Issuer():
+            claims = sorted(anchor.claims)
+            return {"url": anchor.url, "audience": anchor.audience, "keys": anchor.keys, "claims": claims}
+        case k.Attester():
+            return {"url": anchor.url}
+
+
+def rules(kind: str, anchor: Anchor | None) -> tuple[Rule, ...]:
+    if anchor is None:
+        return ()
+    text = " ".join(anchor.span.text.split())
+    return (Rule(f"{kind} {shown(anchor.name)}", anchor.span.at, text),)
