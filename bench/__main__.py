@@ -23,6 +23,7 @@ from bench import (
     loading,
     machine,
     paper,
+    planted_faults,
     rates,
     simulate,
     stores,
@@ -57,6 +58,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "counting": lambda _, say: counting.counting(say),
     "proofs": lambda _, say: identity_bound.proofs(say),
     "worst": lambda _, say: worst.run(say),
+    "diff": lambda _, say: planted_faults.planted_faults(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }
 

@@ -181,9 +181,14 @@ class PlaceUnits:
         sides = list(zip(self.comparing.sides, (self.old, self.new), strict=True))
         settled = any(side.reads(units, self.at.settled) for side, units in sides)
         reading = self.reading(NOBODY)
-        here = (self.at.words,) if reading.tasks or settled else ()
+        here = (self.at.words,) if reading.tasks or settled or self.counted_by else ()
         bound = [repr(sorted(side.bound(self.at, opening=one).items())) for side, _ in sides for one in (True, False)]
         return here, reading, tuple(bound), self.settled
+
+    @cached_property
+    def counted_by(self) -> bool:
+        """Whether a limit there counts by who asks."""
+        return any(side.uncounted(self.at, NOBODY) for side in self.comparing.sides)
 
     @cached_property
     def approvals(self) -> Approvals:

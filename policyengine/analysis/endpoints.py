@@ -41,7 +41,7 @@ class Class:
 
 
 def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
-    """Every pattern that a rule or a binding of the policies names, once."""
+    """Every pattern that a rule, a limit or a binding of the policies names, once."""
     found: dict[k.Pattern, None] = {}
     for kernel in kernels:
         blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
@@ -51,6 +51,8 @@ def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
             found.update((pattern, None) for delegate in agent.delegates for pattern in delegate.patterns)
         for guard in kernel.guards:
             found.update(dict.fromkeys((*(guard.place.patterns or ()), *guard.place.excepts)))
+        for limit in kernel.limits:
+            found.update(dict.fromkeys((*(limit.place.patterns or ()), *limit.place.excepts)))
         found.update((one, None) for binder in kernel.binders for one in (binder.pattern, folded(binder.pattern)))
     return tuple(dict.fromkeys(bare(pattern) for pattern in found))
 

@@ -32,7 +32,6 @@ Question: TypeAlias = dict[str, Any]
 
 MOST_WORLDS = 2_000
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
-HALF_HOURS = 24 * 2 * 8
 
 
 @dataclass(slots=True)
@@ -392,9 +391,8 @@ class Filling:
                 yield {"type": ref.type, "id": ref.id}
 
     def moment(self) -> datetime:
-        """The time of the question: one within the windows that were asked for."""
-        for step in range(HALF_HOURS):
-            moment = self.now + timedelta(minutes=30 * step)
+        """The time of the question: one within the windows that were asked for, and outside of the others."""
+        for moment in values.moments(self.now, [window for window, _ in self.windows]):
             if all(windows.contains(window, moment) is wanted for window, wanted in self.windows):
                 return moment
         return self.now

@@ -37,7 +37,7 @@ MOST_KEPT = 200  # comparisons
 MANY_UNITS = 60  # rules of both policies about one caller that are looked at together
 FEW_PATHS = 3
 SAMPLES = 200  # requests to a region where sameness is not proved, as long as there are any left for all of them …
-FEWEST = 20  # … and at least
+FEWEST = 20  # … and at least, unless many regions are not proved
 TOO_MANY = f"the conditions have too many combinations: more than {MOST_NODES:,} of them would have to be told apart"
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
@@ -131,6 +131,7 @@ class RegionSearch:
     def said_anew(self, caller: Caller) -> tuple[Said, Said]:
         """Only what changed: where that comes to the same, the whole does."""
         doors = any(unit.guard is None for units in self.changed_units() for unit in units)
+        doors |= len({side.uncounted(self.at, caller.settled) for side in self.comparing.sides}) > 1
         kept = [
             [*anew, *(unit for unit in units if unit.guard is None)]
             for anew, units in zip(self.changed_guards(), (caller.old, caller.new), strict=True)
@@ -288,8 +289,9 @@ class RegionSearch:
     def sample(self, comparison: Comparison) -> int:
         """Requests with every fact in a state by chance, handed on or not."""
         random, count = self.comparing.random, 0
+        fewest = FEWEST if len(self.comparing.doubts) < MANY_DOUBTS else 0
         handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
-        while count < min(SAMPLES, max(self.comparing.samples, FEWEST)) and not self.comparing.late:
+        while count < min(SAMPLES, max(self.comparing.samples, fewest)) and not self.comparing.late:
             path = {n: random.randrange(len(comparison.states(n))) for n in range(len(comparison.space.subjects))}
             caller = handed if isinstance(self.caller.settled.agent, str) and random.random() < 0.5 else self.caller
             for question, now in self.questions(comparison, caller, path):

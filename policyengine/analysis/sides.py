@@ -10,8 +10,10 @@ from policyengine.analysis.doors import DoorReader, task_of
 from policyengine.analysis.endpoints import Class
 from policyengine.analysis.rewriting import (
     ALWAYS,
+    NEVER,
     Reading,
     Rewriter,
+    Settled,
     bindings,
     rewritten,
 )
@@ -30,7 +32,7 @@ from policyengine.compiler.tree import tree_of
 from policyengine.directory.entities import Directory
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import overlaps
-from policyengine.semantics.matching import match_pattern
+from policyengine.semantics.matching import match_pattern, place_covers
 from policyengine.semantics.revision import Writers
 from policyengine.source import Span
 
@@ -220,8 +222,18 @@ class Side:
         confirms, duties = ({key: tuple(acting[kind][key]) for key in sorted(acting[kind])} for kind in KINDS)
         asking = DoorReader(self, at, reading.settled, self.rewriter(at, reading, opening=True),
                             self.task(at, rewrite, reading))  # fmt: skip
-        door = asking.opens(units) if opens else ALWAYS
+        door = NEVER if self.uncounted(at, reading.settled) else asking.opens(units) if opens else ALWAYS
         return Said(door, tuple(one for several in acting["deny"].values() for one in several), confirms, duties)
+
+    def uncounted(self, at: Class, settled: Settled) -> bool:
+        """Whether a limit there counts by the agent or the user, where there is none: it lets nothing through."""
+        nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
+        return any(
+            limit.when is None
+            and place_covers(limit.place, at.endpoint)
+            and any(isinstance(key, k.Fact) and key.path[0] in nobody for key in limit.keys)
+            for limit in self.kernel.limits
+        )
 
     def reads(self, units: Iterable[Unit], paths: Iterable[Key]) -> bool:
         """Whether a condition of theirs asks for one of these facts."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
+from policyengine.runtime import windows
 from policyengine.runtime.linear import parser
 from policyengine.runtime.patterns import compile_regex
 from policyengine.semantics import kernel as k
@@ -152,6 +153,27 @@ def in_class(items: Any) -> str:
             return classes.get(str(argument), "!")
         case _:
             return "~"
+
+
+HALF_HOUR, WEEK = timedelta(minutes=30), 24 * 2 * 8
+
+
+def moments(now: datetime, asked: Sequence[windows.Window]) -> Iterator[datetime]:
+    """Now and the week after it; the minutes at which daily windows begin and end there; and the days about each window
+    of dates."""
+    days = [now + timedelta(days=day) for day in range(8)]
+    dates = [edge + step for one in asked if isinstance(one, windows.Absolute)
+             for edge in (one.start, one.end) for step in (timedelta(0), -timedelta(minutes=1))]  # fmt: skip
+    starts = [now, *dates]
+    for start in starts:
+        yield from (start + HALF_HOUR * step for step in range(WEEK if start is now else 24 * 2))
+    for day in (*days, *dates):
+        for one in asked:
+            if isinstance(one, windows.Daily | windows.Weekly):
+                local = day.astimezone(one.zone)
+                for minute in (one.start_minute, one.end_minute):
+                    at = local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(minutes=minute)
+                    yield from (at.astimezone(UTC), (at - timedelta(minutes=1)).astimezone(UTC))
 
 
 # ── In which order facts are given: first what others are made of ─────────────────────────────

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policyengine.analysis import Diff
+
 BASE = """
 enum plan = free < team < enterprise
 entity team in team
@@ -100,7 +102,7 @@ define params_ok = request.path like "/files/*.csv"
 guard "referrer" on GET /status/{part} { deny when params.part matches "[a-z]+-internal"   deny when request.headers["x-debug"] == "1" }
 guard "mask" on TOOL bank/* { require args_ok }
 define args_ok = request.ip is present and context.risk < 0.5
-rate "calls" per agent.id on /v1/** { 100/1m burst 20   clamp 10/1m for 10m when request.size > 1000   raise x2 at most 300/1m when user.plan == enterprise }
+rate "calls" per agent.id on /v1/invoices/** { 100/1m burst 20   clamp 10/1m for 10m when request.size > 1000   raise x2 at most 300/1m when user.plan == enterprise }
 rate "calls of tools" per user.id on TOOL * { 20/1m   at most 3 at once for 5m }
 rate "pay" per user.tenant on POST /pay { 10/1m cost body.amount counting denials }
 budget "spent" per user.id on POST /pay { sum body.amount <= 1_000 within 24h   count <= 20 within 24h }
@@ -136,9 +138,7 @@ FAULTS = [
     Fault("doors", "anyone { may GET /health,", "anyone { may GET /health, GET /v1/invoices,"),
     Fault("doors", "may refunds.create when user.plan >= team", "may refunds.create"),
     Fault("doors", "may refunds.create when user.plan >= team", "may refunds.create when user.plan >= free"),
-    Fault("doors", "acts for users where user.roles has \"clerk\"   may pay", "acts for any user   may pay"),
     Fault("doors", 'user "root" { may invoices.read', 'user any { may invoices.read'),
-    Fault("doors", 'acts alone   may GET /internal/**', 'acts for any user   may GET /internal/**', opens=False),
     Fault("doors", 'agent.publisher == "acme" and agent.risk < 3', 'agent.publisher == "acme" or agent.risk < 3'),
     Fault("doors", 'agent group "ops"', 'agent group "dev"'),
     Fault("doors", 'anyone { may GET /health', 'users unrestricted\nanyone { may GET /health'),
@@ -199,7 +199,6 @@ FAULTS = [
     Fault("chains", "delegation { depth <= 2   lifetime <= 1h   no cycles }\n", ""),
     Fault("chains", "chain.depth > 1 and", "chain.depth > 2 and"),
     Fault("chains", 'h.issuer == "acme"', 'h.issuer in ["acme", "other"]'),
-    Fault("chains", 'acts for any user   may documents   may delegate', 'acts for any user   may documents, invoices.read   may delegate', opens=False),
     # rates and budgets
     Fault("rates", "{ 100/1m burst 20", "{ 200/1m burst 20"),
     Fault("rates", "burst 20", "burst 40"),
@@ -243,7 +242,6 @@ FAULTS = [
     # tasks
     Fault("tasks", 'guard "islands"', 'tasks advisory\nguard "islands"'),
     Fault("tasks", '"scoped" on TOOL files/* { require tool.name in task.tools and request.ip within internal }', '"scoped" on TOOL files/* { require tool.name in task.tools and request.ip is present }'),
-    Fault("tasks", '{ require tool.name in task.tools }', '{ require tool.name in task.tools or task.id == "t-0" }'),
     Fault("tasks", "scope billing { TOOL billing/refund with resource = invoice(args.id), body", "scope billing { TOOL billing/refund with body"),
     # endpoints, paths, case
     Fault("paths", "anyone { may GET /health", "paths ignore case\nanyone { may GET /health"),
@@ -318,12 +316,24 @@ HARMLESS = [
     ("splitting", "on TOOL mail/* except TOOL mail/draft { audit full  ", "on TOOL mail/* except TOOL mail/draft {", 'guard "mail of', 'guard "log" on TOOL mail/* except TOOL mail/draft { audit full }\nguard "mail of'),
     ("splitting", "anyone { may GET /health, GET /status/{part} }", "anyone { may GET /health }\nanyone { may GET /status/{part} }"),
     ("splitting", "require tool.name in task.tools and request.ip within internal", "require tool.name in task.tools   require request.ip within internal"),
+    # what other rules make up for
+    ("masked", 'acts for users where user.roles has "clerk"   may pay', "acts for any user   may pay"),
+    ("masked", "acts alone   may GET /internal/**", "acts for any user   may GET /internal/**"),
+    ("masked", "acts for any user   may documents   may delegate", "acts for any user   may documents, invoices.read   may delegate"),
+    ("masked", "{ require tool.name in task.tools }", '{ require tool.name in task.tools or task.id == "t-0" }'),
     # what nothing uses
     ("unused", "let internal", "let unused = 7\nlet internal"),
     ("unused", "scope pay {", "scope nobody { GET /nobody }\nscope pay {"),
     ("unused", "entity invoice {", "entity memo { text: string }\nentity invoice {"),
     ("unused", "entity invoice { tenant: string ", "entity invoice { tenant: string   colour: string? "),
 ]  # fmt: skip
+
+
+def verdict(found: Diff) -> str:
+    """What a reviewer is told."""
+    if found.opens:
+        return "opens"
+    return "not proved" if found.suspects else "differs" if found.differs else "same" if found.proved else "unsure"
 
 
 def harmless_text(change: tuple[str, ...]) -> str:

@@ -129,6 +129,106 @@ def test_a_log_that_is_not_there_ends_with_3(run, policies):
     assert "nowhere.jsonl" in ended.err
 
 
+HISTORY = OLD + 'guard "calm" on POST /notes { deny when count of POST /notes within 1h > 10 }\n'
+
+
+def test_what_is_not_proved_ends_with_5_and_names_the_rule(run, policies):
+    policies(old=HISTORY, new=HISTORY.replace("> 10 ", "> 20 "))
+    for options in ([], ["--fail-on", "widening"]):
+        ended = run("diff", "old.policy", "new.policy", *options)
+        assert ended.code == 5
+        assert 'guard "calm" (old.policy:8), guard "calm" (new.policy:8)' in ended.out
+        assert "what happened before is in no request" in ended.out
+        assert ended.out.splitlines()[-1].startswith("not proved: what changed may open something in ")
+
+
+def test_what_is_not_proved_counts_as_widening_and_stands_in_the_title(run, policies):
+    policies(old=HISTORY, new=HISTORY.replace("> 10 ", "> 20 "))
+    found = run("diff", "old.policy", "new.policy", "--format", "json").json
+    assert (found["same"], found["proved"], found["widens"], found["differences"]) == (False, False, True, [])
+    assert [rule["rule"] for rule in found["doubts"][0]["rules"]] == ['guard "calm"', 'guard "calm"']
+    out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
+    assert out.startswith("### Policy diff: not proved: what changed may open something in ")
+    assert "<details>" not in out
+
+
+def test_what_is_not_looked_at_in_time_is_not_proved(run, policies):
+    policies(old=OLD, new=NARROWER)
+    ended = run("diff", "old.policy", "new.policy", "--seconds", "0", "--fail-on", "widening")
+    assert (ended.code, "not everything was looked at within 0 s" in ended.out) == (5, True)
+
+
+ANCHORS = 'issuer acme { url "https://acme.example" audience "notes" claims { lvl -> user.level } }'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("acme.example", "acme.dev", 1),
+        ('audience "notes"', 'audience "all"', 1),
+        (' audience "notes"', "", 1),
+        ("lvl ->", "grade ->", 1),
+        ("issuer acme", 'issuer other { url "https://other.example" }\nissuer acme', 1),
+    ],
+)
+def test_another_trust_anchor_is_a_difference_that_may_widen(run, policies, old, new, code):
+    before = OLD.replace('issuer acme { url "https://acme.example" }', ANCHORS)
+    policies(old=before, new=before.replace(old, new))
+    ended = run("diff", "old.policy", "new.policy", "--fail-on", "widening")
+    assert (ended.code, "issuer" in ended.out, "same: proved" in ended.out) == (code, True, False)
+
+
+def test_an_issuer_that_asks_for_an_audience_now_is_narrower(run, policies):
+    policies(old=OLD, new=OLD.replace("acme.example", 'acme.example" audience "notes'))
+    ended = run("diff", "old.policy", "new.policy", "--fail-on", "widening")
+    assert (ended.code, "narrowing: issuer" in ended.out) == (0, True)
+
+
+CONFIRMED = (
+    OLD.replace("level: int", "level: int   roles: set<string>")
+    + """
+guard "one" on POST /notes { confirm by role lead within 15m when request.size > 10   step_up mfa }
+guard "two" on POST /notes { confirm by role lead within 15m when request.size > 10   notify "soc" }
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("   step_up mfa", ""),
+        ('   notify "soc"', ""),
+        ('guard "two" on POST /notes { confirm by role lead within 15m when request.size > 10   notify "soc" }', ""),
+        ("within 15m when request.size > 10   step_up", "when request.size > 10   step_up"),
+    ],
+)
+def test_approvals_are_compared_by_rule_and_what_goes_with_them_too(run, policies, old, new):
+    policies(old=CONFIRMED, new=CONFIRMED.replace(old, new, 1))
+    found = run("diff", "old.policy", "new.policy", "--format", "json").json
+    assert "widening" in {one["direction"] for one in found["differences"]}
+
+
+def test_a_budget_that_would_throttle_a_request_shown_is_named(run, policies):
+    spent = OLD + (
+        "facts on POST /notes { body.amount: number }\n"
+        'guard "much" on POST /notes { deny when body.amount > 5000 }\n'
+        'budget "spent" per request.method on POST /notes { sum body.amount <= 1000 within 24h }\n'
+    )
+    policies(old=spent, new=spent.replace("> 5000", "> 6000"))
+    ended = run("diff", "old.policy", "new.policy")
+    assert 'which "spent" would throttle' in ended.out
+
+
+def test_a_budget_split_in_two_is_no_difference(run, policies):
+    both = OLD + 'budget "spent" per user.id on POST /notes { count <= 5 within 1h   count <= 20 within 24h }\n'
+    apart = OLD + (
+        'budget "spent" per user.id on POST /notes { count <= 5 within 1h }\n'
+        'budget "daily" per user.id on POST /notes { count <= 20 within 24h }\n'
+    )
+    policies(old=both, new=apart)
+    assert run("diff", "old.policy", "new.policy").code == 0
+
+
 def test_with_all_reasons_count_and_open_nothing(run, policies):
     policies(old=OLD, new=OLD.replace('"size"', '"length"'))
     assert run("diff", "old.policy", "new.policy").code == 0
@@ -167,6 +267,13 @@ def test_recorded_decisions_that_flip_are_counted_and_named(run, policies, log):
     assert f"widening: deny -> allow: 2 ({log[1]}, {log[2]})" in ended.out
     found = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl", "--format", "json").json["log"]
     assert (found["records"], [one["id"] for one in found["flips"]]) == (4, [log[1], log[2]])
+
+
+def test_what_was_recorded_by_another_policy_is_held_against_the_new_one(run, policies, log):
+    policies(old=WIDER, new=WIDER)
+    ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl", "--fail-on", "widening")
+    assert (ended.code, "2 recorded decisions of 4" in ended.out) == (1, True)
+    assert f"widening: recorded deny -> allow: 2 ({log[1]}, {log[2]})" in ended.out
 
 
 def test_a_log_whose_decisions_stay_says_so(run, policies, log):

@@ -324,6 +324,27 @@ def test_behind_the_gate_what_is_not_proved_is_refused_unless_it_is_allowed(
     assert held.reloads.reasons == (() if done else (("unproved", 1),))
 
 
+ISSUER = 'issuer acme { url "https://acme.example" audience "notes" }\n'
+CALM = 'guard "calm" on GET /a { deny when count of GET /a within 1h > 10 }\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("acme.example", "acme.dev"), (' audience "notes"', ""), ("issuer acme", "issuer other { }\nissuer acme")],
+)
+def test_a_reload_that_trusts_somebody_else_widens(old: str, new: str) -> None:
+    found = compared(*bundles(OPEN + ISSUER, OPEN + ISSUER.replace(old, new)), 30.0)
+    assert [one.rule.split()[0] for one in found.widenings] == ["issuer"]
+
+
+def test_what_no_request_shows_is_unproved_and_names_its_rule() -> None:
+    policy = "anyone { may GET /a }\n" + CALM
+    found = compared(*bundles(policy, policy.replace("> 10", "> 20")), 30.0)
+    assert not found.widenings
+    assert found.unproved
+    assert all('guard "calm"' in one for one in found.unproved)
+
+
 def test_behind_the_gate_nothing_is_proved_where_nothing_is_compared(folder: Path) -> None:
     held = gated(folder, seconds=0)
     (folder / "shop.policy").write_text(WIDER)
