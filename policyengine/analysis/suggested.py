@@ -37,6 +37,7 @@ from policyengine.syntax.parse import parse
 
 MOST_PEOPLE = 50
 FILE = "suggested.policy"
+ENDED = "1970-01-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class Suggesting:
 
     def doors_of_people(self, doors: Sequence[Door]) -> list[Door]:
         """What is still denied for the want of a user's door, once agents have theirs."""
-        kernel = self.compiled(doors)
+        kernel = self.compiled(doors, for_people=True)
         lacking: dict[int, Need] = {}
         for record in self.recorded(self.needs):
             reasons = decided_again(record, kernel).decision.reasons
@@ -208,7 +209,7 @@ class Suggesting:
 
     def useful(self, doors: Sequence[Door]) -> tuple[Door, ...]:
         """Doors behind which something still stops every request are not worth opening."""
-        kernel = self.compiled(doors)
+        kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()
         for record in self.recorded(self.needs):
             decision = decided_again(record, kernel).decision
@@ -245,10 +246,14 @@ class Suggesting:
     def guard_names(self) -> set[str]:
         return {guard.name for guard in self.kernel.guards}
 
-    def compiled(self, doors: Sequence[Door]) -> k.Kernel:
+    def compiled(self, doors: Sequence[Door], *, for_people: bool = False) -> k.Kernel:
+        """`for_people`: agents may act for users of whom no block speaks yet; then they open nothing to them."""
         written = self.written(doors)
         if not written:
             return self.kernel
+        for_users = next((one.target.may for one in doors if one.agent is not None and one.users), None)
+        if for_people and not self.kernel.users and for_users is not None:  # the checker wants a block of users
+            written += f"user any {{ may {for_users}   valid until {ENDED} }}\n"
         module, problems = parse(Source(FILE, written))
         found = check([*self.modules, *([module] if module else [])], problems)
         if found.kernel is None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from policyengine.audit.rotation import STAMPED
+from policyengine.bounded_files import ByteStream, begins_with
 
 Tell = Callable[[str], None]
 GZIP = b"\x1f\x8b"
+PIECE = 2**20  # bytes of a line that are read at once
+LONGEST_LINE = 2**29  # bytes: that of a directory holds all its rows
 
 
 def files_of(path: Path) -> list[Path]:
@@ -25,7 +28,7 @@ def files_of(path: Path) -> list[Path]:
     except OSError:
         others = []
     if not others or path.exists():
-        path.open("rb").close()
+        begins_with(path, b"")
     found = [*sorted(others, key=lambda one: (one.stat().st_mtime_ns, one.name)), *([path] if path.exists() else [])]
     return without_twins(found)
 
@@ -40,12 +43,34 @@ def lines_of(path: Path, tell: Tell) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers. Raises OSError where the file cannot be read at all."""
     with opened(path) as file:
         try:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            yield from bounded_lines(file, path, tell)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             tell(f"{path}: the rest of this file is left out: {error}")
 
 
 def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
-    with path.open("rb") as file:
-        compressed = file.read(2) == GZIP
-    return gzip.open(path, "rb") if compressed else path.open("rb")
+    return gzip.open(path, "rb") if begins_with(path, GZIP) else path.open("rb")
+
+
+def bounded_lines(file: ByteStream, path: Path, tell: Tell) -> Iterator[tuple[int, bytes]]:
+    """None longer than is good: what is no JSON is not even put together."""
+    number = 0
+    while line := file.readline(PIECE):
+        number += 1
+        whole = rest_of_line(file, line) if len(line) == PIECE and not line.endswith(b"\n") else line
+        if whole is None:
+            tell(f"{path}:{number}: this line is left out: it is longer than any of a log")
+        elif whole.strip():
+            yield number, whole
+
+
+def rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
+    """The whole line; None where it is too long, or begins as no record does."""
+    pieces, size, fits = [begun], len(begun), begun.startswith(b"{")
+    while not pieces[-1].endswith(b"\n") and (piece := file.readline(PIECE)):
+        size += len(piece)
+        fits = fits and size <= LONGEST_LINE
+        if not fits:
+            pieces.clear()
+        pieces.append(piece)
+    return b"".join(pieces) if fits else None

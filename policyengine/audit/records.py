@@ -109,7 +109,7 @@ def entries_in(path: Path, tell: Tell, before: int = 0) -> Generator[Entry, None
     """Those of one file, which can be read alone; how many lines it has. So many lines were in files before it."""
     directories, number = dict(directories_in(path, tell)), 0
     for number, line in lines_of(path, tell):
-        if line.startswith(OF_A_DIRECTORY):
+        if is_directory(line):
             continue
         try:
             found = [entry_of(number, line, directories)]
@@ -121,7 +121,7 @@ def entries_in(path: Path, tell: Tell, before: int = 0) -> Generator[Entry, None
 
 def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
     for number, line in lines_of(path, lambda _: None):
-        if not line.startswith(OF_A_DIRECTORY):
+        if not is_directory(line):
             continue
         try:
             tree = tree_of(line)
@@ -129,6 +129,27 @@ def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
             yield str(tree["directory"]), Directory(entity_rows(tuple(wire.clean(row) for row in rows), "entities"))
         except (NoRecord, RequestError, wire.WireError, LookupError, TypeError, ValueError) as error:
             tell(f"{path}:{number}: the directory on this line cannot be read: {error}")
+
+
+def is_directory(line: bytes) -> bool:
+    """Whether a line holds rows that decisions were made by, also where a shipper wrote its JSON anew."""
+    if line.startswith(BEGINNING):
+        return line.startswith(OF_A_DIRECTORY)
+    if b'"entities"' not in line:
+        return False
+    try:
+        tree = tree_of(line)
+    except NoRecord:
+        return False
+    return "directory" in tree and "entities" in tree and "decision" not in tree
+
+
+def is_log_line(line: bytes) -> bool:
+    """Whether a file that begins with this line is a log."""
+    try:
+        return line.startswith(BEGINNING) or bool(tree_of(line))
+    except NoRecord:
+        return False
 
 
 def salvaged(

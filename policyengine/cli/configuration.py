@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from policyengine.bounded_files import MAX_SETTINGS, read_stream
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.readers import KIND, SAID
 from policyengine.cli.settings import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Name, Setting, is_meant, keys_of
@@ -166,7 +167,7 @@ def read(
         with os.fdopen(open_trusted(file), "rb") as stream:
             if not named:
                 check_owner(file, os.fstat(stream.fileno()))
-            text = stream.read().decode("utf-8")
+            text = read_stream(stream, MAX_SETTINGS).decode("utf-8")
         given = tomllib.loads(text)
     except UntrustedPathError as error:
         raise CommandError(KIND, error.message, error.hint, (("file", shown(file)),)) from None

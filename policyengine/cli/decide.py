@@ -19,6 +19,7 @@ from policyengine.cli.options import (
 )
 from policyengine.cli.questions import Question, read_questions
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
+from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -142,22 +143,22 @@ def show_decision(screen: Screen, decision: Decision) -> None:
     for reason in decision.reasons:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
-        screen.text(f"  {reason.gate}{by}: {reason.message}{at}")
+        screen.text(one_line(f"  {reason.gate}{by}: {reason.message}{at}"))
     if not show_code(screen, decision) and decision.gate == "identity":
         screen.text("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
-        screen.text(f"  unknown: {fact.fact} ({fact.why})")
+        screen.text(one_line(f"  unknown: {fact.fact} ({fact.why})"))
     for remedy in decision.remedies:
-        screen.text(f"  would help: {remedy_words(remedy)}")
+        screen.text(one_line(f"  would help: {remedy_words(remedy)}"))
     for obligation in decision.obligations:
         at = f"  ({obligation.at})" if obligation.at else ""
-        screen.text(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}")
+        screen.text(one_line(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}"))
 
 
 def _in_short(answer: Decision | CommandError) -> tuple[Part, ...]:
     from policyengine.semantics.explain import headline
 
     if isinstance(answer, CommandError):
-        return ("error", "bold red"), f": {printable(answer.message)}"
+        return ("error", "bold red"), f": {one_line(answer.message)}"
     outcome = str(answer.outcome)
     return (outcome, OUTCOME_STYLES[outcome]), printable(headline(answer).removeprefix(outcome))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from policyengine.cli.terminal import Screen, ascii_only, printable
+from policyengine.cli.terminal import Screen, print_json, printable
 
 TRACEBACK = "POLICYENGINE_TRACEBACK"
 
@@ -35,7 +34,7 @@ class CommandError(Exception):
 def tell(error: CommandError, *, as_json: bool) -> int:
     """Say what went wrong in every form that was asked for; the exit code."""
     if as_json:
-        print(json.dumps(error.to_dict(), ensure_ascii=ascii_only()), flush=True)
+        print_json(error.to_dict(), indent=None)
     screen = Screen(sys.stderr)
     if error.detail:
         screen.findings(error.detail)

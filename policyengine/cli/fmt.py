@@ -118,8 +118,11 @@ def _formatted(path: Path) -> Formatted:
 
 
 def _bytes(path: Path) -> bytes:
+    from policyengine.bounded_files import read_bounded, read_stream
+    from policyengine.loading import MAX_BYTES
+
     try:
-        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        return read_stream(sys.stdin.buffer, MAX_BYTES) if path == STDIN else read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise file_error(path, error) from None
 

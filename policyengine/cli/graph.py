@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import Policies
-from policyengine.cli.terminal import Screen, ascii_only, printable
+from policyengine.cli.terminal import Screen, ascii_only, json_text, printable
 
 if TYPE_CHECKING:
     from policyengine.compiler.graph.box import Box
@@ -135,7 +134,7 @@ def _rendered(kernel: Kernel, box: Box, picture: Picture, *, ascii: bool) -> str
         case Picture.TEXT:
             return printable(text.render(box))
         case Picture.JSON:
-            return json.dumps(_data(kernel, box), ensure_ascii=ascii, indent=2) + "\n"
+            return json_text(_data(kernel, box)) + "\n"
 
 
 def _data(kernel: Kernel, box: Box) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policyengine.bounded_files import MAX_SETTINGS, read_bounded
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
@@ -285,9 +286,11 @@ def token_of(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        return {"authorization": f"Bearer {path.read_text(encoding='utf-8').strip()}"}
+        return {"authorization": f"Bearer {read_bounded(path, MAX_SETTINGS).decode().strip()}"}
     except OSError as error:
         raise file_error(path, error) from None
+    except UnicodeDecodeError:
+        raise CommandError("file", f"`{path}` is no UTF-8", "it holds the token, and nothing else") from None
 
 
 def environment_of(names: Sequence[str]) -> dict[str, str]:

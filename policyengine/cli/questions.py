@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import BinaryIO
 
+from policyengine.bounded_files import read_lines, read_stream
 from policyengine.cli.failures import CommandError, file_error
 
 STDIN = "-"
 LINES = (".jsonl", ".ndjson")
+MAX_BYTES = 2**24  # of one request, with the rows that it brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,23 @@ def read_question(name: str) -> Question:
 
 def _from_file(name: str) -> Iterator[Question]:
     if name.endswith(LINES):
-        with Path(name).open("rb") as lines:
-            yield from _from_lines(enumerate(lines, 1), name)
+        with open(name, "rb") as lines:
+            yield from _from_lines(read_lines(lines, MAX_BYTES), name)
     else:
-        yield from _from_whole(Path(name).read_bytes(), name)
+        with open(name, "rb") as file:
+            data = read_stream(file, MAX_BYTES)
+        yield from _from_whole(data, name)
 
 
 def _from_stdin() -> Iterator[Question]:
     """Stdin holds lines if its first line is a document by itself."""
     stream: BinaryIO = sys.stdin.buffer
-    numbered = enumerate(stream, 1)
+    numbered = read_lines(stream, MAX_BYTES)
     first = next(((number, line) for number, line in numbered if line.strip()), (1, b""))
     if _documents(first[1]):
         yield from _from_lines(chain([first], numbered), STDIN)
     else:
-        yield from _from_whole(first[1] + stream.read(), STDIN)
+        yield from _from_whole(first[1] + read_stream(stream, MAX_BYTES - len(first[1])), STDIN)
 
 
 def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[Question]:

@@ -110,6 +110,7 @@ def _checked(paths: Sequence[Path], target: Path | None) -> Checked:
 
 def _refuse_to_replace(target: Path) -> None:
     """A file that somebody wrote by hand would be lost, and a policy is no file of tests."""
+    from policyengine.bounded_files import begins_with
     from policyengine.source import is_test_file
     from policyengine.testing.record import WRITTEN_BY
 
@@ -119,12 +120,11 @@ def _refuse_to_replace(target: Path) -> None:
         hint = f"name it `{stem}_test.policy`: such files hold tests, and no engine loads them"
         raise CommandError("usage", f"`{target}` is no name of a file of tests", hint, facts, code=2)
     try:
-        if target.exists() and not target.read_text(encoding="utf-8").startswith(WRITTEN_BY):
+        if target.exists() and not begins_with(target, WRITTEN_BY.encode()):
             hint = "name another file, or remove this one"
             raise CommandError("file", f"`{target}` is there and was not written by `record`: it stays", hint, facts)
-    except (OSError, UnicodeDecodeError) as error:
-        told = error if isinstance(error, OSError) else OSError("it is no text")
-        raise file_error(target, told) from None
+    except OSError as error:
+        raise file_error(target, error) from None
 
 
 def _write(target: Path, text: str) -> None:

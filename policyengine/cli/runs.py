@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.check import checked_sets
 from policyengine.cli.failures import CommandError, file_error, logged_in_short, policy_error
-from policyengine.cli.terminal import Screen, ascii_only, busy
+from policyengine.cli.terminal import Screen, busy, json_text
 
 if TYPE_CHECKING:
     from policyengine.cli.measures import Measured, Measures
@@ -142,9 +142,7 @@ def written(report: Report, form: Form, verbose: bool) -> str:
 
 
 def in_json(data: Mapping[str, object]) -> str:
-    import json
-
-    return json.dumps(data, ensure_ascii=ascii_only(), indent=2) + "\n"
+    return json_text(data) + "\n"
 
 
 def write(path: Path, text: str) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
+from policyengine.bounded_files import read_lines
 from policyengine.cli.failures import CommandError, file_error, logged_in_short
 from policyengine.cli.options import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.plays import Made, Plays
-from policyengine.cli.questions import STDIN, called
+from policyengine.cli.questions import MAX_BYTES, STDIN, called
 from policyengine.cli.simulate_options import (
     Callers,
     Drawn,
@@ -28,7 +28,8 @@ from policyengine.cli.simulate_options import (
     Varying,
     Workflow,
 )
-from policyengine.cli.terminal import Screen, ascii_only, busy, printable
+from policyengine.cli.terminal import Screen, ascii_only, busy, json_text
+from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:
     from policyengine.simulation import Event, Played, Series
@@ -121,13 +122,11 @@ def _traced(plays: Plays, name: str, width: int | None) -> Played:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    if name == STDIN:
-        yield sys.stdin.buffer
-        return
+def _opened(name: str) -> Iterator[Iterator[bytes]]:
+    """The lines of a trace, as they come."""
     try:
-        with Path(name).open("rb") as file:
-            yield file
+        with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
+            yield (line for _, line in read_lines(file, MAX_BYTES))
     except OSError as error:
         raise file_error(name, error) from None
 
@@ -168,9 +167,9 @@ def _rendered(played: Played, picture: Picture, *, ascii: bool) -> str:
     render: dict[Picture, Callable[[Played], str]] = {Picture.SVG: svg.render, Picture.HTML: html.render}
     match picture:
         case Picture.TEXT:
-            return printable(text.rendered(played, PIPED, ascii=ascii))
+            return text.rendered(played, PIPED, ascii=ascii, shown=one_line)
         case Picture.JSON:
-            return json.dumps(played.to_dict(), ensure_ascii=ascii, indent=2) + "\n"
+            return json_text(played.to_dict()) + "\n"
         case _:
             return render[picture](played)
 
@@ -181,7 +180,7 @@ def _show(played: Played, screen: Screen) -> None:
     from policyengine.simulation.text import STYLES, rendered, rows, width_of
 
     if not screen.styled:
-        screen.plain(printable(rendered(played, PIPED, ascii=ascii_only())))
+        screen.plain(rendered(played, PIPED, ascii=ascii_only(), shown=one_line))
         return
     columns = min(max(get_terminal_size().columns - BESIDE, LEAST_COLUMNS), MOST_COLUMNS)
     width = width_of(played, columns)

@@ -9,8 +9,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TextIO
+
+from policyengine.control_characters import printable as printable
 
 PATIENCE = 2.0  # seconds before a progress display appears
 OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
@@ -19,6 +22,7 @@ Part = str | tuple[str, str]  # plain text, or text and its style
 _PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
 _SIGNS = {"✓": "green", "✗": "red", "?": "yellow"}
 _COUNTS = re.compile(r"\d[\d,]* passed(?:, [\d,]+ [a-z]+)*|[\d,]+ (?:failed|errored)(?:, [\d,]+ [a-z]+)*")
+_UNPRINTABLE = re.compile(r"[^ -~\n]")  # perhaps
 _CARETS = re.compile(r"\s*\^+")
 
 
@@ -114,20 +118,28 @@ def is_terminal(stream: TextIO) -> bool:
     return not stream.closed and stream.isatty()
 
 
-def printable(text: str) -> str:
-    """The text without power over the terminal: what comes from a policy or a request may hold anything."""
-    return "".join(char if char.isprintable() or char in "\t\n" else repr(char)[1:-1] for char in text)
-
-
 def ascii_only() -> bool:
     """Whether stdout takes no other characters, so that JSON must escape them."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return not encoding.lower().replace("-", "").startswith("utf8")
 
 
+def json_text(data: Any, indent: int | None = 2) -> str:
+    """JSON for a pipe or a terminal: what is not printable is escaped, as `printable` does in text."""
+    text = json.dumps(data, ensure_ascii=ascii_only(), indent=indent, default=_number)
+    return _UNPRINTABLE.sub(lambda char: char[0] if char[0].isprintable() else json.dumps(char[0])[1:-1], text)
+
+
+def _number(value: object) -> float:
+    """What a log holds as a decimal."""
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
 def print_json(data: Any, *, indent: int | None = 2) -> None:
     """One document; without indent on one line, as JSON Lines want it, and at once."""
-    print(json.dumps(data, ensure_ascii=ascii_only(), indent=indent), flush=indent is None)
+    print(json_text(data, indent), flush=indent is None)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import DecisionsFile, TextOrJson, TrustedKeys
 from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, busy, print_json, printable
+from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +191,7 @@ def _head(screen: Screen, record: Record, issued: Issued | None) -> None:
     observed = ", but it was only observed, and let through" if record.observed else ""
     screen.line(f"{record.id} of {moment(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
-        client, when = printable(issued.client), moment(issued.time)
+        client, when = one_line(issued.client), moment(issued.time)
         screen.text(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
 
 
@@ -198,7 +199,7 @@ def _reasons(screen: Screen, record: Record) -> None:
     for one in record.decision.get("reasons", ()):
         rule = f' "{one["rule"]}"' if one.get("rule") else ""
         at = f"  ({one['at']})" if one.get("at") else ""
-        screen.text(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}")
+        screen.text(one_line(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}"))
 
 
 def _missing(screen: Screen, record: Record) -> None:

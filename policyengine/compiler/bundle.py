@@ -104,10 +104,10 @@ def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -
 def contents(path: Path | str) -> bytes:
     name = str(path)
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
+            raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
             if status.st_size > LARGEST:
                 raise BundleError(name, "E166", f"this bundle has {status.st_size:,} bytes; the limit is {LARGEST:,}")
             return file.read(LARGEST + 1)

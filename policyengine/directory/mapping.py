@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from policyengine.bounded_files import MAX_SETTINGS, read_bounded
 from policyengine.diagnostics import suggest
 from policyengine.directory.declared import Declarations
 from policyengine.directory.errors import EntitiesError
@@ -73,7 +74,7 @@ def read_mapping(path: Path) -> DatabaseMap:
     """Raises EntitiesError."""
     name = str(path)
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(read_bounded(path, MAX_SETTINGS).decode())
     except OSError as error:
         raise EntitiesError(name, "", (error.strerror or "cannot be read").lower(), code="E180") from error
     except UnicodeDecodeError:

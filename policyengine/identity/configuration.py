@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from policyengine.bounded_files import MAX_SETTINGS, read_stream
 from policyengine.identity.mistakes import told
 from policyengine.identity.references import KeysReference, Reference, ReferenceHere
 from policyengine.identity.urls import authority_of
@@ -260,8 +261,8 @@ class Configuration(Section):
 def read_configuration(path: Path | str) -> Configuration:
     """Raises IdentityError."""
     try:
-        with os.fdopen(open_trusted(path), encoding="utf-8") as file:
-            raw = tomllib.loads(file.read())
+        with os.fdopen(open_trusted(path), "rb") as file:
+            raw = tomllib.loads(read_stream(file, MAX_SETTINGS).decode())
     except UntrustedPathError as error:
         raise IdentityError(error.message, error.hint) from None
     except OSError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 from policyengine.importing.model import Field, Http, Operation, Segment
-from policyengine.importing.patterns import concreteness, meet
+from policyengine.importing.path_index import PathIndex
+from policyengine.importing.patterns import concreteness
 
 
 def fitted(operations: Sequence[Operation]) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
@@ -29,15 +28,15 @@ def without_types(operation: Operation) -> Operation:
 
 
 def meeting(operations: Sequence[Operation]) -> Iterator[tuple[int, int]]:
-    """Pairs of which one request may be both; two tools never are."""
-    alike: dict[tuple[str, int], list[int]] = defaultdict(list)
+    """Pairs of which one request may be both; two tools never are. Raises ImportProblem where there are too many."""
+    index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()
     for number, operation in enumerate(operations):
         if isinstance(operation.endpoint, Http):
-            alike[operation.endpoint.method, len(operation.endpoint.segments)].append(number)
-    for numbers in alike.values():
-        for here, there in combinations(numbers, 2):
-            if meet(_http(operations[here]).segments, _http(operations[there]).segments):
-                yield here, there
+            met = index.meeting(operation.endpoint.method, operation.endpoint.segments)
+            pairs += [(numbers[other], number) for other in met]
+            numbers.append(number)
+            index.add(operation.endpoint)
+    yield from sorted(pairs)
 
 
 def _http(operation: Operation) -> Http:

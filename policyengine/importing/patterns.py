@@ -97,16 +97,12 @@ def _singular(text: str) -> str:
 # ── Which patterns meet ───────────────────────────────────────────────────────────────────────
 
 
-def meet(one: Sequence[Segment], other: Sequence[Segment]) -> bool:
-    """Some path may match both; yes where in doubt."""
-    return len(one) == len(other) and all(
-        a.text == b.text if not a.capture and not b.capture else _fits(a, b) for a, b in zip(one, other, strict=True)
-    )
-
-
-def _fits(a: Segment, b: Segment) -> bool:
+def segments_fit(a: Segment, b: Segment) -> bool:
+    """Some text may match both; yes where in doubt."""
     if a.capture and b.capture:
         return True
+    if not a.capture and not b.capture:
+        return a.text == b.text
     held, text = (a, b.text) if a.capture else (b, a.text)
     return matches_segment(held, text)
 
@@ -116,10 +112,6 @@ def matches_segment(segment: Segment, text: str) -> bool:
         return segment.text == text
     longer = len(text) > len(segment.before) + len(segment.after)
     return longer and text.startswith(segment.before) and text.endswith(segment.after)
-
-
-def matches(segments: Sequence[Segment], path: Sequence[str]) -> bool:
-    return len(segments) == len(path) and all(map(matches_segment, segments, path))
 
 
 def concreteness(segments: Sequence[Segment]) -> int:

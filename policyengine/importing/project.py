@@ -13,15 +13,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from policyengine.bounded_files import read_bounded
 from policyengine.importing import pages, writing
 from policyengine.importing.existing import Existing, first_error, place_of, read_existing, told_of_guards
 from policyengine.importing.fitting import fitted, without_types
 from policyengine.importing.grouping import Plan, plan
 from policyengine.importing.model import Api, Http, Operation
 from policyengine.importing.names import Names
+from policyengine.importing.path_index import PathIndex
 from policyengine.importing.problems import ImportProblem
 from policyengine.importing.remembered import (
     FILE,
+    MOST_BYTES,
     Change,
     Memory,
     changes,
@@ -172,7 +175,7 @@ def _again(folder: Path, api: Api, memory: Memory, check: bool) -> Outcome:
     number = memory.runs + 1
     stricter = [one for one in api.operations if one.key in {change.key for change in changed if change.stricter}]
     fixture = writing.FIXTURE in existing.fixtures
-    known = tuple(Http.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
+    known = PathIndex.of(Http.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
     run = writing.Run(memory.package, number, fixture, known=known)
     files = _added(folder, api, run, new, stricter, existing) if new or stricter else Files()
     gone = {key for key in memory.entries if key not in here and key not in spoken}
@@ -278,7 +281,7 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    if file.read_bytes() == text.encode():
+    if read_bounded(file, MOST_BYTES) == text.encode():
         return
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

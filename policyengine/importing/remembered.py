@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from policyengine.bounded_files import read_bounded
 from policyengine.importing.model import Api, Kind, Operation
 from policyengine.importing.problems import ImportProblem
 from policyengine.syntax import nodes as ast
@@ -47,9 +48,7 @@ def read_memory(folder: Path) -> Memory | None:
     if not file.exists():
         return None
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError
-        found = json.loads(file.read_bytes())
+        found = json.loads(read_bounded(file, MOST_BYTES))
         if found["format"] != FORMAT:
             raise ImportProblem(
                 f"format {found['format']!r} is not read", f"`{file.as_posix()}`", "use a newer version"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from policyengine.importing.approvals import asks_name, confirm_line
 from policyengine.importing.fitting import meeting
 from policyengine.importing.grouping import Carried, Group, Plan
-from policyengine.importing.model import Api, Http, Kind, Operation, Tool
-from policyengine.importing.patterns import matches, matches_segment, meet
+from policyengine.importing.model import Api, Http, Kind, Operation, Segment, Tool
+from policyengine.importing.path_index import PathIndex
+from policyengine.importing.patterns import matches_segment
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
 
@@ -48,7 +49,7 @@ class Run:
     number: int = 1
     fixture: bool = True  # whether the tests may use the one that the first import made
     allowed: tuple[tuple[str, str], ...] = ()  # a guard and a rule of the linter that would be told of it
-    known: tuple[Http, ...] = ()  # what was imported before: a guard of what is new leaves it as it is
+    known: PathIndex = field(default_factory=PathIndex)  # imported before: a guard of what is new leaves it
 
     @property
     def first(self) -> bool:
@@ -136,14 +137,14 @@ def but(run: Run, operations: Iterable[Operation]) -> str:
     for operation in operations:
         new = operation.endpoint
         if isinstance(new, Http):
-            kept.update((one.written, None) for one in run.known if _beside(one, new))
+            met = [run.known.endpoints[number] for number in run.known.meeting(new.method, new.segments)]
+            kept.update((known.written, None) for known in met if _beside(known, new))
     return f" except {', '.join(kept)}" if kept else ""
 
 
 def _beside(known: Http, new: Http) -> bool:
-    """They meet, and the known one does not match all that the new one does: it would open what is new."""
-    together = known.method == new.method and meet(known.segments, new.segments)
-    return together and known.key != new.key and not _within(new, known)
+    """The known one, which meets the new one, does not match all that it does: it would open what is new."""
+    return known.key != new.key and not _within(new, known)
 
 
 def guard_lines(group: Group, run: Run) -> Iterator[str]:
@@ -322,12 +323,9 @@ class Expectations:
 
     def __init__(self, plan: Plan) -> None:
         self.asked = any(group.asks for group in plan.groups)
-        self.asking: dict[tuple[str, int], list[tuple[Http, Operation]]] = {}
-        for group in plan.groups if plan.groups else ():
-            for operation in group.operations if group.kind is Kind.DELETE else ():
-                if isinstance(operation.endpoint, Http):
-                    key = operation.endpoint.method, len(operation.endpoint.segments)
-                    self.asking.setdefault(key, []).append((operation.endpoint, operation))
+        deletes = [one for group in plan.groups if group.kind is Kind.DELETE for one in group.operations]
+        self.asking = [(one, one.endpoint) for one in deletes if isinstance(one.endpoint, Http)]
+        self.index = PathIndex.of(endpoint for _, endpoint in self.asking)
 
     def of(self, run: Run, operation: Operation, group: Group) -> str:
         if not run.first:
@@ -336,7 +334,6 @@ class Expectations:
             return f"confirm by {json.dumps(asks_name(operation))}"
         endpoint = operation.endpoint
         if isinstance(endpoint, Http):
-            for other, asks in self.asking.get((endpoint.method, len(endpoint.segments)), ()):
-                if matches(other.segments, _path(endpoint)):
-                    return f"confirm by {json.dumps(asks_name(asks))}"
+            for number in self.index.meeting(endpoint.method, [Segment(text) for text in _path(endpoint)]):
+                return f"confirm by {json.dumps(asks_name(self.asking[number][0]))}"
         return "allow"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from policyengine.control_characters import one_line
 from policyengine.runtime.decision import Decision, Remedy
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.refusals import words_of
@@ -96,7 +97,7 @@ def _reasons(decision: Decision) -> Iterator[str]:
     for reason in decision.reasons:
         at = f"  ({reason.at})" if reason.at else ""
         rule = f" {shown(reason.rule)}" if reason.rule else ""
-        yield f"  {reason.outcome} by {reason.gate}{rule}: {reason.message}{at}"
+        yield one_line(f"  {reason.outcome} by {reason.gate}{rule}: {reason.message}{at}")
 
 
 # ── Gates ─────────────────────────────────────────────────────────────────────────────────────

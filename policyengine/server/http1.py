@@ -24,6 +24,8 @@ from policyengine.server.http_connection import HttpConnection
 from policyengine.server.media import LARGEST_BODY
 
 LARGEST_HEAD = 64 * 1024
+FIELD = 4  # bytes around a name and its value
+VERSIONS = ("1.1", "1.0")
 LONGEST_PIPELINE = 128  # requests that wait for the answer before theirs
 PROBES = (b"/healthz", b"/readyz")  # what connections beyond the bound may ask
 BUSY = (
@@ -55,6 +57,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     app: Any
     quiet = 0
+    large = False  # whether what was read may hold a head beyond the bound
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
     unwanted = 0
@@ -80,6 +83,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if not self.quiet and not self.in_body:
             self.began = self.table.now
         self.quiet += len(data)
+        self.large = self.quiet > LARGEST_HEAD
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -135,15 +139,20 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         name = name.lower()
         if name == b"host":
             self.hosts += 1
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise ValueError("the body is coded in a way that nobody decodes here")
+        elif name == b"transfer-encoding" and (value.lower() != b"chunked" or self.parser.get_http_version() == "1.0"):
+            raise ValueError("the body is coded in a way that nobody decodes here, or none of HTTP/1.0 is")
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.hosts != 1 and (self.hosts or self.parser.get_http_version() != "1.0"):
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            raise ValueError("this is another version of HTTP")
+        if self.hosts != 1 and (self.hosts or version != "1.0"):
             raise ValueError("one Host is needed")
+        if self.large and self.head_size() > LARGEST_HEAD:
+            raise ValueError("the head is too large")
         if b"#" in self.url:  # httptools would drop the rest, and a gateway may have asked for all of it
             raise ValueError("no request line has a fragment")
         if not self.url.startswith(b"/"):
@@ -167,6 +176,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
                 self.cycle.keep_alive = False
             if len(self.pipeline) >= LONGEST_PIPELINE:
                 self.last, self.cycle.keep_alive = True, False
+
+    def head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + FIELD for name, value in self.headers)
 
     def take_authority(self) -> None:
         """Who asks in absolute form names the host there, and what `Host` says means nothing (RFC 9112, 3.2.2)."""

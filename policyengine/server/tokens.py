@@ -15,6 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 
+from policyengine.bounded_files import MAX_SETTINGS, read_stream
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
 SHORTEST = 16
@@ -112,8 +113,8 @@ def read_token_file(path: Path | str) -> TokenFile:
     Raises TokenError.
     """
     try:
-        with os.fdopen(open_trusted(path), encoding="utf-8") as file:
-            found, text = os.fstat(file.fileno()), file.read()
+        with os.fdopen(open_trusted(path), "rb") as file:
+            found, text = os.fstat(file.fileno()), read_stream(file, MAX_SETTINGS).decode()
     except UntrustedPathError as error:
         raise TokenError(f"cannot read the token file `{path}`: {error.message}", error.hint) from None
     except OSError as error:

@@ -10,8 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.audit.records import read_records
-from policyengine.audit.writing import BEGINNING as OF_A_LOG
+from policyengine.audit.records import is_log_line, read_records
 from policyengine.runtime import wire
 from policyengine.runtime.literals import parse_time
 from policyengine.runtime.quick import json_question
@@ -60,7 +59,7 @@ class Trace:
         first = next(numbered, None)
         if first is None:
             return
-        if path is not None and first[1].startswith(OF_A_LOG):
+        if path is not None and is_log_line(first[1]):
             yield from self._of_a_log(path)
         else:
             yield from self._in_order(chain([first], numbered))

@@ -14,8 +14,9 @@ import pytest
 from _pytest._code.code import ReprFileLocation, TerminalRepr
 from _pytest._io import TerminalWriter
 
+from policyengine.bounded_files import read_bounded
 from policyengine.diagnostics import Diagnostic
-from policyengine.loading import load_sources, root_above
+from policyengine.loading import MAX_BYTES, load_sources, root_above
 from policyengine.semantics.check import Checked, check
 from policyengine.semantics.examples import Case, Property
 from policyengine.source import Span
@@ -60,7 +61,7 @@ def loaded(file: Path, config: pytest.Config) -> Loaded:
 
 class PolicyFile(pytest.File):
     def collect(self) -> Iterator[PolicyTest]:
-        if not HAS_TESTS.search(self.path.read_text(encoding="utf-8", errors="replace")):
+        if not HAS_TESTS.search(read_bounded(self.path, MAX_BYTES).decode(errors="replace")):
             return
         found = loaded(self.path, self.config)
         if found.runner is None:

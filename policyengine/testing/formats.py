@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from xml.etree import ElementTree
 
+from policyengine.control_characters import printable
 from policyengine.testing.report import BAD, Report, Status, Tested
-
-# What XML 1.0 has no place for, escaped or not.
-_NO_XML = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\t\n\r"} | {0xFFFE: "?", 0xFFFF: "?"}
 
 
 def junit(report: Report) -> str:
@@ -27,7 +25,7 @@ def junit(report: Report) -> str:
 
 def _junit_case(suite: ElementTree.Element, result: Tested, name: str) -> None:
     span = result.example.span
-    where = {"file": span.source.name, "line": str(span.line), "time": f"{result.seconds:.6f}"}
+    where = {"file": _xml(span.source.name), "line": str(span.line), "time": f"{result.seconds:.6f}"}
     case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": _xml(title(result)), **where})
     match result.status:
         case Status.SKIPPED:
@@ -53,7 +51,7 @@ def _totals(results: Sequence[Tested]) -> dict[str, str]:
 
 def _xml(text: str) -> str:
     """Without surrogates and control characters, which no escape brings into XML."""
-    return text.translate(_NO_XML).encode("utf-8", "backslashreplace").decode()
+    return printable(text, "\t\n\r")
 
 
 def tap(report: Report) -> str:
@@ -71,13 +69,13 @@ def _tap_lines(report: Report) -> Iterator[str]:
             yield "  ---"
             yield f"  at: {result.example.span.at}"
             yield "  message: |"
-            yield from (f"    {line}" for line in result.render().splitlines())
+            yield from (f"    {printable(line)}" for line in result.render().splitlines())
             yield "  ..."
 
 
 def _one_line(text: str) -> str:
     """A description of TAP: one line, in which `#` would begin a directive."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("#", "\\#")
+    return printable(" ".join(text.split())).replace("\\", "\\\\").replace("#", "\\#")
 
 
 def github(report: Report) -> str:
@@ -94,7 +92,7 @@ def _annotation(result: Tested) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text, "\t\n\r").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

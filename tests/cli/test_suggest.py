@@ -120,3 +120,25 @@ def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, m
 def test_a_log_that_is_not_there_is_told(run, shop):
     ended = run("suggest", shop, "--log", "none.jsonl", "--format", "json")
     assert (ended.code, json.loads(ended.out)["error"]["kind"]) == (1, "file")
+
+
+def test_an_agent_that_acts_for_a_user_where_no_block_speaks_of_users_gets_both_doors(run, shop, tmp_path):
+    log = tmp_path / "users.jsonl"
+    engine = Engine.load(shop, log=DecisionLog(log))
+    who = {"agent": {"id": "new", "issuer": "acme"}, "user": {"id": "ann"}}
+    engine.decide({"request": {"method": "GET", "path": "/v1/stock"}, **who})
+    ended = run("suggest", shop, "--log", log, "--format", "policy")
+    assert ended.code == 0
+    assert 'user "ann" {' in ended.out
+    assert "acts for any user" in ended.out
+    assert "1970" not in ended.out
+    assert ended.err == "proof: with the doors 1 of 1 decisions flip, those and no other\n"
+
+
+def test_users_whose_names_no_policy_can_spell_leave_no_door_open_and_no_error(run, shop, tmp_path):
+    log = tmp_path / "users.jsonl"
+    engine = Engine.load(shop, log=DecisionLog(log))
+    who = {"agent": {"id": "new", "issuer": "acme"}, "user": {"id": "a\nb"}}
+    engine.decide({"request": {"method": "GET", "path": "/v1/stock"}, **who})
+    ended = run("suggest", shop, "--log", log)
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, "no door would help")

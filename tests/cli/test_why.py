@@ -108,3 +108,37 @@ def test_it_says_what_was_only_observed(run, project, log):
         "deny, but it was only observed, and let through",
     )
     assert run("why", given.id, project, "--log", log, "--format", "json").json["observed"] is True
+
+
+THROTTLING = """language 1
+package shop
+issuer acme { url "https://login.example"   scopes none }
+agent "bot" { issued by acme   acts alone   may GET /v1/orders }
+rate "few" per agent.id on GET /v1/orders { 1/1m }
+"""
+
+
+@pytest.fixture
+def throttled(tmp_path, log):
+    (tmp_path / "shop.policy").write_text(THROTTLING)
+    engine = Engine.load(tmp_path / "shop.policy", log=DecisionLog(log))
+    question = {"request": {"method": "GET", "path": "/v1/orders"}, "agent": {"id": "bot", "issuer": "acme"}}
+    return [engine.decide(question) for _ in range(2)][1]
+
+
+@pytest.mark.parametrize("policies", [[], ["shop.policy"]])
+def test_a_throttled_decision_is_told_as_json(run, log, throttled, policies):
+    ended = run("why", throttled.id, *policies, "--log", log, "--format", "json")
+    assert ended.code == 0
+    assert ended.json["recorded"] == throttled.to_dict()
+    assert ended.json["recorded"]["outcome"] == "throttle"
+
+
+@pytest.mark.parametrize("written", [{"sort_keys": True}, {"separators": (", ", " : ")}, {"ensure_ascii": False}])
+def test_a_log_whose_json_a_shipper_wrote_anew_is_read_all_the_same(run, project, log, decided, written):
+    before = run("why", decided.id, project, "--log", log, "--format", "json").json
+    lines = [json.dumps({"host": "a1", **json.loads(line)}, **written) for line in log.read_text().splitlines()]
+    log.write_text("".join(f"{line}\n" for line in lines))
+    assert run("why", decided.id, project, "--log", log, "--format", "json").json == before
+    ended = run("record", project, "--log", log)
+    assert (ended.code, "left out" in ended.out) == (0, False)

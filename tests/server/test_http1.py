@@ -87,6 +87,13 @@ def statuses(answer: bytes) -> list[int]:
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
         pytest.param(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: " + b"b" * 65_600, id="an endless header"),
         pytest.param(b"GET /" + b"a" * 65_600, id="an endless path"),
+        pytest.param(post(LENGTH, b"x-a: " + b"b" * 70_000), id="a whole head that is too large"),
+        pytest.param(post(LENGTH, *[b"x-a: b"] * 9_000), id="a whole head of too many headers"),
+        pytest.param(post(LENGTH, version=b"2.0"), id="HTTP/2.0 in a line of HTTP/1.1"),
+        pytest.param(post(LENGTH, version=b"1.2"), id="HTTP/1.2"),
+        pytest.param(
+            post(b"transfer-encoding: chunked", version=b"1.0", body=CHUNKED + b"\r\n"), id="chunks in HTTP/1.0"
+        ),
     ],
 )
 def test_what_could_be_read_in_two_ways_or_has_no_end_is_refused(url: str, message: bytes) -> None:

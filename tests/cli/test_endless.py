@@ -1,0 +1,80 @@
+"""What never ends, or is no file: every command says so once, and its memory is bounded."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from policyengine.audit import files
+from policyengine.cli import main
+from policyengine.cli.terminal import json_text
+
+ZERO = "/dev/zero"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("decide", "project", "--request", ZERO),
+        ("explain", "project", "--request", ZERO),
+        ("decide", "project", "--request", "project/request.json", "--entities", ZERO),
+        ("decide", ZERO, "--request", "project/request.json"),
+        ("check", ZERO),
+        ("fmt", ZERO),
+        ("why", "01M87PQTAN82Y0JAKZA7JY4YXN", "--log", ZERO),
+        ("record", "project", "--log", ZERO),
+        ("suggest", "project", "--log", ZERO),
+        ("simulate", "project", "--trace", ZERO),
+        ("init", "new", "--openapi", ZERO),
+        ("decide", "pipe", "--request", "project/request.json"),
+        ("decide", "pipe.policybundle", "--request", "project/request.json"),
+        ("fmt", "pipe"),
+        ("why", "01M87PQTAN82Y0JAKZA7JY4YXN", "--log", "pipe"),
+        ("decide", "project", "--request", "project"),
+    ],
+    ids=" ".join,
+)
+def test_a_device_or_a_pipe_is_refused_with_one_message(run, project, tmp_path, words):
+    for name in ("pipe", "pipe.policybundle"):
+        os.mkfifo(tmp_path / name)
+    ended = run(*words)
+    assert ended.code in (1, 2, 12)
+    assert "internal error" not in ended.err
+    assert "error" in ended.out + ended.err
+
+
+def test_a_line_of_requests_without_end_is_refused(run, project, tmp_path):
+    with (tmp_path / "many.jsonl").open("wb") as sparse:
+        sparse.truncate(2**33)
+    ended = run("decide", project, "--request", "many.jsonl")
+    assert (ended.code, "line 1 holds more than" in ended.err) == (1, True)
+
+
+def test_stdin_without_end_is_refused(run, project, monkeypatch, capsys):
+    with open(ZERO, "rb") as endless:
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": endless, "isatty": lambda: False}))
+        code = main(["decide", str(project), "--request", "-"])
+    assert (code, "line 1 holds more than" in capsys.readouterr().err) == (1, True)
+
+
+def test_a_line_of_a_log_that_is_too_long_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE", 8)
+    monkeypatch.setattr(files, "LONGEST_LINE", 20)
+    log, heard = tmp_path / "some.jsonl", []
+    log.write_bytes(b'{"a":1}\n' + b'{"long":"' + b"x" * 40 + b'"}\n' + b"\0" * 30 + b"\n" + b'{"whole":12345}\n')
+    assert list(files.lines_of(log, heard.append)) == [(1, b'{"a":1}\n'), (4, b'{"whole":12345}\n')]
+    assert [line.split(": ")[0] for line in heard] == [f"{log}:2", f"{log}:3"]
+
+
+def test_what_is_not_printable_is_escaped_in_json():
+    text = json_text({"a\x85b": "\x9b31m\u202e\u2028 é 日本 \x1b"})
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text) == {"a\x85b": "\x9b31m\u202e\u2028 é 日本 \x1b"}
+
+
+def test_a_name_with_a_line_end_makes_no_line_of_its_own(run, tmp_path):
+    (tmp_path / "p.policy").write_text('guard "no" on GET /a { deny message "no\\n::error::x" }\n')
+    (tmp_path / "r.json").write_text(json.dumps({"request": {"method": "GET", "path": "/a"}}))
+    for command in ("decide", "explain"):
+        assert "\n::error::" not in run(command, "p.policy", "--request", "r.json").out
