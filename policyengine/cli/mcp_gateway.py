@@ -16,6 +16,7 @@ from policyengine.bounded_files import MAX_SETTINGS, read_bounded
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import entity_sources, following_of, held_to_tests, load_engine
+from policyengine.cli.mcp_gateway_names import check_names
 from policyengine.cli.mcp_gateway_options import (
     AnswerSeconds,
     Behind,
@@ -126,6 +127,7 @@ def mcp_gateway(
         sources = entity_sources(paths, entities)
         stamp = sources.stamp() if sources is not None else None
         engine = load_engine(paths, sources, trust, log_of(recorded), store=store, identity=identity_file)
+    check_names(server, front.said, engine.kernel)
     if test:
         held_to_tests(paths, engine)
     asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())

@@ -287,6 +287,14 @@ _PLACES: tuple[Code, ...] = (
         'request.headers["host"] == "api.example"',
         'request.host == "api.example"',
     ),
+    Code(
+        "E257",
+        "a package whose name is probably misspelled",
+        "It lacks names that a package of nearly the same name declares, and imports nothing of it. So its files were "
+        "more often meant to be part of that one. What follows from it, as that no `user` block is there, is not told.",
+        "",
+        "",
+    ),
 )
 
 _WARNINGS: tuple[Code, ...] = (

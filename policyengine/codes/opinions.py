@@ -33,6 +33,17 @@ issuer acme { url "https://login.acme.example" }
 scope a.read { GET /a }
 scope b.read { GET /b }
 """
+_HOUSES = """\
+issuer login { url "https://login.acme.example" }
+issuer partner { url "https://id.partner.example" }
+scope a.read { GET /a }
+user any { may a.read }
+"""
+_ASSISTANT = f'agent "assistant" {{ issued by login  acts for any user  {_ASKED}  may a.read }}\n'
+_ASSISTANT += f'agent "courier" {{ issued by partner  acts alone  {_ASKED}  may a.read }}\n'
+_WHOEVER = f'agent "NAME" {{ issued by acme  acts for any user  {_ASKED}  may GET /a }}\n'
+_BOB = 'user "bob" { may a.read, b.read }\n'
+_ALLOWED = "  # lint: allow wide-grant because the guard stands before it\n"
 _SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {_ASKED}  may a.read }}\n'
 
 CODES: tuple[Code, ...] = (
@@ -142,9 +153,41 @@ CODES: tuple[Code, ...] = (
         "a `may` that no user block goes along with",
         "An agent that acts for a user needs the user's door too. No user block opens any of these endpoints, so this "
         "line never has an effect.",
-        _SERVED + _SERVANT + "user any { may b.read }\n",
-        _SERVED.replace("scope b.read { GET /b }\n", "") + _SERVANT + "user any { may a.read }\n",
+        _SERVED + _SERVANT.replace("may a.read", "may a.read  may b.read") + "user any { may b.read }\n",
+        _SERVED + _SERVANT.replace("may a.read", "may b.read") + "user any { may a.read, b.read }\n",
         name="no-user-door",
+        opinion=True,
+    ),
+    Code(
+        "W463",
+        "a user's door that a token of any issuer opens",
+        "Where no agent asks, the user block is the door, and a token of any issuer that is declared opens it, for "
+        "whichever user it names: a partner's token that says `alice` is yours. `users like` says for whom an issuer "
+        "speaks; what it says of others does not count. `user where credential.issuer == …` says whose word counts at "
+        "the door. Where two issuers name the same people, allow it beside the issuer.",
+        _HOUSES + _ASSISTANT,
+        _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _ASSISTANT,
+        name="any-issuers-token",
+        opinion=True,
+    ),
+    Code(
+        "W464",
+        "any agent does anything for any user",
+        "`agent \"*\"` asks for no name, `scopes none` for no scope, `users unrestricted` for no door of the user. "
+        "Together they leave one question: whether the issuer made the token.",
+        _BOT + _WHOEVER.replace("NAME", "*"),
+        _BOT + _WHOEVER.replace("NAME", "mail-bot"),
+        name="any-agent",
+        opinion=True,
+    ),
+    Code(
+        "W465",
+        "an agent that serves users where no user has a door",
+        "An agent that acts for a user needs the user's door too. No user whom this agent acts for has one where the "
+        "agent has one: no user block opens any of it, or only to others. So it never gets through.",
+        _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
+        _SERVED + _SERVANT.replace("any user", 'users where user.id == "bob"') + _BOB,
+        name="no-user-served",
         opinion=True,
     ),
     Code(
@@ -182,7 +225,8 @@ CODES: tuple[Code, ...] = (
         "a default that the caller can choose",
         "Facts of `body`, `args`, `context` and `request` come with the request, and whoever leaves one out gets "
         "what stands after `else`. Where that opens a door, raises a rate, or keeps a guard or a limit from acting, "
-        "leaving it out is a way around the rule. Without `else` the fact is unknown, which does neither.",
+        "leaving it out is a way around the rule. So it is where `x is absent or x <= 10` holds, or `x is present and "
+        "x > 10` does not. Without that part the fact is unknown, which does neither.",
         _FACTS + 'guard "small" { deny when (body.amount else 0) > 10 message "at most 10" }\n' + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
         name="callers-default",
@@ -233,6 +277,54 @@ CODES: tuple[Code, ...] = (
         'guard "admin" { deny when request.path like "/admin/*" message "no" }\n' + _DOOR,
         'guard "admin" { deny when lower(request.path) like "/admin/*" message "no" }\n' + _DOOR,
         name="looks-at-case",
+        opinion=True,
+    ),
+    Code(
+        "W560",
+        "a folder that `..` leads out of",
+        "A text that callers write is compared as it is, and whoever opens the file reads `drafts/../secret` as "
+        "`secret`. A path of a request is canonical and holds no `..`; a text of `body`, `args`, the query or a header "
+        "is not. Deny `..` in it, or compare what no file is opened by.",
+        'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
+        'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "drafts alone" }\n',
+        'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
+        'guard "drafts" on TOOL files/read {\n'
+        '  require args.path like "drafts/*" and not contains(args.path, "..") message "drafts alone"\n}\n',
+        name="parent-folder",
+        opinion=True,
+    ),
+    Code(
+        "W561",
+        "a host of a URL of any scheme",
+        "`host(url)` is the host whatever the scheme is: `file://api.example/etc/passwd` has that of "
+        "`https://api.example/`, and `http:` sends in the clear. Compare the scheme, too.",
+        'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
+        'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "ours alone" }\n',
+        'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
+        'guard "ours" on TOOL web/get {\n'
+        '  require host(args.url) == "api.example" and args.url like "https://*" message "ours alone"\n}\n',
+        name="any-scheme",
+        opinion=True,
+    ),
+    Code(
+        "W562",
+        "a guard of one server's tools, and a door of all",
+        "The door opens the tools of whatever server the gateway names, and the guard stands before those of one name: "
+        "the same tools behind another name, or without one, get past it.",
+        'anyone { may TOOL *' + _ALLOWED + '}\nguard "files" on TOOL fs/* { deny message "no files" }\n',
+        'anyone { may TOOL fs/*, TOOL mail/* }\n'
+        'guard "files" on TOOL fs/* { deny when tool.name == "delete" message "no files" }\n',
+        name="other-servers",
+        opinion=True,
+    ),
+    Code(
+        "W563",
+        "a guard of one path, and a door of all below",
+        "The guard stands before that path and nothing below it, where the door's `**` leads. `/admin/**` covers "
+        "`/admin` and all below. Where the path alone is meant, the comment says why.",
+        'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin { deny message "no" }\n',
+        'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin/** { deny message "no" }\n',
+        name="paths-below",
         opinion=True,
     ),
     Code(

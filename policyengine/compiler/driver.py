@@ -72,6 +72,7 @@ class Driver:
     spends: bool  # whether an allowed request is charged to its limits
     recalls: bool = False  # whether the past is asked for, or anything is remembered
     at_once: bool = False  # whether what may take long is left to others
+    choosy: bool = False  # whether some issuers speak for some users only
     bounded: bool | None = True  # whether tasks bound: None where some packages say that they do not
     lines: list[str] = field(default_factory=list)
 
@@ -156,6 +157,8 @@ if credential_issuer is not None:
     if issuer is None: issuer = credential_issuer
     elif credential_issuer != issuer: return None
 """)
+        if self.choosy and "user" in members:  # a user of whom the issuer may not speak is unknown
+            self.add("if issuer in choosy and not speaks_for(choosy[issuer], user): return None")
         for name in ("consume", "explain"):
             if name in (members.get("options") or ()):
                 self.add(f'if options_["{name}"] is not True and options_["{name}"] is not False: return None')

@@ -23,6 +23,7 @@ from policyengine.runtime.history import Record
 from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.semantics.issuer_users import speaks_for
 from policyengine.semantics.saying import FOR_THE_GATEWAY
 
 Answered: TypeAlias = Callable[[Question], Any]
@@ -89,6 +90,7 @@ class Quick:
         self._limited = bool(kernel.delegation)
         self._waives = {*kernel.packages} <= waiving
         self._waiving = bool(waiving)
+        self._choosy = {name: issuer for name, issuer in kernel.issuers.items() if issuer.users_like}
         advisory = {*kernel.advisory}
         self._bounded = None if advisory and {*kernel.packages} - advisory else not advisory
         self._issuers = leaves.trust.issuers
@@ -102,6 +104,7 @@ class Quick:
         self._space: dict[str, Any] = {
             "ALLOW": verdicts.allow, "ALLOWED": Outcome.ALLOW, "Decision": Decision, "MISSED": MISSED,
             "NOTHING_OPENS": verdicts.nothing_opens, "charge": charge,
+            "choosy": self._choosy, "speaks_for": speaks_for,
             "changes": leaves.recall.changes if leaves.recall is not None else None, "noted": self.noted,
             "OPEN": OPEN, "all_named": all_named, "denied": self.denied, "elsewhere": self.elsewhere,
             "free": free, "heads": self._heads, "in_force": in_force, "instant": instant, "issuers": self._issuers,
@@ -131,9 +134,8 @@ class Quick:
 
     def driver_text(self, form: Form) -> str:
         """The text of the function for one form of question."""
-        return Driver(
-            form, self._limited, self._waives, self._spends, self._recalls, self._at_once, self._bounded
-        ).text()
+        settled = self._limited, self._waives, self._spends, self._recalls, self._at_once, bool(self._choosy)
+        return Driver(form, *settled, self._bounded).text()
 
     def _written(self, form: Form) -> Answered:
         if len(self._drivers) >= MOST_FORMS:

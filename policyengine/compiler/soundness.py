@@ -204,6 +204,7 @@ def check_issuer(part: k.Issuer, _: Reading) -> None:
     require(is_name(part.name), "a declaration without a name")
     attributes = all(len(path) == 2 and path[0] in CLAIMED for _, path in part.claims)
     require(attributes, "a claim that is no attribute of who asks")
+    require(all(one.strip() for one in part.users_like), "a user without a name")
 
 
 def check_member_type(part: Field, _: Reading) -> None:

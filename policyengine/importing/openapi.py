@@ -21,7 +21,7 @@ MOST_OPERATIONS = 20_000
 # A verb that breaks things, as a word of an `operationId` or of a path's last segment: whatever the method says.
 BREAKS = frozenset(
     """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
-    deactivate""".split()
+    deactivate rm rmdir unlink""".split()
 )
 VARIABLE = re.compile(r"\{([^{}]*)\}")
 WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")

@@ -16,7 +16,7 @@ from policyengine.importing.fetching import base_of, is_url, read_base
 from policyengine.importing.model import Api, Kind, Operation, Tool
 from policyengine.importing.names import comment, word
 from policyengine.importing.nodes import Node
-from policyengine.importing.openapi import breaks
+from policyengine.importing.openapi import WORDS, breaks
 from policyengine.importing.problems import ImportProblem
 from policyengine.importing.schemas import facts_of
 from policyengine.importing.servers import ask
@@ -27,6 +27,8 @@ PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 JOINS = frozenset("-./:")
 LONGEST_NAME = 128
 MOST_TOOLS = 5_000
+# Who runs what the caller says does more than read.
+RUNS = frozenset("run exec execute eval shell bash sh cmd command powershell spawn sudo".split())
 WHOLE = 40  # tools: more than these are sorted by the first word of their names
 
 
@@ -112,7 +114,12 @@ class _Reader:
         hints = node.raw("annotations")
         reads = hints.flag("readOnlyHint") if hints else None
         destroys = hints.flag("destructiveHint") if hints else None
-        if breaks(name) or (destroys is True and reads is not None) or (destroys is not False and reads is not True):
+        contradicted = breaks(name) or runs(name) or destroys is True
+        if (
+            breaks(name)
+            or (reads is not None and destroys is True)
+            or (contradicted if reads else destroys is not False)
+        ):
             if reads is True:
                 self.notes.append(f"`{_shown(name)}` claims to only read, and its name or its hints say otherwise")
             return Kind.DELETE
@@ -131,6 +138,10 @@ def _sorted_by_area(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         Operation(o.endpoint, o.kind, "tools", o.facts, o.asks, o.summary, o.deprecated, o.wider, o.said)
         for o in operations
     )
+
+
+def runs(name: str) -> bool:
+    return any(found.lower() in RUNS for found in WORDS.findall(name))
 
 
 # ── Names of tools ────────────────────────────────────────────────────────────────────────────

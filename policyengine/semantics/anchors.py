@@ -49,12 +49,14 @@ def issuer(declared: ast.IssuerDecl, draft: Draft) -> k.Issuer:
         "records chains" in given,
         "scopes none" in given,
         tuple(claims(declared, draft)),
+        tuple(dict.fromkeys(users_like(declared, draft))),
         span=declared.name.span,
     )
 
 
 def settings_of(items: tuple[ast.Node, ...]) -> Iterator[tuple[str, Span]]:
     yield from ((f"`{item.name}`", item.span) for item in items if isinstance(item, ast.Setting))
+    yield from (("`users like`", item.span) for item in items if isinstance(item, ast.UsersLike))
     for item in items:
         for each in item.maps if isinstance(item, ast.Claims) else ():
             yield f"`{each.fact.text}`", each.span
@@ -67,6 +69,12 @@ def text(value: ast.Text | ast.Literal | None, draft: Draft) -> str | None:
         draft.report("E417", "this is empty", value.span, "write it, or remove the whole setting")
         return None
     return value.value
+
+
+def users_like(declared: ast.IssuerDecl, draft: Draft) -> Iterator[str]:
+    for item in declared.items:
+        found = (text(one, draft) for one in item.patterns) if isinstance(item, ast.UsersLike) else ()
+        yield from (one for one in found if one is not None)
 
 
 def claims(declared: ast.IssuerDecl, draft: Draft) -> Iterator[tuple[str, tuple[str, ...]]]:

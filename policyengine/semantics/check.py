@@ -15,6 +15,7 @@ from policyengine.semantics.expressions import check_definitions
 from policyengine.semantics.kinship import check_inherited
 from policyengine.semantics.lints import allowances
 from policyengine.semantics.lower import lower
+from policyengine.semantics.package_names import with_misspelled
 from policyengine.semantics.places import Places
 from policyengine.semantics.revision import ordered
 from policyengine.semantics.schema import Schema
@@ -115,6 +116,7 @@ def unordered(
     shown = examples.Examples() if syntax else examples.lower(program, schema)
     report_unused_imports(program)
     found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
+    found = with_misspelled(found, program, NEEDS_ALL)
     found += [*syntax, *(finding for module in modules for finding in text.findings(module)), *empty(modules, syntax)]
     kept = in_order(concluded(found, kernel, modules, shown, Sought(depth, optional)))
     return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)

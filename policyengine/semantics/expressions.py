@@ -16,7 +16,7 @@ from policyengine.semantics.fitting import NUMBERS, fits, type_of
 from policyengine.semantics.hints import one_sided_hint
 from policyengine.semantics.history import lower_history, lower_past
 from policyengine.semantics.lists import collect, wanted_element
-from policyengine.semantics.members import head, navigate
+from policyengine.semantics.members import bare, head, navigate
 from policyengine.semantics.operators import Operation, lower_operation
 from policyengine.semantics.presence import lower_else, lower_has_row, lower_presence
 from policyengine.semantics.references import enum_word, lone_word, lower_fact, report_unknown_name
@@ -104,7 +104,7 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
         case ast.Text():
             return lower_text(expression, context.report)
         case ast.Reference():
-            return lower_reference(expression, context, expected)
+            return lower_reference(bare(expression), context, expected)
         case ast.ListLiteral():
             return lower_list(expression, context, expected)
         case ast.EntityLiteral():

@@ -18,6 +18,7 @@ from policyengine.runtime.snapshot import IN_PART, NO_ROW, NOT_ANSWERED, Entitie
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics.inheritance import Level, united
+from policyengine.semantics.issuer_users import foreign_user
 from policyengine.semantics.kleene import describe, elements, is_absent, lift
 from policyengine.semantics.walk import Agent
 from policyengine.semantics.work import Work
@@ -343,6 +344,7 @@ def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
+    own |= foreign_user(facts.kernel.issuers, (hop.issuer,), facts.read(("user", "id")))
     claims = {key: raw for key, raw in facts.claims.items() if key[0].type != "agent" or raw is PENDING}
     return replace(facts.bind({**OF_THE_PRESENTER, **own}), claims=claims)
 

@@ -336,7 +336,8 @@ class Guard(Part):
 
 @dataclass(frozen=True, slots=True)
 class Issuer(Part):
-    """`claims` says which claim of a credential is which fact: `tenant` → `("user", "tenant")`."""
+    """`claims` says which claim of a credential is which fact: `tenant` → `("user", "tenant")`; `users_like` for whom
+    it speaks, where that is not everybody."""
 
     name: str
     url: str | None
@@ -345,6 +346,7 @@ class Issuer(Part):
     records_chains: bool
     scopes_none: bool
     claims: tuple[tuple[str, tuple[str, ...]], ...]
+    users_like: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

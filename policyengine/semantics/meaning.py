@@ -28,6 +28,7 @@ from policyengine.semantics.facts import (
     pending_attributes,
     presenter_of,
 )
+from policyengine.semantics.issuer_users import foreign_user
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import Captures, match_pattern
 from policyengine.semantics.work import BEYOND, is_fixed, reading_steps, weight
@@ -39,10 +40,17 @@ def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dateti
     entities = snapshot.entities.with_rows(request.entities)
     times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
     facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL}, {}, history=snapshot.history)
-    facts = _with_bindings(facts)
+    facts = _with_bindings(_with_user(facts))
     presenter, hops = presenter_of(facts), hops_of(facts)
     facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
     return facts.bind(chain_facts(facts), claims={**claims_of(facts), **pending_attributes(facts)})
+
+
+def _with_user(facts: Facts) -> Facts:
+    """With a user who is unknown, where an issuer names one for whom it does not speak."""
+    named = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
+    foreign = foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
+    return facts.bind(foreign) if foreign else facts
 
 
 def _with_bindings(facts: Facts) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
 from policyengine.diagnostics import suggest
@@ -15,6 +16,18 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Navigable: TypeAlias = k.Fact | k.Attribute | k.Member | k.Variable | k.Constant
+
+
+def bare(reference: ast.Reference) -> ast.Reference:
+    """The reference without the parentheses that stand around it."""
+    whole = reference.span
+    left, right = whole.text.lstrip("( \t\r\n"), whole.text.rstrip(") \t\r\n")
+    start, end = whole.end - len(left), whole.start + len(right)
+    return (
+        replace(reference, span=Span(whole.source, start, end))
+        if (start, end) != (whole.start, whole.end)
+        else reference
+    )
 
 
 def head(reference: ast.Reference, length: int) -> Span:

@@ -36,6 +36,10 @@ def hint_instead(operand: k.Expr, word: str) -> str:
         operand = operand.base
     if not isinstance(operand, k.Attribute):
         return "add `?` to its type"
+    if operand.name == "id":
+        return f"whatever is there has an id: `{operand.base.span.text} is known` asks whether there is a row"
+    if operand.inherited:
+        return f"`else []` makes it empty where rows lack it; `{operand.base.span.text} is known` asks for its row"
     return f"`{operand.base.span.text} is known` asks whether there is a row; if a row may lack it, add `?` to its type"
 
 
@@ -62,6 +66,8 @@ def may_be_absent(operand: k.Expr) -> bool:
             return optional or bound or said or path[:2] in STRING_MAPS
         case k.Past(fact):
             return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
+        case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
+            return True  # an inherited set is absent where no level has it
         case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
             return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
         case _:

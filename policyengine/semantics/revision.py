@@ -19,7 +19,7 @@ from policyengine.semantics import kernel as k
 SETS = frozenset(
     "advisory agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants "
     "guards issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted "
-    "users".split()
+    "users users_like".split()
 )
 
 

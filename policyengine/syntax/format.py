@@ -22,7 +22,7 @@ BETWEEN_ITEMS = "   "
 
 ITEMS = (
     ast.Export | ast.Import | ast.Declaration | ast.FieldDecl
-    | ast.Include | ast.ScopeEndpoint | ast.Setting | ast.ClaimMap | ast.Claims
+    | ast.Include | ast.ScopeEndpoint | ast.Setting | ast.UsersLike | ast.ClaimMap | ast.Claims
     | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.Acts | ast.CredentialDecl | ast.CredentialKinds
     | ast.CredentialLimit | ast.CredentialBound | ast.AttestedBy | ast.May | ast.MayDelegate | ast.Valid
     | ast.DelegationLimit | ast.GuardItem | ast.RateItem

@@ -15,6 +15,7 @@ DAY = "mon|tue|wed|thu|fri|sat|sun"
 WEEKDAYS = re.compile(rf"\b({DAY})\s*-\s*({DAY})\s*\Z")
 HALF_DAY = re.compile(r"(\d{1,2})(am|pm)\b")
 ENDS_BOUND = re.compile(r"\bbound\s+to\s*\([^)]*\)\s*\Z")
+BY_KIND = re.compile(r"=>\s*(deny|throttle|confirm|allow)\s+by\s+(guard|rate|budget|limit|rule|gate)\s+\Z")
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
@@ -195,6 +196,15 @@ def _example(s: Situation) -> str | None:
     return f"for example {shape}" if shape else None
 
 
+def _by(s: Situation) -> str | None:
+    """`=> deny by guard "g"`, `=> deny by gate user`: what a test expects names the rule, or the gate, alone."""
+    found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
+    if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
+        return None
+    what = "a gate" if found[2] == "gate" else "the rule"
+    return f"{what} stands alone after `by`: `{found[1]} by {cut(s.found)}`"
+
+
 def _in_test(s: Situation) -> str | None:
     """What stands before and after the outcome of a test."""
     match s.previous:
@@ -237,6 +247,7 @@ HINTS: tuple[Callable[[Situation], str | None], ...] = (
     _enum,
     _type,
     _path,
+    _by,
     _in_test,
     _example,
 )

@@ -198,6 +198,10 @@ def by_name(inside: k.Expr) -> k.Expr:
     return inside.items[1].items[0] if isinstance(inside, k.Or) else inside  # type: ignore[union-attr]  # as it is made
 
 
+def an_issuer_speaks_for_everybody(patch: Patch) -> None:
+    patch.setattr(quick, "speaks_for", lambda issuer, user: True)
+
+
 # ── On the careful way ────────────────────────────────────────────────────────────────────────
 
 
@@ -244,6 +248,7 @@ FAULTS: dict[Callable[[Patch], None], Found] = {
     an_answer_is_kept_whatever_the_guards_do: Found(2000, by_cedar=True),
     an_override_of_the_method_passes: Found(100),
     a_name_in_another_case_is_absent: Found(17),
+    an_issuer_speaks_for_everybody: Found(36),
     who_hands_on_is_left_out: Found(9),
     groups_count_only_by_name: Found(2001),
 }

@@ -56,6 +56,8 @@ MESSAGES = {
     "invoice": "for {resource.tenant}",
 }
 
+SOME_USERS = 'users like "bob", "*li*"'
+
 Item = TypeVar("Item")
 
 
@@ -257,11 +259,18 @@ def _definitions(random: Random) -> Iterable[str]:
         yield f"define {name} = {_writer(random, (), roots, definitions=False).condition()}"
 
 
+def _users_like(random: Random) -> str:
+    """Drawn aside: what is drawn after it stays what it was."""
+    aside = Random()
+    aside.setstate(random.getstate())
+    return f"   {SOME_USERS}" if aside.random() < 0.25 else ""
+
+
 def _anchors(random: Random) -> Iterable[str]:
     url = 'url "https://login.acme.example"   audience "payments"   ' if random.random() < 0.3 else ""
     yield f"issuer acme {{ {url}records chains   claims {{ tenant -> user.tenant   roles -> user.roles }} }}"
-    yield f"issuer plain {{ {random.choice(['', 'claims { score -> user.score }'])} }}"
-    yield f"issuer open {{ scopes none   {random.choice(['', 'records chains'])} }}"
+    yield f"issuer plain {{ {random.choice(['', 'claims { score -> user.score }'])}{_users_like(random)} }}"
+    yield f"issuer open {{ scopes none   {random.choice(['', 'records chains'])}{_users_like(random)} }}"
     items = [
         f"age <= {random.choice(['5m', '1h'])}", 'model "m1" sha256:00ff', 'model "m2"',
         'environment in ["tdx", "snp"]',

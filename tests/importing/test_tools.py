@@ -25,6 +25,11 @@ def tools(folder, *listed, name="desk"):
         ("look", {"readOnlyHint": True, "destructiveHint": False}, Kind.READ),
         ("look", {"readOnlyHint": True, "destructiveHint": True}, Kind.DELETE),
         ("delete_all", {"readOnlyHint": True}, Kind.DELETE),
+        ("rm", {"readOnlyHint": True}, Kind.DELETE),
+        ("shell_exec", {"readOnlyHint": True}, Kind.DELETE),
+        ("runQuery", {"readOnlyHint": True, "destructiveHint": False}, Kind.DELETE),
+        ("truncated_run", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
+        ("prune_charms", {"readOnlyHint": True}, Kind.READ),
         ("deleteAll", {"destructiveHint": False}, Kind.DELETE),
         ("put", {"destructiveHint": False}, Kind.WRITE),
         ("put", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
@@ -40,9 +45,10 @@ def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kin
     assert found.kind is kind
 
 
-def test_a_claim_that_contradicts_itself_is_told(tmp_path):
-    api = tools(tmp_path, {"name": "delete_all", "annotations": {"readOnlyHint": True}})
-    assert api.notes == ("`delete_all` claims to only read, and its name or its hints say otherwise",)
+@pytest.mark.parametrize("name", ["delete_all", "rm", "exec", "run", "shell", "runCommand"])
+def test_a_claim_that_contradicts_itself_is_told(tmp_path, name):
+    api = tools(tmp_path, {"name": name, "annotations": {"readOnlyHint": True}})
+    assert api.notes == (f"`{name}` claims to only read, and its name or its hints say otherwise",)
 
 
 def test_arguments_are_facts(tmp_path):

@@ -438,6 +438,37 @@ def test_what_cannot_be_meant_is_told_at_once(
     assert words in capsys.readouterr().err
 
 
+NAMED = {"--server": "billing", "agent": "bot", "issuer": "acme", "user": "alice"}
+BY_NAME = POLICY.replace("user any {", 'user "alice" {').replace(
+    'example"   scopes', 'example"   users like "al*"   scopes'
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "hint"),
+    [
+        ({"--server": "biling"}, "`--server biling`: no door of the policy is a tool of", "did you mean `billing`?"),
+        ({"agent": "bto"}, "`--as agent=bto`: no block of the policy is about this agent", "it knows `bot`, `other`"),
+        ({"agent": "xyz"}, "`--as agent=xyz`: no block of the policy is about", "it knows `bot`, `other`"),
+        ({"issuer": "acne"}, "`--as issuer=acne`: no policy declares this issuer", "did you mean `acme`?"),
+        ({"user": "alicia"}, "`--as user=alicia`: no block of the policy is about", "did you mean `alice`?"),
+        ({"user": "bob"}, "`--as user=bob`: `acme` does not speak for this user", ""),
+        ({"scopes": "read,pay"}, "`--as scopes=read`: no door of the policy asks for this scope", ""),
+    ],
+)
+def test_a_name_that_no_rule_could_match_is_refused_with_what_was_meant(
+    files: Path, changed: dict[str, str], words: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "billing.policy").write_text(BY_NAME)
+    named = {**NAMED, **changed}
+    said = [word for name, value in named.items() if name != "--server" for word in ("--as", f"{name}={value}")]
+    command = ["mcp-gateway", str(files / "billing.policy"), "--upstream", "true", "--server", named["--server"]]
+    assert main([*command, *said]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert hint in told
+
+
 @pytest.mark.parametrize("upstream", ["", " ", "python3 'server.py"])
 def test_an_upstream_that_is_none_is_told_at_once(
     files: Path, upstream: str, capsys: pytest.CaptureFixture[str]

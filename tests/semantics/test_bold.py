@@ -48,6 +48,22 @@ def test_every_sentence_in_bold_is_tried_here():
     assert [sentence for sentence in bold if f"**{sentence}**" not in tried] == []
 
 
+def test_an_issuer_speaks_for_its_own_users():
+    """**what an issuer says of a user whose id fits none of its patterns does not count: that user is unknown**"""
+    policy = 'issuer partner { scopes none  users like "*@partner.example" }\n'
+    policy += "user any { may GET /x }\nanyone { may GET /y }\n"
+    policy += 'guard "known" on GET /y { deny when user.id == "mallory" }\n'
+    for path, wrong in (("/x", "identity"), ("/y", "guard")):
+        for user, gate in (("bob@partner.example", None), ("alice", wrong)):
+            asked = {
+                "user": {"id": user},
+                "credential": {"issuer": "partner"},
+                "request": {"method": "GET", "path": path},
+            }
+            decision = Engine.from_text(policy).decide(asked)
+            assert (decision.gate and decision.gate.value) == gate
+
+
 # ── Doors and guards ──────────────────────────────────────────────────────────────────────────
 
 # Everything that can be declared, apart from doors, as generous as it can be said.

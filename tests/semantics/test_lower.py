@@ -389,6 +389,39 @@ def test_an_issuer_means_one_thing_to_all_packages() -> None:
     assert (finding.span.text, finding.related[0].span.source.name) == ("x", "0.policy")
 
 
+SHOP = "package acme.shop\nissuer login { scopes none }\nscope orders { GET /o }\nuser any { may orders }\n"
+SHOPS = """package acme.shops
+agent "bot" { issued by login   acts for any user   may orders }
+guard "g" on orders { deny when body.kind == "x" }
+test "t" { given agent "bot" from login for user "alice"  GET /o => allow }
+"""
+
+
+def test_a_package_that_is_probably_misspelled_is_told_once_without_what_follows() -> None:
+    [finding] = checked(SHOP, SHOPS).diagnostics
+    assert (finding.code, finding.span.text, finding.related[0].span.text) == ("E257", "acme.shops", "acme.shop")
+    assert finding.message == (
+        "package `acme.shops` declares no `login`, `orders`, and `acme.shop` does: was `acme.shop` meant?"
+    )
+    assert finding.hint == (
+        "write `package acme.shop`; a package of its own says `import acme.shop`, for what that exports"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "codes"),
+    [
+        pytest.param(SHOP, SHOPS.replace("acme.shops", "acme.billing"), {"E207"}, id="names that are not alike"),
+        pytest.param(SHOP, SHOPS.replace("shops\n", "shops\nimport acme.shop\n"), {"E207"}, id="an import"),
+        pytest.param(SHOP, SHOPS.replace("orders", "orderz"), {"E257"}, id="one name that is there"),
+        pytest.param(SHOP.replace("login", "acme").replace("orders", "o"), SHOPS, {"E207"}, id="none that is there"),
+    ],
+)
+def test_what_is_unknown_is_told_by_name_where_no_namesake_has_it(first: str, second: str, codes: set[str]) -> None:
+    found = {one.code for one in checked(first, second).diagnostics if one.code in ("E207", "E257")}
+    assert found == codes
+
+
 def test_a_private_scope_of_another_package_opens_nothing() -> None:
     found = checked("package a\nimport b\nuser any { may b.read }", "package b\nscope read { GET /a }").diagnostics
     assert [(finding.code, finding.span.text) for finding in found] == [("E208", "b.read")]

@@ -1,4 +1,4 @@
-"""`else` after a fact that the caller sends: whoever leaves the fact out chooses the default."""
+"""`else`, `is present` and `is absent` of a fact that the caller sends: whoever leaves it out chooses what holds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from policyengine.semantics.possibilities import possible
 from policyengine.semantics.terms import rewritten
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
+WITHOUT = "leave this part out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
 HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
 
 
@@ -32,6 +33,8 @@ def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[D
     """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
     for part, wanted_here in wanted_parts(condition, wanted):
         yield from by_default(part, wanted_here, does)
+    for whole, wanted_here in joined_parts(condition, wanted):
+        yield from by_absence(whole, wanted_here, does)
 
 
 def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
@@ -50,6 +53,36 @@ def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool
                 pending.append((inner, wanted_here))
             case _:
                 yield expr, wanted_here
+
+
+def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or, bool]]:
+    """Where one part decides for all: an `and` that is to be false, an `or` that is to be true."""
+    pending = [(condition, wanted)]
+    while pending:
+        expr, wanted_here = pending.pop()
+        match expr:
+            case k.Not(operand):
+                pending.append((operand, not wanted_here))
+            case k.Named(expression=inner) | k.Quantifier(condition=inner):
+                pending.append((inner, wanted_here))
+            case k.And(items) | k.Or(items):
+                pending.extend((item, wanted_here) for item in reversed(items))
+                if isinstance(expr, k.Or) is wanted_here:
+                    yield expr, wanted_here
+            case _:
+                pass
+
+
+def by_absence(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    """`x is present and x > 10`, `x is absent or x <= 10`: both ask of `x` only where the caller sends it."""
+    for item in whole.items:
+        asked = item.operand if isinstance(item, k.Not) else item
+        if not isinstance(asked, k.Present) or isinstance(item, k.Not) is not wanted:
+            continue
+        others = [one for one in whole.items if one is not item]
+        if is_of_the_caller(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
+            fact = " ".join(asked.operand.span.text.split())
+            yield Diagnostic("W554", f"leaving `{fact}` out {does}", item.span, WITHOUT)
 
 
 def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
@@ -71,7 +104,10 @@ def with_defaults(expr: k.Expr) -> k.Expr:
 
 
 def comes_from_the_caller(default: k.Default) -> bool:
-    fact: k.Expr = innermost(default)
+    return is_of_the_caller(innermost(default))
+
+
+def is_of_the_caller(fact: k.Expr) -> bool:
     while isinstance(fact, k.Attribute | k.Member):
         fact = fact.base
     return isinstance(fact, k.Fact) and fact.path[0] in FROM_THE_CALLER

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic
+from policyengine.kinds import Scalar
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import PatternIndex
 from policyengine.semantics.lints.findings import declared
+from policyengine.semantics.lints.shared_users import issuers_of
 from policyengine.semantics.logic import blocks
+from policyengine.semantics.possibilities import possible
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
@@ -40,19 +44,77 @@ def is_wide(pattern: k.Pattern) -> bool:
 
 
 def no_user_door(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """An agent that acts for a user needs the user's door too, and no user block, nor `anyone`, opens it."""
-    index = PatternIndex[bool]()
-    openers = [grant for block in kernel.users for grant in block.grants]
-    openers += [grant for block in kernel.anyones for grant in block.grants]
-    for opening in (one for grant in openers for one in grant.openings):
-        index.add(opening.pattern, True)
+    """An agent that acts for a user needs the user's door too, and no user block, nor `anyone`, opens it to whom the
+    agent acts for. Told once where that is so of all that the agent may."""
+    lenders = lenders_of(kernel)
     for agent in kernel.agents:
-        if agent.package in kernel.unrestricted or not any(isinstance(r, k.ActsFor) for r in agent.requirements):
+        acts = [one for one in agent.requirements if isinstance(one, k.ActsFor)]
+        if not acts or agent.package in kernel.unrestricted:
             continue
-        for grant in agent.grants:
-            if not any(opened for one in grant.openings for opened in index.overlapping(one.pattern)):
-                message = f"no user block opens any of this, so `{agent.label}` never gets through here"
-                yield Diagnostic("W461", message, grant.span, "let a user block open it, too, or remove it")
+        shut = [grant for grant in agent.grants if not is_lent(grant, acts, lenders)]
+        if shut and len(shut) == len(agent.grants):
+            message = f"no user whom `{agent.label}` acts for has a door that it has, so it never gets through"
+            hint = "let a user block open to them what the agent may, or let the agent act alone"
+            yield Diagnostic("W465", message, acts[0].span, hint)
+            continue
+        for grant in shut:
+            message = f"no user block opens any of this, so `{agent.label}` never gets through here"
+            yield Diagnostic("W461", message, grant.span, "let a user block open it, too, or remove it")
+
+
+Lenders: TypeAlias = PatternIndex[tuple[k.Expr, ...]]
+
+
+def lenders_of(kernel: k.Kernel) -> Lenders:
+    """Doors that are no agent's, with what they ask of the user."""
+    found: Lenders = PatternIndex()
+    lending = [(asked_of(block), grant) for block in kernel.users for grant in block.grants]
+    lending += [((), grant) for block in kernel.anyones for grant in block.grants]
+    for about, grant in lending:
+        asked = about if grant.when is None else (*about, grant.when)
+        for opening in grant.openings:
+            found.add(opening.pattern, asked)
+    return found
+
+
+def asked_of(block: k.UserBlock) -> tuple[k.Expr, ...]:
+    match block.who:
+        case k.Where(condition):
+            return (condition,)
+        case k.Called(name):
+            user = k.Fact(("user", "id"), Scalar.STRING, span=block.span)
+            named = k.Constant(name, Scalar.STRING, span=block.span)
+            return (k.Compare("==", user, named, span=block.span),)
+        case k.Everybody():
+            return ()
+
+
+def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: Lenders) -> bool:
+    own = [one.condition for one in acts if one.condition is not None]
+    own += [] if grant.when is None else [grant.when]
+    asked = dict.fromkeys(found for one in grant.openings for found in lenders.overlapping(one.pattern))
+    return any(may_hold((*own, *theirs)) for theirs in asked)
+
+
+def may_hold(conditions: Sequence[k.Expr]) -> bool:
+    if len(conditions) < 2:
+        return True  # what can never be true alone is told elsewhere
+    return True in possible(k.And(tuple(conditions), span=conditions[0].span))
+
+
+def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Nothing is asked of who asks: neither its name, nor a scope, nor the user's own door."""
+    for agent in kernel.agents:
+        named = isinstance(agent.who, k.CalledLike) and not agent.who.glob.strip("*")
+        serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)
+        free = [name for name in issuers_of(agent) if kernel.issuers[name].scopes_none]
+        if named and serves and free and agent.package in kernel.unrestricted:
+            message = (
+                f"any agent of `{free[0]}` does all this for any user that it names: "
+                f"`{agent.label}`, `scopes none` and `users unrestricted` ask nothing of it"
+            )
+            hint = "name the agents, give their tokens scopes, or say in a `user` block what users may do"
+            yield Diagnostic("W464", message, agent.span, hint)
 
 
 def uncarried_scopes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:

@@ -8,9 +8,11 @@ from policyengine.diagnostics import Diagnostic
 from policyengine.semantics import kernel as k
 from policyengine.semantics.examples import Case
 from policyengine.semantics.lints.absences import unseen_absences
+from policyengine.semantics.lints.caller_texts import any_scheme, parent_folders
 from policyengine.semantics.lints.credentials import long_lived, static_keys
 from policyengine.semantics.lints.defaults import defaults_that_decide
-from policyengine.semantics.lints.doors import no_user_door, uncarried_scopes, wide_grants
+from policyengine.semantics.lints.doors import any_agent, no_user_door, uncarried_scopes, wide_grants
+from policyengine.semantics.lints.guarded_places import narrower_guards
 from policyengine.semantics.lints.handing_on import no_depth, open_delegations
 from policyengine.semantics.lints.letter_case import looking_at_case
 from policyengine.semantics.lints.limits import chosen_keys, open_failures
@@ -19,6 +21,7 @@ from policyengine.semantics.lints.secrets import pasted_secrets
 from policyengine.semantics.lints.shown import repeated, untested
 from policyengine.semantics.lints.told import blind_confirms, open_confirms, without_message
 from policyengine.semantics.lints.unread import unread_facts, unused_anchors
+from policyengine.semantics.lints.user_doors import doors_of_any_issuer
 from policyengine.semantics.logic import as_written
 from policyengine.syntax import nodes as ast
 
@@ -55,6 +58,11 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     chosen_keys,
     open_failures,
     looking_at_case,
+    any_agent,
+    doors_of_any_issuer,
+    parent_folders,
+    any_scheme,
+    narrower_guards,
 )
 ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
     uncarried_scopes,

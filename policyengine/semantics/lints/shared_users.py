@@ -35,6 +35,8 @@ def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
     def clash(name: str, other: str) -> bool:
         both = houses_of_both(name, other)
+        if not share_users(kernel.issuers[name], kernel.issuers[other]):
+            return False
         if len(both) < 2 or both in told or ways[name].keys().isdisjoint(ways[other]):
             return False
         return not guards.tell_apart(other, name)
@@ -55,8 +57,9 @@ def finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -> Diagnostic
         f"{listed(mine)} {act} for the same users as {listed(theirs)} of `{other}`"
     )
     hint = (
-        f'say whose users it means, `acts for users where user.org == "{issuer.name}"`, by what your directory says; '
-        f'or shut what is not theirs, `deny unless credential.issuer == "{other}"` in a guard there'
+        f'say for whom it speaks, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or whose users are meant, '
+        f'`acts for users where user.org == "{issuer.name}"`, by what your directory says; or shut what is not theirs, '
+        f'`deny unless credential.issuer == "{other}"` in a guard there'
     )
     own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))
     related = (Related("for whom it acts", own_acts), Related("the same users", other_acts))
@@ -72,6 +75,13 @@ def listed(blocks: Sequence[k.AgentBlock]) -> str:
 
 def each_once(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
     return tuple({id(block): block for block in blocks}.values())
+
+
+def share_users(one: k.Issuer, other: k.Issuer) -> bool:
+    """Whether both may speak for some user. Where one says for whom it speaks, the other is taken for the own house."""
+    if not one.users_like or not other.users_like:
+        return not one.users_like and not other.users_like
+    return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
 
 
 # ── Who speaks for users ──────────────────────────────────────────────────────────────────────
@@ -92,8 +102,12 @@ def speaking_issuers(kernel: k.Kernel) -> Speaking:
 
 
 def speaks(block: k.AgentBlock) -> bool:
+    return bool(acts_for(block)) and not names_no_user(block)
+
+
+def names_no_user(block: k.AgentBlock) -> bool:
     kinds = [one.kinds for one in block.requirements if isinstance(one, k.CredentialKind)]
-    return bool(acts_for(block)) and not any(OF_AGENTS_ALONE.issuperset(some) for some in kinds)
+    return any(OF_AGENTS_ALONE.issuperset(some) for some in kinds)
 
 
 def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:

@@ -148,6 +148,9 @@ class Declarations(Leaves):
     def scopes_none(self, span: Span) -> ast.Setting:
         return ast.Setting("scopes none", span=span)
 
+    def users_like(self, span: Span, *patterns: Token) -> ast.UsersLike:
+        return ast.UsersLike(tuple(self._text(pattern) for pattern in patterns), span=span)
+
     def claims(self, span: Span, *maps: ast.ClaimMap) -> ast.Claims:
         return ast.Claims(maps, span=span)
 

@@ -160,3 +160,4 @@ from policyengine.syntax.nodes.vocabulary import ScopeDecl as ScopeDecl
 from policyengine.syntax.nodes.vocabulary import ScopeEndpoint as ScopeEndpoint
 from policyengine.syntax.nodes.vocabulary import Setting as Setting
 from policyengine.syntax.nodes.vocabulary import TypeExpr as TypeExpr
+from policyengine.syntax.nodes.vocabulary import UsersLike as UsersLike

@@ -121,6 +121,13 @@ class Claims(Node):
 
 
 @node()
+class UsersLike(Node):
+    """`users like "*@partner.example"`: whom an issuer speaks for."""
+
+    patterns: tuple[Text, ...]
+
+
+@node()
 class AttestedModel(Node):
     name: Text
     hash: Literal | None = None
@@ -134,7 +141,7 @@ class AttestedEnvironment(Node):
 @node()
 class IssuerDecl(Node):
     name: Name
-    items: tuple[Setting | Claims, ...]
+    items: tuple[Setting | UsersLike | Claims, ...]
 
 
 @node()
