@@ -123,7 +123,8 @@ LITERALS: tuple[Code, ...] = (
     in_a_condition(
         "E233",
         "a number that is too long",
-        "Numbers are exact decimals of at most 34 digits; a longer one would have to be rounded.",
+        "Numbers are exact decimals of at most 34 significant digits, zeros at either end not counted; a longer one "
+        "would have to be rounded.",
         "user.age < 12345678901234567890123456789012345",
         "user.age < 1234567890123456789012345678901234",
     ),

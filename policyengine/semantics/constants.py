@@ -48,7 +48,10 @@ def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
     digits = text.replace("_", "")
     if len(digits.replace(".", "").strip("0")) > EXACT.prec:
         report(
-            "E233", f"a number has at most {EXACT.prec} digits", span, "round it yourself: nothing here rounds silently"
+            "E233",
+            f"a number has at most {EXACT.prec} significant digits",
+            span,
+            "round it yourself: nothing here rounds silently",
         )
         return None
     if "." not in digits and int(digits) <= LARGEST_INT:
@@ -56,7 +59,10 @@ def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
     value = exact(Decimal(digits), "a number")
     if isinstance(value, Unknown):
         report(
-            "E233", f"a number has at most {EXACT.prec} digits", span, "round it yourself: nothing here rounds silently"
+            "E233",
+            f"a number has at most {EXACT.prec} significant digits",
+            span,
+            "round it yourself: nothing here rounds silently",
         )
         return None
     return k.Constant(value, Scalar.NUMBER, span=span)

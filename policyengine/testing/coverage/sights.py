@@ -37,6 +37,7 @@ class Rule:
     acted: Point | None
     when: Condition | None
     lasting: Both | None = None
+    approved: Point | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,11 @@ class Finder:
     def effect(self, effect: k.Effect, part: str, known: Known) -> Rule:
         when = None if effect.condition is None else self.reader.read(effect.condition, f"{part} when", known)
         words = f"{quoted(effect.span)} {NEVER_ACTED[type(effect)]}"
-        return Rule(self.point(Kind.RULES, part, "acted", effect.span, words), when)
+        acted = self.point(Kind.RULES, part, "acted", effect.span, words)
+        if not isinstance(effect, k.Confirm):
+            return Rule(acted, when)
+        words = f"{quoted(effect.span)} was never lifted by an approval"
+        return Rule(acted, when, approved=self.point(Kind.RULES, part, "approved", effect.span, words))
 
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 

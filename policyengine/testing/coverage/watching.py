@@ -114,6 +114,8 @@ class Watcher:
             for one, rule in zip(guard.effects, of.effects, strict=True):
                 acted = walk.identified and one.acts and stands(one.effect, decision)
                 tell_rule(rule, acted, facts, found)
+                if rule.approved is not None and walk.identified and one.triggered and not one.acts:
+                    found.add(rule.approved)
 
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 

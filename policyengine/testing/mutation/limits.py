@@ -36,6 +36,7 @@ def limit_faults(node: ast.Node) -> Iterator[Change]:
         case ast.RateDecl() | ast.BudgetDecl():
             yield from fewer_items(node)
             yield from fewer("drop a key", node, "per", node.per)
+            yield from other_keys(node)
             yield from without_condition(node)
         case ast.RateLimit(rate):
             yield from paces(node, "rate", rate)
@@ -60,6 +61,16 @@ def fewer_items(node: Limit) -> Iterator[Change]:
         kept = without(node.items, number)
         if type(item) in DROPPED and any(isinstance(one, ast.RateLimit | ast.AtOnce | ast.BudgetLimit) for one in kept):
             yield Change.at(DROPPED[type(item)], node, cut_span(item.span), items=kept)
+
+
+def other_keys(node: Limit) -> Iterator[Change]:
+    """Counted for another: the user in place of the agent, the agent in place of anything else."""
+    written = {" ".join(key.span.text.split()) for key in node.per}
+    for number, key in enumerate(node.per):
+        other = "user.id" if key.span.text == "agent.id" else "agent.id"
+        if other not in written:
+            keys = (*node.per[:number], ast.Reference(other, span=key.span), *node.per[number + 1 :])
+            yield Change.at("change a key", node, put(key.span, other), per=keys)
 
 
 def without_condition(node: Limit) -> Iterator[Change]:

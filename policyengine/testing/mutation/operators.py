@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from policyengine.semantics.symbols import Program
@@ -57,9 +57,19 @@ class Vocabulary:
             tuple(one.name.text for one in declared if isinstance(one, ast.IssuerDecl)),
             tuple(one.name.text for one in declared if isinstance(one, ast.AttesterDecl)),
             tuple(dict.fromkeys(roles)),
+            including([one for one in declared if isinstance(one, ast.ScopeDecl)]),
         )
         values = [[value.text for value in one.values] for one in declared if isinstance(one, ast.EnumDecl)]
         return cls(known, neighbours(values))
+
+
+def including(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
+    """Of each scope those that include it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for scope in scopes:
+        for name in (name for item in scope.items if isinstance(item, ast.Include) for name in item.scopes):
+            found[name.text] = (*found.get(name.text, ()), scope.name.text)
+    return found
 
 
 def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator[Change]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from policyengine.source import Span
@@ -18,11 +19,13 @@ BOUND = "change what is approved"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a fault may name instead: issuers, attesters and the roles of approvers that the policy speaks of."""
+    """What a fault may name instead: issuers, attesters and the roles of approvers that the policy speaks of, and of
+    each scope those that include it."""
 
     issuers: tuple[str, ...]
     attesters: tuple[str, ...]
     roles: tuple[str, ...]
+    wider: Mapping[str, tuple[str, ...]]
 
 
 def rule_faults(node: ast.Node, known: Known) -> Iterator[Change]:
@@ -39,8 +42,10 @@ def rule_faults(node: ast.Node, known: Known) -> Iterator[Change]:
             yield from one_more(node, "attesters", attesters, known.attesters)
         case ast.Acts():
             yield from acts(node)
-        case ast.May(when=ast.Node() as when):
-            yield Change.at(NO_CONDITION, node, Edit(node.targets[-1].span.end, when.span.end, ""), when=None)
+        case ast.May():
+            if node.when is not None:
+                yield Change.at(NO_CONDITION, node, Edit(node.targets[-1].span.end, node.when.span.end, ""), when=None)
+            yield from wider_scopes(node, known.wider)
         case ast.MayDelegate():
             yield from delegate(node)
         case ast.DelegationDecl(limits):
@@ -106,14 +111,33 @@ def acts(node: ast.Acts) -> Iterator[Change]:
         yield Change.at(MORE, node, put(node.span, "acts alone"), mode="alone")
 
 
+def wider_scopes(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[Change]:
+    """For each scope one that includes it, if there is any that is not granted already."""
+    granted = {one.text for one in node.targets if isinstance(one, ast.Name)}
+    for scope in (one for one in node.targets if isinstance(one, ast.Name)):
+        other = next((name for name in wider.get(scope.text, ()) if name not in granted), None)
+        if other is not None:
+            yield Change.at("widen a may", scope, put(scope.span, other), text=other)
+
+
 def heads(node: ast.Node) -> Iterator[Change]:
     """`user where …` becomes `user any`, `agent where …` every agent."""
     match node:
         case ast.UserDecl(head=ast.Matching() as head):
             yield Change(NO_CONDITION, head, ast.Anybody(span=head.span), (put(head.span, "any"),))
+        case ast.AgentDecl(head=ast.Called(name=name)) if (glob := wider_glob(name.value)) is not None:
+            yield Change.at("widen a name", name, put(name.span, json.dumps(glob, ensure_ascii=False)), value=glob)
         case ast.AgentDecl(head=ast.Matching() as head):
             everybody = ast.Called(ast.Text("*", span=head.span), span=head.span)
             yield Change(NO_CONDITION, head, everybody, (put(head.span, '"*"'),))
+
+
+def wider_glob(name: str) -> str | None:
+    """`buyer*` for `buyer-*`: without the character before the first `*`, or behind it where none is before."""
+    before, star, behind = name.partition("*")
+    if not star or not before + behind:
+        return None
+    return f"{before[:-1]}*{behind}" if before else f"*{behind[1:]}"
 
 
 def delegate(node: ast.MayDelegate) -> Iterator[Change]:
@@ -184,7 +208,8 @@ def anchor_faults(node: ast.Node) -> Iterator[Change]:
 
 
 def issuer(node: ast.IssuerDecl) -> Iterator[Change]:
-    """`records chains` and `scopes none` are there or not; claims are what a credential vouches for."""
+    """`records chains`, `scopes none` and `users like` are there or not; claims are what a credential vouches for. No
+    decision rests on `url` and `audience`: by them tokens are verified before anything is asked."""
     said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.Setting)}
     closing = Span(node.span.source, node.span.end - 1, node.span.end)
     for word in ("records chains", "scopes none"):
@@ -194,6 +219,9 @@ def issuer(node: ast.IssuerDecl) -> Iterator[Change]:
         else:
             more = ast.Setting(word, span=closing)
             yield Change.at(f"toggle {word}", node, insert(closing.start, f"{word} "), items=(*node.items, more))
+    for number, item in enumerate(node.items):
+        if isinstance(item, ast.UsersLike):
+            yield Change.at(LESS, node, cut_span(item.span), items=without(node.items, number))
     for item in node.items:
         for number, claim in enumerate(item.maps if isinstance(item, ast.Claims) else ()):
             kept = without(item.maps, number)  # type: ignore[union-attr]  # only claims have maps

@@ -129,6 +129,7 @@ def test_conditions_see_approvals_as_guards_do() -> None:
     asked = "POST /docs/1 => confirm\n"
     approved = 'POST /docs/1 { approval: { rule: "ask", by: "alice" } } => allow\n'
     assert missing(rules, asked, "approval") == [
+        "`confirm by user` was never lifted by an approval",
         "`audit full when approval.granted` never applied", "`approval.granted` was never true",
     ]  # fmt: skip
     assert missing(rules, asked + approved, "approval") == []
@@ -199,3 +200,13 @@ def test_a_definition_may_be_unknown_where_one_of_its_uses_may() -> None:
     more = rules + ' guard "g" on write { deny when mine }'
     assert left_out(more, '`user.id == "alice"`') == []
     assert left_out(more, "`mine`") == ["`mine` can never be unknown"]  # but not where a user is asked about
+
+
+def test_a_confirm_that_no_approval_lifted_is_told_until_one_does() -> None:
+    rules = f'{DOORS}guard "ask" on write {{ confirm by user }}'
+    asked = "POST /docs/1 => confirm\n"
+    others = asked + 'POST /docs/1 { approval: { rule: "ask", by: "mallory" } } => confirm\n'
+    approved = asked + 'POST /docs/1 { approval: { rule: "ask", by: "alice" } } => allow\n'
+    assert missing(rules, asked, "lifted") == ["`confirm by user` was never lifted by an approval"]
+    assert missing(rules, others, "lifted") == ["`confirm by user` was never lifted by an approval"]
+    assert missing(rules, approved, "lifted") == []

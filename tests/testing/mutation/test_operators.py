@@ -75,6 +75,19 @@ def guard(inside: str, on: str = " on refunds") -> str:
             'may delegate invoices to agent "b"']),
         (agent('may delegate invoices to agent "b" for 30m'), "widen a may delegate", [
             'may delegate invoices to agent "*" for 30m']),
+        (f'{WORLD}agent "buyer-*" {{ issued by acme   acts for any user   may refunds }}', "widen a name", [
+            'agent "buyer*" { issued by acme acts for any user may refunds }']),
+        (f'{WORLD}agent "*-bot" {{ issued by acme   acts for any user   may refunds }}', "widen a name", [
+            'agent "*bot" { issued by acme acts for any user may refunds }']),
+        (agent("may invoices\n}\nscope all { include invoices, refunds"), "widen a may", [
+            "user any { may all, refunds }", "user any { may invoices, all }", "may all"]),
+        (f"{WORLD}issuer third {{ users like \"*@c\" }}", "widen a requirement", ["issuer third { }"]),
+        (f"{WORLD}rate \"r\" per agent.id on refunds {{ 9/1m }}", "change a key", [
+            'rate "r" per user.id on refunds { 9/1m }']),
+        (f"{WORLD}budget \"b\" per (user.tenant, agent.id) on refunds {{ count <= 9 within 1h }}", "change a key", [
+            'budget "b" per (user.tenant, user.id) on refunds { count <= 9 within 1h }']),
+        (f"{WORLD}budget \"b\" per user.tenant on refunds {{ count <= 9 within 1h }}", "change a key", [
+            'budget "b" per agent.id on refunds { count <= 9 within 1h }']),
         (f"{WORLD}delegation {{ depth <= 3   no cycles }}", "drop a limit of delegation", [
             "delegation { no cycles }", "delegation { depth <= 3 }"]),
     ],
