@@ -27,6 +27,8 @@ OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 HALF_AN_HOUR = timedelta(minutes=30)
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+# No calendar ends within a week of these.
+DRAWN_FROM, DRAWN_UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Aim:
             case k.InNetwork(address, networks):
                 self.put_one(address, list(addresses(self.known(networks), wanted)))
             case k.InWindow(instant, window):
-                self.put_one(instant, list(moments(window)[0 if wanted else 1]))
+                week = self.choose.of(weeks_beside(self.known(instant)))
+                self.put_one(instant, list(moments(window, week)[0 if wanted else 1]))
             case k.Like(operand, pattern):
                 glob = Glob(pattern)
                 self.text(operand, (pattern.replace("*", "x"), pattern.replace("*", "")), glob.matches, wanted)
@@ -287,16 +290,28 @@ def addresses(networks: object, inside: bool) -> Iterator[object]:
     )
 
 
+def weeks_beside(moment: object) -> tuple[datetime, ...]:
+    """Mondays: of the week of a time that is known, which something else may ask for; and of a week in winter and one
+    in summer of years to come."""
+    known = (monday_of(moment),) if isinstance(moment, datetime) and DRAWN_FROM <= moment < DRAWN_UNTIL else ()
+    return (*known, MONDAY, *(MONDAY + timedelta(weeks=weeks) for weeks in (26, 160)))
+
+
+def monday_of(moment: datetime) -> datetime:
+    day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day - timedelta(days=day.weekday())
+
+
 @lru_cache(maxsize=256)
-def moments(window: windows.Window) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """Times inside a window and outside of it, those at its edges first."""
+def moments(window: windows.Window, monday: datetime) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """Times of one week inside a window and outside of it, those at its edges first."""
     if isinstance(window, windows.Absolute):
         start, end = (moment.astimezone(UTC) for moment in (window.start, window.end))
         return (start, end - SECOND), (end, start - SECOND)
-    every = [MONDAY + HALF_AN_HOUR * index for index in range(8 * 48)]
+    every = [monday + HALF_AN_HOUR * index for index in range(8 * 48)]
     holds = [windows.contains(window, moment) for moment in every]
     edges = [index for index in range(1, len(every)) if holds[index] != holds[index - 1]]
     near = [moment for index in edges[:6] for moment in (every[index], every[index] - SECOND)]
-    near += [next((m for m, h in zip(every, holds, strict=True) if h is wanted), MONDAY) for wanted in (True, False)]
+    near += [next((m for m, h in zip(every, holds, strict=True) if h is wanted), monday) for wanted in (True, False)]
     found = [(moment, windows.contains(window, moment)) for moment in near]
     return tuple(m for m, h in found if h), tuple(m for m, h in found if not h)

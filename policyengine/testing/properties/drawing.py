@@ -205,6 +205,9 @@ class Drawing:
         block = door.block
         assert isinstance(block, k.AgentBlock)  # others hand nothing on
         found: dict[str, object] = {"agent": self.name_of(block)}
+        issuers = next((one.issuers for one in block.requirements if isinstance(one, k.IssuedBy)), ())
+        if issuers and (self.sketch.raw(("agent", "issuer")) not in issuers or self.choose.chance(3)):
+            found["issuer"] = self.choose.of(issuers)
         if door.carriers:
             found["scopes"] = (self.choose.of(door.carriers),)
         if isinstance(block.who, k.InGroup):

@@ -210,3 +210,30 @@ def test_the_page_shows_what_is_printed() -> None:
     without = checked(policy.replace(guard, ""))
     assert without.kernel is not None
     assert shown in try_properties(without.properties, without.kernel)[0].render() + "\n"
+
+
+TWO_HOUSES = """issuer ours { url "https://a"   records chains }
+issuer theirs { url "https://b"   records chains }
+scope notes { POST /notes }
+user any { may notes }
+agent "planner" { issued by ours   acts for any user   may notes   may delegate notes to agent "courier" }
+agent "courier" { issued by theirs   acts for any user   may notes }
+"""
+HANDED_ON = """test "t" { forall request where chain.root == "planner" => not allow }
+"""
+
+
+def test_one_hands_on_to_the_agent_of_another_issuer() -> None:
+    (result,) = tried((TWO_HOUSES,), HANDED_ON)
+    assert result.verdict is Verdict.FAILED
+
+
+IN_YEARS = """anyone { may POST /notes when time > 2031-01-01 and time within sat..sun "Europe/Berlin" }
+"""
+NEVER = """test "t" { forall request where request.method == "POST" => not allow }
+"""
+
+
+def test_a_weekend_in_some_years_is_found() -> None:
+    (result,) = tried((IN_YEARS,), NEVER)
+    assert result.verdict is Verdict.FAILED
