@@ -10,6 +10,7 @@ from policyengine.analysis.changes import Rule, TrustChange
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 
+BOUNDS = ("audience", "users_like")  # what, where it is said at all, holds an issuer to less
 Anchor: TypeAlias = k.Issuer | k.Attester
 
 
@@ -30,9 +31,12 @@ def changes(kind: str, old: Mapping[str, Anchor], new: Mapping[str, Anchor]) -> 
 def direction_of(before: Anchor | None, after: Anchor | None) -> Direction:
     if before is None or after is None:
         return Direction.WIDENING if before is None else Direction.NARROWING
-    audiences = [says(one).get("audience") for one in (before, after)]
-    if {**says(before), "audience": None} == {**says(after), "audience": None} and None in audiences:
-        return Direction.WIDENING if audiences[1] is None else Direction.NARROWING
+    was, now = says(before), says(after)
+    different = [member for member in was if was[member] != now.get(member)]
+    if len(different) == 1 and different[0] in BOUNDS:
+        held, holds = bool(was[different[0]]), bool(now[different[0]])
+        if held is not holds:
+            return Direction.NARROWING if holds else Direction.WIDENING
     return Direction.CHANGED
 
 
@@ -41,7 +45,8 @@ def says(anchor: Anchor) -> dict[str, object]:
     match anchor:
         case k.Issuer():
             claims = sorted(anchor.claims)
-            return {"url": anchor.url, "audience": anchor.audience, "keys": anchor.keys, "claims": claims}
+            bounds = {"audience": anchor.audience, "users_like": anchor.users_like}
+            return {"url": anchor.url, "keys": anchor.keys, "claims": claims, **bounds}
         case k.Attester():
             return {"url": anchor.url}
 
