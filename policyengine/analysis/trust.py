@@ -54,5 +54,11 @@ def says(anchor: Anchor) -> dict[str, object]:
 def rules(kind: str, anchor: Anchor | None) -> tuple[Rule, ...]:
     if anchor is None:
         return ()
-    text = " ".join(anchor.span.text.split())
-    return (Rule(f"{kind} {shown(anchor.name)}", anchor.span.at, text),)
+    told = (f"{member.replace('_', ' ')} {written(value)}" for member, value in says(anchor).items() if value)
+    return (Rule(f"{kind} {shown(anchor.name)}", anchor.span.at, "   ".join(told)),)
+
+
+def written(value: object) -> str:
+    if isinstance(value, str):
+        return shown(value)
+    return ", ".join(map(written, value)) if isinstance(value, list | tuple) else str(value)
