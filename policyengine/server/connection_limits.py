@@ -1,6 +1,6 @@
 """How many connections a worker holds, how many of them may come from one address unproved, and how long each may take.
 
-A connection is unproved until the head of its first request has arrived.
+A connection is unproved until its first request has arrived as a whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The connections of one worker: bounded in all and by address, and closed when they take too long.
 
-What makes room is never a request that has arrived as a whole. Time is read off a clock that the event loop sets
-several times a second: a connection costs nothing while it is served.
+What makes room waits for its client: a request that has arrived as a whole is never given up before its answer.
+Time is read off a clock that the event loop sets several times a second: a connection costs nothing while it is served.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _LOG = logging.getLogger("policyengine")
 
 class Stage(Enum):
     HEAD = "head"  # nothing, or not all of the head of a request, has arrived
-    BUSY = "busy"  # a request is read or answered
+    BODY = "body"  # the head of a request has arrived, and not all of the rest
+    BUSY = "busy"  # a request that has arrived as a whole is answered
+    UNREAD = "unread"  # so much of the answers was not read that no more is written
     IDLE = "idle"  # the last request was answered
 
 
@@ -47,7 +49,7 @@ EXPLANATIONS = {
     CloseReason.HEAD: "did not send the head of a request in time",
     CloseReason.REQUEST: "did not send the rest of a request in time",
     CloseReason.ANSWER: "did not read an answer in time",
-    CloseReason.ADDRESS: "were too many of one address without a request",
+    CloseReason.ADDRESS: "were too many of one address without a whole request",
     CloseReason.ALL: "made room for others",
     CloseReason.REFUSED: "found no room, as all others are at work",
 }
@@ -130,6 +132,10 @@ class ConnectionTable:
         self._expected -= 1
 
     def enter(self, connection: ClientConnection) -> None:
+        self.connections.discard(connection)  # uvicorn may have added it already, and it makes no room for itself
+        over = len(self.connections) + 1 - self.bounds.connections
+        if over > 0:  # those that were accepted together with it have entered since
+            self.make_room(over)
         self.connections.add(connection)
         connection.spare = len(self.connections) > self.bounds.connections
         waiting = self._unproved.setdefault(connection.address, {})
@@ -139,7 +145,7 @@ class ConnectionTable:
             self.close(next(iter(waiting)), CloseReason.ADDRESS)
 
     def prove(self, connection: ClientConnection) -> None:
-        """The head of its first request has arrived."""
+        """Its first request has arrived as a whole."""
         waiting = self._unproved.get(connection.address, {})
         if connection in waiting:
             del waiting[connection]

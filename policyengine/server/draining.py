@@ -78,7 +78,7 @@ class Drain:
         now = self._clock()
         silent = {}
         for one in list(connections):
-            if one.stage is Stage.BUSY:
+            if one.stage not in (Stage.HEAD, Stage.IDLE):
                 continue
             known = self._silent.get(one)
             silent[one] = known if known is not None and known[0] == one.began else (one.began, now)

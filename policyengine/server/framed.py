@@ -269,7 +269,9 @@ class FramedProtocol(asyncio.Protocol):
 
     @property
     def stage(self) -> Stage:
-        if self.paused or self.resting:
+        if self.paused:
+            return Stage.UNREAD
+        if self.resting:
             return Stage.BUSY
         return Stage.HEAD if self.buffer else Stage.IDLE
 
@@ -289,7 +291,7 @@ class FramedProtocol(asyncio.Protocol):
         return CloseReason.REQUEST if late else None
 
     def drop(self, reason: CloseReason) -> None:
-        if reason in (CloseReason.ANSWER, CloseReason.REQUEST):
+        if reason in (CloseReason.ANSWER, CloseReason.REQUEST) or self.paused:
             self.transport.abort()
         else:
             self.transport.close()

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from policyengine.server.connection_table import ConnectionTable, Stage
 from policyengine.server.http1_fallback import H11Connection
-from policyengine.server.http_connection import HttpConnection
+from policyengine.server.http_connection import HttpConnection, busy
 from policyengine.server.media import LARGEST_BODY
 
 LARGEST_HEAD = 64 * 1024
@@ -28,10 +28,6 @@ FIELD = 4  # bytes around a name and its value
 VERSIONS = ("1.1", "1.0")
 LONGEST_PIPELINE = 128  # requests that wait for the answer before theirs
 PROBES = (b"/healthz", b"/readyz")  # what connections beyond the bound may ask
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
-    b"content-length: 29\r\nconnection: close\r\n\r\ntoo many connections are open"
-)
 OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
@@ -122,7 +118,11 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def stage(self) -> Stage:
         if self.lingered is not None:
             return Stage.IDLE
-        if self.in_body or self.waits_for_answer:
+        if self.flow.write_paused:
+            return Stage.UNREAD
+        if self.in_body and not self.pipeline and (not self.passing or not self.waits_for_answer):
+            return Stage.BODY
+        if self.waits_for_answer:
             return Stage.BUSY
         return Stage.HEAD if self.quiet or self.cycle is None else Stage.IDLE
 
@@ -159,13 +159,10 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.take_authority()
         self.quiet = self.hosts = self.unwanted = 0
         self.in_body = True
-        if self.unproved:
-            self.unproved = False
-            self.table.prove(self)
-            if self.spare and self.url not in PROBES:
-                self.last = True
-                self.transport.write(BUSY)
-                self.end()
+        if self.spare and self.unproved and self.url not in PROBES:
+            self.last = True
+            self.transport.write(busy(b"too many connections are open"))
+            self.end()
         self.passing = self.last or self.closing
         self.upgrading = self.parser.should_upgrade()
         if not self.upgrading and not self.passing:
@@ -201,6 +198,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.quiet = 0
         self.in_body = False
+        if self.unproved:
+            self.unproved = False
+            self.table.prove(self)
         if not self.upgrading and not self.passing:
             super().on_message_complete()
             self.answer_now()

@@ -23,6 +23,10 @@ class H11Connection(HttpConnection, H11Protocol):
         if self.conn.their_state is h11.IDLE:
             first = self.unproved or self.conn.trailing_data[0]
             return Stage.HEAD if first else Stage.IDLE
+        if self.flow.write_paused:
+            return Stage.UNREAD
+        if self.conn.their_state is h11.SEND_BODY:
+            return Stage.BODY
         return Stage.BUSY
 
     def data_received(self, data: bytes) -> None:
@@ -31,12 +35,13 @@ class H11Connection(HttpConnection, H11Protocol):
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self.began = self.table.now
         super().data_received(data)
-        if self.cycle is not None:
-            if self.unproved:
-                self.unproved = False
-                self.table.prove(self)
-            if self.table.draining:
-                self.cycle.keep_alive = False
+        if self.cycle is None:
+            return
+        if self.unproved and self.conn.their_state is not h11.SEND_BODY:
+            self.unproved = False
+            self.table.prove(self)
+        if self.table.draining:
+            self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -14,7 +14,17 @@ from policyengine.server.connection_table import CloseReason, ConnectionTable, S
 
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 16 * 1024 * 1024
+MAKING_ROOM = (CloseReason.ADDRESS, CloseReason.ALL)
 LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+NO_ROOM = b"others needed the room"  # of the connection, before the rest of its request came
+
+
+def busy(detail: bytes) -> bytes:
+    """The answer after which a connection ends."""
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(detail), detail)
+    )
 
 
 class LingeringTransport:
@@ -43,7 +53,9 @@ class HttpConnection(asyncio.Protocol):
 
     wire: asyncio.Transport
     transport: Any
-    shutdown: Any  # of uvicorn
+    cycle: Any  # of uvicorn: the last request
+    flow: Any
+    shutdown: Any
     address = ""
     began = 0.0
     spare = False
@@ -95,7 +107,7 @@ class HttpConnection(asyncio.Protocol):
             case Stage.IDLE:
                 late = now - self.idle_since(now) > limits.idle and not self.has_unread_bytes
                 return CloseReason.IDLE if late else None
-            case Stage.BUSY:
+            case Stage.BODY | Stage.BUSY | Stage.UNREAD:
                 late = self.receiving and now - self.began > limits.head + limits.request
                 return CloseReason.REQUEST if late else None
 
@@ -115,7 +127,9 @@ class HttpConnection(asyncio.Protocol):
     def drop(self, reason: CloseReason) -> None:
         if reason is CloseReason.HEAD and self.receiving:
             self.wire.write(LATE)
-        if reason in (CloseReason.ANSWER, CloseReason.REQUEST):
+        elif reason in MAKING_ROOM and self.stage is Stage.BODY and not self.cycle.response_started:
+            self.wire.write(busy(NO_ROOM))
+        if reason in (CloseReason.ANSWER, CloseReason.REQUEST) or self.stage is Stage.UNREAD:
             self.wire.abort()
         else:
             self.wire.close()

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from policyengine.client import HEADER, SocketClient
@@ -30,21 +31,35 @@ from tests.server.test_http1 import CHUNKED, CLOSE, LENGTH, post, statuses
 from tests.server.test_workers import awaited
 
 SERVE = """
-import json, resource, sys
+import asyncio, json, resource, sys
 from pathlib import Path
+from fastapi import Request, Response
 from policyengine.server import serve
 from policyengine.server.connection_limits import ConnectionLimits
+from policyengine.server.handlers import DecisionApi
 from policyengine.server.journal import LogFormat, journal
 from tests.server.conftest import small
 given = json.loads(sys.argv[2])
 if files := given.pop("files", 0):
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+explain = DecisionApi.explain
+async def late(self, http: Request) -> Response:
+    answer = await explain(self, http)
+    with Path(sys.argv[1]).with_name("begun").open("a") as begun:
+        begun.write(".")
+    while not Path(sys.argv[1]).with_name("end").exists():
+        await asyncio.sleep(0.01)
+    return answer
+DecisionApi.explain = late
 with journal(LogFormat.TEXT, lambda: "none"):
     serve(small(), port=0, path=Path(sys.argv[1]), limits=ConnectionLimits(**given),
           listening=lambda url: print(url, flush=True))
 """
 HEAD = b"POST /decide HTTP/1.1\r\nhost: localhost\r\n"
-BEGUN = post(b"content-length: 99", body=b"{")  # a request at work: its body does not end
+BEGUN = post(b"content-length: 99", body=b"{")  # a request whose body does not end
+AT_WORK = post(LENGTH).replace(b"/decide", b"/explain")  # one that is not answered before there is a file `end`
+UPGRADED = BEGUN.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")  # for the other parser
+DEAF = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100  # megabytes of answers, of one who reads none
 CAREFUL = post(LENGTH, b"accept: application/*")  # one that is not answered at once
 Connect = Callable[[str], socket.socket]
 
@@ -86,6 +101,11 @@ def closed(connection: socket.socket) -> bool:
         return True
 
 
+def begun(folder: Path) -> int:
+    """How many requests that take their time are at work."""
+    return len((folder / "begun").read_bytes()) if (folder / "begun").exists() else 0
+
+
 def metric(url: str, name: str) -> float:
     found = re.search(rf"(?m)^{re.escape(name)} (\S+)$", httpx.get(f"{url}/metrics").text)
     return 0.0 if found is None else float(found[1])
@@ -109,7 +129,8 @@ def test_heads_that_never_end_shut_nobody_out(connect: Connect, tmp_path: Path) 
         told = process.communicate(timeout=20)[1].splitlines()
     assert 1 <= len(told) <= 3
     assert re.fullmatch(
-        r"connections were closed: \d+ were too many of one address without a request; most, \d+, of 127\.0\.0\.1",
+        r"connections were closed: \d+ were too many of one address without a whole request; "
+        r"most, \d+, of 127\.0\.0\.1",
         told[0],
     )
 
@@ -122,20 +143,71 @@ def test_beyond_the_bound_idle_connections_make_room_and_requests_at_work_do_not
         idle.sendall(post(LENGTH))
         assert statuses(idle.recv(65_536)) == [200]
         for one in at_work:
-            one.sendall(BEGUN)
+            one.sendall(AT_WORK)
+        awaited(lambda: begun(tmp_path) == 3)
         new = connect(url)
         new.sendall(post(LENGTH))
         assert statuses(new.recv(65_536)) == [200]
         assert closed(idle)
-        at_work[0].sendall(b" " * 98)
-        assert statuses(at_work[0].recv(65_536)) == [400]
+        (tmp_path / "end").touch()
+        assert [statuses(one.recv(65_536)) for one in at_work] == [[200]] * 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(BEGUN, id="half a body"),
+        pytest.param(BEGUN.replace(b"/decide", b"/healthz"), id="half a body that nobody reads"),
+        pytest.param(post(LENGTH) + BEGUN, id="half a body after an answer"),
+        pytest.param(post(b"transfer-encoding: chunked", body=b"5\r\n"), id="half a chunk"),
+        pytest.param(UPGRADED, id="half a body for the other parser"),
+        pytest.param(DEAF, id="answers that are not read"),
+    ],
+)
+def test_who_has_all_connections_and_waits_shuts_nobody_out(connect: Connect, tmp_path: Path, message: bytes) -> None:
+    with serving(tmp_path, connections=8, unproved=100) as (url, _):
+        held = [connect(url) for _ in range(8)]
+        for one in held:
+            one.sendall(message)
+        for _ in range(4):
+            honest = connect(url)
+            honest.sendall(post(LENGTH))
+            assert statuses(honest.recv(65_536)) == [200]
+
+
+def test_a_sidecar_that_reads_no_answers_makes_room(connect: Connect, tmp_path: Path) -> None:
+    question = msgspec.msgpack.encode([1, "decide", OPEN])
+    with serving(tmp_path, connections=2) as (url, _), ExitStack() as until_then:
+        for _ in range(2):
+            deaf = until_then.enter_context(closing(socket.socket(socket.AF_UNIX)))
+            deaf.connect(str(tmp_path / "sock"))
+            deaf.settimeout(0.5)
+            with suppress(TimeoutError):
+                while True:
+                    deaf.sendall((HEADER.pack(len(question)) + question) * 1_000)
+        honest = connect(url)
+        honest.sendall(post(LENGTH))
+        assert statuses(honest.recv(65_536)) == [200]
+
+
+def test_bodies_that_never_end_count_among_the_connections_of_their_address(connect: Connect, tmp_path: Path) -> None:
+    with serving(tmp_path, connections=100, unproved=2) as (url, _):
+        held = [connect(url) for _ in range(2)]
+        for one in held:
+            one.sendall(BEGUN.replace(b"application/json", b"text/plain"))
+            assert statuses(one.recv(65_536)) == [415]
+        held.append(connect(url))
+        with suppress(ConnectionResetError):
+            rest(held[0])  # it ends
+        assert metric(url, 'policyengine_connections_closed_total{reason="address"}') >= 1
 
 
 def test_where_all_are_at_work_others_are_told_so_and_probes_are_answered(connect: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, connections=3) as (url, _):
         at_work = [connect(url) for _ in range(3)]
         for one in at_work:
-            one.sendall(BEGUN)
+            one.sendall(AT_WORK)
+        awaited(lambda: begun(tmp_path) == 3)
         told = connect(url)
         told.sendall(post(LENGTH))
         answer = rest(told)
@@ -222,7 +294,7 @@ def test_a_frame_that_does_not_end_is_closed_and_an_idle_sidecar_is_not(hasty: t
 
 def test_who_does_not_read_answers_is_closed(hasty: tuple[str, Path], connect: Connect) -> None:
     deaf = connect(hasty[0])
-    deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)  # megabytes of answers
+    deaf.sendall(DEAF)
     awaited(lambda: metric(hasty[0], 'policyengine_connections_closed_total{reason="answer"}') == 1)
 
 
