@@ -16,6 +16,7 @@ RESERVED_FILES = 64  # at least, and an eighth of all: logs, stores, issuers, wh
 FEWEST_UNPROVED = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
+MEMORY = 64 * 1024 * 1024  # bytes of requests without an answer and of answers that were not read; half for an address
 IDLE_SECONDS = 75.0  # longer than nginx keeps its end, so that it closes first
 
 
@@ -28,6 +29,7 @@ class ConnectionLimits:
     head: float = HEAD_SECONDS  # seconds from a connection, or the first byte of a request, to the end of the head
     request: float = REQUEST_SECONDS  # seconds for the rest of a request, and for an answer to be read
     idle: float = IDLE_SECONDS  # seconds between two requests
+    memory: int = MEMORY
 
     def bounds(self, listens_for_envoy: bool = False) -> ConnectionBounds:
         """Raises ServeError where files do not suffice."""

@@ -42,6 +42,7 @@ class CloseReason(Enum):
     IDLE = "idle"
     ADDRESS = "address"
     ALL = "all"
+    MEMORY = "memory"
     REFUSED = "refused"
 
 
@@ -51,6 +52,7 @@ EXPLANATIONS = {
     CloseReason.ANSWER: "did not read an answer in time",
     CloseReason.ADDRESS: "were too many of one address without a whole request",
     CloseReason.ALL: "made room for others",
+    CloseReason.MEMORY: "held more bytes than there is room for",
     CloseReason.REFUSED: "found no room, as all others are at work",
 }
 
@@ -102,6 +104,9 @@ class ConnectionTable:
         self.draining = False  # each answer ends its connection
         self._expected = 0
         self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, the oldest first
+        self.held = 0  # bytes of requests that have no answer, and of answers that were not read
+        self._held: dict[ClientConnection, int] = {}
+        self._held_by: Counter[str] = Counter()  # address
         self._closed: Counter[tuple[CloseReason, str]] = Counter()
         self._told: float | None = None
 
@@ -154,6 +159,7 @@ class ConnectionTable:
 
     def leave(self, connection: ClientConnection) -> None:
         self.prove(connection)
+        self.hold(connection, 0)
         self.connections.discard(connection)
         self._board.load(self.many)
 
@@ -166,6 +172,43 @@ class ConnectionTable:
         most = max(by_address.values(), key=len, default=[])
         most.sort(key=lambda one: (one.stage is not Stage.IDLE, one.began))
         yield from most[: many + len(self.connections) // 64]
+
+    # ── What they hold ────────────────────────────────────────────────────────────────────────
+
+    def hold(self, connection: ClientConnection, size: int) -> bool:
+        """It holds so many bytes now; whether there is room for them. Where there is none, who waits is closed."""
+        if connection not in self.connections:
+            return True
+        grown = size - self._held.pop(connection, 0)
+        if size:
+            self._held[connection] = size
+        self.held += grown
+        self._held_by[connection.address] += grown
+        if not self._held_by[connection.address]:
+            del self._held_by[connection.address]
+        if grown <= 0 or self._has_room(connection.address):
+            return True
+        self._free(connection.address)
+        if connection not in self.connections or self._has_room(connection.address):
+            return connection in self.connections
+        if connection.stage is not Stage.BUSY:
+            self.close(connection, CloseReason.MEMORY)
+        return False
+
+    def _has_room(self, address: str, share: float = 1.0) -> bool:
+        most = self.limits.memory * share
+        return self.held <= most and self._held_by[address] <= most / 2
+
+    def _free(self, address: str) -> None:
+        """Close those that hold most and wait for their client: of this address beyond its half, else of the one that
+        holds most. An eighth more than is needed, as looking for them takes time."""
+        if self._held_by[address] <= self.limits.memory / 2:
+            address = self._held_by.most_common(1)[0][0]
+        waiting = [one for one in self._held if one.address == address and one.stage is not Stage.BUSY]
+        for one in sorted(waiting, key=self._held.__getitem__, reverse=True):
+            if self._has_room(address, 7 / 8):
+                return
+            self.close(one, CloseReason.MEMORY)
 
     # ── Who takes too long ────────────────────────────────────────────────────────────────────
 

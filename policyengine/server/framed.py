@@ -248,6 +248,8 @@ class FramedProtocol(asyncio.Protocol):
         self.paused = False  # the reader is slow
         self.resting = False  # others have their turn
         self.slow_since: float | None = None  # to read its answers
+        self.apart = 0  # bytes that a thread works on
+        self.counted = False  # whether the table knows of any that are held
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
@@ -303,6 +305,14 @@ class FramedProtocol(asyncio.Protocol):
             self.began = self.table.now
         self.buffer += data
         self.work()
+        self.account()
+
+    def account(self) -> None:
+        """Tell the table what is held here."""
+        size = len(self.buffer) + self.apart + (self.transport.get_write_buffer_size() if self.paused else 0)
+        if size or self.counted:
+            self.counted = bool(size)
+            self.table.hold(self, size)
 
     def eof_received(self) -> bool:
         """Who has asked and only listens still gets every answer."""
@@ -316,10 +326,12 @@ class FramedProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self.loop.call_soon(self.account)  # not within a write that it may end
 
     def resume_writing(self) -> None:
         self.paused = False
         self.work()
+        self.account()
 
     def rested(self) -> None:
         self.resting = False
@@ -374,6 +386,7 @@ class FramedProtocol(asyncio.Protocol):
         del self.buffer[:at]
         self.began = self.table.now
         self.resting = True
+        self.apart = sum(map(len, payloads))
         self.transport.pause_reading()
         asked = engine, payloads, unreadable, self.gateway
         done: asyncio.Future[tuple[list[bytes], bool]]
@@ -390,7 +403,9 @@ class FramedProtocol(asyncio.Protocol):
             self.buffer.clear()
         if not self.transport.is_closing():
             self.transport.write(b"".join(HEADER.pack(len(answer)) + answer for answer in answers))
+        self.apart = 0
         self.rested()
+        self.account()
 
     def frame(self, at: int) -> bytes | None:
         """What the frame there holds, once all of it has arrived. Raises Unreadable."""

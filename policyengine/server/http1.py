@@ -18,9 +18,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from policyengine.server.connection_table import ConnectionTable, Stage
+from policyengine.server.connection_table import CloseReason, ConnectionTable, Stage
 from policyengine.server.http1_fallback import H11Connection
-from policyengine.server.http_connection import HttpConnection, busy
+from policyengine.server.http_connection import NO_ROOM, HttpConnection, busy
 from policyengine.server.media import LARGEST_BODY
 
 LARGEST_HEAD = 64 * 1024
@@ -93,6 +93,8 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             if self.quiet > LARGEST_HEAD:
                 self.refuse()
         self.start_task()
+        if self.held:
+            self.account()
 
     def refuse(self) -> None:
         """What cannot be read, and whatever comes behind it."""
@@ -189,6 +191,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if self.passing:
             return
         if not self.cycle.response_complete:
+            self.held += len(body)
             super().on_body(body)
             return
         self.unwanted += len(body)
@@ -216,9 +219,22 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def start_task(self) -> None:
-        if self.begun is not None:
+        if self.begun is None:
+            return
+        if self.held and not self.account():
+            self.turn_away()
+        else:
             super()._start_asgi_task(*self.begun)
-            self.begun = None
+        self.begun = None
+
+    def turn_away(self) -> None:
+        """What has come holds more bytes than there is room for, and is not begun."""
+        self.closing = self.passing = True
+        self.held = 0
+        if not self.wire.is_closing():
+            self.table.count(CloseReason.MEMORY, self.address)
+            self.wire.write(busy(NO_ROOM))
+            self.wire.close()
 
     def answer_now(self) -> None:
         """Answer what was begun if that needs nobody else, and leave it begun if it does."""
@@ -241,6 +257,10 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn does, but that no timer is set."""
         self.server_state.total_requests += 1
+        if not self.pipeline:
+            self.held = 0
+            if self.counted:
+                self.account()
         if self.transport.is_closing():
             return
         if self.pipeline:

@@ -34,7 +34,10 @@ class H11Connection(HttpConnection, H11Protocol):
             return
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self.began = self.table.now
+        self.held += len(data)
         super().data_received(data)
+        if self.held:
+            self.account()
         if self.cycle is None:
             return
         if self.unproved and self.conn.their_state is not h11.SEND_BODY:
@@ -45,4 +48,6 @@ class H11Connection(HttpConnection, H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.held = 0
+        self.account()
         self._unset_keepalive_if_required()

@@ -14,7 +14,7 @@ from policyengine.server.connection_table import CloseReason, ConnectionTable, S
 
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 16 * 1024 * 1024
-MAKING_ROOM = (CloseReason.ADDRESS, CloseReason.ALL)
+MAKING_ROOM = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
 LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 NO_ROOM = b"others needed the room"  # of the connection, before the rest of its request came
 
@@ -55,11 +55,14 @@ class HttpConnection(asyncio.Protocol):
     transport: Any
     cycle: Any  # of uvicorn: the last request
     flow: Any
+    loop: Any
     shutdown: Any
     address = ""
     began = 0.0
     spare = False
     unproved = True
+    held = 0  # bytes of requests without an answer
+    counted = False  # whether the table knows of any
     lingered: int | None = None
     _idle: tuple[float, float] | None = None
     _unread: float | None = None
@@ -94,6 +97,20 @@ class HttpConnection(asyncio.Protocol):
     @property
     def has_unread_bytes(self) -> bool:
         return unread_bytes(self.wire)
+
+    def account(self) -> bool:
+        """Tell the table what is held here; whether there is room for it."""
+        size = self.held + self.wire.get_write_buffer_size()
+        self.counted = bool(size)
+        return self.table.hold(self, size)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.loop.call_soon(self.account)  # not within a write that it may end
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.account()
 
     def overdue(self, now: float) -> CloseReason | None:
         limits = self.table.limits

@@ -219,6 +219,17 @@ def test_where_all_are_at_work_others_are_told_so_and_probes_are_answered(connec
             assert statuses(rest(asking)) == [200]
 
 
+def test_bytes_of_half_bodies_are_bounded_and_leave_room_for_others(connect: Connect, tmp_path: Path) -> None:
+    size = 1024 * 1024
+    half = post(b"content-length: %d" % size, body=b" " * (size - 1))
+    with serving(tmp_path, memory=6 * size) as (url, _):
+        for _ in range(12):
+            with suppress(ConnectionResetError, BrokenPipeError):
+                connect(url).sendall(half)
+        awaited(lambda: metric(url, 'policyengine_connections_closed_total{reason="memory"}') >= 8)
+        assert httpx.post(f"{url}/decide", json={**OPEN, "pad": "x" * (size // 2)}, timeout=20).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("files", "given", "bounds"),
     [
@@ -454,6 +465,21 @@ def test_a_gateway_with_many_connections_that_ask_is_bounded_in_all_only() -> No
         table.enter(one)
         table.prove(one)
     assert all(one.dropped is None for one in of_gateway)
+
+
+def test_the_address_that_holds_most_bytes_loses_what_is_largest_and_no_whole_request() -> None:
+    table = table_of(100)
+    table.limits = ConnectionLimits(memory=100)
+    other, large, small = FakeConnection("b"), FakeConnection("a", Stage.BODY), FakeConnection("a", Stage.BODY)
+    busy = FakeConnection("a", Stage.BUSY)
+    entered(table, other, large, small, busy)
+    sizes = (other, 45), (large, 20), (small, 5), (busy, 24)
+    assert all(table.hold(one, size) for one, size in sizes)
+    assert table.hold(other, 50)
+    assert not table.hold(busy, 60)  # beyond the half of its address
+    assert [one.dropped for one in (other, large, small, busy)] == [None, CloseReason.MEMORY, CloseReason.MEMORY, None]
+    table.leave(busy)
+    assert table.held == 50
 
 
 def test_where_nothing_makes_room_a_few_more_are_let_in_and_then_none() -> None:
