@@ -11,6 +11,7 @@ from policyengine.runtime.literals import to_utc
 from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.values import EXACT, TOO_MANY_DIGITS, Known, Unknown, Value, describe
 
+PLAIN = frozenset({str, int, bool})  # of one class, these are compared as they are
 INTS_END = 10**34  # from here on an int would be written with more digits than a number may have
 
 
@@ -29,8 +30,17 @@ def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) ->
     """One pair known to differ settles it, whatever the unknown ones are."""
     if len(left) != len(right):
         return False
-    pairs = [equal_elements(a, b, fact) for a, b in zip(left, right, strict=True)]
-    return False if False in pairs else unknown_in(pairs) or True
+    unknown: list[Value] = []
+    for a, b in zip(left, right, strict=True):
+        if a.__class__ is b.__class__ and a.__class__ in PLAIN:
+            same: bool | Unknown = a == b
+        else:
+            same = equal_elements(a, b, fact)
+        if same is False:
+            return False
+        if same is not True:
+            unknown.append(same)
+    return unknown_in(unknown) or True
 
 
 def equal_elements(left: Value, right: Value, fact: str) -> bool | Unknown:

@@ -23,9 +23,16 @@ def key_of(value: Any) -> Hashable:
             return number_key(value)
         case IPv4Network() | IPv6Network():
             return value.network_address.packed, value.prefixlen
+        case tuple():
+            return repr(nested_key(value))
         case _:
             key: Hashable = value
             return key
+
+
+def nested_key(elements: tuple[Any, ...]) -> Hashable:
+    """The keys of what a list holds. Nobody can make their text collide; hashes of tuples follow from the elements."""
+    return tuple(nested_key(one) if isinstance(one, tuple) else key_of(one) for one in elements)
 
 
 def number_key(number: int | Decimal) -> int | str:

@@ -1,42 +1,45 @@
 """Sets of values in which one is looked up by its hash, and which mean what comparing each with each means.
 
-Values are equal only within a family: numbers with numbers, addresses with addresses. A hash decides where all elements
-and what is looked up are of one family; lists and objects, which have no hash, are compared one by one.
+Values are equal only within a family: numbers with numbers, addresses with addresses, lists of numbers with lists of
+numbers. A hash decides where all elements and what is looked up are of one family; objects, and lists that hold what is
+unknown, have no hash and are compared one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from policyengine.runtime.arithmetic import family
 from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.values import Known, Unknown, Value
 
+# How many lists are inside of each other, and the family of what the innermost hold: None where they hold nothing.
+Family: TypeAlias = tuple[int, type[object] | None]
+NOTHING: Family = (0, None)
+
 
 @dataclass(frozen=True, slots=True)
 class ValueSet:
     """The elements of a set or list: `keys` of the known ones, the `unknown` ones as one. `family` is that of all known
-    ones, None where there are none; without it (`uniform` is False) they have no keys."""
+    ones; where it is None they have no keys."""
 
     keys: frozenset[Hashable]
     unknown: Unknown | None
-    family: type[object] | None
-    uniform: bool
+    family: Family | None
 
     @staticmethod
     def of(elements: Iterable[Value]) -> ValueSet:
         unknown = [one for one in elements if isinstance(one, Unknown)]
         known = [one for one in elements if not isinstance(one, Unknown)]
         rest = Unknown.merge(*unknown) if unknown else None
-        families = {*map(family, known)} if len({*map(type, known)}) > 1 else {*map(family, known[:1])}
-        if len(families) > 1 or any(isinstance(one, tuple | Mapping) for one in known):
-            return ValueSet(frozenset(), rest, None, False)
-        return ValueSet(frozenset(map(key_of, known)), rest, next(iter(families), None), True)
+        common = family_of_all(known)
+        return ValueSet(frozenset() if common is None else frozenset(map(key_of, known)), rest, common)
 
-    def decides(self, other: type[object] | None) -> bool:
+    def decides(self, other: Family | None) -> bool:
         """Whether keys alone tell which values of a family are in it."""
-        return self.uniform and (other is None or self.family is None or self.family is other)
+        return joint(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
         """Whether a value, for the family of which this set decides, is in it; not known where an unknown element may
@@ -69,3 +72,31 @@ class ValueSet:
 def merged(*unknowns: Unknown | None) -> Unknown | None:
     found = [one for one in unknowns if one is not None]
     return Unknown.merge(*found) if found else None
+
+
+def family_of(value: Value) -> Family | None:
+    """None where a value has no key: an object, or a list of such, of what is unknown or of what cannot be compared."""
+    if isinstance(value, tuple):
+        inner = family_of_all(value)
+        return inner and (inner[0] + 1, inner[1])
+    return None if isinstance(value, Unknown | Mapping) else (0, family(value))
+
+
+def family_of_all(values: Collection[Value]) -> Family | None:
+    by_type = {type(one): one for one in values}
+    found: Family | None = NOTHING
+    for one in values if tuple in by_type else by_type.values():
+        found = joint(found, family_of(one))
+        if found is None:
+            break
+    return found
+
+
+def joint(one: Family | None, other: Family | None) -> Family | None:
+    """The family of both, if all of one can be compared with all of the other: lists that hold nothing with any."""
+    if one is None or other is None or one == other:
+        return one if other is not None else None
+    (levels, leaf), (others, other_leaf) = one, other
+    if leaf is None and levels <= others:
+        return other
+    return one if other_leaf is None and others <= levels else None

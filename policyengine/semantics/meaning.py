@@ -15,6 +15,7 @@ from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request, member_of
 from policyengine.runtime.show import shown, shown_bare
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
+from policyengine.runtime.value_sets import family_of
 from policyengine.runtime.values import Invalid, Known, Unknown, Value, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics import recalling
@@ -31,7 +32,7 @@ from policyengine.semantics.facts import (
 from policyengine.semantics.issuer_users import foreign_user
 from policyengine.semantics.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
 from policyengine.semantics.matching import Captures, match_pattern
-from policyengine.semantics.work import BEYOND, is_fixed, reading_steps, weight
+from policyengine.semantics.work import BEYOND, elements_in, is_fixed, reading_steps, weight
 from policyengine.vocabulary import NEUTRAL
 
 
@@ -197,7 +198,7 @@ def in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Val
 def compare(operator: str, left: Value, right: Value, node: k.Compare, facts: Facts) -> Value:
     if operator in ("==", "!="):
         if isinstance(left, tuple) and isinstance(right, tuple):
-            lacking = facts.work.lacks(len(left) + len(right), (node.left, left), (node.right, right))
+            lacking = facts.work.lacks(elements_in(left) + elements_in(right), (node.left, left), (node.right, right))
             if lacking is not None:
                 return lacking
         is_set = any(isinstance(getattr(side, "type", None), kinds.Set) for side in (node.left, node.right))
@@ -212,7 +213,7 @@ def is_member(node: k.Contains, collection: tuple[Value, ...], item: Known, fact
     if node.deep and isinstance(item, EntityRef):
         return is_within(collection, item, facts, node.span.text, node.collection)
     if facts.looping and not is_fixed(node.collection):
-        lacking = facts.work.lacks(len(collection), (node.collection, collection))
+        lacking = facts.work.lacks(elements_in(collection), (node.collection, collection))
         if lacking is not None:
             return lacking
     return is_element(collection, item, facts)
@@ -220,10 +221,14 @@ def is_member(node: k.Contains, collection: tuple[Value, ...], item: Known, fact
 
 def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
     """Whether the item is an element; by a hash, where these values have one."""
+    lacking = facts.work.lacks(elements_in(item)) if isinstance(item, tuple) else None
+    lacking = lacking or facts.work.lacks_to_hash(collection)
+    if lacking is not None:
+        return lacking
     elements = facts.work.set_of(collection)
-    if elements.decides(arithmetic.family(item)):
+    if elements.decides(family_of(item)):
         return elements.has(item)
-    return facts.work.lacks(len(collection)) or equals_one(collection, item)
+    return facts.work.lacks(elements_in(collection)) or equals_one(collection, item)
 
 
 def equals_one(collection: Iterable[Value], item: Value) -> Value:
@@ -246,14 +251,16 @@ def is_within(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact
 
 def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
     """Each with each, as far as what follows; by hashes, where these values have some."""
-    lacking = facts.work.lacks(len(left) + len(right), (node.left, left), (node.right, right))
+    many, others = elements_in(left), elements_in(right)
+    lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
     if lacking is not None:
         return lacking
     one, other = facts.work.set_of(left), facts.work.set_of(right)
-    if one.uniform and other.decides(one.family):
+    if other.decides(one.family):
         return one.overlaps(other) if isinstance(node, k.Overlaps) else one.within(other)
     fold = disjunction if isinstance(node, k.Overlaps) else conjunction
-    return facts.work.lacks(len(left) * len(right)) or fold(equals_one(right, item) for item in left)
+    pairs = min(len(left) * others, len(right) * many)
+    return facts.work.lacks(pairs) or fold(equals_one(right, item) for item in left)
 
 
 def below(

@@ -44,6 +44,7 @@ class Work:
     concerned: bool = True
     tallies: dict[int, tuple[Part | None, Tally]] = field(default_factory=dict)
     sets: dict[int, tuple[object, ValueSet]] = field(default_factory=dict)
+    hashed: dict[int, object] = field(default_factory=dict)
 
     @property
     def exceeded(self) -> bool:
@@ -70,6 +71,16 @@ class Work:
         if known is None:
             known = self.sets[id(elements)] = elements, ValueSet.of(elements)
         return known[1]
+
+    def lacks_to_hash(self, elements: tuple[Value, ...]) -> Unknown | None:
+        """Counts, once of each tuple, what the collections hold that are elements of it."""
+        if id(elements) in self.hashed:
+            return None
+        inner = elements_in(elements) - len(elements)
+        lacking = self.lacks(inner) if inner else None
+        if lacking is None:
+            self.hashed[id(elements)] = elements
+        return lacking
 
     @contextmanager
     def only_if(self, concerned: bool) -> Iterator[None]:
@@ -137,3 +148,10 @@ def reading_steps(*values: object) -> int:
         for one in values
         if isinstance(one, str | tuple)
     )
+
+
+def elements_in(value: object) -> int:
+    """The elements of a collection, with all that the collections in it hold; none of anything else."""
+    if not isinstance(value, tuple):
+        return 0
+    return len(value) + sum([elements_in(one) for one in value if isinstance(one, tuple)])

@@ -12,7 +12,7 @@ from policyengine.runtime.extent import CHARACTERS
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics import kernel as k
 from policyengine.semantics.saying import PROOFS
-from policyengine.semantics.work import event_weight, is_fixed, weight
+from policyengine.semantics.work import elements_in, event_weight, is_fixed, weight
 
 Steps: TypeAlias = tuple[int, ...]  # of each power of n, from the lowest
 
@@ -106,15 +106,17 @@ def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
 def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
     match node:
         case k.Overlaps(left, right) | k.Subset(left, right):
-            one, other = size_of(left, sizes), size_of(right, sizes)
-            return added(one, other, NONE if is_hashed(left) and is_hashed(right) else times(one, other))
+            one, other = elements_of(left, sizes), elements_of(right, sizes)
+            hashed = is_hashed(left) and is_hashed(right)
+            return added(one, other, NONE if hashed else times(size_of(left, sizes), other))
         case k.Compare("==" | "!=", left, right) if is_collection(left) or is_collection(right):
-            return added(size_of(left, sizes), size_of(right, sizes))
-        case k.Contains(collection, _, deep):
+            return added(elements_of(left, sizes), elements_of(right, sizes))
+        case k.Contains(collection, item, deep):
             if deep:
                 return added(size_of(collection, sizes), (sizes.above,))
-            scans = (looping and not is_fixed(collection)) + (not is_hashed(collection))
-            return times((scans,), size_of(collection, sizes)) if scans else NONE
+            scans = (looping and not is_fixed(collection)) + 2 * (not is_hashed(collection))
+            own = elements_of(item, sizes) if is_collection(item) else NONE
+            return added(own, times((scans,), elements_of(collection, sizes)) if scans else NONE)
         case _:
             return steps_in_loop(node, sizes) if looping else NONE
 
@@ -122,11 +124,11 @@ def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
 def steps_in_loop(node: k.Expr, sizes: Sizes) -> Steps:
     match node:
         case k.InNetwork(address, networks):
-            return added(size_of(address, sizes), size_of(networks, sizes))
+            return added(reading_steps(address, sizes), reading_steps(networks, sizes))
         case k.Like(operand) | k.Matches(operand):
             return size_of(operand, sizes)
         case k.Apply(_, arguments):
-            return added(*(size_of(one, sizes) for one in arguments))
+            return added(*(reading_steps(one, sizes) for one in arguments))
         case k.Attribute() if not is_fixed(node):
             return added(reading_steps(node, sizes), (sizes.above,))
         case k.Member():
@@ -137,12 +139,13 @@ def steps_in_loop(node: k.Expr, sizes: Sizes) -> Steps:
             return NONE
 
 
-def reading_steps(node: k.Attribute | k.Member, sizes: Sizes) -> Steps:
-    size = size_of(node, sizes)
-    if not is_collection(node):
-        return size if node.type is kinds.Scalar.STRING else NONE
-    texts = getattr(node.type, "element", None) is kinds.Scalar.STRING
-    return added(size, times(size, size)) if texts else size
+def reading_steps(node: k.Expr, sizes: Sizes) -> Steps:
+    """What it takes to read its value through, with the texts in it."""
+    size, (levels, innermost) = size_of(node, sizes), nesting(type_of(node))
+    if not levels:
+        return size if innermost in (None, kinds.Scalar.STRING) else NONE
+    elements = elements_of(node, sizes)
+    return added(elements, times(elements, size)) if innermost is kinds.Scalar.STRING else elements
 
 
 def event_steps(event: k.Event, sizes: Sizes, looping: bool) -> Steps:
@@ -175,15 +178,47 @@ def size_of(node: k.Expr, sizes: Sizes) -> Steps:
             return sizes.other(node)
 
 
+def elements_of(node: k.Expr, sizes: Sizes) -> Steps:
+    """How many elements its value may have, with all that the collections in it hold."""
+    match node:
+        case k.Constant(value):
+            return (elements_in(value),)
+        case k.Collection(items):
+            return added((len(items),), *(elements_of(one, sizes) for one in items if is_collection(one)))
+        case k.Named(_, inner):
+            return elements_of(inner, sizes)
+        case k.Default(operand, fallback):
+            return larger(elements_of(operand, sizes), elements_of(fallback, sizes))
+        case _:
+            size, (levels, _) = size_of(node, sizes), nesting(type_of(node))
+            found = each = size
+            for _ in range(levels - 1):
+                each = times(each, size)
+                found = added(found, each)
+            return found
+
+
+def nesting(type: kinds.Type | None) -> tuple[int, kinds.Type | None]:
+    """How many collections are inside of each other, and the type of what the innermost hold."""
+    levels = 0
+    while isinstance(type, kinds.Set | kinds.List):
+        levels, type = levels + 1, type.element
+    return levels, type
+
+
+def type_of(node: k.Expr) -> kinds.Type | None:
+    while isinstance(node, k.Named):
+        node = node.expression
+    return getattr(node, "type", None)
+
+
 def is_collection(node: k.Expr) -> bool:
-    return isinstance(getattr(node, "type", None), kinds.Set | kinds.List)
+    return isinstance(type_of(node), kinds.Set | kinds.List)
 
 
 def is_hashed(node: k.Expr) -> bool:
-    """Whether elements are looked up by their hash: records and lists have none."""
-    while isinstance(node, k.Named):
-        node = node.expression
-    return isinstance(getattr(getattr(node, "type", None), "element", None), HASHED)
+    """Whether elements are surely looked up by their hash: records have none, nor lists that hold what is unknown."""
+    return isinstance(getattr(type_of(node), "element", None), HASHED)
 
 
 # ── What a rule takes ─────────────────────────────────────────────────────────────────────────

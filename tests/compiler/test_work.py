@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from policyengine.compiler.sizes import SizeLimit
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
+from policyengine.runtime.extent import extent
 from policyengine.semantics import work
+from policyengine.semantics.worst_case import Unlimited, at, steps_of_part
 from tests.compiler import equality
 from tests.compiler.equality import hold
-from tests.semantics.deciding import NOW, bot, question
-from tests.semantics.test_work import HEAD, PAIRS, asked, guard, ints
+from tests.semantics.deciding import NOW, bot, decide, kernel, question
+from tests.semantics.test_work import HEAD, PAIRS, asked, guard, ints, steps
 
 SEEDS, QUESTIONS = 3, 40
 
@@ -89,3 +92,58 @@ def test_many_numbers_that_share_a_hash_are_left_to_the_specification() -> None:
     step = 2**61 - 1
     assert quickly(tested, {"numbers": ints(200)})
     assert not quickly(tested, {"numbers": [7 + step * (n + 8) for n in range(200)]})
+
+
+# ── Lists of lists ────────────────────────────────────────────────────────────────────────────
+
+NESTED = [
+    "body.c overlaps body.d",
+    "body.c subset of body.d",
+    "body.c == body.d",
+    "[1] in body.c",
+    "(any x in body.c: x in body.d)",
+    "(any x in body.c: (any y in body.d: x == y))",
+    "(all x in body.c: body.d overlaps [x])",
+    "(any x in body.a: size(body.texts) > x)",
+    "(any i in body.items: i.tags == body.texts)",
+]
+
+
+def nested(random: Random) -> dict[str, object]:
+    """Lists in lists, now and then with an element of another type."""
+
+    def lists() -> list[list[object]]:
+        return [
+            random.choices([0, 1, 2, 3, "x"], [4, 4, 4, 4, 1], k=random.randint(0, 4))
+            for _ in range(random.randint(0, 4))
+        ]
+
+    texts = [random.choice(["a", "b" * 130]) for _ in range(random.randint(0, 3))]
+    return {"a": ints(random.randint(0, 4)), "c": lists(), "d": lists(), "texts": texts, "items": [{"tags": texts}]}
+
+
+@pytest.mark.parametrize("condition", NESTED)
+@pytest.mark.parametrize("most", [6, 20, 60])
+def test_lists_in_lists_are_decided_as_specified_whatever_the_bound(
+    condition: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "MOST_STEPS", most)
+    random, policy = Random(f"{condition} {most}"), HEAD + guard(condition)
+    tested = engine(policy)
+    for _ in range(40):
+        question = asked(nested(random))
+        expected, found = decide(policy, question), tested.decide(question)
+        assert (found.outcome, found.gate, found.unknown) == (expected.outcome, expected.gate, expected.unknown)
+        assert [one.message for one in found.reasons] == [one.message for one in expected.reasons]
+        counted = steps(condition, question["body"])  # type: ignore[arg-type]
+        assert (found.gate is Gate.FAILURE) == (counted > most)
+
+
+@pytest.mark.parametrize("condition", NESTED)
+def test_no_question_takes_more_steps_than_its_sizes_allow(condition: str) -> None:
+    """What decides whether a question is small enough for generated code, whose steps nobody counts."""
+    random, meant = Random(condition), kernel(HEAD + guard(condition))
+    for _ in range(60):
+        body = nested(random)
+        allowed = at(steps_of_part(meant.guards[0].effects, Unlimited()), max(map(extent, body.values())))
+        assert steps(condition, body) <= allowed

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.kinds import EntityRef
+from policyengine.runtime import arithmetic
 from policyengine.runtime.arithmetic import add, equal, mul, neg, sub
 from policyengine.runtime.values import Unknown
 
@@ -118,3 +119,8 @@ def test_values_of_different_kinds_and_objects_are_not_compared(left, right):
 
 def test_sets_of_objects_are_not_compared():
     assert isinstance(equal(({"a": 1},), ({"a": 1},), ordered=False), Unknown)
+
+
+def test_lists_that_differ_are_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "equal_elements", lambda *_: pytest.fail("it was read further"))
+    assert equal((1, Decimal(2)), (2, Decimal(2))) is False

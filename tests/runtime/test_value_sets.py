@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from policyengine.kinds import EntityRef, Scalar, Set
 from policyengine.runtime import arithmetic
 from policyengine.runtime.value_keys import key_of
-from policyengine.runtime.value_sets import ValueSet
+from policyengine.runtime.value_sets import ValueSet, family_of
 from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.semantics.kleene import conjunction, disjunction, lift
 
@@ -31,7 +31,9 @@ FAMILIES = [
     st.sampled_from([ip_network("10.0.0.0/8"), ip_network("10.0.0.0/9"), ip_network("a::/16")]),
     st.sampled_from([EntityRef("user", "a"), EntityRef("team", "a"), EntityRef("user", "b")]),
 ]
-PAIRS = st.sampled_from(FAMILIES).flatmap(lambda one: st.tuples(*[st.lists(one | UNKNOWN, max_size=4)] * 2))
+NESTED = [st.lists(st.lists(one, max_size=2).map(tuple), max_size=2).map(tuple) for one in FAMILIES]
+MIXED = st.lists(st.one_of(*NESTED, *FAMILIES, UNKNOWN), max_size=2).map(tuple)  # lists, of what cannot be compared too
+PAIRS = st.sampled_from([*FAMILIES, *NESTED]).flatmap(lambda one: st.tuples(*[st.lists(one | UNKNOWN, max_size=4)] * 2))
 
 
 def found(collection: list[Value], item: Value) -> Value:
@@ -44,7 +46,7 @@ def test_a_look_up_by_hash_finds_what_comparing_each_finds(pair: tuple[list[Valu
     left, right = pair
     for item in (one for one in left if not isinstance(one, Unknown)):
         elements = ValueSet.of(right)
-        assert elements.decides(arithmetic.family(item))
+        assert elements.decides(family_of(item))
         assert elements.has(item) == found(right, item)
 
 
@@ -57,14 +59,40 @@ def test_sets_overlap_and_contain_each_other_as_their_elements_say(pair: tuple[l
     assert one.within(other) == conjunction(found(right, item) for item in left)
 
 
-@pytest.mark.parametrize("elements", [[(1, 2)], [{"a": 1}], [1, "a"], [True, 1]])
-def test_a_hash_does_not_decide_for_lists_objects_and_mixed_elements(elements: list[Any]) -> None:
-    assert not ValueSet.of(elements).uniform
+@given(st.tuples(*[st.lists(MIXED, max_size=3)] * 2))
+def test_where_a_hash_decides_for_lists_it_finds_what_comparing_each_finds(
+    pair: tuple[list[Value], list[Value]],
+) -> None:
+    left, right = pair
+    one, other = ValueSet.of(left), ValueSet.of(right)
+    if one.decides(other.family):
+        assert one.overlaps(other) == disjunction(found(right, item) for item in left)
+        assert one.within(other) == conjunction(found(right, item) for item in left)
+        assert [other.has(item) for item in left] == [found(right, item) for item in left]
+
+
+NO_FAMILY = [
+    [{"a": 1}],
+    [1, "a"],
+    [True, 1],
+    [({"a": 1},)],
+    [(1,), ("a",)],
+    [(Unknown.missing("a"),)],
+    [(1,), ((),)],
+    [(), 1],
+]
+
+
+@pytest.mark.parametrize("elements", NO_FAMILY)
+def test_a_hash_does_not_decide_for_objects_and_mixed_elements(elements: list[Any]) -> None:
+    assert ValueSet.of(elements).family is None
 
 
 def test_a_hash_does_not_decide_for_another_kind_of_value() -> None:
-    assert not ValueSet.of([1, 2]).decides(bool)
-    assert not ValueSet.of(["1"]).decides(Decimal)
+    assert not ValueSet.of([1, 2]).decides(family_of(True))
+    assert not ValueSet.of(["1"]).decides(family_of(1))
+    assert not ValueSet.of([(1, 2)]).decides(family_of(1))
+    assert not ValueSet.of([(1, 2)]).decides(family_of(((1, 2),)))
 
 
 COLLIDING = [Decimal(7) + Decimal(2**61 - 1) * k for k in range(1_000)]  # of one hash in Python
@@ -74,6 +102,12 @@ COLLIDING = [Decimal(7) + Decimal(2**61 - 1) * k for k in range(1_000)]  # of on
 def test_numbers_that_share_a_hash_of_python_have_different_keys(number: Decimal) -> None:
     assert hash(number) == hash(COLLIDING[0])
     assert len({hash(key_of(one)) for one in COLLIDING}) > 990
+
+
+def test_lists_of_numbers_that_share_a_hash_of_python_have_different_keys() -> None:
+    lists = [(7 + (2**61 - 1) * k, 7 + (2**61 - 1) * m) for k in range(4) for m in range(4)]
+    assert len({hash(one) for one in lists}) == 1
+    assert len({hash(key_of(one)) for one in lists}) == len(lists)
 
 
 def test_a_set_holds_each_of_many_colliding_numbers_once() -> None:

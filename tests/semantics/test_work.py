@@ -24,6 +24,7 @@ entity team in team
 entity user { roles: set<string> } in team
 facts {
   body.a: list<int>  body.b: list<int>  body.text: string?  body.users: list<user>?
+  body.c: list<list<int>>?  body.d: list<list<int>>?  body.texts: list<string>?
   body.items: list<{ tags: list<string>  name: string? }>?  body.numbers: list<number>?
 }
 anyone { may POST /x }
@@ -65,6 +66,7 @@ def ints(many: int, start: int = 0) -> list[int]:
         ('(any x in body.a: body.text like "a*")', {"a": ints(3), "text": "b" * 640}, 3 * 2 + 3 * 10),
         ('(any i in body.items: i.name == "a")', {"items": [{"tags": [], "name": "b" * 128}]}, 4 + 2),
         ("user.roles has \"a\"", {}, 0),
+        ("(any x in body.a: size(body.texts) > 1)", {"a": ints(3), "texts": ["b" * 128] * 5}, 3 * 4 + 3 * (5 + 5 * 2)),
     ],
 )  # fmt: skip
 def test_steps_are_counted_by_sizes(condition: str, body: dict[str, object], expected: int) -> None:
@@ -76,6 +78,46 @@ def test_an_entity_in_a_set_takes_what_it_is_in_and_the_set() -> None:
     anyone = "(any one in body.users: one in body.users)"
     alone = 1 * 3
     assert steps(anyone, {"users": ["a"]}, rows) == alone + 1 + 2
+
+
+LISTS: dict[str, object] = {"c": [[1, 2], [3]], "d": [[4], [5]]}  # 2 elements with 3 in them, 2 with 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("body.c overlaps body.d", 5 + 4),
+        ("body.c subset of body.d", 5 + 4),
+        ("body.c == body.d", 5 + 4),
+        ("body.c != body.d", 5 + 4),
+        ("[1, 2] in body.c", 2 + 3),
+        ("[1, 2] in body.c and [1] in body.c", 2 + 1 + 3),
+        ("(any x in body.c: x in body.d)", 2 * 3 + 3 + 2),
+        ("(any x in body.c: x == [1])", 2 * 3 + 3 + 2 * 1),
+        ("(any x in body.c: (any y in body.d: x == y))", 2 * 2 + 2 * 2 * 3 + 2 * 3 + 2 * 2),
+    ],
+)
+def test_lists_of_lists_take_what_the_lists_in_them_hold(condition: str, expected: int) -> None:
+    assert steps(condition, LISTS) == expected
+
+
+@pytest.mark.parametrize("operator", ["overlaps", "subset of"])
+def test_lists_that_hold_what_is_unknown_are_compared_each_with_each(operator: str) -> None:
+    """For each of the one side all that the other holds: on the side where that is less."""
+    unknown = {"c": [[1, "x"], [3]], "d": [[4], [5], [6]]}
+    assert steps(f"body.c {operator} body.d", unknown) == 5 + 6 + min(2 * 6, 3 * 5)
+
+
+def test_long_lists_in_lists_are_counted_and_denied() -> None:
+    body = {"c": [[0] * 150 + [n] for n in range(40)], "d": [[0] * 150 + [-n - 1] for n in range(40)]}
+    assert steps("body.c overlaps body.d", body) == 2 * 40 * (1 + 151)
+    pairs = HEAD + guard("(any x in body.c: (any y in body.d: x == y))")
+    assert decide(pairs, asked(body)).gate is Gate.FAILURE
+
+
+def test_each_order_of_looking_up_lists_takes_the_same_steps() -> None:
+    parts = ["body.c overlaps body.d", "[1] in body.c", "(any x in body.c: x in body.c)"]
+    assert len({steps(" and ".join(one), LISTS) for one in permutations(parts)}) == 1
 
 
 @pytest.mark.parametrize("values", [ints(6), [0] * 6, ["a"] * 6, [0, "a", 5, 5, None, 7]])
