@@ -191,7 +191,7 @@ class Keeping:
         if not isinstance(question, Request):
             if is_large(question):
                 return True
-            if extent(question) <= FEW:
+            if extent(question) <= FEW and not (isinstance(question, Mapping) and "chain" in question):
                 return False
             try:
                 question = read(question)

@@ -19,16 +19,18 @@ from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
-from policyengine.runtime.extent import is_large
+from policyengine.runtime.extent import extent, is_large
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.plan import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Looking, Snapshot
 from policyengine.semantics import kernel as k
+from policyengine.semantics.facts import MOST_HOPS
 from policyengine.semantics.meaning import facts_of
 from policyengine.semantics.reference import decide
 from policyengine.semantics.remembering import windows
+from policyengine.semantics.work import STEPS_AT_ONCE, hop_steps, who_steps
 
 
 class Evaluator:
@@ -61,7 +63,20 @@ class Evaluator:
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
         sizes = self.leaves.at(request.endpoint).sizes
-        return (sizes is not None and sizes.takes_long(request.facts)) or is_large(request.facts)
+        large = (sizes is not None and sizes.takes_long(request.facts)) or is_large(request.facts)
+        return large or self._has_long_chain(request)
+
+    def _has_long_chain(self, request: Request) -> bool:
+        """Whether so many blocks may speak for its hops, and read such large facts for each, that it takes long."""
+        hops = request.fact("chain", "hops")
+        if not isinstance(hops, tuple) or not 0 < len(hops) <= MOST_HOPS:
+            return False
+        steps, each = 0, len(hops) * (1 + extent(request.facts))
+        for block in self.slices.of(request).agents:
+            steps += each * (who_steps(block) + hop_steps(block))
+            if steps > STEPS_AT_ONCE:
+                return True
+        return False
 
     def plan(self, request: Request, now: datetime, looking: Looking | None = None) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs.

@@ -15,8 +15,9 @@ from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import MOST_ELEMENTS
 from policyengine.semantics import kernel as k
 from policyengine.semantics import work
+from policyengine.semantics.facts import MOST_HOPS
 from policyengine.semantics.walk import Block
-from policyengine.semantics.work import STEPS_AT_ONCE
+from policyengine.semantics.work import STEPS_AT_ONCE, hop_steps, who_steps
 from policyengine.semantics.worst_case import (
     ANY_SIZE,
     NONE,
@@ -188,6 +189,10 @@ def steps_of_any(part: object, sizes: Sizes) -> Steps:
 
 
 def loops(kernel: k.Kernel) -> bool:
-    """Whether a rule alone may take so long that others should not wait."""
+    """Whether a rule alone may take so long that others should not wait, or the blocks that may speak for a chain."""
+    if any(issuer.records_chains for issuer in kernel.issuers.values()):
+        at_hops = sum(who_steps(block) + hop_steps(block) for block in kernel.agents)
+        if MOST_HOPS * at_hops > STEPS_AT_ONCE:
+            return True
     rules = (*kernel.agents, *kernel.users, *kernel.anyones, *kernel.guards, *kernel.limits)
     return any(at(steps_of_any(rule, Unlimited()), MOST_ELEMENTS) > STEPS_AT_ONCE for rule in rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import assert_never
@@ -31,6 +31,7 @@ from policyengine.semantics.facts import (
 from policyengine.semantics.kleene import conjunction, disjunction, is_absent, lift
 from policyengine.semantics.matching import match_pattern, place_covers
 from policyengine.semantics.meaning import is_element, value
+from policyengine.semantics.work import hop_steps, who_steps
 
 
 def walk(facts: Facts, snapshot: Snapshot) -> w.Walk:
@@ -61,12 +62,15 @@ def _refused(request: Request) -> str | None:
     return None if isinstance(raw, Missing) else refusal_of(raw)
 
 
-def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False) -> w.BlockSeen:
-    """A block's requirements guard that block's doors; `credential` and `attested` bind the presenter alone."""
+def _block(
+    block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried: bool = False, applies: Value | None = None
+) -> w.BlockSeen:
+    """A block's requirements guard that block's doors; `credential` and `attested` bind the presenter alone. `applies`:
+    whether it is about the agent, where that is known before."""
     requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
     asked = [r for r in requirements if presents or isinstance(r, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)]
     facts.work.rule = block
-    applies = _applies(block, facts, agent)
+    applies = _applies(block, facts, agent) if applies is None else applies
     with facts.work.only_if(_concerns(block, applies, facts)):
         seen = tuple(w.RequirementSeen(r, _holds(r, facts, agent, presents)) for r in asked)
         grants = tuple(_grant(grant, facts, agent, carried) for grant in block.grants)
@@ -76,8 +80,10 @@ def _block(block: w.Block, facts: Facts, agent: w.Agent, presents: bool, carried
 def _concerns(block: w.Block, applies: Value, facts: Facts) -> bool:
     """Whether what a block asks can matter: not if it is about somebody else, nor, where nobody knows whom it is about,
     at an endpoint that it says nothing of."""
-    if not isinstance(applies, Unknown):
-        return applies is True
+    return _covers(block, facts) if isinstance(applies, Unknown) else applies is True
+
+
+def _covers(block: w.Block, facts: Facts) -> bool:
     patterns = [opening.pattern for grant in block.grants for opening in grant.openings]
     if isinstance(block, k.AgentBlock):
         patterns += [pattern for delegate in block.delegates for pattern in delegate.patterns]
@@ -166,7 +172,7 @@ def _grant(grant: k.Grant, facts: Facts, agent: w.Agent, carried: bool) -> w.Gra
     """
     endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
     covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
-    held = agent.scopes if isinstance(agent.scopes, tuple) else ()
+    held = facts.work.set_of(agent.scopes).keys if isinstance(agent.scopes, tuple) else ()
     named = any(scope in held for opening in covering for scope in opening.carriers)
     carries = carried or (issuer is not None and (issuer.scopes_none or named))
     condition = True if grant.when is None or not covering else value(grant.when, facts)
@@ -182,33 +188,65 @@ def _chain(facts: Facts, presenter: w.Agent) -> tuple[tuple[w.HopSeen, ...], Val
         return (), agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", why), ()
     if not by_agent:
         return (), True, ()
-    hops = tuple(_hop(one, then, facts) for one, then in pairwise((*agents, presenter)))
+    speakers = tuple(Speaker.of(block, facts) for block in facts.kernel.agents) if agents else ()
+    hops = tuple(_hop(one, then, speakers, facts) for one, then in pairwise((*agents, presenter)))
     limits = [seen for limits in facts.kernel.delegation for seen in _limits(limits, agents, presenter)]
     if not recorded:
         limits = [replace(seen, holds=Unknown.of("chain.depth", NOT_RECORDED)) for seen in limits]
     return hops, True, tuple(limits)
 
 
-def _hop(agent: w.Agent, then: w.Agent, facts: Facts) -> w.HopSeen:
-    facts = facts_of_hop(facts, agent)
-    blocks = [_block(block, facts, agent, False) for block in facts.kernel.agents]
-    return w.HopSeen(
-        agent, then, tuple(replace(seen, delegates=_delegates(seen, agent, then, facts)) for seen in blocks)
-    )
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A block that may speak for hops: whether it covers the endpoint, and the steps that each hop takes of it. `other`
+    is what is seen of it where it is about another name."""
+
+    block: k.AgentBlock
+    covers: bool
+    who_steps: int
+    steps: int
+    other: w.BlockSeen
+
+    @staticmethod
+    def of(block: k.AgentBlock, facts: Facts) -> Speaker:
+        other = w.BlockSeen(block, False, (), ())
+        return Speaker(block, _covers(block, facts), who_steps(block), hop_steps(block), other)
+
+    def may_be_about(self, agent: w.Agent) -> bool:
+        """False for what is about another name, which is all that is asked of it."""
+        who = self.block.who
+        return not isinstance(who, k.Called) or isinstance(agent.id, Unknown) or who.name == agent.id
 
 
-def _delegates(seen: w.BlockSeen, agent: w.Agent, then: w.Agent, facts: Facts) -> tuple[w.DelegateSeen, ...]:
+def _hop(agent: w.Agent, then: w.Agent, speakers: Iterable[Speaker], facts: Facts) -> w.HopSeen:
+    """As in a loop: what is read for each hop anew counts."""
+    facts = replace(facts_of_hop(facts, agent), looping=True)
+    seen = [_at_hop(one, agent, then, facts) if one.may_be_about(agent) else one.other for one in speakers]
+    return w.HopSeen(agent, then, tuple(seen))
+
+
+def _at_hop(speaker: Speaker, agent: w.Agent, then: w.Agent, facts: Facts) -> w.BlockSeen:
+    """A block that is about somebody else, or may be and says nothing of the endpoint, is asked for nothing more."""
+    facts.work.rule = block = speaker.block
+    evaluated = isinstance(block.who, k.Where) and not isinstance(agent.id, Unknown)
+    lacking = facts.work.lacks(speaker.who_steps) if evaluated else None
+    applies = lacking or _applies(block, facts, agent)
+    if lacking is None and (applies is True or (isinstance(applies, Unknown) and speaker.covers)):
+        lacking = facts.work.lacks(speaker.steps)
+        if lacking is None:
+            seen = _block(block, facts, agent, False, applies=applies)
+            return replace(seen, delegates=_delegates(block, agent, then, facts))
+    return w.BlockSeen(block, lacking or applies, (), ())
+
+
+def _delegates(block: k.AgentBlock, agent: w.Agent, then: w.Agent, facts: Facts) -> tuple[w.DelegateSeen, ...]:
     def one(delegate: k.Delegate) -> w.DelegateSeen:
         covers = any(match_pattern(pattern, facts.request.endpoint) is not None for pattern in delegate.patterns)
         lasts = True if delegate.lifetime is None else lift(lambda age: age <= delegate.lifetime, agent.age)
         condition = True if delegate.when is None else value(delegate.when, facts)
         return w.DelegateSeen(delegate, covers, _is(then, delegate.to, facts), lasts, condition)
 
-    if not isinstance(seen.block, k.AgentBlock):
-        return ()
-    facts.work.rule = seen.block
-    with facts.work.only_if(_concerns(seen.block, seen.applies, facts)):
-        return tuple(one(delegate) for delegate in seen.block.delegates)
+    return tuple(one(delegate) for delegate in block.delegates)
 
 
 def _limits(limits: k.DelegationLimits, hops: tuple[w.Agent, ...], presenter: w.Agent) -> Iterable[w.LimitSeen]:

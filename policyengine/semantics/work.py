@@ -19,6 +19,7 @@ from policyengine.semantics.part import Part
 
 MOST_STEPS = 200_000
 STEPS_AT_ONCE = 10_000  # which nobody has to wait for
+AT_HOP = 4  # for each part of a block, which takes longer than a part of a condition
 
 BEYOND = Unknown.of("the decision", f"it takes more than {MOST_STEPS:,} steps")
 NOT_CONCERNED = Unknown.of("the rule", "it is about others")
@@ -121,6 +122,20 @@ def _weight(condition: Same) -> int:
 def event_weight(event: k.Event) -> int:
     """How many parts are evaluated for each event of a history."""
     return 1 if event.where is None else 1 + weight(event.where)
+
+
+def who_steps(block: k.AgentBlock) -> int:
+    """What each hop of a chain takes to find out whether a block is about it: nothing, but for a condition."""
+    return AT_HOP * weight(block.who.condition) if isinstance(block.who, k.Where) else 0
+
+
+def hop_steps(block: k.AgentBlock) -> int:
+    """What each hop takes of a block that may be about it: of what it asks, opens and hands on."""
+    conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
+    conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
+    patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)
+    parts = sum(weight(one) for one in conditions if one is not None)
+    return AT_HOP * (1 + len(block.requirements) + patterns + parts)
 
 
 def direct_parts(node: k.Expr) -> Iterator[k.Expr]:

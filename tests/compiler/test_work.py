@@ -147,3 +147,46 @@ def test_no_question_takes_more_steps_than_its_sizes_allow(condition: str) -> No
         body = nested(random)
         allowed = at(steps_of_part(meant.guards[0].effects, Unlimited()), max(map(extent, body.values())))
         assert steps(condition, body) <= allowed
+
+
+# ── Chains ────────────────────────────────────────────────────────────────────────────────────
+
+CHAINED = """
+users unrestricted
+scope s { POST /x }
+scope t { POST /y }
+issuer acme { records chains }
+agent "a" { issued by acme  acts for any user  may s  may delegate s to agent "b" }
+agent "b" { issued by acme  acts for any user  may s  may delegate s to agent "a*" }
+agent "a*" { issued by acme  acts for any user  may s  may delegate s to group "g" }
+agent group "g" { issued by acme  acts for any user  may s  may delegate s to agent "a" }
+agent group "h" { issued by acme  acts for any user  may t }
+agent where agent.model == "m" { issued by acme  acts for any user  may s }
+agent where agent.id == "b" { issued by acme  acts for any user  may t  may delegate s to agent "a" }
+agent where agent.id == "ab" { issued by acme  acts for any user  may t }
+"""
+
+
+def chained(random: Random) -> dict[str, object]:
+    def one() -> dict[str, object]:
+        name = random.choice(["a", "b", "ab", "c", None, 7])
+        groups = random.choice([[], ["g"], ["h", "g"], None, ["g", 1]])
+        return {"agent": name, "groups": groups, "issuer": "acme", "scopes": ["s"]}
+
+    hops = [one() for _ in range(random.randint(0, 4))]
+    return question("POST /x", **bot(random.choice(["a", "ab", "b"]), scopes=["s"]), chain={"hops": hops})
+
+
+@pytest.mark.parametrize("most", [10, 60, 200, 200_000])
+def test_chains_are_decided_as_specified_whatever_the_bound(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine leaves out blocks that are surely about others: they take no steps of the specification either."""
+    monkeypatch.setattr(work, "MOST_STEPS", most)
+    random, tested, outcomes = Random(most), engine(CHAINED), set()
+    for _ in range(150):
+        question = chained(random)
+        expected, found = decide(CHAINED, question), tested.decide(question)
+        assert (found.outcome, found.gate, found.unknown) == (expected.outcome, expected.gate, expected.unknown)
+        assert [one.message for one in found.reasons] == [one.message for one in expected.reasons]
+        outcomes.add(found.gate)
+    assert (Gate.FAILURE in outcomes) == (most < 200_000)
+    assert (None in outcomes, Gate.CHAIN in outcomes) == (True, most >= 200)

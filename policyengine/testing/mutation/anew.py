@@ -60,10 +60,12 @@ def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
 
 
 def part_of(mutant: Mutant, question: Question, changed: Mapping[Key, object]) -> k.Kernel:
-    """With nothing but the changed rules; a block that differs in its doors alone does not ask again what it asked."""
+    """With nothing but the changed rules; a block that differs in its doors alone does not ask again what it asked,
+    unless of hops: those are asked only by blocks that may be about them."""
     kernel = question.facts.kernel
     old = {key: getattr(kernel, key[0])[place] for key, place in question.rules.items() if key in changed}
-    rules = changed if mutant.whole else {key: unasked(old.get(key), new) for key, new in changed.items()}
+    whole = mutant.whole or bool(question.seen.hops)
+    rules = changed if whole else {key: unasked(old.get(key), new) for key, new in changed.items()}
     return only(kernel, rules, mutant.whole)
 
 
