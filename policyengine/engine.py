@@ -284,9 +284,9 @@ class Engine(Batching):
 
     async def _apart(self, ask: Callable[[Question], T], question: Question) -> T:
         """In a thread where somebody else is asked or it takes long, so that an event loop does not wait for it."""
-        if self.waits_for(question):
-            return await in_thread(ask, question)
-        return await in_turn(ask, question) if self.takes_long(question) else ask(question)
+        if self.takes_long(question):
+            return await in_turn(ask, question)
+        return await in_thread(ask, question) if self.waits_for(question) else ask(question)
 
     async def report_async(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from policyengine.asking import Question
+from policyengine.deciding import TakesLong
 from policyengine.runtime import wire
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
@@ -139,11 +141,9 @@ async def apart(
     long: bool = False,
 ) -> T:
     """In a thread where somebody else is asked or it takes long, so that nobody waits for it; else right here."""
-    if engine.waits_for(question):
-        return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.takes_long(question)):
         return await in_turn(work)
-    return work() if once is None else await run_in_threadpool(work)
+    return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()
 
 
 async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:
@@ -152,7 +152,8 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
     """
     if engine.shares and once is None and batch.semantics is Semantics.EXECUTE_ALL:
-        return await run_in_threadpool(decided_together, engine, batch.items)
+        with suppress(TakesLong):
+            return await run_in_threadpool(decided_together, engine, batch.items)
     answers: list[Answer] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
@@ -165,7 +166,10 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
 
 
 def decided_together(engine: Decides, items: Sequence[object]) -> list[Answer]:
-    """The same of all items: a store that is shared is asked for as many at once as there are in a row."""
+    """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
+    TakesLong where that would be one of them: nothing is decided."""
+    if any(isinstance(raw, dict) and engine.takes_long(raw) for raw in items):
+        raise TakesLong("an item may take long")
     answers: list[Answer] = []
     row: list[Question] = []
 

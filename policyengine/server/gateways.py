@@ -40,7 +40,7 @@ class Told(NamedTuple):
 
 async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused."""
-    if is_large(question) and not engine.waits_for(question):
+    if is_large(question):
         return await in_turn(told_now, engine, question)
     try:
         request = Request.from_mapping(question)
@@ -59,7 +59,7 @@ def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
 
 def told_in_turn(engine: Decides, question: Mapping[str, object]) -> Told:
     """The same, for who stands in a thread of their own: what takes long waits for its turn."""
-    if engine.takes_long(question) and not engine.waits_for(question):
+    if engine.takes_long(question):
         return begin(told_now, engine, question).result()
     return told_now(engine, question)
 

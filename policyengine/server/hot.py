@@ -97,9 +97,7 @@ class HotPath:
             return await self.careful(scope, raising(problem), send)
         engine = self.reloading.current
         try:
-            if engine.waits:  # the loop does not wait for a store
-                answer = await run_in_threadpool(self.answer, engine, headers, body, self.count_apart)
-            elif len(body) > LONG_BODY:
+            if len(body) > LONG_BODY:
                 answer = await in_turn(self.answer, engine, headers, body, self.count_apart)
             else:
                 answer = await self.soon(engine, headers, body)
@@ -112,8 +110,10 @@ class HotPath:
         await send({"type": "http.response.body", "body": content})
 
     async def soon(self, engine: Engine, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
-        """Here, or in a thread where it takes long."""
+        """Here, in a thread where a store is asked, or in its turn where it takes long."""
         try:
+            if engine.waits:  # the loop does not wait for a store
+                return await run_in_threadpool(self.answer, engine, headers, body, self.count_apart, at_once=True)
             return self.answer(engine, headers, body, self.count, at_once=True)
         except TakesLong:
             return await in_turn(self.answer, engine, headers, body, self.count_apart)

@@ -1,0 +1,113 @@
+"""What takes long is decided one after the other, in a thread of its own, also where a store is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.server import gateways
+from policyengine.stores.urls import open_store
+from tests.server.conftest import client_of
+
+LONG_THREAD = "policyengine-long"
+POLICY = """
+facts { body.a: list<int>  body.b: list<int>?  context.a: list<int>? }
+issuer login { scopes none }
+anyone { may POST /x, ACTION see document }
+entity document
+rate "often" per request.path on POST /x { 1000/1s }
+guard "cubic" on POST /x { deny when (any x in body.a: (any y in body.a: (any z in body.a: x + y == z + 1_000))) }
+guard "seen" on ACTION see document { deny when (any x in context.a: (any y in context.a: x + y == 1_000)) }
+"""
+
+
+def question(many: int) -> dict[str, Any]:
+    return {"request": {"method": "POST", "path": "/x"}, "body": {"a": list(range(many))}}
+
+
+SMALL, LONG = question(1), question(22)
+WHO = {"subject": {"type": "user", "id": "a"}, "resource": {"type": "document", "id": "1"}, "action": {"name": "see"}}
+EVALUATION = {**WHO, "context": {"a": list(range(105))}}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Engine]:
+    """It asks a store beside this process."""
+    with closing(open_store(f"sqlite:///{tmp_path / 'store.db'}")) as store:
+        yield Engine.from_text(POLICY, store=store)
+
+
+class Spied:
+    """Notes in which threads something was decided."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self.threads = engine, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def decide(self, question: Any, **options: Any) -> Any:
+        return self._noted(self._engine.decide(question, **options))
+
+    def evaluate(self, question: Any) -> Any:
+        return self._noted(self._engine.evaluate(question))
+
+    def decide_many(self, questions: Any) -> Any:
+        return self._noted(self._engine.decide_many(questions))
+
+    def _noted(self, answer: Any) -> Any:
+        self.threads.append(threading.current_thread().name.partition("_")[0])
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/decide", LONG),
+        ("/decide", {**LONG, "context": {"spaces": " " * 40_000}}),
+        ("/evaluate", LONG),
+        ("/decide/batch", {"requests": [LONG]}),
+        ("/access/v1/evaluation", EVALUATION),
+        ("/access/v1/evaluations", {"evaluations": [EVALUATION]}),
+    ],
+)
+def test_what_takes_long_is_decided_in_its_turn_also_where_a_store_is_asked(
+    path: str, asked: dict[str, Any], shared: Engine
+) -> None:
+    spied = Spied(shared)
+
+    async def run() -> httpx.Response:
+        async with client_of(spied) as client:
+            return await client.post(path, json=asked)
+
+    assert asyncio.run(run()).status_code == 200
+    assert spied.threads == [LONG_THREAD]
+
+
+def test_what_takes_not_long_waits_for_a_store_in_other_threads(shared: Engine) -> None:
+    spied = Spied(shared)
+
+    async def run() -> list[httpx.Response]:
+        async with client_of(spied) as client:
+            requests = {"requests": [{**SMALL, "options": {"consume": True}}]}
+            return [await client.post("/decide", json=SMALL), await client.post("/decide/batch", json=requests)]
+
+    assert [one.status_code for one in asyncio.run(run())] == [200, 200]
+    assert len(spied.threads) == 2
+    assert LONG_THREAD not in spied.threads
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: bool, shared: Engine) -> None:
+    spied: Any = Spied(shared)
+    told = gateways.told_in_turn(spied, LONG) if in_thread else asyncio.run(gateways.told_of(spied, LONG))
+    assert told.status in (200, 403)
+    assert spied.threads == [LONG_THREAD]
