@@ -7,16 +7,20 @@ import os
 from asyncio import get_running_loop, wrap_future
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
+
+from policyengine.fair_queue import FairQueue, never
 
 SWITCH = 0.001  # seconds until a thread that calculates lets an event loop have its turn
 MOST = 64  # the loop's own are as few as there are processors, and whoever waits for an issuer would have all of them
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
-_one: list[ThreadPoolExecutor] = []
+_long = FairQueue("policyengine-long")
+_requester: ContextVar[Requester | None] = ContextVar("requester", default=None)
 
 
 def pool() -> ThreadPoolExecutor:
@@ -26,12 +30,36 @@ def pool() -> ThreadPoolExecutor:
     return _pools[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who waits for an answer: the `name` by which it has its turn, and whether it `is_gone`."""
+
+    name: Callable[[], str]
+    is_gone: Callable[[], bool]
+
+
+def enter_requester(requester: Requester) -> None:
+    """What this task begins from now on is bounded, has its turn by that name, and is dropped when that is gone."""
+    _requester.set(requester)
+
+
+def is_gone() -> bool:
+    """Whether nobody waits any more for what is done here."""
+    requester = _requester.get()
+    return requester is not None and requester.is_gone()
+
+
 def begin(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
-    """Does what takes long without waiting for anybody: one after the other, as an event loop that shares its
-    interpreter with more threads waits longer for its turn."""
-    if not _one:
-        _one.append(ThreadPoolExecutor(1, "policyengine-long"))
-    return _one[0].submit(copy_context().run, uncollected, partial(work, *args, **given))
+    """Does what takes long, one after the other, as an event loop that shares its interpreter with more threads waits
+    longer for its turn. Callers have it in turn; who asks in this process itself may ask for as much as it likes.
+
+    Raises WorkRefused.
+    """
+    whole = partial(copy_context().run, uncollected, partial(work, *args, **given))
+    requester = _requester.get()
+    if requester is None:
+        return _long.submit("", whole, never, bounded=False)
+    return _long.submit(requester.name(), whole, requester.is_gone)
 
 
 def uncollected(work: Callable[[], T]) -> T:
@@ -46,7 +74,7 @@ def uncollected(work: Callable[[], T]) -> T:
 
 
 async def in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-    """The same, for an event loop."""
+    """The same, for an event loop. Raises WorkRefused."""
     return await wrap_future(begin(work, *args, **given))
 
 
@@ -57,4 +85,4 @@ async def in_thread(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads stay where they began
-    os.register_at_fork(after_in_child=_one.clear)
+    os.register_at_fork(after_in_child=_long.reset)

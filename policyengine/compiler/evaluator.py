@@ -7,7 +7,7 @@ specification about those rules alone that can matter at this endpoint to this c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time_ns
 
@@ -63,7 +63,8 @@ class Evaluator:
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
         sizes = self.leaves.at(request.endpoint).sizes
-        large = (sizes is not None and sizes.takes_long(request.facts)) or is_large(request.facts)
+        objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
+        large = (sizes is not None and sizes.takes_long(objects)) or is_large(request.facts)
         return large or self._has_long_chain(request)
 
     def _has_long_chain(self, request: Request) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,9 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
+from policyengine.fair_queue import WorkRefused
 from policyengine.reloading import Reloading
+from policyengine.runtime.caller import current_caller
 from policyengine.runtime.claims import KeyProblem
 from policyengine.runtime.hosts import AllowedHosts, names_of
 from policyengine.runtime.request import RequestError
@@ -25,6 +28,7 @@ from policyengine.server.frame import Frame
 from policyengine.server.handlers import DecisionApi, on_problem
 from policyengine.server.hosts import HostCheck
 from policyengine.server.hot import HotPath
+from policyengine.server.http_connection import address_of
 from policyengine.server.identity_routes import add_identity
 from policyengine.server.measuring import rules_of
 from policyengine.server.media import SLOWEST_BODY
@@ -33,6 +37,7 @@ from policyengine.server.refusals import Refusals
 from policyengine.server.routes import add_routes
 from policyengine.server.tally import Tally
 from policyengine.server.tokens import Tokens
+from policyengine.threads import Requester, enter_requester
 
 
 class DecisionApp(FastAPI):
@@ -46,6 +51,7 @@ class DecisionApp(FastAPI):
         return self.api.drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        enter_requester(Requester(partial(name_of, scope), partial(is_disconnected, receive)))
         if self.bare:
             await self.hot(scope, receive, send)
         else:
@@ -71,6 +77,16 @@ class DecisionApp(FastAPI):
             document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             self.openapi_schema = document
         return self.openapi_schema
+
+
+def name_of(scope: Scope) -> str:
+    """Whose turn it is: a client of the token file, else whoever asks from an address."""
+    return current_caller() or address_of(scope.get("client"))
+
+
+def is_disconnected(receive: Receive) -> bool:
+    """Whether the connection is gone that an exchange of uvicorn came by: its messages are told by that itself."""
+    return getattr(getattr(receive, "__self__", None), "disconnected", False) is True
 
 
 def refused_hosts(document: dict[str, Any]) -> None:
@@ -135,7 +151,7 @@ def decision_app(
         redoc_url=None,
         redirect_slashes=False,
         middleware=[Middleware(Frame, hosts=hosts if tokens is None else None)],
-        exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, HTTPException), on_problem),
+        exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, WorkRefused, HTTPException), on_problem),
     )
     add_routes(app, api)
     add_identity(app, api)

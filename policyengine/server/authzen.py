@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from policyengine.diagnostics import PolicyError
 from policyengine.engine import Engine
+from policyengine.fair_queue import WorkRefused
 from policyengine.keeping import FEW
 from policyengine.runtime import wire
 from policyengine.runtime.caller import current_caller
@@ -197,12 +198,15 @@ class Authzen:
         if not asked.items:
             return await self.one(asked, once)
         answers: list[Free] = []
-        shared = takes_long(asked.members)
+        shared = takes_long({name: asked.members[name] for name in MEMBERS if name in asked.members})
         for number, item in enumerate(asked.items):
             mine = None if once is None else once._replace(item=number)
             work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
             long = shared or takes_long(item)
-            answers.append(await apart(self.engine, work, mine, context_in(asked, item), long=long))
+            try:
+                answers.append(await apart(self.engine, work, mine, context_in(asked, item), long=long))
+            except WorkRefused as error:  # what was decided before is told
+                answers.append(told(self.denied(str(error), FAILED), False))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
             await asyncio.sleep(0)  # a long batch lets others have their turn

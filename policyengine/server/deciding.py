@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from policyengine.asking import Question
 from policyengine.deciding import TakesLong
+from policyengine.fair_queue import WorkRefused
 from policyengine.runtime import wire
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
@@ -158,7 +159,10 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
         work = partial(decided_item, engine, raw, f"requests[{index}]", mine)
-        answers.append(await apart(engine, work, mine, raw if isinstance(raw, dict) else None))
+        try:
+            answers.append(await apart(engine, work, mine, raw if isinstance(raw, dict) else None))
+        except WorkRefused as error:  # what was decided before is told
+            answers.append(undecided(engine, error, f"requests[{index}]"))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn
@@ -221,14 +225,14 @@ def asks_to_spend(raw: Mapping[object, object]) -> bool:
     return isinstance(options, Mapping) and options.get("consume") is True
 
 
-def undecided(engine: Decides, error: RequestError, place: str) -> Answer:
-    """What is no question is denied, in the shape of every other answer and with its problem."""
-    problem = Problem.of(error)
+def undecided(engine: Decides, error: RequestError | WorkRefused, place: str) -> Answer:
+    """What is no question or has no turn is denied, in the shape of every other answer and with its problem."""
+    problem = Problem.of(error) if isinstance(error, RequestError) else Problem.of_refused(error)
     problem.member = f"{place}.{problem.member}" if problem.member else place
     decision = Decision.of(
         Outcome.DENY,
         Gate.FAILURE,
-        (Reason(Gate.FAILURE, error.message),),
+        (Reason(Gate.FAILURE, problem.detail),),
         package=engine.package,
         revision=engine.revision,
     )

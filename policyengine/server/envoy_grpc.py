@@ -37,6 +37,7 @@ from policyengine.server.gateways import PROBLEM, WOULD_BE, Lines, Told, told_in
 from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import Problem
 from policyengine.server.tokens import Tokens
+from policyengine.threads import Requester, enter_requester
 
 THREADS = 40  # more than may wait for issuers
 STREAMS = 1_000  # calls of one connection on their way: Envoy has one connection for each of its threads
@@ -103,6 +104,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         trace = trace_in(context.invocation_metadata(), headers_in(asked.attributes.request.http))
         if trace is not None:
             context.send_initial_metadata(traced(trace))
+        enter_requester(Requester(lambda: caller or peer_of(context), lambda: not context.is_active()))
         with within(trace), called_by(caller):
             return response_of(self.told(asked.attributes), self.gone)
 
@@ -131,6 +133,11 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         except RequestError as error:
             return told_problem(Problem.of(error))
         return told_in_turn(engine, question)
+
+
+def peer_of(context: Any) -> str:
+    """The address at the other end of the connection, without its port."""
+    return str(context.peer()).rpartition(":")[0]
 
 
 def trace_in(metadata: Any, headers: Sequence[tuple[str, bytes]]) -> Trace | None:

@@ -8,6 +8,7 @@ from functools import partial
 
 from starlette.requests import Request
 
+from policyengine.fair_queue import WorkRefused
 from policyengine.runtime.completeness import Adapter, Given
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.vouched import (
@@ -40,6 +41,8 @@ class EnvoyHttp:
             question = await parsed(partial(self.question, engine, http, given), content)
         except RequestError as error:
             return told_problem(Problem.of(error))
+        except WorkRefused as error:
+            return told_problem(Problem.of_refused(error))
         return await told_of(engine, question)
 
     def question(self, engine: Decides, http: Request, given: Given, content: bytes) -> Mapping[str, object]:

@@ -105,7 +105,7 @@ FORWARD_AUTH: Statuses = {
     403: problem("It may not pass, or not without an approval.", DECIDED),
     429: problem("Not now: `Retry-After` says when.", DECIDED),
     500: problem("The server failed and gives no answer.", {}),
-    503: problem("Deciding failed.", DECIDED),
+    503: problem("Deciding failed, or too many questions that take long wait for their turn.", DECIDED),
 }
 EXT_AUTHZ_STATUSES: Statuses = {
     **FORWARD_AUTH,

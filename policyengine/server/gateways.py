@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from policyengine.fair_queue import WorkRefused
 from policyengine.identity.challenges import challenges_of
 from policyengine.identity.identity import Identity
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
@@ -39,14 +40,16 @@ class Told(NamedTuple):
 
 
 async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
-    """Decides and spends; whatever is no question is refused."""
-    if is_large(question):
-        return await in_turn(told_now, engine, question)
+    """Decides and spends; whatever is no question is refused, and so is what has no turn."""
     try:
+        if is_large(question):
+            return await in_turn(told_now, engine, question)
         request = Request.from_mapping(question)
+        return await apart(engine, lambda: told_about(engine, request), question=request)
     except RequestError as error:
         return told_problem(Problem.of(error))
-    return await apart(engine, lambda: told_about(engine, request), question=request)
+    except WorkRefused as error:
+        return told_problem(Problem.of_refused(error))
 
 
 def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
@@ -59,9 +62,10 @@ def told_now(engine: Decides, question: Mapping[str, object]) -> Told:
 
 def told_in_turn(engine: Decides, question: Mapping[str, object]) -> Told:
     """The same, for who stands in a thread of their own: what takes long waits for its turn."""
-    if engine.takes_long(question):
-        return begin(told_now, engine, question).result()
-    return told_now(engine, question)
+    try:
+        return begin(told_now, engine, question).result() if engine.takes_long(question) else told_now(engine, question)
+    except WorkRefused as error:
+        return told_problem(Problem.of_refused(error))
 
 
 def told_about(engine: Decides, request: Request) -> Told:

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
 from policyengine.extras import install_command
+from policyengine.fair_queue import WorkRefused
 from policyengine.reloading import Reloading
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.claims import KeyProblem, Once
@@ -247,6 +248,8 @@ def problem_of(http: Request, error: Exception) -> Problem:
             return Problem.of(error)
         case KeyProblem():
             return refused(error)
+        case WorkRefused():
+            return Problem.of_refused(error)
         case HTTPException():
             return of_routing(http, error)
         case _:

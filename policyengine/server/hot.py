@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from policyengine.asking import Question
 from policyengine.deciding import TakesLong
 from policyengine.engine import Engine
+from policyengine.fair_queue import WorkRefused
 from policyengine.reloading import Reloading
 from policyengine.runtime.caller import enter_caller
 from policyengine.runtime.decision import Decision
@@ -101,6 +102,8 @@ class HotPath:
                 answer = await in_turn(self.answer, engine, headers, body, self.count_apart)
             else:
                 answer = await self.soon(engine, headers, body)
+        except WorkRefused as error:
+            return await self.careful(scope, raising(Problem.of_refused(error)), send)
         except Exception as error:
             return await self.careful(scope, raising(Unanswered(error)), send)
         if answer is None:

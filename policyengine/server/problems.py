@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from policyengine.fair_queue import WorkRefused
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.shape import quoted
 
@@ -24,6 +25,7 @@ TITLES = {
 }
 
 
+BUSY = "busy"
 NO_ANSWER = "the server failed and gives no answer"
 DENY = "treat this as a deny: what was decided is not decided again, and stays on record"
 
@@ -53,6 +55,10 @@ class Problem(Exception):
     @classmethod
     def of(cls, error: RequestError) -> Problem:
         return cls(400, error.message, member=quoted(error.member) or None, hint=error.hint)
+
+    @classmethod
+    def of_refused(cls, error: WorkRefused) -> Problem:
+        return cls(503, str(error), code=BUSY, hint="ask again in a moment", headers={"Retry-After": "1"})
 
     def to_dict(self) -> dict[str, object]:
         members = {

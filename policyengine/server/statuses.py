@@ -32,6 +32,17 @@ REPLAYED: Free = {
 }
 
 
+def problem(description: str, example: Free | None = None, headers: Free | None = None) -> Free:
+    shape: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    shown = shape if example is None else {**shape, "example": example}
+    found: Free = {"description": description} | ({"headers": headers} if headers else {})
+    return {**found, "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: shape}}
+
+
+SOON = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
+BUSY = problem("Too many questions that take long wait for their turn: `code` is `busy`. Deny.", headers=SOON)
+
+
 def answered(model: type[BaseModel], example: Free, headers: Free | None = None) -> Statuses:
     """What every route that takes a body gives."""
     found: Free = {"description": "An answer was found; deny is one too."}
@@ -44,18 +55,11 @@ def answered(model: type[BaseModel], example: Free, headers: Free | None = None)
         413: problem("The body is larger than 1 MiB."),
         415: problem("The body is neither JSON nor MessagePack."),
         500: problem("The server failed and gives no answer. Deny."),
+        503: BUSY,
     }
 
 
-def problem(description: str, example: Free | None = None, headers: Free | None = None) -> Free:
-    shape: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    shown = shape if example is None else {**shape, "example": example}
-    found: Free = {"description": description} | ({"headers": headers} if headers else {})
-    return {**found, "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: shape}}
-
-
 FOREIGN = problem("The `Host` is no name of this server, or a page of another site asks.")
-SOON = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
 BY_KEY: Statuses = {
     409: problem("The same question is being decided, by this key: ask again.", headers=SOON),
     422: problem("The key came with another question before."),
@@ -68,7 +72,7 @@ EXPLAINED: Statuses = answered(schema.Explanation, {"decision": CONFIRM, "walk":
 REPORTED: Statuses = answered(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
     404: problem("Nothing waits for the outcome of this decision."),
     409: problem("It was reported before: `code` is `outcome_reported`."),
-    503: problem("The store does not answer; report it again."),
+    503: problem("The store does not answer, or too much waits (`code` is `busy`); report it again."),
 }
 ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {

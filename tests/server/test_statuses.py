@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 import policyengine.server
+from policyengine import threads
 from policyengine.engine import Engine
+from policyengine.fair_queue import FairQueue
 from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyUnderWay, KeyUsed
 from policyengine.runtime.decision import Decision, Gate, Outcome
@@ -99,6 +101,9 @@ def of_any_body(path: str, body: object) -> Iterator[int]:
     for error in (KeyUsed("used"), KeyUnderWay("wait")):
         failing = Failing(decide_once=error)
         yield status(failing, "POST", path, content=right, headers={"idempotency-key": "key"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+        yield status(Failing(), "POST", path, content=right + b" " * 40_000)
 
 
 def of_events() -> Iterator[int]:

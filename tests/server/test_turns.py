@@ -6,13 +6,16 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from policyengine import threads
 from policyengine.engine import Engine
+from policyengine.fair_queue import FairQueue
 from policyengine.server import gateways
 from policyengine.stores.urls import open_store
 from tests.server.conftest import client_of
@@ -111,3 +114,62 @@ def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: boo
     told = gateways.told_in_turn(spied, LONG) if in_thread else asyncio.run(gateways.told_of(spied, LONG))
     assert told.status in (200, 403)
     assert spied.threads == [LONG_THREAD]
+
+
+# ── Bounds ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has asked for so much that nothing more waits."""
+    monkeypatch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/decide", LONG),
+        ("/decide", {**LONG, "context": {"spaces": " " * 40_000}}),
+        ("/evaluate", LONG),
+        ("/explain", LONG),
+        ("/access/v1/evaluation", EVALUATION),
+        ("/envoy/x", {"a": list(range(2_000))}),
+    ],
+)
+def test_who_asks_for_too_much_is_told_when_to_ask_again(path: str, asked: dict[str, Any]) -> None:
+    async def run() -> httpx.Response:
+        async with client_of(Engine.from_text(POLICY)) as client:
+            return await client.post(path, json=asked, headers={"x-envoy-auth-partial-body": "false"})
+
+    answer = asyncio.run(run())
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "busy", "1")
+
+
+def test_a_gateway_that_has_no_turn_denies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+    threads_of_grpc = copy_context()
+    threads_of_grpc.run(threads.enter_requester, threads.Requester(lambda: "ipv4:127.0.0.1", lambda: False))
+    told = threads_of_grpc.run(gateways.told_in_turn, Engine.from_text(POLICY), LONG)
+    assert (told.status, dict(told.headers)) == (503, {"Retry-After": "1"})
+
+
+@pytest.mark.usefixtures("full")
+def test_an_item_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
+    async def run() -> httpx.Response:
+        async with client_of(Engine.from_text(POLICY)) as client:
+            return await client.post("/decide/batch", json={"requests": [SMALL, LONG, SMALL]})
+
+    first, second, third = asyncio.run(run()).json()["decisions"]
+    assert (first["allowed"], second["allowed"], third["allowed"]) == (True, False, True)
+    assert (second["gate"], second["error"]["status"], second["error"]["member"]) == ("failure", 503, "requests[1]")
+
+
+@pytest.mark.usefixtures("full")
+def test_an_evaluation_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
+    async def run() -> httpx.Response:
+        async with client_of(Engine.from_text(POLICY)) as client:
+            small = {**EVALUATION, "context": {"a": [1]}}
+            return await client.post("/access/v1/evaluations", json={"evaluations": [small, EVALUATION]})
+
+    assert [one["decision"] for one in asyncio.run(run()).json()["evaluations"]] == [True, False]

@@ -1,0 +1,126 @@
+"""Work of many callers, done one after the other in a thread of its own: of each caller in turn, and bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import Any, TypeVar
+
+MOST_OF_CALLER = 16
+MOST_IN_ALL = 128
+T = TypeVar("T")
+
+
+def never() -> bool:
+    """Nobody that waits is gone."""
+    return False
+
+
+class WorkRefused(Exception):
+    """Nothing was begun: too much waits already, or nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingWork:
+    work: Callable[[], Any]
+    is_gone: Callable[[], bool]  # whether nobody waits for it any more
+    done: Future[Any] = field(default_factory=Future)
+
+    @property
+    def is_dead(self) -> bool:
+        return self.done.cancelled() or self.is_gone()
+
+    def drop(self) -> None:
+        if self.done.set_running_or_notify_cancel():
+            self.done.set_exception(WorkRefused("nobody waits for it any more"))
+
+    def run(self) -> None:
+        if self.is_gone():
+            self.drop()
+        elif self.done.set_running_or_notify_cancel():
+            try:
+                found = self.work()
+            except BaseException as error:
+                self.done.set_exception(error)
+            else:
+                self.done.set_result(found)
+
+
+class FairQueue:
+    """Whose caller waits longest comes next; a caller has `most_of_caller` waiting at most, all together `most_in_all`.
+
+    The thread is begun with the first work, and no end of the process waits for it.
+    """
+
+    def __init__(self, name: str, most_of_caller: int = MOST_OF_CALLER, most_in_all: int = MOST_IN_ALL) -> None:
+        self._name, self._most_of_caller, self._most_in_all = name, most_of_caller, most_in_all
+        self.reset()
+
+    def reset(self) -> None:
+        """As it was made: a process that was forked has no thread of its parent."""
+        self._changed = Condition()
+        self._waiting: dict[str, deque[WaitingWork]] = {}
+        self._many = 0
+        self._thread: Thread | None = None
+
+    def submit(
+        self, caller: str, work: Callable[[], T], is_gone: Callable[[], bool], *, bounded: bool = True
+    ) -> Future[T]:
+        """Raises WorkRefused where too much waits."""
+        one = WaitingWork(work, is_gone)
+        with self._changed:
+            if bounded:
+                self._check_room(caller)
+            self._waiting.setdefault(caller, deque()).append(one)
+            self._many += 1
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return one.done
+
+    def _check_room(self, caller: str) -> None:
+        if len(self._waiting.get(caller, ())) >= self._most_of_caller:
+            self._sweep(caller)
+            if len(self._waiting.get(caller, ())) >= self._most_of_caller:
+                raise WorkRefused("too many questions of this caller wait for their turn")
+        if self._many >= self._most_in_all:
+            for one in list(self._waiting):
+                self._sweep(one)
+            if self._many >= self._most_in_all:
+                raise WorkRefused("too many questions wait for their turn")
+
+    def _sweep(self, caller: str) -> None:
+        """Of what nobody waits for any more nothing takes room."""
+        before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
+        for one in before:
+            if one.is_dead:
+                one.drop()
+            else:
+                alive.append(one)
+        self._many -= len(before) - len(alive)
+        if alive:
+            self._waiting[caller] = alive
+        else:
+            self._waiting.pop(caller, None)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                one = self._next()
+            one.run()
+            del one  # what it holds is not kept until there is more to do
+
+    def _next(self) -> WaitingWork:
+        caller = next(iter(self._waiting))
+        line = self._waiting.pop(caller)
+        one = line.popleft()
+        self._many -= 1
+        if line:
+            self._waiting[caller] = line  # behind all others
+        return one

@@ -1,0 +1,94 @@
+"""Work of many callers is done in turn, bounded, and dropped where nobody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from threading import Event
+
+import pytest
+
+from policyengine.fair_queue import FairQueue, WorkRefused, never
+
+SECONDS = 30
+
+
+class Gated:
+    """A queue whose thread is at work until `open`; `order` is what was done since."""
+
+    def __init__(self) -> None:
+        self.queue = FairQueue("policyengine-test", most_of_caller=3, most_in_all=5)
+        self.order: list[str] = []
+        self.gate = Event()
+        self.first: Future[bool] = self.queue.submit("gate", partial(self.gate.wait, SECONDS), never)
+        while not self.first.running():
+            pass
+
+    def submit(self, caller: str, gone: bool = False, *, bounded: bool = True) -> Future[None]:
+        return self.queue.submit(caller, lambda: self.order.append(caller), lambda: gone, bounded=bounded)
+
+    def done(self, *waiting: Future[None]) -> list[str]:
+        self.gate.set()
+        for one in waiting:
+            one.result(SECONDS)
+        return self.order
+
+
+@pytest.fixture
+def gated() -> Iterator[Gated]:
+    found = Gated()
+    yield found
+    found.gate.set()
+
+
+def test_callers_have_their_turn_one_after_the_other(gated: Gated) -> None:
+    waiting = [gated.submit(caller) for caller in "aaabb"]
+    assert gated.done(*waiting) == list("ababa")
+
+
+def test_what_was_cancelled_is_not_done(gated: Gated) -> None:
+    waiting = [gated.submit(caller) for caller in "abc"]
+    assert waiting[1].cancel()
+    assert gated.done(waiting[0], waiting[2]) == ["a", "c"]
+
+
+def test_what_nobody_waits_for_is_not_done(gated: Gated) -> None:
+    gone, waiting = gated.submit("a", gone=True), gated.submit("b")
+    assert gated.done(waiting) == ["b"]
+    with pytest.raises(WorkRefused, match="nobody waits"):
+        gone.result(SECONDS)
+
+
+def test_no_more_waits_of_a_caller_than_its_bound(gated: Gated) -> None:
+    waiting = [gated.submit("a") for _ in range(3)]
+    with pytest.raises(WorkRefused, match="of this caller"):
+        gated.submit("a")
+    assert gated.done(*waiting, gated.submit("b")) == ["a", "b", "a", "a"]
+
+
+def test_no_more_waits_in_all_than_the_bound(gated: Gated) -> None:
+    waiting = [gated.submit(caller) for caller in "aabbc"]
+    with pytest.raises(WorkRefused, match="too many questions wait"):
+        gated.submit("d")
+    gated.done(*waiting)
+    assert gated.done(gated.submit("d"))[-1] == "d"
+
+
+def test_what_nobody_waits_for_takes_no_room(gated: Gated) -> None:
+    gated.submit("a").cancel()
+    for caller in "aabb":
+        gated.submit(caller, gone=True)
+    waiting = [gated.submit(caller) for caller in "aaabc"]
+    assert gated.done(*waiting) == list("abcaa")
+
+
+def test_this_process_itself_may_ask_for_as_much_as_it_likes(gated: Gated) -> None:
+    assert gated.done(*(gated.submit("", bounded=False) for _ in range(9))) == [""] * 9
+
+
+def test_what_fails_ends_no_other_work(gated: Gated) -> None:
+    failing: Future[float] = gated.queue.submit("a", lambda: 1 / 0, never)
+    assert gated.done(gated.submit("a")) == ["a"]
+    with pytest.raises(ZeroDivisionError):
+        failing.result(SECONDS)
