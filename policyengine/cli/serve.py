@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from policyengine.cli import INTERRUPTED
 from policyengine.cli.absences import HINT, OVER_HTTP, HiddenAbsences
 from policyengine.cli.check import several
 from policyengine.cli.configuration import configuration_of
@@ -143,6 +144,8 @@ def serve(
     from policyengine.server.connection_limits import ConnectionLimits
     from policyengine.server.journal import LogFormat, journal
     from policyengine.server.listeners import is_beyond, resolved
+    from policyengine.server.process_exit import bound_exit
+    from policyengine.server.serving import A_MOMENT
 
     recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
     configuration = configuration_of(paths)
@@ -175,14 +178,19 @@ def serve(
         keys = None if trust is None else tuple(trust)
         held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
         with journal(LogFormat(log_format), lambda: held.current.revision):
-            answer(
-                held, host, listens, tokens,
-                path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway, envoy=envoy_grpc,
-                metrics=metrics_port, drain=drain_seconds, drain_delay=drain_delay, limits=limits,
-                watching=watch, public_url=_public(public_url),
-                authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
-                following=following_of(held, sources, stamp, files=not watch, rules=rules),
-            )  # fmt: skip
+            try:
+                answer(
+                    held, host, listens, tokens,
+                    path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway,
+                    envoy=envoy_grpc, metrics=metrics_port, drain=drain_seconds, drain_delay=drain_delay, limits=limits,
+                    watching=watch, public_url=_public(public_url),
+                    authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
+                    following=following_of(held, sources, stamp, files=not watch, rules=rules),
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                bound_exit(A_MOMENT, INTERRUPTED)
+                raise
+            bound_exit(A_MOMENT, 0)
     except (ServeError, TokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except AllowedHostError as error:

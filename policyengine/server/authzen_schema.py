@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from policyengine.server.authzen import LANGUAGE
 from policyengine.server.deciding import MOST_ITEMS, Semantics
 from policyengine.server.media import PROBLEM_TYPES, Form
-from policyengine.server.statuses import BY_KEY, Statuses, problem
+from policyengine.server.statuses import BUSY, BY_KEY, Statuses, problem
 
 Free = dict[str, Any]
 JSON = Form.JSON.value[0]
@@ -147,6 +147,7 @@ def answered(model: type[BaseModel], example: Free) -> Statuses:
         408: problem("The body did not arrive in time."),
         413: problem("The body is larger than 1 MiB."),
         500: problem("The server failed and gives no answer. Deny."),
+        503: BUSY,
         **BY_KEY,
     }
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from threading import Event
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from policyengine.asking import Question
 from policyengine.deciding import TakesLong
-from policyengine.fair_queue import WorkRefused
+from policyengine.fair_queue import WorkRefused, never
 from policyengine.runtime import wire
 from policyengine.runtime.claims import Once
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
@@ -25,9 +25,10 @@ from policyengine.server.counted import Decides
 from policyengine.server.media import HAS_LONG_BODY, Form
 from policyengine.server.once import REPLAYED
 from policyengine.server.problems import Problem
-from policyengine.threads import in_turn
+from policyengine.threads import in_turn, is_gone
 
 MOST_ITEMS = 1_000
+MOST_IN_A_ROW = 250  # that a store is asked for at once, and then it is seen whether somebody still waits
 Answer = dict[str, object]
 T = TypeVar("T")
 
@@ -153,8 +154,13 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
     """
     if engine.shares and once is None and batch.semantics is Semantics.EXECUTE_ALL:
-        with suppress(TakesLong):
-            return await run_in_threadpool(decided_together, engine, batch.items)
+        cancelled = Event()
+        try:
+            return await run_in_threadpool(decided_together, engine, batch.items, cancelled.is_set)
+        except TakesLong:
+            pass
+        finally:
+            cancelled.set()  # a thread goes on where nobody waits for it any more
     answers: list[Answer] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
@@ -169,15 +175,19 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     return answers
 
 
-def decided_together(engine: Decides, items: Sequence[object]) -> list[Answer]:
+def decided_together(
+    engine: Decides, items: Sequence[object], is_cancelled: Callable[[], bool] = never
+) -> list[Answer]:
     """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
-    TakesLong where that would be one of them: nothing is decided."""
+    TakesLong where one of them may: nothing is decided; and WorkRefused when nobody waits any more for the rest."""
     if any(isinstance(raw, dict) and engine.takes_long(raw) for raw in items):
         raise TakesLong("an item may take long")
     answers: list[Answer] = []
     row: list[Question] = []
 
     def settle() -> None:
+        if is_cancelled() or is_gone():
+            raise WorkRefused("nobody waits for it any more")
         for found in engine.decide_many(row):
             place = f"requests[{len(answers)}]"
             answers.append(undecided(engine, found, place) if isinstance(found, RequestError) else found.to_dict())
@@ -187,6 +197,8 @@ def decided_together(engine: Decides, items: Sequence[object]) -> list[Answer]:
         question = question_in(raw)
         if question is not None:
             row.append(question)
+            if len(row) == MOST_IN_A_ROW:
+                settle()
             continue
         settle()
         answers.append(decided_item(engine, raw, f"requests[{len(answers)}]"))

@@ -212,7 +212,8 @@ def answer_on(
         if following is not None:
             following.stop()
         if beside is not None:
-            beside.stop(0 if server.force_exit else app.drain.left).wait()
+            left = 0 if server.force_exit else app.drain.left
+            beside.stop(left).wait(left + A_MOMENT)  # it would wait for threads that calculate
         log = reloading.current.log
         if log is not None:
             log.flush()

@@ -15,8 +15,9 @@ import pytest
 
 from policyengine import threads
 from policyengine.engine import Engine
-from policyengine.fair_queue import FairQueue
+from policyengine.fair_queue import FairQueue, WorkRefused
 from policyengine.server import gateways
+from policyengine.server.deciding import MOST_IN_A_ROW, decided_together
 from policyengine.stores.urls import open_store
 from tests.server.conftest import client_of
 
@@ -173,3 +174,12 @@ def test_an_evaluation_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
             return await client.post("/access/v1/evaluations", json={"evaluations": [small, EVALUATION]})
 
     assert [one["decision"] for one in asyncio.run(run()).json()["evaluations"]] == [True, False]
+
+
+def test_what_is_left_of_a_batch_is_not_decided_when_nobody_waits_for_it(shared: Engine) -> None:
+    spied: Any = Spied(shared)
+    answered = iter([False, True])
+    items = [{**SMALL, "options": {"consume": True}}] * (MOST_IN_A_ROW * 2)
+    with pytest.raises(WorkRefused, match="nobody waits"):
+        decided_together(spied, items, lambda: next(answered))
+    assert len(spied.threads) == 1

@@ -1,0 +1,30 @@
+"""A process ends though threads are at work: with its code, and with a line in its log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ENDS = """
+import logging, sys, threading
+from policyengine.server.process_exit import bound_exit
+logging.getLogger("policyengine").addHandler(logging.StreamHandler(sys.stderr))
+threading.Thread(target=threading.Event().wait, args=(None if sys.argv[1] == "at work" else 0,)).start()
+print("said", end="")
+bound_exit(0.01 if sys.argv[1] == "at work" else 60, 7)
+"""
+
+
+def ended(threads: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", ENDS, threads], capture_output=True, text=True, timeout=60)
+
+
+def test_threads_that_are_at_work_are_not_waited_for_and_that_is_logged() -> None:
+    found = ended("at work")
+    assert (found.returncode, found.stdout) == (7, "said")
+    assert found.stderr == "ended while threads were at work: nobody gets their answers\n"
+
+
+def test_a_process_whose_threads_have_ended_ends_by_itself() -> None:
+    found = ended("idle")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "said", "")
