@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from struct import Struct as Layout
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
@@ -19,6 +20,7 @@ import msgspec
 
 from policyengine.client import DECIDED, HEADER, LARGEST_QUESTION
 from policyengine.deciding import TakesLong
+from policyengine.fair_queue import WorkRefused
 from policyengine.runtime import quick, wire
 from policyengine.runtime.caller import called_by
 from policyengine.runtime.claims import KeyProblem, Once
@@ -32,12 +34,14 @@ from policyengine.server.hot import plain_options
 from policyengine.server.media import LONG_BODY
 from policyengine.server.once import asked_by, refused
 from policyengine.server.problems import DENY, NO_ANSWER, Problem
-from policyengine.threads import begin, pool
+from policyengine.threads import Requester, begin, enter_requester, pool
 
 LOGGER = logging.getLogger("policyengine")
 CREDENTIALS = Layout("3i")  # process, user and group
 AT_A_STRETCH = 256
 AT_A_STRETCH_APART = 16
+STRETCH = 0.01  # seconds
+MOST_AT_ONCE = 16  # questions of a list: with care each takes milliseconds
 LARGEST_ID = 2**63 - 1
 
 Kind: TypeAlias = Literal["decide", "evaluate"]
@@ -71,13 +75,17 @@ _quickly = quick.msgpack_reader(tuple[int, Kind, quick.Question | list[quick.Que
 
 
 def answer_to(engine: Decides, payload: bytes, gateway: str = "socket", *, at_once: bool = False) -> tuple[bytes, int]:
-    """The answer, and how many questions there were. Raises Unreadable; TakesLong where it is wanted `at_once`."""
+    """The answer, and how many questions there were. Raises Unreadable; TakesLong where it is wanted `at_once`, else
+    what takes long waits for its turn."""
     asked = read_frame(payload)
     try:
         with called_by(gateway):
             if at_once and takes_long(engine, asked):
                 raise TakesLong("it may take long")
-            content, many = contents(engine, asked, gateway, at_once=at_once)
+            if at_once:
+                content, many = contents(engine, asked, gateway, at_once=True)
+            else:
+                content, many = contents_in_turn(engine, asked, gateway, is_long=len(payload) > LONG_BODY)
         return encode((asked.id, DECIDED, content)), many
     except TakesLong:
         raise
@@ -87,6 +95,8 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket", *, at_on
         return refusal(asked.id, refused(error)), 1
     except RequestError as error:
         return refusal(asked.id, Problem.of(error)), 1
+    except WorkRefused as error:
+        return refusal(asked.id, Problem.of_refused(error)), 1
     except Exception:
         LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
         return refusal(asked.id, Problem(500, NO_ANSWER, hint=DENY)), 1
@@ -94,10 +104,38 @@ def answer_to(engine: Decides, payload: bytes, gateway: str = "socket", *, at_on
 
 def takes_long(engine: Decides, asked: Asked) -> bool:
     """Whether others should not wait for it; of one plain question to decide the engine tells."""
-    if not engine.loops or decides_at_once(asked):
-        return False
+    if isinstance(asked.question, list) and len(asked.question) > MOST_AT_ONCE:
+        return True
+    return not decides_at_once(asked) and has_long(engine, asked)
+
+
+def has_long(engine: Decides, asked: Asked) -> bool:
+    """Whether one of its questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
-    return any(isinstance(one, dict) and engine.takes_long(one) for one in several)
+    return engine.loops and any(isinstance(one, dict) and engine.takes_long(one) for one in several)
+
+
+def contents_in_turn(
+    engine: Decides, asked: Asked, gateway: str, *, is_long: bool
+) -> tuple[Raw | list[Raw] | dict[str, object], int]:
+    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as `contents`,
+    and WorkRefused."""
+    is_long = is_long or has_long(engine, asked)
+    if asked.kind == "report" or not isinstance(asked.question, list):
+        return begin(contents, engine, asked, gateway).result() if is_long else contents(engine, asked, gateway)
+    items = items_of(asked.question)
+    if not is_long and (engine.shares or len(items) <= MOST_AT_ONCE):
+        return contents(engine, asked, gateway)
+    pieces: list[Raw] = []
+    size = 1 if engine.loops else MOST_AT_ONCE
+    for first in range(0, len(items), size):
+        piece = asked._replace(question=list(items[first : first + size]))
+        try:
+            pieces += cast(list[Raw], begin(contents, engine, piece, gateway, first=first).result()[0])
+        except WorkRefused as error:  # what was decided before is told
+            places = range(first, first + len(piece.question))
+            pieces += [Raw(encode(undecided(engine, error, f"[{place}]"))) for place in places]
+    return pieces, len(items)
 
 
 def decides_at_once(asked: Asked) -> bool:
@@ -140,9 +178,12 @@ def read_frame(payload: bytes) -> Asked:
 
 
 def contents(
-    engine: Decides, asked: Asked, gateway: str, *, at_once: bool = False
+    engine: Decides, asked: Asked, gateway: str, *, at_once: bool = False, first: int = 0
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for."""
+    """The items of a list are those from `first` on.
+
+    Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for.
+    """
     if asked.kind == "report":
         return reported(engine, report_in(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
@@ -158,11 +199,12 @@ def contents(
         raise RequestError("", "a question is a map, or a list of maps")
     items = items_of(asked.question)
     if engine.shares and asked.kind == "decide" and asked.plain and all(map(plain_question, items)):
-        return together(engine, items), len(items)
+        return together(engine, items, first), len(items)
     if once is None:
-        return [item(engine, quickly, question, index) for index, question in enumerate(items)], len(items)
-    each = [partial(carefully, engine, decide, once=once._replace(item=index)) for index in range(len(items))]
-    return [item(engine, *one) for one in zip(each, items, range(len(items)), strict=True)], len(items)
+        return [item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(items)
+    places = range(first, first + len(items))
+    each = [partial(carefully, engine, decide, once=once._replace(item=index)) for index in places]
+    return [item(engine, *one) for one in zip(each, items, places, strict=True)], len(items)
 
 
 def report_in(raw: object) -> Event:
@@ -177,9 +219,9 @@ def plain_question(question: object) -> bool:
     return isinstance(question, dict) and ("options" not in question or plain_options(question["options"]))
 
 
-def together(engine: Decides, questions: Sequence[Any]) -> list[Raw]:
+def together(engine: Decides, questions: Sequence[Any], first: int = 0) -> list[Raw]:
     """Of a store that is shared: it is asked once for all of them."""
-    found = enumerate(engine.decide_many(questions))
+    found = enumerate(engine.decide_many(questions), first)
     return [
         Raw(encode(undecided(engine, one, f"[{place}]")) if isinstance(one, RequestError) else one.to_msgpack())
         for place, one in found
@@ -245,6 +287,7 @@ class FramedProtocol(asyncio.Protocol):
         self.buffer = bytearray()
         self.began = table.now  # when the frame in the buffer did, or the last one
         self.ended = False  # nothing more will come
+        self.lost = False  # and nobody reads an answer
         self.paused = False  # the reader is slow
         self.resting = False  # others have their turn
         self.slow_since: float | None = None  # to read its answers
@@ -260,7 +303,7 @@ class FramedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.leave(self)
-        self.ended = True
+        self.ended = self.lost = True
         self.buffer.clear()
 
     # ── As the table sees it ──────────────────────────────────────────────────────────────────
@@ -346,9 +389,12 @@ class FramedProtocol(asyncio.Protocol):
             self.work_apart(AT_A_STRETCH_APART)
             return
         answers: list[bytes] = []
-        questions, at, long = 0, 0, False
+        questions, at, long, until = 0, 0, False, self.loop.time() + STRETCH
         try:
             while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
+                if questions and self.loop.time() > until:
+                    questions = AT_A_STRETCH
+                    break
                 if len(payload) > LONG_BODY:
                     raise TakesLong("it is long")
                 answer, many = answer_to(engine, payload, self.gateway, at_once=True)
@@ -365,11 +411,11 @@ class FramedProtocol(asyncio.Protocol):
         self.began = self.table.now if at else self.began
         self.transport.write(b"".join(answers))
         if long:
-            self.work_apart(1, long=True)
+            self.work_apart(1)
             return
         self.settle(rest=questions >= AT_A_STRETCH)
 
-    def work_apart(self, most: int, *, long: bool = False) -> None:
+    def work_apart(self, most: int) -> None:
         """In a thread, as a store is asked or it takes long: this connection waits for it, and no other does."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
@@ -388,12 +434,10 @@ class FramedProtocol(asyncio.Protocol):
         self.resting = True
         self.apart = sum(map(len, payloads))
         self.transport.pause_reading()
-        asked = engine, payloads, unreadable, self.gateway
-        done: asyncio.Future[tuple[list[bytes], bool]]
-        if long:
-            done = asyncio.wrap_future(begin(answers_to, *asked), loop=self.loop)
-        else:
-            done = self.loop.run_in_executor(pool(), answers_to, *asked)
+        work = partial(answers_to, engine, payloads, unreadable, self.gateway)
+        context = copy_context()
+        context.run(enter_requester, Requester(lambda: self.gateway, lambda: self.lost))
+        done = self.loop.run_in_executor(pool(), context.run, work)
         done.add_done_callback(self.told)
 
     def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack
 import pytest
 
 from policyengine import threads
+from policyengine.deciding import TakesLong
 from policyengine.engine import Engine
 from policyengine.fair_queue import FairQueue, WorkRefused
-from policyengine.server import gateways
+from policyengine.server import framed, gateways
 from policyengine.server.deciding import MOST_IN_A_ROW, decided_together
 from policyengine.stores.urls import open_store
 from tests.server.conftest import client_of
@@ -183,3 +185,37 @@ def test_what_is_left_of_a_batch_is_not_decided_when_nobody_waits_for_it(shared:
     with pytest.raises(WorkRefused, match="nobody waits"):
         decided_together(spied, items, lambda: next(answered))
     assert len(spied.threads) == 1
+
+
+# ── Sockets ───────────────────────────────────────────────────────────────────────────────────
+
+
+def payload(asked: object) -> bytes:
+    return bytes(msgpack.packb([7, "decide", asked]))
+
+
+@pytest.mark.parametrize("asked", [[SMALL] * (framed.MOST_AT_ONCE + 1), [SMALL, LONG]])
+def test_a_list_that_takes_long_is_not_decided_by_the_event_loop(asked: list[object]) -> None:
+    with pytest.raises(TakesLong):
+        framed.answer_to(Engine.from_text(POLICY), payload(asked), at_once=True)
+
+
+@pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
+def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
+    policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    begin = framed.begin
+    monkeypatch.setattr(framed, "begin", lambda *work, **given: begun.append(work) or begin(*work, **given))
+    asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
+    _, status, answers = msgpack.unpackb(framed.answer_to(Engine.from_text(policy), payload(asked))[0])
+    assert (status, len(begun)) == (200, pieces)
+    assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
+    assert answers[38]["error"]["member"].startswith("[38]")
+
+
+@pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
+def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, shared: Engine) -> None:
+    spied: Any = Spied(shared)
+    framed.answer_to(spied, payload(asked))
+    assert set(spied.threads) == {LONG_THREAD}
