@@ -71,7 +71,7 @@ test-deep: install
 
 # The same suite on the newest Python we promise; the peers of `bench` come for one Python.
 test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n 2 --dist worksteal --session-timeout=600 --ignore=tests/bench/test_peers.py
+	.venv-313/bin/python -m pytest -n 2 --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .
