@@ -180,12 +180,17 @@ class Keeping:
 
     def waits_for(self, question: Question | None = None) -> bool:
         """Whether a decision about it may wait: then for an issuer, too, whose credentials it brings."""
-        if self.waits or self.identity is None or question is None:
-            return self.waits
-        return awaited(self.identity, question, self.seconds())
+        return self.waits or (question is not None and self.awaits_issuer(question))
+
+    def awaits_issuer(self, question: Question) -> bool:
+        """Whether an issuer may be asked what its credentials prove, which takes as long as that issuer takes."""
+        return self.identity is not None and awaited(self.identity, question, self.seconds())
 
     def takes_long(self, question: Question) -> bool:
-        """Whether a decision about it may take so long that an event loop should not wait for it."""
+        """Whether a decision about it may calculate so long that an event loop should not wait for it. Who waits for an
+        issuer does so beside others, and not in the one thread that calculates."""
+        if self.awaits_issuer(question):
+            return False
         if isinstance(question, Identified):
             question = question.question
         if not isinstance(question, Request):

@@ -31,6 +31,7 @@ class Decides(Protocol):
     @property
     def identity(self) -> Identity | None: ...
     def waits_for(self, question: Question | None = None) -> bool: ...
+    def awaits_issuer(self, question: Question) -> bool: ...
     def takes_long(self, question: Question) -> bool: ...
     def identified(self, question: Question) -> Question: ...
     @property
@@ -89,6 +90,9 @@ class Counted:
 
     def waits_for(self, question: Question | None = None) -> bool:
         return self.engine.waits_for(question)
+
+    def awaits_issuer(self, question: Question) -> bool:
+        return self.engine.awaits_issuer(question)
 
     def takes_long(self, question: Question) -> bool:
         return self.engine.takes_long(question)

@@ -143,6 +143,8 @@ async def apart(
     long: bool = False,
 ) -> T:
     """In a thread where somebody else is asked or it takes long, so that nobody waits for it; else right here."""
+    if question is not None and engine.awaits_issuer(question):
+        return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.takes_long(question)):
         return await in_turn(work)
     return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()

@@ -115,11 +115,18 @@ def has_long(engine: Decides, asked: Asked) -> bool:
     return engine.loops and any(isinstance(one, dict) and engine.takes_long(one) for one in several)
 
 
+def awaits_issuer(engine: Decides, asked: Asked) -> bool:
+    several = asked.question if isinstance(asked.question, list) else [asked.question]
+    return engine.identity is not None and any(isinstance(one, dict) and engine.awaits_issuer(one) for one in several)
+
+
 def contents_in_turn(
     engine: Decides, asked: Asked, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as `contents`,
     and WorkRefused."""
+    if awaits_issuer(engine, asked):  # which nobody's turn is to wait for
+        return contents(engine, asked, gateway)
     is_long = is_long or has_long(engine, asked)
     if asked.kind == "report" or not isinstance(asked.question, list):
         return begin(contents, engine, asked, gateway).result() if is_long else contents(engine, asked, gateway)

@@ -19,7 +19,7 @@ from policyengine.runtime.vouched import SET_BY_US
 from policyengine.server.counted import Decides
 from policyengine.server.deciding import apart
 from policyengine.server.problems import TITLES, Problem
-from policyengine.threads import begin, in_turn
+from policyengine.threads import begin, in_thread, in_turn
 
 Lines = tuple[tuple[str, str], ...]
 
@@ -43,7 +43,8 @@ async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
     """Decides and spends; whatever is no question is refused, and so is what has no turn."""
     try:
         if is_large(question):
-            return await in_turn(told_now, engine, question)
+            aside = in_thread if engine.awaits_issuer(question) else in_turn
+            return await aside(told_now, engine, question)
         request = Request.from_mapping(question)
         return await apart(engine, lambda: told_about(engine, request), question=request)
     except RequestError as error:

@@ -111,6 +111,44 @@ def test_what_takes_not_long_waits_for_a_store_in_other_threads(shared: Engine) 
     assert LONG_THREAD not in spied.threads
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/decide", LONG),
+        ("/decide", {**LONG, "context": {"spaces": " " * 40_000}}),
+        ("/evaluate", LONG),
+        ("/decide/batch", {"requests": [LONG]}),
+        ("/access/v1/evaluation", EVALUATION),
+    ],
+)
+def test_nobody_waits_in_the_thread_of_all_for_an_issuer(
+    path: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers slowly would keep everybody else's turn from coming."""
+    spied = Spied(Engine.from_text(POLICY))
+    monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
+
+    async def run() -> httpx.Response:
+        async with client_of(spied) as client:
+            return await client.post(path, json=asked, headers={"idempotency-key": "not for the quick way"})
+
+    assert asyncio.run(run()).status_code == 200
+    assert len(spied.threads) == 1
+    assert LONG_THREAD not in spied.threads
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+@pytest.mark.parametrize("asked", [LONG, {**LONG, "context": {"spaces": [" "] * 40_000}}], ids=["long", "large"])
+def test_no_gateway_waits_there_for_an_issuer(
+    in_thread: bool, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spied: Any = Spied(Engine.from_text(POLICY))
+    monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
+    told = gateways.told_in_turn(spied, asked) if in_thread else asyncio.run(gateways.told_of(spied, asked))
+    assert told.status in (200, 403)
+    assert LONG_THREAD not in spied.threads
+
+
 @pytest.mark.parametrize("in_thread", [True, False])
 def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: bool, shared: Engine) -> None:
     spied: Any = Spied(shared)
