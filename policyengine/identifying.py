@@ -88,6 +88,21 @@ def awaited(identity: Identity, question: Question, now: int) -> bool:
             return True
 
 
+def with_known(identity: Identity, question: Question, now: int) -> Question:
+    """The question with the facts that its credentials are known to prove, to see how large it is: nothing is decided
+    by them, and nothing is counted. Raises RequestError."""
+    match question:
+        case Request() if question.credentials is not None:
+            known = identity.known_of(question.credentials, now)
+            return question if known is None else with_proved(question, cleaned(known.facts))
+        case Mapping():
+            raw = question.get("credentials")
+            known = raw if isinstance(raw, Proved) else None if raw is None else identity.known(raw, now)
+            return question if known is None else with_facts(identity, question, known.facts)
+        case _:
+            return question
+
+
 def proved(identity: Identity, request: Request, now: int) -> Request:
     credentials = request.credentials
     if credentials is None or credentials.empty:

@@ -28,7 +28,7 @@ from policyengine.compiler.show import place_of
 from policyengine.compiler.sizes import loops
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.directory.entities import Directory
-from policyengine.identifying import awaited, identified, proof_of, refused
+from policyengine.identifying import awaited, identified, proof_of, refused, with_known
 from policyengine.identity.identity import Identity
 from policyengine.identity.telling import Telling
 from policyengine.observing import Observer
@@ -191,6 +191,11 @@ class Keeping:
         issuer does so beside others, and not in the one thread that calculates."""
         if self.awaits_issuer(question):
             return False
+        if self.identity is not None:
+            try:
+                question = with_known(self.identity, question, self.seconds())
+            except RequestError:  # which is told at once
+                return False
         if isinstance(question, Identified):
             question = question.question
         if not isinstance(question, Request):

@@ -46,7 +46,7 @@ async def told_of(engine: Decides, question: Mapping[str, object]) -> Told:
             aside = in_thread if engine.awaits_issuer(question) else in_turn
             return await aside(told_now, engine, question)
         request = Request.from_mapping(question)
-        return await apart(engine, lambda: told_about(engine, request), question=request)
+        return await apart(engine, lambda: told_about(engine, request), question=question)
     except RequestError as error:
         return told_problem(Problem.of(error))
     except WorkRefused as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from policyengine.engine import Engine
@@ -104,3 +106,19 @@ def test_an_engine_tells_whether_chains_may_take_long(count: int, expected: bool
 
 def test_chains_that_nobody_records_take_no_time() -> None:
     assert not Engine.from_text(HEAD.replace("records chains", "") + many(20)).loops
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_chain_that_a_known_token_tells_takes_as_long_and_one_that_an_issuer_is_asked_for_waits_elsewhere(
+    known: bool,
+) -> None:
+    told = asked(*[f"h{n}" for n in range(31)])
+    facts = {name: told.pop(name) for name in ("chain", "agent", "user", "credential")}
+    engine = Engine.from_text(HEAD + many(300), clock=lambda: NOW)
+    proof = SimpleNamespace(facts=facts) if known else None
+    engine.identity = SimpleNamespace(
+        only_proved=True, of_who=frozenset(), known=lambda *_: proof, known_of=lambda *_: proof
+    )  # type: ignore[assignment]
+    brought = {**told, "credentials": {"authorization": "Bearer a-token"}}
+    for one in (brought, Request.from_mapping(brought)):
+        assert (engine.awaits_issuer(one), engine.takes_long(one)) == (not known, known)
