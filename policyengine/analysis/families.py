@@ -18,7 +18,7 @@ from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.values import Unknown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State, states_of_type, texts_between
-from policyengine.semantics.formulas import Space, Subject, type_of
+from policyengine.semantics.formulas import Space, Subject
 from policyengine.semantics.meaning import in_networks
 from policyengine.semantics.possibilities import NEVER_UNKNOWN
 
@@ -84,7 +84,7 @@ def without_value(operand: k.Expr, members: int, own: int | None, space: Space) 
 
 def known_together(operand: k.Expr, asked: Sequence[Member], constants: set[Plain], own: bool) -> Iterator[Valued]:
     """What the questions are together, for every value of the operand; last the state of the operand itself."""
-    if all(isinstance(one, k.InNetwork) for one in asked) and type_of(operand) is Scalar.IP:
+    if all(isinstance(one, k.InNetwork) for one in asked) and operand.type is Scalar.IP:
         yield from of_addresses([one for one in asked if isinstance(one, k.InNetwork)], constants, own)
     elif all(isinstance(one, k.InWindow) for one in asked) and not own and (zone := same_zone(asked)):
         yield from ((one, None) for one in of_times([one for one in asked if isinstance(one, k.InWindow)], zone))
@@ -92,13 +92,13 @@ def known_together(operand: k.Expr, asked: Sequence[Member], constants: set[Plai
         yield from of_texts(asked, constants, own)
     elif own and (zone := same_zone(asked)):
         walls = dict.fromkeys(of_times([one for one in asked if isinstance(one, k.InWindow)], zone))
-        cells = states_of_type(type_of(operand), constants)
+        cells = states_of_type(operand.type, constants)
         for wall, cell in product(walls, cells):
             yield (*wall, cell), None
     else:
         states: list[tuple[Plain, ...]] = [(True, False)] * len(asked)
         if own:
-            states.append(states_of_type(type_of(operand), constants))
+            states.append(states_of_type(operand.type, constants))
         yield from ((state, None) for state in product(*states))
 
 

@@ -25,7 +25,7 @@ from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEnd
 from policyengine.runtime.windows import Window
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State
-from policyengine.semantics.formulas import Pair, Space, Subject, read, type_of
+from policyengine.semantics.formulas import Pair, Space, Subject, read
 from policyengine.semantics.possibilities import states_of, truth
 
 Question: TypeAlias = dict[str, Any]
@@ -84,7 +84,7 @@ class Filling:
 
     def nice(self, subject: k.Expr, state: Plain) -> Any:
         """The state as a value: one that a person would choose, where the rules do not tell it from others."""
-        type_ = type_of(subject)
+        type_ = subject.type
         if state is State.OTHER:
             return self.fresh(type_)
         if isinstance(state, Fraction):
@@ -136,7 +136,7 @@ class Filling:
         if isinstance(raw, EntityRef):
             self.give(argument, raw.id)
         elif function == "size" and isinstance(raw, int):
-            text = type_of(argument) is Scalar.STRING
+            text = argument.type is Scalar.STRING
             self.give(argument, "x" * raw if text else [f"item-{number}" for number in range(min(raw, 100))])
         else:
             self.give(argument, raw)
@@ -241,7 +241,7 @@ class Filling:
         """What is known of it, or else a value chosen now."""
         found = self.held(expression)
         if found is None or found is WRONG_TYPE:
-            found = self.fresh(type_of(expression))
+            found = self.fresh(expression.type)
             self.give(expression, found)
         return found
 
@@ -249,7 +249,7 @@ class Filling:
         found = self.known(expression)
         if isinstance(found, EntityRef):
             return found
-        type_ = type_of(expression)
+        type_ = expression.type
         return EntityRef(min(type_.entities) if isinstance(type_, kinds.Ref) else "user", str(found))
 
     def row(self, ref: EntityRef) -> dict[str, Any]:
@@ -285,7 +285,7 @@ class Filling:
     def contain(self, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
         if isinstance(collection, k.Constant | k.Collection):
             choices = self.held(collection)
-            self.give(item, choices[0] if wanted and choices else self.fresh(type_of(item)))
+            self.give(item, choices[0] if wanted and choices else self.fresh(item.type))
             return
         unsaid = not wanted and self.held(collection) is None and values.empty_unsaid(collection)
         held, one = [] if unsaid else self.known(collection), self.known(item)
@@ -326,7 +326,7 @@ class Filling:
             self.give(left, [*one, *(item for item in self.some_of(left) if item not in other)])
 
     def some_of(self, collection: k.Expr) -> list[Any]:
-        type_ = type_of(collection)
+        type_ = collection.type
         return [self.fresh(type_.element)] if isinstance(type_, kinds.Set | kinds.List) else []
 
     def quantify(self, subject: k.Quantifier, wanted: bool) -> None:
@@ -345,7 +345,7 @@ class Filling:
                 self.fill(dict(zip(space.subjects, world, strict=True)))
                 break
         element = self.elements.pop(subject.variable, None)
-        type_ = type_of(subject.domain)
+        type_ = subject.domain.type
         if element is None and isinstance(type_, kinds.Set | kinds.List):
             element = self.fresh(type_.element)
         self.give(subject.domain, [element])

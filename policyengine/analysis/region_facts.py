@@ -18,7 +18,6 @@ from policyengine.semantics.formulas import (
     Pair,
     Subject,
     Truth,
-    type_of,
 )
 
 ON_TRUE: frozenset[Truth] = frozenset({True})
@@ -69,7 +68,7 @@ def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
 
 def may_be_claimed(holder: k.Expr) -> bool:
     """Whether a credential may say what no row does: of an agent or a user."""
-    type_ = type_of(holder)
+    type_ = holder.type
     return not isinstance(type_, kinds.Ref) or not type_.entities.isdisjoint(("agent", "user"))
 
 

@@ -17,7 +17,7 @@ from policyengine.analysis.values import number
 from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State
-from policyengine.semantics.formulas import Pair, Subject, type_of
+from policyengine.semantics.formulas import Pair, Subject
 
 MOST_WORDS = 6
 
@@ -210,7 +210,7 @@ def pair_words(pair: Pair, fitting: Sequence[Plain]) -> str:
 def known_words(
     name: str, subject: k.Expr, known: Sequence[Plain], states: Sequence[Plain], constants: set[Plain]
 ) -> str:
-    type_ = type_of(subject)
+    type_ = subject.type
     if all(isinstance(one, bool) for one in states):
         whole = name if isinstance(subject, k.Fact | k.Attribute | k.Member) else " ".join(sentence(subject).split())
         return whole if known[0] else f"not ({whole})" if " " in whole else f"not {whole}"

@@ -20,7 +20,6 @@ from policyengine.runtime.values import Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics import spending
 from policyengine.semantics import walk as w
-from policyengine.semantics.fitting import type_of
 
 
 def meter_of(limit: k.Limit) -> Meter | None:
@@ -168,7 +167,7 @@ class LimitWriter:
         """As `spending` spells it."""
         if text.of is not None:
             return f"{self.writer.constant(spelled)}({self.writer.word(text.of)}, {text.code})"
-        if type_of(node) is Scalar.STRING:
+        if node.type is Scalar.STRING:
             return text.code
         return f"{self.writer.constant(spending.key_text)}({text.code})"
 

@@ -23,7 +23,6 @@ from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.count_keys import is_address, network_of
 from policyengine.semantics.counting import micros
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.kleene import describe
 from policyengine.semantics.path_texts import of_path
 from policyengine.semantics.recalling import conjuncts, joined, reads_past
@@ -181,7 +180,7 @@ class PastLines(FactLines):
         for part in conjuncts(event.where):
             match part:
                 case k.Compare("==", k.Past(fact), other) | k.Compare("==", other, k.Past(fact)) if fact in event.facts:
-                    known = type_of(other) is Scalar.STRING or isinstance(type_of(other), kinds.Ref | kinds.Enum)
+                    known = other.type is Scalar.STRING or isinstance(other.type, kinds.Ref | kinds.Enum)
                     if known and not reads_past(other):
                         return event.facts.index(fact), f", {self.reference(self.value(other))}"
         return None, ""
@@ -202,7 +201,7 @@ class PastLines(FactLines):
             code = f"{self.constant(CallerKeys())}[issuer, agent, user]"
         else:
             for key in event.keys:
-                only_plain(type_of(key))
+                only_plain(key.type)
             codes = "".join(f"{self.reference(self.key_value(key))}, " for key in event.keys)
             code = f"{self.constant(Keys())}[({codes})]"
         name = self.put(code)
@@ -289,7 +288,7 @@ class PastLines(FactLines):
         self.line(f"return ({''.join(codes)})")
 
     def _remembered(self, fact: k.Expr) -> str:
-        type = only_plain(type_of(fact))
+        type = only_plain(fact.type)
         word = self.word(describe(fact))
         try:
             raw, checked = self._maybe(fact)

@@ -15,7 +15,7 @@ from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.semantics import kernel as k
 from policyengine.semantics.calls import TABLE, joined, takes
-from policyengine.semantics.fitting import ADDRESSES, NUMBERS, comparable, fits, type_of
+from policyengine.semantics.fitting import ADDRESSES, NUMBERS, comparable, fits
 from policyengine.semantics.history import watch_of
 from policyengine.semantics.operators import arithmetic_type, is_ordered
 from policyengine.semantics.references import BUILT_IN
@@ -71,14 +71,14 @@ def alike(one: object, other: object) -> bool:
 
 
 def check_attribute(attribute: k.Attribute, _: Reading) -> None:
-    require(isinstance(type_of(attribute.base), Ref | Unresolved), "an attribute of what is no entity")
+    require(isinstance(attribute.base.type, Ref | Unresolved), "an attribute of what is no entity")
     require(is_name(attribute.name), "an attribute without a name")
     require(not attribute.inherited or isinstance(attribute.type, Set), "an inherited attribute that is no set")
     require(all(is_name(name) for name, _ in attribute.levels), "an attribute of what is no entity")
 
 
 def check_member(member: k.Member, _: Reading) -> None:
-    base = type_of(member.base)
+    base = member.base.type
     known = base.field(member.name) if isinstance(base, Record) else None
     require(isinstance(base, Unresolved) or (known is not None and known.type == member.type), "a member of no record")
 
@@ -89,7 +89,7 @@ def check_variable(variable: k.Variable, reading: Reading) -> None:
 
 def check_quantifier(quantifier: k.Quantifier, reading: Reading) -> None:
     """Binds its variable in its condition, not in what it goes through."""
-    domain, name = type_of(quantifier.domain), quantifier.variable
+    domain, name = quantifier.domain.type, quantifier.variable
     require(isinstance(domain, Set | List) and is_name(name), "a quantifier over what is no set or list")
     element = domain.element if isinstance(domain, Set | List) else domain
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
@@ -120,7 +120,7 @@ def is_name(text: str) -> bool:
 
 
 def check_condition(expression: k.Expr | None) -> None:
-    require(expression is None or type_of(expression) == Scalar.BOOL, "a condition that is neither true nor false")
+    require(expression is None or expression.type == Scalar.BOOL, "a condition that is neither true nor false")
 
 
 def check_logic(node: k.And | k.Or, _: Reading) -> None:
@@ -130,13 +130,13 @@ def check_logic(node: k.And | k.Or, _: Reading) -> None:
 
 
 def check_compare(node: k.Compare, _: Reading) -> None:
-    left, right = type_of(node.left), type_of(node.right)
+    left, right = node.left.type, node.right.type
     ordered = node.operator in ("==", "!=") or (is_ordered(left) and is_ordered(right))
     require(comparable(left, right) and ordered, f"`{node.operator}` between what cannot be compared")
 
 
 def check_contains(node: k.Contains, _: Reading) -> None:
-    collection, item = type_of(node.collection), type_of(node.item)
+    collection, item = node.collection.type, node.item.type
     require(isinstance(collection, Set | List), "membership in what is no set or list")
     element = collection.element if isinstance(collection, Set | List) else collection
     entities = isinstance(item, Ref) and isinstance(element, Ref | Unresolved)
@@ -144,31 +144,31 @@ def check_contains(node: k.Contains, _: Reading) -> None:
 
 
 def check_below(node: k.Below, _: Reading) -> None:
-    both = isinstance(type_of(node.item), Ref) and isinstance(type_of(node.ancestor), Ref)
+    both = isinstance(node.item.type, Ref) and isinstance(node.ancestor.type, Ref)
     require(both and not (node.strict and node.direct), "a hierarchy of what are no entities")
 
 
 def check_has_row(node: k.HasRow, _: Reading) -> None:
-    require(isinstance(type_of(node.entity), Ref | Unresolved), "a row of what is no entity")
+    require(isinstance(node.entity.type, Ref | Unresolved), "a row of what is no entity")
 
 
 def check_network(node: k.InNetwork, _: Reading) -> None:
-    networks = type_of(node.networks)
+    networks = node.networks.type
     element = networks.element if isinstance(networks, Set | List) else networks
-    sound = type_of(node.address) == Scalar.IP and (element in ADDRESSES or element == Unresolved())
+    sound = node.address.type == Scalar.IP and (element in ADDRESSES or element == Unresolved())
     require(sound and networks != Scalar.IP, "an address within what is no network")
 
 
 def check_window(node: k.InWindow, _: Reading) -> None:
-    require(type_of(node.instant) == Scalar.TIME, "a window of time for what is no time")
+    require(node.instant.type == Scalar.TIME, "a window of time for what is no time")
 
 
 def check_like(node: k.Like, _: Reading) -> None:
-    require(type_of(node.operand) == Scalar.STRING, "`like` for what is no string")
+    require(node.operand.type == Scalar.STRING, "`like` for what is no string")
 
 
 def check_matches(node: k.Matches, _: Reading) -> None:
-    require(type_of(node.operand) == Scalar.STRING, "`matches` for what is no string")
+    require(node.operand.type == Scalar.STRING, "`matches` for what is no string")
     try:
         compile_regex(node.pattern)
     except PatternError as error:
@@ -176,14 +176,14 @@ def check_matches(node: k.Matches, _: Reading) -> None:
 
 
 def check_collections(node: k.Overlaps | k.Subset, _: Reading) -> None:
-    left, right = type_of(node.left), type_of(node.right)
+    left, right = node.left.type, node.right.type
     sound = isinstance(left, Set | List) and isinstance(right, Set | List) and comparable(left.element, right.element)
     require(sound, "`overlaps` or `subset of` between what are no sets of one type")
 
 
 def check_collection(node: k.Collection, _: Reading) -> None:
     element = node.type.element if isinstance(node.type, Set | List) else None
-    require(element is not None and all(fits_in(type_of(item), element) for item in node.items), "a mixed list")
+    require(element is not None and all(fits_in(item.type, element) for item in node.items), "a mixed list")
 
 
 def fits_in(item: Type, element: Type) -> bool:
@@ -192,25 +192,25 @@ def fits_in(item: Type, element: Type) -> bool:
 
 
 def check_default(node: k.Default, _: Reading) -> None:
-    sides = (type_of(node.operand), type_of(node.fallback))
+    sides = (node.operand.type, node.fallback.type)
     require(all(fits(side, node.type) for side in sides), "`else` with a value of another type")
 
 
 def check_arithmetic(node: k.Arithmetic, _: Reading) -> None:
-    result = arithmetic_type(node.operator, type_of(node.left), type_of(node.right))
+    result = arithmetic_type(node.operator, node.left.type, node.right.type)
     require(result == node.type and result != Unresolved(), f"`{node.operator}` for what it cannot take")
 
 
 def check_negative(node: k.Negative, _: Reading) -> None:
-    require(type_of(node.operand) == node.type and node.type in (*NUMBERS, Scalar.DURATION), "`-` for no number")
+    require(node.operand.type == node.type and node.type in (*NUMBERS, Scalar.DURATION), "`-` for no number")
 
 
 def check_named(node: k.Named, _: Reading) -> None:
-    require(type_of(node.expression) == node.type, "a definition of another type")
+    require(node.expression.type == node.type, "a definition of another type")
 
 
 def check_apply(node: k.Apply, reading: Reading) -> None:
-    types = [type_of(argument) for argument in node.arguments]
+    types = [argument.type for argument in node.arguments]
     function = TABLE.get(node.function)
     if isinstance(node.type, Ref):
         sound = node.type.entities == {node.function} and types == [Scalar.STRING]

@@ -22,7 +22,6 @@ from policyengine.semantics.anchors import CLAIMED
 from policyengine.semantics.bound_clause import OBJECTS, is_below
 from policyengine.semantics.counting import is_countable
 from policyengine.semantics.endpoints import tool_mistake
-from policyengine.semantics.fitting import type_of
 from policyengine.vocabulary import CREDENTIAL_KIND, OPEN_ROOTS
 
 DOTTED = re.compile(rf"{NAME.pattern}(?:\.{NAME.pattern})*")
@@ -65,7 +64,7 @@ def check_binder(binder: k.Binder, reading: Reading) -> None:
         require(captured.get(capture) == entity, "a resource that its pattern does not capture")
     for path, expression in binder.facts:
         require(path == ("resource",) or (len(path) > 1 and path[0] in OPEN_ROOTS), "a fact that nothing may bind")
-        require(path != ("resource",) or isinstance(type_of(expression), Ref), "a resource that is no entity")
+        require(path != ("resource",) or isinstance(expression.type, Ref), "a resource that is no entity")
 
 
 # ── Doors and guards ──────────────────────────────────────────────────────────────────────────
@@ -99,7 +98,7 @@ def check_bound_to(part: k.BoundTo, _: Reading) -> None:
 
 
 def check_approvers(part: k.MemberOf, _: Reading) -> None:
-    holder = type_of(part.expression)
+    holder = part.expression.type
     holder = holder.element if isinstance(holder, Set | List) else holder
     require(isinstance(holder, Ref), "approval by what is no entity")
 
@@ -151,7 +150,7 @@ def check_budget(part: k.Budget, _: Reading) -> None:
 
 
 def is_number(expression: k.Expr) -> bool:
-    return type_of(expression) in (Scalar.INT, Scalar.NUMBER)
+    return expression.type in (Scalar.INT, Scalar.NUMBER)
 
 
 # ── Maps ──────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 
-from policyengine.client import NUMBER_EXTENSION
 from policyengine.kinds import EntityRef
 from policyengine.runtime.values import (
     EXACT,
@@ -35,6 +34,9 @@ from policyengine.runtime.values import (
 
 DEEPEST = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
+NUMBER_EXTENSION = (
+    1  # of MessagePack, as `client/socket.py` sends it: the text of a number that MessagePack does not hold
+)
 LONGEST_NUMBER = 16_384
 LONGEST_REASON = 400
 DUPLICATE_KEY = Invalid("a duplicate key")

@@ -10,7 +10,6 @@ from policyengine.semantics import kernel as k
 from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import PatternIndex
 from policyengine.semantics.expressions import lower_value
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.places import Binding, Places, binding_of, binds
 from policyengine.semantics.schema import FactsHere, Schema
 from policyengine.semantics.symbols import Program
@@ -100,8 +99,8 @@ def lower_bindings(bindings: tuple[ast.Binding, ...], pattern: k.Pattern, contex
 def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context) -> k.Expr | None:
     if path == RESOURCE:
         value = lower_value(binding.value, context)
-        if value is not None and not isinstance(type_of(value), Ref | Unresolved):
-            message = f"`resource` is an entity, and this is {a(type_of(value))}"
+        if value is not None and not isinstance(value.type, Ref | Unresolved):
+            message = f"`resource` is an entity, and this is {a(value.type)}"
             context.report("E316", message, binding.value.span, "name its type: `resource = invoice(args.id)`")
             return None
         return value
@@ -111,7 +110,7 @@ def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context)
         context.report("E316", message, binding.fact.span, hint)
         return None
     target = lower_value(ast.Reference(binding.fact.text, span=binding.fact.span), context)
-    return lower_value(binding.value, context, type_of(target)) if target is not None else None
+    return lower_value(binding.value, context, target.type) if target is not None else None
 
 
 def reads_only_the_request(value: k.Expr, binding: ast.Binding, bound: set[tuple[str, ...]], context: Context) -> bool:

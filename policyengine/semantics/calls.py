@@ -7,7 +7,7 @@ from policyengine.kinds import List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.constants import entity_constant, lower_id
 from policyengine.semantics.context import Context
-from policyengine.semantics.fitting import NUMBERS, fits, type_of
+from policyengine.semantics.fitting import NUMBERS, fits
 from policyengine.semantics.hosts import check_hosts
 from policyengine.semantics.schema import UNRESOLVED
 from policyengine.semantics.wording import a, listed, quote
@@ -52,14 +52,14 @@ def lower_function(function: Function, call: ast.Call, arguments: Arguments, con
     known = [argument for argument in arguments if argument is not None]
     if len(known) < len(arguments):
         return None
-    first = type_of(known[0])
+    first = known[0].type
     good = [
-        takes(parameter, type_of(argument), first) or refuse(function, name, parameter, argument, first, context)
+        takes(parameter, argument.type, first) or refuse(function, name, parameter, argument, first, context)
         for (name, parameter), argument in zip(function.parameters, known, strict=True)
     ]
     if not all(good) or not has_buckets(function, known, context):
         return None
-    result = function.result if isinstance(function.result, Scalar) else joined([type_of(one) for one in known])
+    result = function.result if isinstance(function.result, Scalar) else joined([one.type for one in known])
     found = k.Apply(function.name, tuple(known), result, span=call.span)
     return found if check_hosts(found, context.report) else None
 
@@ -99,7 +99,7 @@ def refuse(
 ) -> bool:
     wanted = {"same": a(first), "text or collection": "a string, a set or a list"}.get(str(parameter), f"a {parameter}")
     wanted = a(parameter) if isinstance(parameter, Scalar) else wanted
-    message = f"`{function.name}` takes {wanted}, and {quote(argument.span)} is {a(type_of(argument))}"
+    message = f"`{function.name}` takes {wanted}, and {quote(argument.span)} is {a(argument.type)}"
     context.report("E232", message, argument.span, f"for example `{function.example}`")
     return False
 
@@ -127,9 +127,9 @@ def lower_entity_call(call: ast.Call, arguments: Arguments, context: Context) ->
     if symbol is None or not is_counted(call, 1, f"{call.function.text}(id)", context) or arguments[0] is None:
         return None
     written, argument = call.arguments[0], arguments[0]
-    if type_of(argument) not in (Scalar.STRING, UNRESOLVED):
-        message = f"the id of an entity is a string, and {quote(argument.span)} is {a(type_of(argument))}"
-        hint = f"write `{argument.span.text}` alone: it is one already" if isinstance(type_of(argument), Ref) else None
+    if argument.type not in (Scalar.STRING, UNRESOLVED):
+        message = f"the id of an entity is a string, and {quote(argument.span)} is {a(argument.type)}"
+        hint = f"write `{argument.span.text}` alone: it is one already" if isinstance(argument.type, Ref) else None
         context.report("E232", message, argument.span, hint or "ids are strings, also those of digits only")
         return None
     if isinstance(written, ast.Text):

@@ -8,7 +8,6 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.letter_case import fold
 from policyengine.runtime.values import Value
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.path_texts import of_path
 
 HOST_BITS = 64  # of an IPv6 address, which its subscriber chooses at will: RFC 4291, section 2.5.4
@@ -29,7 +28,7 @@ def is_address(key: k.Expr) -> bool:
         case k.Apply("address"):
             return False
         case _:
-            return type_of(key) is Scalar.IP
+            return key.type is Scalar.IP
 
 
 def network_of(address: Value) -> Value:

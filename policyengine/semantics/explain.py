@@ -14,10 +14,10 @@ from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics import walk as w
 from policyengine.semantics.bound_explained import bound_line
+from policyengine.semantics.effect_words import is_demand
 from policyengine.semantics.facts import Facts, facts_of_hop, has_agent, presenter_of
 from policyengine.semantics.limits_explained import limits_line
 from policyengine.semantics.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
-from policyengine.semantics.logic import is_demand
 from policyengine.semantics.matching import match_pattern
 from policyengine.semantics.meaning import value
 

@@ -12,7 +12,7 @@ from policyengine.semantics.calls import expected_arguments, lower_call
 from policyengine.semantics.constants import entity_constant, lower_id, lower_literal, lower_text, lower_window
 from policyengine.semantics.context import Context
 from policyengine.semantics.definitions import DEEPEST, body_of, key_of, measure, named_by, report_size
-from policyengine.semantics.fitting import NUMBERS, fits, type_of
+from policyengine.semantics.fitting import NUMBERS, fits
 from policyengine.semantics.hints import one_sided_hint
 from policyengine.semantics.history import lower_history, lower_past
 from policyengine.semantics.lists import collect, wanted_element
@@ -33,7 +33,6 @@ __all__ = [
     "check_definitions",
     "lower_condition",
     "lower_value",
-    "type_of",
 ]
 
 
@@ -47,10 +46,10 @@ def lower_value(expression: ast.Expr, context: Context, expected: Type | None = 
     if not is_bounded(expression, context):
         return None
     found = lower(expression, context, expected)
-    if found is None or expected is None or fits(type_of(found), expected):
+    if found is None or expected is None or fits(found.type, expected):
         return found
-    message = f"this must be {a(expected)}, and {quote(found.span)} is {a(type_of(found))}"
-    hint = one_sided_hint(found, type_of(found), found, expected) if isinstance(expected, Scalar | Enum) else None
+    message = f"this must be {a(expected)}, and {quote(found.span)} is {a(found.type)}"
+    hint = one_sided_hint(found, found.type, found, expected) if isinstance(expected, Scalar | Enum) else None
     context.report("E251", message, found.span, hint)
     return None
 
@@ -78,16 +77,16 @@ def is_bounded(expression: ast.Expr, context: Context) -> bool:
 
 def condition(expression: ast.Expr, context: Context) -> k.Expr | None:
     found = lower(expression, context, Scalar.BOOL)
-    if found is None or type_of(found) in (Scalar.BOOL, UNRESOLVED):
+    if found is None or found.type in (Scalar.BOOL, UNRESOLVED):
         return found
-    message = f"{quote(found.span)} is {a(type_of(found))}, not a condition"
+    message = f"{quote(found.span)} is {a(found.type)}, not a condition"
     context.report("E228", message, found.span, condition_hint(found))
     return None
 
 
 def condition_hint(found: k.Expr) -> str:
     text = " ".join(found.span.text.split())
-    match type_of(found):
+    match found.type:
         case Set() | List():
             return f"ask what it has: `{text} has …`"
         case Ref():
@@ -128,7 +127,7 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
             return lower_has_row(expression, lower(operand, context), context)
         case ast.Else(operand, fallback):
             known = lower(operand, context, expected)
-            default = lower(fallback, context, UNRESOLVED if known is None else type_of(known))
+            default = lower(fallback, context, UNRESOLVED if known is None else known.type)
             return lower_else(expression, known, default, context)
         case ast.Quantified():
             return lower_quantified(expression, context)
@@ -176,7 +175,7 @@ def lower_quantified(expression: ast.Quantified, context: Context) -> k.Quantifi
     name = expression.variable
     domain = lower(expression.domain, context)
     element: Type = UNRESOLVED
-    match domain and type_of(domain):
+    match domain and domain.type:
         case Set(inner) | List(inner):
             element = inner
         case _:
@@ -191,11 +190,9 @@ def lower_quantified(expression: ast.Quantified, context: Context) -> k.Quantifi
 
 def check_domain(expression: ast.Quantified, domain: k.Expr | None, context: Context) -> k.Expr | None:
     """What is neither set nor list."""
-    if domain is None or isinstance(type_of(domain), Unresolved):
+    if domain is None or isinstance(domain.type, Unresolved):
         return domain
-    message = (
-        f"`{expression.quantifier}` goes through a set or a list, and {quote(domain.span)} is {a(type_of(domain))}"
-    )
+    message = f"`{expression.quantifier}` goes through a set or a list, and {quote(domain.span)} is {a(domain.type)}"
     context.report("E252", message, domain.span, "name a set or a list after `in`")
     return None
 
@@ -251,7 +248,7 @@ def waits(expression: ast.Expr, context: Context) -> bool:
 
 
 def expected_right(operator: ast.BinaryOperator, left: k.Expr | None) -> Type:
-    type_ = UNRESOLVED if left is None else type_of(left)
+    type_ = UNRESOLVED if left is None else left.type
     match operator:
         case "in" | "not in":
             return Set(type_)
@@ -264,7 +261,7 @@ def expected_right(operator: ast.BinaryOperator, left: k.Expr | None) -> Type:
 
 
 def expected_left(operator: ast.BinaryOperator, right: k.Expr | None) -> Type:
-    type_ = UNRESOLVED if right is None else type_of(right)
+    type_ = UNRESOLVED if right is None else right.type
     match operator:
         case "in" | "not in":
             return type_.element if isinstance(type_, Set | List) else type_
@@ -278,7 +275,7 @@ def lower_negative(expression: ast.Negative, context: Context) -> k.Expr | None:
     operand = lower(expression.operand, context)
     if operand is None:
         return None
-    type_ = type_of(operand)
+    type_ = operand.type
     if type_ not in (*NUMBERS, Scalar.DURATION, UNRESOLVED):
         context.report("E226", f"`-` cannot take {a(type_)}", expression.span, "it takes a number or a duration")
         return None
@@ -289,8 +286,8 @@ def lower_negative(expression: ast.Negative, context: Context) -> k.Expr | None:
 
 def lower_within_window(expression: ast.WithinWindow, context: Context) -> k.InWindow | None:
     instant, window = lower(expression.operand, context), lower_window(expression.window, context.report)
-    if instant is not None and type_of(instant) not in (Scalar.TIME, UNRESOLVED):
-        message = f"{quote(instant.span)} is {a(type_of(instant))}, and only a time is within a window of time"
+    if instant is not None and instant.type not in (Scalar.TIME, UNRESOLVED):
+        message = f"{quote(instant.span)} is {a(instant.type)}, and only a time is within a window of time"
         context.report("E225", message, instant.span, "write `time within …`")
         return None
     return None if instant is None or window is None else k.InWindow(instant, window, span=expression.span)

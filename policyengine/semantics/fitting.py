@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
 from policyengine.kinds import List, Record, Ref, Scalar, Set, Type, Unresolved
-from policyengine.semantics import kernel as k
 
 NUMBERS = (Scalar.INT, Scalar.NUMBER)
 ADDRESSES = (Scalar.IP, Scalar.CIDR)
-
-
-def type_of(expression: k.Expr) -> Type:
-    if isinstance(expression, (k.Fact, k.Constant)):  # most are: nothing else is asked of them
-        return expression.type
-    match expression:
-        case (
-            k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Named()
-            | k.Default() | k.Arithmetic() | k.Negative() | k.Apply() | k.Past() | k.Aggregate()
-        ):  # fmt: skip
-            return expression.type
-        case (
-            k.Not() | k.And() | k.Or() | k.Compare() | k.Contains() | k.Below() | k.InNetwork() | k.InWindow()
-            | k.Like() | k.Matches() | k.Overlaps() | k.Subset() | k.Present() | k.HasRow() | k.Quantifier()
-            | k.Happened()
-        ):  # fmt: skip
-            return Scalar.BOOL
-        case _:
-            assert_never(expression)
 
 
 def comparable(left: Type, right: Type) -> bool:

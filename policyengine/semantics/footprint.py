@@ -10,7 +10,6 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.history import MOST_EVENTS
 from policyengine.runtime.show import duration
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.remembering import awaits
 
 # Bytes in CPython, rounded up; a test fills a store and measures. Texts are of at most MOST_KEPT bytes in UTF-8, which
@@ -42,7 +41,7 @@ def footprints(kernel: k.Kernel) -> Iterator[Footprint]:
 
 
 def of_one(event: k.Event) -> int:
-    facts = sum(of_fact(type_of(fact)) for fact in event.facts)
+    facts = sum(of_fact(fact.type) for fact in event.facts)
     return OF_AN_EVENT + facts + SEVERAL * len(event.outputs) + (OF_AN_OUTCOME if awaits(event) else 0)
 
 

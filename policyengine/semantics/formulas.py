@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import TypeAlias, assert_never
 
 from policyengine import kinds
-from policyengine.kinds import Scalar, Type
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, fits, plain
 
@@ -155,7 +154,7 @@ def read_comparison(expr: k.Compare, space: Space) -> Formula:
     operator: str = expr.operator
     if isinstance(a, Given):
         a, b, left, right, operator = b, a, right, left, MIRRORED[operator]
-    if isinstance(b, Given) and fits(b.value, type_of(left), operator):
+    if isinstance(b, Given) and fits(b.value, left.type, operator):
         return leaf(read_term(left, space), operator, (b.value,), space)
     return read_pair(operator, left, right, space)
 
@@ -172,7 +171,7 @@ def read_membership(expr: k.Contains, choices: k.Constant, space: Space) -> Form
     element = choices.type.element if isinstance(choices.type, kinds.Set | kinds.List) else choices.type
     values = tuple(plain(value, element) for value in choices.value)
     known = tuple(value for value in values if value is not None)
-    if len(known) == len(values) and all(fits(value, type_of(expr.item), "==") for value in known):
+    if len(known) == len(values) and all(fits(value, expr.item.type, "==") for value in known):
         return leaf(read_term(expr.item, space), "in", known, space)
     return Leaf(Numbered(space.number(expr)), "is")
 
@@ -197,7 +196,7 @@ def without_name(expr: k.Expr) -> k.Expr:
 
 
 def is_reference(expr: k.Expr) -> bool:
-    return isinstance(type_of(expr), kinds.Ref)
+    return isinstance(expr.type, kinds.Ref)
 
 
 def numbers_in(term: Term) -> Iterator[int]:
@@ -211,15 +210,3 @@ def numbers_in(term: Term) -> Iterator[int]:
             yield from numbers_in(fallback)
         case _:
             assert_never(term)
-
-
-def type_of(expr: k.Expr) -> Type:
-    match expr:
-        case (
-            k.Not() | k.And() | k.Or() | k.Compare() | k.Contains() | k.Below() | k.InNetwork() | k.InWindow()
-            | k.Like() | k.Matches() | k.Overlaps() | k.Subset() | k.Present() | k.HasRow() | k.Quantifier()
-            | k.Happened()
-        ):  # fmt: skip
-            return Scalar.BOOL
-        case _:
-            return expr.type

@@ -16,7 +16,6 @@ from policyengine.semantics.context import Context
 from policyengine.semantics.coverage import PatternIndex, covers
 from policyengine.semantics.draft import Draft, facts_read, positive_duration, words
 from policyengine.semantics.expressions import lower_condition, lower_value
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.messages import lower_message
 from policyengine.semantics.wording import a
 from policyengine.source import Span
@@ -230,9 +229,9 @@ def has_roles(role: ast.Name, context: Context) -> bool:
 
 def holds_persons(found: k.Expr, context: Context) -> bool:
     """An approver is the entity, or is in it: so it must be a user, or something that users can be in."""
-    entities = referred(type_of(found))
+    entities = referred(found.type)
     if entities is None:
-        message = f"`{words(found.span)}` is {a(type_of(found))}: that approves nothing"
+        message = f"`{words(found.span)}` is {a(found.type)}: that approves nothing"
         context.report("E505", message, found.span, "name a user, a group of users, or a set of them")
         return False
     if entities and entities.isdisjoint(holding(PERSON, context)):

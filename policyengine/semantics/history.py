@@ -13,7 +13,7 @@ from policyengine.kinds import List, Record, Scalar, Set, Type, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.constants import lower_duration
 from policyengine.semantics.context import Context
-from policyengine.semantics.fitting import NUMBERS, type_of
+from policyengine.semantics.fitting import NUMBERS
 from policyengine.semantics.members import head
 from policyengine.semantics.revision import canonical
 from policyengine.semantics.schema import EVERYWHERE
@@ -47,7 +47,7 @@ def lower_history(
     if window is None or event is None or not sound or len(keys or ()) < len(history.per):
         return None
     if isinstance(node, ast.Aggregate):
-        summed = type_of(field) if field is not None and node.function == "sum" else Scalar.INT
+        summed = field.type if field is not None and node.function == "sum" else Scalar.INT
         return k.Aggregate(node.function, field, event, window, since, summed, span=node.span)
     happened = k.Happened(event, window, since, span=node.span)
     return k.Not(happened, span=node.span) if node.negated else happened

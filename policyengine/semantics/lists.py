@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from policyengine.kinds import List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.runtime.values import Value
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import NUMBERS, comparable, type_of
+from policyengine.semantics.fitting import NUMBERS, comparable
 from policyengine.semantics.schema import UNRESOLVED
 from policyengine.semantics.symbols import Reporter
 from policyengine.semantics.wording import a, quote
@@ -57,11 +57,11 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
     """The type that all elements have; None when one differs, which is reported."""
     if not items:
         return wanted or UNRESOLVED
-    common = type_of(items[0])
+    common = items[0].type
     for item in items[1:]:
-        joined = join(common, type_of(item))
+        joined = join(common, item.type)
         if joined is None:
-            message = f"{quote(item.span)} is {a(type_of(item))}, and what stands before it is {a(common)}"
+            message = f"{quote(item.span)} is {a(item.type)}, and what stands before it is {a(common)}"
             report("E249", message, item.span, "all elements of a list have one type")
             return None
         common = joined

@@ -5,15 +5,15 @@ An error where a rule can never do what it says, a warning where it does so need
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TypeVar, assert_never
+from typing import TypeVar
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import covers, place_covers
+from policyengine.semantics.effect_words import is_demand, word_of
 from policyengine.semantics.formulas import Truth
 from policyengine.semantics.possibilities import (
     ACTS_ON_TRUE,
@@ -31,7 +31,6 @@ __all__ = ["DECIDED", "UNKNOWN", "findings", "implies", "possible"]
 # Rules are compared with each other only in company of at most so many; beyond it nothing is claimed.
 MOST_COMPARED = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
-WRITTEN_AS_DEMAND = re.compile(r"\b(require|unless)(?:[\s(]|#[^\n]*\n)*$")
 
 Written = TypeVar("Written", bound=k.Part)
 Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
@@ -132,25 +131,6 @@ def guard_condition(effect: k.Effect, condition: k.Expr, answers: Answers) -> It
         yield Diagnostic("W702", message, condition.span, None if demanded else contradiction(condition))
     else:
         yield from parts_that_decide_nothing(condition, truths, answers)
-
-
-def word_of(effect: k.Effect) -> str:
-    """The word the rule was written with."""
-    match effect:
-        case k.Deny():
-            return "require" if effect.words.startswith("require") else "deny"
-        case k.Confirm():
-            return "confirm"
-        case k.Oblige():
-            return effect.kind
-        case _:
-            assert_never(effect)
-
-
-def is_demand(effect: k.Effect, condition: k.Expr) -> bool:
-    """Whether the author wrote what must hold (`require`, `unless`) rather than when to act."""
-    before = effect.span.source.text[effect.span.start : condition.span.start]
-    return WRITTEN_AS_DEMAND.search(before) is not None or word_of(effect) == "require"
 
 
 def demand(condition: k.Expr) -> k.Expr:

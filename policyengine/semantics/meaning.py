@@ -201,11 +201,11 @@ def compare(operator: str, left: Value, right: Value, node: k.Compare, facts: Fa
             lacking = facts.work.lacks(elements_in(left) + elements_in(right), (node.left, left), (node.right, right))
             if lacking is not None:
                 return lacking
-        is_set = any(isinstance(getattr(side, "type", None), kinds.Set) for side in (node.left, node.right))
+        is_set = any(isinstance(side.type, kinds.Set) for side in (node.left, node.right))
         same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
         return negation(same) if operator == "!=" else same
-    ranks = next((s.type for s in (node.left, node.right) if isinstance(getattr(s, "type", None), kinds.Enum)), None)  # type: ignore[union-attr]
-    a, b = (ranks.values.index(s) if ranks else s for s in (left, right))  # type: ignore[union-attr]
+    ranks = next((s.type for s in (node.left, node.right) if isinstance(s.type, kinds.Enum)), None)
+    a, b = (ranks.values.index(s) if ranks else s for s in (left, right))
     return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
 
 

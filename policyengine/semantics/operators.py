@@ -8,7 +8,7 @@ from typing import assert_never
 from policyengine.kinds import Enum, List, Ref, Scalar, Set, Type, Unresolved
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import ADDRESSES, comparable, type_of
+from policyengine.semantics.fitting import ADDRESSES, comparable
 from policyengine.semantics.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
 from policyengine.semantics.hosts import check_hosts
 from policyengine.semantics.kinship import can_be_in, is_direct_parent
@@ -32,7 +32,7 @@ class Operation:
 
     @property
     def types(self) -> tuple[Type, Type]:
-        return type_of(self.left), type_of(self.right)
+        return self.left.type, self.right.type
 
     @property
     def unresolved(self) -> bool:
@@ -102,7 +102,7 @@ def is_ordered(type_: Type) -> bool:
 
 def comparison_hint(operation: Operation) -> str:
     for mine, other in ((operation.left, operation.right), (operation.right, operation.left)):
-        hint = one_sided_hint(mine, type_of(mine), other, type_of(other))
+        hint = one_sided_hint(mine, mine.type, other, other.type)
         if hint is not None:
             return hint
     return ONE_TYPE

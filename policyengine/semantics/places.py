@@ -11,7 +11,6 @@ from policyengine.semantics import coverage
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import PatternIndex, covers, overlaps, place_covers
 from policyengine.semantics.endpoints import read_endpoint
-from policyengine.semantics.fitting import type_of
 from policyengine.semantics.schema import FactsHere
 from policyengine.semantics.symbols import Program, Symbol
 from policyengine.syntax import nodes as ast
@@ -60,7 +59,7 @@ def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], 
         types.add(pattern.type)
     bound = dict(facts).get(("resource",))
     if bound is not None:
-        typed, types = None, _entities(type_of(bound))
+        typed, types = None, _entities(bound.type)
     elif typed is not None:
         types.add(typed[0])
     return Binding(pattern, captures, typed, frozenset(types), facts)

@@ -35,7 +35,6 @@ from policyengine.semantics.formulas import (
     World,
     numbers_in,
     read,
-    type_of,
 )  # fmt: skip
 
 Item = TypeVar("Item")
@@ -125,7 +124,7 @@ def known_states(subject: Subject, constants: set[Plain]) -> tuple[Plain, ...]:
         case k.Apply(function="size") | k.Aggregate(function="count" | "distinct"):
             return tuple(sorted({Fraction(0)} | {n for n in whole_numbers(constants) if n >= 0}))
         case _:
-            return states_of_type(type_of(subject), constants)
+            return states_of_type(subject.type, constants)
 
 
 def quantified_states(quantifier: k.Quantifier) -> tuple[Plain, ...]:

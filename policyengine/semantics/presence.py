@@ -5,7 +5,7 @@ from __future__ import annotations
 from policyengine.kinds import Ref, Unresolved
 from policyengine.semantics import kernel as k
 from policyengine.semantics.context import Context
-from policyengine.semantics.fitting import fits, type_of
+from policyengine.semantics.fitting import fits
 from policyengine.semantics.references import BUILT_IN
 from policyengine.semantics.wording import a, quote
 from policyengine.syntax import nodes as ast
@@ -46,7 +46,7 @@ def hint_instead(operand: k.Expr, word: str) -> str:
 def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Context) -> k.HasRow | None:
     if operand is None:
         return None
-    type_ = type_of(operand)
+    type_ = operand.type
     if not isinstance(type_, Ref | Unresolved):
         may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
         hint = f"write `{operand.span.text} is present`" if may_be_there else None
@@ -86,7 +86,7 @@ def lower_else(
     if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past | k.Default):
         context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
         return None
-    type_, other = type_of(operand), type_of(fallback)
+    type_, other = operand.type, fallback.type
     if not fits(other, type_) and not fits(type_, other):
         message = f"{quote(operand.span)} is {a(type_)}, and `else` gives {a(other)}"
         context.report("E230", message, fallback.span, f"after `else` stands {a(type_)}")

@@ -11,7 +11,6 @@ from policyengine.diagnostics import Diagnostic
 from policyengine.kinds import EntityRef, Field, Ref
 from policyengine.runtime.entities import EntityData
 from policyengine.semantics import kernel as k
-from policyengine.semantics.fitting import type_of
 from policyengine.source import Span
 
 Owned: TypeAlias = tuple[str, str]  # an entity and one of its attributes
@@ -27,7 +26,7 @@ class Reads:
     levels: dict[Owned, Span] = field(default_factory=dict)
 
     def add(self, node: k.Attribute) -> None:
-        type_ = type_of(node.base)
+        type_ = node.base.type
         owners = type_.entities if isinstance(type_, Ref) and node.name != "id" else ()
         for owner in owners:
             earlier(self.first, (owner, node.name), node.span)

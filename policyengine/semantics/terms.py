@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cache
+from typing import ClassVar, TypeAlias
 from typing import Literal as Word
-from typing import TypeAlias
 
-from policyengine.kinds import Type
+from policyengine.kinds import Scalar, Type
 from policyengine.runtime.values import Value
 from policyengine.runtime.windows import Window
 from policyengine.semantics.kernel_places import Place
@@ -85,22 +85,29 @@ class Named(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Not(Part):
+class Condition(Part):
+    """An expression that is true, false or unknown, whatever it is made of."""
+
+    type: ClassVar[Type] = Scalar.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Condition):
     operand: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class And(Part):
+class And(Condition):
     items: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Or(Part):
+class Or(Condition):
     items: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Compare(Part):
+class Compare(Condition):
     """Both sides have one type (int counts as number). Enums compare by rank: their type holds the order."""
 
     operator: Word["==", "!=", "<", "<=", ">", ">="]
@@ -109,7 +116,7 @@ class Compare(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Contains(Part):
+class Contains(Condition):
     """`item in collection` (`deep`: entities are in what holds them at any depth), `collection has item` (direct)."""
 
     collection: Expr
@@ -118,7 +125,7 @@ class Contains(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Below(Part):
+class Below(Condition):
     """One entity in another, at any depth: `in` (reflexive), `below` (`strict`), `group has member` (`direct`)."""
 
     item: Expr
@@ -128,7 +135,7 @@ class Below(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class InNetwork(Part):
+class InNetwork(Condition):
     """An address within a network, or within any of a set or list of networks and addresses."""
 
     address: Expr
@@ -136,44 +143,44 @@ class InNetwork(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class InWindow(Part):
+class InWindow(Condition):
     instant: Expr
     window: Window
 
 
 @dataclass(frozen=True, slots=True)
-class Like(Part):
+class Like(Condition):
     operand: Expr
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
-class Matches(Part):
+class Matches(Condition):
     operand: Expr
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
-class Overlaps(Part):
+class Overlaps(Condition):
     left: Expr
     right: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Subset(Part):
+class Subset(Condition):
     left: Expr
     right: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Present(Part):
+class Present(Condition):
     """`x is present`; `x is absent` is its Not."""
 
     operand: Fact | Attribute | Member | Past
 
 
 @dataclass(frozen=True, slots=True)
-class HasRow(Part):
+class HasRow(Condition):
     """`x is known`: whether there is a row for the entity."""
 
     entity: Expr
@@ -203,7 +210,7 @@ class Negative(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Quantifier(Part):
+class Quantifier(Condition):
     word: Word["any", "all"]
     variable: str
     domain: Expr
@@ -249,7 +256,7 @@ class Event(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Happened(Part):
+class Happened(Condition):
     """`after EV within D since EV2`; `no …` is its Not."""
 
     event: Event

@@ -141,7 +141,7 @@ def steps_in_loop(node: k.Expr, sizes: Sizes) -> Steps:
 
 def reading_steps(node: k.Expr, sizes: Sizes) -> Steps:
     """What it takes to read its value through, with the texts in it."""
-    size, (levels, innermost) = size_of(node, sizes), nesting(type_of(node))
+    size, (levels, innermost) = size_of(node, sizes), nesting(node.type)
     if not levels:
         return size if innermost in (None, kinds.Scalar.STRING) else NONE
     elements = elements_of(node, sizes)
@@ -190,7 +190,7 @@ def elements_of(node: k.Expr, sizes: Sizes) -> Steps:
         case k.Default(operand, fallback):
             return larger(elements_of(operand, sizes), elements_of(fallback, sizes))
         case _:
-            size, (levels, _) = size_of(node, sizes), nesting(type_of(node))
+            size, (levels, _) = size_of(node, sizes), nesting(node.type)
             found = each = size
             for _ in range(levels - 1):
                 each = times(each, size)
@@ -206,19 +206,13 @@ def nesting(type: kinds.Type | None) -> tuple[int, kinds.Type | None]:
     return levels, type
 
 
-def type_of(node: k.Expr) -> kinds.Type | None:
-    while isinstance(node, k.Named):
-        node = node.expression
-    return getattr(node, "type", None)
-
-
 def is_collection(node: k.Expr) -> bool:
-    return isinstance(type_of(node), kinds.Set | kinds.List)
+    return isinstance(node.type, kinds.Set | kinds.List)
 
 
 def is_hashed(node: k.Expr) -> bool:
     """Whether elements are surely looked up by their hash: records have none, nor lists that hold what is unknown."""
-    return isinstance(getattr(type_of(node), "element", None), HASHED)
+    return isinstance(getattr(node.type, "element", None), HASHED)
 
 
 # ── What a rule takes ─────────────────────────────────────────────────────────────────────────

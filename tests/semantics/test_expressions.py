@@ -9,7 +9,6 @@ import pytest
 from policyengine.kinds import EntityRef, Enum, List, Ref, Scalar, Set, Type
 from policyengine.runtime.windows import Daily, load_zone
 from policyengine.semantics import kernel as k
-from policyengine.semantics.expressions import type_of
 from policyengine.source import Source, Span
 from tests.semantics.reading import ask, give, read
 
@@ -196,7 +195,7 @@ def test_a_list_that_holds_a_fact_is_no_constant() -> None:
 def test_every_expression_has_its_type(written: str, expected: Type | None) -> None:
     found = ask(f"any x in [{written}]: true").expression
     assert isinstance(found, k.Quantifier)
-    domain = type_of(found.domain)
+    domain = found.domain.type
     assert isinstance(domain, List)
     assert expected is None or domain.element == expected
 
@@ -238,7 +237,7 @@ def test_a_sound_condition_is_accepted(condition: str) -> None:
     found = ask(condition)
     assert found.codes == []
     assert found.expression is not None
-    assert type_of(found.expression) == Scalar.BOOL
+    assert found.expression.type == Scalar.BOOL
 
 
 def test_a_fact_of_two_places_exists_where_both_together_cover_the_rule() -> None:

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from policyengine.kinds import Scalar
 from policyengine.runtime.values import Unknown
 from policyengine.semantics import kernel as k
-from policyengine.semantics.expressions import type_of
 from policyengine.syntax import nodes as ast
 from tests.semantics.reading import PLACE, ask
 
@@ -88,13 +87,13 @@ def test_an_expression_is_understood_or_told_to_be_wrong(expression: str, place:
     found = ask(expression, place)
     assert (found.expression is None) == any(finding.is_error for finding in found.findings)
     if found.expression is not None:
-        assert type_of(found.expression) == Scalar.BOOL
+        assert found.expression.type == Scalar.BOOL
         assert all(is_sound(part) for part in k.walk(found.expression))
 
 
 def is_sound(part: k.Expr) -> bool:
     """Later stages have no doubts: types are known, and constants are values."""
-    known = str(type_of(part)) != "unknown type"
+    known = str(part.type) != "unknown type"
     return known and not (isinstance(part, k.Constant) and isinstance(part.value, Unknown))
 
 

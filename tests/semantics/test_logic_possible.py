@@ -242,7 +242,7 @@ def test_the_specification_answers_nothing_impossible(
 
 
 def compare(fact: k.Expr, operator: Any, value: Any) -> k.Compare:
-    return k.Compare(operator, fact, constant(value, possibilities.type_of(fact)), span=HERE)
+    return k.Compare(operator, fact, constant(value, fact.type), span=HERE)
 
 
 def both(*items: k.Expr) -> k.And:

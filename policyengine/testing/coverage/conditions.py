@@ -10,7 +10,7 @@ from policyengine.kinds import Scalar
 from policyengine.runtime.values import Unknown, Value
 from policyengine.semantics import kernel as k
 from policyengine.semantics.facts import Facts
-from policyengine.semantics.formulas import Truth, type_of
+from policyengine.semantics.formulas import Truth
 from policyengine.semantics.kleene import conjunction, disjunction, lift, negation
 from policyengine.semantics.meaning import value
 from policyengine.semantics.questions import Answers
@@ -141,7 +141,7 @@ def parts_of(expression: k.Expr) -> tuple[k.Expr, ...]:
             return items
         case k.Quantifier():
             return (expression.condition,)
-        case k.Compare(_, left, right) if type_of(left) is Scalar.BOOL:
+        case k.Compare(_, left, right) if left.type is Scalar.BOOL:
             return tuple(side for side in (left, right) if isinstance(side, CONDITIONS))
         case _:
             return ()

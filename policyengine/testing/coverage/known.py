@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from policyengine.kinds import Ref
 from policyengine.semantics import kernel as k
-from policyengine.semantics.formulas import type_of
 from policyengine.semantics.possibilities import NEVER_UNKNOWN
 
 Path: TypeAlias = tuple[str, ...]
@@ -45,7 +44,7 @@ class Known:
             case k.Quantifier(_, variable, domain, condition):
                 inside = replace(self, variables=self.variables | {variable})
                 return self.certain(domain) and inside.certain(condition)
-            case k.Contains(deep=True) if isinstance(type_of(expression.item), Ref):
+            case k.Contains(deep=True) if isinstance(expression.item.type, Ref):
                 return False  # the directory may not know all of the way up
             case k.Apply(function) if function not in TOTAL:
                 return False
