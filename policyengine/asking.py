@@ -23,6 +23,7 @@ class Identified(NamedTuple):
 
 Question: TypeAlias = Request | Mapping[str, object] | str | bytes | Identified
 
+PLAIN = frozenset({Request, Identified, dict, str, bytes})
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -61,22 +62,43 @@ def made_now(request: Request) -> None:
 
 
 def cleaned(output: Mapping[str, object] | None) -> Mapping[str, object]:
-    """An output as facts are read: exact numbers, and nothing hazardous."""
-    found = wire.from_python(output or {})
+    """An output as facts are read: exact numbers, and nothing hazardous. Raises RequestError."""
+    try:
+        found = {} if output is None else wire.from_python(output)
+    except wire.WireError as error:
+        raise RequestError("output", str(error)) from None
     if not isinstance(found, dict):
         raise RequestError("output", "an output is an object")
     return found
 
 
+def plain_question(question: Question) -> Question:
+    """The same, of no class but our own and Python's: what of its class reads it does so here, and not again, however
+    it answers then. Raises RequestError."""
+    kind = type(question)  # what an object calls its class is not asked
+    if kind in PLAIN:
+        return question
+    try:
+        if issubclass(kind, str):
+            return str.__str__(question)
+        if issubclass(kind, bytes):
+            return bytes(memoryview(question))  # type: ignore[arg-type]
+        if issubclass(kind, Mapping):
+            return wire.members_of(question)  # type: ignore[arg-type]
+    except wire.WireError as error:
+        raise RequestError("", str(error)) from None
+    except Exception as error:
+        raise RequestError("", f"it cannot be read: {type(error).__name__}") from error
+    raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
+
+
 def read(question: Question) -> Request:
-    match question:
-        case Request():
-            return question
+    match plain_question(question):
+        case Request() as request:
+            return request
         case Identified(inner):
             return read(inner)
-        case str() | bytes():
-            return Request.from_json(question)
-        case Mapping():
-            return Request.from_mapping(question)
-        case _:
-            raise RequestError("", f"a question is a mapping or JSON, not {type(question).__name__}")
+        case str() | bytes() as text:
+            return Request.from_json(text)
+        case members:
+            return Request.from_mapping(members)

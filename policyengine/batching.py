@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from policyengine.asking import Identified, Question, microseconds, new_id, read
+from policyengine.asking import Identified, Question, microseconds, new_id, plain_question, read
 from policyengine.compiler.reads import nanoseconds
 from policyengine.deciding import Deciding, to_consume
 from policyengine.identifying import no_identity
@@ -46,7 +46,7 @@ class Batching(Deciding):
         waiting: list[Waiting] = []
         for place, question in enumerate(questions):
             try:
-                question = self.identified(question)
+                question = self.identified(plain_question(question))
                 found = self._prepared(place, question) if self.shares else None
                 if found is None:  # what came before may matter
                     self._settle(waiting, answers)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 
-def printable(text: str, allowed: str = "\t\n") -> str:
-    """The text with all that is not printable escaped but what is `allowed`: controls, and what turns the order of
-    letters around."""
+_UNPRINTABLE = re.compile(r"[^ -~\n]")  # perhaps
+
+
+def printable(text: str, allowed: str = "\t") -> str:
+    """The text with all that is not printable escaped but what is `allowed`: controls, line ends, and what turns the
+    order of letters around."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in allowed else repr(char)[1:-1] for char in text)
@@ -14,3 +19,8 @@ def printable(text: str, allowed: str = "\t\n") -> str:
 def one_line(text: str) -> str:
     """The text on one line, whatever it holds: no part of it looks like a line of ours."""
     return printable(text, "")
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, in which all that is not printable is an escape."""
+    return _UNPRINTABLE.sub(lambda char: char[0] if char[0].isprintable() else json.dumps(char[0])[1:-1], text)

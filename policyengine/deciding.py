@@ -20,6 +20,7 @@ from policyengine.asking import (
     made_now,
     microseconds,
     new_id,
+    plain_question,
     read,
 )
 from policyengine.compiler.evaluator import Evaluator
@@ -66,6 +67,8 @@ class Deciding(Keeping):
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend; TakesLong
         where it is wanted `at_once` and may take long.
         """
+        if type(question) is not dict:
+            question = plain_question(question)
         if self.identity is not None:
             question = self._identified(self.identity, question)
         if type(question) is dict:  # the way that most questions go: each call on it counts
@@ -135,6 +138,7 @@ class Deciding(Keeping):
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
         """
+        question = plain_question(question)
         if self.identity is not None:
             question = self._identified(self.identity, question)
         if type(question) is dict:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
+from policyengine.control_characters import one_line
 from policyengine.source import Span
 
 
@@ -46,11 +47,11 @@ class Diagnostic:
 
     def render(self) -> str:
         """The finding in plain text: place, code, message, the underlined line, the hint."""
-        lines = [f"{place(self.span)}: {self.code} {self.message}", *underlined(self.span)]
+        lines = [one_line(f"{place(self.span)}: {self.code} {self.message}"), *underlined(self.span)]
         for other in self.related:
-            lines += [f"{place(other.span)}: note: {other.message}", *underlined(other.span)]
+            lines += [one_line(f"{place(other.span)}: note: {other.message}"), *underlined(other.span)]
         if self.hint:
-            lines.append(f"  hint: {self.hint}")
+            lines.append(one_line(f"  hint: {self.hint}"))
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

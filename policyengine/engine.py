@@ -8,7 +8,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from policyengine.asking import MICROSECOND, Clock, Question, cleaned, microseconds, new_id, read, utc_now
+from policyengine.asking import (
+    MICROSECOND,
+    Clock,
+    Question,
+    cleaned,
+    microseconds,
+    new_id,
+    plain_question,
+    read,
+    utc_now,
+)
 from policyengine.batching import Batching
 from policyengine.compiler.bundle import Keys, read_bundle
 from policyengine.compiler.show import show
@@ -230,6 +240,7 @@ class Engine(Batching):
 
         Raises RequestError.
         """
+        question = plain_question(question)
         if self.identity is not None:
             question = self._identified(self.identity, question)
         request = no_identity(read(question))
@@ -284,6 +295,7 @@ class Engine(Batching):
 
     async def _apart(self, ask: Callable[[Question], T], question: Question) -> T:
         """In a thread where somebody else is asked or it takes long, so that an event loop does not wait for it."""
+        question = plain_question(question)
         if self.takes_long(question):
             return await in_turn(ask, question)
         return await in_thread(ask, question) if self.waits_for(question) else ask(question)

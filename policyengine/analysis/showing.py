@@ -20,6 +20,7 @@ from policyengine.analysis.changes import (
     Witness,
     place_text,
 )
+from policyengine.control_characters import one_line, printable_json
 
 MAPS = f"{Direction.CHANGED}: what questions of AuthZEN become"
 MOST_REGIONS = 6  # of one difference that are listed
@@ -43,14 +44,15 @@ def text(diff: Diff) -> str:
 
 
 def difference_text(one: Difference) -> str:
-    regions = shortened((f"  {witness.region.words}" for witness in one.witnesses), MOST_REGIONS, "  ")
+    regions = shortened((f"  {one_line(each.region.words)}" for each in one.witnesses), MOST_REGIONS, "  ")
     rules = [
         *(f"  - {rule_text(rule)}" for rule in one.removed),
         *(f"  + {rule_text(rule)}" for rule in one.added),
         *(f"  old: {line}" for line in verdict_lines(one.old)),
         *(f"  new: {line}" for line in verdict_lines(one.new)),
     ]
-    return "\n".join([f"{one.direction}: {one.old.words} -> {one.new.words}", *regions, *rules, *request_lines(one)])
+    head = one_line(f"{one.direction}: {one.old.words} -> {one.new.words}")
+    return "\n".join([head, *regions, *rules, *request_lines(one)])
 
 
 def limit_text(one: LimitChange) -> str:
@@ -67,7 +69,7 @@ def trust_text(one: TrustChange) -> str:
 
 
 def trust_head(one: TrustChange) -> str:
-    return f"{one.direction}: {one.name} is {one.verb}"
+    return one_line(f"{one.direction}: {one.name} is {one.verb}")
 
 
 def map_text(one: MapChange) -> str:
@@ -81,18 +83,17 @@ def map_lines(one: MapChange) -> list[str]:
 def limit_head(one: LimitChange) -> str:
     rule = one.new or one.old
     assert rule is not None
-    return f"{one.direction}: {rule.name} is {one.verb}"
+    return one_line(f"{one.direction}: {rule.name} is {one.verb}")
 
 
 def request_lines(one: Difference) -> Iterator[str]:
-    first = one.witnesses[0]
     yield "  for example:"
-    yield f"    {json.dumps(first.request, ensure_ascii=False)}"
+    yield f"    {example(one.witnesses[0])}"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     by = f" by {', '.join(map(place_text, verdict.rules))}" if verdict.rules else ""
-    yield f"{verdict.words}{by}{throttled_text(verdict)}"
+    yield one_line(f"{verdict.words}{by}{throttled_text(verdict)}")
 
 
 def throttled_text(verdict: Verdict) -> str:
@@ -102,7 +103,7 @@ def throttled_text(verdict: Verdict) -> str:
 
 
 def rule_text(rule: Rule) -> str:
-    return f"{rule.at}: {rule.name}: {rule.text}"
+    return one_line(f"{rule.at}: {rule.name}: {rule.text}")
 
 
 def log_blocks(log: Replayed | None) -> Iterator[str]:
@@ -114,7 +115,7 @@ def log_blocks(log: Replayed | None) -> Iterator[str]:
         lines.append(f"  {direction}: {before} -> {new}: {len(ids):,} ({', '.join(shortened(ids, MOST_FLIPS, ''))})")
     if log.unusable:
         lines.append(f"  {several(log.unusable, 'record')} cannot be decided again: the log lacks what they rest on")
-    yield "\n".join(lines)
+    yield "\n".join(map(one_line, lines))
 
 
 def verb(log: Replayed) -> str:
@@ -139,7 +140,7 @@ def doubt_blocks(doubts: Sequence[Doubt]) -> Iterator[str]:
 
 def doubt_text(one: Doubt) -> str:
     tried = f"sampled {several(one.sampled, 'request')}, no further difference found" if one.sampled else "not sampled"
-    return f"{one.words}; {tried}"
+    return one_line(f"{one.words}; {tried}")
 
 
 def summary(diff: Diff) -> str:
@@ -241,7 +242,7 @@ def trust_block(one: TrustChange) -> str:
 
 
 def example(witness: Witness) -> str:
-    return json.dumps(witness.request, ensure_ascii=False)
+    return printable_json(json.dumps(witness.request, ensure_ascii=False))
 
 
 def fenced(language: str, lines: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from policyengine.bounded_files import ByteStream, begins_with
 
 Tell = Callable[[str], None]
 GZIP = b"\x1f\x8b"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some shippers begin a file or a line with it
 PIECE = 2**20  # bytes of a line that are read at once
 LONGEST_LINE = 2**29  # bytes: that of a directory holds all its rows
 
@@ -61,7 +62,7 @@ def bounded_lines(file: ByteStream, path: Path, tell: Tell) -> Iterator[tuple[in
         if whole is None:
             tell(f"{path}:{number}: this line is left out: it is longer than any of a log")
         elif whole.strip():
-            yield number, whole
+            yield number, whole.removeprefix(BYTE_ORDER_MARK)
 
 
 def rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:

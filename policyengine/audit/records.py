@@ -28,6 +28,14 @@ from policyengine.runtime.values import Invalid, coerce_time
 
 OF_A_DIRECTORY = BEGINNING + b'"directory":'
 EMPTY = Directory(loaded=False)
+OPTIONAL_TEXTS = ("rule", "within", "at")
+PARTS: dict[str, tuple[str, ...]] = {  # of a decision, with the texts that each has
+    "reasons": ("outcome", "gate", "message"),
+    "remedies": ("kind",),
+    "obligations": ("kind",),
+    "rates": ("rule",),
+    "unknown": (),
+}
 
 
 @dataclass(frozen=True)
@@ -223,9 +231,27 @@ def record_of(number: int, tree: Mapping[str, Any], directories: Mapping[str, Di
             trace=trace_of(tree),
         )
         _ = found.outcome, found.id, found.revision, found.package
+        check_shape(found)
         return found
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RequestError, wire.WireError) as error:
         raise NoRecord(f"it is no record of a decision ({error})") from None
+
+
+def check_shape(record: Record) -> None:
+    """Raises NoRecord where a member that is looked into later is of another type."""
+    if not isinstance(record.request, dict):
+        raise NoRecord("its `request` is no object")
+    if not isinstance(record.decision.get("principal"), dict | None):
+        raise NoRecord("its `principal` is no object")
+    for name, needed in PARTS.items():
+        several = record.decision.get(name, ())
+        if not isinstance(several, list | tuple) or not all(isinstance(one, dict) for one in several):
+            raise NoRecord(f"its `{name}` is no list of objects")
+        texts = [(one.get(word), word) for one in several for word in needed]
+        texts += [(one[word], word) for one in several for word in OPTIONAL_TEXTS if one.get(word) is not None]
+        texts += [(text, "arguments") for one in several for text in one.get("arguments", ())]
+        if wrong := next((word for text, word in texts if not isinstance(text, str)), None):
+            raise NoRecord(f"a `{wrong}` of its `{name}` is no text")
 
 
 def with_looked_up(directory: Directory | None, looked_up: Any) -> Directory | None:
@@ -250,6 +276,8 @@ def tree_of(line: bytes) -> dict[str, Any]:
         raise NoRecord(str(error)) from None
     if not isinstance(tree, dict) or "v" not in tree:
         raise NoRecord("it is no line of a decision log")
+    if type(tree["v"]) is not int and tree["v"] != VERSION:
+        raise NoRecord("its version `v` is no whole number")
     if tree["v"] != VERSION:
         raise NoRecord(f"it is of version {tree['v']}, and this program knows {VERSION}")
     return tree

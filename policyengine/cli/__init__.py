@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from io import BytesIO, StringIO, TextIOWrapper
 
 from policyengine import __version__
+from policyengine.control_characters import one_line
 
 INTERRUPTED = 130
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         _drop_output()
-        what = "cannot write the answer" if error.filename is None else f"`{error.filename}`"
+        what = "cannot write the answer" if error.filename is None else f"`{one_line(str(error.filename))}`"
         print(f"error: {what}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -17,7 +17,8 @@ from typer.main import get_command
 from policyengine import __version__
 from policyengine.cli import INTERRUPTED
 from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
-from policyengine.cli.terminal import Format, printable
+from policyengine.cli.terminal import Format
+from policyengine.control_characters import one_line
 
 USAGE = 2
 # Typer exports only this child of the class of all usage errors.
@@ -144,7 +145,7 @@ def configured(command: Any, name: str) -> None:
     def tell_unread(found: Configuration) -> None:
         if found.unread is not None and found.file is None:
             text = f"note: `{shown(found.unread)}` is not read: it lies above the root of the policies (`.policyroot`)"
-            print(printable(text), file=sys.stderr)
+            print(one_line(text), file=sys.stderr)
 
     def said(context: Any, parameter: str, call: bool = True) -> Any:
         setting = BY_OPTION.get((name, parameter))

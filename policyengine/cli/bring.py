@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.cli.failures import CommandError
-from policyengine.cli.terminal import Format, Screen, busy, print_json, printable
+from policyengine.cli.terminal import Format, Screen, busy, print_json
 from policyengine.importing import Api, ImportProblem, Outcome, bring, read_openapi, read_tools, remembered_server
 
 MOST_LINES = 20  # of a kind; JSON has them all
@@ -90,18 +90,16 @@ def _show(folder: Path, api: Api, outcome: Outcome, check: bool) -> None:
     if outcome.first:
         what = "tools" if api.kind == "mcp" else "endpoints"
         screen.line()
-        screen.text(f"{len(outcome.new):,} {what}, and nothing is open yet")
-        screen.line(
-            "next: ", (printable(f"policyengine test {folder}"), "bold"), printable(f", then {folder}/README.md")
-        )
+        screen.line(f"{len(outcome.new):,} {what}, and nothing is open yet")
+        screen.line("next: ", (f"policyengine test {folder}", "bold"), f", then {folder}/README.md")
     elif not outcome.differs:
-        screen.text("no differences")
+        screen.line("no differences")
     elif not check and not outcome.created:
-        screen.text("no files were needed")
+        screen.line("no files were needed")
 
 
 def _lines(screen: Screen, word: str, lines: list[str] | tuple[str, ...]) -> None:
     for line in lines[:MOST_LINES]:
-        screen.text(f"{word} {line}")
+        screen.line(f"{word} {line}")
     if len(lines) > MOST_LINES:
-        screen.text(f"{word} … and {len(lines) - MOST_LINES:,} more")
+        screen.line(f"{word} … and {len(lines) - MOST_LINES:,} more")

@@ -122,7 +122,7 @@ def _refuse_to_replace(output: Path) -> None:
 def _show(facts: dict[str, Any]) -> None:
     screen = Screen()
     rules, packages = several(facts["rules"], "rule"), ", ".join(facts["packages"])
-    screen.text(f"compiled {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
+    screen.line(f"compiled {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
     rows = [(name, facts[name]) for name in ("revision", "digest", "signed_by") if facts[name] is not None]
     screen.table([(f"{name.replace('_', ' ')}:", value) for name, value in rows])
     if facts["warnings"]:

@@ -17,7 +17,7 @@ from policyengine.cli.failures import CommandError
 from policyengine.cli.options import TextOrJson
 from policyengine.cli.readers import KIND
 from policyengine.cli.settings import SETTINGS, Setting
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
 
 PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
@@ -85,7 +85,7 @@ def check(found: Configuration, format: Format) -> int:
         print_json({"file": name, "settings": said})
     else:
         what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
-        Screen().text(printable(f"{what}: {said} setting{'' if said == 1 else 's'}"))
+        Screen().line(f"{what}: {said} setting{'' if said == 1 else 's'}")
     return 0
 
 
@@ -132,7 +132,7 @@ def show(rows: list[Row]) -> None:
             screen.line((f"[{section}]", "bold"))
         value = row.setting.default if row.value is None else written(hidden(row.setting, row.value))
         style = "dim" if row.value is None else ""
-        screen.line((printable(f"{row.setting.key} = {value}"), style), (printable(f"  # {row.source}"), "dim"))
+        screen.line((f"{row.setting.key} = {value}", style), (f"  # {row.source}", "dim"))
     sys.stdout.flush()
 
 

@@ -18,8 +18,7 @@ from policyengine.cli.options import (
     TrustedKeys,
 )
 from policyengine.cli.questions import Question, read_questions
-from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json, printable
-from policyengine.control_characters import one_line
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -121,7 +120,7 @@ def show_code(screen: Screen, decision: Decision) -> bool:
     """Why its credential was refused, if it was."""
     code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
     if code is not None:
-        screen.text(f"  code: {code}, which docs/identity.md explains")
+        screen.line(f"  code: {code}, which docs/identity.md explains")
     return code is not None
 
 
@@ -132,7 +131,7 @@ def show_said(screen: Screen, engine: Engine, decision: Decision, question: byte
     from policyengine.identity.said import said
 
     for line in said(question, engine.kernel, engine.seconds()):
-        screen.text(f"  {line}")
+        screen.line(f"  {line}")
 
 
 def show_decision(screen: Screen, decision: Decision) -> None:
@@ -143,22 +142,22 @@ def show_decision(screen: Screen, decision: Decision) -> None:
     for reason in decision.reasons:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
-        screen.text(one_line(f"  {reason.gate}{by}: {reason.message}{at}"))
+        screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
     if not show_code(screen, decision) and decision.gate == "identity":
-        screen.text("  would help: `policyengine explain` with the same words shows which block was void, and why")
+        screen.line("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
-        screen.text(one_line(f"  unknown: {fact.fact} ({fact.why})"))
+        screen.line(f"  unknown: {fact.fact} ({fact.why})")
     for remedy in decision.remedies:
-        screen.text(one_line(f"  would help: {remedy_words(remedy)}"))
+        screen.line(f"  would help: {remedy_words(remedy)}")
     for obligation in decision.obligations:
         at = f"  ({obligation.at})" if obligation.at else ""
-        screen.text(one_line(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}"))
+        screen.line(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}")
 
 
 def _in_short(answer: Decision | CommandError) -> tuple[Part, ...]:
     from policyengine.semantics.explain import headline
 
     if isinstance(answer, CommandError):
-        return ("error", "bold red"), f": {one_line(answer.message)}"
+        return ("error", "bold red"), f": {answer.message}"
     outcome = str(answer.outcome)
-    return (outcome, OUTCOME_STYLES[outcome]), printable(headline(answer).removeprefix(outcome))
+    return (outcome, OUTCOME_STYLES[outcome]), headline(answer).removeprefix(outcome)

@@ -12,7 +12,8 @@ import typer
 
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
-from policyengine.cli.terminal import Screen, ascii_only, busy, print_json, printable
+from policyengine.cli.terminal import Screen, ascii_only, busy, print_json
+from policyengine.control_characters import printable
 
 if TYPE_CHECKING:
     from policyengine.analysis import Diff
@@ -119,7 +120,7 @@ def _compared(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed
         return found
     try:
         with busy("deciding the log again"):
-            return replace(found, log=replay(log, old, new, lambda told: screen.line(printable(told))))
+            return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
     except OSError as error:
         failure = file_error(log, error)
         failure.code = UNREADABLE
@@ -132,12 +133,12 @@ def _show(found: Diff, format: Report) -> None:
     if format is Report.JSON:
         print_json(found.to_dict())
     elif format is Report.MARKDOWN:
-        print(printable(markdown(found)), end="")
+        print(printable(markdown(found), "\n"), end="")
     else:
         screen = Screen()
         for line in text(found).splitlines():
             style = next((style for start, style in STYLES.items() if line.startswith(start)), "")
-            screen.line((_spelled(printable(line)), style))
+            screen.line((_spelled(line), style))
 
 
 def _spelled(line: str) -> str:

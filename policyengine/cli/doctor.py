@@ -11,7 +11,8 @@ from policyengine.cli.checkups import findings
 from policyengine.cli.findings import Finding, Plan, Status
 from policyengine.cli.options import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.serve_options import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
+from policyengine.control_characters import one_line
 
 SIGNS = {Status.OK: "✓", Status.NOTE: "·", Status.WARNING: "?", Status.FAILED: "✗"}
 
@@ -74,11 +75,11 @@ def counts(found: list[Finding]) -> dict[str, int]:
 def show(found: list[Finding]) -> None:
     screen = Screen()
     for one in found:
-        screen.findings(printable(f"{SIGNS[one.status]} {one.check}: {one.message}"))
+        screen.findings(one_line(f"{SIGNS[one.status]} {one.check}: {one.message}"))
         if one.hint is not None:
-            screen.findings(printable(f"  hint: {one.hint}"))
+            screen.findings(one_line(f"  hint: {one.hint}"))
     number = counts(found)
-    screen.text("")
+    screen.line("")
     failed, warnings = number["failed"], number["warnings"]
     verdict = ("it cannot be served", "bold red") if failed else ("it can be served", "bold green")
     screen.line(verdict, f": {failed} failed, {warnings} to think about")

@@ -13,7 +13,7 @@ from policyengine.cli.options import (
     TrustedKeys,
 )
 from policyengine.cli.questions import read_question
-from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json, printable
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, print_json
 
 
 def explain(
@@ -51,5 +51,5 @@ def show_walk(outcome: str, walk: str) -> None:
     """The walk as it is; its first word is the outcome."""
     screen = Screen()
     first, _, others = walk.partition("\n")
-    screen.line((outcome, OUTCOME_STYLES[outcome]), printable(first.removeprefix(outcome)))
+    screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))
     screen.findings(others.rstrip("\n"))

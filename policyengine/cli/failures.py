@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from policyengine.cli.terminal import Screen, print_json, printable
+from policyengine.cli.terminal import Screen, print_json
 
 TRACEBACK = "POLICYENGINE_TRACEBACK"
 
@@ -39,9 +39,9 @@ def tell(error: CommandError, *, as_json: bool) -> int:
     if error.detail:
         screen.findings(error.detail)
         screen.line()
-    screen.line(("error: ", "bold red"), printable(error.message))
+    screen.line(("error: ", "bold red"), error.message)
     if error.hint:
-        screen.line(("hint: ", "cyan"), printable(error.hint))
+        screen.line(("hint: ", "cyan"), error.hint)
     return error.code
 
 
@@ -64,7 +64,7 @@ def logged_in_short() -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             error = sys.exception() or RuntimeError()
             show_traceback(error)
-            Screen(sys.stderr).text(f"error: {record.getMessage()}: {in_short(error)}")
+            Screen(sys.stderr).line(f"error: {record.getMessage()}: {in_short(error)}")
 
     logger, handler = logging.getLogger("policyengine"), InShort()
     logger.addHandler(handler)

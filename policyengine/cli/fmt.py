@@ -139,7 +139,7 @@ def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
         if diff:
             screen.diff(result.diff())
         else:
-            screen.text(f"{'would reformat' if would else 'reformatted'} {result.name}")
+            screen.line(f"{'would reformat' if would else 'reformatted'} {result.name}")
     _show_mistakes(results)
     summary = Screen(sys.stderr) if diff else screen
     broken = sum(1 for result in results if result.mistakes)

@@ -12,7 +12,7 @@ import typer
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import Policies
-from policyengine.cli.terminal import Screen, ascii_only, json_text, printable
+from policyengine.cli.terminal import Screen, ascii_only, json_text
 
 if TYPE_CHECKING:
     from policyengine.compiler.graph.box import Box
@@ -132,7 +132,7 @@ def _rendered(kernel: Kernel, box: Box, picture: Picture, *, ascii: bool) -> str
         case Picture.SVG:
             return svg.render(box)
         case Picture.TEXT:
-            return printable(text.render(box))
+            return text.render(box)
         case Picture.JSON:
             return json_text(_data(kernel, box)) + "\n"
 
@@ -163,7 +163,7 @@ def _show_row(screen: Screen, row: Row, spelled: Callable[[str], str]) -> None:
     """On a terminal a long row goes on below itself, beside the branches."""
     from policyengine.compiler.graph.text import note, title
 
-    label, told = spelled(printable(title(row.box))), spelled(printable(note(row.box)))
+    label, told = spelled(title(row.box)), spelled(note(row.box))
     if not screen.styled:
         screen.line(row.branch, label, told)
         return

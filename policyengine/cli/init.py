@@ -9,7 +9,7 @@ import typer
 
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.options import TextOrJson
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
 
 PROJECT = Path(__file__).parent / "project"
 FILES = ("documents.policy", "entities.json", "request.json", "README.md")
@@ -99,6 +99,6 @@ def _refuse_to_overwrite(made: list[Path]) -> None:
 def _show(folder: Path, made: list[Path]) -> None:
     screen = Screen()
     for path in made:
-        screen.text(f"created {path}")
+        screen.line(f"created {path}")
     screen.line()
-    screen.line("next: ", (printable(f"policyengine test {folder}"), "bold"))
+    screen.line("next: ", (f"policyengine test {folder}", "bold"))

@@ -12,7 +12,7 @@ import typer
 
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.options import TextOrJson
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
 from policyengine.extras import install_command
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _show(ring: KeyRing, now: int) -> None:
     for one in ring.keys:
         times = (_moment(one.created), _moment(one.signs_from), _moment(one.gone_from))
         rows.append((one.kid, one.algorithm, ring.state(one, now).value, *times))
-    Screen().table([tuple(map(printable, row)) for row in rows])
+    Screen().table(rows)
 
 
 def _moment(seconds: int | None) -> str:

@@ -16,7 +16,7 @@ from policyengine.cli.configuration import LintConfiguration, configuration_of
 from policyengine.cli.failures import CommandError
 from policyengine.cli.options import Policies
 from policyengine.cli.readers import code_of
-from policyengine.cli.terminal import Screen, busy, print_json, printable
+from policyengine.cli.terminal import Screen, busy, print_json
 from policyengine.cli.writing import put_in_place
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ class Told:
 def annotation(found: Diagnostic) -> str:
     """A workflow command of GitHub Actions: it marks the lines in a pull request."""
     from policyengine.codes import CODES
+    from policyengine.testing.formats import workflow_command
 
     end_line, end_column = found.span.source.position(found.span.end)
     known = CODES.get(found.code)
@@ -246,11 +247,4 @@ def annotation(found: Diagnostic) -> str:
         "title": f"{found.code} {known.name or known.title}" if known else found.code,
     }
     said = found.message if found.hint is None else f"{found.message}\nhint: {found.hint}"
-    properties = ",".join(f"{name}={escaped(str(value), ':,')}" for name, value in place.items())
-    return f"::{found.severity} {properties}::{escaped(said)}"
-
-
-def escaped(text: str, also: str = "") -> str:
-    """As workflow commands want it: `%`, line ends, and in properties what separates them."""
-    clean = "\n".join(printable(line) for line in text.split("\n"))
-    return "".join(f"%{ord(char):02X}" if char in f"%\r\n{also}" else char for char in clean)
+    return workflow_command(str(found.severity), place, said)

@@ -13,7 +13,7 @@ from policyengine.cli.check import no_policies
 from policyengine.cli.configuration import configuration_of
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.questions import Question, called
-from policyengine.cli.terminal import Screen, busy, printable
+from policyengine.cli.terminal import Screen, busy
 
 if TYPE_CHECKING:
     from policyengine.asking import Clock
@@ -184,9 +184,9 @@ def _warn_of_rows(directory: Directory, kernel: Kernel, sources: Sources) -> Non
         told += [f"{names}: {doubt}" for doubt in doubts(directory, kernel.entities)]
     screen = Screen(sys.stderr)
     for doubt in told[:MOST_DOUBTS]:
-        screen.line(("warning: ", "bold yellow"), printable(doubt))
+        screen.line(("warning: ", "bold yellow"), doubt)
     if len(told) > MOST_DOUBTS:
-        screen.line(("warning: ", "bold yellow"), printable(f"entities: {len(told) - MOST_DOUBTS} more like these"))
+        screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MOST_DOUBTS} more like these")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from policyengine.cli.failures import CommandError
-from policyengine.cli.terminal import Screen, printable
+from policyengine.cli.terminal import Screen
 from policyengine.runtime.literals import RFC3339, parse_duration, parse_time
 
 if TYPE_CHECKING:
@@ -78,16 +78,16 @@ def _warn(engine: Engine, until: str) -> None:
     screen, observing = Screen(sys.stderr), engine.observing
     if observing is None:
         words = f"observing ended at {until}: everything is enforced. Take the options away"
-        screen.line(("warning: ", "bold yellow"), printable(words))
+        screen.line(("warning: ", "bold yellow"), words)
         return
     words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {what(engine)} is let through"
-    screen.line(("warning: ", "bold yellow"), (printable(words), "bold yellow"))
+    screen.line(("warning: ", "bold yellow"), (words, "bold yellow"))
     if engine.log is None:
         unrecorded = "nothing of it is recorded: name a file with `--log`, for `policyengine suggest`"
         screen.line(("warning: ", "bold yellow"), unrecorded)
     if parse_duration(until) is not None:
         again = "each start begins anew: name a time where something restarts this server"
-        screen.line(("warning: ", "bold yellow"), printable(again))
+        screen.line(("warning: ", "bold yellow"), again)
 
 
 def what(engine: Engine) -> str:

@@ -14,7 +14,7 @@ import typer
 from policyengine.cli.check import no_policies, several
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.options import DecisionsFile, Policies, TextOrJson
-from policyengine.cli.terminal import Format, Screen, busy, print_json, printable
+from policyengine.cli.terminal import Format, Screen, busy, print_json
 from policyengine.cli.why import records_in
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _tell(made: Recorded, stream: Any, output: str | None = None) -> None:
         cases = f"{several(made.tests, 'test')} with {several(made.cases, 'request')}"
         where = f"wrote {output}: " if output else ""
         merged = f", {several(made.merged, 'decision')} like others" if made.merged else ""
-        screen.text(f"{where}{cases}, of {several(made.decisions, 'decision')}{merged}")
+        screen.line(f"{where}{cases}, of {several(made.decisions, 'decision')}{merged}")
     if made.changed:
         shown = ", ".join(made.changed[:MOST_TOLD]) + (", …" if len(made.changed) > MOST_TOLD else "")
         these = (
@@ -157,7 +157,7 @@ def _tell(made: Recorded, stream: Any, output: str | None = None) -> None:
         screen.line((f"left out, beyond the limit: {several(made.over, 'request')}", "yellow"))
     for why, ids in made.reasons.items():
         shown = ", ".join(ids[:MOST_TOLD]) + (", …" if len(ids) > MOST_TOLD else "")
-        screen.line(("left out: ", "yellow"), printable(f"{several(len(ids), 'decision')}: {why} ({shown})"))
+        screen.line(("left out: ", "yellow"), f"{several(len(ids), 'decision')}: {why} ({shown})")
     if made.unsaid:
         shown = ", ".join(made.unsaid[:MOST_TOLD]) + (", …" if len(made.unsaid) > MOST_TOLD else "")
-        screen.line(("not said, as it makes no difference: ", "yellow"), printable(shown))
+        screen.line(("not said, as it makes no difference: ", "yellow"), shown)

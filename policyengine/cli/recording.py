@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from policyengine.cli.failures import CommandError
 from policyengine.cli.rotating import rotation_of
 from policyengine.cli.serve_options import Forced, WhenUnrecorded
-from policyengine.cli.terminal import Screen, printable
+from policyengine.cli.terminal import Screen
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
@@ -46,7 +46,7 @@ def log_of(asked: Recorded) -> DecisionLog | None:
     )
     if found.others_may_read:
         warning = f"others may read `{asked.path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(warning))
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
     return found
 
 

@@ -15,7 +15,7 @@ from policyengine.cli.decide import show_decision
 from policyengine.cli.explain import show_walk
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.options import Policies, TextOrJson
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
 
 if TYPE_CHECKING:
     from policyengine.semantics.check import Checked
@@ -64,7 +64,7 @@ def repl(paths: Policies, format: TextOrJson = Format.TEXT) -> int:
     checked = _checked(paths)
     loop = Loop(Session.of(checked), list(paths), format, interactive=sys.stdin.isatty() and format is Format.TEXT)
     if loop.interactive:
-        loop.screen.text(f"{', '.join(sorted(checked.program.packages))}: `help` shows what can be typed")
+        loop.screen.line(f"{', '.join(sorted(checked.program.packages))}: `help` shows what can be typed")
     with _reading(loop):
         loop.run()
     return int(loop.failed and not loop.interactive)
@@ -154,9 +154,9 @@ class Loop:
         for one in diagnostics[:1]:  # those that follow are mostly of the same mistake
             screen.findings(one.render())
         if not diagnostics:
-            screen.line(("error: ", "bold red"), printable(error.message))
+            screen.line(("error: ", "bold red"), error.message)
             if error.hint:
-                screen.line(("hint: ", "cyan"), printable(error.hint))
+                screen.line(("hint: ", "cyan"), error.hint)
         screen.stream.flush()
 
     # ── What lines do ─────────────────────────────────────────────────────────────────────────
@@ -174,7 +174,7 @@ class Loop:
             return
         show_decision(self.screen, answer.decision)
         if answer.met is False:
-            self.screen.line(("✗ ", "red"), printable(f"expected: {answer.case.expected.text}"))
+            self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def answered(self, rest: str, number: int) -> Answer:
         """What came of the request on the line, or of the last one."""
@@ -197,7 +197,7 @@ class Loop:
         if self.format is Format.JSON:
             print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
         elif answer.decision.allowed:
-            self.screen.text("it is allowed: nothing is in the way")
+            self.screen.line("it is allowed: nothing is in the way")
         else:
             show_decision(self.screen, answer.decision)
             self.screen.findings("\n".join(lines))
@@ -245,7 +245,7 @@ class Loop:
             self.screen.text(text)
 
     def note(self, message: str) -> None:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(message))
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
 
 
 COMMANDS: dict[str, Does] = {

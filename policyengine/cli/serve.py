@@ -60,7 +60,7 @@ from policyengine.cli.serve_options import (
     WhenUnrecorded,
     Workers,
 )
-from policyengine.cli.terminal import Format, Screen, print_json, printable
+from policyengine.cli.terminal import Format, Screen, print_json
 from policyengine.runtime.completeness import Adapter
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _tokens(path: Path | None) -> tuple[str, ...] | None:
         return None
     found = read_token_file(path)
     if found.warning:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), printable(found.warning))
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), found.warning)
     return found.tokens
 
 
@@ -254,14 +254,14 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
     screen = Screen()
     for place in (served.url, served.socket):
         if place is not None:
-            screen.line("listening on ", (printable(str(place)), "bold"))
+            screen.line("listening on ", (str(place), "bold"))
     if served.workers > 1:
-        screen.text(f"workers:  {served.workers}")
-    screen.text(f"packages: {', '.join(engine.packages)}")
-    screen.text(f"revision: {engine.revision}")
-    screen.text(f"rules:    {rules:,}")
+        screen.line(f"workers:  {served.workers}")
+    screen.line(f"packages: {', '.join(engine.packages)}")
+    screen.line(f"revision: {engine.revision}")
+    screen.line(f"rules:    {rules:,}")
     if served.tests is not None:
-        screen.text(f"tests:    {served.tests:,} passed")
+        screen.line(f"tests:    {served.tests:,} passed")
     if engine.observing:
         screen.line(
             (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
@@ -270,14 +270,14 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
         screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
     if served.lone:
         screen.line((LONE, "yellow"))
-        screen.text("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
+        screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
     if served.hidden:
         screen.line((served.hidden.message, "yellow"))
         for line in served.hidden.lines():
-            screen.text(f"  {line}")
-        screen.text(f"  hint: {HINT}")
+            screen.line(f"  {line}")
+        screen.line(f"  hint: {HINT}")
     if curl is not None:
-        screen.text(f"try:      {curl}")
+        screen.line(f"try:      {curl}")
     screen.stream.flush()
 
 

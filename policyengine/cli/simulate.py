@@ -189,7 +189,7 @@ def _show(played: Played, screen: Screen) -> None:
             name, blocks, told = row.text(width)
             screen.line(name, (blocks, STYLES.get(row.name, "")), told)
         else:
-            screen.text(row.name)
+            screen.line(row.name)
 
 
 def _write(file: Path, text: str) -> None:

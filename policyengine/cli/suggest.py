@@ -14,7 +14,7 @@ import typer
 from policyengine.cli.check import no_policies, several
 from policyengine.cli.failures import CommandError, file_error, policy_error
 from policyengine.cli.options import DecisionsFile, Policies
-from policyengine.cli.terminal import Screen, busy, print_json, printable
+from policyengine.cli.terminal import Screen, busy, print_json
 from policyengine.cli.writing import put_new
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _found(paths: Sequence[Path], log: Path) -> Suggested:
         raise policy_error(checked)
     try:
         with busy("deciding the log again"):
-            return Suggesting(modules, checked, log, lambda told: screen.line(printable(told))).suggested()
+            return Suggesting(modules, checked, log, lambda told: screen.line(told)).suggested()
     except OSError as error:
         raise file_error(log, error) from None
 
@@ -119,7 +119,7 @@ def _found(paths: Sequence[Path], log: Path) -> Suggested:
 def _show(found: Suggested, output: Path | None) -> None:
     screen = Screen()
     stopped = found.records - found.unusable - found.allowed
-    screen.text(f"{several(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
+    screen.line(f"{several(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
     if found.unusable:
         screen.line((f"left out, as the log does not hold what they rested on: {found.unusable:,}", "yellow"))
     if found.doors:
@@ -134,21 +134,20 @@ def _show(found: Suggested, output: Path | None) -> None:
         rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
         screen.table([tuple(map(_cell, row)) for row in rows])
         if len(found.left) > MOST_SHOWN:
-            screen.text(f"and {len(found.left) - MOST_SHOWN:,} more: `--format json` has all")
+            screen.line(f"and {len(found.left) - MOST_SHOWN:,} more: `--format json` has all")
     if not found.doors:
-        screen.text("no door would help" if found.left else "no door is needed")
+        screen.line("no door would help" if found.left else "no door is needed")
         return
     screen.line()
     if output is None:
         screen.text(found.text)
     _tell_proof(screen, found)
     if output is not None and found.holds:
-        screen.text(f"wrote {output}: review it, then `policyengine check`")
+        screen.line(f"wrote {output}: review it, then `policyengine check`")
 
 
 def _cell(text: str) -> str:
-    """On one line, whatever somebody called himself."""
-    return printable(text[:LONGEST_CELL]).replace("\n", "\\n").replace("\t", "\\t")
+    return text[:LONGEST_CELL]
 
 
 def _tell_proof(screen: Screen, found: Suggested) -> None:
@@ -161,4 +160,4 @@ def _tell_proof(screen: Screen, found: Suggested) -> None:
     words = f"no proof: {len(found.flips):,} of {found.meant:,} flip that were meant, and {len(found.others):,} others"
     screen.line((words, "bold red"))
     for one in found.others[:MOST_SHOWN]:
-        screen.text(f"  line {one.line}: {one.old} -> {one.new}")
+        screen.line(f"  line {one.line}: {one.old} -> {one.new}")

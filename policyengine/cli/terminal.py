@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TextIO
 
-from policyengine.control_characters import printable as printable
+from policyengine.control_characters import one_line, printable_json
 
 PATIENCE = 2.0  # seconds before a progress display appears
 OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
@@ -22,7 +22,6 @@ Part = str | tuple[str, str]  # plain text, or text and its style
 _PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
 _SIGNS = {"✓": "green", "✗": "red", "?": "yellow"}
 _COUNTS = re.compile(r"\d[\d,]* passed(?:, [\d,]+ [a-z]+)*|[\d,]+ (?:failed|errored)(?:, [\d,]+ [a-z]+)*")
-_UNPRINTABLE = re.compile(r"[^ -~\n]")  # perhaps
 _CARETS = re.compile(r"\s*\^+")
 
 
@@ -40,10 +39,13 @@ class Screen:
         self.styled = is_terminal(self.stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, *parts: Part) -> None:
+        """Prints one line, whatever its parts hold."""
+        styled = [(one, "") if isinstance(one, str) else one for one in parts]
+        shown = [(one_line(words), style) for words, style in styled]
         if self.styled:
-            self._styled_line(parts)
+            self._styled_line(shown)
         else:
-            print("".join(part if isinstance(part, str) else part[0] for part in parts), file=self.stream)
+            print("".join(words for words, _ in shown), file=self.stream)
 
     def _styled_line(self, parts: Sequence[Part]) -> None:
         from rich.console import Console
@@ -53,8 +55,9 @@ class Screen:
         self._console.print(Text.assemble(*parts), soft_wrap=True)
 
     def text(self, text: str) -> None:
+        """Prints a text of several lines: no name stands in it as it is."""
         for line in text.split("\n"):
-            self.line(printable(line))
+            self.line(line)
 
     def plain(self, text: str) -> None:
         """What programs read, as it is: it ends its lines itself."""
@@ -63,7 +66,7 @@ class Screen:
     def findings(self, rendered: str) -> None:
         """Diagnostics and results of tests as their `render` shows them, the important parts in colour."""
         for line in rendered.split("\n"):
-            self.line(*_finding_line(printable(line)))
+            self.line(*_finding_line(line))
 
     def prose(self, text: str) -> None:
         """A paragraph; on a terminal its lines end between words."""
@@ -78,10 +81,11 @@ class Screen:
     def diff(self, lines: Sequence[str]) -> None:
         styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in lines:
-            self.line((printable(line), styles.get(line[:1], "")))
+            self.line((line, styles.get(line[:1], "")))
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Rows of cells under one another; the first cell of each is what the row is about."""
+        rows = [list(map(one_line, row)) for row in rows]
         if not self.styled:
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             for row in rows:
@@ -126,8 +130,7 @@ def ascii_only() -> bool:
 
 def json_text(data: Any, indent: int | None = 2) -> str:
     """JSON for a pipe or a terminal: what is not printable is escaped, as `printable` does in text."""
-    text = json.dumps(data, ensure_ascii=ascii_only(), indent=indent, default=_number)
-    return _UNPRINTABLE.sub(lambda char: char[0] if char[0].isprintable() else json.dumps(char[0])[1:-1], text)
+    return printable_json(json.dumps(data, ensure_ascii=ascii_only(), indent=indent, default=_number))
 
 
 def _number(value: object) -> float:

@@ -11,8 +11,7 @@ import typer
 from policyengine.cli.failures import CommandError, file_error
 from policyengine.cli.loaded import load_engine
 from policyengine.cli.options import DecisionsFile, TextOrJson, TrustedKeys
-from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, busy, print_json, printable
-from policyengine.control_characters import one_line
+from policyengine.cli.terminal import OUTCOME_STYLES, Format, Screen, busy, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +72,7 @@ def why(
         again = decided_again(record, engine.kernel)
     except CannotRepeat as problem:
         facts = (("file", str(record.file)), ("line", record.line))
-        raise CommandError("log", f"`{record.file}`: {problem}", None, facts) from None
+        raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None
     if format is Format.JSON:
         print_json(_document(record, issued, again))
     else:
@@ -92,7 +91,7 @@ def entries_in(log: Path) -> Iterator[Entry]:
 
     screen = Screen(sys.stderr)
     try:
-        yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), printable(message)))
+        yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), message))
     except OSError as error:
         raise file_error(log, error) from None
 
@@ -152,9 +151,9 @@ def _show_record(record: Record, issued: Issued | None, format: Format) -> int:
     screen = Screen()
     _head(screen, record, issued)
     _reasons(screen, record)
-    screen.text(f"{INDENT}revision: {record.revision}")
+    screen.line(f"{INDENT}revision: {record.revision}")
     _missing(screen, record)
-    screen.text("name the policies to see the walk")
+    screen.line("name the policies to see the walk")
     return 0
 
 
@@ -164,11 +163,11 @@ def _show(record: Record, issued: Issued | None, again: Again) -> None:
     _missing(screen, record)
     if again.decision.revision != record.revision:
         _reasons(screen, record)
-        screen.text(f"{INDENT}decided by {record.revision}")
-        screen.text(f"{INDENT}these are   {again.decision.revision}: other policies")
+        screen.line(f"{INDENT}decided by {record.revision}")
+        screen.line(f"{INDENT}these are   {again.decision.revision}: other policies")
         screen.line()
         same = "they come to the same" if again.same else "they come to something else"
-        screen.text(
+        screen.line(
             f"{same}:"
             if not again.unsure
             else f"what they come to cannot be told; with its fingerprint in its place {same}:"
@@ -176,13 +175,13 @@ def _show(record: Record, issued: Issued | None, again: Again) -> None:
     elif not again.same:
         _reasons(screen, record)
         screen.line()
-        screen.text("decided again it comes to something else, for what was left out:" if record.redacted else
+        screen.line("decided again it comes to something else, for what was left out:" if record.redacted else
                     "decided again by the same policies it comes to something else:")  # fmt: skip
     if again.unsure:
-        screen.text(f"{INDENT}it may rest on what was left out: {', '.join(again.unsure)}")
+        screen.line(f"{INDENT}it may rest on what was left out: {', '.join(again.unsure)}")
     first, _, walk = again.explanation.render().partition("\n")
     outcome = str(again.decision.outcome)
-    screen.line((outcome, OUTCOME_STYLES[outcome]), printable(first.removeprefix(outcome)))
+    screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))
     screen.findings(walk)
 
 
@@ -191,17 +190,17 @@ def _head(screen: Screen, record: Record, issued: Issued | None) -> None:
     observed = ", but it was only observed, and let through" if record.observed else ""
     screen.line(f"{record.id} of {moment(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
-        client, when = one_line(issued.client), moment(issued.time)
-        screen.text(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
+        client, when = issued.client, moment(issued.time)
+        screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
 
 
 def _reasons(screen: Screen, record: Record) -> None:
     for one in record.decision.get("reasons", ()):
         rule = f' "{one["rule"]}"' if one.get("rule") else ""
         at = f"  ({one['at']})" if one.get("at") else ""
-        screen.text(one_line(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}"))
+        screen.line(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}")
 
 
 def _missing(screen: Screen, record: Record) -> None:
     for one in record.redacted:
-        screen.text(f"{INDENT}left out of the log: {one.fact} (fingerprint {one.fingerprint})")
+        screen.line(f"{INDENT}left out of the log: {one.fact} (fingerprint {one.fingerprint})")

@@ -14,6 +14,7 @@ from policyengine.compiler.driver import Form
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.leaf import Leaf, Side
 from policyengine.compiler.leaves import Leaves
+from policyengine.control_characters import one_line
 from policyengine.source import Span
 
 MOST_BRANCHES = 10_000  # that are walked; a policy with more shows the shapes of those
@@ -105,7 +106,7 @@ def lines(rule: FunctionType) -> Iterator[str]:
     yield text[0].rstrip()
     before = ""
     for line, span in zip(text[1:], places, strict=False):
-        place = "" if span is None else span.at
+        place = "" if span is None else one_line(span.at)
         yield line.rstrip() if place in ("", before) else f"{line.rstrip():<{MARGIN}}  # {place}"
         before = place
     for number, constant in enumerate(constants):

@@ -90,9 +90,12 @@ def checked(facts: Facts | None) -> Facts | None:
 
 
 def copied(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for what has two members of one name."""
-    found = {wire.member_name(name): value for name, value in members.items()}
-    if len(found) != len(members):
+    """Raises ValueError for what has two members of one name, or too many."""
+    try:
+        found = wire.members_of(members)
+    except wire.WireError as error:
+        raise ValueError(str(error)) from None
+    if any(value is wire.DUPLICATE_KEY for value in found.values()):
         raise ValueError("a member is there twice")
     return found
 

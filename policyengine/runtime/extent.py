@@ -15,6 +15,7 @@ CHARACTERS = 64  # of a text, which take about as long as a step
 MANY = 2_000  # parts of a question, which take a while to read
 DEEPEST = 40
 HUGE = 2**31  # of what nobody knows how large it is
+OWN = frozenset({list, tuple, set, frozenset})
 SMALL = frozenset({NoneType, bool, int, float, Decimal, datetime, timedelta, Invalid, Missing})
 
 
@@ -29,10 +30,10 @@ def extent(value: object, depth: int = 0) -> int:
         return len(value) // CHARACTERS  # type: ignore[arg-type]  # it is a text
     if depth > DEEPEST:
         return HUGE
-    if isinstance(value, Mapping):
-        return max(names_steps(value), max((extent(one, depth + 1) for one in value.values()), default=0))
-    if isinstance(value, list | tuple | Set):
-        return max(len(value), max((extent(one, depth + 1) for one in value), default=0))
+    if issubclass(kind, Mapping):
+        return max(names_steps(value), max((extent(one, depth + 1) for one in value.values()), default=0))  # type: ignore[arg-type, attr-defined]
+    if issubclass(kind, list | tuple | Set):
+        return max(len(value), max((extent(one, depth + 1) for one in value), default=0))  # type: ignore[arg-type, attr-defined]
     return HUGE
 
 
@@ -42,19 +43,23 @@ def names_steps(members: Mapping[Any, object]) -> int:
 
 
 def is_large(value: object) -> bool:
-    """Whether it has so many parts, or so long texts, that reading it takes a while."""
+    """Whether it has so many parts, or so long texts, that reading it takes a while. A collection of a class that
+    is not Python's own may take any time, and is not looked at."""
     parts, pending = 0, [value]
     while pending:
         one = pending.pop()
+        kind = type(one)
         parts += 1
-        if isinstance(one, str):
-            parts += len(one) // CHARACTERS
-        elif isinstance(one, Mapping):
-            parts += len(one)
-            pending += one.values() if len(one) <= MANY else ()
-        elif isinstance(one, list | tuple | Set):
-            parts += len(one)
-            pending += one if len(one) <= MANY else ()
+        if kind is str:
+            parts += len(one) // CHARACTERS  # type: ignore[arg-type]  # it is a text
+        elif kind is dict:
+            parts += len(one)  # type: ignore[arg-type]
+            pending += one.values() if len(one) <= MANY else ()  # type: ignore[attr-defined, arg-type]
+        elif kind in OWN:
+            parts += len(one)  # type: ignore[arg-type]
+            pending += one if len(one) <= MANY else ()  # type: ignore[arg-type]
+        elif issubclass(kind, str | Mapping | list | tuple | Set):
+            return True
         if parts > MANY:
             return True
     return False

@@ -187,6 +187,14 @@ def clean(raw: object, depth: int = 0) -> object:
     return clean_leaf(raw)
 
 
+def members_of(raw: Mapping[Any, object]) -> dict[str, object]:
+    """The members of an object of any class, as they are now. Raises WireError, and what its class raises."""
+    members = [(member_name(key), value) for key, value in islice(raw.items(), MOST_ELEMENTS + 1)]
+    if len(members) > MOST_ELEMENTS:
+        raise WireError("more than 10,000 members")
+    return pairs(members)  # type: ignore[return-value]
+
+
 def clean_object(raw: Mapping[object, object], depth: int) -> object:
     if depth >= DEEPEST:
         raise WireError(TOO_DEEP)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
+from policyengine.control_characters import one_line
 from policyengine.runtime.show import quoted, shown
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.semantics import kernel as k
@@ -50,7 +51,7 @@ class Line:
     def render(self, depth: int = 0) -> Iterator[str]:
         note = f" — {self.note}" if self.note else ""
         at = f"  ({self.at})" if self.at else ""
-        yield f"{'  ' * depth}{SIGNS[self.mark]} {self.text}{note}{at}"
+        yield one_line(f"{'  ' * depth}{SIGNS[self.mark]} {self.text}{note}{at}")
         for part in self.parts:
             yield from part.render(depth + 1)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from xml.etree import ElementTree
 
-from policyengine.control_characters import printable
+from policyengine.control_characters import one_line, printable
 from policyengine.testing.report import BAD, Report, Status, Tested
 
 
@@ -67,9 +67,9 @@ def _tap_lines(report: Report) -> Iterator[str]:
         yield f"{sign} {number} - {_one_line(named)}{skip}"
         if sign == "not ok":
             yield "  ---"
-            yield f"  at: {result.example.span.at}"
+            yield f"  at: {one_line(result.example.span.at)}"
             yield "  message: |"
-            yield from (f"    {printable(line)}" for line in result.render().splitlines())
+            yield from (f"    {line}" for line in result.render().split("\n"))
             yield "  ..."
 
 
@@ -87,12 +87,17 @@ def github(report: Report) -> str:
 def _annotation(result: Tested) -> str:
     span = result.example.span
     place = {"file": span.source.name, "line": span.line, "col": span.column, "title": f"test {result.example.test}"}
-    properties = ",".join(f"{name}={_property(str(value))}" for name, value in place.items())
-    return f"::error {properties}::{_data(result.render())}"
+    return workflow_command("error", place, result.render())
+
+
+def workflow_command(name: str, properties: Mapping[str, object], text: str) -> str:
+    """A command of GitHub Actions on one line; in properties `:` and `,` separate."""
+    said = ",".join(f"{name}={_property(str(value))}" for name, value in properties.items())
+    return f"::{name} {said}::{_data(text)}"
 
 
 def _data(text: str) -> str:
-    return printable(text, "\t\n\r").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text, "\n").replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Protocol
 
+from policyengine.control_characters import one_line
 from policyengine.diagnostics import place, underlined
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.show import shown
@@ -116,7 +117,7 @@ class Result:
         lines = [f"{place(self.case.span)}: {self.status} test {shown(self.case.test)}", *underlined(self.case.span)]
         lines += [f"  request:  {self.case.request}", f"  expected: {self.case.expected.text}"]
         if self.problem is not None:
-            return "\n".join([*lines, f"  problem:  {self.problem}"])
+            return "\n".join(map(one_line, [*lines, f"  problem:  {self.problem}"]))
         if self.decision is not None:
             which = "" if self.request is None else f"request {self.request:,}: "
             lines.append(f"  actual:   {which}{headline(self.decision)}")
@@ -124,7 +125,7 @@ class Result:
         heads = ["differs:", *[""] * len(self.differences)]
         lines += [f"  {head:<9} {one.render()}" for head, one in zip(heads, self.differences, strict=False)]
         walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.brief().render()]
-        return "\n".join([*lines, *(["  walk:", *(f"    {line}" for line in walk)] if walk else [])])
+        return "\n".join(map(one_line, [*lines, *(["  walk:", *(f"    {line}" for line in walk)] if walk else [])]))
 
     def to_dict(self) -> dict[str, Any]:
         case = self.case
@@ -193,7 +194,7 @@ class Report:
     def _overview(self) -> Iterator[str]:
         for (package, test), results in groupby(self.results, key=lambda one: (one.example.package, one.example.test)):
             lines = [f"  {SIGNS[one.status]} {one.asks}{skipped(one)}" for one in results]
-            yield "\n".join([f"{package}: {test}", *lines])
+            yield "\n".join(map(one_line, [f"{package}: {test}", *lines]))
 
     def to_dict(self) -> dict[str, Any]:
         counts = {str(status): count for status, count in self.counts.items()}

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from policyengine.cli.terminal import Screen, busy, printable
+from policyengine.cli.terminal import Screen, busy
+from policyengine.control_characters import printable
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 ESCAPE = "\x1b["
@@ -66,7 +67,7 @@ def test_json_has_no_colour_on_a_terminal_either():
         ("a\rb", "a\\rb"),
         ("\u202eright to left", "\\u202eright to left"),
         ("\udcff", "\\udcff"),
-        ("two\n\tlines", "two\n\tlines"),
+        ("two\n\tlines", "two\\n\tlines"),
     ],
 )
 def test_text_from_elsewhere_has_no_power_over_the_terminal(text, shown):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from policyengine.compiler.graph.box import Box, Kind
 from policyengine.compiler.graph.text import title
+from policyengine.control_characters import one_line
 
 LONGEST = 72  # columns of a line in a picture
 MOST_LINES = 4  # of one text in it; the whole is in the text and the data
@@ -72,11 +73,6 @@ def shown_lines(box: Box) -> list[str]:
     return [line for text in (title(box), box.detail, box.at) if text for line in wrapped(text)]
 
 
-def printable(text: str) -> str:
-    """No control characters, and none that turn the direction of writing."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def width(text: str) -> int:
     """Columns in a font whose letters are all as wide; East Asian ones take two, combining ones none."""
     return sum(_columns(char) for char in text)
@@ -91,7 +87,7 @@ def _columns(char: str) -> int:
 def wrapped(text: str) -> list[str]:
     """The text between words in lines of at most `LONGEST` columns; what is too long for a box ends in `…`."""
     lines = [""]
-    for word in printable(text).split(" "):
+    for word in one_line(text).split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if width(longer) <= LONGEST or not lines[-1]:
             lines[-1] = longer

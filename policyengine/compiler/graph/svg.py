@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from policyengine.compiler.graph.box import Box
-from policyengine.compiler.graph.styles import COLOURS, LONGEST, numbered, printable, width, wrapped
+from policyengine.compiler.graph.styles import COLOURS, LONGEST, numbered, width, wrapped
 from policyengine.compiler.graph.text import note, title
+from policyengine.control_characters import one_line
 
 SIZE = 13  # of the letters, in pixels
 LETTER = 0.62 * SIZE  # the widest of the usual fonts, so that a text never leaves its box
@@ -75,8 +76,8 @@ def placed(root: Box) -> list[Placed]:
 def _lines(box: Box) -> list[Line]:
     """What is short takes one line, so that more of the tree is seen at once."""
     told = [text for text in (box.detail, box.at) if text]
-    beside = "".join(f"  {printable(text)}" for text in told)
-    name = printable(title(box))
+    beside = "".join(f"  {one_line(text)}" for text in told)
+    name = one_line(title(box))
     if width(name + beside) <= LONGEST:
         return [(name, beside)]
     return [*((line, "") for line in wrapped(name)), *(("", line) for text in told for line in wrapped(text))]
@@ -131,4 +132,4 @@ def _line(name: str, told: str) -> str:
 
 def _text(text: str) -> str:
     """Text for XML, which knows no control characters; spaces that stand side by side are kept apart."""
-    return escape(printable(text)).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")
+    return escape(one_line(text)).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")

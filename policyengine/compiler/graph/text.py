@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from policyengine.compiler.graph.box import Box, Kind
+from policyengine.control_characters import one_line
 
 # What leads to a box that others follow, what stands below it; the same for the last one.
 UNICODE = ("├─ ", "│  ", "└─ ", "   ")
@@ -33,13 +34,13 @@ def _rows(box: Box, branch: str, under: str, signs: tuple[str, str, str, str]) -
 
 
 def title(box: Box) -> str:
-    return f"… {box.label}" if box.kind is Kind.MORE else box.label
+    return one_line(f"… {box.label}" if box.kind is Kind.MORE else box.label)
 
 
 def note(box: Box) -> str:
     """What follows the title of a box."""
     detail = f" — {box.detail}" if box.detail else ""
-    return f"{detail}  ({box.at})" if box.at else detail
+    return one_line(f"{detail}  ({box.at})" if box.at else detail)
 
 
 def render(root: Box, signs: tuple[str, str, str, str] = UNICODE) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from policyengine.control_characters import one_line
 from policyengine.source import Source
 from policyengine.testing.coverage.measure import Coverage
 from policyengine.testing.coverage.points import Point
@@ -22,7 +23,7 @@ def of_file(source: Source, points: Sequence[Point], coverage: Coverage) -> Iter
     by_line = {number: list(some) for number, some in groupby(ordered, key=lambda point: point.span.line)}
     hits = {number: shown_by(some, coverage) for number, some in by_line.items()}
     yield "TN:"
-    yield f"SF:{' '.join(source.name.splitlines())}"
+    yield f"SF:{one_line(source.name)}"
     yield from (line for number, some in by_line.items() for line in branches(number, some, hits[number], coverage))
     yield f"BRF:{len(points)}"
     yield f"BRH:{coverage.counted(points).seen}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from policyengine.control_characters import one_line
 from policyengine.source import Source, Span
 
 CONTEXT = 2  # lines around a change in a diff
@@ -100,7 +101,8 @@ class Lines:
         head = f"@@ -{start},{around + len(self.before)} +{start},{around + len(self.after)} @@"
         body = [*(f" {line}" for line in above), *(f"-{line}" for line in self.before)]
         body += [*(f"+{line}" for line in self.after), *(f" {line}" for line in below)]
-        return "\n".join([f"--- {source.name}", f"+++ {source.name}", head, *body])
+        name = one_line(source.name)
+        return "\n".join([f"--- {name}", f"+++ {name}", head, *body])
 
     @property
     def telling(self) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from policyengine.control_characters import one_line, printable
 from policyengine.semantics.symbols import Program
 from policyengine.source import Span
 
@@ -39,7 +40,8 @@ class Stale:
 
     def render(self) -> str:
         at = self.explanation.span
-        return f"{at.source.name}:{at.line}: this explains no survivor: {self.why}\n    {at.text}"
+        head = one_line(f"{at.source.name}:{at.line}: this explains no survivor: {self.why}")
+        return f"{head}\n    {printable(at.text)}"
 
     def to_dict(self) -> dict[str, object]:
         at = self.explanation.span

@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from policyengine.control_characters import one_line, printable
 from policyengine.testing.mutation.explained import Stale
 
 MOST_TESTS = 3  # that are named of those a survivor was asked
@@ -69,8 +70,9 @@ class Outcome:
         named = ", ".join(f"`{test}`" for test in tests[:MOST_TESTS])
         requests = f"{len(self.asked):,} request{'s' if len(self.asked) > 1 else ''}"
         asked = f"asked {requests} of {named}{more}: nothing fails" if self.asked else NOT_ASKED
-        lines = [f"{self.file}:{self.line}: survived: {self.operator}", *indented(self.diff), f"  {asked}"]
-        return "\n".join([*lines, f"  to accept it: # survives: {self.name} because …"])
+        head = one_line(f"{self.file}:{self.line}: survived: {self.operator}")
+        lines = [head, *map(printable, indented(self.diff)), one_line(f"  {asked}")]
+        return "\n".join([*lines, one_line(f"  to accept it: # survives: {self.name} because …")])
 
 
 def tests_of(outcome: Outcome) -> list[str]:

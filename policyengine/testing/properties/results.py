@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from policyengine.control_characters import one_line
 from policyengine.diagnostics import place, underlined
 from policyengine.runtime.show import shown
 from policyengine.semantics.examples import Case, Property
@@ -85,7 +86,7 @@ class PropertyResult:
         """All about a claim that does not hold: where, what, and a test that shows it."""
         span = self.prop.span
         lines = [f"{place(span)}: {self.verdict} test {shown(self.prop.test)}", *underlined(span)]
-        return "\n".join([*lines, *self._details()])
+        return "\n".join(map(one_line, [*lines, *self._details()]))
 
     def _details(self) -> Iterator[str]:
         if self.verdict is Verdict.UNDECIDED:
