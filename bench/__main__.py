@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench import (
     chart,
+    commands,
     counting,
     decide,
     directory,
@@ -58,6 +59,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "counting": lambda _, say: counting.counting(say),
     "proofs": lambda _, say: identity_bound.proofs(say),
     "worst": lambda _, say: worst.run(say),
+    "commands": lambda _, say: commands.run(say),
     "diff": lambda _, say: planted_faults.planted_faults(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }

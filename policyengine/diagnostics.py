@@ -66,6 +66,14 @@ class Diagnostic:
         }
 
 
+class BoundExceeded(Exception):
+    """A check would take more work than a policy may cause; `diagnostic` says where."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+
+
 class PolicyError(Exception):
     """A policy cannot be used. `diagnostics` says every reason, errors and warnings alike, in source order."""
 

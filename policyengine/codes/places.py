@@ -164,6 +164,23 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",
     ),
     Code(
+        "E322",
+        "patterns that meet too often",
+        "Which patterns match the same requests is looked up segment by segment, in a million steps, and 500 more for "
+        "each pattern. More is not looked at: thousands of paths that each begin with a capture, beside "
+        "thousands that begin with a text, take that many.",
+        "",
+        "",
+    ),
+    Code(
+        "E323",
+        "scopes that include too many others",
+        "What each scope includes, directly or through others, is listed. All scopes together include 500,000 others "
+        "at most, and 20 more for each scope: a thousand scopes that each include the one before are about as many.",
+        "",
+        "",
+    ),
+    Code(
         "W321",
         "a method that HTTP does not know",
         "Methods are matched as they are written. A misspelled one in a guard guards nothing.",

@@ -20,6 +20,8 @@ BINDABLE = ("args", "body", "context")
 # A bound value may be shown to the caller and must not depend on another one: it reads what the request says, no more.
 READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
 RESOURCE = ("resource",)
+READ = "read"  # a fact, and not bound
+MOST_CONFLICTS = 20  # of one pattern that are told
 Bound = tuple[tuple[str, ...], k.Expr]
 
 
@@ -36,7 +38,7 @@ def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder,
                 found[binding_of(pattern, facts)] = None
     every = sorted(found, key=lambda b: (b.pattern.span.source.name, b.pattern.span.start))
     places.know(every)
-    check_conflicts(every, places.bindings, program)
+    check_conflicts(every, program)
     return tuple(k.Binder(b.pattern, b.resource, b.facts, span=b.pattern.span) for b in every if b.captures or b.facts)
 
 
@@ -144,13 +146,37 @@ def check_twice(
 # ── Conflicts between patterns that match the same endpoint ───────────────────────────────────
 
 
-def check_conflicts(every: list[Binding], index: PatternIndex[Binding], program: Program) -> None:
+def check_conflicts(every: list[Binding], program: Program) -> None:
     """Guards match without regard to case, and read what all such patterns bind."""
-    order = {id(binding): number for number, binding in enumerate(every)}
-    for binding in every:
-        for other in index.overlapping(k.with_folding(binding.pattern, "full")):
-            if order[id(other)] < order[id(binding)]:
-                check_pair(binding, other, program)
+    earlier: PatternIndex[Binding] = PatternIndex()
+    for binding in contested(every):
+        before = len(program.report.found)
+        for other in earlier.overlapping(k.with_folding(binding.pattern, "full")):
+            check_pair(binding, other, program)
+            if len(program.report.found) > before + MOST_CONFLICTS:
+                break
+        earlier.add(binding.pattern, binding)
+
+
+def contested(every: Iterable[Binding]) -> list[Binding]:
+    """Those that bind something which another one binds in another way, or reads: the others need not be compared."""
+    bindings, ways = list(every), dict[object, set[object]]()
+    for binding in bindings:
+        for name, way in ways_of(binding):
+            ways.setdefault(name, set()).add(way)
+    return [one for one in bindings if any(len(ways[name]) > 1 for name, _ in ways_of(one))]
+
+
+def ways_of(binding: Binding) -> Iterator[tuple[object, object]]:
+    """What a pattern binds or reads in `with`, and how."""
+    resource = binding.resource[1] if binding.resource else None
+    for name, (place, entity) in binding.captures.items():
+        yield f"params.{name}", (place, entity, name == resource)
+    if (found := resource_of(binding)) is not None:
+        yield RESOURCE, found
+    for path, value in binding.facts:
+        yield path, value
+        yield from ((node.path, READ) for node in k.walk(value) if isinstance(node, k.Fact))
 
 
 def check_pair(binding: Binding, other: Binding, program: Program) -> None:

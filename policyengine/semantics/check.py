@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from policyengine.codes import CODES, Code
-from policyengine.diagnostics import Diagnostic, in_order
+from policyengine.diagnostics import BoundExceeded, Diagnostic, in_order
 from policyengine.semantics import binders, examples, lints, logic, logic_limits, text, unbound
 from policyengine.semantics import kernel as k
+from policyengine.semantics.coverage import forget_places
 from policyengine.semantics.draft import Draft
 from policyengine.semantics.expressions import check_definitions
 from policyengine.semantics.kinship import check_inherited
@@ -106,6 +107,24 @@ def unordered(
     program = Program.of(modules, report)
     places = Places(program)
     schema = Schema.of(program, places)
+    try:
+        return _checked(modules, syntax, Sought(depth, optional), program, places, schema)
+    except BoundExceeded as beyond:
+        return Checked(None, in_order([*syntax, beyond.diagnostic]), program, schema)
+    finally:
+        forget_places()
+
+
+def _checked(
+    modules: Sequence[ast.Module],
+    syntax: Sequence[Diagnostic],
+    sought: Sought,
+    program: Program,
+    places: Places,
+    schema: Schema,
+) -> Checked:
+    """Raises BoundExceeded."""
+    report = program.report
     places.check_scopes()
     bound = binders.collect(program, places, schema)
     check_definitions(program, schema)
@@ -118,7 +137,7 @@ def unordered(
     found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
     found = with_misspelled(found, program, NEEDS_ALL)
     found += [*syntax, *(finding for module in modules for finding in text.findings(module)), *empty(modules, syntax)]
-    kept = in_order(concluded(found, kernel, modules, shown, Sought(depth, optional)))
+    kept = in_order(concluded(found, kernel, modules, shown, sought))
     return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
 
 

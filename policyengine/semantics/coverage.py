@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Generic, TypeVar
 
+from policyengine.diagnostics import BoundExceeded, Diagnostic
 from policyengine.runtime.letter_case import fold, has_letters
+from policyengine.semantics.glob_index import GlobIndex
 from policyengine.semantics.kernel import (
     FOLDINGS,
     ActionPattern,
@@ -24,6 +26,8 @@ from policyengine.semantics.kernel import (
 )
 
 Item = TypeVar("Item")
+MAX_STEPS = 1_000_000  # of an index, from segment to segment, beside
+STEPS_PER_PATTERN = 500  # that is in it
 
 
 def covers(outer: Pattern, inner: Pattern) -> bool:
@@ -61,21 +65,27 @@ def place_covers(outer: Place, inner: Place) -> bool:
 
 def place_overlaps(place: Place, pattern: Pattern) -> bool:
     """Some endpoint of the pattern is in the place; what is left out is left out only when the whole pattern is."""
-    inside = place.patterns is None or any(overlaps(p, pattern) for p in place.patterns)
-    return inside and not all(any(covers(hole, piece) for hole in place.excepts) for piece in by_method(pattern))
+    inside = place.patterns is None or any(overlaps(p, pattern) for p in near(place.patterns, pattern))
+    return inside and not all(covered(piece, place.excepts) for piece in by_method(pattern))
 
 
 def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
     """What `inner` keeps of one of its patterns is in `outer`."""
-    if any(covers(hole, piece) for hole in inner.excepts):
+    if covered(piece, inner.excepts):
         return True
-    inside = outer.patterns is None or any(covers(p, piece) for p in outer.patterns)
-    return inside and all(_hidden(hole, inner) for hole in outer.excepts if overlaps(hole, piece))
+    inside = outer.patterns is None or covered(piece, outer.patterns)
+    holes = near(outer.excepts, piece)
+    return inside and all(_hidden(hole, inner) for hole in holes if overlaps(hole, piece))
 
 
 def _hidden(hole: Pattern, inner: Place) -> bool:
     """What `outer` leaves out here, `inner` leaves out as well."""
-    return all(any(covers(other, piece) for other in inner.excepts) for piece in by_method(hole))
+    return all(covered(piece, inner.excepts) for piece in by_method(hole))
+
+
+def covered(piece: Pattern, patterns: tuple[Pattern, ...]) -> bool:
+    """Whether one of them covers it."""
+    return any(covers(pattern, piece) for pattern in near(patterns, piece))
 
 
 def by_method(pattern: Pattern) -> Iterator[Pattern]:
@@ -218,14 +228,20 @@ class _Branch(Generic[Item]):
 
 
 class PatternIndex(Generic[Item]):
-    """Items by pattern; finds those whose pattern overlaps a given one. Paths are kept in a trie of segments."""
+    """Items by pattern; finds those whose pattern overlaps a given one. Paths are kept in a trie of segments.
 
-    def __init__(self) -> None:
+    Raises BoundExceeded where that takes more steps than a policy of such a size may.
+    """
+
+    def __init__(self, max_steps: int = MAX_STEPS) -> None:
+        self._left = max_steps
         self._paths: _Branch[Item] = _Branch()
         self._exact: dict[Pattern, list[Item]] = {}
-        self._globs: list[tuple[Pattern, Item]] = []
+        self._globs: GlobIndex[tuple[Pattern, Item]] = GlobIndex()
+        self._names: GlobIndex[Pattern] = GlobIndex()  # of tools called by a whole name
 
     def add(self, pattern: Pattern, item: Item) -> None:
+        self._left += STEPS_PER_PATTERN
         if not isinstance(pattern, HttpPattern):
             self._add_plain(pattern, item)
             return
@@ -239,34 +255,58 @@ class PatternIndex(Generic[Item]):
         branch.here.append((pattern, item))
 
     def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:
-        if _is_glob(pattern):
-            self._globs.append((pattern, item))
+        if isinstance(pattern, ToolPattern) and _is_glob(pattern):
+            self._globs.add(pattern.glob, (pattern, item))
         else:
+            if isinstance(pattern, ToolPattern) and pattern not in self._exact:
+                self._names.add(pattern.glob, pattern)
             self._exact.setdefault(pattern, []).append(item)
 
     def overlapping(self, pattern: Pattern | None) -> Iterator[Item]:
         """The items whose pattern meets this one; all of them for None."""
         if pattern is None:
             yield from (item for items in self._exact.values() for item in items)
-            yield from (item for _, item in (*self._globs, *_all_below(self._paths)))
+            yield from (item for _, (_, item) in self._globs.near("*"))
+            yield from (item for _, item in _all_below(self._paths))
         elif isinstance(pattern, HttpPattern):
             yield from (item for found, item in self._candidates(pattern) if overlaps(found, pattern))
         else:
-            yield from (item for found, item in self._globs if overlaps(found, pattern))
-            same = (pattern,) if not _is_glob(pattern) else (p for p in self._exact if overlaps(p, pattern))
+            yield from (item for found, item in self._near_globs(pattern) if overlaps(found, pattern))
+            same = (pattern,) if not _is_glob(pattern) else self._names_meeting(pattern)
             yield from (item for found in same for item in self._exact.get(found, ()))
+
+    def _near_globs(self, pattern: ToolPattern | ActionPattern) -> Iterator[tuple[Pattern, Item]]:
+        if isinstance(pattern, ToolPattern):
+            yield from (entry for _, entry in self._globs.near(pattern.glob))
+
+    def _names_meeting(self, pattern: ToolPattern | ActionPattern) -> Iterator[Pattern]:
+        assert isinstance(pattern, ToolPattern)
+        yield from (one for name, one in self._names.near(pattern.glob) if globs_meet(name, pattern.glob))
 
     def _candidates(self, pattern: HttpPattern) -> Iterator[tuple[Pattern, Item]]:
         level = [self._paths]
         for segment in pattern.segments:
+            self._spend(sum(_steps(branch, segment) for branch in level), pattern)
             yield from (entry for branch in level for entry in branch.here)
             level = [inner for branch in level for inner in _next(branch, segment)]
         for branch in level:
             yield from _all_below(branch) if pattern.rest else branch.here
 
+    def _spend(self, steps: int, pattern: HttpPattern) -> None:
+        self._left -= steps
+        if self._left < 0:
+            message = "it takes too many steps to see which patterns match the same requests as this one"
+            hint = "write texts in place of captures and `*` where paths begin, or fewer patterns"
+            raise BoundExceeded(Diagnostic("E322", message, pattern.span, hint))
+
 
 def _is_glob(pattern: Pattern) -> bool:
     return isinstance(pattern, ToolPattern) and "*" in pattern.glob
+
+
+def _steps(branch: _Branch[Item], segment: Segment) -> int:
+    """How many branches `_next` looks at."""
+    return 1 + len(branch.wild) + (len(branch.literal) if segment.wild else 0)
 
 
 def _next(branch: _Branch[Item], segment: Segment) -> Iterator[_Branch[Item]]:
@@ -284,3 +324,30 @@ def _all_below(branch: _Branch[Item]) -> Iterator[tuple[Pattern, Item]]:
         current = pending.pop()
         yield from current.here
         pending += [*current.literal.values(), *current.wild.values()]
+
+
+# ── Places of many patterns ───────────────────────────────────────────────────────────────────
+
+FEW = 8  # patterns, which are compared one by one
+MOST_INDEXES = 64
+_indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}  # by the identity of a place's patterns
+
+
+def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:
+    """Those of a place that may meet a pattern: few as they are, many by an index."""
+    if len(patterns) <= FEW:
+        return patterns
+    known = _indexes.get(id(patterns))
+    if known is None:
+        if len(_indexes) >= MOST_INDEXES:
+            _indexes.clear()
+        index: PatternIndex[Pattern] = PatternIndex()
+        for one in patterns:
+            index.add(one, one)
+        _indexes[id(patterns)] = known = patterns, index
+    return known[1].overlapping(pattern)
+
+
+def forget_places() -> None:
+    """Once a check is over: policies that are gone are not held on to."""
+    _indexes.clear()

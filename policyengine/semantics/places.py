@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from policyengine.diagnostics import Related
+from policyengine.diagnostics import BoundExceeded, Diagnostic, Related
 from policyengine.kinds import Ref, Scalar, Type
 from policyengine.semantics import coverage
 from policyengine.semantics import kernel as k
@@ -17,6 +17,8 @@ from policyengine.syntax import nodes as ast
 
 __all__ = ["Binding", "Places", "Position", "binding_of", "covers", "overlaps", "place_covers"]
 
+MAX_INCLUDED = 500_000  # scopes in others, all counted, beside
+INCLUDED_PER_SCOPE = 20
 Key = tuple[str, str]  # of a scope: its package and its name
 Position = tuple[int, str, str]  # of a capture: the segment, and what stands around it there
 
@@ -77,6 +79,7 @@ class Places:
     _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
+    _included: int = 0  # scopes in others, all counted
     _carriers: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -201,7 +204,16 @@ class Places:
                 if found.setdefault((current.package, current.name), current) is current:
                     pending += [inner for _, inner in self.included(current) if not _known(inner, found)]
             self._reach[key] = tuple(found.values())
+            self._count_included(scope, len(found) - 1)
         return self._reach[key]
+
+    def _count_included(self, scope: Symbol, count: int) -> None:
+        """Every scope that holds an endpoint is told with it. Raises BoundExceeded where that is too much."""
+        self._included += count
+        if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
+            message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others, all counted"
+            hint = "include what is needed, not chains of scopes that each include the one before"
+            raise BoundExceeded(Diagnostic("E323", message, scope.span, hint))
 
     def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
         for item in _items(scope):

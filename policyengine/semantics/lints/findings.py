@@ -7,7 +7,8 @@ from itertools import groupby
 
 from policyengine.diagnostics import Diagnostic, Related, suggest
 from policyengine.semantics import kernel as k
-from policyengine.semantics.coverage import overlaps
+from policyengine.semantics.coverage import globs_meet
+from policyengine.semantics.glob_index import GlobIndex
 from policyengine.semantics.lints.letter_case import two_spellings
 from policyengine.semantics.lints.loops import costly_loops
 from policyengine.semantics.lints.shared_users import shared_users
@@ -133,16 +134,22 @@ def handed_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.Called)]
     if len(names) < len(agents):
         return  # a group or a condition may be about any agent
+    index: GlobIndex[str] = GlobIndex()
+    for name in names:
+        index.add(name, name)
     for node in (item for agent in agents for item in agent.items):
-        if isinstance(node, ast.MayDelegate) and isinstance(node.to, ast.Called) and is_nobody(node.to.name, names):
+        if (
+            isinstance(node, ast.MayDelegate)
+            and isinstance(node.to, ast.Called)
+            and is_nobody(node.to.name.value, index)
+        ):
             meant = suggest(node.to.name.value, names)
             hint = f"did you mean `{meant}`?" if meant else "add the agent's own block: what it is handed it also needs"
             yield Diagnostic("W422", f"no block is about agent `{node.to.name.value}`", node.to.name.span, hint)
 
 
-def is_nobody(name: ast.Text, names: Sequence[str]) -> bool:
-    wanted = k.ToolPattern(name.value, span=name.span)
-    return not any(overlaps(wanted, k.ToolPattern(known, span=name.span)) for known in names)
+def is_nobody(name: str, names: GlobIndex[str]) -> bool:
+    return not any(globs_meet(name, known) for known, _ in names.near(name))
 
 
 def doors_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:

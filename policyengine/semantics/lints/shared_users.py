@@ -4,12 +4,14 @@ other's. Told only where nothing in the policy tells the users of the one from t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass, field
+from heapq import merge
 from typing import TypeAlias
 
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import globs_meet
+from policyengine.semantics.glob_index import GlobIndex
 from policyengine.semantics.lints.lending import Lending, Wary, Way, acts_for
 
 Speaking: TypeAlias = Mapping[str, Sequence[k.AgentBlock]]  # by issuer: its agents that act for users
@@ -41,8 +43,10 @@ def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
             return False
         return not guards.tell_apart(other, name)
 
-    for position, name in enumerate(speaking):
-        other = next((one for one in islice(speaking, position) if clash(name, one)), None)
+    earlier = EarlierIssuers(kernel.issuers, ways)
+    for name in speaking:
+        other = next((one for one in earlier.near(name) if clash(name, one)), None)
+        earlier.add(name)
         if other is not None:
             told.add(houses_of_both(name, other))
             yield finding(kernel.issuers[name], ways[name], other, ways[other])
@@ -75,6 +79,34 @@ def listed(blocks: Sequence[k.AgentBlock]) -> str:
 
 def each_once(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
     return tuple({id(block): block for block in blocks}.values())
+
+
+@dataclass(slots=True)
+class EarlierIssuers:
+    """Those that were looked at, by the ways in which their agents act and the users for whom they speak."""
+
+    issuers: Mapping[str, k.Issuer]
+    ways: Mapping[str, Ways]
+    names: list[str] = field(default_factory=list)
+    of_everybody: dict[Way, list[int]] = field(default_factory=dict)
+    of_some: dict[Way, GlobIndex[int]] = field(default_factory=dict)
+
+    def add(self, name: str) -> None:
+        globs, number = self.issuers[name].users_like, len(self.names)
+        for way in self.ways[name]:
+            for glob in globs:
+                self.of_some.setdefault(way, GlobIndex()).add(glob, number)
+            if not globs:
+                self.of_everybody.setdefault(way, []).append(number)
+        self.names.append(name)
+
+    def near(self, name: str) -> Iterator[str]:
+        """In the order in which they were added; not those with whom it shares no users."""
+        globs, own = self.issuers[name].users_like, self.ways[name]
+        indexes = [self.of_some[way] for way in own if way in self.of_some]
+        some = sorted({number for index in indexes for glob in globs for _, number in index.near(glob)})
+        whole = [self.of_everybody.get(way, []) for way in own] if not globs else []
+        yield from (self.names[number] for number in merge(some, *whole))
 
 
 def share_users(one: k.Issuer, other: k.Issuer) -> bool:

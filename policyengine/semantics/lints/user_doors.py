@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from policyengine.diagnostics import Diagnostic, Related
@@ -20,6 +20,7 @@ from policyengine.semantics.lints.shared_users import (
 from policyengine.semantics.possibilities import possible
 
 MOST_DOORS = 2_000  # of one issuer; what is beyond is not compared
+MOST_ISSUERS = 200  # with whom one is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class UserDoor:
 def doors_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Once for each issuer, at its declaration: the later one of two is told, and nothing of agents that is told
     already."""
-    issuers = [one for one in in_order(kernel) if may_name_users(one, kernel)]
+    agents = agents_by_issuer(kernel)
+    issuers = [one for one in in_order(kernel) if may_name_users(one, agents.get(one.name, ()))]
     doors = [UserDoor(b, g, o) for b in kernel.users for g in b.grants for o in g.openings][:MOST_DOORS]
     if len(issuers) < 2 or not doors:
         return
@@ -47,7 +49,7 @@ def doors_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for position, issuer in enumerate(issuers):
         if issuer.span in told:
             continue
-        others = (one for one in issuers[:position] if houses[one.name] is not houses[issuer.name])
+        others = (one for one in issuers[:position][:MOST_ISSUERS] if houses[one.name] is not houses[issuer.name])
         for other in (one for one in others if share_users(one, issuer)):
             door = next((one for one in doors if opens_to_both(one, other, issuer, guards)), None)
             if door is not None:
@@ -81,9 +83,16 @@ def acting(condition: k.Expr, issuer: k.Issuer) -> k.Expr | None:
     return None if possible(found) == {False} else found
 
 
-def may_name_users(issuer: k.Issuer, kernel: k.Kernel) -> bool:
+def agents_by_issuer(kernel: k.Kernel) -> dict[str, list[k.AgentBlock]]:
+    found: dict[str, list[k.AgentBlock]] = {}
+    for block in kernel.agents:
+        for name in issuers_of(block):
+            found.setdefault(name, []).append(block)
+    return found
+
+
+def may_name_users(issuer: k.Issuer, agents: Sequence[k.AgentBlock]) -> bool:
     """Not that of workloads, nor one whose agents all come with credentials that name no user."""
-    agents = [block for block in kernel.agents if issuer.name in issuers_of(block)]
     return not (issuer.url or "").startswith("spiffe://") and not (agents and all(map(names_no_user, agents)))
 
 

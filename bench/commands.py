@@ -1,0 +1,193 @@
+"""`commands`: how much CPU commands take of inputs that grow along one axis, at n and 2n."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import command_inputs as inputs
+from bench import command_policies as policies
+from bench.report import Section, Target
+from bench.serving.servers import POLICYENGINE
+from bench.trial import number
+
+SECONDS = 60  # of CPU; what takes longer is ended
+MEMORY = 4 * 2**30  # bytes of address space
+MOST_GROWTH = 3.0  # from n to 2n, where n takes more than a moment: four would be a square
+MOMENT = 0.25  # seconds beside the start of a command
+CHECKOUT = "POLICYENGINE_CHECKOUT"  # a folder whose `policyengine` is measured in place of this one
+Say = Callable[[str], None]
+Write = Callable[[Path, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    size: int
+    write: Write
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`seconds` of CPU, None where it was ended; the most memory; the first line that it wrote."""
+
+    seconds: float | None
+    megabytes: float
+    line: str
+
+
+CHECK = ("check", "old.policy")
+DIFF = ("diff", "old.policy", "new.policy")
+INIT = ("init", "made", "--openapi", "api.json")
+ENTITIES = ("--entities", "rows.json")
+DECIDE = ("decide", "old.policy")
+ASKED = ("--request", "request.json")
+
+
+def named_cases() -> Iterator[Case]:
+    yield Case("diff of guards at one endpoint", 400, inputs.write_policy(policies.guards_together), DIFF)
+    yield Case("init of overlapping paths", 4_096, inputs.write_api(inputs.api_overlapping), INIT)
+    yield Case("JSON with a duplicate key", 40_000, inputs.duplicate_key, INIT)
+    yield Case("check of scopes", 60_000, inputs.write_policy(policies.scopes), CHECK)
+    yield Case("decide --request /dev/zero", 1, inputs.write_request(inputs.body_members),
+               ("decide", "old.policy", "--request", "/dev/zero"))  # fmt: skip
+
+
+def survey() -> Iterator[Case]:
+    for name, text in policies.POLICIES.items():
+        yield Case(f"check: {name}", 500, inputs.write_policy(text), CHECK)
+    for name in ("grants", "agents", "issuers", "guard_effects"):
+        yield Case(f"lint: {name}", 500, inputs.write_policy(policies.POLICIES[name]), ("lint", "old.policy"))
+    for name in ("grants", "guards", "users", "guard_effects"):
+        yield Case(f"diff: {name}", 200, inputs.write_policy(policies.POLICIES[name]), DIFF)
+    for command in (("fmt",), ("test",), ("test", "--coverage"), ("compile", "-o", "x.policybundle"), ("graph",)):
+        yield Case(" ".join(command), 500, inputs.write_policy(policies.tests), (*command, "old.policy"))
+    for text in (policies.test_lines, policies.test_cases, policies.test_entities):
+        yield Case(f"test: {text.__name__}", 500, inputs.write_policy(text), ("test", "old.policy"))
+    yield Case("test --mutate", 20, inputs.write_policy(policies.tests), ("test", "--mutate", "old.policy"))
+    yield Case("test: properties", 4, inputs.write_policy(policies.properties), ("test", "old.policy"))
+    yield from imports()
+    yield from questions()
+
+
+def imports() -> Iterator[Case]:
+    for api in inputs.APIS:
+        yield Case(f"init: {api.__name__}", 200, inputs.write_api(api), INIT)
+    for api in (inputs.api_paths, inputs.api_deletes, inputs.api_tags, inputs.api_scopes):
+        yield Case(f"init, the second half: {api.__name__}", 200, written_before(api), INIT)
+    yield Case("init: YAML", 200, inputs.write_yaml(inputs.api_paths), ("init", "made", "--openapi", "api.yaml"))
+    yield Case("init: tools", 500, inputs.write_api(inputs.mcp_tools),
+               ("init", "made", "--mcp", "api.json", "--name", "srv"))  # fmt: skip
+
+
+def questions() -> Iterator[Case]:
+    for rows in inputs.ROWS:
+        yield Case(f"check --entities: {rows.__name__}", 1_000, inputs.write_rows(rows), (*CHECK, *ENTITIES))
+    yield Case("decide --entities", 5_000, inputs.write_rows(inputs.people), (*DECIDE, *ASKED, *ENTITIES))
+    for request in inputs.REQUESTS:
+        for command in ("decide", "explain"):
+            words = (command, "old.policy", *ASKED)
+            yield Case(f"{command}: {request.__name__}", 2_000, inputs.write_request(request), words)
+    yield Case("decide: lines", 5_000, inputs.request_lines, (*DECIDE, "--request", "requests.jsonl"))
+    for log in inputs.LOGS:
+        for command in (("record", "old.policy"), ("suggest", "old.policy"), ("why", "@id", "old.policy"), DIFF):
+            words = (*command, "--log", "log.jsonl")
+            yield Case(f"{command[0]}: {log.__name__}", 500, inputs.write_log(log), words)
+        yield Case(f"simulate: {log.__name__}", 500, inputs.write_log(log),
+                   ("simulate", "old.policy", "--trace", "log.jsonl"))  # fmt: skip
+
+
+def written_before(make: Callable[[int], dict[str, Any]]) -> Write:
+    """Half of it was imported before."""
+
+    def write(folder: Path, count: int) -> None:
+        inputs.write_json(folder / "api.json", make(count // 2))
+        run_command(INIT, folder)
+        inputs.write_json(folder / "api.json", make(count))
+
+    return write
+
+
+def run(say: Say) -> Section:
+    start = measured(Case("start", 1, inputs.write_policy(policies.scopes), CHECK), 1).seconds or 0.0
+    found = [both(case, start, say) for case in (*named_cases(), *survey())]
+    grown = [one["growth"] for one in found if one["growth"] is not None]
+    return Section(
+        "commands",
+        "What commands take of inputs of n and 2n",
+        ("input", "n", "s at n", "s at 2n", "growth", "MB", "says"),
+        tuple(row(one) for one in found),
+        tuple(found),
+        (
+            Target("most growth from n to 2n", MOST_GROWTH, max(grown, default=0.0)),
+            Target("most seconds", SECONDS, max((one["seconds_2n"] or SECONDS + 1 for one in found), default=0.0), "s"),
+        ),
+        (
+            f"Seconds are of CPU, with {number(start)} to start. Growth is without these.",
+            f"What takes more than {SECONDS} s, or {MEMORY // 2**30} GiB, is ended.",
+        ),
+    )
+
+
+def both(case: Case, start: float, say: Say) -> dict[str, Any]:
+    runs = []
+    for size in (case.size, 2 * case.size):
+        say(f"commands: {case.name}, {size:,}")
+        runs.append(measured(case, size))
+        if runs[0].seconds is None:
+            runs.append(runs[0])
+            break
+    first, second = runs[:2]
+    growth = None
+    if first.seconds is not None and second.seconds is not None and first.seconds > start + MOMENT:
+        growth = round((second.seconds - start) / (first.seconds - start), 2)
+    return {
+        "case": case.name, "n": case.size, "seconds": first.seconds, "seconds_2n": second.seconds, "growth": growth,
+        "megabytes": round(second.megabytes), "says": second.line,
+    }  # fmt: skip
+
+
+def row(one: dict[str, Any]) -> tuple[str, ...]:
+    seconds = (f"> {SECONDS}" if some is None else f"{some:.2f}" for some in (one["seconds"], one["seconds_2n"]))
+    growth = "–" if one["growth"] is None else f"{one['growth']:.2f}×"
+    return one["case"], f"{one['n']:,}", *seconds, growth, f"{one['megabytes']:,}", one["says"][:60]
+
+
+def measured(case: Case, size: int) -> Run:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case.write(folder, size)
+        return run_command(case.command, folder)
+
+
+def run_command(command: tuple[str, ...], folder: Path) -> Run:
+    words = [(folder / "id").read_text() if word == "@id" else word for word in command]
+    output = folder / "output.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*POLICYENGINE, *words],
+            cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=limited,
+        )  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    lines = output.read_text(errors="replace").split("\n", 1)
+    seconds = None if process.returncode < 0 else round(used.ru_utime + used.ru_stime, 2)
+    return Run(seconds, used.ru_maxrss / (1024 if sys.platform == "linux" else 2**20), lines[0])
+
+
+def environment() -> dict[str, str]:
+    checkout = os.environ.get(CHECKOUT)
+    return {**os.environ, **({"PYTHONPATH": checkout} if checkout else {})}
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
