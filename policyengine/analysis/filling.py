@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import islice, product
 from typing import Any, TypeAlias
 
 from policyengine import kinds
@@ -24,10 +25,12 @@ from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEnd
 from policyengine.runtime.windows import Window
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import Plain, State
-from policyengine.semantics.formulas import Pair, Subject, type_of
+from policyengine.semantics.formulas import Pair, Space, Subject, read, type_of
+from policyengine.semantics.possibilities import states_of, truth
 
 Question: TypeAlias = dict[str, Any]
 
+MOST_WORLDS = 2_000
 MOST_ELEMENTS = 1_000  # of a set or list whose size is asked for
 AROUND = {"domain": "x@{}", "host": "https://{}/"}
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
@@ -90,6 +93,20 @@ class Filling:
         for one in read:
             if one not in wanted and self.held(one) is None:
                 self.give(one, self.fresh_for(one))
+
+    def meet(self, conditions: Iterable[k.Expr], wanted: Mapping[Subject, Plain]) -> bool:
+        """Whether facts that were not asked for by now are such that all the conditions hold."""
+        space = Space()
+        formulas = [read(one, space) for one in conditions]
+        choices = [states_of(number, space) for number in range(len(space.subjects))]
+        worlds = islice(product(*choices), MOST_WORLDS)
+        world = next((one for one in worlds if all(truth(formula, one) for formula in formulas)), None)
+        if world is None or not formulas:
+            return False
+        inner = {one: tuple(space.constants[place]) for place, one in enumerate(space.subjects)}
+        self.constants = {**inner, **self.constants}
+        self.fill({one: state for one, state in zip(space.subjects, world, strict=True) if one not in wanted})
+        return True
 
     def leave_out(self, subject: Subject) -> None:
         """An attribute is absent only where there is a row that lacks it."""

@@ -274,10 +274,11 @@ class RegionSearch:
         if caller.settled.hops == 0:
             yield filling.asked(), now
             return
-        for hops in hops_for(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now):
-            asked = filling.asked()
-            asked["chain"] = {"hops": hops}
-            yield asked, now
+        chains = list(hops_for(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
+        yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
+        for conditions in all_or_one(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
+            if filling.meet(conditions, wanted):
+                yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
 
     def counted_by(self, settled: Settled) -> tuple[k.Expr, ...]:
         """What limits there read, of both policies."""
@@ -287,6 +288,14 @@ class RegionSearch:
                 dict.fromkeys(one for side in sides for one in side.counted_by(self.at, reading))
             )
         return self.counted[settled]
+
+    def handed_on_when(self, settled: Settled) -> Iterator[k.Expr]:
+        """When work is handed on there, by either policy."""
+        for side, units in zip(self.comparing.sides, (self.place.old, self.place.new), strict=True):
+            rewrite = side.rewriter(self.at, self.reading(settled))
+            for unit in units:
+                if isinstance(unit.part, k.Delegate) and unit.part.when is not None:
+                    yield rewrite(unit.part.when)
 
     @property
     def limits(self) -> list[k.DelegationLimits]:
@@ -345,6 +354,14 @@ class RegionSearch:
                 self.tell(comparison, caller, path, question, now)
         self.comparing.samples -= count
         return count
+
+
+def all_or_one(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
+    """All of them, or only one: that one, and the opposites of the others."""
+    if conditions:
+        yield [*conditions]
+    for one in conditions[:FEW_PATHS] if len(conditions) > 1 else ():
+        yield [one, *(k.Not(other, span=other.span) for other in conditions if other is not one)]
 
 
 def ends_of(comparison: Comparison, before: Answer, after: Answer) -> tuple[object, object]:

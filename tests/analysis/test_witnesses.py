@@ -57,21 +57,24 @@ def changed(old: str, new: str) -> Diff:
     return found
 
 
+DEEP = pytest.mark.deep
 OPENING = [
     pytest.param('agent "bot-*"', 'agent "bot*"', id="a wider glob, where limits read the body"),
-    pytest.param('contains(args.path, "..")', 'contains(args.path, "../")', id="another part of a text"),
+    pytest.param('contains(args.path, "..")', 'contains(args.path, "../")', id="another part of a text", marks=DEEP),
     pytest.param('args.path like "*.env"', 'args.path like "*/.env"', id="a narrower pattern beside another"),
-    pytest.param('contains(args.path, "id_rsa")', 'ends_with(args.path, "id_rsa")', id="an end instead of a part"),
-    pytest.param("size(args.to) > 20", "size(args.to) > 200", id="a larger size"),
+    pytest.param(
+        'contains(args.path, "id_rsa")', 'ends_with(args.path, "id_rsa")', id="an end instead of a part", marks=DEEP
+    ),
+    pytest.param("size(args.to) > 20", "size(args.to) > 200", id="a larger size", marks=DEEP),
     pytest.param('["EUR", "USD"]', '["EUR", "USD", "eur"]', id="one item more in a list, behind a task"),
-    pytest.param("any a in args.to: domain(a)", "all a in args.to: domain(a)", id="all for any"),
-    pytest.param("p.sum > 100 and", "p.sum > 200 and", id="a larger bound for elements"),
+    pytest.param("any a in args.to: domain(a)", "all a in args.to: domain(a)", id="all for any", marks=DEEP),
+    pytest.param("p.sum > 100 and", "p.sum > 200 and", id="a larger bound for elements", marks=DEEP),
     pytest.param('p.to != "me"', '(p.to != "me" and p.to != "you")', id="one name more for elements"),
     pytest.param("+ 1h < time", "+ 2h < time", id="a longer time between two facts"),
-    pytest.param("user.level * 2 - 3 > 10", "user.level * 2 - 3 > 12", id="a larger bound of a sum"),
-    pytest.param('resource.tags == ["a", "b"]', 'resource.tags == ["a", "c"]', id="another set"),
+    pytest.param("user.level * 2 - 3 > 10", "user.level * 2 - 3 > 12", id="a larger bound of a sum", marks=DEEP),
+    pytest.param('resource.tags == ["a", "b"]', 'resource.tags == ["a", "c"]', id="another set", marks=DEEP),
     pytest.param('overlaps ["x", "y"]', 'overlaps ["x", "y", "z"]', id="one item more in what overlaps"),
-    pytest.param('"[a-c]{2,3}"', '"[a-b]{2,3}"', id="a smaller class of letters"),
+    pytest.param('"[a-c]{2,3}"', '"[a-b]{2,3}"', id="a smaller class of letters", marks=DEEP),
     pytest.param('"[a-c]{2,3}"', '"[a-c]{3}"', id="a shorter repeat"),
 ]
 
@@ -85,6 +88,26 @@ def test_a_confirm_that_reads_more_is_a_deny_where_that_is_pending() -> None:
     found = changed('message "pay {body.amount}"', 'message "pay {body.amount} at {context.risk}"')
     assert [one.direction.value for one in found.differences] == ["narrowing"]
     assert found.differences[0].witnesses[0].request["pending"] == ["context.risk"]
+
+
+CHAINS = """
+enum plan = free < team
+entity user { plan: plan }
+scope docs { GET /docs }
+issuer acme { records chains }
+user any { may docs }
+agent "planner" { issued by acme   acts for any user   may docs   may delegate docs to agent "reader" for 30m when user.plan >= team }
+agent "reader" { issued by acme   acts for any user   may docs }
+delegation { lifetime <= 2h }
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("for 30m", "for 45m"), (">= team", ">= free"), (" when user.plan >= team", "")]
+)
+def test_a_chain_shows_what_opens_where_work_is_handed_on_by_a_condition(old: str, new: str) -> None:
+    kernels = [Engine.from_text(text).kernel for text in (CHAINS, CHAINS.replace(old, new))]
+    assert compare(*kernels, samples=0).opens
 
 
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────
