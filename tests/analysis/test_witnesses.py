@@ -8,6 +8,7 @@ import pytest
 
 from policyengine.analysis import Diff, compare
 from policyengine.analysis.asking import Asked
+from policyengine.analysis.showing import text
 from policyengine.analysis.texts import text_for
 from policyengine.engine import Engine
 from policyengine.kinds import Scalar
@@ -110,6 +111,21 @@ def test_a_chain_shows_what_opens_where_work_is_handed_on_by_a_condition(old: st
     assert compare(*kernels, samples=0).opens
 
 
+@pytest.mark.parametrize(
+    ("more", "title"), [("", "not proved:"), ("user any { may POST /a }", "not proved, beyond what is told above:")]
+)
+def test_what_is_not_proved_is_said_to_be_beyond_the_rest_only_where_there_is_a_rest(more: str, title: str) -> None:
+    policy = """
+    issuer acme { scopes none }
+    user "alice" { may POST /a }
+    guard "once" on POST /a { require no (POST /a where past.status < 400) within 1h }
+    """
+    kernels = [
+        Engine.from_text(one).kernel for one in (policy, policy.replace("400", "500") + more.replace("/a", "/b"))
+    ]
+    assert title in text(compare(*kernels, samples=0)).splitlines()
+
+
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────
 
 NOWHERE = Span(Source("", ""), 0, 0)
@@ -127,8 +143,8 @@ def shape(function: str, part: str) -> k.Expr:
             return k.Apply(function, (TEXT, constant), Scalar.BOOL, span=NOWHERE)
 
 
-def asked(text: str) -> Iterator[tuple[k.Expr, bool]]:
-    for one in text.split("; "):
+def asked(words: str) -> Iterator[tuple[k.Expr, bool]]:
+    for one in words.split("; "):
         wanted, function, part = one.split(" ")
         yield shape(function, part), wanted == "+"
 
