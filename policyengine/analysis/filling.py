@@ -5,7 +5,7 @@ What is built is only likely to fit: whoever builds one asks the engines what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,10 +15,10 @@ from itertools import islice, product
 from typing import Any, TypeAlias
 
 from policyengine import kinds
-from policyengine.analysis import values
-from policyengine.analysis.endpoints import Class, filled
+from policyengine.analysis import memberships, texts, values
+from policyengine.analysis.endpoints import Class
 from policyengine.analysis.rewriting import DEPTH, SOUND, UNSURE, Settled
-from policyengine.analysis.values import FRESH, MONDAY, address_in, moved, number, rank, spelled, text_like, within_cell
+from policyengine.analysis.values import FRESH, MONDAY, address_in, is_apart, moved, number, rank, spelled, within_cell
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import windows
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
@@ -31,6 +31,8 @@ from policyengine.semantics.possibilities import states_of, truth
 Question: TypeAlias = dict[str, Any]
 
 MOST_WORLDS = 2_000
+MOST_ELEMENTS = 1_000  # of a set or list whose size is asked for
+AROUND = {"domain": "x@{}", "host": "https://{}/"}
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 
 
@@ -49,13 +51,20 @@ class Filling:
     now: datetime = MONDAY
     absence: frozenset[Subject] = frozenset()
     constants: Mapping[Subject, Sequence[Plain]] = field(default_factory=dict)
+    refused: Mapping[k.Expr, Sequence[Any]] = field(default_factory=dict)  # what sets are not to hold
 
     # ── What is asked for ─────────────────────────────────────────────────────────────────────
 
     def fill(self, wanted: Mapping[Subject, Plain]) -> None:
-        """Facts first, then what is said of entities and sets, then what compares two facts."""
-        for subject, state in sorted(wanted.items(), key=lambda item: rank(item[0])):
+        """Facts first, then what is said of entities and sets, then what compares two facts: equal ones first."""
+        self.refused = memberships.refused(wanted)
+        ordered = sorted(wanted.items(), key=lambda item: (rank(item[0]), is_apart(*item)))
+        for subject, state in ordered:
             self.want(subject, state)
+        for quantifiers in memberships.by_domain(wanted):
+            memberships.quantify(self, quantifiers)
+        for operand, asked in texts.by_operand(wanted).items():
+            self.spell(operand, asked)
         for subject, state in wanted.items():
             if isinstance(subject, k.HasRow) and state is False:
                 self.rows.pop(self.entity(subject.entity), None)
@@ -72,6 +81,33 @@ class Filling:
         else:
             self.give(subject, self.nice(subject, state))
 
+    def spell(self, operand: k.Expr, asked: texts.Questions) -> None:
+        """A text for which all that is asked about it comes out as wanted."""
+        known = self.held(operand)
+        fitting = texts.text_for(asked, [known] if isinstance(known, str) else [])
+        if fitting is not None and fitting != known:
+            self.give(operand, fitting)
+
+    def complete(self, read: Iterable[k.Expr], wanted: Mapping[Subject, Plain]) -> None:
+        """Values for what limits count by: where that is unknown they let nothing through."""
+        for one in read:
+            if one not in wanted and self.held(one) is None:
+                self.give(one, self.fresh_for(one))
+
+    def meet(self, conditions: Iterable[k.Expr], wanted: Mapping[Subject, Plain]) -> bool:
+        """Whether facts that were not asked for by now are such that all the conditions hold."""
+        space = Space()
+        formulas = [read(one, space) for one in conditions]
+        choices = [states_of(number, space) for number in range(len(space.subjects))]
+        worlds = islice(product(*choices), MOST_WORLDS)
+        world = next((one for one in worlds if all(truth(formula, one) for formula in formulas)), None)
+        if world is None or not formulas:
+            return False
+        inner = {one: tuple(space.constants[place]) for place, one in enumerate(space.subjects)}
+        self.constants = {**inner, **self.constants}
+        self.fill({one: state for one, state in zip(space.subjects, world, strict=True) if one not in wanted})
+        return True
+
     def leave_out(self, subject: Subject) -> None:
         """An attribute is absent only where there is a row that lacks it."""
         if isinstance(subject, k.Attribute):
@@ -86,12 +122,19 @@ class Filling:
         """The state as a value: one that a person would choose, where the rules do not tell it from others."""
         type_ = subject.type
         if state is State.OTHER:
-            return self.fresh(type_)
+            return self.fresh_for(subject)
         if isinstance(state, Fraction):
             return number(within_cell(state, self.constants.get(subject, ()), type_), type_)
         if isinstance(state, str) and state not in self.constants.get(subject, ()):
             return "other" if state == "" else f"{state.rstrip(chr(0))}-other"
         return state
+
+    def fresh_for(self, subject: k.Expr) -> Any:
+        """The tools of a task are those that are called: it would let no other through."""
+        if isinstance(subject, k.Fact) and subject.path == ("task", "tools"):
+            endpoint = self.at.endpoint
+            return [endpoint.qualified] if isinstance(endpoint, ToolEndpoint) else []
+        return self.fresh(subject.type)
 
     def fresh(self, type_: kinds.Type) -> Any:
         match type_:
@@ -136,15 +179,20 @@ class Filling:
         if isinstance(raw, EntityRef):
             self.give(argument, raw.id)
         elif function == "size" and isinstance(raw, int):
-            text = argument.type is Scalar.STRING
-            self.give(argument, "x" * raw if text else [f"item-{number}" for number in range(min(raw, 100))])
+            type_ = argument.type
+            self.give(
+                argument, "x" * raw if type_ is Scalar.STRING else values.elements(type_, min(raw, MOST_ELEMENTS))
+            )
+        elif function in AROUND and isinstance(raw, str):
+            self.give(argument, AROUND[function].format(raw))
         else:
             self.give(argument, raw)
 
     def give_term(self, sum_: k.Arithmetic, raw: Any) -> None:
         """Of two facts one is chosen plain; a constant stays."""
         left, right = self.held(sum_.left), self.held(sum_.right)
-        known, other = (left, sum_.right) if left is not None else (right, sum_.left)
+        free = left is None or isinstance(sum_.right, k.Constant)
+        known, other = (right, sum_.left) if free else (left, sum_.right)
         if known is None:
             known = 1 if sum_.operator == "*" else 0
             self.give(sum_.left, known)
@@ -211,6 +259,8 @@ class Filling:
                 return self.held_fact(path)
             case k.Collection(items):
                 return [self.held(item) for item in items]
+            case k.Arithmetic(operator=operator, left=left, right=right):
+                return values.computed(operator, self.held(left), self.held(right))
             case _:
                 return None
 
@@ -225,6 +275,8 @@ class Filling:
                 return EntityRef(type_, str(self.question.get("resource", {}).get("id", "x")))
             case ("time",):
                 return self.now
+            case ("tool",) if isinstance(self.at.endpoint, ToolEndpoint):
+                return EntityRef("tool", self.at.endpoint.qualified)
             case ("", "issuer"):
                 return self.question.get("credential", {}).get("issuer")
             case _:
@@ -241,7 +293,7 @@ class Filling:
         """What is known of it, or else a value chosen now."""
         found = self.held(expression)
         if found is None or found is WRONG_TYPE:
-            found = self.fresh(expression.type)
+            found = self.fresh_for(expression)
             self.give(expression, found)
         return found
 
@@ -260,102 +312,30 @@ class Filling:
     def decide(self, subject: k.Expr, wanted: bool) -> None:
         match subject:
             case k.Contains(collection, item):
-                self.contain(collection, item, wanted)
+                memberships.contain(self, collection, item, wanted)
             case k.HasRow(entity):
                 self.row(self.entity(entity))  # which `fill` takes away at the end where there is to be none
             case k.Below(item, ancestor):
-                self.place(self.entity(item), self.entity(ancestor), wanted)
+                memberships.place(self, self.entity(item), self.entity(ancestor), wanted)
             case k.InNetwork(address, networks):
                 self.give(address, address_in(self.held(networks), wanted))
             case k.InWindow(_, window):
                 self.windows.append((window, wanted))
-            case k.Like(operand, pattern):
-                self.give(operand, filled(pattern, "x") if wanted else "something-else")
-            case k.Matches(operand, pattern):
-                self.give(operand, text_like(pattern, wanted))
             case k.Overlaps(left, right):
-                self.overlap(left, right, wanted)
+                memberships.overlap(self, left, right, wanted)
             case k.Subset(left, right):
-                self.include(left, right, wanted)
-            case k.Quantifier():
-                self.quantify(subject, wanted)
+                memberships.include(self, left, right, wanted)
             case _:
                 self.give(subject, wanted)
-
-    def contain(self, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
-        if isinstance(collection, k.Constant | k.Collection):
-            choices = self.held(collection)
-            self.give(item, choices[0] if wanted and choices else self.fresh(item.type))
-            return
-        unsaid = not wanted and self.held(collection) is None and values.empty_unsaid(collection)
-        held, one = [] if unsaid else self.known(collection), self.known(item)
-        known = [*held] if isinstance(held, list | tuple) else []
-        if wanted and one not in known:
-            known.append(one)
-        elif not wanted:
-            known = [other for other in known if other != one]
-            if isinstance(one, EntityRef):
-                self.row(one)
-        self.leave_out(collection) if unsaid else self.give(collection, known)
-
-    def place(self, item: EntityRef, ancestor: EntityRef, wanted: bool) -> None:
-        self.row(item)
-        self.row(ancestor)
-        if wanted and item != ancestor and ancestor not in self.parents.setdefault(item, []):
-            self.parents[item].append(ancestor)
-
-    def overlap(self, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-        one, other = self.known(left), self.known(right)
-        if not wanted:
-            for side, held in ((left, one), (right, other)):
-                if not isinstance(side, k.Constant) and held:
-                    self.give(side, [])
-                    return
-        common = next(iter([*other, *one, *self.some_of(left)]), None)
-        for side, held in ((left, one), (right, other)):
-            if common is not None and common not in held:
-                self.give(side, [*held, common])
-
-    def include(self, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-        one, other = self.known(left), self.known(right)
-        if wanted:
-            self.give(right, [*other, *(item for item in one if item not in other)])
-            if isinstance(right, k.Constant):
-                self.give(left, [item for item in one if item in other])
-        else:
-            self.give(left, [*one, *(item for item in self.some_of(left) if item not in other)])
-
-    def some_of(self, collection: k.Expr) -> list[Any]:
-        type_ = collection.type
-        return [self.fresh(type_.element)] if isinstance(type_, kinds.Set | kinds.List) else []
-
-    def quantify(self, subject: k.Quantifier, wanted: bool) -> None:
-        """`any` is true by one element for which its condition is, `all` is false by one for which it is not."""
-        if wanted == (subject.word == "all"):
-            self.give(subject.domain, [])
-            return
-        space = Space()
-        formula = read(subject.condition, space)
-        choices = [states_of(number, space) for number in range(len(space.subjects))]
-        for world in islice(product(*choices), MOST_WORLDS):
-            if truth(formula, world) is wanted:
-                self.elements.pop(subject.variable, None)
-                inner = {one: tuple(space.constants[i]) for i, one in enumerate(space.subjects)}
-                self.constants = {**self.constants, **inner}
-                self.fill(dict(zip(space.subjects, world, strict=True)))
-                break
-        element = self.elements.pop(subject.variable, None)
-        type_ = subject.domain.type
-        if element is None and isinstance(type_, kinds.Set | kinds.List):
-            element = self.fresh(type_.element)
-        self.give(subject.domain, [element])
 
     def order(self, pair: Pair, state: Plain) -> None:
         """Two facts in the wanted order: the one that is not known yet is chosen."""
         steps = {Fraction(-1): -1, Fraction(0): 0, Fraction(1): 1}
         left, right = pair.left, pair.right
         step = steps.get(state, 0) if isinstance(state, Fraction) else 0
-        if isinstance(right, k.Constant) or (self.held(right) is not None and self.held(left) is None):
+        if values.are_in_order(self.held(left), self.held(right), step):
+            return
+        if is_fixed(right) or (not is_fixed(left) and self.held(right) is not None and self.held(left) is None):
             self.give(left, moved(self.known(right), step))
         else:
             self.give(right, moved(self.known(left), -step))
@@ -396,3 +376,8 @@ class Filling:
             if all(windows.contains(window, moment) is wanted for window, wanted in self.windows):
                 return moment
         return self.now
+
+
+def is_fixed(operand: k.Expr) -> bool:
+    """A constant, or the time: what is compared with it is moved instead."""
+    return isinstance(operand, k.Constant) or (isinstance(operand, k.Fact) and operand.path == ("time",))

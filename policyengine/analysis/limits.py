@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from policyengine.analysis.answers import Direction
 from policyengine.analysis.changes import Doubt, LimitChange, Rule
@@ -14,10 +14,12 @@ from policyengine.runtime.show import shown
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import place_covers
 from policyengine.semantics.matching import place_covers as place_covers_endpoint
+from policyengine.semantics.revision import Writers
 from policyengine.semantics.spending import pace_words
 
 STRICTEST_FIRST = ("deny", "local", "allow")
 
+Ordered = TypeVar("Ordered", bound=k.Part)
 # What one part of a limit says of the whole: True where it lets less through, False more, None either.
 Tighter: TypeAlias = bool | None
 Bound: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
@@ -115,11 +117,18 @@ def renamings(gone: dict[Name, k.Limit], come: dict[Name, k.Limit]) -> Iterator[
 
 
 def plain(limit: k.Limit) -> k.Limit:
-    """What it says, whatever it is called and however its numbers are spelled."""
+    """What it says, whatever it is called, however its numbers are spelled, and in whichever order."""
+    place, keys = replace(limit.place, patterns=in_order(limit.place.patterns)), in_order(limit.keys) or ()
+    place = replace(place, excepts=in_order(place.excepts) or ())
     if isinstance(limit, k.Budget):
         quotas = tuple(replace(one, words="") for one in limit.quotas)
-        return replace(limit, name="", package="", quotas=quotas)
-    return replace(limit, name="", package="")
+        return replace(limit, name="", package="", place=place, keys=keys, quotas=in_order(quotas) or ())
+    raises, clamps = in_order(limit.raises) or (), in_order(limit.clamps) or ()
+    return replace(limit, name="", package="", place=place, keys=keys, raises=raises, clamps=clamps)
+
+
+def in_order(parts: tuple[Ordered, ...] | None) -> tuple[Ordered, ...] | None:
+    return None if parts is None else tuple(sorted(parts, key=Writers()))
 
 
 def changed(old: k.Limit, new: k.Limit) -> LimitChange | None:
@@ -137,6 +146,7 @@ def changed(old: k.Limit, new: k.Limit) -> LimitChange | None:
 
 def compared(old: k.Limit, new: k.Limit) -> Iterator[Tighter]:
     """For each part that differs, whether the new one lets less through. By whose count is never compared."""
+    old, new = plain(old), plain(new)
     if old.keys != new.keys:
         yield None
     if old.place != new.place:

@@ -18,7 +18,7 @@ from policyengine.analysis.diagrams import MOST_NODES, Path, TooLarge
 from policyengine.analysis.endpoints import Class
 from policyengine.analysis.filling import Filling
 from policyengine.analysis.handing import Handing, hops_for
-from policyengine.analysis.region_facts import DENY
+from policyengine.analysis.region_facts import ASKED, DENY
 from policyengine.analysis.regions import Comparison
 from policyengine.analysis.rewriting import Reading, Settled
 from policyengine.analysis.saying import Changed, condition_of, words_of_doubt
@@ -39,6 +39,7 @@ FEW_PATHS = 3
 SAMPLES = 200  # requests to a region where sameness is not proved, as long as there are any left for all of them …
 FEWEST = 20  # … and at least, unless many regions are not proved
 TOO_MANY = f"the conditions have too many combinations: more than {MOST_NODES:,} of them would have to be told apart"
+MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
 Compared: TypeAlias = Literal["anew", "apart", "whole"]  # what changed, with all else beside it, or with it
@@ -67,6 +68,7 @@ class RegionSearch:
     seen: set[tuple[object, object]] = field(default_factory=set)
     open: list[str] = field(default_factory=list)  # why sameness is not proved
     tries: int = 0
+    counted: dict[Settled, tuple[k.Expr, ...]] = field(default_factory=dict)
 
     @property
     def at(self) -> Class:
@@ -81,6 +83,8 @@ class RegionSearch:
             self.compare_handed(handed, handing)
         if read_no_more := self.read_no_more():
             self.open.append(f"an approval may be good for more requests: {read_no_more} is read no more")
+        if read_anew := self.read_anew():
+            self.seek_pending(read_anew)
         if whole and alone is not None:
             self.seek_reasons(alone)
         if self.open:
@@ -153,11 +157,43 @@ class RegionSearch:
 
     def read_no_more(self) -> str:
         """What changed confirms read, and so bound their approvals to, and none of them does now."""
-        old, new = (
-            {name for unit in units if isinstance(unit.part, k.Confirm) for name in read_beside(unit.part, self.at)}
-            for units in self.changed_units()
-        )
-        return ", ".join(f"`{name}`" for name in sorted(old - new))
+        old, new = self.read_by_confirms()
+        return ", ".join(f"`{name}`" for name in sorted(old.keys() - new.keys()))
+
+    def read_anew(self) -> list[str]:
+        """What changed confirms read of the request that none did before: where that is pending they are denies."""
+        old, new = self.read_by_confirms()
+        return sorted({".".join(new[name]) for name in new.keys() - old.keys() if new[name][0] in MAY_BE_PENDING})
+
+    def read_by_confirms(self) -> list[dict[str, tuple[str, ...]]]:
+        """By words the paths of what changed confirms read, in either policy."""
+        confirms = ([unit.part for unit in units if isinstance(unit.part, k.Confirm)] for units in self.changed_units())
+        return [
+            {name: path for one in several for name, path in read_beside(one, self.at).items()} for several in confirms
+        ]
+
+    def seek_pending(self, names: Sequence[str]) -> None:
+        """Requests that wait for a person, with what the confirm reads anew not known yet."""
+        before = len(self.comparing.found)
+        old, new = self.said(self.caller)
+        apart = replace(new, confirms={(*key, "reads more"): several for key, several in new.confirms.items()})
+        try:
+            comparison = Comparison(self.caller.settled, old, apart, self.comparing.issuers, sound=None)
+        except (TooLarge, RecursionError):
+            return self.open.append(TOO_MANY)
+        made = comparison.diagrams
+        differing = made.differences(comparison.old, comparison.new)
+        asking = [ends for ends in differing if isinstance(ends[1], tuple) and ASKED in ends[1]]
+        for ends in asking:
+            for path in islice(made.paths(comparison.old, comparison.new, ends), MOST_PATHS):
+                for question, now in self.questions(comparison, self.caller, path):
+                    self.tell(comparison, self.caller, path, {**question, "pending": [*names]}, now)
+        if asking and len(self.comparing.found) == before:
+            read = ", ".join(f"`{name}`" for name in names)
+            self.open.append(
+                f"where {read} is not known yet, a confirm that reads it is a deny, and no request shows it"
+            )
+        return None
 
     def seek_reasons(self, comparison: Comparison) -> None:
         """Where the answer is the same its reasons may not be: a few requests for each answer are tried."""
@@ -233,14 +269,33 @@ class RegionSearch:
         filling.fill(wanted)
         for operand, value in comparison.values(path):
             filling.give(operand, value)
+        filling.complete(self.counted_by(caller.settled), wanted)
         now = filling.moment()
         if caller.settled.hops == 0:
             yield filling.asked(), now
             return
-        for hops in hops_for(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now):
-            asked = filling.asked()
-            asked["chain"] = {"hops": hops}
-            yield asked, now
+        chains = list(hops_for(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
+        yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
+        for conditions in all_or_one(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
+            if filling.meet(conditions, wanted):
+                yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
+
+    def counted_by(self, settled: Settled) -> tuple[k.Expr, ...]:
+        """What limits there read, of both policies."""
+        if settled not in self.counted:
+            sides, reading = self.comparing.sides, self.reading(settled)
+            self.counted[settled] = tuple(
+                dict.fromkeys(one for side in sides for one in side.counted_by(self.at, reading))
+            )
+        return self.counted[settled]
+
+    def handed_on_when(self, settled: Settled) -> Iterator[k.Expr]:
+        """When work is handed on there, by either policy."""
+        for side, units in zip(self.comparing.sides, (self.place.old, self.place.new), strict=True):
+            rewrite = side.rewriter(self.at, self.reading(settled))
+            for unit in units:
+                if isinstance(unit.part, k.Delegate) and unit.part.when is not None:
+                    yield rewrite(unit.part.when)
 
     @property
     def limits(self) -> list[k.DelegationLimits]:
@@ -299,6 +354,14 @@ class RegionSearch:
                 self.tell(comparison, caller, path, question, now)
         self.comparing.samples -= count
         return count
+
+
+def all_or_one(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
+    """All of them, or only one: that one, and the opposites of the others."""
+    if conditions:
+        yield [*conditions]
+    for one in conditions[:FEW_PATHS] if len(conditions) > 1 else ():
+        yield [one, *(k.Not(other, span=other.span) for other in conditions if other is not one)]
 
 
 def ends_of(comparison: Comparison, before: Answer, after: Answer) -> tuple[object, object]:

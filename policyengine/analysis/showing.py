@@ -38,8 +38,8 @@ def text(diff: Diff) -> str:
         *map(trust_text, diff.trust),
         *([map_text(diff.maps)] if diff.maps else []),
         *log_blocks(diff.log),
-        *doubt_blocks(diff.doubts),
     ]
+    blocks += doubt_blocks(diff.doubts, beyond=bool(blocks))
     return "\n\n".join([*blocks, summary(diff)]) + "\n"
 
 
@@ -132,9 +132,9 @@ def by_kind(log: Replayed) -> list[tuple[FlipKind, list[str]]]:
     return sorted(found.items(), key=lambda item: ([*Direction].index(item[0][2]), -len(item[1])))
 
 
-def doubt_blocks(doubts: Sequence[Doubt]) -> Iterator[str]:
+def doubt_blocks(doubts: Sequence[Doubt], *, beyond: bool) -> Iterator[str]:
     if doubts:
-        lines = ["not proved, beyond what is told above:"]
+        lines = [f"not proved{', beyond what is told above' if beyond else ''}:"]
         yield "\n".join([*lines, *shortened((f"  {doubt_text(one)}" for one in doubts), MOST_DOUBTS, "  ")])
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from policyengine.analysis.doors import DoorReader, task_of
 from policyengine.analysis.endpoints import Class
+from policyengine.analysis.limits import conditions_of as read_by
 from policyengine.analysis.rewriting import (
     ALWAYS,
     NEVER,
@@ -235,6 +236,15 @@ class Side:
             for limit in self.kernel.limits
         )
 
+    def counted_by(self, at: Class, reading: Reading) -> Iterator[k.Expr]:
+        """The facts that limits there read; none about an agent or a user where there is none."""
+        rewrite, settled = self.rewriter(at, reading), reading.settled
+        nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
+        for limit in self.kernel.limits:
+            if place_covers(limit.place, at.endpoint):
+                read = (one for part in read_by(limit) for one in leaves_of(rewrite(part)))
+                yield from (one for one in read if nobody.isdisjoint(roots_of(one)))
+
     def reads(self, units: Iterable[Unit], paths: Iterable[Key]) -> bool:
         """Whether a condition of theirs asks for one of these facts."""
         wanted = frozenset(paths)
@@ -263,3 +273,18 @@ class Side:
 
     def task(self, at: Class, rewrite: Rewriter, reading: Reading) -> k.Expr:
         return task_of(at, rewrite, reading.types) if reading.tasks else ALWAYS
+
+
+def leaves_of(expression: k.Expr) -> Iterator[k.Expr]:
+    """The facts, attributes and members that it reads, each as a whole."""
+    pending = [expression]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, k.Fact | k.Attribute | k.Member):
+            yield node
+        else:
+            pending += k.parts(node)
+
+
+def roots_of(expression: k.Expr) -> set[str]:
+    return {node.path[0] for node in k.walk(expression) if isinstance(node, k.Fact)}

@@ -91,16 +91,16 @@ def effect_key(effect: k.Effect, at: Class) -> tuple[str, ...]:
             assert_never(effect)
 
 
-def read_beside(confirm: k.Confirm, at: Class) -> frozenset[str]:
-    """What an approval is bound to beside whole objects: the facts that the rule and its message read."""
+def read_beside(confirm: k.Confirm, at: Class) -> dict[str, Key]:
+    """What an approval is bound to beside whole objects: the facts that rule and message read, by their words."""
     shown = [part.expression for part in confirm.message or () if isinstance(part, k.Shown)]
     objects = objects_of(confirm, at.endpoint)
-    return frozenset(
-        " ".join(node.span.text.split()) or str(node.path)
+    return {
+        " ".join(node.span.text.split()) or str(node.path): node.path
         for expression in (*([] if confirm.condition is None else [confirm.condition]), *shown)
         for node in outermost(expression)
         if node.path not in VOLATILE and not any(is_bound(node.path, one) for one in objects)
-    )
+    }
 
 
 def is_bound(path: tuple[str, ...], by: k.BoundObject) -> bool:

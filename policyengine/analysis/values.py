@@ -13,8 +13,6 @@ from urllib.parse import quote
 from policyengine import kinds
 from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime import windows
-from policyengine.runtime.linear import parser
-from policyengine.runtime.patterns import compile_regex
 from policyengine.semantics import kernel as k
 from policyengine.semantics.cells import EPOCH, Plain
 from policyengine.semantics.formulas import Pair, Subject
@@ -106,53 +104,48 @@ def empty_unsaid(collection: k.Expr) -> bool:
     return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
 
 
-def text_like(pattern: str, wanted: bool) -> str:
-    """A text that the regular expression matches, if a simple one is found among those that people write."""
-    matches = compile_regex(pattern).matches
-    return next((text for text in (*drawn(pattern), *TEXTS) if matches(text) is wanted), "")
-
-
-TEXTS = ("", "a", "x", "abc", "A", "1", "42", "12345", "a1", "user@example.com", "other", "!")
-
-
-def drawn(pattern: str) -> Iterator[str]:
-    """Texts by the pattern's own letters: each class by one of its characters, each repeat by its least number."""
-    try:
-        yield "".join(pieces(parser.parse(pattern)))
-    except Exception:  # a pattern that only re2 understands
-        return
-
-
-def pieces(parsed: Any) -> Iterator[str]:
-    for operation, argument in parsed:
-        match str(operation):
-            case "LITERAL":
-                yield chr(argument)
-            case "ANY" | "NOT_LITERAL":
-                yield "x" if argument is None or argument != ord("x") else "y"
-            case "IN":
-                yield in_class(argument)
-            case "MAX_REPEAT" | "MIN_REPEAT":
-                least, _, inner = argument
-                yield "".join(pieces(inner)) * max(least, 0)
-            case "SUBPATTERN":
-                yield from pieces(argument[-1])
-            case "BRANCH":
-                yield from pieces(argument[1][0])
-
-
-def in_class(items: Any) -> str:
-    classes = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
-    operation, argument = items[0]
-    match str(operation):
-        case "LITERAL":
-            return chr(argument)
-        case "RANGE":
-            return chr(argument[0])
-        case "CATEGORY":
-            return classes.get(str(argument), "!")
+def elements(type_: kinds.Type, count: int) -> list[Any]:
+    """So many different ones, as far as the type has them."""
+    element = type_.element if isinstance(type_, kinds.Set | kinds.List) else Scalar.STRING
+    match element:
+        case kinds.Ref(entities):
+            return [EntityRef(min(entities), f"item-{place}") for place in range(count)]
+        case Scalar.STRING:
+            return [f"item-{place}" for place in range(count)]
+        case Scalar.INT | Scalar.NUMBER:
+            return list(range(count))
+        case kinds.Enum(_, words):
+            return list(words[:count])
+        case kinds.Record():
+            return [{} for _ in range(count)]
         case _:
-            return "~"
+            return [FRESH.get(str(element), "other")] * count
+
+
+def computed(operator: str, left: Any, right: Any) -> Any:
+    """None where nothing can be computed."""
+    if left is None or right is None:
+        return None
+    try:
+        return left + right if operator == "+" else left - right if operator == "-" else left * right
+    except (TypeError, ArithmeticError):
+        return None
+
+
+def are_in_order(left: Any, right: Any, step: int) -> bool:
+    """Whether two values that are known are so already: -1, the left one is less; 1, more; 0, equal."""
+    if left is None or right is None:
+        return False
+    if step == 0 or isinstance(left, list | tuple | EntityRef):
+        return (left == right or alike(left, right)) is (step == 0)
+    try:
+        return bool(left < right if step < 0 else left > right)
+    except TypeError:
+        return False
+
+
+def alike(left: Any, right: Any) -> bool:
+    return isinstance(left, list | tuple) and isinstance(right, list | tuple) and [*left] == [*right]
 
 
 HALF_HOUR, WEEK = timedelta(minutes=30), 24 * 2 * 8
@@ -193,3 +186,8 @@ RANKS: tuple[type, ...] = (
 
 def rank(subject: Subject) -> int:
     return next((number for number, kind in enumerate(RANKS) if isinstance(subject, kind)), len(RANKS) - 2)
+
+
+def is_apart(subject: Subject, state: Plain) -> bool:
+    """Whether two facts are to differ: what is to be equal is made so first."""
+    return isinstance(subject, Pair) and state != 0

@@ -41,6 +41,7 @@ user any { may a.read }
 """
 _ASSISTANT = f'agent "assistant" {{ issued by login  acts for any user  {_ASKED}  may a.read }}\n'
 _ASSISTANT += f'agent "courier" {{ issued by partner  acts alone  {_ASKED}  may a.read }}\n'
+_COMMON = f'agent "assistant" {{ issued by login, partner  acts for any user  {_ASKED}  may a.read }}\n'
 _WHOEVER = f'agent "NAME" {{ issued by acme  acts for any user  {_ASKED}  may GET /a }}\n'
 _BOB = 'user "bob" { may a.read, b.read }\n'
 _ALLOWED = "  # lint: allow wide-grant because the guard stands before it\n"
@@ -188,6 +189,17 @@ CODES: tuple[Code, ...] = (
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "bob"') + _BOB,
         name="no-user-served",
+        opinion=True,
+    ),
+    Code(
+        "W466",
+        "an agent of two issuers that speak for the same users",
+        "One block that names two issuers takes the word of both for the same users: a token of a partner that says "
+        "`alice` acts for yours. `users like` says for whom an issuer speaks; what it says of others does not count. "
+        "Where both name the same people, allow it beside the agent.",
+        _HOUSES + _COMMON,
+        _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _COMMON,
+        name="shared-agent",
         opinion=True,
     ),
     Code(

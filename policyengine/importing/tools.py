@@ -28,7 +28,10 @@ JOINS = frozenset("-./:")
 LONGEST_NAME = 128
 MOST_TOOLS = 5_000
 # Who runs what the caller says does more than read.
-RUNS = frozenset("run exec execute eval shell bash sh cmd command powershell spawn sudo".split())
+RUNS = frozenset(
+    "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
+    "subprocess".split()
+)
 WHOLE = 40  # tools: more than these are sorted by the first word of their names
 
 

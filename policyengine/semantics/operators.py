@@ -206,9 +206,9 @@ def lower_has(operation: Operation) -> k.Expr | None:
         case _:
             whole, part = operation.left.span.text, operation.right.span.text
             texts = (left, right) == (Scalar.STRING, Scalar.STRING)
-            hint = (
-                f"use `==`, or `contains({whole}, {part})`" if texts else "the left side is a set, a list or an entity"
-            )
+            turned = isinstance(right, Set | List) and right.element == left
+            hint = f"write `{part} has {whole}`" if turned else "the left side is a set, a list or an entity"
+            hint = f"use `==`, or `contains({whole}, {part})`" if texts else hint
             operation.refuse("E222", f"{a(left)} cannot have {a(right)}", hint)
     return None
 

@@ -161,6 +161,9 @@ class Program:
         return symbol.exported or symbol.package == package
 
     def report_unknown(self, package: str, kind: Kind, name: ast.Name, tell: Reporter) -> None:
+        imported = self.packages[package].imports.get(name.text.partition(".")[0])
+        if imported is not None and imported.package not in self.packages:
+            return  # the import is reported
         code = "E205" if kind in ("enum", "entity") else "E207"
         meant = tell.nearest(name.text, lambda: self.visible(package, kind))
         elsewhere = None if meant else self.exporter(package, kind, name.text)

@@ -43,6 +43,8 @@ FOREIGN = {
     "where": "when",
 }
 BARE = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
+EVERYBODY = frozenset({"all", "any", "anybody", "anyone", "every", "everybody", "everyone"})
+ENDPOINTS = frozenset({*METHODS, "ACTION", "TOOL"})
 DELEGATES = re.compile(r"\bmay\s+delegate\s+(?:[\w.]+\s*,\s*)*\Z")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 QUOTES = {
@@ -224,8 +226,10 @@ def unquoted(s: Situation) -> Diagnostic | None:
     whole = BARE.match(s.source.text, s.at)
     span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
     hint = f'write `"{span.text}"`'
-    if span.text == "any" and s.previous == "agent":
-        hint = 'write `"*"` for every agent: `"any"` is an agent of that name'
+    if span.text in EVERYBODY and s.previous == "agent":
+        hint = f'write `"*"` for every agent: `"{span.text}"` is an agent of that name'
+    if span.text in EVERYBODY and s.previous == "user":
+        hint = f'write `user any` for every user: `"{span.text}"` is a user of that name'
     return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, hint)
 
 
@@ -243,7 +247,7 @@ def quoted(s: Situation) -> Diagnostic | None:
 
 def spelling(s: Situation) -> Diagnostic | None:
     """A name that only looks like one: a capital first, a hyphen inside, a letter outside of ASCII."""
-    if s.found in METHODS and DELEGATES.search(s.source.text, 0, s.at):
+    if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
         hint = f"name a scope that holds it: `scope NAME {{ {s.found} … }}`, and `may delegate NAME to …`"
         return s.report("E127", "scopes are delegated, by their names, and no endpoints", hint)
     if s.is_word and s.found[:1].isascii() and s.found[:1].isupper() and "NAME" in s.accepted and s.found.isascii():

@@ -164,6 +164,8 @@ FAULTS = [
     Fault("conditions", "office_hours or request.ip within internal }", "office_hours or request.ip is present }"),
     Fault("conditions", "let internal = [10.0.0.0/8,", "let internal = [10.0.0.0/7,"),
     Fault("conditions", 'args.to like "*@evil.example"', 'args.to like "*@evil.example.com"'),
+    Fault("conditions", 'args.to like "*@evil.example"', 'ends_with(args.to, ".evil.example")'),
+    Fault("conditions", 'args.to like "*@evil.example"', 'args.to like "*@evil.*" and not contains(args.to, "+")'),
     Fault("conditions", 'matches "[a-z]+-internal"', 'matches "[a-z]-internal"'),
     Fault("conditions", 'request.headers["x-debug"] == "1"', 'request.headers["x-debug"] == "2"'),
     Fault("conditions", 'host(args.host else "https://ok.example") == "ok.example"', 'host(args.host else "https://ok.example") != "bad.example"'),
@@ -181,6 +183,7 @@ FAULTS = [
     Fault("confirms", "bound to (request.query)", "bound to (resource)"),
     Fault("confirms", "confirm by user when request.size > 10 }", "confirm by user when request.size > 100 }"),
     Fault("confirms", "deny when request.size > 100 and not approval.granted", "deny when request.size > 200 and not approval.granted"),
+    Fault("confirms", 'message "refund of {body.amount}"', 'message "refund of {body.amount} at {context.risk}"', opens=False),
     # obligations
     Fault("obligations", '  step_up mfa\n', ""),
     Fault("obligations", '   notify "legal" }', " }"),
@@ -191,6 +194,7 @@ FAULTS = [
     # chains and delegation
     Fault("chains", "for 30m when user.plan >= team", "for 45m when user.plan >= team"),
     Fault("chains", "for 30m when user.plan >= team", "for 30m"),
+    Fault("chains", "for 30m when user.plan >= team", "for 30m when user.plan >= free"),
     Fault("chains", 'to agent "summarizer"', 'to agent "archivist"'),
     Fault("chains", 'to agent "reader-*"', 'to agent "*"'),
     Fault("chains", "depth <= 2", "depth <= 3"),
@@ -271,6 +275,8 @@ HARMLESS = [
     ("order", "depth <= 2   lifetime <= 1h   no cycles", "no cycles   lifetime <= 1h   depth <= 2"),
     ("order", "may pay   may billing   may bank", "may billing   may pay   may bank"),
     ("order", "issued by acme, other", "issued by other, acme"),
+    ("order", "clamp 10/1m for 10m when request.size > 1000   raise x2 at most 300/1m when user.plan == enterprise", "raise x2 at most 300/1m when user.plan == enterprise   clamp 10/1m for 10m when request.size > 1000"),
+    ("order", 'guard "tools" on TOOL mail/* except', 'guard "tools" on TOOL mail/*, TOOL mail/send except'),
     ("order", "audit full   redact args.to when args.urgent == true", "redact args.to when args.urgent == true   audit full"),
     # names
     ("names", "define office_hours =", "define at_work =", "deny unless office_hours", "deny unless at_work"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from policyengine.analysis import Diff, compare
 from policyengine.engine import Engine
 from policyengine.semantics import kernel as k
+from tests.analysis.example_edits import EDITS, Edit
 from tests.analysis.faults import BASE, FAULTS, HARMLESS, Fault, harmless_text, verdict
 
 # One or two of each kind, those that are cheap; `make test-deep` tries all.
@@ -46,3 +49,39 @@ def test_every_planted_fault_is_told_or_not_proved(fault: Fault) -> None:
 @pytest.mark.parametrize("change", HARMLESS, ids=lambda one: f"{one[0]}: {one[1][:40]}")
 def test_nothing_that_changes_nothing_is_told_as_a_difference(change: tuple[str, ...]) -> None:
     assert verdict(told(harmless_text(change))) in ("same", "not proved")
+
+
+# ── Edits of the examples ─────────────────────────────────────────────────────────────────────
+
+
+def told_of_edit(edit: Edit, folder: Path) -> str:
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+    old, new = (edit.write(folder / name, changed=name == "new") for name in ("old", "new"))
+    assert [path.read_text() for path in sorted(old.iterdir())] != [path.read_text() for path in sorted(new.iterdir())]
+    return verdict(compare(Engine.load(old).kernel, Engine.load(new).kernel, samples=0))
+
+
+def is_right(edit: Edit, said: str) -> bool:
+    match edit.effect:
+        case "opens":
+            return said in ("opens", "not proved")
+        case "differs":
+            return said != "same"
+        case "nothing":
+            return said in ("same", "not proved")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [one for one in EDITS if one.example != "delegation"][::14],
+    ids=lambda one: f"{one.example}: {one.texts[1][:40]}",
+)
+def test_an_edit_of_an_example_is_told_as_what_it_is(edit: Edit, tmp_path: Path) -> None:
+    assert is_right(edit, told_of_edit(edit, tmp_path))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("edit", EDITS, ids=lambda one: f"{one.example}: {one.texts[1][:40]}")
+def test_every_edit_of_an_example_is_told_as_what_it_is(edit: Edit, tmp_path: Path) -> None:
+    assert is_right(edit, told_of_edit(edit, tmp_path))

@@ -26,6 +26,25 @@ def told(old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("per (request.ip, request.host) on /pay { 10/1m }", "per (request.host, request.ip) on /pay { 10/1m }"),
+        ("per request.ip on /pay, TOOL x { 10/1m }", "per request.ip on TOOL x, /pay { 10/1m }"),
+        (
+            "per request.ip on /pay except /pay/a, /pay/b { 10/1m }",
+            "per request.ip on /pay except /pay/b, /pay/a { 10/1m }",
+        ),
+        (
+            "per request.ip on /pay { 10/1m clamp 1/1m when request.size > 9 clamp 2/1m when request.size > 5 }",
+            "per request.ip on /pay { 10/1m clamp 2/1m when request.size > 5 clamp 1/1m when request.size > 9 }",
+        ),
+    ],
+)
+def test_another_order_is_no_difference(old: str, new: str) -> None:
+    assert not diff(f'rate "calls" {old}', f'rate "calls" {new}').limits
+
+
+@pytest.mark.parametrize(
     ("old", "new", "told_as"),
     [
         ("10/1m", "5/1m", "narrowing: tighter"),

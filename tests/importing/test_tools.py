@@ -27,6 +27,8 @@ def tools(folder, *listed, name="desk"):
         ("delete_all", {"readOnlyHint": True}, Kind.DELETE),
         ("rm", {"readOnlyHint": True}, Kind.DELETE),
         ("shell_exec", {"readOnlyHint": True}, Kind.DELETE),
+        ("python_repl", {"readOnlyHint": True}, Kind.DELETE),
+        ("openTerminal", {"readOnlyHint": True}, Kind.DELETE),
         ("runQuery", {"readOnlyHint": True, "destructiveHint": False}, Kind.DELETE),
         ("truncated_run", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
         ("prune_charms", {"readOnlyHint": True}, Kind.READ),

@@ -8,7 +8,7 @@ from policyengine.diagnostics import Diagnostic
 from policyengine.semantics.check import lint_text
 
 ASKED = "credential { kind in [jwt]   lifetime <= 15m }"
-NEW = frozenset({"W461", "W462", "W463", "W464", "W465", "W554", "W560", "W561", "W562", "W563"})
+NEW = frozenset({"W461", "W462", "W463", "W464", "W465", "W466", "W554", "W560", "W561", "W562", "W563"})
 
 
 def found(policy: str) -> list[Diagnostic]:
@@ -46,6 +46,11 @@ def guarded(*items: str) -> str:
         (['require lower(args.path) like "drafts/*"'], 'lower(args.path) like "drafts/*"'),
         (['require starts_with(args.path, "drafts/")'], 'starts_with(args.path, "drafts/")'),
         (['require args.path matches "drafts/.*"'], 'args.path matches "drafts/.*"'),
+        (['require args.path matches "drafts/[^/]*/.*"'], 'args.path matches "drafts/[^/]*/.*"'),
+        (['require args.path matches "/srv/[a-z./]+"'], 'args.path matches "/srv/[a-z./]+"'),
+        (['require args.path matches "/srv/data/.*\\\\.md"'], 'args.path matches "/srv/data/.*\\\\.md"'),
+        (['require args.path like "/srv*"'], 'args.path like "/srv*"'),
+        (['require starts_with(args.path, "/srv/data")'], 'starts_with(args.path, "/srv/data")'),
         (['require args.url like "https://x.example/public/*"'], 'args.url like "https://x.example/public/*"'),
         (['require (all p in args.paths: p like "drafts/*") and size(args.paths) > 0'], 'p like "drafts/*"'),
         (['confirm by user when not (args.path like "drafts/*")'], 'args.path like "drafts/*"'),
@@ -67,6 +72,9 @@ def test_a_path_that_callers_write_is_told_where_it_may_lead_out(items: list[str
         ['require args.url like "https://x.example/*"'],
         ['require args.url like "https://*"'],
         ['require args.path matches "drafts/[a-z]+"'],
+        ['require args.path matches "drafts/[^./]+\\\\.md"'],
+        ['require args.path matches "[a-z]+/.*"'],
+        ['require starts_with(args.path, "/")'],
         ['require user.home like "drafts/*"'],
         ['require (all p in user.roots: p like "drafts/*") and size(user.roots) > 0'],
         ['deny when request.path like "/drafts/*"'],
@@ -122,6 +130,8 @@ def test_a_host_is_not_told_where_the_scheme_is_asked_for_or_does_not_open(item:
         ('deny when body.kind is present and body.kind == "x"', "body.kind is present"),
         ('require body.kind is absent or body.kind == "x"', "body.kind is absent"),
         ('deny unless not (body.kind is present and body.kind != "x")', "body.kind is present"),
+        ('deny when not (body.kind is absent) and body.kind == "x"', "not (body.kind is absent)"),
+        ('require not (body.kind is present) or body.kind == "x"', "not (body.kind is present)"),
     ],
 )
 def test_an_absence_that_the_caller_chooses_is_told(item: str, text: str) -> None:
@@ -248,6 +258,37 @@ def test_a_users_door_is_not_told_where_issuers_are_told_apart(users: str, login
 def test_patterns_that_one_user_fits_tell_nobody_apart() -> None:
     told_of = told(houses("user any { may a }\n", 'users like "*"', 'users like "a*"'))
     assert told_of == [("W463", "partner")]
+
+
+BOTH = f"""
+agent "ours" {{ issued by login, partner   acts for any user   {ASKED}   may a WHEN }}
+agent "theirs" {{ issued by partner   acts alone   {ASKED}   may b }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("login", "partner"),
+    [("", ""), ('users like "*@acme.example"', 'users like "*"'), ('users like "a*"', 'users like "*b"')],
+)
+def test_an_agent_of_two_issuers_is_told_where_nothing_tells_their_users_apart(login: str, partner: str) -> None:
+    policy = houses("user any { may a }\n", login, partner, BOTH.replace("WHEN", ""))
+    assert told(policy) == [("W466", 'agent "ours"')]
+
+
+@pytest.mark.parametrize(
+    ("login", "partner", "when", "guard"),
+    [
+        ("", 'users like "*@partner.example"', "", ""),
+        ('users like "*@acme.example"', 'users like "*@partner.example"', "", ""),
+        ("", "", 'when agent.issuer == "login"', ""),
+        ("", "", "", 'guard "g" on a { deny unless credential.issuer == "login" }'),
+    ],
+)
+def test_an_agent_of_two_issuers_is_not_told_where_their_users_are_told_apart(
+    login: str, partner: str, when: str, guard: str
+) -> None:
+    policy = houses(f"user any {{ may a }}\n{guard}\n", login, partner, BOTH.replace("WHEN", when))
+    assert "W466" not in [code for code, _ in told(policy)]
 
 
 def test_issuers_of_agents_with_keys_of_their_own_name_no_user() -> None:

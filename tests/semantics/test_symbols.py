@@ -153,6 +153,11 @@ def test_a_mistake_in_declaring_names_is_told(text: str, expected: tuple[str, st
     assert told(read(text).findings) == [expected]
 
 
+def test_names_of_a_package_that_there_is_not_are_no_findings_of_their_own() -> None:
+    texts = ['package web\nimport shops\nagent "x" { issued by shops.acme   acts alone   may shops.read }']
+    assert read(*texts).codes == ["E209"]
+
+
 def test_the_second_of_two_declarations_is_underlined_and_the_first_one_shown() -> None:
     [finding] = read("let a = 1\nlet a = 2").findings
     assert finding.span.line == 2

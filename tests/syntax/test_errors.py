@@ -207,6 +207,27 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "any",
     ),
     (
+        "agent everyone { issued by acme }",
+        "E116",
+        "`everyone` needs quotes",
+        'write `"*"` for every agent: `"everyone"` is an agent of that name',
+        "everyone",
+    ),
+    (
+        "user everybody { may read }",
+        "E116",
+        "`everybody` needs quotes",
+        'write `user any` for every user: `"everybody"` is a user of that name',
+        "everybody",
+    ),
+    (
+        'agent "a" { may delegate TOOL fs/read to agent "b" }',
+        "E127",
+        "scopes are delegated, by their names, and no endpoints",
+        "name a scope that holds it: `scope NAME { TOOL … }`, and `may delegate NAME to …`",
+        "TOOL",
+    ),
+    (
         'agent "a" { may delegate read, GET /m to agent "b" }',
         "E127",
         "scopes are delegated, by their names, and no endpoints",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from policyengine.diagnostics import Diagnostic
+from policyengine.runtime.patterns import compile_regex
 from policyengine.semantics import kernel as k
 from policyengine.semantics.lints.defaults import wanted_parts
 from policyengine.semantics.logic import blocks, conditions_of
@@ -15,7 +16,10 @@ WRITTEN_BY_CALLERS = frozenset({"args", "body"})
 NAMED_BY_CALLERS = frozenset({("request", "headers"), ("request", "query")})
 BELOW_A_FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/*]*/)?[^:]*[^/*:]/[^/]*\*.*", re.DOTALL | re.IGNORECASE)
 IN_A_FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/]*/)?[^:]*[^/:]/", re.DOTALL | re.IGNORECASE)
-FOLDER_THEN_ANYTHING = re.compile(r"[\w-]/\.[*+]")
+A_FOLDER_ITSELF = re.compile(r"(?:/[^/*]+)+/?")
+FOLDER_OF_PATTERN = re.compile(r"[\w-]*(?:/[\w-]+)*/")
+ENDING_OF_PATTERN = re.compile(r"(?:[\w-]|\\\.)*\Z")
+OUT_OF_A_FOLDER = ("../x", "x/../../x", "x/../x/../../x", "../", "x/../../")
 MEDIA_TYPE = re.compile(r"(?:application|audio|font|image|message|model|multipart|text|video)/\*")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
 
@@ -45,14 +49,34 @@ def leading_out(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
 def subject_in_folder(part: k.Expr) -> k.Expr | None:
     """What the part compares with the paths in a folder, if it is a text that callers write."""
     match part:
-        case k.Like(operand, pattern) if BELOW_A_FOLDER.fullmatch(pattern) and not MEDIA_TYPE.fullmatch(pattern):
+        case k.Like(operand, pattern) if begins_in_folder(pattern) and not MEDIA_TYPE.fullmatch(pattern):
             return subject_of(operand)
-        case k.Matches(operand, pattern) if FOLDER_THEN_ANYTHING.search(pattern):
+        case k.Matches(operand, pattern) if leaves_its_folder(pattern):
             return subject_of(operand)
-        case k.Apply("starts_with", (operand, k.Constant(str() as text))) if IN_A_FOLDER.fullmatch(text):
+        case k.Apply("starts_with", (operand, k.Constant(str() as text))) if is_folder(text):
             return subject_of(operand)
         case _:
             return None
+
+
+def begins_in_folder(pattern: str) -> bool:
+    """`/srv*` as well as `/srv/*`: `/srv/../etc` begins like both."""
+    start, star, _ = pattern.partition("*")
+    return BELOW_A_FOLDER.fullmatch(pattern) is not None or bool(star and A_FOLDER_ITSELF.fullmatch(start))
+
+
+def is_folder(text: str) -> bool:
+    return any(shape.fullmatch(text) for shape in (IN_A_FOLDER, A_FOLDER_ITSELF))
+
+
+def leaves_its_folder(pattern: str) -> bool:
+    """Whether the regular expression names a folder first and then matches a path that leads out of it."""
+    folder, ending = FOLDER_OF_PATTERN.match(pattern), ENDING_OF_PATTERN.search(pattern)
+    if folder is None or not folder[0].strip("/"):
+        return False
+    last = "" if ending is None else ending[0].replace("\\", "")
+    matches = compile_regex(pattern).matches
+    return any(matches(f"{folder[0]}{way}{end}") for way in OUT_OF_A_FOLDER for end in dict.fromkeys(("", last)))
 
 
 # ── URLs ──────────────────────────────────────────────────────────────────────────────────────

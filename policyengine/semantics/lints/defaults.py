@@ -76,13 +76,22 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
 def by_absence(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
     """`x is present and x > 10`, `x is absent or x <= 10`: both ask of `x` only where the caller sends it."""
     for item in whole.items:
-        asked = item.operand if isinstance(item, k.Not) else item
-        if not isinstance(asked, k.Present) or isinstance(item, k.Not) is not wanted:
+        asked, is_absent = without_negations(item)
+        if not isinstance(asked, k.Present) or is_absent is not wanted:
             continue
         others = [one for one in whole.items if one is not item]
         if is_of_the_caller(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
             fact = " ".join(asked.operand.span.text.split())
             yield Diagnostic("W554", f"leaving `{fact}` out {does}", item.span, WITHOUT)
+
+
+def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
+    """What is asked, and whether its opposite is: `not (x is absent)` is `x is present`."""
+    opposite = False
+    while isinstance(item, k.Not | k.Named):
+        opposite = opposite is not isinstance(item, k.Not)
+        item = item.operand if isinstance(item, k.Not) else item.expression
+    return item, opposite
 
 
 def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:

@@ -18,6 +18,7 @@ from policyengine.semantics.lints.letter_case import looking_at_case
 from policyengine.semantics.lints.limits import chosen_keys, open_failures
 from policyengine.semantics.lints.look_alikes import look_alikes
 from policyengine.semantics.lints.secrets import pasted_secrets
+from policyengine.semantics.lints.shared_agents import agents_of_two_issuers
 from policyengine.semantics.lints.shown import repeated, untested
 from policyengine.semantics.lints.told import blind_confirms, open_confirms, without_message
 from policyengine.semantics.lints.unread import unread_facts, unused_anchors
@@ -60,6 +61,7 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     looking_at_case,
     any_agent,
     doors_of_any_issuer,
+    agents_of_two_issuers,
     parent_folders,
     any_scheme,
     narrower_guards,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from policyengine.diagnostics import Diagnostic, Related
 from policyengine.semantics import kernel as k
 from policyengine.semantics.coverage import place_overlaps
-from policyengine.semantics.lints.lending import are_alike, of_issuer, said, wary
+from policyengine.semantics.lints.lending import are_alike, said, wary
+from policyengine.semantics.lints.shared_agents import acting
 from policyengine.semantics.lints.shared_users import (
     houses_of,
     issuers_of,
@@ -17,7 +18,6 @@ from policyengine.semantics.lints.shared_users import (
     shared_users,
     speaking_issuers,
 )
-from policyengine.semantics.possibilities import possible
 
 MOST_DOORS = 2_000  # of one issuer; what is beyond is not compared
 MOST_ISSUERS = 200  # with whom one is compared
@@ -76,11 +76,6 @@ def opens_to_both(door: UserDoor, one: k.Issuer, other: k.Issuer, guards: tuple[
         return False
     before = (condition for place, condition in guards if place_overlaps(place, door.opening.pattern))
     return all(are_alike(acting(condition, one), acting(condition, other)) for condition in before)
-
-
-def acting(condition: k.Expr, issuer: k.Issuer) -> k.Expr | None:
-    found = of_issuer(condition, issuer.name)
-    return None if possible(found) == {False} else found
 
 
 def agents_by_issuer(kernel: k.Kernel) -> dict[str, list[k.AgentBlock]]:
